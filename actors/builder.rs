@@ -1,0 +1,229 @@
+//! How a pool is started.
+
+use std::io;
+use std::marker::PhantomData;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use actix::dev::channel;
+use actix::{Actor, Addr, Arbiter, ArbiterHandle, Context};
+
+use super::desk::Desk;
+use super::handle::PoolHandle;
+use super::interface::Worker;
+use super::pool::Pool;
+use super::server_link;
+use super::supervisor::{Recipe, Supervisor};
+use crate::config::{Backoff, OptionError, Options};
+use crate::server::{Boot, boot};
+use crate::wire::control::{Hello, ToServer};
+use crate::wire::frame::{self, PayloadError};
+use crate::wire::{LIBRARY, PROTOCOL};
+
+/// Why a pool could not be started. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// An option cannot be what it is.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// No `boot!` line names the worker.
+    #[error(
+        "no worker of type {type_name} can be booted: add `forkpool::boot!({short_name});` as an item beside its \
+         definition"
+    )]
+    NotBooted {
+        /// The worker's full type name.
+        type_name: &'static str,
+        /// What to write between the parentheses.
+        short_name: &'static str,
+    },
+    /// The thread runs no actix arbiter.
+    #[error(
+        "this thread has no actix arbiter: start the pool within #[actix::main], or name an arbiter with start_in"
+    )]
+    NoArbiter,
+    /// The workers' configuration cannot be encoded.
+    #[error("the configuration of the workers cannot be sent to them")]
+    Config(#[source] PayloadError),
+    /// This program cannot be executed again as the fork server.
+    #[error("the fork server cannot be started")]
+    Launch(#[source] io::Error),
+}
+
+/// Options of a pool, each with a default; made by [`Pool::builder`].
+#[must_use = "a pool exists once it is started"]
+pub struct Builder<W: Worker> {
+    config: W::Config,
+    options: Options,
+    worker: PhantomData<fn() -> W>,
+}
+
+impl<W: Worker> std::fmt::Debug for Builder<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Builder").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl<W: Worker> Builder<W> {
+    pub(super) fn new(config: W::Config) -> Self {
+        let options = Options::named(short_name::<W>().to_lowercase());
+        Builder { config, options, worker: PhantomData }
+    }
+
+    /// The pool's name in `ps`, failures and logs: at most 64 bytes, without `/` and control characters.
+    /// Default: the worker type's name in lower case.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.options.name = name.into();
+        self
+    }
+
+    /// Fewest and most worker processes. The fewest are forked at start and restored after any loss; there are
+    /// never more than the most. Default: `2..=20`.
+    pub fn workers(mut self, workers: RangeInclusive<usize>) -> Self {
+        self.options.workers = workers;
+        self
+    }
+
+    /// Most checkouts that may wait while every worker is in use; the first call of one too many is answered
+    /// [`Overloaded`](crate::FailureKind::Overloaded). Default: `None`, no limit.
+    pub fn max_waiting(mut self, count: impl Into<Option<usize>>) -> Self {
+        self.options.max_waiting = count.into();
+        self
+    }
+
+    /// Full clock of one call, from its being first in its checkout's queue to its answer; `None` is no limit.
+    /// When it runs out the caller is told and the worker killed. Default: 30 s.
+    pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.options.timeout = limit.into();
+        self
+    }
+
+    /// Longest wait for a worker alone. Default: `None`, which leaves it to `timeout`.
+    pub fn wait_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.options.wait_timeout = limit.into();
+        self
+    }
+
+    /// Longest `setup` of a worker; one that takes longer is killed and counts as failed. Default: 60 s;
+    /// `None` is no limit.
+    pub fn setup_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.options.setup_timeout = limit.into();
+        self
+    }
+
+    /// How long a worker above the fewest may be idle before it retires. Default: 60 s; `None` keeps it.
+    pub fn idle_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.options.idle_timeout = limit.into();
+        self
+    }
+
+    /// Checkouts after which a worker is replaced. Default: `None`, no limit.
+    pub fn max_checkouts(mut self, count: impl Into<Option<u64>>) -> Self {
+        self.options.max_checkouts = count.into();
+        self
+    }
+
+    /// Age from which a worker is replaced once nobody holds it. Default: `None`, no limit.
+    pub fn max_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.options.max_age = age.into();
+        self
+    }
+
+    /// Private memory, in bytes, above which a worker is replaced. It is measured when a checkout is released,
+    /// never during a call. Default: `None`, no limit.
+    pub fn max_memory(mut self, bytes: impl Into<Option<u64>>) -> Self {
+        self.options.max_memory = bytes.into();
+        self
+    }
+
+    /// Largest encoded message or reply, in bytes; a larger one fails its own call only
+    /// ([`Payload`](crate::FailureKind::Payload)). Default: 64 MiB + 64 KiB.
+    pub fn max_payload(mut self, bytes: usize) -> Self {
+        self.options.max_payload = bytes;
+        self
+    }
+
+    /// Whether a worker is kept after a checkout that saw an error. Default: `false`, since what it holds (a
+    /// transaction, a session) is in doubt.
+    pub fn keep_after_error(mut self, keep: bool) -> Self {
+        self.options.keep_after_error = keep;
+        self
+    }
+
+    /// Waits after workers that ended before they could do anything. Default: 100 ms doubling to 5 s, ±20 %.
+    pub fn restart(mut self, backoff: Backoff) -> Self {
+        self.options.restart = backoff;
+        self
+    }
+
+    /// Starts the pool on the current thread's arbiter.
+    ///
+    /// The fork server is started at once; its preload and the first workers follow without blocking this
+    /// thread. Calls and checkouts can be made right away.
+    ///
+    /// # Errors
+    ///
+    /// [`StartError`]; nothing is left behind.
+    pub fn start(self) -> Result<PoolHandle<W>, StartError> {
+        let arbiter = Arbiter::try_current().filter(ArbiterHandle::alive).ok_or(StartError::NoArbiter)?;
+        self.start_in(&arbiter)
+    }
+
+    /// As [`start`](Self::start), on this arbiter, from any thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_in(self, arbiter: &ArbiterHandle) -> Result<PoolHandle<W>, StartError> {
+        self.options.validate()?;
+        if !boot::is_booted(&W::PROGRAM) {
+            let type_name = std::any::type_name::<W>();
+            return Err(StartError::NotBooted { type_name, short_name: short_name::<W>() });
+        }
+        let recipe = self.recipe()?;
+        let launched = server_link::launch(&recipe.arguments).map_err(StartError::Launch)?;
+        let desk = Desk::new(self.options);
+        let supervisor = {
+            let desk = desk.clone();
+            Supervisor::start_in_arbiter(arbiter, move |_| Supervisor::new(desk, recipe, launched))
+        };
+        desk.open(supervisor);
+        let pool = start_pool(arbiter, Pool::new(desk.clone()));
+        Ok(PoolHandle::new(desk, pool, arbiter.clone()))
+    }
+
+    fn recipe(&self) -> Result<Recipe, StartError> {
+        let mut config = Vec::new();
+        frame::encode(&mut config, &self.config, usize::MAX / 2).map_err(StartError::Config)?;
+        let fingerprint = (W::PROGRAM.fingerprint)();
+        let hello = ToServer::Hello(Hello {
+            protocol: PROTOCOL,
+            library: LIBRARY.to_owned(),
+            fingerprint,
+            pool: self.options.name.clone(),
+            max_payload: self.options.max_payload as u64,
+            measure_memory: self.options.max_memory.is_some(),
+            config,
+        });
+        let mut bytes = Vec::new();
+        frame::append(&mut bytes, &hello);
+        Ok(Recipe { arguments: boot::arguments(&W::PROGRAM), hello: bytes, fingerprint })
+    }
+}
+
+fn start_pool<W: Worker>(arbiter: &ArbiterHandle, pool: Pool<W>) -> Addr<Pool<W>> {
+    // A mailbox of capacity 0 is unbounded, and this one is so before anybody can send to it.
+    let (sender, receiver) = channel::channel(0);
+    arbiter.spawn_fn(move || {
+        Context::with_receiver(receiver).run(pool);
+    });
+    Addr::new(sender)
+}
+
+/// The last part of a type's path, generics left out.
+fn short_name<W>() -> &'static str {
+    let full = std::any::type_name::<W>();
+    let path = full.split('<').next().unwrap_or(full);
+    path.rsplit("::").next().unwrap_or(path)
+}

@@ -1,0 +1,177 @@
+//! The calls of one checkout: those still to be written, those in the worker's pipe, and which of them it is
+//! whose clock runs.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::slot::Slot;
+
+/// Calls written ahead of their replies, at most: enough to keep a worker busy while the host does other
+/// things, few enough that one that failed leaves little to clear.
+const WRITTEN_AHEAD: usize = 1024;
+
+/// Bytes written ahead of their replies, at most, beside the first call.
+const BYTES_AHEAD: usize = 256 << 10;
+
+/// One call as it was sent.
+pub(super) struct Call {
+    pub(super) slot: Rc<dyn Slot>,
+    pub(super) name: &'static str,
+    pub(super) method: u32,
+    pub(super) limit: Option<Duration>,
+}
+
+/// A call that waits to be written.
+pub(super) struct Queued {
+    pub(super) call: Call,
+    pub(super) payload: Vec<u8>,
+}
+
+/// A call in the worker's pipe.
+struct Written {
+    id: u64,
+    /// `None` once it was answered as cleared; the worker will say that it did not run it.
+    call: Option<Call>,
+    bytes: usize,
+}
+
+/// The reply that is due next.
+pub(super) enum Due {
+    /// To this call.
+    Call(Call),
+    /// To a call that was answered already.
+    Ghost,
+}
+
+/// All calls of one checkout, in order.
+#[derive(Default)]
+pub(super) struct Calls {
+    queued: VecDeque<Queued>,
+    written: VecDeque<Written>,
+    /// Written calls that are still to be answered.
+    open: usize,
+    bytes_ahead: usize,
+    last_id: u64,
+    /// When the first of them became the first.
+    first_since: Option<Instant>,
+}
+
+impl Calls {
+    /// Whether every call was answered.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open == 0 && self.queued.is_empty()
+    }
+
+    /// Whether something stands between a new call and the worker's pipe.
+    pub(super) fn has_queued(&self) -> bool {
+        !self.queued.is_empty()
+    }
+
+    /// Calls in the pipe that are still to be answered.
+    pub(super) fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Whether another call may be written, `cautious` meaning one at a time.
+    pub(super) fn may_write(&self, cautious: bool) -> bool {
+        let most = if cautious { 1 } else { WRITTEN_AHEAD };
+        self.written.is_empty() || (self.written.len() < most && self.bytes_ahead < BYTES_AHEAD)
+    }
+
+    /// The call whose clock runs, and since when.
+    pub(super) fn first(&self) -> Option<(&Call, Instant)> {
+        let written = self.written.iter().find_map(|written| written.call.as_ref());
+        let first = written.or_else(|| self.queued.front().map(|queued| &queued.call))?;
+        Some((first, self.first_since?))
+    }
+
+    pub(super) fn queue(&mut self, queued: Queued, now: Instant) {
+        self.queued.push_back(queued);
+        self.first_since.get_or_insert(now);
+    }
+
+    /// The next call to be written, if its caller still wants it; calls that were given up are dropped.
+    pub(super) fn next_to_write(&mut self) -> Option<Queued> {
+        while let Some(queued) = self.queued.pop_front() {
+            if !queued.call.slot.is_abandoned() {
+                return Some(queued);
+            }
+            self.restart_clock(None);
+        }
+        None
+    }
+
+    /// How long a call that is about to be written as the first has waited.
+    pub(super) fn wait(&self, now: Instant) -> Duration {
+        self.first_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// What is left of a call's limit once it runs: its clock runs already if it is the first.
+    pub(super) fn limit_when_running(&self, call: &Call, now: Instant) -> Option<Duration> {
+        let used = match self.first_since {
+            Some(since) if self.open == 0 => now.saturating_duration_since(since),
+            _ => Duration::ZERO,
+        };
+        call.limit.map(|limit| limit.saturating_sub(used))
+    }
+
+    /// The number the next written call will have.
+    pub(super) fn next_id(&self) -> u64 {
+        self.last_id + 1
+    }
+
+    /// A call was written under [`next_id`](Self::next_id).
+    pub(super) fn wrote(&mut self, call: Call, bytes: usize, now: Instant) {
+        self.last_id += 1;
+        self.open += 1;
+        self.bytes_ahead += bytes;
+        self.written.push_back(Written { id: self.last_id, call: Some(call), bytes });
+        self.first_since.get_or_insert(now);
+    }
+
+    /// The worker answered this id; `None` if that is not the reply that is due.
+    pub(super) fn answered(&mut self, id: u64, now: Instant) -> Option<Due> {
+        self.written.front().filter(|written| written.id == id)?;
+        let written = self.written.pop_front()?;
+        self.bytes_ahead -= written.bytes;
+        let Some(call) = written.call else {
+            return Some(Due::Ghost);
+        };
+        self.open -= 1;
+        self.restart_clock(Some(now));
+        Some(Due::Call(call))
+    }
+
+    /// A call whose reply was none is the first again, to be answered with what ends the checkout.
+    pub(super) fn put_back(&mut self, call: Call) {
+        self.open += 1;
+        self.written.push_front(Written { id: 0, call: Some(call), bytes: 0 });
+        self.first_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Whether the worker has said all it was still to say.
+    pub(super) fn pipe_is_empty(&self) -> bool {
+        self.written.is_empty()
+    }
+
+    /// Takes every call that is still to be answered, in order; the worker will clear those it has.
+    pub(super) fn clear(&mut self) -> Vec<Call> {
+        let written = self.written.iter_mut().filter_map(|written| written.call.take());
+        let queued = self.queued.drain(..).map(|queued| queued.call);
+        self.open = 0;
+        self.first_since = None;
+        written.chain(queued).collect()
+    }
+
+    /// The worker is gone, and with it whatever it was still to say.
+    pub(super) fn forget_pipe(&mut self) {
+        self.written.clear();
+        self.bytes_ahead = 0;
+    }
+
+    /// The first call has changed: the next one's clock starts at `now`, or goes on where it was not first.
+    fn restart_clock(&mut self, now: Option<Instant>) {
+        self.first_since = if self.is_empty() { None } else { now.or(self.first_since) };
+    }
+}

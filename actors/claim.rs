@@ -1,0 +1,93 @@
+//! What the desk tells a checkout that waits for a worker or holds one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Waker;
+
+use parking_lot::Mutex;
+
+use super::lease::Lease;
+use crate::failure::{Ending, Failure};
+use crate::wire::control::Ended;
+
+/// How a worker ended, as far as anybody saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Obituary {
+    Seen(Ended),
+    /// Its fork server was gone before it.
+    Unseen,
+}
+
+impl Obituary {
+    pub(super) fn note_in(self, failure: Failure) -> Failure {
+        match self {
+            Obituary::Seen(ended) => failure.with_ending(ended.ending, ended.peak_memory, ended.cpu_time),
+            Obituary::Unseen => failure.with_ending(Ending::Unknown, 0, std::time::Duration::ZERO),
+        }
+    }
+}
+
+/// What has happened since the checkout last looked.
+#[derive(Default)]
+pub(super) struct News {
+    /// It has a worker.
+    pub(super) lease: Option<Lease>,
+    /// It will get none.
+    pub(super) refusal: Option<Failure>,
+    /// Its worker is dead.
+    pub(super) obituary: Option<Obituary>,
+    /// The pool is stopping: what is queued may still run.
+    pub(super) closing: bool,
+    /// The pool has stopped: what still runs is killed.
+    pub(super) stopped: bool,
+}
+
+/// A checkout's place at the desk, from its asking to its release.
+pub(super) struct Claim {
+    pub(super) id: u64,
+    /// Whether it has something to run, so that a failed set-up has somebody to be told to.
+    pub(super) has_call: AtomicBool,
+    fresh: AtomicBool,
+    letterbox: Mutex<Letterbox>,
+}
+
+#[derive(Default)]
+struct Letterbox {
+    news: News,
+    waker: Option<Waker>,
+}
+
+impl Claim {
+    pub(super) fn new(id: u64) -> Arc<Self> {
+        Arc::new(Claim {
+            id,
+            has_call: AtomicBool::new(false),
+            fresh: AtomicBool::new(false),
+            letterbox: Mutex::new(Letterbox::default()),
+        })
+    }
+
+    /// Leaves news and returns whom to wake, which is to be done without a lock held.
+    #[must_use = "the checkout sleeps until it is woken"]
+    pub(super) fn tell(&self, write: impl FnOnce(&mut News)) -> Option<Waker> {
+        let mut letterbox = self.letterbox.lock();
+        write(&mut letterbox.news);
+        self.fresh.store(true, Ordering::Release);
+        letterbox.waker.clone()
+    }
+
+    /// From now on news wakes this task.
+    pub(super) fn wake_with(&self, waker: &Waker) {
+        self.letterbox.lock().waker = Some(waker.clone());
+    }
+
+    /// Takes the news, if there is any.
+    pub(super) fn take_news(&self) -> Option<News> {
+        if !self.fresh.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut letterbox = self.letterbox.lock();
+        self.fresh.store(false, Ordering::Relaxed);
+        Some(std::mem::take(&mut letterbox.news))
+    }
+}

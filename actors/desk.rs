@@ -1,0 +1,377 @@
+//! The desk: the ledger under its lock, and the channels of idle workers beside it.
+//!
+//! Any thread may come here. An idle worker is handed out in place; only what needs the fork server goes on to
+//! the supervisor. The lock is held for the bookkeeping alone: whom to wake and what to tell the supervisor is
+//! collected and done after it is given up.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use actix::Addr;
+use parking_lot::Mutex;
+
+use super::claim::{Claim, Obituary};
+use super::host_channel::HostChannel;
+use super::lease::{Identity, Lease};
+use super::ledger::{Action, Answer, Facts, Ledger, Phase};
+use super::life::Reason;
+use super::stats::{Stats, Totals};
+use super::supervisor::{Attend, Hire, Retire, Supervisor};
+use crate::config::Options;
+use crate::failure::{self, Failure, FailureKind};
+
+/// Where a pool's checkouts, workers and supervisor meet.
+pub(super) struct Desk {
+    pub(super) options: Options,
+    pub(super) totals: Totals,
+    supervisor: OnceLock<Addr<Supervisor>>,
+    last_checkout: AtomicU64,
+    books: Mutex<Books>,
+}
+
+struct Books {
+    ledger: Ledger,
+    /// Living workers, by number.
+    workers: HashMap<u64, Identity>,
+    /// Channels of idle workers.
+    channels: HashMap<u64, HostChannel>,
+    /// Checkouts in line, by their id.
+    waiting: HashMap<u64, Arc<Claim>>,
+    /// Checkouts that hold a worker, by its number.
+    holding: HashMap<u64, Arc<Claim>>,
+    /// The last failed set-up, until a worker is ready again.
+    trouble: Option<Failure>,
+    /// Why there is no fork server, while there is none.
+    outage: Option<String>,
+    /// When the supervisor was last asked to attend.
+    attends_at: Option<Instant>,
+}
+
+/// What is to be done once the lock is given up.
+#[derive(Default)]
+struct Errands {
+    wake: Vec<Waker>,
+    hire: Vec<u64>,
+    retire: Vec<(u64, Reason)>,
+    attend: Option<Instant>,
+    drained: bool,
+}
+
+/// What a call that ran out of time was waiting for.
+pub(super) struct Waited {
+    pub(super) phase: failure::Phase,
+    pub(super) trouble: Option<Failure>,
+    pub(super) outage: Option<String>,
+}
+
+impl Desk {
+    pub(super) fn new(options: Options) -> Arc<Self> {
+        let books = Books {
+            ledger: Ledger::new(&options),
+            workers: HashMap::new(),
+            channels: HashMap::new(),
+            waiting: HashMap::new(),
+            holding: HashMap::new(),
+            trouble: None,
+            outage: None,
+            attends_at: None,
+        };
+        Arc::new(Desk {
+            options,
+            totals: Totals::default(),
+            supervisor: OnceLock::new(),
+            last_checkout: AtomicU64::new(0),
+            books: Mutex::new(books),
+        })
+    }
+
+    /// Names the supervisor and asks for the first workers.
+    pub(super) fn open(self: &Arc<Self>, supervisor: Addr<Supervisor>) {
+        // A desk is opened once, by whoever made it.
+        let _ = self.supervisor.set(supervisor);
+        self.update(|books, now| books.ledger.open(now));
+    }
+
+    pub(super) fn supervisor(&self) -> Option<&Addr<Supervisor>> {
+        self.supervisor.get()
+    }
+
+    /// A place in line, or a worker at once.
+    pub(super) fn ask(self: &Arc<Self>) -> Arc<Claim> {
+        self.claim(Ledger::ask)
+    }
+
+    /// The same ahead of all others, for a checkout whose worker ended before it had done anything.
+    pub(super) fn ask_again(self: &Arc<Self>) -> Arc<Claim> {
+        self.claim(Ledger::ask_again)
+    }
+
+    fn claim(self: &Arc<Self>, ask: fn(&mut Ledger, u64, Instant) -> Answer) -> Arc<Claim> {
+        let claim = Claim::new(self.last_checkout.fetch_add(1, Ordering::Relaxed));
+        self.update(|books, now| {
+            // Nobody has seen this claim yet, so there is nobody to wake.
+            let _nobody = match ask(&mut books.ledger, claim.id, now) {
+                Answer::Granted { worker } => self.grant(books, &claim, worker),
+                Answer::Waits => {
+                    books.waiting.insert(claim.id, claim.clone());
+                    None
+                }
+                Answer::Overloaded { waiting } => {
+                    claim.tell(|news| news.refusal = Some(self.overloaded(waiting)))
+                }
+                Answer::Stopped => claim.tell(|news| news.refusal = Some(self.stopped())),
+            };
+        });
+        claim
+    }
+
+    /// A checkout leaves the line. What it waited for, for its failure; a worker granted meanwhile goes back.
+    pub(super) fn cancel(self: &Arc<Self>, claim: &Arc<Claim>) -> Waited {
+        let (waited, _) = self.update(|books, now| {
+            let starting = books.ledger.is_starting();
+            let waited = Waited {
+                phase: if starting { failure::Phase::Starting } else { failure::Phase::Waiting },
+                trouble: books.trouble.clone(),
+                outage: books.outage.clone(),
+            };
+            books.ledger.cancel(claim.id, now);
+            (waited, books.waiting.remove(&claim.id))
+        });
+        if let Some(lease) = claim.take_news().and_then(|news| news.lease) {
+            lease.give_back(Facts::default());
+        }
+        waited
+    }
+
+    /// A worker comes back from its checkout.
+    pub(super) fn take_back(self: &Arc<Self>, worker: u64, channel: HostChannel, facts: Facts) {
+        let _holder = self.update(|books, now| {
+            let holder = books.holding.remove(&worker);
+            books.channels.insert(worker, channel);
+            books.ledger.released(worker, facts, now);
+            holder
+        });
+    }
+
+    /// A worker was killed by its holder, or is known to be of no use.
+    pub(super) fn dismiss(self: &Arc<Self>, worker: u64, reason: Reason) {
+        tracing::debug!(target: "forkpool", pool = %self.options.name, worker, %reason, "worker dismissed");
+        let _taken_out = self.update(|books, now| {
+            books.ledger.dismiss(worker, reason, now);
+            (books.holding.remove(&worker), books.channels.remove(&worker))
+        });
+    }
+
+    /// A worker was forked.
+    pub(super) fn born(self: &Arc<Self>, identity: Identity) {
+        self.totals.forked();
+        self.books.lock().workers.insert(identity.number, identity);
+    }
+
+    /// A worker is set up.
+    pub(super) fn ready(self: &Arc<Self>, worker: u64, channel: HostChannel) {
+        self.update(|books, now| {
+            books.trouble = None;
+            books.channels.insert(worker, channel);
+            books.ledger.ready(worker, now);
+        });
+    }
+
+    /// A worker could not be set up: the first checkout in line that has a call is told.
+    pub(super) fn not_set_up(self: &Arc<Self>, worker: Option<u64>, failure: Failure) {
+        tracing::warn!(target: "forkpool", pool = %self.options.name, worker, error = %failure, "set-up failed");
+        self.tell_first_in_line(failure);
+        if let Some(worker) = worker {
+            self.dismiss(worker, Reason::NotSetUp);
+        }
+    }
+
+    fn tell_first_in_line(self: &Arc<Self>, failure: Failure) {
+        let first = self.update(|books, now| {
+            let has_call = |id: &u64| {
+                let claim = books.waiting.get(id);
+                claim.is_some_and(|claim| claim.has_call.load(Ordering::Relaxed))
+            };
+            let Some(first) = books.ledger.waiting().find(has_call) else {
+                books.trouble = Some(failure.clone());
+                return None;
+            };
+            books.ledger.cancel(first, now);
+            books.waiting.remove(&first)
+        });
+        let wake = first.and_then(|claim| claim.tell(|news| news.refusal = Some(failure)));
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    /// A worker's process is gone.
+    pub(super) fn ended(self: &Arc<Self>, worker: u64, obituary: Obituary) {
+        let (holder, _) = self.update(|books, now| {
+            books.workers.remove(&worker);
+            books.ledger.ended(worker, now, self.chance());
+            (books.holding.remove(&worker), books.channels.remove(&worker))
+        });
+        let wake = holder.and_then(|claim| claim.tell(|news| news.obituary = Some(obituary)));
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    /// Notes why there is no fork server, or that there is one again.
+    pub(super) fn set_outage(&self, outage: Option<String>) {
+        self.books.lock().outage = outage;
+    }
+
+    /// Notes trouble that belongs to no worker, to be shown in the next timeout.
+    pub(super) fn set_trouble(&self, trouble: Failure) {
+        self.books.lock().trouble = Some(trouble);
+    }
+
+    /// A number between 0 and 1 that nobody can foresee: the standard library's random hash keys are all the
+    /// chance that a jitter needs.
+    pub(super) fn chance(&self) -> f64 {
+        RandomState::new().hash_one(self.last_checkout.load(Ordering::Relaxed)) as f64 / u64::MAX as f64
+    }
+
+    /// Time has passed.
+    pub(super) fn tick(self: &Arc<Self>) {
+        self.update(|books, now| {
+            books.attends_at = None;
+            books.ledger.tick(now);
+        });
+    }
+
+    /// The last handle is gone: whoever waits or holds is served, nobody else.
+    pub(super) fn close(self: &Arc<Self>) {
+        self.update(|books, now| books.ledger.close(now));
+    }
+
+    /// Nobody who waits gets a worker; whoever holds one finishes what is queued.
+    pub(super) fn stop(self: &Arc<Self>) {
+        self.tell_holders(|news| news.closing = true);
+        self.update(|books, now| books.ledger.stop(now));
+    }
+
+    /// Whoever still holds a worker loses it.
+    pub(super) fn stop_now(self: &Arc<Self>) {
+        self.tell_holders(|news| news.stopped = true);
+    }
+
+    fn tell_holders(self: &Arc<Self>, write: fn(&mut super::claim::News)) {
+        let books = self.books.lock();
+        let wake: Vec<Waker> = books.holding.values().filter_map(|claim| claim.tell(write)).collect();
+        drop(books);
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.books.lock().ledger.is_drained()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.books.lock().ledger.phase() == Phase::Open
+    }
+
+    /// Workers that are alive, as far as was seen.
+    pub(super) fn living(&self) -> Vec<Identity> {
+        self.books.lock().workers.values().cloned().collect()
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let books = self.books.lock();
+        let census = books.ledger.census();
+        Stats {
+            starting: census.starting,
+            idle: census.idle,
+            leased: census.leased,
+            ending: census.ending,
+            waiting: books.ledger.waiting_count(),
+            ..self.totals.snapshot()
+        }
+    }
+
+    pub(super) fn stopped(&self) -> Failure {
+        Failure::of(FailureKind::Stopped, "").in_pool(&self.options.name)
+    }
+
+    fn overloaded(&self, waiting: usize) -> Failure {
+        let most = u32::try_from(*self.options.workers.end()).unwrap_or(u32::MAX);
+        let ahead = u32::try_from(waiting).unwrap_or(u32::MAX);
+        let estimate = self.totals.usual_hold().saturating_mul(ahead) / most.max(1);
+        Failure::of(FailureKind::Overloaded, format!("{waiting} checkouts wait already"))
+            .in_pool(&self.options.name)
+            .retry_in(estimate.max(Duration::from_millis(1)))
+    }
+
+    /// Changes the books under the lock, then does what follows from it.
+    ///
+    /// A claim may own a lease, and dropping a lease comes back here: what `change` takes out of the books it
+    /// returns, to be dropped without the lock.
+    fn update<T>(self: &Arc<Self>, change: impl FnOnce(&mut Books, Instant) -> T) -> T {
+        let mut errands = Errands::default();
+        let mut books = self.books.lock();
+        let result = change(&mut books, Instant::now());
+        while let Some(action) = books.ledger.next_action() {
+            self.carry_out(&mut books, action, &mut errands);
+        }
+        let next = books.ledger.next_tick();
+        if next.is_some_and(|next| books.attends_at.is_none_or(|at| next < at)) {
+            books.attends_at = next;
+            errands.attend = next;
+        }
+        errands.drained = books.ledger.is_drained();
+        drop(books);
+        self.run(errands);
+        result
+    }
+
+    fn carry_out(self: &Arc<Self>, books: &mut Books, action: Action, errands: &mut Errands) {
+        match action {
+            Action::Fork(worker) => errands.hire.push(worker),
+            Action::Retire(worker, reason) => {
+                // Without its channel an idle worker ends by itself.
+                books.channels.remove(&worker);
+                errands.retire.push((worker, reason));
+            }
+            Action::Grant { to, worker } => {
+                if let Some(claim) = books.waiting.remove(&to) {
+                    errands.wake.extend(self.grant(books, &claim, worker));
+                }
+            }
+            Action::Refuse(checkout) => {
+                let refusal = self.stopped();
+                if let Some(claim) = books.waiting.remove(&checkout) {
+                    errands.wake.extend(claim.tell(|news| news.refusal = Some(refusal)));
+                }
+            }
+        }
+    }
+
+    fn grant(self: &Arc<Self>, books: &mut Books, claim: &Arc<Claim>, worker: u64) -> Option<Waker> {
+        let channel = books.channels.remove(&worker)?;
+        let identity = books.workers.get(&worker)?.clone();
+        self.totals.granted();
+        books.holding.insert(worker, claim.clone());
+        let lease = Lease::new(self.clone(), identity, channel);
+        claim.tell(|news| news.lease = Some(lease))
+    }
+
+    fn run(&self, errands: Errands) {
+        let Errands { wake, hire, retire, attend, drained } = errands;
+        wake.into_iter().for_each(Waker::wake);
+        let Some(supervisor) = self.supervisor() else {
+            return;
+        };
+        if !hire.is_empty() {
+            supervisor.do_send(Hire(hire));
+        }
+        if !retire.is_empty() {
+            supervisor.do_send(Retire(retire));
+        }
+        if attend.is_some() || drained {
+            supervisor.do_send(Attend { at: attend });
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The handle of a pool: what an application keeps and clones.
+
+use std::future::Future;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix::dev::SendError;
+use actix::{Addr, Arbiter, ArbiterHandle, MailboxError, Message};
+use actix_rt::time::Sleep;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
+
+use super::checkout::Checkout;
+use super::desk::Desk;
+use super::interface::{Accepts, Worker};
+use super::pool::{self, Pool, Relay};
+use super::session::{Session, Terms};
+use super::stats::Stats;
+use crate::failure::Failure;
+
+/// A pool of workers, to be cloned wherever it is needed.
+///
+/// Calls and checkouts run on the arbiter they are made on; on a thread without one they run on the pool's.
+/// When the last clone is dropped, checkouts that hold or wait for a worker are served until they are released,
+/// and then the pool ends.
+pub struct PoolHandle<W: Worker> {
+    shared: Arc<Shared<W>>,
+}
+
+struct Shared<W: Worker> {
+    desk: Arc<Desk>,
+    pool: Addr<Pool<W>>,
+    arbiter: ArbiterHandle,
+}
+
+impl<W: Worker> Drop for Shared<W> {
+    fn drop(&mut self) {
+        self.desk.close();
+    }
+}
+
+impl<W: Worker> Clone for PoolHandle<W> {
+    fn clone(&self) -> Self {
+        PoolHandle { shared: self.shared.clone() }
+    }
+}
+
+impl<W: Worker> std::fmt::Debug for PoolHandle<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PoolHandle").field("name", &self.name()).finish_non_exhaustive()
+    }
+}
+
+impl<W: Worker> PoolHandle<W> {
+    pub(super) fn new(desk: Arc<Desk>, pool: Addr<Pool<W>>, arbiter: ArbiterHandle) -> Self {
+        PoolHandle { shared: Arc::new(Shared { desk, pool, arbiter }) }
+    }
+
+    /// The pool's name.
+    pub fn name(&self) -> &str {
+        &self.shared.desk.options.name
+    }
+
+    /// The pool actor's own address, for a `Recipient` or a message such as [`Stop`](super::Stop). It does not
+    /// keep the pool running: handles and checkouts do.
+    pub fn addr(&self) -> Addr<Pool<W>> {
+        self.shared.pool.clone()
+    }
+
+    /// Runs a message on any free worker, as with `SyncArbiter`; the clock is the pool's `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// The message's own error, made from a [`Failure`] where it was not the handler that failed.
+    ///
+    /// # Cancellation
+    ///
+    /// A call whose future is dropped before a worker had it is not run; one that runs is let finish.
+    pub fn send<M, T, E>(&self, message: M) -> PoolRequest<Result<T, E>>
+    where
+        W: Accepts<M>,
+        M: Message<Result = Result<T, E>> + Serialize,
+        T: DeserializeOwned + Send + 'static,
+        E: DeserializeOwned + From<Failure> + Send + 'static,
+    {
+        let (caller, answer) = oneshot::channel();
+        self.run(&message, Some(caller));
+        PoolRequest {
+            answer,
+            timeout: None,
+            unanswered: |failure| Err(E::from(failure)),
+            desk: self.shared.desk.clone(),
+        }
+    }
+
+    /// Runs a message on any free worker and forgets its answer.
+    pub fn do_send<M, T, E>(&self, message: M)
+    where
+        W: Accepts<M>,
+        M: Message<Result = Result<T, E>> + Serialize,
+        T: DeserializeOwned + Send + 'static,
+        E: DeserializeOwned + From<Failure> + Send + 'static,
+    {
+        self.run(&message, None);
+    }
+
+    /// As [`do_send`](Self::do_send).
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Closed`] where the pool has ended or is ending; the message comes back. It is never `Full`.
+    pub fn try_send<M, T, E>(&self, message: M) -> Result<(), SendError<M>>
+    where
+        W: Accepts<M>,
+        M: Message<Result = Result<T, E>> + Serialize,
+        T: DeserializeOwned + Send + 'static,
+        E: DeserializeOwned + From<Failure> + Send + 'static,
+    {
+        if !self.shared.desk.is_open() {
+            return Err(SendError::Closed(message));
+        }
+        self.run(&message, None);
+        Ok(())
+    }
+
+    /// Options of a checkout: exclusive use of one worker.
+    pub fn checkout(&self) -> CheckoutBuilder<W> {
+        CheckoutBuilder {
+            desk: self.shared.desk.clone(),
+            arbiter: self.shared.arbiter.clone(),
+            terms: Terms::of(&self.shared.desk.options),
+            worker: PhantomData,
+        }
+    }
+
+    /// What the pool is doing and has done.
+    pub fn stats(&self) -> Stats {
+        self.shared.desk.stats()
+    }
+
+    /// Ends the pool: nobody new gets a worker, what is queued on held checkouts may finish for `drain`, then
+    /// whatever still runs is killed. Ready once the last process of the pool has been reaped.
+    ///
+    /// # Cancellation
+    ///
+    /// The pool ends all the same.
+    pub fn stop(&self, drain: Duration) -> impl Future<Output = ()> + Send + 'static {
+        pool::stop(self.shared.desk.clone(), drain)
+    }
+
+    fn run<M, T, E>(&self, message: &M, caller: Option<oneshot::Sender<Result<T, E>>>)
+    where
+        W: Accepts<M>,
+        M: Message<Result = Result<T, E>> + Serialize,
+        T: DeserializeOwned + Send + 'static,
+        E: DeserializeOwned + From<Failure> + Send + 'static,
+    {
+        let desk = &self.shared.desk;
+        let relay = Relay::<W, M>::new(desk, message, desk.options.timeout);
+        relay.run(&here_or(&self.shared.arbiter), caller);
+    }
+}
+
+/// The current arbiter, or the pool's on a thread that has none.
+fn here_or(arbiter: &ArbiterHandle) -> ArbiterHandle {
+    Arbiter::try_current().filter(ArbiterHandle::alive).unwrap_or_else(|| arbiter.clone())
+}
+
+/// The answer to a message that was sent to a pool.
+#[must_use = "a call whose request is dropped may never run"]
+pub struct PoolRequest<R> {
+    answer: oneshot::Receiver<R>,
+    timeout: Option<Pin<Box<Sleep>>>,
+    unanswered: fn(Failure) -> R,
+    desk: Arc<Desk>,
+}
+
+impl<R> std::fmt::Debug for PoolRequest<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PoolRequest").finish_non_exhaustive()
+    }
+}
+
+impl<R> PoolRequest<R> {
+    /// Gives up after this time with `MailboxError::Timeout`, as actix's requests do. It only drops the
+    /// request; the pool's own `timeout` is what ends a call.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(Box::pin(actix_rt::time::sleep(limit)));
+        self
+    }
+}
+
+impl<R> Future for PoolRequest<R> {
+    type Output = Result<R, MailboxError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match Pin::new(&mut self.answer).poll(cx) {
+            Poll::Ready(Ok(result)) => return Poll::Ready(Ok(result)),
+            // The arbiter it ran on has ended.
+            Poll::Ready(Err(_)) => return Poll::Ready(Ok((self.unanswered)(self.desk.stopped()))),
+            Poll::Pending => {}
+        }
+        match &mut self.timeout {
+            Some(timeout) => timeout.as_mut().poll(cx).map(|()| Err(MailboxError::Timeout)),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Options of one checkout; each begins as the pool's.
+#[must_use = "a checkout exists once it is started"]
+pub struct CheckoutBuilder<W: Worker> {
+    desk: Arc<Desk>,
+    arbiter: ArbiterHandle,
+    terms: Terms,
+    worker: PhantomData<fn() -> W>,
+}
+
+impl<W: Worker> std::fmt::Debug for CheckoutBuilder<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CheckoutBuilder").field("terms", &self.terms).finish_non_exhaustive()
+    }
+}
+
+impl<W: Worker> CheckoutBuilder<W> {
+    /// Full clock of each call, from its being first in the queue; `None` is no limit. Default: the pool's.
+    /// Zero is answered at once with a timeout.
+    pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.terms.timeout = limit.into();
+        self
+    }
+
+    /// Longest wait for a worker alone; `None` leaves it to `timeout`. Default: the pool's.
+    pub fn wait_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.terms.wait_timeout = limit.into();
+        self
+    }
+
+    /// Whether the worker is kept although a call ended with an error. Default: the pool's.
+    pub fn keep_after_error(mut self, keep: bool) -> Self {
+        self.terms.keep_after_error = keep;
+        self
+    }
+
+    /// Joins the line for a worker and returns the checkout's address, on which calls queue at once.
+    ///
+    /// The actor runs on the current arbiter, or on the pool's where the thread has none. This never blocks and
+    /// never fails: what goes wrong is told to the calls.
+    pub fn start(self) -> Addr<Checkout<W>> {
+        self.start_in(&here_or(&self.arbiter))
+    }
+
+    /// As [`start`](Self::start), on this arbiter.
+    pub fn start_in(&self, arbiter: &ArbiterHandle) -> Addr<Checkout<W>> {
+        let seed = Session::start(self.desk.clone(), self.terms);
+        Checkout::start_on(arbiter, seed, self.terms.timeout)
+    }
+}

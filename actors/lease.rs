@@ -1,0 +1,68 @@
+//! A worker lent to a checkout: its channel, the right to kill it, and the duty to give it back.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::desk::Desk;
+use super::host_channel::HostChannel;
+use super::ledger::Facts;
+use super::life::Reason;
+use crate::sys::process;
+
+/// What the desk knows of one living worker, beside its life.
+#[derive(Clone)]
+pub(super) struct Identity {
+    pub(super) number: u64,
+    pub(super) pid: u32,
+    /// Stands for exactly this process, also after its number is used again.
+    pub(super) handle: Arc<OwnedFd>,
+}
+
+impl Identity {
+    pub(super) fn kill(&self) {
+        process::kill(self.handle.as_fd());
+    }
+}
+
+/// The exclusive use of one worker. Dropping it kills the worker: nobody knows what state it is in.
+pub(super) struct Lease {
+    desk: Arc<Desk>,
+    pub(super) worker: Identity,
+    /// `None` once it was given back or given up.
+    channel: Option<HostChannel>,
+}
+
+impl Lease {
+    pub(super) fn new(desk: Arc<Desk>, worker: Identity, channel: HostChannel) -> Self {
+        Lease { desk, worker, channel: Some(channel) }
+    }
+
+    /// The channel, as long as the lease lasts.
+    pub(super) fn channel(&mut self) -> Option<&mut HostChannel> {
+        self.channel.as_mut()
+    }
+
+    /// Gives the worker back, free for the next.
+    pub(super) fn give_back(mut self, facts: Facts) {
+        if let Some(channel) = self.channel.take() {
+            self.desk.take_back(self.worker.number, channel, facts);
+        }
+    }
+
+    /// Kills the worker and gives it up; returns its channel, in which it may have said something.
+    pub(super) fn kill(mut self, reason: Reason) -> Option<HostChannel> {
+        let channel = self.channel.take();
+        self.worker.kill();
+        self.desk.dismiss(self.worker.number, reason);
+        channel
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.channel.is_some() {
+            self.worker.kill();
+            self.desk.dismiss(self.worker.number, Reason::Abandoned);
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! Who has which worker, who waits, and how many workers there should be.
+//!
+//! Decisions only: ids in, actions out. The clock and chance are arguments, so that a test can be both.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::life::{Event, Impossible, Life, Reason};
+use super::line::Line;
+use crate::config::{Backoff, Options};
+
+/// What the ledger wants done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Fork this worker.
+    Fork(u64),
+    /// Hand this worker to this waiting checkout.
+    Grant { to: u64, worker: u64 },
+    /// End this worker, which nobody holds.
+    Retire(u64, Reason),
+    /// Tell this waiting checkout that the pool has stopped.
+    Refuse(u64),
+}
+
+/// What a checkout that asks is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Granted {
+        worker: u64,
+    },
+    Waits,
+    /// `waiting` checkouts are ahead and there may be no more.
+    Overloaded {
+        waiting: usize,
+    },
+    Stopped,
+}
+
+/// Whether the pool takes and serves checkouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Phase {
+    /// Both.
+    Open,
+    /// Its last handle is gone: those waiting and held are served, no other.
+    Closing,
+    /// It was stopped: nobody new gets a worker.
+    Stopping,
+}
+
+/// What is known of a worker that comes back from a checkout.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Facts {
+    /// It asked to be replaced.
+    pub(super) stop: bool,
+    /// Its private memory in bytes, where it was measured.
+    pub(super) private_bytes: Option<u64>,
+}
+
+/// How many workers are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Census {
+    pub(super) starting: usize,
+    pub(super) idle: usize,
+    pub(super) leased: usize,
+    pub(super) ending: usize,
+}
+
+impl Census {
+    fn of(&mut self, life: Life) -> &mut usize {
+        match life {
+            Life::Starting => &mut self.starting,
+            Life::Idle { .. } => &mut self.idle,
+            Life::Leased { .. } => &mut self.leased,
+            Life::Ending { .. } => &mut self.ending,
+        }
+    }
+
+    /// Workers that are or will be of use.
+    fn useful(self) -> usize {
+        self.starting + self.idle + self.leased
+    }
+
+    /// Processes there are.
+    fn all(self) -> usize {
+        self.useful() + self.ending
+    }
+}
+
+struct Entry {
+    life: Life,
+    born: Instant,
+    checkouts: u64,
+}
+
+struct Limits {
+    fewest: usize,
+    most: usize,
+    max_waiting: usize,
+    idle_timeout: Option<Duration>,
+    max_checkouts: u64,
+    max_age: Option<Duration>,
+    max_memory: u64,
+}
+
+/// The pool's books.
+pub(super) struct Ledger {
+    limits: Limits,
+    backoff: Backoff,
+    phase: Phase,
+    workers: HashMap<u64, Entry>,
+    census: Census,
+    /// Front: least recently used.
+    idle: Line,
+    /// Front: first come.
+    waiting: Line,
+    last_number: u64,
+    /// Early ends since a worker last became ready.
+    streak: u32,
+    retry_at: Option<Instant>,
+    actions: VecDeque<Action>,
+}
+
+impl Ledger {
+    pub(super) fn new(options: &Options) -> Self {
+        let limits = Limits {
+            fewest: *options.workers.start(),
+            most: *options.workers.end(),
+            max_waiting: options.max_waiting.unwrap_or(usize::MAX),
+            idle_timeout: options.idle_timeout,
+            max_checkouts: options.max_checkouts.unwrap_or(u64::MAX),
+            max_age: options.max_age,
+            max_memory: options.max_memory.unwrap_or(u64::MAX),
+        };
+        Ledger {
+            limits,
+            backoff: options.restart,
+            phase: Phase::Open,
+            workers: HashMap::new(),
+            census: Census::default(),
+            idle: Line::default(),
+            waiting: Line::default(),
+            last_number: 0,
+            streak: 0,
+            retry_at: None,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// The next thing to do, in order, until there is none.
+    pub(super) fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    pub(super) fn census(&self) -> Census {
+        self.census
+    }
+
+    pub(super) fn waiting(&self) -> impl Iterator<Item = u64> {
+        self.waiting.iter()
+    }
+
+    pub(super) fn waiting_count(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Whether a waiting checkout may hope for a worker that is being started.
+    pub(super) fn is_starting(&self) -> bool {
+        self.census.starting > 0 || self.retry_at.is_some()
+    }
+
+    /// Whether nothing is left to wait for.
+    pub(super) fn is_drained(&self) -> bool {
+        self.phase > Phase::Open && self.workers.is_empty() && self.waiting.is_empty()
+    }
+
+    /// The workers that are to be there from the beginning.
+    pub(super) fn open(&mut self, now: Instant) {
+        self.restock(now);
+    }
+
+    /// A checkout wants a worker.
+    pub(super) fn ask(&mut self, checkout: u64, now: Instant) -> Answer {
+        if self.phase > Phase::Open {
+            return Answer::Stopped;
+        }
+        if let Some(worker) = self.idle.pop_back() {
+            self.lend(worker, checkout, now);
+            return Answer::Granted { worker };
+        }
+        // Whoever a worker is being started for does not wait in the line that max_waiting bounds.
+        let supply = self.census.starting + self.limits.most.saturating_sub(self.census.all());
+        let waiting = self.waiting.len();
+        if waiting >= supply.saturating_add(self.limits.max_waiting) {
+            return Answer::Overloaded { waiting };
+        }
+        self.waiting.push_back(checkout);
+        self.restock(now);
+        Answer::Waits
+    }
+
+    /// A checkout whose worker ended before it had done anything wants another, ahead of all others.
+    pub(super) fn ask_again(&mut self, checkout: u64, now: Instant) -> Answer {
+        if self.phase == Phase::Stopping {
+            return Answer::Stopped;
+        }
+        if let Some(worker) = self.idle.pop_back() {
+            self.lend(worker, checkout, now);
+            return Answer::Granted { worker };
+        }
+        self.waiting.push_front(checkout);
+        self.restock(now);
+        Answer::Waits
+    }
+
+    /// A checkout leaves the line; `false` if it does not stand there.
+    pub(super) fn cancel(&mut self, checkout: u64, now: Instant) -> bool {
+        let left = self.waiting.remove(checkout);
+        if left && self.phase == Phase::Closing {
+            self.retire_unneeded(now);
+        }
+        left
+    }
+
+    /// A worker is set up.
+    pub(super) fn ready(&mut self, worker: u64, now: Instant) {
+        let was = self.workers.get(&worker).map(|entry| entry.life);
+        if self.change(worker, Event::Ready, now).is_err() || was != Some(Life::Starting) {
+            return;
+        }
+        self.streak = 0;
+        self.retry_at = None;
+        self.offer(worker, now);
+        self.restock(now);
+    }
+
+    /// A worker comes back from its checkout.
+    pub(super) fn released(&mut self, worker: u64, facts: Facts, now: Instant) {
+        let life = self.workers.get(&worker).map(|entry| entry.life);
+        if !matches!(life, Some(Life::Leased { .. })) {
+            // It was dismissed, or its end was seen, while it was on its way back.
+            return;
+        }
+        match self.reason_to_end(worker, facts, now) {
+            Some(reason) => {
+                self.dismiss(worker, reason, now);
+                self.actions.push_back(Action::Retire(worker, reason));
+            }
+            None => {
+                if self.change(worker, Event::Released, now).is_ok() {
+                    self.offer(worker, now);
+                }
+            }
+        }
+    }
+
+    /// A worker is being killed, or is known to be of no use; its replacement is asked for at once.
+    pub(super) fn dismiss(&mut self, worker: u64, reason: Reason, now: Instant) {
+        if self.change(worker, Event::Dismissed(reason), now).is_ok() {
+            self.idle.remove(worker);
+            self.restock(now);
+        }
+    }
+
+    /// A worker's process is gone. `chance` is between 0 and 1.
+    pub(super) fn ended(&mut self, worker: u64, now: Instant, chance: f64) {
+        let Some(entry) = self.workers.remove(&worker) else {
+            return;
+        };
+        *self.census.of(entry.life) -= 1;
+        self.idle.remove(worker);
+        if entry.life.ended_early(entry.checkouts > 0, now) {
+            self.streak = self.streak.saturating_add(1);
+            self.retry_at = Some(now + self.backoff.wait(self.streak, chance));
+        }
+        self.restock(now);
+    }
+
+    /// Time has passed: retires what has been idle for too long or is too old, and tries again what failed.
+    pub(super) fn tick(&mut self, now: Instant) {
+        while let Some(worker) = self.overdue(now) {
+            let (worker, reason) = worker;
+            self.dismiss(worker, reason, now);
+            self.actions.push_back(Action::Retire(worker, reason));
+        }
+        self.restock(now);
+    }
+
+    /// When [`tick`](Self::tick) has something to do next, unless something else happens first.
+    pub(super) fn next_tick(&self) -> Option<Instant> {
+        let lru = self.idle.front().and_then(|worker| self.idle_until(worker));
+        let oldest = self.idle.iter().filter_map(|worker| self.young_until(worker)).min();
+        [lru, oldest, self.retry_at].into_iter().flatten().min()
+    }
+
+    /// No new checkouts; those waiting and held are served.
+    pub(super) fn close(&mut self, now: Instant) {
+        self.phase = self.phase.max(Phase::Closing);
+        self.retire_unneeded(now);
+    }
+
+    /// No new checkouts, nobody waiting is served, and nothing idle stays.
+    pub(super) fn stop(&mut self, now: Instant) {
+        self.phase = Phase::Stopping;
+        while let Some(checkout) = self.waiting.pop_front() {
+            self.actions.push_back(Action::Refuse(checkout));
+        }
+        self.retire_unneeded(now);
+    }
+
+    fn lend(&mut self, worker: u64, to: u64, now: Instant) {
+        if self.change(worker, Event::Granted { to }, now).is_ok()
+            && let Some(entry) = self.workers.get_mut(&worker)
+        {
+            entry.checkouts += 1;
+        }
+    }
+
+    /// A worker that just became idle goes to whoever is first in line, or to the idle list.
+    fn offer(&mut self, worker: u64, now: Instant) {
+        if let Some(to) = self.waiting.pop_front() {
+            self.lend(worker, to, now);
+            self.actions.push_back(Action::Grant { to, worker });
+            return;
+        }
+        self.idle.push_back(worker);
+        self.retire_unneeded(now);
+    }
+
+    /// In a pool that ends, whatever nobody will ask for is ended, too.
+    fn retire_unneeded(&mut self, now: Instant) {
+        if self.phase == Phase::Open || !self.waiting.is_empty() {
+            return;
+        }
+        let starting = self.workers.iter().filter(|(_, entry)| entry.life == Life::Starting);
+        let mut unneeded: Vec<u64> = starting.map(|(worker, _)| *worker).collect();
+        unneeded.extend(self.idle.iter());
+        for worker in unneeded {
+            self.dismiss(worker, Reason::PoolEnds, now);
+            self.actions.push_back(Action::Retire(worker, Reason::PoolEnds));
+        }
+    }
+
+    fn reason_to_end(&self, worker: u64, facts: Facts, now: Instant) -> Option<Reason> {
+        let entry = self.workers.get(&worker)?;
+        if self.phase == Phase::Stopping {
+            Some(Reason::PoolEnds)
+        } else if facts.stop {
+            Some(Reason::Asked)
+        } else if entry.checkouts >= self.limits.max_checkouts {
+            Some(Reason::WornOut)
+        } else if facts.private_bytes.is_some_and(|bytes| bytes > self.limits.max_memory) {
+            Some(Reason::TooLarge)
+        } else if self.limits.max_age.is_some_and(|limit| now.duration_since(entry.born) >= limit) {
+            Some(Reason::TooOld)
+        } else {
+            None
+        }
+    }
+
+    fn overdue(&self, now: Instant) -> Option<(u64, Reason)> {
+        let passed = |until: Option<Instant>| until.is_some_and(|until| until <= now);
+        let old = self.idle.iter().find(|&worker| passed(self.young_until(worker)));
+        let lru = self.idle.front().filter(|&worker| passed(self.idle_until(worker)));
+        old.map(|worker| (worker, Reason::TooOld)).or(lru.map(|worker| (worker, Reason::IdleTooLong)))
+    }
+
+    fn idle_until(&self, worker: u64) -> Option<Instant> {
+        if self.census.useful() <= self.limits.fewest {
+            return None;
+        }
+        match self.workers.get(&worker)?.life {
+            Life::Idle { since } => since.checked_add(self.limits.idle_timeout?),
+            _ => None,
+        }
+    }
+
+    fn young_until(&self, worker: u64) -> Option<Instant> {
+        self.workers.get(&worker)?.born.checked_add(self.limits.max_age?)
+    }
+
+    /// Asks for as many workers as are missing, and may be, and are worth an attempt now.
+    fn restock(&mut self, now: Instant) {
+        if self.retry_at.is_some_and(|at| now < at) {
+            return;
+        }
+        self.retry_at = None;
+        for _ in 0..self.missing() {
+            self.last_number += 1;
+            let entry = Entry { life: Life::Starting, born: now, checkouts: 0 };
+            self.workers.insert(self.last_number, entry);
+            self.census.starting += 1;
+            self.actions.push_back(Action::Fork(self.last_number));
+        }
+    }
+
+    fn missing(&self) -> usize {
+        let fewest = if self.phase == Phase::Open { self.limits.fewest } else { 0 };
+        let below_fewest = fewest.saturating_sub(self.census.useful());
+        let for_waiting = self.waiting.len().saturating_sub(self.census.starting);
+        let room = self.limits.most.saturating_sub(self.census.all());
+        let missing = below_fewest.max(for_waiting).min(room);
+        if self.streak == 0 {
+            return missing;
+        }
+        // After an early end one worker at a time has to show that it can be done at all.
+        missing.min(1_usize.saturating_sub(self.census.starting))
+    }
+
+    fn change(&mut self, worker: u64, event: Event, now: Instant) -> Result<(), Impossible> {
+        let Some(entry) = self.workers.get_mut(&worker) else {
+            // Its end was seen before what it did last.
+            return Err(Impossible { life: Life::Ending { reason: Reason::Broken, early: false }, event });
+        };
+        let next = entry.life.on(event, now)?;
+        *self.census.of(entry.life) -= 1;
+        *self.census.of(next) += 1;
+        entry.life = next;
+        Ok(())
+    }
+}

@@ -1,0 +1,191 @@
+//! One worker's life, as data: which states there are and what leads from one to the next.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// A worker that ends sooner than this after it became ready, and never had a checkout, ended early.
+pub(super) const EARLY: Duration = Duration::from_secs(1);
+
+/// Why a worker is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// Idle for longer than `idle_timeout`.
+    IdleTooLong,
+    /// It had `max_checkouts`.
+    WornOut,
+    /// Older than `max_age`.
+    TooOld,
+    /// More private memory than `max_memory`.
+    TooLarge,
+    /// A handler called `stop`.
+    Asked,
+    /// Its last checkout saw an error, so what it holds is in doubt.
+    InDoubt,
+    /// Its call's clock ran out.
+    TimedOut,
+    /// Its requester aborted the checkout.
+    Aborted,
+    /// Its handler or its `checkout_done` panicked.
+    Panicked,
+    /// It closed its channel or said what no worker may say.
+    Broken,
+    /// It could not be set up.
+    NotSetUp,
+    /// Whoever held it is gone without a release.
+    Abandoned,
+    /// The pool is ending.
+    PoolEnds,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reason::IdleTooLong => "idle for longer than idle_timeout",
+            Reason::WornOut => "had max_checkouts",
+            Reason::TooOld => "older than max_age",
+            Reason::TooLarge => "more private memory than max_memory",
+            Reason::Asked => "asked to be replaced",
+            Reason::InDoubt => "its checkout saw an error",
+            Reason::TimedOut => "its call timed out",
+            Reason::Aborted => "its checkout was aborted",
+            Reason::Panicked => "it panicked",
+            Reason::Broken => "its channel broke",
+            Reason::NotSetUp => "its set-up failed",
+            Reason::Abandoned => "its checkout was dropped unreleased",
+            Reason::PoolEnds => "the pool ends",
+        })
+    }
+}
+
+/// Where one worker is in its life. A state holds only what is true in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// Asked of the fork server, or being set up.
+    Starting,
+    /// Ready, and nobody's.
+    Idle { since: Instant },
+    /// Lent to a checkout.
+    Leased { to: u64 },
+    /// To end, and not yet seen to have ended. `early`: counts for the backoff.
+    Ending { reason: Reason, early: bool },
+}
+
+/// What can happen to a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    Ready,
+    Granted { to: u64 },
+    Released,
+    Dismissed(Reason),
+}
+
+/// An event that cannot happen in this state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Impossible {
+    pub(super) life: Life,
+    pub(super) event: Event,
+}
+
+impl Life {
+    /// The state after an event.
+    ///
+    /// # Errors
+    ///
+    /// [`Impossible`], with the state as it stays.
+    pub(super) fn on(self, event: Event, now: Instant) -> Result<Life, Impossible> {
+        match (self, event) {
+            (Life::Starting, Event::Ready) => Ok(Life::Idle { since: now }),
+            (Life::Idle { .. }, Event::Granted { to }) => Ok(Life::Leased { to }),
+            (Life::Leased { .. }, Event::Released) => Ok(Life::Idle { since: now }),
+            (Life::Starting, Event::Dismissed(reason)) => {
+                Ok(Life::Ending { reason, early: reason == Reason::NotSetUp })
+            }
+            (Life::Idle { .. } | Life::Leased { .. }, Event::Dismissed(reason)) => {
+                Ok(Life::Ending { reason, early: false })
+            }
+            // Two may see the same death, and the first to tell was right.
+            (Life::Ending { .. }, Event::Dismissed(_)) => Ok(self),
+            // A set-up may finish while its worker is being killed for having taken too long.
+            (Life::Ending { .. }, Event::Ready) => Ok(self),
+            (Life::Starting, Event::Granted { .. } | Event::Released)
+            | (Life::Idle { .. }, Event::Ready | Event::Released)
+            | (Life::Leased { .. }, Event::Ready | Event::Granted { .. })
+            | (Life::Ending { .. }, Event::Granted { .. } | Event::Released) => {
+                Err(Impossible { life: self, event })
+            }
+        }
+    }
+
+    /// Whether a worker that ended in this state ended early, so that the next attempt waits.
+    pub(super) fn ended_early(self, had_checkouts: bool, now: Instant) -> bool {
+        match self {
+            Life::Starting => true,
+            Life::Idle { since } => !had_checkouts && now.saturating_duration_since(since) < EARLY,
+            Life::Leased { .. } => false,
+            Life::Ending { early, .. } => early,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STATES: [&str; 4] = ["starting", "idle", "leased", "ending"];
+
+    fn state(name: &str, now: Instant) -> Life {
+        match name {
+            "starting" => Life::Starting,
+            "idle" => Life::Idle { since: now },
+            "leased" => Life::Leased { to: 7 },
+            _ => Life::Ending { reason: Reason::TimedOut, early: false },
+        }
+    }
+
+    fn name(life: Life) -> &'static str {
+        match life {
+            Life::Starting => "starting",
+            Life::Idle { .. } => "idle",
+            Life::Leased { .. } => "leased",
+            Life::Ending { .. } => "ending",
+        }
+    }
+
+    #[test]
+    fn the_whole_machine_is_this_table() {
+        let now = Instant::now();
+        let table = [
+            // event, then the state that follows each of STATES; "-" is impossible
+            (Event::Ready, ["idle", "-", "-", "ending"]),
+            (Event::Granted { to: 7 }, ["-", "leased", "-", "-"]),
+            (Event::Released, ["-", "-", "idle", "-"]),
+            (Event::Dismissed(Reason::InDoubt), ["ending", "ending", "ending", "ending"]),
+        ];
+        for (event, expected) in table {
+            for (from, to) in STATES.into_iter().zip(expected) {
+                let found = state(from, now).on(event, now).map_or("-", name);
+                assert_eq!(found, to, "{event:?} in state {from}");
+            }
+        }
+    }
+
+    /// P2
+    #[test]
+    fn only_early_ends_count_for_the_backoff() {
+        let now = Instant::now();
+        let later = now + EARLY;
+        let table = [
+            ("starting", state("starting", now), false, now, true),
+            ("idle, at once", state("idle", now), false, now, true),
+            ("idle, after a second", state("idle", now), false, later, false),
+            ("idle, after a checkout", state("idle", now), true, now, false),
+            ("leased", state("leased", now), true, now, false),
+            ("killed", state("ending", now), true, now, false),
+        ];
+        for (row, life, had_checkouts, at, expected) in table {
+            assert_eq!(life.ended_early(had_checkouts, at), expected, "{row}");
+        }
+        let not_set_up = Life::Starting.on(Event::Dismissed(Reason::NotSetUp), now);
+        assert!(not_set_up.is_ok_and(|life| life.ended_early(false, later)));
+    }
+}

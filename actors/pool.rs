@@ -1,0 +1,181 @@
+//! The pool actor: where a message that needs no checkout of its own goes.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::dev::{MessageResponse, OneshotSender};
+use actix::{Actor, Arbiter, Context, Handler, Message, ResponseFuture};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::builder::Builder;
+use super::checkout::{Single, Within, encode};
+use super::desk::Desk;
+use super::interface::{Accepts, Worker};
+use super::session::{Session, SessionSeed, Terms};
+use super::stats::Stats;
+use super::supervisor::End;
+use crate::failure::Failure;
+use crate::wire::frame::PayloadError;
+
+/// A pool of workers: an actor that handles every message of their interface, each on any free worker, as
+/// `SyncArbiter` does.
+///
+/// [`Pool::builder`] starts one and returns its [`PoolHandle`](super::PoolHandle), which is what one usually
+/// wants; [`PoolHandle::addr`](super::PoolHandle::addr) gives the actor's own address. Its mailbox is unbounded.
+pub struct Pool<W: Worker> {
+    desk: Arc<Desk>,
+    worker: PhantomData<fn() -> W>,
+}
+
+impl<W: Worker> std::fmt::Debug for Pool<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool").field("name", &self.desk.options.name).finish_non_exhaustive()
+    }
+}
+
+impl<W: Worker> Pool<W> {
+    /// Options of a pool whose workers are set up with `config`.
+    pub fn builder(config: W::Config) -> Builder<W> {
+        Builder::new(config)
+    }
+
+    pub(super) fn new(desk: Arc<Desk>) -> Self {
+        Pool { desk, worker: PhantomData }
+    }
+
+    fn relay<M: Message + Serialize, N>(&self, message: &M, limit: Option<Duration>) -> Relay<W, M, N> {
+        Relay::new(&self.desk, message, limit)
+    }
+}
+
+impl<W: Worker> Actor for Pool<W> {
+    type Context = Context<Self>;
+}
+
+/// A message on its way to whichever worker is free; `N` is what it was sent as.
+#[derive(Debug)]
+pub struct Relay<W, M, N = M> {
+    seed: SessionSeed,
+    payload: Result<Vec<u8>, PayloadError>,
+    limit: Option<Duration>,
+    kinds: PhantomData<fn(W, M, N)>,
+}
+
+impl<W: Worker, M: Message + Serialize, N> Relay<W, M, N> {
+    /// Joins the line with a message.
+    pub(super) fn new(desk: &Arc<Desk>, message: &M, limit: Option<Duration>) -> Self {
+        let mut bytes = Vec::new();
+        let payload = encode(&mut bytes, message, desk.options.max_payload).map(|()| bytes);
+        let seed = Session::start(desk.clone(), Terms::single(&desk.options));
+        Relay { seed, payload, limit, kinds: PhantomData }
+    }
+}
+
+impl<W, M, N, T, E> Relay<W, M, N>
+where
+    W: Worker + Accepts<M>,
+    M: Message<Result = Result<T, E>>,
+    T: DeserializeOwned + Send + 'static,
+    E: DeserializeOwned + From<Failure> + Send + 'static,
+{
+    pub(super) fn run(self, arbiter: &actix::ArbiterHandle, caller: Option<OneshotSender<Result<T, E>>>) {
+        Single::spawn::<W, M, T, E>(arbiter, self.seed, self.payload, caller, self.limit);
+    }
+}
+
+/// What the pool's handlers return: the promise of an answer from some worker.
+#[derive(Debug)]
+pub struct Promise<T>(T);
+
+impl<W, M, N, T, E> MessageResponse<Pool<W>, N> for Promise<Relay<W, M, N>>
+where
+    W: Worker + Accepts<M>,
+    M: Message<Result = Result<T, E>>,
+    N: Message<Result = Result<T, E>>,
+    T: DeserializeOwned + Send + 'static,
+    E: DeserializeOwned + From<Failure> + Send + 'static,
+{
+    fn handle(self, _: &mut Context<Pool<W>>, caller: Option<OneshotSender<Result<T, E>>>) {
+        self.0.run(&Arbiter::current(), caller);
+    }
+}
+
+impl<W, M, T, E> Handler<M> for Pool<W>
+where
+    W: Worker + Accepts<M>,
+    M: Message<Result = Result<T, E>> + Serialize,
+    T: DeserializeOwned + Send + 'static,
+    E: DeserializeOwned + From<Failure> + Send + 'static,
+{
+    type Result = Promise<Relay<W, M>>;
+
+    fn handle(&mut self, message: M, _: &mut Self::Context) -> Self::Result {
+        Promise(self.relay(&message, self.desk.options.timeout))
+    }
+}
+
+impl<W, M, T, E, D> Handler<Within<M, D>> for Pool<W>
+where
+    W: Worker + Accepts<M>,
+    M: Message<Result = Result<T, E>> + Serialize,
+    T: DeserializeOwned + Send + 'static,
+    E: DeserializeOwned + From<Failure> + Send + 'static,
+    D: Into<Option<Duration>>,
+{
+    type Result = Promise<Relay<W, M, Within<M, D>>>;
+
+    fn handle(&mut self, Within(limit, message): Within<M, D>, _: &mut Self::Context) -> Self::Result {
+        Promise(self.relay(&message, limit.into()))
+    }
+}
+
+/// Ends a pool: nobody new gets a worker, what is queued on held checkouts may finish for `drain`, and then
+/// whatever still runs is killed.
+///
+/// The reply comes when the last process of the pool has been reaped. Calls sent later are answered
+/// [`Stopped`](crate::FailureKind::Stopped).
+#[derive(Clone, Copy, Debug)]
+pub struct Stop {
+    /// How long calls that run or are queued on a held checkout may still take; zero kills at once.
+    pub drain: Duration,
+}
+
+impl Message for Stop {
+    type Result = ();
+}
+
+impl<W: Worker> Handler<Stop> for Pool<W> {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, Stop { drain }: Stop, _: &mut Self::Context) -> Self::Result {
+        Box::pin(stop(self.desk.clone(), drain))
+    }
+}
+
+/// Ends the pool behind a desk.
+pub(super) async fn stop(desk: Arc<Desk>, drain: Duration) {
+    let (done, ended) = tokio::sync::oneshot::channel();
+    if let Some(supervisor) = desk.supervisor() {
+        supervisor.do_send(End { drain, done });
+    }
+    // A supervisor that is gone has ended its pool already, and its end of the channel with it.
+    let _ = ended.await;
+}
+
+/// Asks a pool for its [`Stats`].
+#[derive(Clone, Copy, Debug)]
+pub struct Inspect;
+
+impl Message for Inspect {
+    type Result = Stats;
+}
+
+impl<W: Worker> Handler<Inspect> for Pool<W> {
+    type Result = actix::MessageResult<Inspect>;
+
+    fn handle(&mut self, Inspect: Inspect, _: &mut Self::Context) -> Self::Result {
+        actix::MessageResult(self.desk.stats())
+    }
+}

@@ -1,0 +1,154 @@
+//! The application's end of the control channel, and the server process behind it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::unix::AsyncFd;
+
+use crate::channel::Inbox;
+use crate::sys::launch::ServerProcess;
+use crate::sys::{Errno, descriptors, reactor};
+use crate::wire::control::{BODY_LIMIT, FromServer, ToServer};
+use crate::wire::frame;
+
+/// Bytes read at once.
+const READ: usize = 16 << 10;
+
+/// A server that was started and not yet taken leave of.
+pub(super) struct ServerLink {
+    // The channel goes before the process: its end is what tells the server to end.
+    socket: AsyncFd<OwnedFd>,
+    process: ServerProcess,
+    inbox: Inbox,
+    unsent: VecDeque<Unsent>,
+    passed: VecDeque<OwnedFd>,
+}
+
+struct Unsent {
+    bytes: Vec<u8>,
+    sent: usize,
+    passed: Option<OwnedFd>,
+}
+
+/// A server process and our end of its control channel, not yet registered with a reactor.
+pub(super) struct Launched {
+    socket: OwnedFd,
+    process: ServerProcess,
+}
+
+/// Starts this program again as a fork server.
+///
+/// # Errors
+///
+/// What the system said; nothing is left behind.
+pub(super) fn launch(arguments: &[String]) -> io::Result<Launched> {
+    let (ours, theirs) = descriptors::socket_pair()?;
+    descriptors::set_nonblocking(ours.as_fd())?;
+    Ok(Launched { socket: ours, process: ServerProcess::launch(arguments, theirs)? })
+}
+
+impl ServerLink {
+    /// Registers with the current reactor.
+    pub(super) fn new(launched: Launched) -> io::Result<Self> {
+        Ok(ServerLink {
+            socket: reactor::register(launched.socket)?,
+            process: launched.process,
+            inbox: Inbox::default(),
+            unsent: VecDeque::new(),
+            passed: VecDeque::new(),
+        })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    pub(super) fn say(&mut self, message: &ToServer, passed: Option<OwnedFd>) {
+        let mut bytes = Vec::new();
+        frame::append(&mut bytes, message);
+        self.unsent.push_back(Unsent { bytes, sent: 0, passed });
+    }
+
+    /// Says bytes that are a frame already.
+    pub(super) fn say_frame(&mut self, bytes: Vec<u8>) {
+        self.unsent.push_back(Unsent { bytes, sent: 0, passed: None });
+    }
+
+    /// The descriptor that came with the message at hand.
+    pub(super) fn take_passed(&mut self) -> Option<OwnedFd> {
+        self.passed.pop_front()
+    }
+
+    /// Writes what fits; registers the task for the rest. A server that is gone is told by the next read.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Some(next) = self.unsent.front_mut() {
+            match next.send(&self.socket) {
+                Ok(()) if next.sent == next.bytes.len() => {
+                    self.unsent.pop_front();
+                }
+                Ok(()) => {}
+                Err(Errno::AGAIN) => match ready!(self.socket.poll_write_ready(cx)) {
+                    Ok(mut guard) => guard.clear_ready(),
+                    Err(_) => return Poll::Ready(()),
+                },
+                Err(_) => self.unsent.clear(),
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// The server's next message; `None` once the conversation is over.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<FromServer>> {
+        loop {
+            match self.inbox.next(BODY_LIMIT) {
+                Ok(Some(body)) => return Poll::Ready(frame::whole(body).ok()),
+                Ok(None) => {}
+                Err(_) => return Poll::Ready(None),
+            }
+            let Ok(mut guard) = ready!(self.socket.poll_read_ready(cx)) else {
+                return Poll::Ready(None);
+            };
+            let (socket, passed) = (&self.socket, &mut self.passed);
+            let filled = self.inbox.fill(|buffer| receive(socket, buffer, passed));
+            match filled {
+                Ok((0, _)) => return Poll::Ready(None),
+                Ok(_) => {}
+                Err(Errno::AGAIN) => guard.clear_ready(),
+                Err(_) => return Poll::Ready(None),
+            }
+        }
+    }
+
+    /// Ends the conversation, which ends the server; the process is left to be waited for.
+    pub(super) fn hang_up(self) -> ServerProcess {
+        self.process
+    }
+}
+
+impl Unsent {
+    fn send(&mut self, socket: &AsyncFd<OwnedFd>) -> Result<(), Errno> {
+        let rest = &self.bytes[self.sent..];
+        let count = match &self.passed {
+            Some(passed) => descriptors::send_with(socket.as_fd(), rest, passed.as_fd())?,
+            None => descriptors::send(socket.as_fd(), rest)?,
+        };
+        // The descriptor went with the first byte.
+        self.passed = None;
+        self.sent += count;
+        Ok(())
+    }
+}
+
+fn receive(
+    socket: &AsyncFd<OwnedFd>,
+    buffer: &mut Vec<u8>,
+    passed: &mut VecDeque<OwnedFd>,
+) -> Result<usize, Errno> {
+    let start = buffer.len();
+    buffer.resize(start + READ, 0);
+    let read = descriptors::receive_with(socket.as_fd(), &mut buffer[start..], passed);
+    buffer.truncate(start + read.unwrap_or(0));
+    read
+}

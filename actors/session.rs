@@ -1,0 +1,473 @@
+//! One checkout at work: it asks for a worker, writes calls, takes replies, watches the clock and gives the
+//! worker back. The checkout actor and a pool's single calls both are sessions.
+
+mod clock;
+mod faults;
+mod replies;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::calls::{Call, Calls, Queued};
+use super::claim::{Claim, News, Obituary};
+use super::desk::Desk;
+use super::host_channel::Arrived;
+use super::lease::Lease;
+use super::life::Reason;
+use crate::channel::Outbox;
+use crate::config::Options;
+use crate::failure::{Failure, FailureKind};
+use crate::wire::frame::{self, PayloadError};
+use crate::wire::work::{Call as CallHeader, ToWorker};
+use clock::Alarm;
+use faults::Fault;
+
+/// How long after its worker closed the channel a checkout waits to be told of its death; one that is not told
+/// of by then has closed it and lives on.
+const OBITUARY_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long `checkout_done` may take where calls have no limit.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(300);
+
+/// What was agreed for one checkout.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    pub(super) timeout: Option<Duration>,
+    pub(super) wait_timeout: Option<Duration>,
+    pub(super) keep_after_error: bool,
+    /// One call sent to the pool itself: it holds nothing, and the checkout ends with it.
+    pub(super) single: bool,
+}
+
+impl Terms {
+    /// What the pool's options say.
+    pub(super) fn of(options: &Options) -> Self {
+        Terms {
+            timeout: options.timeout,
+            wait_timeout: options.wait_timeout,
+            keep_after_error: options.keep_after_error,
+            single: false,
+        }
+    }
+
+    /// The same for one call to the pool itself.
+    pub(super) fn single(options: &Options) -> Self {
+        Terms { single: true, ..Terms::of(options) }
+    }
+}
+
+/// What a session needs of whatever it runs in.
+pub(super) trait Surroundings {
+    /// Whether anybody can still send it a call.
+    fn is_connected(&self) -> bool;
+
+    /// Sends a mark of this number through the session's own mailbox, to be told of by
+    /// [`Session::fence_passed`]; `false` where there is no mailbox.
+    fn send_fence(&mut self, number: u64) -> bool;
+}
+
+/// Where a checkout stands with its worker.
+enum Stage {
+    /// It has none and stands in no line.
+    Out,
+    Waiting,
+    Held(Lease),
+    /// `checkout_done` runs in the worker.
+    Releasing {
+        lease: Lease,
+        until: Instant,
+    },
+    /// The worker's end is closed; how it ended is being found out.
+    Mourning {
+        lease: Lease,
+        unread: bool,
+        until: Instant,
+    },
+}
+
+/// Writes a message behind what is in the buffer, within the limit.
+pub(super) type Encode<'a> = &'a mut dyn FnMut(&mut Vec<u8>, usize) -> Result<(), PayloadError>;
+
+/// One checkout at work.
+pub(super) struct Session {
+    desk: Arc<Desk>,
+    claim: Arc<Claim>,
+    terms: Terms,
+    stage: Stage,
+    calls: Calls,
+    alarm: Alarm,
+    fault: Option<Fault>,
+    /// Number of the last mark that was sent; an older one belongs to a fault that was settled early.
+    last_fence: u64,
+    /// What ended this checkout for good.
+    fatal: Option<Failure>,
+    /// What the first call will be answered with: it came too late to find a call to answer.
+    refusal: Option<Failure>,
+    /// Errors of the current lease that requesters have seen.
+    errors_seen: u32,
+    /// Whether the worker holds what an error left in doubt.
+    in_doubt: bool,
+    /// Whether the worker has answered anything in the current lease.
+    heard: bool,
+    /// What was written to a worker that ended before it read it.
+    unread: Option<Outbox>,
+    held_since: Instant,
+    /// How long the call that runs had waited.
+    waited: Duration,
+    /// Whether the pool is stopping: what is queued may run, nothing new is taken.
+    closing: bool,
+}
+
+impl Session {
+    /// Joins the line.
+    pub(super) fn start(desk: Arc<Desk>, terms: Terms) -> SessionSeed {
+        let claim = desk.ask();
+        SessionSeed { desk, claim, terms, planted: false }
+    }
+
+    /// Takes in one call.
+    pub(super) fn submit(&mut self, call: Call, encode: Encode<'_>, around: &mut dyn Surroundings) {
+        if let Some(fatal) = &self.fatal {
+            return self.answer(&call, fatal.clone());
+        }
+        if let Some(fault) = &mut self.fault {
+            return fault.clear(call);
+        }
+        if self.closing {
+            let stopped = self.desk.stopped();
+            return self.answer(&call, stopped);
+        }
+        if matches!(self.stage, Stage::Out) && self.refusal.is_none() {
+            self.ask(Desk::ask);
+        }
+        let now = Instant::now();
+        if self.may_write() && !self.calls.has_queued() {
+            return self.write(call, encode, now);
+        }
+        let mut payload = Vec::new();
+        match encode(&mut payload, self.desk.options.max_payload) {
+            Ok(()) => {
+                self.calls.queue(Queued { call, payload }, now);
+                self.claim.has_call.store(true, Ordering::Relaxed);
+            }
+            Err(problem) => self.refuse_payload(&call, &problem),
+        }
+        if let Some(refusal) = self.refusal.take() {
+            self.refused(refusal, around);
+        }
+    }
+
+    /// Does whatever can be done now; ready once nothing will ever be left to do.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, around: &mut dyn Surroundings) -> Poll<()> {
+        self.claim.wake_with(cx.waker());
+        loop {
+            if let Some(news) = self.claim.take_news() {
+                self.take_in(news, around);
+                continue;
+            }
+            self.write_queued();
+            if self.exchange(cx, around) || self.watch_clock(cx, around) {
+                continue;
+            }
+            if !self.leave_if_done(around) {
+                break;
+            }
+        }
+        if matches!(self.stage, Stage::Out)
+            && !around.is_connected()
+            && self.calls.is_empty()
+            && self.fault.is_none()
+        {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Ends this checkout: everything unanswered is answered with the reason, and its worker is killed.
+    pub(super) fn abort(&mut self, reason: &str) {
+        let aborted = Failure::of(FailureKind::Aborted, reason).in_pool(&self.desk.options.name);
+        self.settle_fault();
+        for call in self.calls.clear() {
+            self.answer(&call, aborted.clone());
+        }
+        self.lose_worker(Reason::Aborted);
+        self.fatal.get_or_insert(aborted);
+    }
+
+    fn ask(&mut self, ask: fn(&Arc<Desk>) -> Arc<Claim>) {
+        self.claim = ask(&self.desk);
+        self.claim.has_call.store(!self.calls.is_empty(), Ordering::Relaxed);
+        self.stage = Stage::Waiting;
+    }
+
+    fn take_in(&mut self, news: News, around: &mut dyn Surroundings) {
+        if let Some(lease) = news.lease {
+            self.granted(lease);
+        }
+        self.closing |= news.closing || news.stopped;
+        if let Some(refusal) = news.refusal {
+            self.stage = Stage::Out;
+            self.refused(refusal, around);
+        }
+        if let Some(obituary) = news.obituary {
+            self.bury(obituary, around);
+        }
+        if news.stopped {
+            let stopped = self.desk.stopped();
+            for call in self.calls.clear() {
+                self.answer(&call, stopped.clone());
+            }
+            self.lose_worker(Reason::PoolEnds);
+        }
+    }
+
+    fn granted(&mut self, mut lease: Lease) {
+        self.held_since = Instant::now();
+        self.errors_seen = 0;
+        self.in_doubt = false;
+        self.heard = false;
+        let settled = lease.channel().is_some_and(|channel| {
+            if let Some(unread) = self.unread.take() {
+                *channel.outbox() = unread;
+            }
+            channel.outbox().keep_sent();
+            channel.settle_here().is_ok()
+        });
+        self.stage = Stage::Held(lease);
+        if !settled {
+            // Out of descriptors for the reactor, say: the worker is of no use to us.
+            self.lose_worker(Reason::Broken);
+            self.calls.forget_pipe();
+            self.ask(Desk::ask_again);
+        }
+    }
+
+    /// Until the worker has answered once, one call at a time is written: a worker that was dead when it was
+    /// granted has not read it then, and another can be given the same.
+    fn may_write(&self) -> bool {
+        matches!(self.stage, Stage::Held(_)) && self.calls.may_write(!self.heard)
+    }
+
+    fn write_queued(&mut self) {
+        while self.calls.has_queued() && self.may_write() && self.fault.is_none() {
+            let Some(Queued { call, payload }) = self.calls.next_to_write() else {
+                return;
+            };
+            let mut copy = |out: &mut Vec<u8>, _: usize| {
+                out.extend_from_slice(&payload);
+                Ok(())
+            };
+            self.write(call, &mut copy, Instant::now());
+        }
+    }
+
+    fn write(&mut self, call: Call, encode: Encode<'_>, now: Instant) {
+        let Stage::Held(lease) = &mut self.stage else { return };
+        let Some(channel) = lease.channel() else { return };
+        let header = ToWorker::Call(CallHeader {
+            id: self.calls.next_id(),
+            method: call.method,
+            errors_seen: self.errors_seen,
+            last: self.terms.single,
+            limit: self.calls.limit_when_running(&call, now),
+        });
+        let max_payload = self.desk.options.max_payload;
+        let out = channel.outbox().buffer();
+        let before = out.len();
+        match frame::append_with(out, &header, |out| encode(out, max_payload)) {
+            Ok(()) => {
+                let bytes = out.len() - before;
+                if self.calls.open() == 0 {
+                    self.waited = self.calls.wait(now);
+                    self.desk.totals.waited(self.waited);
+                }
+                self.calls.wrote(call, bytes, now);
+            }
+            Err(problem) => self.refuse_payload(&call, &problem),
+        }
+    }
+
+    /// Moves bytes and handles what arrived; whether anything did.
+    fn exchange(&mut self, cx: &mut Context<'_>, around: &mut dyn Surroundings) -> bool {
+        let (Stage::Held(lease) | Stage::Releasing { lease, .. }) = &mut self.stage else {
+            return false;
+        };
+        let Some(channel) = lease.channel() else { return false };
+        // A write that cannot go on is woken by the reactor; it is the reads that tell how the peer is.
+        let _ = channel.poll_flush(cx);
+        match channel.poll_fill(cx) {
+            Poll::Ready(arrived) => self.arrived(arrived, around),
+            Poll::Pending => false,
+        }
+    }
+
+    fn arrived(&mut self, arrived: Arrived, around: &mut dyn Surroundings) -> bool {
+        match arrived {
+            Arrived::Some => self.take_replies(around),
+            Arrived::Nothing => return false,
+            Arrived::End { unread } => self.mourn(unread),
+        }
+        true
+    }
+
+    fn mourn(&mut self, unread: bool) {
+        match std::mem::replace(&mut self.stage, Stage::Out) {
+            Stage::Held(lease) | Stage::Releasing { lease, .. } => {
+                let until = Instant::now() + OBITUARY_PATIENCE;
+                self.stage = Stage::Mourning { lease, unread, until };
+            }
+            other => self.stage = other,
+        }
+    }
+
+    /// The worker is known to be dead: what it still said is read, then what it left unanswered is settled.
+    fn bury(&mut self, obituary: Obituary, around: &mut dyn Surroundings) {
+        while let Stage::Held(lease) | Stage::Releasing { lease, .. } = &mut self.stage {
+            let arrived = lease.channel().map_or(Arrived::Nothing, |channel| channel.fill_now());
+            if !self.arrived(arrived, around) {
+                // Something it forked keeps its channel open, but nobody will answer on it.
+                self.mourn(false);
+            }
+        }
+        if let Stage::Mourning { lease, unread, .. } = std::mem::replace(&mut self.stage, Stage::Out) {
+            self.lost(lease, unread, Some(obituary), around);
+        }
+    }
+
+    /// The worker ended by itself, or closed its channel.
+    fn lost(
+        &mut self,
+        lease: Lease,
+        unread: bool,
+        obituary: Option<Obituary>,
+        around: &mut dyn Surroundings,
+    ) {
+        let (number, pid) = (lease.worker.number, lease.worker.pid);
+        let channel = lease.kill(Reason::Broken);
+        let untouched = !self.heard && (self.calls.open() == 0 || unread);
+        if self.calls.is_empty() && (untouched || !around.is_connected()) {
+            // It had nothing to do, so nothing is lost.
+            self.calls.forget_pipe();
+            return self.continue_untouched(around);
+        }
+        if untouched {
+            if let Some(mut channel) = channel.filter(|_| self.calls.open() > 0) {
+                channel.outbox().rewind();
+                self.unread = Some(std::mem::take(channel.outbox()));
+            }
+            return self.ask(Desk::ask_again);
+        }
+        let died = match obituary {
+            Some(obituary) => obituary.note_in(Failure::of(FailureKind::Died, "")),
+            None => Failure::of(FailureKind::Died, "it closed its channel, and was killed"),
+        };
+        self.fatal_fault(died.on_worker(number, Some(pid)), around);
+    }
+
+    fn continue_untouched(&mut self, around: &mut dyn Surroundings) {
+        if around.is_connected() && !self.closing {
+            self.ask(Desk::ask_again);
+        }
+    }
+
+    /// Kills the worker, if there is one, and leaves the line, if in one.
+    fn lose_worker(&mut self, reason: Reason) {
+        match std::mem::replace(&mut self.stage, Stage::Out) {
+            Stage::Out => {}
+            Stage::Waiting => drop(self.desk.cancel(&self.claim)),
+            Stage::Held(lease) | Stage::Releasing { lease, .. } | Stage::Mourning { lease, .. } => {
+                drop(lease.kill(reason));
+            }
+        }
+        self.calls.forget_pipe();
+        self.unread = None;
+    }
+
+    /// Gives the worker back once nobody can use it any more; whether anything changed.
+    fn leave_if_done(&mut self, around: &mut dyn Surroundings) -> bool {
+        let wanted = around.is_connected() && !self.closing;
+        if wanted || !self.calls.is_empty() || self.fault.is_some() {
+            return false;
+        }
+        match std::mem::replace(&mut self.stage, Stage::Out) {
+            Stage::Waiting => drop(self.desk.cancel(&self.claim)),
+            Stage::Held(lease) if self.in_doubt => drop(lease.kill(Reason::InDoubt)),
+            Stage::Held(mut lease) => {
+                if let Some(channel) = lease.channel() {
+                    frame::append(channel.outbox().buffer(), &ToWorker::Release);
+                }
+                self.stage = self.releasing(lease);
+            }
+            other => {
+                self.stage = other;
+                return false;
+            }
+        }
+        true
+    }
+
+    fn releasing(&self, lease: Lease) -> Stage {
+        let patience = self.terms.timeout.unwrap_or(RELEASE_PATIENCE);
+        Stage::Releasing { lease, until: Instant::now() + patience }
+    }
+}
+
+impl std::fmt::Debug for SessionSeed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionSeed").field("terms", &self.terms).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // A lease that is held is given up by its own drop; one that was granted and not yet taken is not.
+        if matches!(self.stage, Stage::Waiting) {
+            drop(self.desk.cancel(&self.claim));
+        }
+    }
+}
+
+/// A session that has joined the line and not yet begun to run; it may move to another thread.
+pub(super) struct SessionSeed {
+    desk: Arc<Desk>,
+    claim: Arc<Claim>,
+    terms: Terms,
+    planted: bool,
+}
+
+impl SessionSeed {
+    /// Begins the session on this thread.
+    pub(super) fn plant(mut self) -> Session {
+        self.planted = true;
+        Session {
+            desk: self.desk.clone(),
+            claim: self.claim.clone(),
+            terms: self.terms,
+            stage: Stage::Waiting,
+            calls: Calls::default(),
+            alarm: Alarm::default(),
+            fault: None,
+            last_fence: 0,
+            fatal: None,
+            refusal: None,
+            errors_seen: 0,
+            in_doubt: false,
+            heard: false,
+            unread: None,
+            held_since: Instant::now(),
+            waited: Duration::ZERO,
+            closing: false,
+        }
+    }
+}
+
+impl Drop for SessionSeed {
+    fn drop(&mut self) {
+        if !self.planted {
+            drop(self.desk.cancel(&self.claim));
+        }
+    }
+}

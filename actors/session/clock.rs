@@ -1,0 +1,144 @@
+//! The clocks of a checkout: one alarm, set for whatever is due first.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use actix_rt::time::{Sleep, sleep_until};
+
+use super::{Arrived, Session, Stage, Surroundings};
+use crate::actors::life::Reason;
+use crate::failure::{Failure, FailureKind, Phase};
+
+/// A timer that is only set when it would ring too late, so that a call costs none.
+///
+/// Most calls are answered long before their limit: moving the timer for each would cost more than letting it
+/// ring once in a while for nothing.
+#[derive(Default)]
+pub(super) struct Alarm {
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Alarm {
+    /// Whether `due` has come; the task is woken when it has.
+    fn poll(&mut self, due: Instant, cx: &mut Context<'_>) -> bool {
+        loop {
+            let timer = match &mut self.timer {
+                Some(timer) if timer.deadline().into_std() <= due => timer,
+                Some(timer) => {
+                    timer.as_mut().reset(due.into());
+                    timer
+                }
+                None => self.timer.insert(Box::pin(sleep_until(due.into()))),
+            };
+            if timer.as_mut().poll(cx) == Poll::Pending {
+                return false;
+            }
+            if Instant::now() >= due {
+                self.timer = None;
+                return true;
+            }
+            timer.as_mut().reset(due.into());
+        }
+    }
+}
+
+use std::future::Future;
+
+/// What a clock that ran out stands for.
+enum Due {
+    /// The first call's own limit.
+    Call(Duration),
+    /// The limit on the wait for a worker.
+    Wait(Duration),
+    /// `checkout_done` takes too long.
+    Release,
+    /// The worker's end is closed, and nobody has told of its death: it lives.
+    Mourning,
+}
+
+impl Session {
+    /// Fires what is due; whether anything was.
+    pub(super) fn watch_clock(&mut self, cx: &mut Context<'_>, around: &mut dyn Surroundings) -> bool {
+        let Some((at, _)) = self.next_due() else {
+            return false;
+        };
+        if !self.alarm.poll(at, cx) {
+            return false;
+        }
+        // What is readable by now wins over the clock, also where the reactor has not come to say so.
+        if let Stage::Held(lease) | Stage::Releasing { lease, .. } = &mut self.stage {
+            let arrived = lease.channel().map_or(Arrived::Nothing, |channel| channel.fill_now());
+            if self.arrived(arrived, around) {
+                return true;
+            }
+        }
+        if let Some(news) = self.claim.take_news() {
+            self.take_in(news, around);
+            return true;
+        }
+        if let Some((_, due)) = self.next_due().filter(|(at, _)| *at <= Instant::now()) {
+            self.fire(due, around);
+        }
+        true
+    }
+
+    fn next_due(&self) -> Option<(Instant, Due)> {
+        match &self.stage {
+            Stage::Releasing { until, .. } => return Some((*until, Due::Release)),
+            Stage::Mourning { until, .. } => return Some((*until, Due::Mourning)),
+            Stage::Out | Stage::Waiting | Stage::Held(_) => {}
+        }
+        let (call, since) = self.calls.first()?;
+        let waiting = matches!(self.stage, Stage::Waiting);
+        let wait = self.terms.wait_timeout.filter(|_| waiting).map(|limit| (limit, Due::Wait(limit)));
+        let own = call.limit.map(|limit| (limit, Due::Call(limit)));
+        let first = [own, wait].into_iter().flatten().min_by_key(|(limit, _)| *limit)?;
+        Some((since.checked_add(first.0)?, first.1))
+    }
+
+    fn fire(&mut self, due: Due, around: &mut dyn Surroundings) {
+        match due {
+            Due::Call(limit) | Due::Wait(limit) => self.time_out(limit, around),
+            Due::Release => self.lose_worker(Reason::TimedOut),
+            Due::Mourning => self.bury_alive(around),
+        }
+    }
+
+    fn time_out(&mut self, limit: Duration, around: &mut dyn Surroundings) {
+        let failure = match std::mem::replace(&mut self.stage, Stage::Out) {
+            Stage::Held(lease) => {
+                let (number, pid) = (lease.worker.number, lease.worker.pid);
+                drop(lease.kill(Reason::TimedOut));
+                let failure = Failure::of(FailureKind::Timeout, "");
+                failure.in_phase(Phase::Running).on_worker(number, Some(pid))
+            }
+            other => {
+                self.stage = other;
+                let failure = self.failed_wait();
+                self.lose_worker(Reason::TimedOut);
+                failure
+            }
+        };
+        self.fatal_fault(failure.at_limit(limit), around);
+    }
+
+    /// Why no worker came, as far as the desk knows.
+    fn failed_wait(&mut self) -> Failure {
+        let waited = self.desk.cancel(&self.claim);
+        if let Some(outage) = waited.outage {
+            return Failure::of(FailureKind::NoServer, "").with_chain(&[outage]);
+        }
+        let failure = Failure::of(FailureKind::Timeout, "").in_phase(waited.phase);
+        match waited.trouble {
+            Some(trouble) => failure.because_of(trouble),
+            None => failure,
+        }
+    }
+
+    fn bury_alive(&mut self, around: &mut dyn Surroundings) {
+        if let Stage::Mourning { lease, unread, .. } = std::mem::replace(&mut self.stage, Stage::Out) {
+            self.lost(lease, unread, None, around);
+        }
+    }
+}

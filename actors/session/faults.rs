@@ -1,0 +1,175 @@
+//! What happens to a checkout when a call fails: who is told what, and when.
+//!
+//! An error clears the calls behind it, and behind means sent before the caller could know of the error. Calls
+//! that were sent by then may still lie in the mailbox. So the checkout sends a mark, a fence, through its own
+//! mailbox and tells nobody before it has come back: what arrived ahead of it was sent before. Calls that were
+//! sent between the mark and its return are behind the error, too, so the mark goes round until none comes in
+//! between; in the usual case once.
+
+use super::{Call, PayloadError, Session, Surroundings};
+use crate::failure::{Failure, FailureKind};
+
+/// What a call is told.
+enum Verdict {
+    /// The result its slot keeps.
+    Kept,
+    Failure(Failure),
+}
+
+/// An error that was taken in and not yet told.
+pub(super) struct Fault {
+    verdicts: Vec<(Call, Verdict)>,
+    /// The source that cleared calls name.
+    cause: Option<Failure>,
+    /// Whether the mark goes round until no call comes in between.
+    patient: bool,
+    /// Whether a call came in since the mark was sent.
+    disturbed: bool,
+    fatal: Option<Failure>,
+}
+
+impl Fault {
+    /// Clears a call that was sent before the error was told.
+    pub(super) fn clear(&mut self, call: Call) {
+        self.disturbed = true;
+        self.verdicts.push((call, Verdict::Failure(cleared(self.cause.clone()))));
+    }
+}
+
+fn cleared(cause: Option<Failure>) -> Failure {
+    let cleared = Failure::of(FailureKind::Cleared, "");
+    match cause {
+        Some(cause) => cleared.because_of(cause),
+        None => cleared,
+    }
+}
+
+impl Session {
+    /// A call's own error: its slot keeps the handler's `Err`, or gets a failure.
+    pub(super) fn error(&mut self, call: Call, failure: Option<Failure>, around: &mut dyn Surroundings) {
+        self.errors_seen += 1;
+        let verdict = failure.map_or(Verdict::Kept, Verdict::Failure);
+        self.raise(Some((call, verdict)), None, None, around);
+    }
+
+    /// The first call in the queue could not be run, and those behind it are cleared.
+    pub(super) fn first_fails(&mut self, failure: Failure, around: &mut dyn Surroundings) {
+        let mut calls = self.calls.clear().into_iter();
+        let first = calls.next().map(|call| (call, Verdict::Failure(failure.clone())));
+        self.raise_with(first, calls.collect(), Some(failure), None, around);
+    }
+
+    /// What ends the checkout for good: the call that ran is told, those behind it are cleared, and every later
+    /// one is told the same.
+    pub(super) fn fatal_fault(&mut self, failure: Failure, around: &mut dyn Surroundings) {
+        let failure = failure.in_pool(&self.desk.options.name);
+        let times =
+            self.calls.first().map(|(call, since)| (call.name, since.elapsed(), self.calls.open() > 0));
+        let failure = match times {
+            Some((name, elapsed, true)) => failure.during(name).after(self.waited, Some(elapsed)),
+            Some((name, elapsed, false)) => failure.during(name).after(elapsed, None),
+            None => failure,
+        };
+        let mut calls = self.calls.clear().into_iter();
+        self.calls.forget_pipe();
+        let first = calls.next().map(|call| (call, Verdict::Failure(failure.clone())));
+        self.raise_with(first, calls.collect(), Some(failure.clone()), Some(failure), around);
+    }
+
+    fn raise(
+        &mut self,
+        first: Option<(Call, Verdict)>,
+        cause: Option<Failure>,
+        fatal: Option<Failure>,
+        around: &mut dyn Surroundings,
+    ) {
+        let behind = self.calls.clear();
+        self.raise_with(first, behind, cause, fatal, around);
+    }
+
+    fn raise_with(
+        &mut self,
+        first: Option<(Call, Verdict)>,
+        behind: Vec<Call>,
+        cause: Option<Failure>,
+        fatal: Option<Failure>,
+        around: &mut dyn Surroundings,
+    ) {
+        // An error that follows another cannot be told first.
+        self.settle_fault();
+        // For a call that was sent and forgotten, behind means: sent before its reply was taken in, which is now.
+        let patient = first.as_ref().is_some_and(|(call, _)| call.slot.is_awaited());
+        let mut fault =
+            Fault { verdicts: first.into_iter().collect(), cause, patient, disturbed: false, fatal };
+        behind.into_iter().for_each(|call| fault.clear(call));
+        fault.disturbed = false;
+        self.fault = Some(fault);
+        self.send_fence(around);
+    }
+
+    fn send_fence(&mut self, around: &mut dyn Surroundings) {
+        self.last_fence += 1;
+        if !around.send_fence(self.last_fence) {
+            self.settle_fault();
+        }
+    }
+
+    /// The mark has come back.
+    pub(in crate::actors) fn fence_passed(&mut self, number: u64, around: &mut dyn Surroundings) {
+        let Some(fault) = self.fault.as_mut().filter(|_| number == self.last_fence) else {
+            return;
+        };
+        if fault.patient && std::mem::take(&mut fault.disturbed) {
+            self.send_fence(around);
+        } else {
+            self.settle_fault();
+        }
+    }
+
+    /// Tells everybody what they are to be told.
+    pub(super) fn settle_fault(&mut self) {
+        let Some(fault) = self.fault.take() else {
+            return;
+        };
+        self.fatal = self.fatal.take().or(fault.fatal);
+        for (call, verdict) in fault.verdicts {
+            match verdict {
+                Verdict::Kept => {
+                    self.desk.totals.failed();
+                    call.slot.deliver();
+                }
+                Verdict::Failure(failure) => self.answer(&call, failure),
+            }
+        }
+    }
+
+    /// Answers one call with a failure.
+    pub(super) fn answer(&self, call: &Call, failure: Failure) {
+        self.desk.totals.answered_with(failure.kind());
+        let failure = match failure.call() {
+            None => failure.in_pool(&self.desk.options.name).during(call.name),
+            Some(_) => failure,
+        };
+        call.slot.fail(failure);
+    }
+
+    pub(super) fn refuse_payload(&self, call: &Call, problem: &PayloadError) {
+        let text = format!("{}: {problem}", call.name);
+        self.answer(call, Failure::of(FailureKind::Payload, text));
+    }
+
+    /// The desk will not give this checkout a worker, for now or for good.
+    pub(super) fn refused(&mut self, refusal: Failure, around: &mut dyn Surroundings) {
+        match refusal.kind() {
+            FailureKind::Stopped => {
+                self.closing = true;
+                for call in self.calls.clear() {
+                    self.answer(&call, refusal.clone());
+                }
+            }
+            FailureKind::Setup if self.calls.is_empty() => self.ask(super::Desk::ask_again),
+            _ if self.calls.is_empty() => self.refusal = Some(refusal),
+            _ => self.first_fails(refusal, around),
+        }
+    }
+}

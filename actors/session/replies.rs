@@ -1,0 +1,176 @@
+//! What a worker says, which nobody here takes its word for.
+
+use std::time::Instant;
+
+use super::{Call, Session, Stage, Surroundings};
+use crate::actors::calls::Due;
+use crate::actors::ledger::Facts;
+use crate::actors::life::Reason;
+use crate::failure::{Failure, FailureKind, PanicReport};
+use crate::wire::frame;
+use crate::wire::work::{FromWorker, Outcome, Released, Reply};
+
+/// What one frame asks for, once the buffer it lies in is given up.
+enum Said {
+    Reply(Reply, Option<Decoded>),
+    Released(Released),
+    Nonsense(String),
+}
+
+/// The call a reply belongs to, and how the decoding of its result went.
+struct Decoded {
+    call: Call,
+    problem: Option<frame::PayloadError>,
+}
+
+impl Session {
+    /// Handles every whole frame that has arrived.
+    pub(super) fn take_replies(&mut self, around: &mut dyn Surroundings) {
+        while let Some(said) = self.next_said() {
+            match said {
+                Said::Reply(reply, decoded) => self.replied(reply, decoded, around),
+                Said::Released(released) => self.was_released(released, around),
+                Said::Nonsense(what) => self.broke_protocol(&what, around),
+            }
+        }
+    }
+
+    /// Takes the next frame; a result is decoded where it lies.
+    fn next_said(&mut self) -> Option<Said> {
+        let (Stage::Held(lease) | Stage::Releasing { lease, .. }) = &mut self.stage else {
+            return None;
+        };
+        let body = match lease.channel()?.next() {
+            Ok(body) => body?,
+            Err(error) => return Some(Said::Nonsense(error.to_string())),
+        };
+        let reply = match frame::split(body) {
+            Ok((FromWorker::Reply(reply), payload)) => (reply, payload),
+            Ok((FromWorker::Released(released), [])) => return Some(Said::Released(released)),
+            Ok(_) => return Some(Said::Nonsense("it said what is out of turn".to_owned())),
+            Err(error) => return Some(Said::Nonsense(error.to_string())),
+        };
+        let (reply, payload) = reply;
+        let now = Instant::now();
+        let ran = self.calls.wait(now);
+        let decoded = match self.calls.answered(reply.id, now) {
+            None => return Some(Said::Nonsense(format!("it answered call {}, which is not due", reply.id))),
+            Some(Due::Ghost) => None,
+            Some(Due::Call(call)) => {
+                let waited = std::mem::take(&mut self.waited);
+                self.desk.totals.ran(ran.saturating_sub(waited));
+                let has_result = matches!(reply.outcome, Outcome::Done | Outcome::Failed);
+                let problem = has_result.then(|| call.slot.decode(payload).err()).flatten();
+                Some(Decoded { call, problem })
+            }
+        };
+        Some(Said::Reply(reply, decoded))
+    }
+
+    fn replied(&mut self, reply: Reply, decoded: Option<Decoded>, around: &mut dyn Surroundings) {
+        self.confirm();
+        if self.terms.single {
+            self.await_release();
+        }
+        let Some(Decoded { call, problem }) = decoded else {
+            if reply.outcome != Outcome::Cleared {
+                self.broke_protocol("it ran a call that it was to clear", around);
+            }
+            return;
+        };
+        if call.slot.is_abandoned() {
+            self.desk.totals.unheard();
+        }
+        let failed = matches!(reply.outcome, Outcome::Failed | Outcome::Payload { error: true, .. });
+        // A single call holds nothing that an error could leave in doubt.
+        let keep = self.terms.single || self.terms.keep_after_error || reply.keep;
+        self.in_doubt |= failed && !keep;
+        let problem = problem.map(|problem| self.payload_failure(&call, &problem.to_string()));
+        match (reply.outcome, problem) {
+            (Outcome::Done, None) => {
+                self.desk.totals.succeeded();
+                call.slot.deliver();
+            }
+            (Outcome::Done, Some(failure)) => self.answer(&call, failure),
+            (Outcome::Failed, failure) => self.error(call, failure, around),
+            (Outcome::Payload { text, error }, _) => {
+                let failure = self.payload_failure(&call, &text);
+                if error {
+                    self.error(call, Some(failure), around);
+                } else {
+                    self.answer(&call, failure);
+                }
+            }
+            (Outcome::Panicked(report), _) => self.panicked(call, report, around),
+            (Outcome::Cleared, _) => {
+                self.calls.put_back(call);
+                self.broke_protocol("it cleared a call that it was to run", around);
+            }
+        }
+    }
+
+    /// The worker has read what was written, so nobody else will have to.
+    fn confirm(&mut self) {
+        if !self.heard
+            && let Stage::Held(lease) = &mut self.stage
+            && let Some(channel) = lease.channel()
+        {
+            channel.outbox().confirm();
+            self.heard = true;
+        }
+    }
+
+    /// A single call's worker releases itself.
+    fn await_release(&mut self) {
+        match std::mem::replace(&mut self.stage, Stage::Out) {
+            Stage::Held(lease) => self.stage = self.releasing(lease),
+            other => self.stage = other,
+        }
+    }
+
+    fn payload_failure(&self, call: &Call, text: &str) -> Failure {
+        Failure::of(FailureKind::Payload, format!("{}: {text}", call.name))
+    }
+
+    fn panicked(&mut self, call: Call, report: PanicReport, around: &mut dyn Surroundings) {
+        self.calls.put_back(call);
+        if let Some((number, pid)) = self.give_up(Reason::Panicked) {
+            let failure = Failure::of(FailureKind::Panic, "").with_panic(report);
+            self.fatal_fault(failure.on_worker(number, Some(pid)), around);
+        }
+    }
+
+    fn broke_protocol(&mut self, what: &str, around: &mut dyn Surroundings) {
+        if let Some((number, pid)) = self.give_up(Reason::Broken) {
+            let failure = Failure::of(FailureKind::Protocol, what);
+            self.fatal_fault(failure.on_worker(number, Some(pid)), around);
+        }
+    }
+
+    /// Kills the worker; returns who it was.
+    fn give_up(&mut self, reason: Reason) -> Option<(u64, u32)> {
+        match std::mem::replace(&mut self.stage, Stage::Out) {
+            Stage::Held(lease) | Stage::Releasing { lease, .. } | Stage::Mourning { lease, .. } => {
+                let who = (lease.worker.number, lease.worker.pid);
+                drop(lease.kill(reason));
+                Some(who)
+            }
+            other => {
+                self.stage = other;
+                None
+            }
+        }
+    }
+
+    fn was_released(&mut self, released: Released, around: &mut dyn Surroundings) {
+        let due = matches!(self.stage, Stage::Releasing { .. }) && self.calls.pipe_is_empty();
+        if !due {
+            return self.broke_protocol("it released itself out of turn", around);
+        }
+        let Stage::Releasing { lease, .. } = std::mem::replace(&mut self.stage, Stage::Out) else {
+            return;
+        };
+        self.desk.totals.held(self.held_since.elapsed());
+        lease.give_back(Facts { stop: released.stop, private_bytes: released.private_bytes });
+    }
+}

@@ -1,0 +1,361 @@
+//! The supervisor of a pool: it owns the fork server and the registry of worker processes.
+//!
+//! It forks what the ledger asks for, hands every birth and death to the process it concerns, starts a server
+//! that has died again, and takes everything down at the end. It never awaits a worker.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use actix::dev::OneshotSender;
+use actix::fut::{ActorFuture, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message};
+
+use super::claim::Obituary;
+use super::desk::Desk;
+use super::host_channel::HostChannel;
+use super::life::Reason;
+use super::server_link::{self, Launched, ServerLink};
+use super::worker_process::{self, Forked, Gone, Leave, Orphaned, WorkerProcess};
+use crate::failure::{Failure, FailureKind};
+use crate::sys::descriptors;
+use crate::sys::launch::ServerProcess;
+use crate::wire::control::{FromServer, ToServer};
+
+/// How long a server may take to end its workers and itself.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What it takes to start the pool's server.
+pub(super) struct Recipe {
+    pub(super) arguments: Vec<String>,
+    /// The first frame of the conversation.
+    pub(super) hello: Vec<u8>,
+    pub(super) fingerprint: u64,
+}
+
+/// The fork server, as the supervisor knows it.
+enum Server {
+    /// Launched, and to be spoken to once the supervisor runs.
+    Launched(Launched),
+    /// The preload runs; fork requests wait in the channel.
+    Starting(ServerLink),
+    Up(ServerLink),
+    /// There is none, and another attempt is due.
+    Down,
+    /// The pool is over.
+    Over,
+}
+
+impl Server {
+    fn link(&mut self) -> Option<&mut ServerLink> {
+        match self {
+            Server::Starting(link) | Server::Up(link) => Some(link),
+            Server::Launched(_) | Server::Down | Server::Over => None,
+        }
+    }
+}
+
+/// The owner of a pool's processes.
+pub(super) struct Supervisor {
+    desk: Arc<Desk>,
+    recipe: Recipe,
+    server: Server,
+    registry: HashMap<u64, Addr<WorkerProcess>>,
+    /// Workers that were asked for while there was no server.
+    unborn: Vec<u64>,
+    /// Servers that ended before they were up, since one was.
+    streak: u32,
+    /// Whoever waits for the end.
+    mourners: Vec<OneshotSender<()>>,
+    /// The task of the conversation, to be woken when there is something to say.
+    waker: Option<Waker>,
+}
+
+impl Supervisor {
+    pub(super) fn new(desk: Arc<Desk>, recipe: Recipe, launched: Launched) -> Self {
+        Supervisor {
+            desk,
+            recipe,
+            server: Server::Launched(launched),
+            registry: HashMap::new(),
+            unborn: Vec::new(),
+            streak: 0,
+            mourners: Vec::new(),
+            waker: None,
+        }
+    }
+
+    fn greet(&mut self, launched: Launched, ctx: &mut Context<Self>) {
+        match ServerLink::new(launched) {
+            Ok(mut link) => {
+                link.say_frame(self.recipe.hello.clone());
+                self.server = Server::Starting(link);
+                let unborn = std::mem::take(&mut self.unborn);
+                unborn.into_iter().for_each(|number| self.hire(number));
+                self.wake();
+            }
+            Err(error) => self.server_down(error.to_string(), ctx),
+        }
+    }
+
+    /// Has one worker forked.
+    fn hire(&mut self, number: u64) {
+        let Some(link) = self.server.link() else {
+            self.unborn.push(number);
+            return;
+        };
+        let pair = descriptors::socket_pair().map_err(std::io::Error::from);
+        let channel = pair
+            .and_then(|(ours, theirs)| Ok((HostChannel::new(ours, self.desk.options.max_payload)?, theirs)));
+        match channel {
+            Ok((channel, theirs)) => {
+                link.say(&ToServer::Fork { number }, Some(theirs));
+                let process = WorkerProcess::new(self.desk.clone(), number, self.recipe.fingerprint, channel);
+                self.registry.insert(number, process.start());
+            }
+            Err(error) => self.not_forked(number, &error.to_string()),
+        }
+    }
+
+    fn not_forked(&mut self, number: u64, reason: &str) {
+        tracing::warn!(target: "forkpool", pool = %self.desk.options.name, worker = number, reason,
+            "a worker could not be forked");
+        let failure = Failure::of(FailureKind::Setup, format!("failed to fork: {reason}"));
+        self.desk.set_trouble(failure.in_pool(&self.desk.options.name).on_worker(number, None));
+        match self.registry.remove(&number) {
+            Some(process) => process.do_send(Gone(Obituary::Unseen)),
+            None => self.desk.ended(number, Obituary::Unseen),
+        }
+    }
+
+    fn take_in(&mut self, message: FromServer, ctx: &mut Context<Self>) {
+        match message {
+            FromServer::Welcome => self.welcomed(),
+            FromServer::Refused { reason } => self.desk.set_outage(Some(reason)),
+            FromServer::PreloadFailed(report) => {
+                let failure = worker_process::setup_failure(&report);
+                self.desk.not_set_up(None, failure.in_pool(&self.desk.options.name));
+            }
+            FromServer::Forked { number, pid } => {
+                let handle = self.server.link().and_then(ServerLink::take_passed);
+                match (self.registry.get(&number), handle) {
+                    (Some(process), Some(handle)) => process.do_send(Forked { pid, handle }),
+                    // A server that tells of workers nobody asked for is not ours.
+                    _ => self.server_lost(ctx),
+                }
+            }
+            FromServer::NotForked { number, reason } => self.not_forked(number, &reason),
+            FromServer::Ended(ended) => {
+                if let Some(process) = self.registry.remove(&ended.number) {
+                    process.do_send(Gone(Obituary::Seen(ended)));
+                }
+            }
+        }
+    }
+
+    fn welcomed(&mut self) {
+        self.streak = 0;
+        self.desk.set_outage(None);
+        if let Server::Starting(link) = std::mem::replace(&mut self.server, Server::Down) {
+            tracing::debug!(target: "forkpool", pool = %self.desk.options.name, server = link.pid(), "fork server is up");
+            self.server = Server::Up(link);
+        }
+    }
+
+    /// The conversation has ended without our doing.
+    fn server_lost(&mut self, ctx: &mut Context<Self>) {
+        let before = std::mem::replace(&mut self.server, Server::Down);
+        let was_up = matches!(before, Server::Up(_));
+        if let Server::Starting(link) | Server::Up(link) = before {
+            let mut process = link.hang_up();
+            process.kill();
+        }
+        for process in self.registry.drain().map(|(_, process)| process) {
+            process.do_send(Orphaned);
+        }
+        let text = if was_up { "the fork server died" } else { "the fork server ended before it was ready" };
+        if was_up {
+            self.desk.set_outage(Some(text.to_owned()));
+            self.relaunch(ctx);
+        } else {
+            self.server_down(text.to_owned(), ctx);
+        }
+    }
+
+    /// There is no server, and there will be an attempt to start one after a while.
+    fn server_down(&mut self, why: String, ctx: &mut Context<Self>) {
+        self.streak = self.streak.saturating_add(1);
+        let wait = self.desk.options.restart.wait(self.streak, self.desk.chance());
+        tracing::warn!(target: "forkpool", pool = %self.desk.options.name, why, ?wait, "no fork server");
+        self.desk.set_outage(Some(why));
+        self.server = Server::Down;
+        ctx.run_later(wait, |supervisor, ctx| supervisor.relaunch(ctx));
+    }
+
+    fn relaunch(&mut self, ctx: &mut Context<Self>) {
+        if !matches!(self.server, Server::Down) || self.desk.is_drained() {
+            return;
+        }
+        match server_link::launch(&self.recipe.arguments) {
+            Ok(launched) => self.greet(launched, ctx),
+            Err(error) => self.server_down(format!("this program cannot be started again: {error}"), ctx),
+        }
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Once every worker is gone, the server is taken leave of, and whoever waits for the end is told.
+    fn end_if_drained(&mut self, ctx: &mut Context<Self>) {
+        if matches!(self.server, Server::Over) || !self.desk.is_drained() {
+            return;
+        }
+        let link = match std::mem::replace(&mut self.server, Server::Over) {
+            Server::Starting(link) | Server::Up(link) => Some(link),
+            Server::Launched(launched) => ServerLink::new(launched).ok(),
+            Server::Down | Server::Over => None,
+        };
+        let farewell = async move {
+            let process = link.map(ServerLink::hang_up);
+            if let Some(Ok(handle)) = process.as_ref().map(ServerProcess::handle) {
+                worker_process::ended(handle, FAREWELL).await;
+            }
+            // Dropping the process reaps it.
+            drop(process);
+        };
+        let end = farewell.into_actor(self).map(|(), supervisor, ctx| {
+            for mourner in supervisor.mourners.drain(..) {
+                // Whoever asked may have given up waiting.
+                let _ = mourner.send(());
+            }
+            ctx.stop();
+        });
+        ctx.spawn(end);
+    }
+}
+
+impl Actor for Supervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        if let Server::Launched(launched) = std::mem::replace(&mut self.server, Server::Down) {
+            self.greet(launched, ctx);
+        }
+        ctx.spawn(Conversation);
+    }
+}
+
+/// Talks with the fork server, whichever it is.
+struct Conversation;
+
+impl ActorFuture<Supervisor> for Conversation {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        supervisor: &mut Supervisor,
+        ctx: &mut Context<Supervisor>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        supervisor.waker = Some(task.waker().clone());
+        while let Some(link) = supervisor.server.link() {
+            // What cannot be written yet wakes this task when it can.
+            let _ = link.poll_flush(task);
+            match link.poll_next(task) {
+                Poll::Ready(Some(message)) => supervisor.take_in(message, ctx),
+                Poll::Ready(None) => supervisor.server_lost(ctx),
+                Poll::Pending => break,
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// Have these workers forked.
+pub(super) struct Hire(pub(super) Vec<u64>);
+
+impl Message for Hire {
+    type Result = ();
+}
+
+impl Handler<Hire> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Hire(numbers): Hire, _: &mut Self::Context) {
+        numbers.into_iter().for_each(|number| self.hire(number));
+    }
+}
+
+/// Have these workers end, which nobody holds.
+pub(super) struct Retire(pub(super) Vec<(u64, Reason)>);
+
+impl Message for Retire {
+    type Result = ();
+}
+
+impl Handler<Retire> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Retire(workers): Retire, ctx: &mut Self::Context) {
+        for (number, reason) in workers {
+            if let Some(at) = self.unborn.iter().position(|&unborn| unborn == number) {
+                self.unborn.swap_remove(at);
+                self.desk.ended(number, Obituary::Unseen);
+            } else if let Some(process) = self.registry.get(&number) {
+                process.do_send(Leave(reason));
+            }
+        }
+        self.end_if_drained(ctx);
+    }
+}
+
+/// Something may be due: at a time, or at once.
+pub(super) struct Attend {
+    pub(super) at: Option<Instant>,
+}
+
+impl Message for Attend {
+    type Result = ();
+}
+
+impl Handler<Attend> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Attend { at }: Attend, ctx: &mut Self::Context) {
+        if let Some(at) = at {
+            let wait = at.saturating_duration_since(Instant::now());
+            ctx.run_later(wait, |supervisor, _| supervisor.desk.tick());
+        }
+        self.end_if_drained(ctx);
+    }
+}
+
+/// End the pool: what is queued on held checkouts may finish for so long.
+pub(super) struct End {
+    pub(super) drain: Duration,
+    pub(super) done: OneshotSender<()>,
+}
+
+impl Message for End {
+    type Result = ();
+}
+
+impl Handler<End> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, End { drain, done }: End, ctx: &mut Self::Context) {
+        self.mourners.push(done);
+        self.desk.stop();
+        ctx.run_later(drain, |supervisor, _| {
+            supervisor.desk.stop_now();
+            // Also where whoever holds one does not come to do it.
+            supervisor.desk.living().iter().for_each(|worker| worker.kill());
+        });
+        self.end_if_drained(ctx);
+    }
+}

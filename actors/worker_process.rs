@@ -1,0 +1,313 @@
+//! The proxy of one worker process: from its being asked for to its obituary.
+
+use std::future::Future;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use actix::fut::ActorFuture;
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, SpawnHandle};
+use tokio::io::unix::AsyncFd;
+
+use super::claim::Obituary;
+use super::desk::Desk;
+use super::host_channel::{Arrived, HostChannel};
+use super::lease::Identity;
+use super::life::Reason;
+use crate::failure::{Failure, FailureKind};
+use crate::sys::reactor;
+use crate::wire::work::{FromWorker, Ready, SetupReport};
+use crate::wire::{LIBRARY, PROTOCOL, frame};
+
+/// How long a worker that was told to end may take before it is killed.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// One worker process.
+///
+/// It holds the channel until the set-up is done and lends it to the desk then; after that it only waits for
+/// the end.
+pub(super) struct WorkerProcess {
+    desk: Arc<Desk>,
+    number: u64,
+    fingerprint: u64,
+    identity: Option<Identity>,
+    stage: Stage,
+    setup_clock: Option<SpawnHandle>,
+}
+
+enum Stage {
+    /// Its set-up runs, or it is not even forked.
+    SettingUp(HostChannel),
+    /// It said that it is ready before the server said that it was forked.
+    ReadyUnforked(HostChannel),
+    /// The desk has its channel.
+    Lent,
+    /// It could not be set up, or is to end.
+    Ending,
+}
+
+impl WorkerProcess {
+    pub(super) fn new(desk: Arc<Desk>, number: u64, fingerprint: u64, channel: HostChannel) -> Self {
+        let stage = Stage::SettingUp(channel);
+        WorkerProcess { desk, number, fingerprint, identity: None, stage, setup_clock: None }
+    }
+
+    /// Takes in what the worker said while it was being set up; ready once there is nothing more to wait for.
+    fn poll_setup(&mut self, task: &mut TaskContext<'_>) -> Poll<()> {
+        while let Stage::SettingUp(channel) = &mut self.stage {
+            let arrived = std::task::ready!(channel.poll_fill(task));
+            if !self.take_in(arrived) {
+                // How it ended is told by the fork server.
+                return Poll::Ready(());
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Whether there may be more to come.
+    fn take_in(&mut self, arrived: Arrived) -> bool {
+        let Stage::SettingUp(channel) = &mut self.stage else {
+            return false;
+        };
+        if arrived != Arrived::Some {
+            return false;
+        }
+        let said = match channel.next() {
+            Ok(None) => return true,
+            Ok(Some(body)) => frame::whole::<FromWorker>(body).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match said {
+            Ok(FromWorker::Ready(ready)) => self.ready(&ready),
+            Ok(FromWorker::SetupFailed(report)) => self.fail(setup_failure(&report)),
+            Ok(_) => self.fail(Failure::of(FailureKind::Setup, "began with what is out of turn")),
+            Err(error) => self.fail(Failure::of(FailureKind::Setup, format!("said no message: {error}"))),
+        }
+        true
+    }
+
+    fn ready(&mut self, ready: &Ready) {
+        if ready.protocol != PROTOCOL || ready.library != LIBRARY || ready.fingerprint != self.fingerprint {
+            let text = format!(
+                "speaks protocol {} of forkpool {}, which is not protocol {PROTOCOL} of forkpool {LIBRARY} with \
+                 the same interface",
+                ready.protocol, ready.library
+            );
+            return self.fail(Failure::of(FailureKind::Setup, text));
+        }
+        if let Stage::SettingUp(channel) = std::mem::replace(&mut self.stage, Stage::Ending) {
+            self.stage = Stage::ReadyUnforked(channel);
+            self.lend();
+        }
+    }
+
+    /// Gives the desk the channel once both the worker and its server have told of it.
+    fn lend(&mut self) {
+        if self.identity.is_none() {
+            return;
+        }
+        match std::mem::replace(&mut self.stage, Stage::Lent) {
+            Stage::ReadyUnforked(channel) => self.desk.ready(self.number, channel),
+            other => self.stage = other,
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.stage = Stage::Ending;
+        let pid = self.identity.as_ref().map(|identity| identity.pid);
+        let failure = failure.in_pool(&self.desk.options.name).on_worker(self.number, pid);
+        self.desk.not_set_up(Some(self.number), failure);
+        self.kill();
+    }
+
+    fn kill(&self) {
+        if let Some(identity) = &self.identity {
+            identity.kill();
+        }
+    }
+
+    fn bury(&mut self, obituary: Obituary, ctx: &mut Context<Self>) {
+        // Why it ended may still lie in the channel.
+        while let Stage::SettingUp(channel) = &mut self.stage {
+            let arrived = channel.fill_now();
+            if !self.take_in(arrived) {
+                let ended = obituary.note_in(Failure::of(FailureKind::Setup, "ended its process"));
+                self.fail(ended);
+            }
+        }
+        self.desk.ended(self.number, obituary);
+        ctx.stop();
+    }
+
+    fn bound_setup(&mut self, ctx: &mut Context<Self>) {
+        let Some(limit) = self.desk.options.setup_timeout else {
+            return;
+        };
+        let clock = ctx.run_later(limit, move |process, _| {
+            if matches!(process.stage, Stage::SettingUp(_)) {
+                let text = format!("did not finish within setup_timeout, {limit:?}");
+                process.fail(Failure::of(FailureKind::Setup, text).at_limit(limit));
+            }
+        });
+        self.setup_clock = Some(clock);
+    }
+}
+
+/// What a failed set-up said, as a failure.
+pub(super) fn setup_failure(report: &SetupReport) -> Failure {
+    match report {
+        SetupReport::Error(error) => {
+            Failure::of(FailureKind::Setup, "returned an error").with_chain(error.chain())
+        }
+        SetupReport::Panic(report) => Failure::of(FailureKind::Setup, "panicked").with_panic(report.clone()),
+    }
+}
+
+impl Actor for WorkerProcess {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.spawn(SetupPump);
+    }
+}
+
+struct SetupPump;
+
+impl ActorFuture<WorkerProcess> for SetupPump {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        process: &mut WorkerProcess,
+        ctx: &mut Context<WorkerProcess>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        let polled = process.poll_setup(task);
+        if polled.is_ready()
+            && let Some(clock) = process.setup_clock.take()
+        {
+            ctx.cancel_future(clock);
+        }
+        polled
+    }
+}
+
+/// The fork server has forked it.
+pub(super) struct Forked {
+    pub(super) pid: u32,
+    pub(super) handle: OwnedFd,
+}
+
+impl Message for Forked {
+    type Result = ();
+}
+
+impl Handler<Forked> for WorkerProcess {
+    type Result = ();
+
+    fn handle(&mut self, Forked { pid, handle }: Forked, ctx: &mut Self::Context) {
+        let identity = Identity { number: self.number, pid, handle: Arc::new(handle) };
+        self.desk.born(identity.clone());
+        self.identity = Some(identity);
+        match self.stage {
+            Stage::SettingUp(_) => self.bound_setup(ctx),
+            Stage::ReadyUnforked(_) => self.lend(),
+            Stage::Lent => {}
+            Stage::Ending => self.kill(),
+        }
+    }
+}
+
+/// It is to end: nobody holds it.
+pub(super) struct Leave(pub(super) Reason);
+
+impl Message for Leave {
+    type Result = ();
+}
+
+impl Handler<Leave> for WorkerProcess {
+    type Result = ();
+
+    fn handle(&mut self, Leave(reason): Leave, ctx: &mut Self::Context) {
+        tracing::debug!(target: "forkpool", pool = %self.desk.options.name, worker = self.number, %reason,
+            "worker retires");
+        match self.stage {
+            // Without its channel, which the desk has dropped, it ends by itself.
+            Stage::Lent => {
+                ctx.run_later(FAREWELL, |process, _| process.kill());
+            }
+            Stage::SettingUp(_) | Stage::ReadyUnforked(_) | Stage::Ending => {
+                self.stage = Stage::Ending;
+                self.kill();
+            }
+        }
+    }
+}
+
+/// It is gone.
+pub(super) struct Gone(pub(super) Obituary);
+
+impl Message for Gone {
+    type Result = ();
+}
+
+impl Handler<Gone> for WorkerProcess {
+    type Result = ();
+
+    fn handle(&mut self, Gone(obituary): Gone, ctx: &mut Self::Context) {
+        self.bury(obituary, ctx);
+    }
+}
+
+/// Its fork server is gone; from now on it is watched from here.
+pub(super) struct Orphaned;
+
+impl Message for Orphaned {
+    type Result = ();
+}
+
+impl Handler<Orphaned> for WorkerProcess {
+    type Result = ();
+
+    fn handle(&mut self, Orphaned: Orphaned, ctx: &mut Self::Context) {
+        let handle =
+            self.identity.as_ref().and_then(|identity| identity.handle.as_fd().try_clone_to_owned().ok());
+        match handle.and_then(|handle| reactor::register(handle).ok()) {
+            Some(handle) => {
+                ctx.spawn(DeathWatch(handle));
+            }
+            // It was never born, or cannot be watched: without its channel it ends by itself.
+            None => {
+                self.kill();
+                self.bury(Obituary::Unseen, ctx);
+            }
+        }
+    }
+}
+
+/// Waits until a process that is nobody's child here has ended.
+struct DeathWatch(AsyncFd<OwnedFd>);
+
+impl ActorFuture<WorkerProcess> for DeathWatch {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        process: &mut WorkerProcess,
+        ctx: &mut Context<WorkerProcess>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        self.0.poll_read_ready(task).map(|_| process.bury(Obituary::Unseen, ctx))
+    }
+}
+
+/// Waits until a process has ended, for at most `patience`.
+pub(super) async fn ended(handle: OwnedFd, patience: Duration) {
+    if let Ok(handle) = reactor::register(handle) {
+        let readable = std::pin::pin!(handle.readable());
+        // Whether it ended or not, whoever called looks for themselves.
+        let _ = actix_rt::time::timeout(patience, readable as Pin<&mut dyn Future<Output = _>>).await;
+    }
+}

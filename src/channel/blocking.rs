@@ -1,0 +1,89 @@
+//! The worker's end: it waits for the next frame, and it waits until its answer is written.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::buffers::{Inbox, Outbox};
+use crate::sys::{Errno, descriptors};
+use crate::wire::frame;
+
+/// What a blocking end reads from and writes to: a socket, or a script in a test.
+pub(crate) trait Link {
+    /// Appends what has arrived, waiting for at least one byte; 0 is the end.
+    fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize>;
+    /// Writes some of the bytes, waiting for room.
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+impl Link for OwnedFd {
+    fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+        descriptors::receive(self.as_fd(), bytes).map_err(io::Error::from)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        descriptors::send(self.as_fd(), bytes).map_err(io::Error::from)
+    }
+}
+
+/// One end of a pipe whose owner has nothing else to do.
+pub(crate) struct BlockingEnd<L> {
+    link: L,
+    inbox: Inbox,
+    outbox: Outbox,
+    limit: usize,
+}
+
+impl<L: Link> BlockingEnd<L> {
+    pub(crate) fn new(link: L, limit: usize) -> Self {
+        BlockingEnd { link, inbox: Inbox::default(), outbox: Outbox::default(), limit }
+    }
+
+    /// Waits until the inbox holds a whole frame; `false` at the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// What the link said, or `InvalidData` for bytes that are no frame. The end is of no use then.
+    pub(crate) fn next(&mut self) -> io::Result<Option<(&[u8], &mut Vec<u8>)>> {
+        // Two steps, since a borrow that is returned from a loop would last through all of it.
+        while !self.inbox.holds_frame(self.limit).map_err(invalid)? {
+            let (read, _) = self.inbox.fill(|buffer| self.link.receive(buffer))?;
+            if read == 0 {
+                return Ok(None);
+            }
+        }
+        let body = self.inbox.next(self.limit).map_err(invalid)?;
+        Ok(body.map(|body| (body, self.outbox.buffer())))
+    }
+
+    /// What is read from and written to.
+    #[cfg(test)]
+    pub(crate) fn link(&self) -> &L {
+        &self.link
+    }
+
+    /// Where the next frame to be said is appended.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        self.outbox.buffer()
+    }
+
+    /// Writes all that was said.
+    ///
+    /// # Errors
+    ///
+    /// What the link said; the end is of no use then.
+    pub(crate) fn flush(&mut self) -> io::Result<()> {
+        while !self.outbox.is_empty() {
+            match self.link.send(self.outbox.unsent()) {
+                Ok(0) => return Err(Errno::PIPE.into()),
+                Ok(count) => self.outbox.wrote(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn invalid(error: frame::FrameError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}

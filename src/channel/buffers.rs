@@ -1,0 +1,179 @@
+//! The two buffers of an end: what was read and not yet taken, and what was said and not yet written.
+
+use crate::wire::frame::{self, FrameError};
+
+/// Bytes asked of the kernel at once.
+const READ: usize = 32 << 10;
+
+/// A buffer larger than this is given back to the allocator once it is empty, in bytes.
+const KEPT: usize = 256 << 10;
+
+/// Bytes that arrived; frames are taken off its front.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    bytes: Vec<u8>,
+    taken: usize,
+}
+
+impl Inbox {
+    /// Lets `read` append to the buffer, with room for at least one more byte; returns what it returned and
+    /// whether it filled all the room it had.
+    pub(crate) fn fill<E>(
+        &mut self,
+        read: impl FnOnce(&mut Vec<u8>) -> Result<usize, E>,
+    ) -> Result<(usize, bool), E> {
+        self.make_room();
+        let room = self.bytes.capacity() - self.bytes.len();
+        let count = read(&mut self.bytes)?;
+        Ok((count, count == room))
+    }
+
+    /// The next whole body, or `None` until more has arrived.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::TooLong`]; the stream is of no use any more.
+    pub(crate) fn next(&mut self, limit: usize) -> Result<Option<&[u8]>, FrameError> {
+        let unread = &self.bytes[self.taken..];
+        let length = frame::length(unread, limit)?;
+        let Some(length) = length.filter(|&length| length <= unread.len()) else {
+            return Ok(None);
+        };
+        let start = self.taken + frame::LENGTH;
+        self.taken += length;
+        Ok(Some(&self.bytes[start..self.taken]))
+    }
+
+    /// Whether a whole frame is there to be taken.
+    ///
+    /// # Errors
+    ///
+    /// As [`next`](Self::next).
+    pub(crate) fn holds_frame(&self, limit: usize) -> Result<bool, FrameError> {
+        let unread = &self.bytes[self.taken..];
+        Ok(frame::length(unread, limit)?.is_some_and(|length| length <= unread.len()))
+    }
+
+    fn make_room(&mut self) {
+        if self.taken == self.bytes.len() {
+            self.bytes.clear();
+            self.taken = 0;
+            if self.bytes.capacity() > KEPT {
+                self.bytes = Vec::new();
+            }
+        }
+        // Doubling keeps the copying of a large body linear; a body is never reserved for before it arrives.
+        if self.bytes.capacity() - self.bytes.len() < READ / 2 {
+            self.bytes.drain(..self.taken);
+            self.taken = 0;
+            self.bytes.reserve(READ.max(self.bytes.len()));
+        }
+    }
+}
+
+/// Bytes to be written.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    bytes: Vec<u8>,
+    sent: usize,
+    /// Whether written bytes are kept, to be said again to another worker.
+    keep: bool,
+}
+
+impl Outbox {
+    /// Where frames are appended.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// What is still to be written.
+    pub(crate) fn unsent(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.sent == self.bytes.len()
+    }
+
+    /// Notes that the first `count` bytes of [`unsent`](Self::unsent) were written.
+    pub(crate) fn wrote(&mut self, count: usize) {
+        self.sent += count;
+        if self.sent == self.bytes.len() && !self.keep {
+            self.forget();
+        }
+    }
+
+    fn forget(&mut self) {
+        self.bytes.drain(..self.sent);
+        self.sent = 0;
+        if self.bytes.is_empty() && self.bytes.capacity() > KEPT {
+            self.bytes = Vec::new();
+        }
+    }
+}
+
+/// Saying the same again, to another peer.
+#[cfg_attr(not(feature = "actors"), expect(dead_code, reason = "only the host repeats itself"))]
+impl Outbox {
+    /// Keeps what is written until [`confirm`](Self::confirm).
+    pub(crate) fn keep_sent(&mut self) {
+        self.keep = true;
+    }
+
+    /// Gives up what was written so far: the peer has it.
+    pub(crate) fn confirm(&mut self) {
+        if self.keep {
+            self.keep = false;
+            self.forget();
+        }
+    }
+
+    /// Starts again with the first byte that was kept.
+    pub(crate) fn rewind(&mut self) {
+        self.sent = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn push(inbox: &mut Inbox, bytes: &[u8]) {
+        for piece in bytes.chunks(3) {
+            let filled: Result<_, ()> = inbox.fill(|buffer| {
+                buffer.extend_from_slice(piece);
+                Ok(piece.len())
+            });
+            assert!(filled.is_ok());
+        }
+    }
+
+    #[test]
+    fn frames_come_out_whole_however_the_bytes_arrive() {
+        let mut bytes = Vec::new();
+        frame::append(&mut bytes, &"first");
+        frame::append(&mut bytes, &"second");
+        let mut inbox = Inbox::default();
+        push(&mut inbox, &bytes[..bytes.len() - 1]);
+        assert_eq!(inbox.next(100), Ok(Some(b"\x05first".as_slice())));
+        assert_eq!(inbox.next(100), Ok(None));
+        push(&mut inbox, &bytes[bytes.len() - 1..]);
+        assert_eq!(inbox.next(100), Ok(Some(b"\x06second".as_slice())));
+        assert_eq!(inbox.next(100), Ok(None));
+    }
+
+    #[test]
+    fn what_was_written_can_be_said_again_until_it_is_confirmed() {
+        let mut outbox = Outbox::default();
+        outbox.keep_sent();
+        outbox.buffer().extend_from_slice(b"abc");
+        outbox.wrote(3);
+        assert!(outbox.is_empty());
+        outbox.rewind();
+        assert_eq!(outbox.unsent(), b"abc");
+        outbox.wrote(3);
+        outbox.confirm();
+        outbox.rewind();
+        assert!(outbox.unsent().is_empty());
+    }
+}

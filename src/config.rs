@@ -1,0 +1,264 @@
+//! The options of a pool: plain values, their defaults with the reason, and what is impossible.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// Workers a pool keeps and grows to, unless told otherwise: one to work and one in reserve, and as many as a
+/// small machine can hold.
+pub const DEFAULT_WORKERS: RangeInclusive<usize> = 2..=20;
+
+/// Full clock of one call, unless told otherwise: longer than any healthy request, shorter than a user waits.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Longest set-up, unless told otherwise: one that takes longer hangs, and would keep its place for ever.
+pub const DEFAULT_SETUP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a worker above the fewest may be idle, unless told otherwise: longer than the pause between two
+/// waves of requests, short enough that a surge does not keep its memory.
+pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Largest encoded message or reply, in bytes, unless told otherwise: 64 MiB and room for the field lengths
+/// of a value around them.
+pub const DEFAULT_MAX_PAYLOAD: usize = (64 << 20) + (64 << 10);
+
+/// Most a pool may allow, in bytes: a frame's length is 32 bits, and its envelope needs some.
+pub const MOST_PAYLOAD: usize = (u32::MAX as usize) - (64 << 10);
+
+/// Longest name of a pool, in bytes; `ps` shows the beginning of it.
+pub const LONGEST_NAME: usize = 64;
+
+/// How long to wait before another attempt after workers ended early.
+///
+/// The wait starts at `first` and doubles up to `most`; each is changed by up to `jitter` of itself either
+/// way, so that pools that failed together do not retry together. The first worker that becomes ready resets it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Backoff {
+    /// The first wait; default 100 ms.
+    pub first: Duration,
+    /// The longest wait; default 5 s.
+    pub most: Duration,
+    /// The part of a wait by which chance may change it, 0 to 1; default 0.2.
+    pub jitter: f64,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5), jitter: 0.2 }
+    }
+}
+
+impl Backoff {
+    /// The wait before attempt number `streak` (from 1), `chance` being between 0 and 1.
+    pub fn wait(&self, streak: u32, chance: f64) -> Duration {
+        let doublings = streak.saturating_sub(1).min(31);
+        let wait = self.first.saturating_mul(1 << doublings).min(self.most);
+        wait.mul_f64(1.0 + self.jitter * (2.0 * chance.clamp(0.0, 1.0) - 1.0))
+    }
+}
+
+/// All options of a pool.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Options {
+    /// The pool's name in `ps`, failures and logs.
+    pub name: String,
+    /// Fewest and most worker processes.
+    pub workers: RangeInclusive<usize>,
+    /// Most checkouts that may wait; `None` is no limit.
+    pub max_waiting: Option<usize>,
+    /// Full clock of one call; `None` is no limit.
+    pub timeout: Option<Duration>,
+    /// Longest wait for a worker alone; `None` leaves it to `timeout`.
+    pub wait_timeout: Option<Duration>,
+    /// Longest set-up of a worker; `None` is no limit.
+    pub setup_timeout: Option<Duration>,
+    /// How long a worker above the fewest may be idle before it retires; `None` keeps it.
+    pub idle_timeout: Option<Duration>,
+    /// Checkouts after which a worker is replaced; `None` is no limit.
+    pub max_checkouts: Option<u64>,
+    /// Age at which a worker is replaced once it is free; `None` is no limit.
+    pub max_age: Option<Duration>,
+    /// Private memory in bytes above which a worker is replaced at release; `None` is no limit.
+    pub max_memory: Option<u64>,
+    /// Largest encoded message or reply, in bytes.
+    pub max_payload: usize,
+    /// Whether a worker is kept after a checkout that saw an error.
+    pub keep_after_error: bool,
+    /// Waits after workers that ended early.
+    pub restart: Backoff,
+}
+
+impl Options {
+    /// The defaults, under a name.
+    pub fn named(name: impl Into<String>) -> Self {
+        Options {
+            name: name.into(),
+            workers: DEFAULT_WORKERS,
+            max_waiting: None,
+            timeout: Some(DEFAULT_TIMEOUT),
+            wait_timeout: None,
+            setup_timeout: Some(DEFAULT_SETUP_TIMEOUT),
+            idle_timeout: Some(DEFAULT_IDLE_TIMEOUT),
+            max_checkouts: None,
+            max_age: None,
+            max_memory: None,
+            max_payload: DEFAULT_MAX_PAYLOAD,
+            keep_after_error: false,
+            restart: Backoff::default(),
+        }
+    }
+
+    /// Refuses what cannot work.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`], with the name of the first impossible option, its value and what is possible.
+    pub fn validate(&self) -> Result<(), OptionError> {
+        self.validate_name()?;
+        self.validate_counts()?;
+        self.validate_durations()?;
+        self.validate_backoff()
+    }
+
+    fn validate_name(&self) -> Result<(), OptionError> {
+        let value = || format!("{:?}", self.name);
+        if self.name.is_empty() {
+            return Err(OptionError::new("name", value(), "a pool needs a name that is not empty"));
+        }
+        if self.name.len() > LONGEST_NAME {
+            return Err(OptionError::new("name", value(), "at most 64 bytes are possible"));
+        }
+        if self.name.chars().any(|char| char.is_control() || char == '/') {
+            return Err(OptionError::new("name", value(), "neither '/' nor control characters are possible"));
+        }
+        Ok(())
+    }
+
+    fn validate_counts(&self) -> Result<(), OptionError> {
+        let (least, most) = (*self.workers.start(), *self.workers.end());
+        let workers = format!("{least}..={most}");
+        if most == 0 {
+            return Err(OptionError::new("workers", workers, "the most must be at least 1"));
+        }
+        if least > most {
+            return Err(OptionError::new("workers", workers, "the fewest may not exceed the most"));
+        }
+        let counts = [
+            ("max_waiting", self.max_waiting.map(|count| count as u64)),
+            ("max_checkouts", self.max_checkouts),
+            ("max_memory", self.max_memory),
+            ("max_payload", Some(self.max_payload as u64)),
+        ];
+        if let Some((option, _)) = counts.into_iter().find(|(_, count)| *count == Some(0)) {
+            return Err(OptionError::new(option, "0".to_owned(), "it must be at least 1"));
+        }
+        if self.max_payload > MOST_PAYLOAD {
+            let value = self.max_payload.to_string();
+            return Err(OptionError::new("max_payload", value, "at most 4294901759 bytes are possible"));
+        }
+        Ok(())
+    }
+
+    fn validate_durations(&self) -> Result<(), OptionError> {
+        let durations = [
+            ("timeout", self.timeout),
+            ("wait_timeout", self.wait_timeout),
+            ("setup_timeout", self.setup_timeout),
+            ("idle_timeout", self.idle_timeout),
+            ("max_age", self.max_age),
+        ];
+        match durations.into_iter().find(|(_, limit)| *limit == Some(Duration::ZERO)) {
+            Some((option, _)) => Err(OptionError::zero_duration(option)),
+            None => Ok(()),
+        }
+    }
+
+    fn validate_backoff(&self) -> Result<(), OptionError> {
+        let Backoff { first, most, jitter } = self.restart;
+        let value = format!("{first:?} to {most:?} ±{jitter}");
+        if first.is_zero() || first > most {
+            return Err(OptionError::new(
+                "restart",
+                value,
+                "first must be above zero and at most as long as most",
+            ));
+        }
+        if !(0.0..=1.0).contains(&jitter) {
+            return Err(OptionError::new("restart", value, "jitter must lie between 0 and 1"));
+        }
+        Ok(())
+    }
+}
+
+/// An option with a value that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("option {option} cannot be {value}: {rule}")]
+pub struct OptionError {
+    option: &'static str,
+    value: String,
+    rule: &'static str,
+}
+
+impl OptionError {
+    pub(crate) fn new(option: &'static str, value: String, rule: &'static str) -> Self {
+        OptionError { option, value, rule }
+    }
+
+    pub(crate) fn zero_duration(option: &'static str) -> Self {
+        OptionError::new(option, "0ns".to_owned(), "it must be longer than zero, or None for no limit")
+    }
+
+    /// The option's name, as its builder method is called.
+    pub fn option(&self) -> &'static str {
+        self.option
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_most_and_no_further() {
+        let backoff = Backoff { jitter: 0.0, ..Backoff::default() };
+        let waits: Vec<u128> = (1..=8).map(|streak| backoff.wait(streak, 0.5).as_millis()).collect();
+        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+    }
+
+    #[test]
+    fn chance_changes_a_wait_by_its_part_at_most() {
+        let backoff = Backoff::default();
+        assert_eq!(backoff.wait(1, 0.0), Duration::from_millis(80));
+        assert_eq!(backoff.wait(1, 1.0), Duration::from_millis(120));
+    }
+
+    /// P1
+    #[test]
+    fn every_impossible_option_is_refused_by_name_and_value() {
+        type Spoil = fn(&mut Options);
+        let table: [(&str, &str, Spoil); 14] = [
+            ("name", "\"\"", |options| options.name.clear()),
+            ("name", "\"a/b\"", |options| options.name = "a/b".to_owned()),
+            ("workers", "5..=2", |options| options.workers = RangeInclusive::new(5, 2)),
+            ("workers", "0..=0", |options| options.workers = 0..=0),
+            ("max_waiting", "0", |options| options.max_waiting = Some(0)),
+            ("max_checkouts", "0", |options| options.max_checkouts = Some(0)),
+            ("max_memory", "0", |options| options.max_memory = Some(0)),
+            ("max_payload", "0", |options| options.max_payload = 0),
+            ("timeout", "0ns", |options| options.timeout = Some(Duration::ZERO)),
+            ("wait_timeout", "0ns", |options| options.wait_timeout = Some(Duration::ZERO)),
+            ("setup_timeout", "0ns", |options| options.setup_timeout = Some(Duration::ZERO)),
+            ("idle_timeout", "0ns", |options| options.idle_timeout = Some(Duration::ZERO)),
+            ("max_age", "0ns", |options| options.max_age = Some(Duration::ZERO)),
+            ("restart", "0ns to 5s ±0.2", |options| options.restart.first = Duration::ZERO),
+        ];
+        for (option, value, spoil) in table {
+            let mut options = Options::named("p");
+            spoil(&mut options);
+            let text = options.validate().map_err(|error| error.to_string());
+            let expected = format!("option {option} cannot be {value}: ");
+            assert!(text.as_ref().is_err_and(|text| text.starts_with(&expected)), "{option}: {text:?}");
+        }
+        assert_eq!(Options::named("p").validate(), Ok(()));
+    }
+}

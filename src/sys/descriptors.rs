@@ -1,0 +1,136 @@
+//! Descriptors: socket pairs, passing them on, and closing what a process was not meant to inherit.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+
+/// Lowest number a worker's channel may get.
+///
+/// The kernel hands out the lowest free number, so code that closes what it does not own and then opens files
+/// does not get the channel's number. 60 still lies in the table of 64 that every process starts with, so a
+/// fork copies no larger one.
+const CHANNEL_FLOOR: RawFd = 60;
+
+/// Most descriptors one message of the control channel carries.
+const MOST_PASSED: usize = 1;
+
+/// A connected pair of close-on-exec stream sockets.
+///
+/// # References
+///
+/// - [socketpair(2)](https://man7.org/linux/man-pages/man2/socketpair.2.html)
+pub(crate) fn socket_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+}
+
+/// Makes reads and writes of this end return instead of waiting.
+pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    rustix::io::ioctl_fionbio(fd, true)
+}
+
+/// Reads into the spare capacity of `bytes`; 0 is the end of the stream.
+pub(crate) fn receive(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Result<usize> {
+    rustix::io::retry_on_intr(|| {
+        rustix::net::recv(fd, rustix::buffer::spare_capacity(bytes), RecvFlags::empty()).map(|(read, _)| read)
+    })
+}
+
+/// Writes what fits. A descriptor that is no socket any more is refused, never written to.
+pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> rustix::io::Result<usize> {
+    rustix::io::retry_on_intr(|| rustix::net::send(fd, bytes, SendFlags::NOSIGNAL))
+}
+
+/// Writes what fits and passes a descriptor along with the first byte.
+pub(crate) fn send_with(
+    fd: BorrowedFd<'_>,
+    bytes: &[u8],
+    passed: BorrowedFd<'_>,
+) -> rustix::io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_PASSED))];
+    let passed = [passed];
+    rustix::io::retry_on_intr(|| {
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !control.push(SendAncillaryMessage::ScmRights(&passed)) {
+            return Err(Errno::NOBUFS);
+        }
+        rustix::net::sendmsg(fd, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
+    })
+}
+
+/// Reads into `bytes` and keeps every descriptor that comes along; 0 is the end of the stream.
+pub(crate) fn receive_with(
+    fd: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    passed: &mut impl Extend<OwnedFd>,
+) -> rustix::io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_PASSED))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let read = rustix::io::retry_on_intr(|| {
+        rustix::net::recvmsg(fd, &mut [IoSliceMut::new(bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
+            .map(|message| message.bytes)
+    })?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+            passed.extend(descriptors);
+        }
+    }
+    Ok(read)
+}
+
+/// Whether a stream socket is what stands at this number.
+pub(crate) fn is_stream_socket(fd: BorrowedFd<'_>) -> bool {
+    rustix::net::sockopt::socket_type(fd) == Ok(SocketType::STREAM)
+}
+
+/// Moves a channel out of the way of descriptors that other code opens and closes by number.
+pub(crate) fn raise(fd: OwnedFd) -> OwnedFd {
+    // Where the limit on descriptors is lower than the floor the number stays as it is.
+    rustix::io::fcntl_dupfd_cloexec(&fd, CHANNEL_FLOOR).unwrap_or(fd)
+}
+
+/// Takes over standard input as a descriptor of its own and puts the null device in its place.
+pub(crate) fn take_stdin() -> rustix::io::Result<OwnedFd> {
+    let stdin = std::io::stdin();
+    let taken = rustix::io::fcntl_dupfd_cloexec(stdin.as_fd(), 3)?;
+    let null = std::fs::File::open("/dev/null")
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(taken)
+}
+
+/// Closes every descriptor above 2 but the one to keep, which gets number 3.
+///
+/// # References
+///
+/// - [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html)
+pub(crate) fn close_all_but(keep: OwnedFd) -> rustix::io::Result<OwnedFd> {
+    use std::os::fd::IntoRawFd;
+    const KEPT: RawFd = 3;
+    let keep = keep.into_raw_fd();
+    if keep != KEPT {
+        // SAFETY: dup3 demands two open-or-free numbers; `keep` was just owned by us and is open, and whatever
+        // stood at 3 is given up on purpose: this runs in a process whose every descriptor is to be closed.
+        if unsafe { libc::dup3(keep, KEPT, libc::O_CLOEXEC) } < 0 {
+            return Err(last_errno());
+        }
+    }
+    // SAFETY: close_range demands only plain numbers. The descriptors above 3 belong to nobody here: the
+    // server calls this before any other code of this process has opened one.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, KEPT + 1, libc::c_uint::MAX, 0) };
+    if closed < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: from_raw_fd demands an open descriptor nobody else owns; 3 was made by the dup3 above, or is
+    // the number `keep` gave up ownership of.
+    Ok(unsafe { OwnedFd::from_raw_fd(KEPT) })
+}
+
+pub(super) fn last_errno() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}

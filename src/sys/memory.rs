@@ -1,0 +1,87 @@
+//! Memory: a mark that a forked copy does not have, and how much of its memory a process has to itself.
+
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+
+const PAGE: usize = 4096;
+
+/// A mark that reads as absent in every process forked after it was made.
+///
+/// A handler may fork, and the child may return from the handler into our loop; there it must not answer in
+/// its parent's name. The kernel wipes the page in the child, so the check is a load and no system call.
+pub(crate) struct OnlyHere(NonNull<AtomicU8>);
+
+impl OnlyHere {
+    /// Makes a mark in this process.
+    ///
+    /// # References
+    ///
+    /// - [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html), `MADV_WIPEONFORK`
+    pub(crate) fn new() -> rustix::io::Result<Self> {
+        // SAFETY: mmap_anonymous demands that no existing mapping is replaced; the address is left to the
+        // kernel and MAP_FIXED is not given.
+        let page = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                PAGE,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
+        }?;
+        // SAFETY: madvise demands a range of mapped pages that nobody relies on; the page was mapped on the
+        // line above and is known to nobody else yet.
+        unsafe { rustix::mm::madvise(page, PAGE, Advice::LinuxWipeOnFork) }?;
+        let mark = NonNull::new(page.cast::<AtomicU8>()).ok_or(rustix::io::Errno::NOMEM)?;
+        let only_here = OnlyHere(mark);
+        only_here.mark().store(1, Ordering::Relaxed);
+        Ok(only_here)
+    }
+
+    /// Whether this is the process that made the mark.
+    pub(crate) fn holds(&self) -> bool {
+        self.mark().load(Ordering::Relaxed) == 1
+    }
+
+    fn mark(&self) -> &AtomicU8 {
+        // SAFETY: as_ref demands an aligned, initialised and living value; the page is aligned, starts zeroed
+        // (a valid AtomicU8) and is never unmapped: a worker has one mark until its process ends.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+/// Bytes of memory that this process shares with no other, or `None` where the kernel does not tell.
+///
+/// # References
+///
+/// - [proc_pid_smaps(5)](https://man7.org/linux/man-pages/man5/proc_pid_smaps.5.html), `smaps_rollup`
+pub(crate) fn private_bytes() -> Option<u64> {
+    let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").ok()?;
+    Some(sum_private(&rollup))
+}
+
+fn sum_private(rollup: &str) -> u64 {
+    rollup
+        .lines()
+        .filter(|line| line.starts_with("Private_"))
+        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+        .map(|kib| kib * 1024)
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_memory_is_the_sum_of_the_private_lines() {
+        let rollup = "Rss: 900 kB\nPrivate_Clean: 4 kB\nPrivate_Dirty:  8 kB\nPrivate_Hugetlb: 0 kB\n";
+        assert_eq!(sum_private(rollup), 12 * 1024);
+    }
+
+    #[test]
+    fn the_mark_holds_in_the_process_that_made_it() {
+        assert!(OnlyHere::new().is_ok_and(|mark| mark.holds()));
+    }
+}

@@ -1,0 +1,186 @@
+//! Processes: fork, reap, kill, groups and names.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use super::descriptors::last_errno;
+use crate::failure::Ending;
+
+/// Longest short name a process may have, in bytes (`TASK_COMM_LEN` less its end).
+const SHORT_NAME: usize = 15;
+
+/// Which side of a fork one is on.
+pub(crate) enum Forked {
+    /// The new process.
+    Child,
+    /// The process that asked, and the child it got.
+    Parent(Pid),
+}
+
+/// How one child ended, and what it had used.
+pub(crate) struct Corpse {
+    pub(crate) ending: Ending,
+    pub(crate) peak_memory: u64,
+    pub(crate) cpu_time: Duration,
+}
+
+/// Forks this process, which must have one thread: a lock held by another would stay locked in the child.
+///
+/// # References
+///
+/// - [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html)
+pub(crate) fn fork() -> rustix::io::Result<Forked> {
+    // SAFETY: fork demands that the child touches nothing another thread may have held. The fork server has
+    // one thread (a preload that starts some breaks its contract, which docs/FORK-SAFETY.md states).
+    match unsafe { libc::fork() } {
+        -1 => Err(last_errno()),
+        0 => Ok(Forked::Child),
+        pid => Pid::from_raw(pid).map(Forked::Parent).ok_or(rustix::io::Errno::SRCH),
+    }
+}
+
+/// Ends this process at once: no destructor, no exit handler, no buffer written twice.
+pub(crate) fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit demands nothing; it does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// A descriptor that stands for exactly this process, also after its number is used again.
+///
+/// # References
+///
+/// - [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html)
+pub(crate) fn open(pid: Pid) -> rustix::io::Result<OwnedFd> {
+    rustix::process::pidfd_open(pid, PidfdFlags::empty())
+}
+
+/// Kills a process; one that is gone already is no error.
+#[cfg(feature = "actors")]
+pub(crate) fn kill(process: std::os::fd::BorrowedFd<'_>) {
+    // The only failures are "gone" and "not permitted"; a worker that changed its user is ended by the server.
+    let _ = rustix::process::pidfd_send_signal(process, Signal::KILL);
+}
+
+/// Kills a process group whose leader has not been reaped yet.
+pub(crate) fn kill_group(leader: Pid) {
+    // ESRCH says that the group is empty, which is what was wanted.
+    let _ = rustix::process::kill_process_group(leader, Signal::KILL);
+}
+
+/// Puts a process into a group of its own.
+pub(crate) fn own_group(pid: Option<Pid>) {
+    // Both sides of a fork call this, so whichever comes second may find it done, or the child gone.
+    let _ = rustix::process::setpgid(pid, pid);
+}
+
+/// Makes orphans of this process's descendants its own children, so that it can reap them.
+///
+/// # References
+///
+/// - [PR_SET_CHILD_SUBREAPER(2const)](https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html)
+pub(crate) fn adopt_orphans() -> rustix::io::Result<()> {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+}
+
+/// A child that has ended and is not reaped yet, or `None`.
+///
+/// It stays a zombie, and so its number and its group stay its own, until [`reap`] takes it.
+///
+/// # References
+///
+/// - [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html), `WNOWAIT`
+pub(crate) fn next_dead() -> Option<Pid> {
+    // SAFETY: zeroed demands that zero bytes are a valid siginfo_t; it is plain integers and pointers.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    // SAFETY: waitid demands a valid place for its answer; `info` lives on this frame.
+    let found = unsafe { libc::waitid(libc::P_ALL, 0, &mut info, options) };
+    if found != 0 {
+        return None;
+    }
+    // SAFETY: si_pid demands that the union holds a child event; waitid returned 0, so it does, or the field
+    // is still the zero from above, which says that no child has ended.
+    Pid::from_raw(unsafe { info.si_pid() })
+}
+
+/// Reaps one child that has ended; `None` where it is no child or still runs.
+///
+/// # References
+///
+/// - [wait4(2)](https://man7.org/linux/man-pages/man2/wait4.2.html), [getrusage(2)](https://man7.org/linux/man-pages/man2/getrusage.2.html)
+pub(crate) fn reap(pid: Pid) -> Option<Corpse> {
+    let mut status = 0;
+    // SAFETY: zeroed demands that zero bytes are a valid rusage; it is plain integers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    let pid_number = pid.as_raw_nonzero().get();
+    // SAFETY: wait4 demands valid places for the status and the usage; both live on this frame.
+    let reaped = unsafe { libc::wait4(pid_number, &mut status, libc::WNOHANG, &mut usage) };
+    (reaped == pid_number).then(|| Corpse {
+        ending: ending(status),
+        peak_memory: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
+        cpu_time: duration(usage.ru_utime) + duration(usage.ru_stime),
+    })
+}
+
+fn ending(status: i32) -> Ending {
+    if libc::WIFSIGNALED(status) {
+        Ending::Signaled { signal: libc::WTERMSIG(status), core_dumped: libc::WCOREDUMP(status) }
+    } else {
+        Ending::Exited { code: libc::WEXITSTATUS(status) }
+    }
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    let micros = u64::try_from(time.tv_usec).unwrap_or(0);
+    Duration::from_secs(seconds) + Duration::from_micros(micros)
+}
+
+/// Sets the short name that `ps -o comm` shows: `pool/tail`, the pool's part cut where it is too long.
+pub(crate) fn set_short_name(pool: &str, tail: &str) {
+    let room = SHORT_NAME.saturating_sub(tail.len() + 1);
+    let cut = (0..=room.min(pool.len())).rev().find(|&at| pool.is_char_boundary(at)).unwrap_or(0);
+    if let Ok(name) = CString::new(format!("{}/{tail}", &pool[..cut])) {
+        // A name is a courtesy to whoever reads `ps`; a worker without one works as well.
+        let _ = rustix::thread::set_name(&name);
+    }
+}
+
+/// The bytes in which the kernel keeps this process's arguments, found once, before the first fork.
+#[derive(Clone, Copy)]
+pub(crate) struct TitleSpace {
+    start: usize,
+    length: usize,
+}
+
+impl TitleSpace {
+    /// Finds the argument bytes of this process.
+    ///
+    /// # References
+    ///
+    /// - [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html), fields 48 and 49
+    pub(crate) fn find() -> Option<Self> {
+        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        // The short name in parentheses may hold blanks; what follows the last parenthesis starts at field 3.
+        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let start = fields.get(48 - 3)?.parse().ok()?;
+        let end: usize = fields.get(49 - 3)?.parse().ok()?;
+        let length = end.checked_sub(start)?;
+        (start != 0).then_some(TitleSpace { start, length })
+    }
+
+    /// Writes the long title over the arguments, cut to their length; the environment behind is not touched.
+    pub(crate) fn write(self, title: &str) {
+        let cut = title.len().min(self.length.saturating_sub(1));
+        let place = std::ptr::with_exposed_provenance_mut::<u8>(self.start);
+        // SAFETY: write_bytes demands `length` writable bytes. The kernel laid the argument strings out there
+        // at exec, on this process's stack, and nothing ever unmaps the bottom of the main stack.
+        unsafe { place.write_bytes(0, self.length) };
+        // SAFETY: copy demands that `cut` bytes are readable at the title and writable at the place, apart from
+        // each other; `cut` is within both, and the title is not on the argument bytes.
+        unsafe { place.copy_from_nonoverlapping(title.as_ptr(), cut) };
+    }
+}

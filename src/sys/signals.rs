@@ -1,0 +1,181 @@
+//! Signals: what Rust's start-up would have set, deaths of children as a descriptor, and a watch for hang-ups.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use rustix::event::{PollFd, PollFlags};
+
+use super::descriptors::last_errno;
+
+/// Ignores SIGPIPE, as Rust's own start-up does ahead of `main`, which a server never reaches.
+pub(crate) fn ignore_broken_pipes() {
+    // SAFETY: signal demands a valid signal and disposition; SIG_IGN runs no code of ours.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// Deaths of children, readable as a descriptor.
+pub(crate) struct ChildDeaths(OwnedFd);
+
+impl ChildDeaths {
+    /// Blocks SIGCHLD for this thread and everything it forks, and makes it readable instead.
+    ///
+    /// # References
+    ///
+    /// - [signalfd(2)](https://man7.org/linux/man-pages/man2/signalfd.2.html)
+    pub(crate) fn watch() -> rustix::io::Result<Self> {
+        let set = child_set();
+        mask(libc::SIG_BLOCK, &set)?;
+        // SAFETY: signalfd demands a valid set; `set` lives on this frame and was filled by sigemptyset.
+        let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(last_errno());
+        }
+        // SAFETY: from_raw_fd demands an open descriptor nobody else owns; signalfd just made it.
+        Ok(ChildDeaths(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    /// Takes the note; the deaths themselves are asked of the kernel, since notes of the same kind merge.
+    pub(crate) fn acknowledge(&self) {
+        let mut note = [0_u8; size_of::<libc::signalfd_siginfo>()];
+        // An empty read only says that another pass took the note already.
+        while rustix::io::read(&self.0, &mut note).is_ok() {}
+    }
+
+    /// Undoes the blocking in a worker, whose own children are its own business.
+    pub(crate) fn forget_in_child(self) {
+        let _ = mask(libc::SIG_UNBLOCK, &child_set());
+    }
+}
+
+impl AsFd for ChildDeaths {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn child_set() -> libc::sigset_t {
+    // SAFETY: zeroed demands that zero bytes are a valid sigset_t; it is an array of integers.
+    let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
+    // SAFETY: sigemptyset demands a valid set; it is on this frame.
+    unsafe { libc::sigemptyset(&mut set) };
+    // SAFETY: sigaddset demands an initialised set and a valid signal; the line above initialised it.
+    unsafe { libc::sigaddset(&mut set, libc::SIGCHLD) };
+    set
+}
+
+fn mask(how: i32, set: &libc::sigset_t) -> rustix::io::Result<()> {
+    // SAFETY: sigprocmask demands a valid set and lets the old one be null.
+    match unsafe { libc::sigprocmask(how, set, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
+}
+
+static WATCHED: AtomicI32 = AtomicI32::new(-1);
+
+/// While this lives, the process ends as soon as the peer of a socket is gone, whatever code it runs.
+///
+/// For the time in which a preload runs and nobody polls the control channel: the application may die then,
+/// too, and its server must not outlive it (S5). The socket sends SIGIO when anything happens on it, and the
+/// handler ends the process if what happened is a hang-up.
+pub(crate) struct HangUpWatch(());
+
+impl HangUpWatch {
+    /// Starts to watch.
+    ///
+    /// # References
+    ///
+    /// - [F_SETOWN(2const)](https://man7.org/linux/man-pages/man2/F_SETOWN.2const.html), `O_ASYNC`
+    pub(crate) fn start(socket: BorrowedFd<'_>) -> rustix::io::Result<Self> {
+        WATCHED.store(socket.as_raw_fd(), Ordering::Relaxed);
+        handle_sigio(on_sigio as *const () as libc::sighandler_t)?;
+        own(socket.as_raw_fd())?;
+        set_async(socket.as_raw_fd(), true)?;
+        // The peer may have gone before the first signal could be sent.
+        end_if_hung_up();
+        Ok(HangUpWatch(()))
+    }
+}
+
+impl Drop for HangUpWatch {
+    fn drop(&mut self) {
+        // Failure to stop leaves a handler that still does the right thing: it ends an orphaned server.
+        let _ = set_async(WATCHED.load(Ordering::Relaxed), false);
+        let _ = handle_sigio(libc::SIG_IGN);
+    }
+}
+
+extern "C" fn on_sigio(_: libc::c_int) {
+    end_if_hung_up();
+}
+
+/// Async-signal-safe: one poll and `_exit`.
+fn end_if_hung_up() {
+    let mut entry = libc::pollfd { fd: WATCHED.load(Ordering::Relaxed), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: poll demands a valid array of the given length; one entry, on this frame.
+    let found = unsafe { libc::poll(&mut entry, 1, 0) };
+    if found == 1 && entry.revents & (libc::POLLHUP | libc::POLLRDHUP) != 0 {
+        super::process::exit_now(0);
+    }
+}
+
+fn handle_sigio(disposition: libc::sighandler_t) -> rustix::io::Result<()> {
+    // SAFETY: zeroed demands that zero bytes are a valid sigaction; it is integers, a set and null pointers.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = disposition;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: sigaction demands a valid action and lets the old one be null; the handler it names only calls
+    // async-signal-safe functions.
+    match unsafe { libc::sigaction(libc::SIGIO, &action, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
+}
+
+fn own(fd: RawFd) -> rustix::io::Result<()> {
+    // SAFETY: F_SETOWN demands a pid as its argument; getpid has no precondition.
+    match unsafe { libc::fcntl(fd, libc::F_SETOWN, libc::getpid()) } {
+        -1 => Err(last_errno()),
+        _ => Ok(()),
+    }
+}
+
+fn set_async(fd: RawFd, on: bool) -> rustix::io::Result<()> {
+    // SAFETY: F_GETFL demands nothing but a number; a closed one is answered with EBADF.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    if flags < 0 {
+        return Err(last_errno());
+    }
+    let wanted = if on { flags | libc::O_ASYNC } else { flags & !libc::O_ASYNC };
+    // SAFETY: F_SETFL demands status flags, which `wanted` is: the ones just read, and O_ASYNC.
+    match unsafe { libc::fcntl(fd, libc::F_SETFL, wanted) } {
+        -1 => Err(last_errno()),
+        _ => Ok(()),
+    }
+}
+
+/// What the server waits for.
+pub(crate) struct Awake {
+    pub(crate) control_readable: bool,
+    pub(crate) control_writable: bool,
+    pub(crate) deaths: bool,
+}
+
+/// Waits until the control channel or a death wants attention.
+pub(crate) fn wait(
+    control: BorrowedFd<'_>,
+    want_write: bool,
+    deaths: &ChildDeaths,
+) -> rustix::io::Result<Awake> {
+    let interest = if want_write { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+    let deaths = deaths.as_fd();
+    let mut entries =
+        [PollFd::from_borrowed_fd(control, interest), PollFd::from_borrowed_fd(deaths, PollFlags::IN)];
+    rustix::io::retry_on_intr(|| rustix::event::poll(&mut entries, None))?;
+    let happened = entries[0].revents();
+    Ok(Awake {
+        control_readable: happened.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR),
+        control_writable: happened.contains(PollFlags::OUT),
+        deaths: entries[1].revents().contains(PollFlags::IN),
+    })
+}

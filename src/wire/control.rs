@@ -1,0 +1,67 @@
+//! The conversation between host and fork server.
+//!
+//! The host begins with [`ToServer::Hello`]; the server runs the preload and answers [`FromServer::Welcome`].
+//! Then the host asks for forks and the server tells of births and deaths.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::work::SetupReport;
+use crate::failure::Ending;
+
+/// Longest body of this conversation but for the hello, in bytes.
+pub(crate) const BODY_LIMIT: usize = 1 << 20;
+
+/// Longest hello, in bytes: it carries the user's configuration.
+pub(crate) const HELLO_LIMIT: usize = 1 << 30;
+
+/// What the host says.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ToServer {
+    Hello(Hello),
+    /// Fork worker `number`; the worker's end of its channel is passed along.
+    Fork {
+        number: u64,
+    },
+}
+
+/// Everything a server needs to know before it can fork.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) protocol: u16,
+    pub(crate) library: String,
+    pub(crate) fingerprint: u64,
+    pub(crate) pool: String,
+    pub(crate) max_payload: u64,
+    /// Whether workers tell their private memory at release.
+    pub(crate) measure_memory: bool,
+    /// The user's configuration, encoded.
+    pub(crate) config: Vec<u8>,
+}
+
+/// What the server says.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum FromServer {
+    /// The preload is done.
+    Welcome,
+    /// The two ends do not fit, and why.
+    Refused { reason: String },
+    /// The preload failed; the server ends.
+    PreloadFailed(SetupReport),
+    /// A worker was born; a descriptor for its process is passed along.
+    Forked { number: u64, pid: u32 },
+    /// A worker could not be forked.
+    NotForked { number: u64, reason: String },
+    /// A worker was reaped.
+    Ended(Ended),
+}
+
+/// One worker's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ended {
+    pub(crate) number: u64,
+    pub(crate) ending: Ending,
+    pub(crate) peak_memory: u64,
+    pub(crate) cpu_time: Duration,
+}

@@ -1,0 +1,94 @@
+//! The conversation between host and worker.
+//!
+//! The worker speaks first: [`FromWorker::Ready`], or why it could not be set up. Then the host sends calls,
+//! ahead of their replies if it likes, and a release at the end of every checkout; the worker answers each in
+//! order. Every number is checked by the host: a worker is not trusted.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{PanicReport, SetupError};
+
+/// What the host says. A call's payload stands behind its header.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ToWorker {
+    Call(Call),
+    /// The checkout is over: run `checkout_done`, then answer [`FromWorker::Released`].
+    Release,
+}
+
+/// The header of one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Call {
+    /// Repeated by its reply.
+    pub(crate) id: u64,
+    /// Place of the message in the worker's interface.
+    pub(crate) method: u32,
+    /// Errors of this checkout that its requester had seen when it sent this call. The worker clears a call
+    /// that had seen fewer than there were: it was written before the error was known.
+    pub(crate) errors_seen: u32,
+    /// Whether the checkout ends with this call, which saves a [`ToWorker::Release`].
+    pub(crate) last: bool,
+    /// What is left of the call's clock when it starts to run.
+    pub(crate) limit: Option<Duration>,
+}
+
+/// What the worker says. A reply's payload stands behind its header.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum FromWorker {
+    Ready(Ready),
+    SetupFailed(SetupReport),
+    Reply(Reply),
+    Released(Released),
+}
+
+/// The worker's half of the handshake.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ready {
+    pub(crate) protocol: u16,
+    pub(crate) library: String,
+    pub(crate) fingerprint: u64,
+}
+
+/// Why there is no worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum SetupReport {
+    Error(SetupError),
+    Panic(PanicReport),
+}
+
+/// The header of one reply.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Reply {
+    pub(crate) id: u64,
+    pub(crate) outcome: Outcome,
+    /// The handler called `keep_worker`.
+    pub(crate) keep: bool,
+    /// The worker asked to be replaced at release.
+    pub(crate) stop: bool,
+}
+
+/// How a call went.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    /// The payload is an `Ok` of the message's result.
+    Done,
+    /// The payload is an `Err` of the message's result.
+    Failed,
+    /// Not run: written before an error was known.
+    Cleared,
+    /// The handler panicked and the worker is about to end.
+    Panicked(PanicReport),
+    /// The message could not be decoded, or the reply not encoded; `error` says whether the reply was an `Err`.
+    Payload { text: String, error: bool },
+}
+
+/// The worker is free again.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Released {
+    /// Its private memory in bytes, where the host asked for it.
+    pub(crate) private_bytes: Option<u64>,
+    /// The worker asked to be replaced.
+    pub(crate) stop: bool,
+}

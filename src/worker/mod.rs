@@ -1,0 +1,77 @@
+//! A worker process: set-up, then one call after the other, until the channel ends.
+//!
+//! Single-threaded and blocking. It knows the user's code as a [`Service`] and ends by `_exit`, never by
+//! returning to where its process came from.
+
+pub(crate) mod panics;
+mod service;
+mod work;
+
+use std::os::fd::OwnedFd;
+use std::panic::AssertUnwindSafe;
+
+pub use service::{Incoming, Preload, Program, Replying, Service};
+
+pub use crate::wire::frame::PayloadError;
+
+use crate::channel::BlockingEnd;
+use crate::sys::process::exit_now;
+use crate::wire::frame;
+use crate::wire::work::{FromWorker, Ready, SetupReport};
+use crate::wire::{LIBRARY, PROTOCOL};
+use panics::LastWords;
+use work::Limits;
+
+/// Exit status after a panic, the one Rust's own runtime uses.
+const PANICKED: i32 = 101;
+
+/// Exit status after the channel broke in the middle of something.
+const BROKEN: i32 = 74;
+
+/// What a newborn worker gets from its server.
+pub(crate) struct Assignment<'a> {
+    pub(crate) program: &'a Program,
+    pub(crate) config: &'a [u8],
+    pub(crate) preload: &'static Preload,
+    pub(crate) channel: OwnedFd,
+    pub(crate) max_payload: usize,
+    pub(crate) measure_memory: bool,
+}
+
+/// Lives one worker's life.
+pub(crate) fn run(assignment: Assignment<'_>) -> ! {
+    panics::speak_through(&assignment.channel);
+    let limits = Limits { max_payload: assignment.max_payload, measure_memory: assignment.measure_memory };
+    let mut end = BlockingEnd::new(assignment.channel, frame::body_limit(limits.max_payload));
+    let setup = || (assignment.program.setup)(assignment.config, assignment.preload);
+    panics::expect(LastWords::Setup);
+    let attempt = std::panic::catch_unwind(AssertUnwindSafe(setup));
+    let report = match attempt {
+        Ok(Ok(mut service)) => {
+            let ready = Ready {
+                protocol: PROTOCOL,
+                library: LIBRARY.to_owned(),
+                fingerprint: (assignment.program.fingerprint)(),
+            };
+            frame::append(end.buffer(), &FromWorker::Ready(ready));
+            leave(work::work(&mut end, service.as_mut(), limits))
+        }
+        Ok(Err(error)) => SetupReport::Error(error),
+        Err(_) => SetupReport::Panic(panics::take()),
+    };
+    frame::append(end.buffer(), &FromWorker::SetupFailed(report));
+    leave(end.flush().map(|()| work::Exit::Closed))
+}
+
+fn leave(exit: std::io::Result<work::Exit>) -> ! {
+    use std::io::Write;
+    // What the user's code printed is theirs; where stdout is gone there is nobody to tell.
+    let _ = std::io::stdout().flush();
+    exit_now(match exit {
+        Ok(work::Exit::Closed) => 0,
+        Ok(work::Exit::Panicked) => PANICKED,
+        // A copy of the worker that a handler forked has nothing to say to anybody.
+        Ok(work::Exit::Copy) => 0,
+        Err(_) => BROKEN,
+    })
+}

@@ -1,0 +1,126 @@
+//! What a panic of user code said, so that the caller hears it.
+
+use std::backtrace::Backtrace;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::PanicHookInfo;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+
+use crate::failure::PanicReport;
+use crate::sys::descriptors;
+use crate::wire::frame;
+use crate::wire::work::{FromWorker, Outcome, Reply, SetupReport};
+
+/// Longest text that is kept of a panic, in bytes; a longer one is cut.
+const LONGEST_MESSAGE: usize = 8 << 10;
+
+/// Longest backtrace that is kept, in bytes; the innermost frames come first, so the end is cut.
+const LONGEST_BACKTRACE: usize = 32 << 10;
+
+/// What to tell the host where a panic aborts the process instead of unwinding.
+#[derive(Clone, Copy)]
+pub(super) enum LastWords {
+    None,
+    Setup,
+    Call(u64),
+}
+
+struct Captured {
+    report: Option<PanicReport>,
+    last_words: LastWords,
+    /// A second descriptor of the channel, for a build whose panics abort.
+    channel: Option<OwnedFd>,
+}
+
+static CAPTURED: Mutex<Captured> =
+    Mutex::new(Captured { report: None, last_words: LastWords::None, channel: None });
+
+fn captured() -> MutexGuard<'static, Captured> {
+    CAPTURED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on panics of this thread are kept instead of printed; those of others are printed as before.
+///
+/// The fork server calls this once, and every worker inherits it.
+pub(crate) fn capture() {
+    let worker = std::thread::current().id();
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| on_panic(worker, info, &others)));
+}
+
+/// Names the channel that last words go to, in a build whose panics abort.
+pub(super) fn speak_through(channel: &OwnedFd) {
+    if cfg!(panic = "abort") {
+        captured().channel = channel.try_clone().ok();
+    }
+}
+
+/// Says what code is about to run.
+pub(super) fn expect(last_words: LastWords) {
+    captured().last_words = last_words;
+}
+
+/// What the panic that was just caught said.
+pub(crate) fn take() -> PanicReport {
+    captured().report.take().unwrap_or_else(|| PanicReport {
+        message: "a panic without a message".to_owned(),
+        location: None,
+        backtrace: String::new(),
+    })
+}
+
+type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send>;
+
+fn on_panic(worker: ThreadId, info: &PanicHookInfo<'_>, others: &Hook) {
+    if std::thread::current().id() != worker {
+        return others(info);
+    }
+    let report = PanicReport {
+        message: cut(message(info), LONGEST_MESSAGE),
+        location: info.location().map(ToString::to_string),
+        backtrace: cut(Backtrace::force_capture().to_string(), LONGEST_BACKTRACE),
+    };
+    let mut captured = captured();
+    if cfg!(panic = "abort") {
+        say_last_words(&captured, report);
+    } else {
+        captured.report = Some(report);
+    }
+}
+
+fn message(info: &PanicHookInfo<'_>) -> String {
+    let payload = info.payload();
+    payload
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic whose payload is no text".to_owned())
+}
+
+fn cut(mut text: String, longest: usize) -> String {
+    if text.len() > longest {
+        let end = (0..=longest).rev().find(|&at| text.is_char_boundary(at));
+        text.truncate(end.unwrap_or(0));
+    }
+    text
+}
+
+fn say_last_words(captured: &Captured, report: PanicReport) {
+    let words = match captured.last_words {
+        LastWords::None => return,
+        LastWords::Setup => FromWorker::SetupFailed(SetupReport::Panic(report)),
+        LastWords::Call(id) => {
+            FromWorker::Reply(Reply { id, outcome: Outcome::Panicked(report), keep: false, stop: true })
+        }
+    };
+    let mut bytes = Vec::new();
+    frame::append(&mut bytes, &words);
+    let Some(channel) = &captured.channel else { return };
+    let mut unsent = bytes.as_slice();
+    while let Ok(count) = descriptors::send(channel.as_fd(), unsent) {
+        unsent = &unsent[count.min(unsent.len())..];
+        if unsent.is_empty() {
+            return;
+        }
+    }
+}

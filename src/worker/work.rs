@@ -1,0 +1,234 @@
+//! The loop: read a call, run it, answer it.
+
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::time::Instant;
+
+use super::panics::{self, LastWords};
+use super::service::{Incoming, Replying, Service};
+use crate::channel::{BlockingEnd, Link};
+use crate::sys::memory::{OnlyHere, private_bytes};
+use crate::wire::frame;
+use crate::wire::work::{Call, FromWorker, Outcome, Released, Reply, ToWorker};
+
+/// What the host said about this pool.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) max_payload: usize,
+    pub(super) measure_memory: bool,
+}
+
+/// Why the loop ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Exit {
+    /// The host closed the channel.
+    Closed,
+    /// User code panicked; what it left behind is not to be trusted.
+    Panicked,
+    /// This is a process that a handler forked and that came back here.
+    Copy,
+}
+
+/// Serves calls until the channel ends.
+///
+/// # Errors
+///
+/// What the channel said, or `InvalidData` for bytes that are no frame.
+pub(super) fn work<L: Link>(
+    end: &mut BlockingEnd<L>,
+    service: &mut dyn Service,
+    limits: Limits,
+) -> io::Result<Exit> {
+    let original = OnlyHere::new()?;
+    // Errors of the current checkout so far. A call that had seen fewer was written before the last one was
+    // known, and is not run.
+    let mut errors = 0;
+    loop {
+        end.flush()?;
+        let Some((body, out)) = end.next()? else {
+            return Ok(Exit::Closed);
+        };
+        let (header, payload) = frame::split(body).map_err(invalid)?;
+        let survived = match header {
+            ToWorker::Call(call) if call.errors_seen < errors => {
+                say_reply(out, call.id, Outcome::Cleared);
+                true
+            }
+            ToWorker::Call(call) => {
+                let survived = serve(service, &call, payload, out, limits, &mut errors);
+                survived && (!call.last || release(service, out, limits, &mut errors))
+            }
+            ToWorker::Release => release(service, out, limits, &mut errors),
+        };
+        if !original.holds() {
+            return Ok(Exit::Copy);
+        }
+        if !survived {
+            end.flush()?;
+            return Ok(Exit::Panicked);
+        }
+    }
+}
+
+/// Runs one call; `false` if it panicked, which it has said then.
+fn serve(
+    service: &mut dyn Service,
+    call: &Call,
+    payload: &[u8],
+    out: &mut Vec<u8>,
+    limits: Limits,
+    errors: &mut u32,
+) -> bool {
+    let before = out.len();
+    let deadline = call.limit.and_then(|limit| Instant::now().checked_add(limit));
+    let incoming = Incoming { id: call.id, method: call.method, payload, deadline };
+    let mut reply_was_error = false;
+    panics::expect(LastWords::Call(call.id));
+    let run = || {
+        let replying = Replying {
+            out: &mut *out,
+            id: call.id,
+            max_payload: limits.max_payload,
+            error: &mut reply_was_error,
+        };
+        service.call(incoming, replying);
+    };
+    let survived = std::panic::catch_unwind(AssertUnwindSafe(run)).is_ok();
+    if !survived {
+        out.truncate(before);
+        say_reply(out, call.id, Outcome::Panicked(panics::take()));
+    }
+    *errors += u32::from(reply_was_error);
+    survived
+}
+
+/// Ends a checkout; `false` if `checkout_done` panicked.
+fn release(service: &mut dyn Service, out: &mut Vec<u8>, limits: Limits, errors: &mut u32) -> bool {
+    *errors = 0;
+    panics::expect(LastWords::None);
+    let done = std::panic::catch_unwind(AssertUnwindSafe(|| service.checkout_done()));
+    if done.is_err() {
+        return false;
+    }
+    let private_bytes = if limits.measure_memory { private_bytes() } else { None };
+    let released = Released { private_bytes, stop: service.wants_replacement() };
+    frame::append(out, &FromWorker::Released(released));
+    true
+}
+
+fn say_reply(out: &mut Vec<u8>, id: u64, outcome: Outcome) {
+    frame::append(out, &FromWorker::Reply(Reply { id, outcome, keep: false, stop: false }));
+}
+
+fn invalid(error: frame::FrameError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A link that plays a script and keeps what it is told.
+    struct Script {
+        said: Vec<u8>,
+        heard: Vec<u8>,
+    }
+
+    impl Link for Script {
+        fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+            let count = self.said.len();
+            bytes.append(&mut self.said);
+            Ok(count)
+        }
+
+        fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.heard.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+    }
+
+    /// Fails on method 1 and panics on method 2; everything else succeeds.
+    struct Scripted {
+        releases: u32,
+    }
+
+    impl Service for Scripted {
+        fn call(&mut self, call: Incoming<'_>, reply: Replying<'_>) {
+            assert_ne!(call.method, 2, "told to panic");
+            let result: Result<u64, u64> = if call.method == 1 { Err(call.id) } else { Ok(call.id) };
+            reply.result(&result, false, false);
+        }
+
+        fn checkout_done(&mut self) {
+            self.releases += 1;
+        }
+
+        fn wants_replacement(&self) -> bool {
+            false
+        }
+    }
+
+    fn call(id: u64, method: u32, errors_seen: u32) -> ToWorker {
+        ToWorker::Call(Call { id, method, errors_seen, last: false, limit: None })
+    }
+
+    fn play(script: &[ToWorker]) -> (Vec<FromWorker>, Exit) {
+        let mut said = Vec::new();
+        script.iter().for_each(|message| frame::append(&mut said, message));
+        let mut end = BlockingEnd::new(Script { said, heard: Vec::new() }, 1000);
+        let limits = Limits { max_payload: 100, measure_memory: false };
+        let exit = work(&mut end, &mut Scripted { releases: 0 }, limits);
+        (heard(&end.link().heard), exit.unwrap_or(Exit::Copy))
+    }
+
+    fn heard(mut bytes: &[u8]) -> Vec<FromWorker> {
+        let mut messages = Vec::new();
+        while let Ok(Some(length)) = frame::length(bytes, 1 << 20) {
+            if let Ok((message, _)) = frame::split(&bytes[frame::LENGTH..length]) {
+                messages.push(message);
+            }
+            bytes = &bytes[length..];
+        }
+        messages
+    }
+
+    fn outcomes(messages: &[FromWorker]) -> Vec<(u64, &'static str)> {
+        let name = |outcome: &Outcome| match outcome {
+            Outcome::Done => "done",
+            Outcome::Failed => "failed",
+            Outcome::Cleared => "cleared",
+            Outcome::Panicked(_) => "panicked",
+            Outcome::Payload { .. } => "payload",
+        };
+        messages
+            .iter()
+            .filter_map(|message| match message {
+                FromWorker::Reply(reply) => Some((reply.id, name(&reply.outcome))),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// E3
+    #[test]
+    fn calls_written_before_an_error_was_seen_are_cleared_and_later_ones_run() {
+        let script = [call(1, 1, 0), call(2, 0, 0), call(3, 0, 0), call(4, 0, 1)];
+        let (messages, exit) = play(&script);
+        let expected = [(1, "failed"), (2, "cleared"), (3, "cleared"), (4, "done")];
+        assert_eq!(outcomes(&messages), expected);
+        assert_eq!(exit, Exit::Closed);
+    }
+
+    #[test]
+    fn a_release_forgets_the_errors_of_its_checkout() {
+        let script = [call(1, 1, 0), ToWorker::Release, call(1, 0, 0)];
+        assert_eq!(outcomes(&play(&script).0), [(1, "failed"), (1, "done")]);
+    }
+
+    #[test]
+    fn a_panic_is_the_last_thing_a_worker_says() {
+        let (messages, exit) = play(&[call(1, 2, 0), call(2, 0, 0)]);
+        assert_eq!(outcomes(&messages), [(1, "panicked")]);
+        assert_eq!(exit, Exit::Panicked);
+    }
+}

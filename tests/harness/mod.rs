@@ -1,0 +1,98 @@
+//! What every integration test stands on: real pools, bounded waits on conditions, and a check after each test
+//! that no process, descriptor or thread of the pool is left.
+#![allow(dead_code, unused_imports, reason = "every test file uses its part of the harness")]
+
+mod leaks;
+mod probe;
+
+use std::future::Future;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use actix::System;
+use forkpool::Builder;
+use forkpool::prelude::*;
+use rustix::process::{Pid as ProcessId, Signal};
+
+pub use leaks::{children, descendants, descriptors};
+pub use probe::*;
+
+/// Longest wait for a condition that is bound to come true.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Runs one test in an actix system of its own, alone in this process, and checks that it leaves nothing.
+///
+/// Pools that the test did not stop are taken down with the system; that counts as leaving nothing.
+pub fn run<T>(test: impl Future<Output = T>) -> T {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    // The first system of a process opens what the runtime keeps for good: its pipe for signals.
+    drop(System::new());
+    let before = leaks::Inventory::take();
+    let result = System::new().block_on(test);
+    before.compare();
+    result
+}
+
+/// A pool of probes that are set up as `Setup::default()`.
+pub fn pool() -> Builder<Probe> {
+    Pool::<Probe>::builder(Setup::default())
+}
+
+/// A pool of one probe, started.
+pub fn pool_of_one() -> PoolHandle<Probe> {
+    pool().workers(1..=1).start().expect("the pool starts")
+}
+
+/// Waits until the condition holds.
+///
+/// # Panics
+///
+/// After [`PATIENCE`], with `what`.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let patience = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < patience, "still waiting until {what}");
+        actix_rt::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Waits until the process is gone, zombie included.
+pub async fn gone(pid: u32) {
+    until(&format!("process {pid} is gone"), || !exists(pid)).await;
+}
+
+/// Whether the process exists, a zombie included.
+pub fn exists(pid: u32) -> bool {
+    std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Sends a signal to a process that the test started.
+pub fn signal(pid: u32, signal: Signal) {
+    rustix::process::kill_process(process_id(pid), signal).expect("the process is there");
+}
+
+pub fn kill(pid: u32) {
+    signal(pid, Signal::KILL);
+}
+
+fn process_id(pid: u32) -> ProcessId {
+    ProcessId::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid above zero")
+}
+
+/// The fork servers of this test's pools.
+pub fn servers() -> Vec<u32> {
+    children(std::process::id())
+}
+
+/// The short name of a process, as `ps -o comm` shows it.
+pub fn comm(pid: u32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
+/// The arguments of a process, as `ps -o args` shows them.
+pub fn args(pid: u32) -> String {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\0', " ").trim_end().to_owned()
+}

@@ -1,0 +1,237 @@
+//! A worker that does whatever a test tells it to, good or bad.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use forkpool::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// What a probe's set-up does.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Setup {
+    /// What happens in `setup`.
+    pub script: Script,
+    /// If given, the script is played only while this file exists.
+    pub only_while: Option<PathBuf>,
+    /// If given, `setup` appends a line with its pid to this file.
+    pub journal: Option<PathBuf>,
+    /// If given, `checkout_done` appends a line with its pid to this file.
+    pub done_journal: Option<PathBuf>,
+    /// Whether `checkout_done` panics.
+    pub done_panics: bool,
+    /// What happens in `preload`.
+    pub preload: Script,
+}
+
+/// One way to behave.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub enum Script {
+    #[default]
+    Fine,
+    Error(String),
+    Panic(String),
+    Exit(i32),
+    Hang,
+    Sleep(Duration),
+}
+
+impl Script {
+    fn play(&self) -> Result<(), SetupError> {
+        match self {
+            Script::Fine => Ok(()),
+            Script::Error(text) => Err(SetupError::new(text)),
+            Script::Panic(text) => panic!("{text}"),
+            Script::Exit(code) => std::process::exit(*code),
+            Script::Hang => loop {
+                std::hint::spin_loop();
+            },
+            Script::Sleep(time) => {
+                std::thread::sleep(*time);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What a preload leaves for the workers.
+#[derive(Debug)]
+pub struct Preloaded {
+    /// The process that ran the preload.
+    pub by: u32,
+}
+
+/// The worker of most tests.
+pub struct Probe {
+    setup: Setup,
+    setups: u32,
+    remembered: Vec<u64>,
+    hoard: Vec<u8>,
+}
+
+impl Actor for Probe {
+    type Context = WorkerContext<Self>;
+}
+
+impl Worker for Probe {
+    type Config = Setup;
+
+    fn setup(setup: Setup, _: &mut WorkerContext<Self>) -> Result<Self, SetupError> {
+        note(setup.journal.as_ref());
+        if setup.only_while.as_ref().is_none_or(|file| file.exists()) {
+            setup.script.play()?;
+        }
+        Ok(Probe { setup, setups: 1, remembered: Vec::new(), hoard: Vec::new() })
+    }
+
+    fn checkout_done(&mut self, _: &mut WorkerContext<Self>) {
+        note(self.setup.done_journal.as_ref());
+        self.remembered.clear();
+        assert!(!self.setup.done_panics, "told to panic in checkout_done");
+    }
+
+    fn preload(setup: &Setup, shared: &mut Preload) -> Result<(), SetupError> {
+        shared.put(Preloaded { by: std::process::id() });
+        setup.preload.play()
+    }
+}
+
+fn note(journal: Option<&PathBuf>) {
+    use std::io::Write;
+    if let Some(path) = journal {
+        let mut file = std::fs::File::options().create(true).append(true).open(path).expect("a journal");
+        writeln!(file, "{}", std::process::id()).expect("a line in the journal");
+    }
+}
+
+/// The messages of a probe: a name, its fields, and what its handler answers with `Ok`.
+macro_rules! messages {
+    ($($(#[$doc:meta])* $name:ident $(($($field:ty),+))? => $result:ty, |$probe:ident, $message:ident, $ctx:ident| $body:expr;)+) => {
+        $(
+            $(#[$doc])*
+            #[derive(Clone, Debug, Serialize, Deserialize)]
+            pub struct $name $(($(pub $field),+))?;
+
+            impl Message for $name {
+                type Result = Result<$result, Failure>;
+            }
+
+            impl Handler<$name> for Probe {
+                type Result = Result<$result, Failure>;
+
+                #[allow(unused_variables, reason = "not every message needs all three")]
+                fn handle(&mut self, $message: $name, $ctx: &mut WorkerContext<Self>) -> Self::Result {
+                    let $probe = self;
+                    $body
+                }
+            }
+        )+
+        forkpool::interface!(Probe { $($name),+ });
+    };
+}
+
+messages! {
+    /// Answers what it got.
+    Echo(Vec<u8>) => Vec<u8>, |probe, message, ctx| Ok(message.0);
+    /// Answers what it got.
+    EchoText(String) => String, |probe, message, ctx| Ok(message.0);
+    /// Answers what it got, after a while.
+    Slow(Duration, u64) => u64, |probe, message, ctx| {
+        std::thread::sleep(message.0);
+        Ok(message.1)
+    };
+    /// The worker's process id.
+    Pid => u32, |probe, message, ctx| Ok(std::process::id());
+    /// How often this worker was set up: 1.
+    Setups => u32, |probe, message, ctx| Ok(probe.setups);
+    /// Remembers a number until the checkout is done; answers all it has.
+    Remember(u64) => Vec<u64>, |probe, message, ctx| {
+        probe.remembered.push(message.0);
+        Ok(probe.remembered.clone())
+    };
+    /// Fails with this text.
+    Fail(String) => (), |probe, message, ctx| Err(Failure::task(message.0));
+    /// Fails with this text and keeps the worker.
+    FailAndKeep(String) => (), |probe, message, ctx| {
+        ctx.keep_worker();
+        Err(Failure::task(message.0))
+    };
+    /// Asks to be replaced.
+    StopAfterwards => u32, |probe, message, ctx| {
+        ctx.stop();
+        Ok(std::process::id())
+    };
+    /// Panics with this text.
+    Panic(String) => (), |probe, message, ctx| panic!("{}", message.0);
+    /// Runs for ever, in a loop that ignores signals.
+    Spin => (), |probe, message, ctx| loop { std::hint::spin_loop() };
+    /// Ends the process with this status.
+    Exit(i32) => (), |probe, message, ctx| std::process::exit(message.0);
+    /// Aborts the process.
+    AbortProcess => (), |probe, message, ctx| std::process::abort();
+    /// Raises this signal against itself.
+    Raise(i32) => (), |probe, message, ctx| {
+        let signal = rustix::process::Signal::from_named_raw(message.0).expect("a signal");
+        rustix::process::kill_process(rustix::process::getpid(), signal).expect("oneself");
+        std::thread::sleep(Duration::from_secs(60));
+        Ok(())
+    };
+    /// Open descriptors of the worker, as numbers and what they are.
+    Descriptors => Vec<(i32, String)>, |probe, message, ctx| Ok(descriptors());
+    /// The worker's process group and the signals it blocks and ignores, as `/proc/self/status` has them.
+    Standing => (i32, String, String), |probe, message, ctx| Ok(standing());
+    /// Prints this many lines on both outputs.
+    Print(u32) => (), |probe, message, ctx| {
+        for line in 0..message.0 {
+            println!("\u{0}\u{1}\u{2}garbage {line}");
+            eprintln!("garbage {line}");
+        }
+        Ok(())
+    };
+    /// Starts `sleep` for a minute, in this process group, and answers its pid.
+    StartChild => u32, |probe, message, ctx| {
+        let child = std::process::Command::new("sleep").arg("60").spawn();
+        child.map(|child| child.id()).map_err(|error| Failure::task(error.to_string()))
+    };
+    /// The process that ran the preload.
+    PreloadedBy => Option<u32>, |probe, message, ctx| Ok(ctx.preloaded::<Preloaded>().map(|it| it.by));
+    /// Milliseconds until the deadline of this call.
+    TimeLeft => Option<u64>, |probe, message, ctx| {
+        let left = ctx.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        Ok(left.map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)))
+    };
+    /// Keeps this many bytes of private memory from now on.
+    Hoard(usize) => (), |probe, message, ctx| {
+        probe.hoard = vec![1; message.0];
+        Ok(())
+    };
+    /// Floats travel bit by bit.
+    EchoFloats(Vec<f64>) => Vec<f64>, |probe, message, ctx| Ok(message.0);
+    /// All the integers there are.
+    EchoIntegers((u64, i64, u128, i128, u8, char)) => (u64, i64, u128, i128, u8, char),
+        |probe, message, ctx| Ok(message.0);
+}
+
+fn descriptors() -> Vec<(i32, String)> {
+    let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            let target = entry.path().read_link().ok()?.to_string_lossy().into_owned();
+            Some((number, target))
+        })
+        .filter(|(_, target)| !target.ends_with("/fd"))
+        .collect()
+}
+
+fn standing() -> (i32, String, String) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.rsplit('\t').next().unwrap_or_default().to_owned()
+    };
+    let group = rustix::process::getpgrp().as_raw_nonzero().get();
+    (group, field("SigBlk:"), field("SigIgn:"))
+}
+
+forkpool::boot!(Probe);
