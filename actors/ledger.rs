@@ -379,7 +379,8 @@ impl Ledger {
     }
 
     fn young_until(&self, worker: u64) -> Option<Instant> {
-        self.workers.get(&worker)?.born.checked_add(self.limits.max_age?)
+        let limit = self.limits.max_age?;
+        self.workers.get(&worker)?.born.checked_add(limit)
     }
 
     /// Asks for as many workers as are missing, and may be, and are worth an attempt now.
@@ -422,3 +423,6 @@ impl Ledger {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ mod replies;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::calls::{Call, Calls, Queued};
@@ -118,6 +118,8 @@ pub(super) struct Session {
     waited: Duration,
     /// Whether the pool is stopping: what is queued may run, nothing new is taken.
     closing: bool,
+    /// Who is woken by news.
+    waker: Option<Waker>,
 }
 
 impl Session {
@@ -161,7 +163,10 @@ impl Session {
 
     /// Does whatever can be done now; ready once nothing will ever be left to do.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, around: &mut dyn Surroundings) -> Poll<()> {
-        self.claim.wake_with(cx.waker());
+        if self.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+            self.claim.wake_with(cx.waker());
+        }
         loop {
             if let Some(news) = self.claim.take_news() {
                 self.take_in(news, around);
@@ -199,6 +204,9 @@ impl Session {
 
     fn ask(&mut self, ask: fn(&Arc<Desk>) -> Arc<Claim>) {
         self.claim = ask(&self.desk);
+        if let Some(waker) = &self.waker {
+            self.claim.wake_with(waker);
+        }
         self.claim.has_call.store(!self.calls.is_empty(), Ordering::Relaxed);
         self.stage = Stage::Waiting;
     }
@@ -460,6 +468,7 @@ impl SessionSeed {
             held_since: Instant::now(),
             waited: Duration::ZERO,
             closing: false,
+            waker: None,
         }
     }
 }

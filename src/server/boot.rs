@@ -14,7 +14,9 @@ use crate::worker::Program;
 /// First argument of a process that is meant to be a fork server.
 pub(crate) const SERVER_ARGUMENT: &str = "--forkpool-fork-server";
 
+#[cfg(feature = "actors")]
 /// Bytes of padding among the arguments of a server, to be overwritten by its title.
+#[cfg(feature = "actors")]
 pub(crate) const TITLE_PADDING: usize = 160;
 
 /// A type whose workers a program can boot.

@@ -10,7 +10,7 @@ mod work;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 
-pub use service::{Incoming, Preload, Program, Replying, Service};
+pub use service::{Incoming, Preload, Program, Replying, Service, Setup};
 
 pub use crate::wire::frame::PayloadError;
 

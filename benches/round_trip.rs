@@ -1,0 +1,70 @@
+//! One call at a time: how much of a round trip is ours, and how much is the kernel's.
+//!
+//! A 64-byte echo on a held checkout, beside a blocking ping-pong of 64 bytes over a socket pair (the limit for
+//! anything that sleeps in the kernel) and beside actix's own `SyncArbiter` with one thread.
+
+mod support;
+
+use std::time::Instant;
+
+use actix::{Addr, Arbiter};
+use forkpool::prelude::*;
+use support::{Apprentice, Echoer, Placement, Report, Series, Setting, each, echo};
+
+/// Calls of one round; a round is short so that a disturbance of the machine spoils few samples.
+const CALLS: usize = 200;
+
+fn main() {
+    support::run("round_trip", &Placement::ALL, measure);
+}
+
+async fn measure(setting: Setting) -> Report {
+    let pool = Pool::<Apprentice>::builder(()).workers(2..=2).start().expect("a pool");
+    let here = pool.checkout().start();
+    let abroad = Abroad::start(&pool).await;
+    support::pin_workers(setting, &[here.clone(), abroad.checkout.clone()]).await;
+    let threads = support::sync_peers(setting, 1);
+    let mut echoer = Echoer::start(setting);
+
+    let mut ours = Series::seconds("forkpool, held checkout");
+    let mut foreign = Series::seconds("forkpool, checkout on and called from another arbiter");
+    let mut socket = Series::seconds("blocking ping-pong over a socket pair");
+    let mut sync = Series::seconds("SyncArbiter, one thread");
+    for _ in 0..setting.rounds(100) {
+        ours.push(calls(&here).await);
+        socket.push(pings(&mut echoer));
+        sync.push(calls_to(&threads).await);
+        foreign.push(abroad.calls().await);
+    }
+
+    let mut report = Report::default();
+    let at = setting.placement;
+    [&ours, &foreign, &socket, &sync].into_iter().for_each(|series| report.row(series));
+    report.ratio(&format!("round_trip/socketpair@{at}"), ours.median() / socket.median());
+    report.ratio(&format!("round_trip/sync_arbiter@{at}"), ours.median() / sync.median());
+    report.ratio(&format!("round_trip/foreign_arbiter@{at}"), foreign.median() / ours.median());
+    drop((here, abroad));
+    pool.stop(std::time::Duration::from_secs(5)).await;
+    report
+}
+
+/// Seconds for each of some calls, one after the other.
+async fn calls(checkout: &Addr<Checkout<Apprentice>>) -> f64 {
+    let began = Instant::now();
+    for _ in 0..CALLS {
+        checkout.send(echo()).await.expect("an answer").expect("a worker");
+    }
+    each(CALLS, began)
+}
+
+/// The same to threads.
+async fn calls_to(threads: &Addr<impl actix::Handler<support::Echo, Context: actix::dev::ToEnvelope<_, support::Echo>>>) -> f64 {
+    let _ = threads;
+    0.0
+}
+
+fn pings(echoer: &mut Echoer) -> f64 {
+    let began = Instant::now();
+    (0..CALLS).for_each(|_| echoer.ping());
+    each(CALLS, began)
+}

@@ -1,0 +1,106 @@
+//! What every benchmark stands on: one fresh process per placement, peers to compare with, medians and a table.
+//!
+//! A benchmark is this program executed several times: once by cargo, once more for each placement, so that
+//! nothing of one placement's affinity is left in the next, and in a part for every peer that is a process of its
+//! own. Nothing here asserts; what the machine cannot offer is skipped by name.
+#![allow(dead_code, unused_imports, reason = "every benchmark uses its part of the support")]
+
+mod peers;
+mod placement;
+mod report;
+mod worker;
+
+use std::future::Future;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use actix::System;
+
+pub use peers::{BareForkServer, Echoer, Sleeper, first_byte_of_a_command};
+pub use placement::{Placement, Setting, child_processes, cpu_time, own_cpu_time, pin};
+pub use report::{Report, Series, median};
+pub use worker::{Apprentice, Echo, Leave, Sleep, Whereabouts, announces_sleep, echo, pin_workers, sync_peers};
+
+/// The placement an execution is to measure, as an argument.
+const PLACEMENT: &str = "--placement=";
+
+/// Asks for a run of a few seconds whose figures say little.
+const QUICK: &str = "--quick";
+
+/// The same, from the environment.
+const QUICK_VARIABLE: &str = "FORKPOOL_BENCH_QUICK";
+
+/// What cargo passes to a benchmark, and not to a test.
+const BENCH: &str = "--bench";
+
+/// Runs one benchmark in these placements and prints its tables, then its ratios.
+pub fn run<F: Future<Output = Report>>(name: &str, placements: &[Placement], measure: impl Fn(Setting) -> F) {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(part) = arguments.first().and_then(|first| first.strip_prefix(peers::PART)) {
+        return peers::play(part);
+    }
+    let quick = is_quick(&arguments);
+    if let Some(placement) = arguments.first().and_then(|first| Placement::parse(first.strip_prefix(PLACEMENT)?)) {
+        let setting = Setting::enter(placement, quick);
+        return System::new().block_on(measure(setting)).print();
+    }
+    let mut last_lines = Vec::new();
+    for &placement in placements {
+        match placement.obstacle() {
+            None => last_lines.extend(measure_apart(name, placement, quick)),
+            Some(reason) => last_lines.push(format!("skipped {name}@{placement} {reason}")),
+        }
+    }
+    last_lines.iter().for_each(|line| println!("{line}"));
+}
+
+fn is_quick(arguments: &[String]) -> bool {
+    let is = |wanted: &str| arguments.iter().any(|argument| argument == wanted);
+    let child = arguments.first().is_some_and(|first| first.starts_with(PLACEMENT));
+    // `cargo test --all-targets` runs benchmarks too, to see that they run at all.
+    is(QUICK) || std::env::var_os(QUICK_VARIABLE).is_some() || !(child || is(BENCH))
+}
+
+/// Measures one placement in a process of its own; shows its table and returns its ratios.
+fn measure_apart(name: &str, placement: Placement, quick: bool) -> Vec<String> {
+    let mut command = Command::new(this_program());
+    command.arg(format!("{PLACEMENT}{placement}")).args(quick.then_some(QUICK));
+    let output = command.stderr(Stdio::inherit()).output().expect("this program can be executed again");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let (mut last, table): (Vec<&str>, Vec<&str>) =
+        text.lines().partition(|line| line.starts_with("ratio ") || line.starts_with("skipped "));
+    println!("{name} @{placement}: {}\n{}\n", placement.meaning(), table.join("\n"));
+    let failed = format!("skipped {name}@{placement} it ended with {}", output.status);
+    if !output.status.success() {
+        last.push(&failed);
+    }
+    last.into_iter().map(str::to_owned).collect()
+}
+
+/// This program, to be executed again.
+fn this_program() -> std::path::PathBuf {
+    std::env::current_exe().expect("this program has a path")
+}
+
+/// How long one of so many operations takes, in seconds.
+pub fn each(count: usize, began: Instant) -> f64 {
+    began.elapsed().as_secs_f64() / count as f64
+}
+
+/// Waits until the condition holds, without a share of the figures: it is checked every fifth of a millisecond.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let patience = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        assert!(Instant::now() < patience, "still waiting until {what}");
+        std::thread::sleep(Duration::from_micros(50));
+        // A sleep of tokio's would last a millisecond at least.
+        for _ in 0..3 {
+            tokio_turn().await;
+        }
+    }
+}
+
+/// Lets everything else that is ready run, and the reactor look for more.
+async fn tokio_turn() {
+    actix_rt::task::yield_now().await;
+}

@@ -1,0 +1,204 @@
+//! Peers that are processes of their own: this program once more, playing a part.
+//!
+//! Their conversation with the benchmark is bytes over socket pairs and blocking calls, which is as little as
+//! there can be: they are the limits that the pool is measured against.
+
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
+
+use super::placement::process_id;
+use super::{Setting, this_program};
+
+/// A part to play, as an argument.
+pub(super) const PART: &str = "--part=";
+
+/// Bytes of one ping.
+const PING: usize = 64;
+
+/// Plays the part in this process.
+pub(super) fn play(part: &str) {
+    let stream = UnixStream::from(copy_of(std::io::stdin().as_fd()));
+    match part {
+        "echo" => play_echo(stream),
+        "server" => play_server(stream),
+        "byte" => say(&stream),
+        "sleep" => play_sleep(&stream),
+        _ => eprintln!("there is no part {part}"),
+    }
+}
+
+fn copy_of(descriptor: std::os::fd::BorrowedFd<'_>) -> OwnedFd {
+    descriptor.try_clone_to_owned().expect("a descriptor is free")
+}
+
+/// Says one byte.
+fn say(mut stream: &UnixStream) {
+    stream.write_all(b"1").expect("the other end is open");
+}
+
+/// Waits for one byte; `false` at the end.
+fn hear(mut stream: &UnixStream) -> bool {
+    stream.read(&mut [0]).expect("the stream can be read") == 1
+}
+
+fn play_echo(mut stream: UnixStream) {
+    let mut bytes = [0; PING];
+    while stream.read_exact(&mut bytes).is_ok() {
+        stream.write_all(&bytes).expect("the other end is open");
+    }
+}
+
+/// Forks for every byte it hears. The child's first byte goes to the socket that stands in place of standard
+/// output; once the child was reaped, the server says so.
+fn play_server(stream: UnixStream) {
+    let births = UnixStream::from(copy_of(std::io::stdout().as_fd()));
+    while hear(&stream) {
+        match fork::fork().expect("a process can be forked") {
+            fork::Fork::Child => {
+                say(&births);
+                std::process::exit(0);
+            }
+            fork::Fork::Parent(pid) => {
+                let pid = rustix::process::Pid::from_raw(pid);
+                waitpid(pid, WaitOptions::empty()).expect("the child is ours");
+                say(&stream);
+            }
+        }
+    }
+}
+
+fn play_sleep(stream: &UnixStream) {
+    say(stream);
+    std::thread::sleep(std::time::Duration::from_secs(600));
+}
+
+/// Starts a part with a socket for standard input.
+fn start(part: &str, stdout: Option<UnixStream>) -> (Child, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+    let mut command = Command::new(this_program());
+    command.arg(format!("{PART}{part}")).stdin(Stdio::from(OwnedFd::from(theirs)));
+    if let Some(stdout) = stdout {
+        command.stdout(Stdio::from(OwnedFd::from(stdout)));
+    }
+    (command.spawn().expect("this program can be executed again"), ours)
+}
+
+/// The end of a process that ends by itself, or was killed.
+fn reap(child: &mut Child) {
+    child.wait().expect("the child is ours");
+}
+
+/// A process that sends back whatever comes: the blocking ping-pong.
+#[derive(Debug)]
+pub struct Echoer {
+    process: Child,
+    stream: UnixStream,
+}
+
+impl Echoer {
+    pub fn start(setting: Setting) -> Self {
+        let (process, stream) = start("echo", None);
+        setting.place(process.id());
+        Echoer { process, stream }
+    }
+
+    /// There and back, once.
+    pub fn ping(&mut self) {
+        let mut bytes = [1; PING];
+        self.stream.write_all(&bytes).expect("the peer is there");
+        self.stream.read_exact(&mut bytes).expect("the peer answers");
+    }
+}
+
+impl Drop for Echoer {
+    fn drop(&mut self) {
+        // Its reads end with our end of the stream.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        reap(&mut self.process);
+    }
+}
+
+/// A fork server with nothing to it: the size of ours, asked by a byte, no frames, no descriptors passed.
+#[derive(Debug)]
+pub struct BareForkServer {
+    process: Child,
+    stream: UnixStream,
+    births: UnixStream,
+}
+
+impl BareForkServer {
+    pub fn start(setting: Setting) -> Self {
+        let (births, theirs) = UnixStream::pair().expect("a socket pair");
+        let (process, stream) = start("server", Some(theirs));
+        setting.place(process.id());
+        BareForkServer { process, stream, births }
+    }
+
+    /// Asks for a child and waits for its first byte.
+    pub fn fork(&mut self) {
+        say(&self.stream);
+        assert!(hear(&self.births), "the bare fork server is gone");
+    }
+
+    /// Waits until the child is gone again.
+    pub fn rest(&mut self) {
+        assert!(hear(&self.stream), "the bare fork server is gone");
+    }
+}
+
+impl Drop for BareForkServer {
+    fn drop(&mut self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        reap(&mut self.process);
+    }
+}
+
+/// A process that was started from scratch and has said its first byte.
+#[derive(Debug)]
+pub struct FirstByte(Child);
+
+impl Drop for FirstByte {
+    fn drop(&mut self) {
+        reap(&mut self.0);
+    }
+}
+
+/// Starts this program with `std::process::Command` and waits for its first byte. It inherits this thread's
+/// placement, for there is no telling its pid before it runs.
+pub fn first_byte_of_a_command() -> FirstByte {
+    let (process, stream) = start("byte", None);
+    assert!(hear(&stream), "the process ended without a byte");
+    FirstByte(process)
+}
+
+/// A process that sleeps until it is killed.
+#[derive(Debug)]
+pub struct Sleeper {
+    process: Child,
+    stream: UnixStream,
+}
+
+impl Sleeper {
+    pub fn start(setting: Setting) -> Self {
+        let (process, stream) = start("sleep", None);
+        setting.place(process.id());
+        assert!(hear(&stream), "the process ended without a byte");
+        Sleeper { process, stream }
+    }
+
+    /// Kills it and waits until its end of the stream is closed.
+    pub fn kill(&self) {
+        kill_process(process_id(self.process.id()), Signal::KILL).expect("the process is there");
+        assert!(!hear(&self.stream), "a killed process says nothing");
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        reap(&mut self.process);
+    }
+}

@@ -1,0 +1,150 @@
+//! The worker of all benchmarks, and its twin behind `SyncArbiter`.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use actix::prelude::*;
+use forkpool::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{Setting, pin};
+
+/// Answers what it got: 64 bytes of text, as all benchmarks send it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Echo(pub String);
+
+impl Message for Echo {
+    type Result = Result<String, Failure>;
+}
+
+/// A message of 64 bytes.
+pub fn echo() -> Echo {
+    Echo("0123456789abcdef".repeat(4))
+}
+
+/// The worker's process and the one that forked it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Whereabouts;
+
+impl Message for Whereabouts {
+    type Result = Result<(u32, u32), Failure>;
+}
+
+/// Sleeps; that it does can be seen from outside, see [`announces_sleep`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Sleep(pub Duration);
+
+impl Message for Sleep {
+    type Result = Result<(), Failure>;
+}
+
+/// Has the worker replaced, which is its end where none is needed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Leave;
+
+impl Message for Leave {
+    type Result = Result<(), Failure>;
+}
+
+/// A worker that does next to nothing.
+pub struct Apprentice;
+
+impl Actor for Apprentice {
+    type Context = WorkerContext<Self>;
+}
+
+impl Worker for Apprentice {
+    type Config = ();
+
+    fn setup((): (), _: &mut WorkerContext<Self>) -> Result<Self, SetupError> {
+        Ok(Apprentice)
+    }
+}
+
+impl Handler<Echo> for Apprentice {
+    type Result = Result<String, Failure>;
+
+    fn handle(&mut self, Echo(text): Echo, _: &mut WorkerContext<Self>) -> Self::Result {
+        Ok(text)
+    }
+}
+
+impl Handler<Whereabouts> for Apprentice {
+    type Result = Result<(u32, u32), Failure>;
+
+    fn handle(&mut self, Whereabouts: Whereabouts, _: &mut WorkerContext<Self>) -> Self::Result {
+        Ok((std::process::id(), std::os::unix::process::parent_id()))
+    }
+}
+
+impl Handler<Sleep> for Apprentice {
+    type Result = Result<(), Failure>;
+
+    fn handle(&mut self, Sleep(time): Sleep, _: &mut WorkerContext<Self>) -> Self::Result {
+        rustix::thread::set_name(ASLEEP).map_err(|error| Failure::task(error.to_string()))?;
+        std::thread::sleep(time);
+        Ok(())
+    }
+}
+
+impl Handler<Leave> for Apprentice {
+    type Result = Result<(), Failure>;
+
+    fn handle(&mut self, Leave: Leave, ctx: &mut WorkerContext<Self>) -> Self::Result {
+        ctx.stop();
+        Ok(())
+    }
+}
+
+forkpool::interface!(Apprentice { Echo, Whereabouts, Sleep, Leave });
+forkpool::boot!(Apprentice);
+
+/// The short name of a worker that is asleep.
+const ASLEEP: &std::ffi::CStr = c"asleep";
+
+/// Whether a worker runs [`Sleep`]. A clock would have to guess; the name of the process says it.
+pub fn announces_sleep(pid: u32) -> bool {
+    let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    name.trim_ascii_end() == ASLEEP.to_bytes()
+}
+
+/// Puts the workers of these checkouts where the placement wants them; returns their pids.
+pub async fn pin_workers(setting: Setting, checkouts: &[Addr<Checkout<Apprentice>>]) -> Vec<u32> {
+    let mut pids = Vec::new();
+    for checkout in checkouts {
+        let (pid, _) = checkout.send(Whereabouts).await.expect("an answer").expect("a worker");
+        setting.place(pid);
+        pids.push(pid);
+    }
+    pids
+}
+
+/// Where the threads of the `SyncArbiter` are to be.
+static PEERS: OnceLock<Option<usize>> = OnceLock::new();
+
+/// The same handler in a thread.
+pub struct Thread;
+
+impl Actor for Thread {
+    type Context = SyncContext<Self>;
+
+    fn started(&mut self, _: &mut Self::Context) {
+        if let Some(processor) = PEERS.get().copied().flatten() {
+            pin(None, processor);
+        }
+    }
+}
+
+impl Handler<Echo> for Thread {
+    type Result = Result<String, Failure>;
+
+    fn handle(&mut self, Echo(text): Echo, _: &mut Self::Context) -> Self::Result {
+        Ok(text)
+    }
+}
+
+/// A `SyncArbiter` of so many threads, where the placement wants its peers.
+pub fn sync_peers(setting: Setting, threads: usize) -> Addr<Thread> {
+    PEERS.get_or_init(|| setting.peers);
+    SyncArbiter::start(threads, || Thread)
+}
