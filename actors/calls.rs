@@ -107,6 +107,17 @@ impl Calls {
         self.first_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
+    /// Drops the first call if it was not written and its caller has given it up; whether it did.
+    pub(super) fn forget_abandoned_first(&mut self) -> bool {
+        let abandoned =
+            self.open == 0 && self.queued.front().is_some_and(|first| first.call.slot.is_abandoned());
+        if abandoned {
+            self.queued.pop_front();
+            self.restart_clock(Some(Instant::now()));
+        }
+        abandoned
+    }
+
     /// What is left of a call's limit once it runs: its clock runs already if it is the first.
     pub(super) fn limit_when_running(&self, call: &Call, now: Instant) -> Option<Duration> {
         let used = match self.first_since {

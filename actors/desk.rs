@@ -212,8 +212,10 @@ impl Desk {
     pub(super) fn ended(self: &Arc<Self>, worker: u64, obituary: Obituary) {
         let (holder, _) = self.update(|books, now| {
             books.workers.remove(&worker);
-            books.ledger.ended(worker, now, self.chance());
-            (books.holding.remove(&worker), books.channels.remove(&worker))
+            let holder = books.holding.remove(&worker);
+            let has_call = holder.as_ref().is_some_and(|claim| claim.has_call.load(Ordering::Relaxed));
+            books.ledger.ended(worker, has_call, now, self.chance());
+            (holder, books.channels.remove(&worker))
         });
         let wake = holder.and_then(|claim| claim.tell(|news| news.obituary = Some(obituary)));
         wake.into_iter().for_each(Waker::wake);

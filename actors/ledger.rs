@@ -88,6 +88,7 @@ impl Census {
 
 struct Entry {
     life: Life,
+    /// When it was asked for, and from then on when it became ready: its age counts from there.
     born: Instant,
     checkouts: u64,
 }
@@ -231,6 +232,9 @@ impl Ledger {
         if self.change(worker, Event::Ready, now).is_err() || was != Some(Life::Starting) {
             return;
         }
+        if let Some(entry) = self.workers.get_mut(&worker) {
+            entry.born = now;
+        }
         self.streak = 0;
         self.retry_at = None;
         self.offer(worker, now);
@@ -265,14 +269,16 @@ impl Ledger {
         }
     }
 
-    /// A worker's process is gone. `chance` is between 0 and 1.
-    pub(super) fn ended(&mut self, worker: u64, now: Instant, chance: f64) {
+    /// A worker's process is gone. `has_call`: its holder had a call for it; `chance` is between 0 and 1.
+    pub(super) fn ended(&mut self, worker: u64, has_call: bool, now: Instant, chance: f64) {
         let Some(entry) = self.workers.remove(&worker) else {
             return;
         };
         *self.census.of(entry.life) -= 1;
         self.idle.remove(worker);
-        if entry.life.ended_early(entry.checkouts > 0, now) {
+        let earlier = if matches!(entry.life, Life::Leased { .. }) { 1 } else { 0 };
+        let used = has_call || entry.checkouts > earlier;
+        if entry.life.ended_early(used, now.saturating_duration_since(entry.born)) {
             self.streak = self.streak.saturating_add(1);
             self.retry_at = Some(now + self.backoff.wait(self.streak, chance));
         }

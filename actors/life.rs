@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// A worker that ends sooner than this after it became ready, and never had a checkout, ended early.
+/// A worker that ends sooner than this after its birth, and never had anything to do, ended early.
 pub(super) const EARLY: Duration = Duration::from_secs(1);
 
 /// Why a worker is to end.
@@ -116,12 +116,12 @@ impl Life {
         }
     }
 
-    /// Whether a worker that ended in this state ended early, so that the next attempt waits.
-    pub(super) fn ended_early(self, had_checkouts: bool, now: Instant) -> bool {
+    /// Whether a worker that ended in this state, this long after its birth, ended early, so that the next
+    /// attempt waits. `used`: a checkout had a call for it, now or before.
+    pub(super) fn ended_early(self, used: bool, age: Duration) -> bool {
         match self {
             Life::Starting => true,
-            Life::Idle { since } => !had_checkouts && now.saturating_duration_since(since) < EARLY,
-            Life::Leased { .. } => false,
+            Life::Idle { .. } | Life::Leased { .. } => !used && age < EARLY,
             Life::Ending { early, .. } => early,
         }
     }
@@ -173,19 +173,20 @@ mod tests {
     #[test]
     fn only_early_ends_count_for_the_backoff() {
         let now = Instant::now();
-        let later = now + EARLY;
+        let (young, old) = (Duration::ZERO, EARLY);
         let table = [
-            ("starting", state("starting", now), false, now, true),
-            ("idle, at once", state("idle", now), false, now, true),
-            ("idle, after a second", state("idle", now), false, later, false),
-            ("idle, after a checkout", state("idle", now), true, now, false),
-            ("leased", state("leased", now), true, now, false),
-            ("killed", state("ending", now), true, now, false),
+            ("starting", state("starting", now), false, old, true),
+            ("idle, at once", state("idle", now), false, young, true),
+            ("idle, after a second", state("idle", now), false, old, false),
+            ("idle, after a checkout", state("idle", now), true, young, false),
+            ("leased, with nothing to do", state("leased", now), false, young, true),
+            ("leased, with a call", state("leased", now), true, young, false),
+            ("killed", state("ending", now), true, young, false),
         ];
-        for (row, life, had_checkouts, at, expected) in table {
-            assert_eq!(life.ended_early(had_checkouts, at), expected, "{row}");
+        for (row, life, used, age, expected) in table {
+            assert_eq!(life.ended_early(used, age), expected, "{row}");
         }
         let not_set_up = Life::Starting.on(Event::Dismissed(Reason::NotSetUp), now);
-        assert!(not_set_up.is_ok_and(|life| life.ended_early(false, later)));
+        assert!(not_set_up.is_ok_and(|life| life.ended_early(false, old)));
     }
 }

@@ -292,6 +292,9 @@ impl Session {
                     self.waited = self.calls.wait(now);
                     self.desk.totals.waited(self.waited);
                 }
+                if !self.heard {
+                    self.claim.has_call.store(true, Ordering::Relaxed);
+                }
                 self.calls.wrote(call, bytes, now);
             }
             Err(problem) => self.refuse_payload(&call, &problem),

@@ -353,3 +353,6 @@ impl<'de> Deserialize<'de> for Failure {
         Dossier::deserialize(deserializer).map(|dossier| Failure(Arc::new(dossier)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -159,7 +159,7 @@ impl World {
             Step::Reap(which) => {
                 if let Some(worker) = pick(&self.ending, which) {
                     self.ending.remove(&worker);
-                    self.ledger.ended(worker, self.now, 0.5);
+                    self.ledger.ended(worker, true, self.now, 0.5);
                 }
             }
             Step::Wait(millis) => {
@@ -220,7 +220,7 @@ impl World {
             self.starting.remove(&worker);
             self.idle.remove(&worker);
             self.leased.retain(|(leased, _)| *leased != worker);
-            self.ledger.ended(worker, self.now, 0.5);
+            self.ledger.ended(worker, true, self.now, 0.5);
         }
     }
 

@@ -106,6 +106,9 @@ impl Session {
     }
 
     fn time_out(&mut self, limit: Duration, around: &mut dyn Surroundings) {
+        if self.calls.forget_abandoned_first() {
+            return;
+        }
         let failure = match std::mem::replace(&mut self.stage, Stage::Out) {
             Stage::Held(lease) => {
                 let (number, pid) = (lease.worker.number, lease.worker.pid);

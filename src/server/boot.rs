@@ -5,6 +5,7 @@
 //! returns.
 
 use std::ffi::OsString;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::run;
@@ -24,6 +25,10 @@ pub trait Boot {
     /// How its workers are made.
     const PROGRAM: Program;
 }
+
+/// Whether this process is on its way to be a server: another `boot!` among the start-up functions behind the
+/// one that diverted only notes its programs.
+static DIVERTED: AtomicBool = AtomicBool::new(false);
 
 static BOOTED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
 
@@ -51,7 +56,9 @@ pub fn enter(programs: &[Program], hook: *const ()) {
     let Some(wanted) = wanted(arguments_so_far()) else {
         return;
     };
-    if let Some(program) = programs.iter().find(|program| (program.identity)() == wanted) {
+    if let Some(program) = programs.iter().find(|program| (program.identity)() == wanted)
+        && !DIVERTED.swap(true, Ordering::Relaxed)
+    {
         startup::run_initializers_after(hook);
         run::run(program)
     }

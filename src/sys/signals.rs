@@ -101,7 +101,7 @@ impl Drop for HangUpWatch {
     fn drop(&mut self) {
         // Failure to stop leaves a handler that still does the right thing: it ends an orphaned server.
         let _ = set_async(WATCHED.load(Ordering::Relaxed), false);
-        let _ = handle_sigio(libc::SIG_IGN);
+        let _ = handle_sigio(libc::SIG_DFL);
     }
 }
 
