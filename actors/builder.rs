@@ -1,5 +1,6 @@
 //! How a pool is started.
 
+use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::RangeInclusive;
@@ -21,7 +22,7 @@ use crate::wire::frame::{self, PayloadError};
 use crate::wire::{LIBRARY, PROTOCOL};
 
 /// Why a pool could not be started. Nothing is left behind.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// An option cannot be what it is.
@@ -49,6 +50,17 @@ pub enum StartError {
     /// This program cannot be executed again as the fork server.
     #[error("the fork server cannot be started")]
     Launch(#[source] io::Error),
+}
+
+/// For people: what an unhandled `?` in `main` prints is what is wrong and what to do.
+impl fmt::Debug for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)?;
+        match std::error::Error::source(self) {
+            Some(source) => write!(f, "\ncaused by: {source}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Options of a pool, each with a default; made by [`Pool::builder`].

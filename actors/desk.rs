@@ -284,7 +284,10 @@ impl Desk {
     pub(super) fn stats(&self) -> Stats {
         let books = self.books.lock();
         let census = books.ledger.census();
+        let mut workers: Vec<&Identity> = books.workers.values().collect();
+        workers.sort_unstable_by_key(|worker| worker.number);
         Stats {
+            pids: workers.iter().map(|worker| worker.pid).collect(),
             starting: census.starting,
             idle: census.idle,
             leased: census.leased,
@@ -302,7 +305,7 @@ impl Desk {
         let most = u32::try_from(*self.options.workers.end()).unwrap_or(u32::MAX);
         let ahead = u32::try_from(waiting).unwrap_or(u32::MAX);
         let estimate = self.totals.usual_hold().saturating_mul(ahead) / most.max(1);
-        Failure::of(FailureKind::Overloaded, format!("{waiting} checkouts wait already"))
+        Failure::of(FailureKind::Overloaded, format!("{waiting} callers wait already"))
             .in_pool(&self.options.name)
             .retry_in(estimate.max(Duration::from_millis(1)))
     }

@@ -18,9 +18,9 @@ use super::checkout::Checkout;
 use super::desk::Desk;
 use super::interface::{Accepts, Worker};
 use super::pool::{self, Pool, Relay};
-use super::session::{Session, Terms};
+use super::session::{SessionSeed, Terms};
 use super::stats::Stats;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// A pool of workers, to be cloned wherever it is needed.
 ///
@@ -87,8 +87,28 @@ impl<W: Worker> PoolHandle<W> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
+        let limit = self.shared.desk.options.timeout;
+        self.send_within(limit, message)
+    }
+
+    /// As [`send`](Self::send), with a clock of its own; `None` is no limit.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn send_within<M, T, E>(
+        &self,
+        limit: impl Into<Option<Duration>>,
+        message: M,
+    ) -> PoolRequest<Result<T, E>>
+    where
+        W: Accepts<M>,
+        M: Message<Result = Result<T, E>> + Serialize,
+        T: DeserializeOwned + Send + 'static,
+        E: DeserializeOwned + From<Failure> + Send + 'static,
+    {
         let (caller, answer) = oneshot::channel();
-        self.run(&message, Some(caller));
+        self.run(&message, limit.into(), Some(caller));
         PoolRequest {
             answer,
             timeout: None,
@@ -105,7 +125,7 @@ impl<W: Worker> PoolHandle<W> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        self.run(&message, None);
+        self.run(&message, self.shared.desk.options.timeout, None);
     }
 
     /// As [`do_send`](Self::do_send).
@@ -123,11 +143,14 @@ impl<W: Worker> PoolHandle<W> {
         if !self.shared.desk.is_open() {
             return Err(SendError::Closed(message));
         }
-        self.run(&message, None);
+        self.run(&message, self.shared.desk.options.timeout, None);
         Ok(())
     }
 
     /// Options of a checkout: exclusive use of one worker.
+    ///
+    /// A checkout that saw an `Err` has its worker replaced when it is released, since what the worker holds may
+    /// be in doubt; workers that hold nothing are spared by `keep_after_error(true)`.
     pub fn checkout(&self) -> CheckoutBuilder<W> {
         CheckoutBuilder {
             desk: self.shared.desk.clone(),
@@ -152,15 +175,19 @@ impl<W: Worker> PoolHandle<W> {
         pool::stop(self.shared.desk.clone(), drain)
     }
 
-    fn run<M, T, E>(&self, message: &M, caller: Option<oneshot::Sender<Result<T, E>>>)
-    where
+    fn run<M, T, E>(
+        &self,
+        message: &M,
+        limit: Option<Duration>,
+        caller: Option<oneshot::Sender<Result<T, E>>>,
+    ) where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize,
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
         let desk = &self.shared.desk;
-        let relay = Relay::<W, M>::new(desk, message, desk.options.timeout);
+        let relay = Relay::<W, M>::new(desk, message, limit);
         relay.run(&here_or(&self.shared.arbiter), caller);
     }
 }
@@ -168,6 +195,18 @@ impl<W: Worker> PoolHandle<W> {
 /// The current arbiter, or the pool's on a thread that has none.
 fn here_or(arbiter: &ArbiterHandle) -> ArbiterHandle {
     Arbiter::try_current().filter(ArbiterHandle::alive).unwrap_or_else(|| arbiter.clone())
+}
+
+/// What became of a request, for those who want one error type: a mailbox that is closed is a pool that is
+/// stopped, and one that took too long timed out.
+impl From<MailboxError> for Failure {
+    fn from(error: MailboxError) -> Self {
+        let kind = match error {
+            MailboxError::Closed => FailureKind::Stopped,
+            MailboxError::Timeout => FailureKind::Timeout,
+        };
+        Failure::of(kind, "")
+    }
 }
 
 /// The answer to a message that was sent to a pool.
@@ -251,12 +290,13 @@ impl<W: Worker> CheckoutBuilder<W> {
     /// The actor runs on the current arbiter, or on the pool's where the thread has none. This never blocks and
     /// never fails: what goes wrong is told to the calls.
     pub fn start(self) -> Addr<Checkout<W>> {
-        self.start_in(&here_or(&self.arbiter))
+        let arbiter = here_or(&self.arbiter);
+        self.start_in(&arbiter)
     }
 
     /// As [`start`](Self::start), on this arbiter.
-    pub fn start_in(&self, arbiter: &ArbiterHandle) -> Addr<Checkout<W>> {
-        let seed = Session::start(self.desk.clone(), self.terms);
+    pub fn start_in(self, arbiter: &ArbiterHandle) -> Addr<Checkout<W>> {
+        let seed = SessionSeed::new(self.desk, self.terms);
         Checkout::start_on(arbiter, seed, self.terms.timeout)
     }
 }

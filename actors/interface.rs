@@ -130,7 +130,15 @@ macro_rules! interface {
     ($worker:ty { $($message:ty),+ $(,)? }) => {
         impl $crate::Interface for $worker {
             const METHODS: &'static [$crate::Method<Self>] =
-                &[$($crate::Method::of::<$message, _, _>(stringify!($message))),+];
+                &[$($crate::Method::of::<$message, _, _>(
+                    $crate::__private::last_segment(stringify!($message)),
+                )),+];
+        }
+        // With a second message, nothing is inferred from there being only one, and the error for a message that
+        // is not in the interface names it.
+        impl $crate::Accepts<$crate::__private::NoMessage> for $worker {
+            const METHOD: u32 = u32::MAX;
+            const NAME: &'static str = "";
         }
         $crate::__accept!($worker, 0, $($message),+);
     };
@@ -143,11 +151,32 @@ macro_rules! __accept {
     ($worker:ty, $place:expr, $message:ty $(, $rest:ty)*) => {
         impl $crate::Accepts<$message> for $worker {
             const METHOD: u32 = $place;
-            const NAME: &'static str = stringify!($message);
+            const NAME: &'static str = $crate::__private::last_segment(stringify!($message));
         }
         $crate::__accept!($worker, $place + 1 $(, $rest)*);
     };
     ($worker:ty, $place:expr) => {};
+}
+
+/// A message that nobody can make.
+#[derive(Debug)]
+pub enum NoMessage {}
+
+/// The last part of a path such as `crate::messages::Hash`.
+pub const fn last_segment(path: &'static str) -> &'static str {
+    let bytes = path.as_bytes();
+    let mut start = 0;
+    let mut at = 0;
+    while at < bytes.len() {
+        match bytes[at] {
+            b':' | b' ' => start = at + 1,
+            // What follows is the path of a parameter.
+            b'<' => break,
+            _ => {}
+        }
+        at += 1;
+    }
+    path.split_at(start).1
 }
 
 /// The context of a worker: what a handler can learn of its call and ask of its pool.

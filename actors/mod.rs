@@ -24,6 +24,8 @@ mod worker_process;
 pub use builder::{Builder, StartError};
 pub use checkout::{Abort, Checkout, Within};
 pub use handle::{CheckoutBuilder, PoolHandle, PoolRequest};
-pub use interface::{Accepts, Interface, Method, Worker, WorkerContext};
+pub use interface::{Accepts, CallInfo, Interface, Method, Worker, WorkerContext};
+#[doc(hidden)]
+pub use interface::{NoMessage, last_segment};
 pub use pool::{Inspect, Pool, Stop};
 pub use stats::{Histogram, Stats};

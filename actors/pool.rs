@@ -13,7 +13,7 @@ use super::builder::Builder;
 use super::checkout::{Single, Within, encode};
 use super::desk::Desk;
 use super::interface::{Accepts, Worker};
-use super::session::{Session, SessionSeed, Terms};
+use super::session::{SessionSeed, Terms};
 use super::stats::Stats;
 use super::supervisor::End;
 use crate::failure::Failure;
@@ -68,7 +68,7 @@ impl<W: Worker, M: Message + Serialize, N> Relay<W, M, N> {
     pub(super) fn new(desk: &Arc<Desk>, message: &M, limit: Option<Duration>) -> Self {
         let mut bytes = Vec::new();
         let payload = encode(&mut bytes, message, desk.options.max_payload).map(|()| bytes);
-        let seed = Session::start(desk.clone(), Terms::single(&desk.options));
+        let seed = SessionSeed::new(desk.clone(), Terms::single(&desk.options));
         Relay { seed, payload, limit, kinds: PhantomData }
     }
 }

@@ -4,6 +4,7 @@
 mod clock;
 mod faults;
 mod replies;
+mod seed;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,6 +24,7 @@ use crate::wire::frame::{self, PayloadError};
 use crate::wire::work::{Call as CallHeader, ToWorker};
 use clock::Alarm;
 use faults::Fault;
+pub(super) use seed::SessionSeed;
 
 /// How long after its worker closed the channel a checkout waits to be told of its death; one that is not told
 /// of by then has closed it and lives on.
@@ -66,6 +68,24 @@ pub(super) trait Surroundings {
     /// Sends a mark of this number through the session's own mailbox, to be told of by
     /// [`Session::fence_passed`]; `false` where there is no mailbox.
     fn send_fence(&mut self, number: u64) -> bool;
+}
+
+/// How long a call waited for its worker, and how long the worker has had it.
+#[derive(Clone, Copy)]
+struct Times {
+    waited: Duration,
+    ran: Duration,
+}
+
+impl Times {
+    /// The times of the first call so far; `waited` is what it had waited when it was written.
+    fn of_first(calls: &Calls, waited: Duration, now: Instant) -> Self {
+        let both = calls.wait(now);
+        if calls.open() == 0 {
+            return Times { waited: both, ran: Duration::ZERO };
+        }
+        Times { waited, ran: both.saturating_sub(waited) }
+    }
 }
 
 /// Where a checkout stands with its worker.
@@ -123,12 +143,6 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Joins the line.
-    pub(super) fn start(desk: Arc<Desk>, terms: Terms) -> SessionSeed {
-        let claim = desk.ask();
-        SessionSeed { desk, claim, terms, planted: false }
-    }
-
     /// Takes in one call.
     pub(super) fn submit(&mut self, call: Call, encode: Encode<'_>, around: &mut dyn Surroundings) {
         if let Some(fatal) = &self.fatal {
@@ -426,59 +440,10 @@ impl Session {
     }
 }
 
-impl std::fmt::Debug for SessionSeed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SessionSeed").field("terms", &self.terms).finish_non_exhaustive()
-    }
-}
-
 impl Drop for Session {
     fn drop(&mut self) {
         // A lease that is held is given up by its own drop; one that was granted and not yet taken is not.
         if matches!(self.stage, Stage::Waiting) {
-            drop(self.desk.cancel(&self.claim));
-        }
-    }
-}
-
-/// A session that has joined the line and not yet begun to run; it may move to another thread.
-pub(super) struct SessionSeed {
-    desk: Arc<Desk>,
-    claim: Arc<Claim>,
-    terms: Terms,
-    planted: bool,
-}
-
-impl SessionSeed {
-    /// Begins the session on this thread.
-    pub(super) fn plant(mut self) -> Session {
-        self.planted = true;
-        Session {
-            desk: self.desk.clone(),
-            claim: self.claim.clone(),
-            terms: self.terms,
-            stage: Stage::Waiting,
-            calls: Calls::default(),
-            alarm: Alarm::default(),
-            fault: None,
-            last_fence: 0,
-            fatal: None,
-            refusal: None,
-            errors_seen: 0,
-            in_doubt: false,
-            heard: false,
-            unread: None,
-            held_since: Instant::now(),
-            waited: Duration::ZERO,
-            closing: false,
-            waker: None,
-        }
-    }
-}
-
-impl Drop for SessionSeed {
-    fn drop(&mut self) {
-        if !self.planted {
             drop(self.desk.cancel(&self.claim));
         }
     }

@@ -42,6 +42,8 @@ pub struct Stats {
     pub ending: usize,
     /// Checkouts waiting for a worker.
     pub waiting: usize,
+    /// Process ids of the living workers, by number.
+    pub pids: Vec<u32>,
     /// Workers forked since the start.
     pub forked: u64,
     /// Checkouts that were given a worker since the start.
@@ -49,7 +51,7 @@ pub struct Stats {
     /// Calls that were answered `Ok`.
     pub succeeded: u64,
     /// Calls that were answered with an `Err` of the handler's own.
-    pub failed: u64,
+    pub errors: u64,
     /// Calls that were answered with a failure, by its kind; kinds that never occurred are left out.
     pub failures: Vec<(FailureKind, u64)>,
     /// Replies that nobody waited for any more.
@@ -64,6 +66,11 @@ impl Stats {
     /// Worker processes there are, whatever their state.
     pub fn workers(&self) -> usize {
         self.starting + self.idle + self.leased + self.ending
+    }
+
+    /// How many calls were answered with a failure of this kind.
+    pub fn failures_of(&self, kind: FailureKind) -> u64 {
+        self.failures.iter().find(|(known, _)| *known == kind).map_or(0, |(_, count)| *count)
     }
 }
 
@@ -127,7 +134,7 @@ pub(super) struct Totals {
     forked: AtomicU64,
     checkouts: AtomicU64,
     succeeded: AtomicU64,
-    failed: AtomicU64,
+    errors: AtomicU64,
     failures: [AtomicU64; KINDS.len()],
     unheard: AtomicU64,
     waited: Counts,
@@ -148,8 +155,8 @@ impl Totals {
         self.succeeded.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn failed(&self) {
-        self.failed.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn erred(&self) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn answered_with(&self, kind: FailureKind) {
@@ -175,7 +182,7 @@ impl Totals {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         // A moving average over about eight checkouts; a lost update among threads does no harm to an estimate.
         let before = self.held_micros.load(Ordering::Relaxed);
-        let after = before - before / 8 + micros / 8;
+        let after = if before == 0 { micros } else { before - before / 8 + micros / 8 };
         self.held_micros.store(after, Ordering::Relaxed);
     }
 
@@ -192,7 +199,7 @@ impl Totals {
             forked: load(&self.forked),
             checkouts: load(&self.checkouts),
             succeeded: load(&self.succeeded),
-            failed: load(&self.failed),
+            errors: load(&self.errors),
             failures: failures.filter(|(_, count)| *count > 0).collect(),
             unheard: load(&self.unheard),
             waited: self.waited.snapshot(),

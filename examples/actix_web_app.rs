@@ -240,7 +240,9 @@ fn client(server: SocketAddr) -> std::io::Result<Vec<Answer>> {
     let mut answers = Vec::new();
     for _ in 0..REQUESTS {
         let answer = request(server, "/hash", r#"{"plaintext":"secret"}"#)?;
-        answer.retry_after.map(Duration::from_secs).map(thread::sleep);
+        if let Some(seconds) = answer.retry_after {
+            thread::sleep(Duration::from_secs(seconds));
+        }
         answers.push(answer);
     }
     Ok(answers)

@@ -1,8 +1,9 @@
 //! The same actor on the threads of actix's `SyncArbiter` and in the processes of a pool.
 //!
 //! What changes is the context, the three items that a process needs, and the line that starts it. What is
-//! gained: a panic ends a thread of `SyncArbiter` for good (what is said of it on stderr is not for the caller); a
-//! pool replaces the worker and tells the caller.
+//! gained: a panic ends a thread of `SyncArbiter` for good, and its callers learn only that the mailbox has
+//! closed; a pool replaces the worker and tells the caller what happened. (The panic that appears on stderr
+//! is that of the thread.)
 //!
 //! ```sh
 //! cargo run --example from_sync_arbiter

@@ -235,7 +235,7 @@ async fn chaos(pool: &PoolHandle<Hasher>) -> Result<(), Box<dyn Error>> {
     println!(
         "of the calls {} succeeded, {} got the handler's own error; failures: {}",
         stats.succeeded,
-        stats.failed,
+        stats.errors,
         failures.join(", ")
     );
     Ok(())

@@ -54,7 +54,7 @@ pub(crate) struct WorkerName {
 ///
 /// `Display` is one line; [`source`](Error::source) goes on where another error stands behind it, and no text
 /// is repeated along that chain. A failure is cheap to clone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Failure(Arc<Dossier>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -323,13 +323,26 @@ impl fmt::Display for Failure {
                 write!(f, "{} was not run: a call before it on its checkout failed", dossier.call_name())
             }
             FailureKind::Stopped => write!(f, "{} is stopped", dossier.pool_name()),
+            FailureKind::Payload => write!(f, "{}: {}", dossier.call_name(), dossier.text),
             FailureKind::Task
-            | FailureKind::Payload
             | FailureKind::Hung
             | FailureKind::Cancelled
             | FailureKind::Quarantined
             | FailureKind::Other => f.write_str(&dossier.text),
         }
+    }
+}
+
+/// For people: what an unhandled `?` in `main` prints is the failure and what stands behind it, a line each.
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)?;
+        let mut next = self.source();
+        while let Some(error) = next {
+            write!(f, "\ncaused by: {error}")?;
+            next = error.source();
+        }
+        Ok(())
     }
 }
 

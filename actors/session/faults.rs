@@ -6,7 +6,9 @@
 //! sent between the mark and its return are behind the error, too, so the mark goes round until none comes in
 //! between; in the usual case once.
 
-use super::{Call, PayloadError, Session, Surroundings};
+use std::time::Instant;
+
+use super::{Call, PayloadError, Session, Surroundings, Times};
 use crate::failure::{Failure, FailureKind};
 
 /// What a call is told.
@@ -63,12 +65,13 @@ impl Session {
     /// one is told the same.
     pub(super) fn fatal_fault(&mut self, failure: Failure, around: &mut dyn Surroundings) {
         let failure = failure.in_pool(&self.desk.options.name);
-        let times =
-            self.calls.first().map(|(call, since)| (call.name, since.elapsed(), self.calls.open() > 0));
-        let failure = match times {
-            Some((name, elapsed, true)) => failure.during(name).after(self.waited, Some(elapsed)),
-            Some((name, elapsed, false)) => failure.during(name).after(elapsed, None),
-            None => failure,
+        let failure = match self.calls.first() {
+            Some((call, _)) if failure.call().is_none() => {
+                let times = Times::of_first(&self.calls, self.waited, Instant::now());
+                let ran = (self.calls.open() > 0).then_some(times.ran);
+                failure.during(call.name).after(times.waited, ran)
+            }
+            _ => failure,
         };
         let mut calls = self.calls.clear().into_iter();
         self.calls.forget_pipe();
@@ -135,7 +138,7 @@ impl Session {
         for (call, verdict) in fault.verdicts {
             match verdict {
                 Verdict::Kept => {
-                    self.desk.totals.failed();
+                    self.desk.totals.erred();
                     call.slot.deliver();
                 }
                 Verdict::Failure(failure) => self.answer(&call, failure),
@@ -146,16 +149,15 @@ impl Session {
     /// Answers one call with a failure.
     pub(super) fn answer(&self, call: &Call, failure: Failure) {
         self.desk.totals.answered_with(failure.kind());
-        let failure = match failure.call() {
-            None => failure.in_pool(&self.desk.options.name).during(call.name),
-            Some(_) => failure,
+        let failure = match (failure.pool(), failure.call()) {
+            (Some(_), Some(_)) => failure,
+            _ => failure.in_pool(&self.desk.options.name).during(call.name),
         };
         call.slot.fail(failure);
     }
 
     pub(super) fn refuse_payload(&self, call: &Call, problem: &PayloadError) {
-        let text = format!("{}: {problem}", call.name);
-        self.answer(call, Failure::of(FailureKind::Payload, text));
+        self.answer(call, Failure::of(FailureKind::Payload, problem.to_string()));
     }
 
     /// The desk will not give this checkout a worker, for now or for good.

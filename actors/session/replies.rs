@@ -1,8 +1,8 @@
 //! What a worker says, which nobody here takes its word for.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Call, Session, Stage, Surroundings};
+use super::{Call, Session, Stage, Surroundings, Times};
 use crate::actors::calls::Due;
 use crate::actors::ledger::Facts;
 use crate::actors::life::Reason;
@@ -17,10 +17,11 @@ enum Said {
     Nonsense(String),
 }
 
-/// The call a reply belongs to, and how the decoding of its result went.
+/// The call a reply belongs to, how the decoding of its result went, and how long it took.
 struct Decoded {
     call: Call,
     problem: Option<frame::PayloadError>,
+    times: Times,
 }
 
 impl Session {
@@ -52,16 +53,16 @@ impl Session {
         };
         let (reply, payload) = reply;
         let now = Instant::now();
-        let ran = self.calls.wait(now);
+        let times = Times::of_first(&self.calls, self.waited, now);
         let decoded = match self.calls.answered(reply.id, now) {
             None => return Some(Said::Nonsense(format!("it answered call {}, which is not due", reply.id))),
             Some(Due::Ghost) => None,
             Some(Due::Call(call)) => {
-                let waited = std::mem::take(&mut self.waited);
-                self.desk.totals.ran(ran.saturating_sub(waited));
+                self.waited = Duration::ZERO;
+                self.desk.totals.ran(times.ran);
                 let has_result = matches!(reply.outcome, Outcome::Done | Outcome::Failed);
                 let problem = has_result.then(|| call.slot.decode(payload).err()).flatten();
-                Some(Decoded { call, problem })
+                Some(Decoded { call, problem, times })
             }
         };
         Some(Said::Reply(reply, decoded))
@@ -72,7 +73,7 @@ impl Session {
         if self.terms.single {
             self.await_release();
         }
-        let Some(Decoded { call, problem }) = decoded else {
+        let Some(Decoded { call, problem, times }) = decoded else {
             if reply.outcome != Outcome::Cleared {
                 self.broke_protocol("it ran a call that it was to clear", around);
             }
@@ -101,7 +102,7 @@ impl Session {
                     self.answer(&call, failure);
                 }
             }
-            (Outcome::Panicked(report), _) => self.panicked(call, report, around),
+            (Outcome::Panicked(report), _) => self.panicked(call, report, times, around),
             (Outcome::Cleared, _) => {
                 self.calls.put_back(call);
                 self.broke_protocol("it cleared a call that it was to run", around);
@@ -129,13 +130,20 @@ impl Session {
     }
 
     fn payload_failure(&self, call: &Call, text: &str) -> Failure {
-        Failure::of(FailureKind::Payload, format!("{}: {text}", call.name))
+        let failure = Failure::of(FailureKind::Payload, text).during(call.name);
+        match &self.stage {
+            Stage::Held(lease) | Stage::Releasing { lease, .. } => {
+                failure.on_worker(lease.worker.number, Some(lease.worker.pid))
+            }
+            Stage::Out | Stage::Waiting | Stage::Mourning { .. } => failure,
+        }
     }
 
-    fn panicked(&mut self, call: Call, report: PanicReport, around: &mut dyn Surroundings) {
+    fn panicked(&mut self, call: Call, report: PanicReport, times: Times, around: &mut dyn Surroundings) {
+        let failure = Failure::of(FailureKind::Panic, "").with_panic(report).during(call.name);
         self.calls.put_back(call);
         if let Some((number, pid)) = self.give_up(Reason::Panicked) {
-            let failure = Failure::of(FailureKind::Panic, "").with_panic(report);
+            let failure = failure.after(times.waited, Some(times.ran));
             self.fatal_fault(failure.on_worker(number, Some(pid)), around);
         }
     }

@@ -65,7 +65,7 @@ const KIND_NAMES: [(FailureKind, &str); 16] = [
 impl fmt::Display for FailureKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let found = KIND_NAMES.iter().find(|(kind, _)| kind == self);
-        f.write_str(found.map_or("other", |(_, name)| name))
+        f.pad(found.map_or("other", |(_, name)| name))
     }
 }
 

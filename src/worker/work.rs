@@ -49,23 +49,30 @@ pub(super) fn work<L: Link>(
             return Ok(Exit::Closed);
         };
         let (header, payload) = frame::split(body).map_err(invalid)?;
-        let survived = match header {
+        let (survived, over) = match header {
             ToWorker::Call(call) if call.errors_seen < errors => {
                 say_reply(out, call.id, Outcome::Cleared);
-                true
+                (true, false)
             }
-            ToWorker::Call(call) => {
-                let survived = serve(service, &call, payload, out, limits, &mut errors);
-                survived && (!call.last || release(service, out, limits, &mut errors))
-            }
-            ToWorker::Release => release(service, out, limits, &mut errors),
+            ToWorker::Call(call) => (serve(service, &call, payload, out, limits, &mut errors), call.last),
+            ToWorker::Release => (true, true),
         };
         if !original.holds() {
             return Ok(Exit::Copy);
         }
+        // A reply is on its way before anything else runs: what comes next may take long, or be the end.
+        end.flush()?;
         if !survived {
-            end.flush()?;
             return Ok(Exit::Panicked);
+        }
+        if over {
+            errors = 0;
+            if !release(service, end.buffer(), limits) {
+                return Ok(Exit::Panicked);
+            }
+            if !original.holds() {
+                return Ok(Exit::Copy);
+            }
         }
     }
 }
@@ -103,8 +110,7 @@ fn serve(
 }
 
 /// Ends a checkout; `false` if `checkout_done` panicked.
-fn release(service: &mut dyn Service, out: &mut Vec<u8>, limits: Limits, errors: &mut u32) -> bool {
-    *errors = 0;
+fn release(service: &mut dyn Service, out: &mut Vec<u8>, limits: Limits) -> bool {
     panics::expect(LastWords::None);
     let done = std::panic::catch_unwind(AssertUnwindSafe(|| service.checkout_done()));
     if done.is_err() {

@@ -2,8 +2,10 @@
 //! that no process, descriptor or thread of the pool is left.
 #![allow(dead_code, unused_imports, reason = "every test file uses its part of the harness")]
 
+mod clients;
 mod leaks;
 mod probe;
+mod processes;
 
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
@@ -14,13 +16,20 @@ use forkpool::Builder;
 use forkpool::prelude::*;
 use rustix::process::{Pid as ProcessId, Signal};
 
+pub use clients::*;
 pub use leaks::{children, descendants, descriptors};
 pub use probe::*;
+pub use processes::*;
 
 /// Longest wait for a condition that is bound to come true.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Keeps every other test of this program waiting, for one that does not use [`run`].
+pub fn alone() -> std::sync::MutexGuard<'static, ()> {
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs one test in an actix system of its own, alone in this process, and checks that it leaves nothing.
 ///
@@ -58,6 +67,23 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// What a future comes to, which it does within [`PATIENCE`].
+///
+/// # Panics
+///
+/// If it does not, with `what`.
+pub async fn bounded<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match actix_rt::time::timeout(PATIENCE, future).await {
+        Ok(result) => result,
+        Err(_) => panic!("still waiting for {what}"),
+    }
+}
+
+/// What a request is answered with, which is never that nobody was there.
+pub async fn answer<R>(request: impl Future<Output = Result<R, actix::MailboxError>>) -> R {
+    bounded("an answer", request).await.expect("an answer")
+}
+
 /// Waits until the process is gone, zombie included.
 pub async fn gone(pid: u32) {
     until(&format!("process {pid} is gone"), || !exists(pid)).await;
@@ -84,6 +110,17 @@ fn process_id(pid: u32) -> ProcessId {
 /// The fork servers of this test's pools.
 pub fn servers() -> Vec<u32> {
     children(std::process::id())
+}
+
+/// The fork server of the only pool there is, as soon as it has become one.
+pub async fn the_server() -> u32 {
+    let mut found = Vec::new();
+    until("there is one fork server", || {
+        found = servers();
+        found.len() == 1 && comm(found[0]).ends_with("/server")
+    })
+    .await;
+    found[0]
 }
 
 /// The short name of a process, as `ps -o comm` shows it.

@@ -20,6 +20,8 @@ pub struct Setup {
     pub done_journal: Option<PathBuf>,
     /// Whether `checkout_done` panics.
     pub done_panics: bool,
+    /// What else happens in `checkout_done`; an error there is none.
+    pub done: Script,
     /// What happens in `preload`.
     pub preload: Script,
 }
@@ -86,6 +88,7 @@ impl Worker for Probe {
 
     fn checkout_done(&mut self, _: &mut WorkerContext<Self>) {
         note(self.setup.done_journal.as_ref());
+        let _ = self.setup.done.play();
         self.remembered.clear();
         assert!(!self.setup.done_panics, "told to panic in checkout_done");
     }
@@ -205,6 +208,13 @@ messages! {
         probe.hoard = vec![1; message.0];
         Ok(())
     };
+    /// Closes every descriptor of the process, the standard ones and its channel included.
+    CloseDescriptors => (), |probe, message, ctx| {
+        for (number, _) in descriptors() {
+            close(number);
+        }
+        Ok(())
+    };
     /// Floats travel bit by bit.
     EchoFloats(Vec<f64>) => Vec<f64>, |probe, message, ctx| Ok(message.0);
     /// All the integers there are.
@@ -222,6 +232,12 @@ fn descriptors() -> Vec<(i32, String)> {
         })
         .filter(|(_, target)| !target.ends_with("/fd"))
         .collect()
+}
+
+#[expect(unsafe_code, reason = "closing what one does not own is what the test is about")]
+fn close(number: i32) {
+    // SAFETY: close demands that nobody uses the number any more; that somebody does is the test.
+    unsafe { rustix::io::close(number) };
 }
 
 fn standing() -> (i32, String, String) {

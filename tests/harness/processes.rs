@@ -1,0 +1,221 @@
+//! What other processes are and hold, as `/proc` tells it, and this test program run once more as another one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use super::PATIENCE;
+
+/// The letter of a process's state, as `ps -o stat` begins; `None` once it is gone.
+pub fn state(pid: u32) -> Option<char> {
+    stat(pid)?.first()?.chars().next()
+}
+
+/// Whether the process exists and has not ended: a zombie has.
+pub fn runs(pid: u32) -> bool {
+    state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// The process's parent.
+pub fn parent(pid: u32) -> u32 {
+    stat(pid).and_then(|fields| fields.get(1)?.parse().ok()).unwrap_or(0)
+}
+
+/// The process's group.
+pub fn group(pid: u32) -> u32 {
+    stat(pid).and_then(|fields| fields.get(2)?.parse().ok()).unwrap_or(0)
+}
+
+/// The fields of `/proc/PID/stat` from the third on.
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    Some(stat.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
+}
+
+/// How many threads the process has.
+pub fn threads(pid: u32) -> usize {
+    std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().count()
+}
+
+/// Open descriptors of a process and what they are.
+pub fn descriptors_of(pid: u32) -> BTreeMap<i32, String> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| {
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            Some((number, entry.path().read_link().ok()?.to_string_lossy().into_owned()))
+        })
+        .collect()
+}
+
+/// The environment of a process as it lies in its memory: one `NAME=value` each.
+pub fn environment_of(pid: u32) -> BTreeSet<String> {
+    let bytes = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let entries = bytes.split(|&byte| byte == 0).filter(|entry| !entry.is_empty());
+    entries.map(|entry| String::from_utf8_lossy(entry).into_owned()).collect()
+}
+
+/// A size in `/proc/PID/status`, such as `VmData`, in bytes.
+pub fn memory_of(pid: u32, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let kibibytes = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
+    kibibytes.unwrap_or(0) * 1024
+}
+
+/// A path in the temporary directory that nobody else uses; whatever is there is removed at the end.
+pub struct Scratch(PathBuf);
+
+impl Scratch {
+    /// A path at which nothing is yet.
+    pub fn path() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        Scratch(std::env::temp_dir().join(format!("forkpool-scratch-{}-{number}", std::process::id())))
+    }
+
+    /// An empty file.
+    pub fn file() -> Self {
+        let scratch = Scratch::path();
+        std::fs::write(&scratch.0, "").expect("a file in the temporary directory");
+        scratch
+    }
+
+    pub fn get(&self) -> &Path {
+        &self.0
+    }
+
+    /// As a field of `Setup` wants it.
+    pub fn some(&self) -> Option<PathBuf> {
+        Some(self.0.clone())
+    }
+
+    pub fn remove(&self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+
+    /// The lines of a journal at this path.
+    pub fn lines(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(&self.0).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+/// The variable that tells one of this program's tests that it is to be an application, and how to behave.
+const ROLE: &str = "FORKPOOL_TEST_ROLE";
+
+/// The role this process was started in by [`Application::start`], if it was.
+pub fn role() -> Option<String> {
+    let role = std::env::var(ROLE).ok()?;
+    role.split('/').next().map(str::to_owned)
+}
+
+/// This test program run once more, as an application of its own that may be killed.
+pub struct Application {
+    child: Child,
+    /// An entry of its environment that it shares with whatever it starts, and with nothing else.
+    mark: String,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Application {
+    /// Runs one ignored test of this program in a role.
+    pub fn start(test: &str, role: &str) -> Self {
+        Application::start_from(&std::env::current_exe().expect("this program"), test, role)
+    }
+
+    /// As [`start`](Self::start), from a copy of the program.
+    pub fn start_from(program: &Path, test: &str, role: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let role = format!("{role}/{}/{number}", std::process::id());
+        let mark = format!("{ROLE}={role}");
+        let mut child = Command::new(program)
+            .args([test, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
+            .env(ROLE, role)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("this program starts again");
+        let input = child.stdin.take().expect("a pipe");
+        let output = BufReader::new(child.stdout.take().expect("a pipe"));
+        Application { child, mark, input, output }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whatever of it runs: itself, and all it has started, whoever is their parent now.
+    pub fn family(&self) -> Vec<u32> {
+        let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|&pid| environment_of(pid).contains(&self.mark) && runs(pid)).collect()
+    }
+
+    /// Tells the application to go on.
+    pub fn go_on(&mut self) {
+        writeln!(self.input, "go on").expect("the application listens");
+    }
+
+    /// The rest of the next line that it prints with this mark at its beginning.
+    ///
+    /// # Panics
+    ///
+    /// If it ends without such a line.
+    pub fn says(&mut self, mark: &str) -> String {
+        let mut line = String::new();
+        while self.output.read_line(&mut line).expect("a line") > 0 {
+            // The first one may stand behind what the test harness printed without ending its line.
+            if let Some((_, rest)) = line.split_once(mark) {
+                return rest.trim().to_owned();
+            }
+            line.clear();
+        }
+        panic!("the application ended without saying {mark:?}");
+    }
+
+    /// Kills it with SIGKILL and does not wait.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it runs");
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Panics
+    ///
+    /// After [`PATIENCE`].
+    pub fn ends(&mut self) -> ExitStatus {
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status;
+            }
+            assert!(Instant::now() < patience, "the application does not end");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Application {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits, in an application, until the test tells it to go on or is gone.
+pub fn wait_to_go_on() {
+    let _ = std::io::stdin().read_line(&mut String::new());
+}
