@@ -215,7 +215,7 @@ impl<W: Worker> Builder<W> {
             fingerprint,
             pool: self.options.name.clone(),
             max_payload: self.options.max_payload as u64,
-            measure_memory: self.options.max_memory.is_some(),
+            max_memory: self.options.max_memory,
             config,
         });
         let mut bytes = Vec::new();

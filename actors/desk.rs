@@ -167,6 +167,14 @@ impl Desk {
         });
     }
 
+    /// A worker comes back from its last checkout.
+    pub(super) fn retire(self: &Arc<Self>, worker: u64, reason: Reason) {
+        let _holder = self.update(|books, now| {
+            books.ledger.retire(worker, reason, now);
+            books.holding.remove(&worker)
+        });
+    }
+
     /// A worker was forked.
     pub(super) fn born(self: &Arc<Self>, identity: Identity) {
         self.totals.forked();
@@ -359,7 +367,7 @@ impl Desk {
         let identity = books.workers.get(&worker)?.clone();
         self.totals.granted();
         books.holding.insert(worker, claim.clone());
-        let lease = Lease::new(self.clone(), identity, channel);
+        let lease = Lease::new(self.clone(), identity, books.ledger.is_last_checkout(worker), channel);
         claim.tell(|news| news.lease = Some(lease))
     }
 

@@ -28,13 +28,15 @@ impl Identity {
 pub(super) struct Lease {
     desk: Arc<Desk>,
     pub(super) worker: Identity,
+    /// Whether the worker will be replaced after this checkout, so that nothing has to be made ready for a next.
+    pub(super) is_last: bool,
     /// `None` once it was given back or given up.
     channel: Option<HostChannel>,
 }
 
 impl Lease {
-    pub(super) fn new(desk: Arc<Desk>, worker: Identity, channel: HostChannel) -> Self {
-        Lease { desk, worker, channel: Some(channel) }
+    pub(super) fn new(desk: Arc<Desk>, worker: Identity, is_last: bool, channel: HostChannel) -> Self {
+        Lease { desk, worker, is_last, channel: Some(channel) }
     }
 
     /// The channel, as long as the lease lasts.
@@ -47,6 +49,12 @@ impl Lease {
         if let Some(channel) = self.channel.take() {
             self.desk.take_back(self.worker.number, channel, facts);
         }
+    }
+
+    /// Gives up a worker that nobody will have after this; without its channel it ends by itself.
+    pub(super) fn retire(mut self, reason: Reason) {
+        self.channel = None;
+        self.desk.retire(self.worker.number, reason);
     }
 
     /// Kills the worker and gives it up; returns its channel, in which it may have said something.

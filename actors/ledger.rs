@@ -250,8 +250,7 @@ impl Ledger {
         }
         match self.reason_to_end(worker, facts, now) {
             Some(reason) => {
-                self.dismiss(worker, reason, now);
-                self.actions.push_back(Action::Retire(worker, reason));
+                self.retire(worker, reason, now);
             }
             None => {
                 if self.change(worker, Event::Released, now).is_ok() {
@@ -259,6 +258,17 @@ impl Ledger {
                 }
             }
         }
+    }
+
+    /// Whether the checkout that has this worker is its last.
+    pub(super) fn is_last_checkout(&self, worker: u64) -> bool {
+        self.workers.get(&worker).is_some_and(|entry| entry.checkouts >= self.limits.max_checkouts)
+    }
+
+    /// A worker is to end by itself, and its replacement is asked for first.
+    pub(super) fn retire(&mut self, worker: u64, reason: Reason, now: Instant) {
+        self.dismiss(worker, reason, now);
+        self.actions.push_back(Action::Retire(worker, reason));
     }
 
     /// A worker is being killed, or is known to be of no use; its replacement is asked for at once.
@@ -289,8 +299,7 @@ impl Ledger {
     pub(super) fn tick(&mut self, now: Instant) {
         while let Some(worker) = self.overdue(now) {
             let (worker, reason) = worker;
-            self.dismiss(worker, reason, now);
-            self.actions.push_back(Action::Retire(worker, reason));
+            self.retire(worker, reason, now);
         }
         self.restock(now);
     }
@@ -345,8 +354,7 @@ impl Ledger {
         let mut unneeded: Vec<u64> = starting.map(|(worker, _)| *worker).collect();
         unneeded.extend(self.idle.iter());
         for worker in unneeded {
-            self.dismiss(worker, Reason::PoolEnds, now);
-            self.actions.push_back(Action::Retire(worker, Reason::PoolEnds));
+            self.retire(worker, Reason::PoolEnds, now);
         }
     }
 

@@ -129,6 +129,8 @@ pub(super) struct Session {
     errors_seen: u32,
     /// Whether the worker holds what an error left in doubt.
     in_doubt: bool,
+    /// Whether a handler asked for the worker to be replaced.
+    asked_to_stop: bool,
     /// Whether the worker has answered anything in the current lease.
     heard: bool,
     /// What was written to a worker that ended before it read it.
@@ -250,6 +252,7 @@ impl Session {
         self.held_since = Instant::now();
         self.errors_seen = 0;
         self.in_doubt = false;
+        self.asked_to_stop = false;
         self.heard = false;
         let settled = lease.channel().is_some_and(|channel| {
             if let Some(unread) = self.unread.take() {
@@ -288,12 +291,13 @@ impl Session {
 
     fn write(&mut self, call: Call, encode: Encode<'_>, now: Instant) {
         let Stage::Held(lease) = &mut self.stage else { return };
+        let lease_is_last = lease.is_last;
         let Some(channel) = lease.channel() else { return };
         let header = ToWorker::Call(CallHeader {
             id: self.calls.next_id(),
             method: call.method,
             errors_seen: self.errors_seen,
-            last: self.terms.single,
+            last: self.terms.single && !lease_is_last,
             limit: self.calls.limit_when_running(&call, now),
         });
         let max_payload = self.desk.options.max_payload;
@@ -420,6 +424,10 @@ impl Session {
         match std::mem::replace(&mut self.stage, Stage::Out) {
             Stage::Waiting => drop(self.desk.cancel(&self.claim)),
             Stage::Held(lease) if self.in_doubt => drop(lease.kill(Reason::InDoubt)),
+            // Nobody will have this worker next, so nothing is made ready for the next.
+            Stage::Held(lease) if lease.is_last => lease.retire(Reason::WornOut),
+            Stage::Held(lease) if self.asked_to_stop => lease.retire(Reason::Asked),
+            Stage::Held(lease) if self.closing => lease.retire(Reason::PoolEnds),
             Stage::Held(mut lease) => {
                 if let Some(channel) = lease.channel() {
                     frame::append(channel.outbox().buffer(), &ToWorker::Release);

@@ -67,6 +67,8 @@ pub(super) struct Supervisor {
     unborn: Vec<u64>,
     /// Servers that ended before they were up, since one was.
     streak: u32,
+    /// What a server that was not up yet said before it ended.
+    last_words: Option<String>,
     /// Whoever waits for the end.
     mourners: Vec<OneshotSender<()>>,
     /// The task of the conversation, to be woken when there is something to say.
@@ -82,6 +84,7 @@ impl Supervisor {
             registry: HashMap::new(),
             unborn: Vec::new(),
             streak: 0,
+            last_words: None,
             mourners: Vec::new(),
             waker: None,
         }
@@ -133,8 +136,9 @@ impl Supervisor {
     fn take_in(&mut self, message: FromServer, ctx: &mut Context<Self>) {
         match message {
             FromServer::Welcome => self.welcomed(),
-            FromServer::Refused { reason } => self.desk.set_outage(Some(reason)),
+            FromServer::Refused { reason } => self.last_words = Some(reason),
             FromServer::PreloadFailed(report) => {
+                self.last_words = Some("its preload failed".to_owned());
                 let failure = worker_process::setup_failure(&report);
                 self.desk.not_set_up(None, failure.in_pool(&self.desk.options.name));
             }
@@ -172,15 +176,15 @@ impl Supervisor {
             let mut process = link.hang_up();
             process.kill();
         }
-        for process in self.registry.drain().map(|(_, process)| process) {
-            process.do_send(Orphaned);
-        }
-        let text = if was_up { "the fork server died" } else { "the fork server ended before it was ready" };
+        // They stay in the registry: an orphan can still be told to leave.
+        self.registry.values().for_each(|process| process.do_send(Orphaned));
+        let last_words = self.last_words.take();
         if was_up {
-            self.desk.set_outage(Some(text.to_owned()));
+            self.desk.set_outage(Some("the fork server died".to_owned()));
             self.relaunch(ctx);
         } else {
-            self.server_down(text.to_owned(), ctx);
+            let why = last_words.unwrap_or_else(|| "the fork server ended before it was ready".to_owned());
+            self.server_down(why, ctx);
         }
     }
 

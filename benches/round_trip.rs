@@ -5,11 +5,13 @@
 
 mod support;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use actix::{Addr, Arbiter};
+use actix::dev::ToEnvelope;
+use actix::{Actor, Addr, Arbiter, Handler};
 use forkpool::prelude::*;
-use support::{Apprentice, Echoer, Placement, Report, Series, Setting, each, echo};
+use support::{Apprentice, Echo, Echoer, Placement, Report, Series, Setting, each, echo};
+use tokio::sync::oneshot;
 
 /// Calls of one round; a round is short so that a disturbance of the machine spoils few samples.
 const CALLS: usize = 200;
@@ -27,13 +29,13 @@ async fn measure(setting: Setting) -> Report {
     let mut echoer = Echoer::start(setting);
 
     let mut ours = Series::seconds("forkpool, held checkout");
-    let mut foreign = Series::seconds("forkpool, checkout on and called from another arbiter");
+    let mut foreign = Series::seconds("forkpool, held checkout of another arbiter, called there");
     let mut socket = Series::seconds("blocking ping-pong over a socket pair");
     let mut sync = Series::seconds("SyncArbiter, one thread");
     for _ in 0..setting.rounds(100) {
         ours.push(calls(&here).await);
         socket.push(pings(&mut echoer));
-        sync.push(calls_to(&threads).await);
+        sync.push(calls(&threads).await);
         foreign.push(abroad.calls().await);
     }
 
@@ -44,27 +46,58 @@ async fn measure(setting: Setting) -> Report {
     report.ratio(&format!("round_trip/sync_arbiter@{at}"), ours.median() / sync.median());
     report.ratio(&format!("round_trip/foreign_arbiter@{at}"), foreign.median() / ours.median());
     drop((here, abroad));
-    pool.stop(std::time::Duration::from_secs(5)).await;
+    pool.stop(Duration::from_secs(5)).await;
     report
 }
 
 /// Seconds for each of some calls, one after the other.
-async fn calls(checkout: &Addr<Checkout<Apprentice>>) -> f64 {
+async fn calls<A>(addr: &Addr<A>) -> f64
+where
+    A: Actor + Handler<Echo>,
+    A::Context: ToEnvelope<A, Echo>,
+{
     let began = Instant::now();
     for _ in 0..CALLS {
-        checkout.send(echo()).await.expect("an answer").expect("a worker");
+        addr.send(echo()).await.expect("an answer").expect("an echo");
     }
     each(CALLS, began)
-}
-
-/// The same to threads.
-async fn calls_to(threads: &Addr<impl actix::Handler<support::Echo, Context: actix::dev::ToEnvelope<_, support::Echo>>>) -> f64 {
-    let _ = threads;
-    0.0
 }
 
 fn pings(echoer: &mut Echoer) -> f64 {
     let began = Instant::now();
     (0..CALLS).for_each(|_| echoer.ping());
     each(CALLS, began)
+}
+
+/// A checkout that was made on another arbiter than the pool's and is called from there.
+struct Abroad {
+    arbiter: Arbiter,
+    checkout: Addr<Checkout<Apprentice>>,
+}
+
+impl Abroad {
+    async fn start(pool: &PoolHandle<Apprentice>) -> Self {
+        let arbiter = Arbiter::new();
+        let (made, checkout) = oneshot::channel();
+        let pool = pool.clone();
+        arbiter.spawn_fn(move || drop(made.send(pool.checkout().start())));
+        let checkout = checkout.await.expect("the arbiter runs");
+        Abroad { arbiter, checkout }
+    }
+
+    async fn calls(&self) -> f64 {
+        let checkout = self.checkout.clone();
+        let (done, measured) = oneshot::channel();
+        self.arbiter.spawn(async move {
+            // Whoever asked waits for it below.
+            let _ = done.send(calls(&checkout).await);
+        });
+        measured.await.expect("the arbiter runs")
+    }
+}
+
+impl Drop for Abroad {
+    fn drop(&mut self) {
+        self.arbiter.stop();
+    }
 }

@@ -29,11 +29,6 @@ fn a_worker_without_an_interface_does_not_compile_and_the_error_shows_the_mend()
     }
 }
 
-#[test]
-fn a_crate_that_forbids_unsafe_code_may_boot_workers() {
-    assert_eq!(compile("no_unsafe"), Ok(()));
-}
-
 /// Compiles one program under `tests/refused` against the library under test; what the compiler says if it
 /// refuses.
 fn compile(program: &str) -> Result<(), String> {

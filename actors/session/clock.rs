@@ -129,13 +129,12 @@ impl Session {
     /// Why no worker came, as far as the desk knows.
     fn failed_wait(&mut self) -> Failure {
         let waited = self.desk.cancel(&self.claim);
-        if let Some(outage) = waited.outage {
-            return Failure::of(FailureKind::NoServer, "").with_chain(&[outage]);
-        }
-        let failure = Failure::of(FailureKind::Timeout, "").in_phase(waited.phase);
-        match waited.trouble {
-            Some(trouble) => failure.because_of(trouble),
-            None => failure,
+        let kind = if waited.outage.is_some() { FailureKind::NoServer } else { FailureKind::Timeout };
+        let failure = Failure::of(kind, "").in_phase(waited.phase);
+        match (waited.trouble, waited.outage) {
+            (Some(trouble), _) => failure.because_of(trouble),
+            (None, Some(outage)) => failure.with_chain(&[outage]),
+            (None, None) => failure,
         }
     }
 

@@ -86,6 +86,7 @@ impl Session {
         // A single call holds nothing that an error could leave in doubt.
         let keep = self.terms.single || self.terms.keep_after_error || reply.keep;
         self.in_doubt |= failed && !keep;
+        self.asked_to_stop |= reply.stop;
         let problem = problem.map(|problem| self.payload_failure(&call, &problem.to_string()));
         match (reply.outcome, problem) {
             (Outcome::Done, None) => {
@@ -124,7 +125,7 @@ impl Session {
     /// A single call's worker releases itself.
     fn await_release(&mut self) {
         match std::mem::replace(&mut self.stage, Stage::Out) {
-            Stage::Held(lease) => self.stage = self.releasing(lease),
+            Stage::Held(lease) if !lease.is_last => self.stage = self.releasing(lease),
             other => self.stage = other,
         }
     }

@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 use actix::System;
 
 pub use peers::{BareForkServer, Echoer, Sleeper, first_byte_of_a_command};
-pub use placement::{Placement, Setting, child_processes, cpu_time, own_cpu_time, pin};
-pub use report::{Report, Series, median};
-pub use worker::{Apprentice, Echo, Leave, Sleep, Whereabouts, announces_sleep, echo, pin_workers, sync_peers};
+pub use placement::{Placement, Setting, cpu_time, own_cpu_time, pin};
+pub use report::{Report, Series};
+pub use worker::{
+    Apprentice, Echo, Leave, Sleep, Whereabouts, announces_sleep, echo, pin_workers, sync_peers,
+};
 
 /// The placement an execution is to measure, as an argument.
 const PLACEMENT: &str = "--placement=";
@@ -34,15 +36,24 @@ const QUICK_VARIABLE: &str = "FORKPOOL_BENCH_QUICK";
 const BENCH: &str = "--bench";
 
 /// Runs one benchmark in these placements and prints its tables, then its ratios.
-pub fn run<F: Future<Output = Report>>(name: &str, placements: &[Placement], measure: impl Fn(Setting) -> F) {
+pub fn run<F: Future<Output = Report> + 'static>(
+    name: &str,
+    placements: &[Placement],
+    measure: impl Fn(Setting) -> F,
+) {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let Some(part) = arguments.first().and_then(|first| first.strip_prefix(peers::PART)) {
         return peers::play(part);
     }
     let quick = is_quick(&arguments);
-    if let Some(placement) = arguments.first().and_then(|first| Placement::parse(first.strip_prefix(PLACEMENT)?)) {
+    if let Some(placement) =
+        arguments.first().and_then(|first| Placement::parse(first.strip_prefix(PLACEMENT)?))
+    {
         let setting = Setting::enter(placement, quick);
-        return System::new().block_on(measure(setting)).print();
+        // In a task of its own, as the handlers of an application are: the future given to `block_on` is polled
+        // only after another look at the reactor, which would add a system call to every answer.
+        let measured = System::new().block_on(async { actix_rt::spawn(measure(setting)).await });
+        return measured.expect("the measurement ends").print();
     }
     let mut last_lines = Vec::new();
     for &placement in placements {
@@ -87,20 +98,11 @@ pub fn each(count: usize, began: Instant) -> f64 {
     began.elapsed().as_secs_f64() / count as f64
 }
 
-/// Waits until the condition holds, without a share of the figures: it is checked every fifth of a millisecond.
+/// Waits until the condition holds, outside of what is measured.
 pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let patience = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < patience, "still waiting until {what}");
-        std::thread::sleep(Duration::from_micros(50));
-        // A sleep of tokio's would last a millisecond at least.
-        for _ in 0..3 {
-            tokio_turn().await;
-        }
+        actix_rt::time::sleep(Duration::from_millis(1)).await;
     }
-}
-
-/// Lets everything else that is ready run, and the reactor look for more.
-async fn tokio_turn() {
-    actix_rt::task::yield_now().await;
 }

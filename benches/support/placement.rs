@@ -128,16 +128,3 @@ pub fn cpu_time(pid: u32) -> Duration {
     let nanoseconds = text.split_whitespace().next().and_then(|field| field.parse().ok());
     Duration::from_nanos(nanoseconds.unwrap_or(0))
 }
-
-/// The processes whose parent this is.
-pub fn child_processes(parent: u32) -> Vec<u32> {
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|&pid| parent_of(pid) == Some(parent)).collect()
-}
-
-fn parent_of(pid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The short name in parentheses may hold blanks; the parent is the second field behind it.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
-}

@@ -38,7 +38,7 @@ impl Series {
     }
 
     pub fn median(&self) -> f64 {
-        median(&self.samples)
+        quantile_of(&self.samples, 0.5)
     }
 
     fn show(&self) -> String {
@@ -61,11 +61,7 @@ impl Unit {
     }
 }
 
-/// The middle of the samples; not a number if there are none.
-pub fn median(samples: &[f64]) -> f64 {
-    quantile_of(samples, 0.5)
-}
-
+/// A place in the sorted samples; not a number if there are none.
 fn quantile_of(samples: &[f64], quantile: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -100,7 +96,8 @@ impl Report {
     }
 
     pub(super) fn print(&self) {
-        let mut text = format!("  {:<58} {:>12}   {:>12}   {:<12} {:>5}\n", "", "median", "quartiles", "", "runs");
+        let mut text =
+            format!("  {:<58} {:>12}   {:>12}   {:<12} {:>5}\n", "", "median", "quartiles", "", "runs");
         for line in self.rows.iter().chain(&self.ratios) {
             // Writing to a string does not fail.
             let _ = writeln!(text, "{line}");

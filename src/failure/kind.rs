@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureKind {
-    /// The handler's own error, made with [`Failure::task`].
+    /// The handler's own error, made with [`Failure::task`](crate::Failure::task).
     Task,
     /// The handler panicked; its worker was replaced.
     Panic,

@@ -101,6 +101,11 @@ impl SetupError {
         SetupError { chain: vec![text.into()] }
     }
 
+    /// The same within a bound: a chain may be of any length, and it travels.
+    pub(crate) fn cut(self, texts: usize, cut: impl Fn(String) -> String) -> Self {
+        SetupError { chain: self.chain.into_iter().take(texts).map(cut).collect() }
+    }
+
     /// The texts from the outermost error to its innermost source.
     pub fn chain(&self) -> &[String] {
         &self.chain

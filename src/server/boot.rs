@@ -15,7 +15,6 @@ use crate::worker::Program;
 /// First argument of a process that is meant to be a fork server.
 pub(crate) const SERVER_ARGUMENT: &str = "--forkpool-fork-server";
 
-#[cfg(feature = "actors")]
 /// Bytes of padding among the arguments of a server, to be overwritten by its title.
 #[cfg(feature = "actors")]
 pub(crate) const TITLE_PADDING: usize = 160;
@@ -59,8 +58,7 @@ pub fn enter(programs: &[Program], hook: *const ()) {
     if let Some(program) = programs.iter().find(|program| (program.identity)() == wanted)
         && !DIVERTED.swap(true, Ordering::Relaxed)
     {
-        startup::run_initializers_after(hook);
-        run::run(program)
+        run::run(program, || startup::run_initializers_after(hook))
     }
 }
 

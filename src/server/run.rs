@@ -25,8 +25,9 @@ const USAGE: i32 = 64;
 /// Exit status of a server that could not do its work.
 const UNABLE: i32 = 71;
 
-/// Becomes a fork server.
-pub(crate) fn run(program: &Program) -> ! {
+/// Becomes a fork server. `start_up` is what the program's own start-up still has to do, once whatever was
+/// inherited is closed.
+pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
     signals::ignore_broken_pipes();
     let Some(socket) = control_socket() else {
         eprintln!(
@@ -34,6 +35,7 @@ pub(crate) fn run(program: &Program) -> ! {
         );
         exit_now(USAGE)
     };
+    start_up();
     match prepare(program, socket).and_then(Server::serve) {
         Ok(newborn) => newborn.live(),
         Err(Over::Closed) => exit_now(0),
@@ -104,7 +106,7 @@ fn preloaded(program: &Program, hello: &Hello, control: &Control) -> Result<&'st
     drop(watch);
     match outcome {
         Ok(Ok(())) => Ok(Box::leak(Box::new(preload))),
-        Ok(Err(error)) => Err(SetupReport::Error(error)),
+        Ok(Err(error)) => Err(SetupReport::of(error)),
         Err(_) => Err(SetupReport::Panic(panics::take())),
     }
 }
@@ -247,7 +249,7 @@ impl Newborn<'_> {
             preload,
             channel: descriptors::raise(channel),
             max_payload: usize::try_from(hello.max_payload).unwrap_or(usize::MAX),
-            measure_memory: hello.measure_memory,
+            max_memory: hello.max_memory,
         })
     }
 }

@@ -122,8 +122,9 @@ pub(crate) fn close_all_but(keep: OwnedFd) -> rustix::io::Result<OwnedFd> {
             return Err(last_errno());
         }
     }
-    // SAFETY: close_range demands only plain numbers. The descriptors above 3 belong to nobody here: the
-    // server calls this before any other code of this process has opened one.
+    // SAFETY: close_range demands only plain numbers. The descriptors above 3 were inherited, which is why they
+    // are closed, or opened by a start-up function of the program that ran before us; safe code that owns one of
+    // those would meet EBADF, and docs/FORK-SAFETY.md says so.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, KEPT + 1, libc::c_uint::MAX, 0) };
     if closed < 0 {
         return Err(last_errno());

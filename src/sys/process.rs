@@ -60,7 +60,7 @@ pub(crate) fn open(pid: Pid) -> rustix::io::Result<OwnedFd> {
 /// Kills a process; one that is gone already is no error.
 #[cfg(feature = "actors")]
 pub(crate) fn kill(process: std::os::fd::BorrowedFd<'_>) {
-    // The only failures are "gone" and "not permitted"; a worker that changed its user is ended by the server.
+    // The only failures are "gone", which was wanted, and "not permitted", for a worker that changed its user.
     let _ = rustix::process::pidfd_send_signal(process, Signal::KILL);
 }
 

@@ -23,6 +23,9 @@ impl ChildDeaths {
     ///
     /// - [signalfd(2)](https://man7.org/linux/man-pages/man2/signalfd.2.html)
     pub(crate) fn watch() -> rustix::io::Result<Self> {
+        // An application that ignores deaths of its children passes that on, and nobody could be reaped.
+        // SAFETY: signal demands a valid signal and disposition; SIG_DFL runs no code of ours.
+        unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
         let set = child_set();
         mask(libc::SIG_BLOCK, &set)?;
         // SAFETY: signalfd demands a valid set; `set` lives on this frame and was filled by sigemptyset.

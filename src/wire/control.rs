@@ -34,8 +34,8 @@ pub(crate) struct Hello {
     pub(crate) fingerprint: u64,
     pub(crate) pool: String,
     pub(crate) max_payload: u64,
-    /// Whether workers tell their private memory at release.
-    pub(crate) measure_memory: bool,
+    /// Private memory in bytes above which a worker is replaced; it is measured where this is given.
+    pub(crate) max_memory: Option<u64>,
     /// The user's configuration, encoded.
     pub(crate) config: Vec<u8>,
 }

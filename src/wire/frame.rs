@@ -10,8 +10,21 @@ use serde::de::DeserializeOwned;
 /// Bytes in front of every body.
 pub(crate) const LENGTH: usize = 4;
 
-/// Room for a header beside the payload, in bytes. The largest header is a panic's text and backtrace.
+/// Room for a header beside the payload, in bytes. The largest header is a panic's text and backtrace; texts of
+/// users are cut to [`LONGEST_TEXT`] where they enter one.
 pub(crate) const ENVELOPE: usize = 64 << 10;
+
+/// Longest text of a user's that a header carries, in bytes; a longer one is cut.
+pub(crate) const LONGEST_TEXT: usize = 8 << 10;
+
+/// Cuts a text to so many bytes, at a character's end.
+pub(crate) fn cut(mut text: String, longest: usize) -> String {
+    if text.len() > longest {
+        let end = (0..=longest).rev().find(|&at| text.is_char_boundary(at));
+        text.truncate(end.unwrap_or(0));
+    }
+    text
+}
 
 /// Why a peer's bytes are no frame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -96,8 +109,8 @@ pub(crate) fn append_with<T, E>(
 ) -> Result<T, E> {
     let start = out.len();
     out.extend_from_slice(&[0; LENGTH]);
-    let header_fits = postcard::serialize_with_flavor(header, Appending::new(out, ENVELOPE)).is_ok();
-    debug_assert!(header_fits, "headers are ours and stay below the room kept for them");
+    let encoded = postcard::serialize_with_flavor(header, Appending::new(out, usize::MAX));
+    debug_assert!(encoded.is_ok(), "headers are ours and hold nothing that cannot be encoded");
     let result = payload(out);
     match &result {
         Ok(_) => seal(out, start),

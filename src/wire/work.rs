@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::frame;
 use crate::failure::{PanicReport, SetupError};
 
 /// What the host says. A call's payload stands behind its header.
@@ -56,6 +57,16 @@ pub(crate) struct Ready {
 pub(crate) enum SetupReport {
     Error(SetupError),
     Panic(PanicReport),
+}
+
+/// Most texts of a chain of causes that travel; the innermost beyond are left out.
+const MOST_CAUSES: usize = 6;
+
+impl SetupReport {
+    /// A report of this error, with whatever is too long cut.
+    pub(crate) fn of(error: SetupError) -> Self {
+        SetupReport::Error(error.cut(MOST_CAUSES, |text| frame::cut(text, frame::LONGEST_TEXT)))
+    }
 }
 
 /// The header of one reply.

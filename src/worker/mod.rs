@@ -35,13 +35,13 @@ pub(crate) struct Assignment<'a> {
     pub(crate) preload: &'static Preload,
     pub(crate) channel: OwnedFd,
     pub(crate) max_payload: usize,
-    pub(crate) measure_memory: bool,
+    pub(crate) max_memory: Option<u64>,
 }
 
 /// Lives one worker's life.
 pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     panics::speak_through(&assignment.channel);
-    let limits = Limits { max_payload: assignment.max_payload, measure_memory: assignment.measure_memory };
+    let limits = Limits { max_payload: assignment.max_payload, max_memory: assignment.max_memory };
     let mut end = BlockingEnd::new(assignment.channel, frame::body_limit(limits.max_payload));
     let setup = || (assignment.program.setup)(assignment.config, assignment.preload);
     panics::expect(LastWords::Setup);
@@ -56,7 +56,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
             frame::append(end.buffer(), &FromWorker::Ready(ready));
             leave(work::work(&mut end, service.as_mut(), limits))
         }
-        Ok(Err(error)) => SetupReport::Error(error),
+        Ok(Err(error)) => SetupReport::of(error),
         Err(_) => SetupReport::Panic(panics::take()),
     };
     frame::append(end.buffer(), &FromWorker::SetupFailed(report));

@@ -11,9 +11,6 @@ use crate::sys::descriptors;
 use crate::wire::frame;
 use crate::wire::work::{FromWorker, Outcome, Reply, SetupReport};
 
-/// Longest text that is kept of a panic, in bytes; a longer one is cut.
-const LONGEST_MESSAGE: usize = 8 << 10;
-
 /// Longest backtrace that is kept, in bytes; the innermost frames come first, so the end is cut.
 const LONGEST_BACKTRACE: usize = 32 << 10;
 
@@ -76,9 +73,9 @@ fn on_panic(worker: ThreadId, info: &PanicHookInfo<'_>, others: &Hook) {
         return others(info);
     }
     let report = PanicReport {
-        message: cut(message(info), LONGEST_MESSAGE),
+        message: frame::cut(message(info), frame::LONGEST_TEXT),
         location: info.location().map(ToString::to_string),
-        backtrace: cut(Backtrace::force_capture().to_string(), LONGEST_BACKTRACE),
+        backtrace: frame::cut(Backtrace::force_capture().to_string(), LONGEST_BACKTRACE),
     };
     let mut captured = captured();
     if cfg!(panic = "abort") {
@@ -95,14 +92,6 @@ fn message(info: &PanicHookInfo<'_>) -> String {
         .map(ToString::to_string)
         .or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic whose payload is no text".to_owned())
-}
-
-fn cut(mut text: String, longest: usize) -> String {
-    if text.len() > longest {
-        let end = (0..=longest).rev().find(|&at| text.is_char_boundary(at));
-        text.truncate(end.unwrap_or(0));
-    }
-    text
 }
 
 fn say_last_words(captured: &Captured, report: PanicReport) {

@@ -84,7 +84,8 @@ impl Replying<'_> {
     }
 
     fn unable(self, problem: &PayloadError, error: bool, keep: bool, stop: bool) {
-        let outcome = Outcome::Payload { text: problem.to_string(), error };
+        let text = frame::cut(problem.to_string(), frame::LONGEST_TEXT);
+        let outcome = Outcome::Payload { text, error };
         self.say(outcome, keep, stop);
     }
 

@@ -15,7 +15,7 @@ use crate::wire::work::{Call, FromWorker, Outcome, Released, Reply, ToWorker};
 #[derive(Clone, Copy)]
 pub(super) struct Limits {
     pub(super) max_payload: usize,
-    pub(super) measure_memory: bool,
+    pub(super) max_memory: Option<u64>,
 }
 
 /// Why the loop ended.
@@ -109,14 +109,19 @@ fn serve(
     survived
 }
 
-/// Ends a checkout; `false` if `checkout_done` panicked.
+/// Ends a checkout; `false` if `checkout_done` panicked. It does not run where the worker is to be replaced.
 fn release(service: &mut dyn Service, out: &mut Vec<u8>, limits: Limits) -> bool {
-    panics::expect(LastWords::None);
-    let done = std::panic::catch_unwind(AssertUnwindSafe(|| service.checkout_done()));
-    if done.is_err() {
-        return false;
+    let private_bytes = limits.max_memory.and_then(|_| private_bytes());
+    let too_large = private_bytes > limits.max_memory;
+    if !too_large && !service.wants_replacement() {
+        panics::expect(LastWords::None);
+        let done = std::panic::catch_unwind(AssertUnwindSafe(|| service.checkout_done()));
+        if done.is_err() {
+            // There is no call to answer; whoever reads the program's errors is to know.
+            eprintln!("forkpool: checkout_done panicked: {}", panics::take());
+            return false;
+        }
     }
-    let private_bytes = if limits.measure_memory { private_bytes() } else { None };
     let released = Released { private_bytes, stop: service.wants_replacement() };
     frame::append(out, &FromWorker::Released(released));
     true
@@ -182,7 +187,7 @@ mod tests {
         let mut said = Vec::new();
         script.iter().for_each(|message| frame::append(&mut said, message));
         let mut end = BlockingEnd::new(Script { said, heard: Vec::new() }, 1000);
-        let limits = Limits { max_payload: 100, measure_memory: false };
+        let limits = Limits { max_payload: 100, max_memory: None };
         let exit = work(&mut end, &mut Scripted { releases: 0 }, limits);
         (heard(&end.link().heard), exit.unwrap_or(Exit::Copy))
     }

@@ -6,6 +6,7 @@ mod clients;
 mod leaks;
 mod probe;
 mod processes;
+mod rogue;
 
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
@@ -20,6 +21,7 @@ pub use clients::*;
 pub use leaks::{children, descendants, descriptors};
 pub use probe::*;
 pub use processes::*;
+pub use rogue::*;
 
 /// Longest wait for a condition that is bound to come true.
 pub const PATIENCE: Duration = Duration::from_secs(20);

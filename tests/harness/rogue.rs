@@ -1,0 +1,121 @@
+//! A worker that breaks the rules of its own channel.
+
+use std::future::Future;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use actix::MailboxError;
+use actix::prelude::*;
+use forkpool::prelude::*;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags};
+use serde::{Deserialize, Serialize};
+
+use super::failure;
+
+/// A worker with an error type of its own, which also attacks its own channel.
+pub struct Rogue;
+
+/// An error of the user's own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Grief {
+    Plain,
+    Detailed { code: u64, words: Vec<String> },
+    Worker(Failure),
+}
+
+impl From<Failure> for Grief {
+    fn from(failure: Failure) -> Self {
+        Grief::Worker(failure)
+    }
+}
+
+/// What a rogue does.
+#[derive(Clone, Debug, Message, Serialize, Deserialize)]
+#[rtype(result = "Result<u32, Grief>")]
+pub enum Deed {
+    Nothing,
+    Fail(Grief),
+    /// Says bytes of its own on its channel, then answers.
+    Babble(Vec<u8>),
+    /// Closes its channel and lives on.
+    HangUp,
+    PanicWithoutText,
+    PanicAfter(Duration, String),
+    Exit(i32),
+    AbortProcess,
+    Spin,
+}
+
+impl Actor for Rogue {
+    type Context = WorkerContext<Self>;
+}
+
+impl Worker for Rogue {
+    type Config = ();
+
+    fn setup((): (), _: &mut WorkerContext<Self>) -> Result<Self, SetupError> {
+        Ok(Rogue)
+    }
+}
+
+impl Handler<Deed> for Rogue {
+    type Result = Result<u32, Grief>;
+
+    fn handle(&mut self, deed: Deed, _: &mut WorkerContext<Self>) -> Self::Result {
+        match deed {
+            Deed::Nothing => {}
+            Deed::Fail(grief) => return Err(grief),
+            Deed::Babble(bytes) => {
+                rustix::net::send(own_channel(), &bytes, rustix::net::SendFlags::empty())
+                    .expect("it says so");
+            }
+            Deed::HangUp => {
+                rustix::net::shutdown(own_channel(), rustix::net::Shutdown::Both).expect("it hangs up");
+                std::thread::sleep(Duration::from_secs(60));
+            }
+            Deed::PanicWithoutText => std::panic::panic_any(7_u8),
+            Deed::PanicAfter(time, text) => {
+                std::thread::sleep(time);
+                panic!("{text}");
+            }
+            Deed::Exit(status) => std::process::exit(status),
+            Deed::AbortProcess => std::process::abort(),
+            Deed::Spin => loop {
+                std::hint::spin_loop();
+            },
+        }
+        Ok(std::process::id())
+    }
+}
+
+forkpool::interface!(Rogue { Deed });
+forkpool::boot!(Rogue);
+
+/// The only socket of a worker.
+fn own_channel() -> OwnedFd {
+    let entries = std::fs::read_dir("/proc/self/fd").expect("descriptors").flatten();
+    let is_socket = |entry: &std::fs::DirEntry| {
+        entry.path().read_link().is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
+    };
+    let number =
+        entries.into_iter().find(is_socket).and_then(|entry| entry.file_name().to_str()?.parse().ok());
+    let this =
+        rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).expect("this process");
+    let number = number.expect("a channel");
+    rustix::process::pidfd_getfd(this, number, PidfdGetfdFlags::empty()).expect("its channel again")
+}
+
+/// A pool of one rogue.
+pub fn rogues() -> PoolHandle<Rogue> {
+    Pool::<Rogue>::builder(()).workers(1..=1).start().expect("the pool starts")
+}
+
+/// The failure a deed is answered with, where it was not the handler's own error.
+pub async fn rogue_failure(
+    request: impl Future<Output = Result<Result<u32, Grief>, MailboxError>>,
+) -> Failure {
+    match failure(request).await {
+        Grief::Worker(failure) => failure,
+        grief => panic!("not the worker's: {grief:?}"),
+    }
+}

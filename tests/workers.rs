@@ -1,0 +1,501 @@
+//! What a worker process is, how it is set up and how it is cleaned between checkouts.
+mod harness;
+
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+use forkpool::config::Backoff;
+use forkpool::prelude::*;
+use forkpool::{Builder, Ending, Phase};
+use harness::*;
+
+/// A wait that no test lives to see the end of.
+const NEVER: Backoff =
+    Backoff { first: Duration::from_secs(3600), most: Duration::from_secs(3600), jitter: 0.0 };
+
+fn pool_with(setup: Setup) -> Builder<Probe> {
+    Pool::<Probe>::builder(setup)
+}
+
+/// W1
+#[test]
+fn workers_are_forked_by_a_server_with_one_thread_and_no_runtime() {
+    run(async {
+        let pool = pool().workers(3..=3).start().expect("the pool starts");
+        until("three workers are idle", || pool.stats().idle == 3).await;
+        let server = the_server().await;
+        assert_eq!(threads(server), 1);
+        let reactor = descriptors_of(server).into_values().find(|it| it.contains("eventpoll"));
+        assert_eq!(reactor, None, "a runtime would have one");
+        let workers = children(server);
+        assert_eq!(workers.len(), 3);
+        assert!(workers.iter().all(|&worker| threads(worker) == 1));
+        let worker = answer(pool.send(Pid)).await.expect("a pid");
+        assert!(workers.contains(&worker));
+        assert_eq!(children(std::process::id()), [server], "the application forks nothing else");
+    });
+}
+
+/// W2
+#[test]
+fn a_worker_is_set_up_once_for_all_its_checkouts() {
+    run(async {
+        let journal = Scratch::path();
+        let setup = Setup { journal: journal.some(), ..Setup::default() };
+        let pool = pool_with(setup).workers(1..=1).start().expect("the pool starts");
+        for _ in 0..5 {
+            let checkout = pool.checkout().start();
+            assert_eq!(answer(checkout.send(Setups)).await, Ok(1));
+            drop(checkout);
+            assert_eq!(answer(pool.send(Setups)).await, Ok(1));
+        }
+        let pid = answer(pool.send(Pid)).await.expect("a pid");
+        assert_eq!(journal.lines(), [pid.to_string()]);
+    });
+}
+
+/// W2
+#[test]
+fn every_worker_is_set_up_for_itself() {
+    run(async {
+        let journal = Scratch::path();
+        let setup = Setup { journal: journal.some(), ..Setup::default() };
+        let pool = pool_with(setup).workers(3..=3).start().expect("the pool starts");
+        until("three workers are idle", || pool.stats().idle == 3).await;
+        let mut set_up: Vec<u32> = journal.lines().iter().filter_map(|line| line.parse().ok()).collect();
+        set_up.sort_unstable();
+        assert_eq!(set_up, children(the_server().await));
+    });
+}
+
+/// W3
+#[test]
+fn a_failed_set_up_answers_the_first_call_and_the_next_call_asks_again() {
+    type Check = fn(&Failure) -> bool;
+    let table: [(&str, Script, &str, Check); 3] = [
+        ("an error", Script::Error("no such table".to_owned()), "returned an error", |failure| {
+            failure.source().is_some_and(|source| source.to_string() == "no such table")
+        }),
+        ("a panic", Script::Panic("no memory".to_owned()), "panicked: no memory at ", |failure| {
+            failure.panic().is_some_and(|report| report.message == "no memory")
+        }),
+        ("an exit", Script::Exit(3), "ended its process: exited with status 3", |failure| {
+            failure.ending() == Some(Ending::Exited { code: 3 })
+        }),
+    ];
+    for (row, script, text, check) in table {
+        run(async {
+            let broken = Scratch::file();
+            let setup = Setup { script, only_while: broken.some(), ..Setup::default() };
+            let pool = pool_with(setup).workers(0..=1).start().expect("the pool starts");
+            let checkout = pool.checkout().start();
+            let failure = answer(checkout.send(Pid)).await.expect_err(row);
+            assert_eq!(failure.kind(), FailureKind::Setup, "{row}");
+            assert!(failure.to_string().contains(text), "{row}: {failure}");
+            assert!(check(&failure), "{row}: {failure:?}");
+            broken.remove();
+            let pid = answer(checkout.send(Pid)).await.expect("a worker that could be set up");
+            assert_ne!(Some(pid), failure.pid(), "{row}: the worker is replaced");
+            assert_eq!(answer(checkout.send(Setups)).await, Ok(1), "{row}");
+        });
+    }
+}
+
+/// W3
+#[test]
+fn a_set_up_killed_from_outside_answers_the_first_call() {
+    run(async {
+        let journal = Scratch::path();
+        let setup = Setup { script: Script::Hang, journal: journal.some(), ..Setup::default() };
+        let pool = pool_with(setup).workers(0..=1).start().expect("the pool starts");
+        let checkout = pool.checkout().start();
+        let call = actix_rt::spawn(checkout.send(Pid));
+        until("a worker is being set up", || journal.lines().len() == 1).await;
+        kill(journal.lines()[0].parse().expect("a pid"));
+        let failure = bounded("the call", call).await.expect("a task").expect("an answer").unwrap_err();
+        assert_eq!(failure.kind(), FailureKind::Setup);
+        assert_eq!(failure.ending(), Some(Ending::Signaled { signal: 9, core_dumped: false }));
+    });
+}
+
+/// W3
+#[test]
+fn one_failed_set_up_answers_one_call_and_the_others_wait_for_the_next_attempt() {
+    run(async {
+        let broken = Scratch::file();
+        let script = Script::Error("not yet".to_owned());
+        let setup = Setup { script, only_while: broken.some(), ..Setup::default() };
+        let second = Duration::from_secs(1);
+        let backoff = Backoff { first: second, most: second, jitter: 0.0 };
+        let pool = pool_with(setup).workers(0..=1).restart(backoff).start().expect("the pool starts");
+        let checkouts = [(); 3].map(|()| pool.checkout().start());
+        let [first, others @ ..] = checkouts.each_ref().map(|checkout| checkout.send(Setups));
+        assert_eq!(answer(first).await.unwrap_err().kind(), FailureKind::Setup);
+        broken.remove();
+        drop(checkouts);
+        for other in others {
+            assert_eq!(answer(other).await, Ok(1));
+        }
+    });
+}
+
+/// W3
+#[test]
+fn whoever_waits_for_the_next_attempt_waits_under_its_own_clock() {
+    run(async {
+        let setup = Setup { script: Script::Error("never".to_owned()), ..Setup::default() };
+        let pool = pool_with(setup).workers(0..=1).restart(NEVER).start().expect("the pool starts");
+        let first = pool.checkout().start();
+        let second = pool.checkout().timeout(Duration::from_millis(100)).start();
+        let (first, second) = (first.send(Pid), second.send(Pid));
+        assert_eq!(answer(first).await.unwrap_err().kind(), FailureKind::Setup);
+        assert_eq!(answer(second).await.unwrap_err().kind(), FailureKind::Timeout);
+    });
+}
+
+/// W3
+#[test]
+fn a_set_up_that_failed_with_nobody_waiting_is_shown_in_the_next_timeout() {
+    run(async {
+        let setup = Setup { script: Script::Error("disk full".to_owned()), ..Setup::default() };
+        let pool = pool_with(setup).workers(1..=1).restart(NEVER).start().expect("the pool starts");
+        until("the attempt has failed", || pool.stats().forked == 1 && pool.stats().workers() == 0).await;
+        let checkout = pool.checkout().timeout(Duration::from_millis(50)).start();
+        let timeout = answer(checkout.send(Pid)).await.unwrap_err();
+        assert_eq!(timeout.kind(), FailureKind::Timeout);
+        let texts = chain(&timeout);
+        assert!(texts.iter().any(|text| text == "disk full"), "{texts:?}");
+        let source = timeout.source().and_then(|source| source.downcast_ref::<Failure>());
+        assert_eq!(source.map(Failure::kind), Some(FailureKind::Setup));
+    });
+}
+
+/// W3, P2
+#[test]
+fn a_broken_set_up_is_tried_again_at_growing_intervals() {
+    run(async {
+        let journal = Scratch::path();
+        let setup = Setup { script: Script::Exit(1), journal: journal.some(), ..Setup::default() };
+        let first = Duration::from_millis(20);
+        let backoff = Backoff { first, most: Duration::from_secs(1), jitter: 0.0 };
+        let begun = Instant::now();
+        let pool = pool_with(setup).workers(1..=1).restart(backoff).start().expect("the pool starts");
+        until("six attempts were made", || journal.lines().len() >= 6).await;
+        assert!(begun.elapsed() >= first * (1 + 2 + 4 + 8 + 16), "five waits took {:?}", begun.elapsed());
+        drop(pool);
+    });
+}
+
+/// W3, P2
+#[test]
+fn a_broken_set_up_is_no_fork_storm_however_many_wait() {
+    run(async {
+        let journal = Scratch::path();
+        let setup = Setup { script: Script::Exit(1), journal: journal.some(), ..Setup::default() };
+        let pool = pool_with(setup).workers(4..=8).restart(NEVER).start().expect("the pool starts");
+        let waiting = [(); 20].map(|()| pool.checkout().start());
+        until("every attempt has failed", || !journal.lines().is_empty() && pool.stats().workers() == 0)
+            .await;
+        let attempts = journal.lines().len();
+        assert!(attempts <= 8, "{attempts} attempts although the most is 8");
+        // That nothing happens for a while is the property.
+        actix_rt::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(journal.lines().len(), attempts);
+        drop(waiting);
+    });
+}
+
+/// W3, P2
+#[test]
+fn the_first_worker_that_becomes_ready_resets_the_backoff() {
+    run(async {
+        let (journal, broken) = (Scratch::path(), Scratch::file());
+        let setup = Setup {
+            script: Script::Exit(1),
+            only_while: broken.some(),
+            journal: journal.some(),
+            ..Setup::default()
+        };
+        // Ten failures in a row take a second; twenty would take a quarter of an hour.
+        let hour = Duration::from_secs(3600);
+        let backoff = Backoff { first: Duration::from_millis(1), most: hour, jitter: 0.0 };
+        let pool = pool_with(setup).workers(1..=1).restart(backoff).start().expect("the pool starts");
+        until("ten attempts were made", || journal.lines().len() >= 10).await;
+        broken.remove();
+        let pid = answer(pool.send(Pid)).await.expect("a worker that could be set up");
+        let attempts = journal.lines().len();
+        std::fs::write(broken.get(), "").expect("a file");
+        kill(pid);
+        until("ten more attempts were made", || journal.lines().len() >= attempts + 10).await;
+    });
+}
+
+/// W4
+#[test]
+fn the_time_of_a_set_up_counts_against_the_call_that_waits_for_it() {
+    run(async {
+        let setup = Setup { script: Script::Hang, ..Setup::default() };
+        let pool = pool_with(setup).workers(0..=1).setup_timeout(None).start().expect("the pool starts");
+        let limit = Duration::from_millis(100);
+        let checkout = pool.checkout().timeout(limit).start();
+        let failure = answer(checkout.send(Pid)).await.unwrap_err();
+        assert_eq!((failure.kind(), failure.limit()), (FailureKind::Timeout, Some(limit)));
+        assert_eq!(failure.phase(), Some(Phase::Starting));
+        assert_eq!((failure.worker(), failure.ran()), (None, None));
+    });
+}
+
+/// W4, W3
+#[test]
+fn a_set_up_beyond_its_own_limit_is_killed_and_has_failed() {
+    run(async {
+        let (journal, slow) = (Scratch::path(), Scratch::file());
+        let setup = Setup {
+            script: Script::Hang,
+            only_while: slow.some(),
+            journal: journal.some(),
+            ..Setup::default()
+        };
+        let limit = Duration::from_millis(100);
+        let builder = pool_with(setup).workers(0..=1).timeout(None).setup_timeout(limit);
+        let pool = builder.start().expect("the pool starts");
+        let checkout = pool.checkout().start();
+        let failure = answer(checkout.send(Pid)).await.unwrap_err();
+        assert_eq!((failure.kind(), failure.limit()), (FailureKind::Setup, Some(limit)));
+        assert!(failure.to_string().contains("setup_timeout"), "{failure}");
+        slow.remove();
+        gone(journal.lines()[0].parse().expect("a pid")).await;
+        assert_eq!(answer(checkout.send(Setups)).await, Ok(1));
+    });
+}
+
+/// W5
+#[test]
+fn checkout_done_runs_after_every_release_also_without_a_call() {
+    run(async {
+        let done = Scratch::path();
+        let setup = Setup { done_journal: done.some(), ..Setup::default() };
+        let pool = pool_with(setup).workers(1..=1).start().expect("the pool starts");
+        let pid = answer(pool.send(Pid)).await.expect("a pid").to_string();
+        until("the message to the pool is done with", || done.lines().len() == 1).await;
+        let checkout = pool.checkout().start();
+        until("the checkout has its worker", || pool.stats().leased == 1).await;
+        drop(checkout);
+        until("the checkout without a call is done with", || done.lines().len() == 2).await;
+        let checkout = pool.checkout().start();
+        for number in 1..=3 {
+            assert!(answer(checkout.send(Remember(number))).await.is_ok());
+        }
+        assert_eq!(done.lines().len(), 2, "it does not run between the calls of one checkout");
+        drop(checkout);
+        until("the checkout with three calls is done with", || done.lines().len() == 3).await;
+        assert!(done.lines().iter().all(|line| *line == pid));
+    });
+}
+
+/// W5
+#[test]
+fn the_next_checkouts_first_call_waits_behind_checkout_done() {
+    run(async {
+        let done = Script::Sleep(Duration::from_millis(20));
+        let pool = pool_with(Setup { done, ..Setup::default() }).workers(1..=1).start();
+        let pool = pool.expect("the pool starts");
+        for number in 0..5 {
+            let checkout = pool.checkout().start();
+            assert_eq!(answer(checkout.send(Remember(number))).await, Ok(vec![number]));
+            drop(checkout);
+            assert_eq!(answer(pool.send(Remember(100))).await, Ok(vec![100]));
+        }
+    });
+}
+
+/// W5
+#[test]
+fn checkout_done_never_runs_on_a_worker_whose_checkout_saw_an_error() {
+    replaced_without_checkout_done(async |pool| {
+        let checkout = pool.checkout().start();
+        let pid = answer(checkout.send(Pid)).await.expect("a pid");
+        assert!(answer(checkout.send(Fail("no".to_owned()))).await.is_err());
+        pid
+    });
+}
+
+/// W5
+#[test]
+fn checkout_done_never_runs_on_a_worker_that_panicked() {
+    replaced_without_checkout_done(async |pool| {
+        let failure = answer(pool.send(Panic("now".to_owned()))).await.unwrap_err();
+        failure.pid().expect("the pid of the worker that panicked")
+    });
+}
+
+/// W5
+#[test]
+fn checkout_done_never_runs_on_a_worker_that_timed_out() {
+    replaced_without_checkout_done(async |pool| {
+        let checkout = pool.checkout().timeout(Duration::from_millis(50)).start();
+        let failure = answer(checkout.send(Spin)).await.unwrap_err();
+        failure.pid().expect("the pid of the worker that span")
+    });
+}
+
+/// W5
+#[test]
+fn checkout_done_never_runs_on_a_worker_that_asked_to_be_replaced() {
+    replaced_without_checkout_done(async |pool| {
+        let checkout = pool.checkout().start();
+        answer(checkout.send(StopAfterwards)).await.expect("a pid")
+    });
+}
+
+/// W5
+#[test]
+fn checkout_done_never_runs_on_a_worker_that_asked_the_pool_to_be_replaced() {
+    replaced_without_checkout_done(async |pool| answer(pool.send(StopAfterwards)).await.expect("a pid"));
+}
+
+/// Runs a checkout whose worker is to be replaced, and checks that it was, without a `checkout_done`.
+fn replaced_without_checkout_done(end: impl AsyncFnOnce(&PoolHandle<Probe>) -> u32) {
+    run(async {
+        let done = Scratch::path();
+        let setup = Setup { done_journal: done.some(), ..Setup::default() };
+        let pool = pool_with(setup).workers(1..=1).start().expect("the pool starts");
+        let pid = end(&pool).await;
+        gone(pid).await;
+        assert_eq!(done.lines(), [""; 0]);
+        until("it is replaced", || pool.stats().idle == 1).await;
+    });
+}
+
+/// W5, P6
+#[test]
+fn checkout_done_never_runs_on_a_worker_that_is_worn_out() {
+    run(async {
+        let done = Scratch::path();
+        let setup = Setup { done_journal: done.some(), ..Setup::default() };
+        let pool = pool_with(setup).workers(1..=1).max_checkouts(1).start().expect("the pool starts");
+        let checkout = pool.checkout().start();
+        let pid = answer(checkout.send(Pid)).await.expect("a pid");
+        drop(checkout);
+        gone(pid).await;
+        assert_eq!(done.lines(), [""; 0]);
+    });
+}
+
+/// W5, P7
+#[test]
+fn checkout_done_never_runs_on_a_worker_that_is_too_old() {
+    run(async {
+        let done = Scratch::path();
+        let setup = Setup { done_journal: done.some(), ..Setup::default() };
+        let age = Duration::from_secs(1);
+        let pool = pool_with(setup).workers(1..=1).max_age(age).start().expect("the pool starts");
+        let checkout = pool.checkout().start();
+        let pid = answer(checkout.send(Pid)).await.expect("a pid");
+        actix_rt::time::sleep(age).await;
+        drop(checkout);
+        gone(pid).await;
+        assert_eq!(done.lines(), [""; 0]);
+    });
+}
+
+/// W5
+#[test]
+fn a_panic_in_checkout_done_replaces_the_worker_and_harms_no_later_checkout() {
+    run(async {
+        let setup = Setup { done_panics: true, ..Setup::default() };
+        let pool = pool_with(setup).workers(1..=2).restart(NEVER).start().expect("the pool starts");
+        let mut before = 0;
+        for number in 0..10 {
+            let checkout = pool.checkout().start();
+            let pid = answer(checkout.send(Pid)).await.expect("a worker");
+            assert_ne!(pid, before);
+            assert_eq!(answer(checkout.send(Remember(number))).await, Ok(vec![number]));
+            before = pid;
+        }
+        gone(before).await;
+    });
+}
+
+/// W5
+#[test]
+fn a_checkout_done_that_ends_the_process_harms_no_later_checkout() {
+    run(async {
+        let setup = Setup { done: Script::Exit(1), ..Setup::default() };
+        let pool = pool_with(setup).workers(1..=1).restart(NEVER).start().expect("the pool starts");
+        for number in 0..10 {
+            assert_eq!(answer(pool.send(Remember(number))).await, Ok(vec![number]));
+            let checkout = pool.checkout().start();
+            assert_eq!(answer(checkout.send(Remember(number))).await, Ok(vec![number]));
+        }
+    });
+}
+
+/// W5, C4
+#[test]
+fn the_answer_to_a_message_to_the_pool_does_not_wait_for_checkout_done() {
+    run(async {
+        let setup = Setup { done: Script::Hang, ..Setup::default() };
+        let limit = Duration::from_secs(1);
+        let pool = pool_with(setup).workers(1..=1).timeout(limit).start().expect("the pool starts");
+        assert_eq!(answer(pool.send(Setups)).await, Ok(1));
+    });
+}
+
+/// W5, T1
+#[test]
+fn a_checkout_done_that_hangs_is_killed_at_its_checkouts_limit() {
+    run(async {
+        let setup = Setup { done: Script::Hang, ..Setup::default() };
+        let pool = pool_with(setup).workers(1..=1).restart(NEVER).start().expect("the pool starts");
+        let checkout = pool.checkout().timeout(Duration::from_millis(50)).start();
+        let pid = answer(checkout.send(Pid)).await.expect("a pid");
+        drop(checkout);
+        let next = pool.checkout().timeout(None).start();
+        let other = answer(next.send(Pid)).await.expect("another worker");
+        assert_ne!(pid, other);
+        gone(pid).await;
+        answer(next.send(Abort("enough".to_owned()))).await;
+    });
+}
+
+/// W6
+#[test]
+fn ps_shows_the_pool_and_the_number_of_every_worker_and_of_the_server() {
+    run(async {
+        let pool = pool().name("hashes").workers(2..=2).start().expect("the pool starts");
+        until("two workers are idle", || pool.stats().idle == 2).await;
+        let server = the_server().await;
+        assert_eq!(comm(server), "hashes/server");
+        assert!(args(server).contains("fork server of pool hashes"), "{}", args(server));
+        let workers = children(server);
+        let mut names: Vec<String> = workers.iter().map(|&worker| comm(worker)).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["hashes/1", "hashes/2"]);
+        for worker in workers {
+            assert!(args(worker).contains(&comm(worker)), "{}", args(worker));
+        }
+    });
+}
+
+/// W6
+#[test]
+fn the_longest_name_is_cut_in_the_short_name_only_and_leaves_the_environment_alone() {
+    run(async {
+        // Two bytes each, so that no short name may be cut at every byte.
+        let name = "ä".repeat(32);
+        let pool = pool().name(&name).workers(1..=1).start().expect("the pool starts");
+        until("the worker is idle", || pool.stats().idle == 1).await;
+        let server = the_server().await;
+        let worker = children(server)[0];
+        assert_eq!(comm(worker), format!("{}/1", "ä".repeat(6)));
+        assert!(args(server).contains(&name), "{}", args(server));
+        assert!(args(worker).contains(&format!("{name}/1")), "{}", args(worker));
+        let ours = std::env::vars_os()
+            .map(|(name, value)| format!("{}={}", name.to_string_lossy(), value.to_string_lossy()));
+        let ours: std::collections::BTreeSet<String> = ours.collect();
+        assert!(!ours.is_empty());
+        assert_eq!(environment_of(server), ours);
+        assert_eq!(environment_of(worker), ours);
+    });
+}
