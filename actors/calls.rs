@@ -14,6 +14,9 @@ const WRITTEN_AHEAD: usize = 1024;
 /// Bytes written ahead of their replies, at most, beside the first call.
 const BYTES_AHEAD: usize = 256 << 10;
 
+/// A clock that fires later than this says that the event loop was busy.
+const LATE: Duration = Duration::from_millis(20);
+
 /// One call as it was sent.
 pub(super) struct Call {
     pub(super) slot: Rc<dyn Slot>,
@@ -55,6 +58,8 @@ pub(super) struct Calls {
     last_id: u64,
     /// When the first of them became the first.
     first_since: Option<Instant>,
+    /// Whether its clock was set back.
+    forgiven: bool,
 }
 
 impl Calls {
@@ -105,6 +110,18 @@ impl Calls {
     /// How long a call that is about to be written as the first has waited.
     pub(super) fn wait(&self, now: Instant) -> Duration {
         self.first_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
+    /// Sets the clock of the first call back where it fired late because the event loop was busy: the time lost
+    /// was not the worker's, which may have been ready and never heard of it. Once for each call, so that a loop
+    /// that is always late still lets clocks fire. Whether it did.
+    pub(super) fn forgive(&mut self, late: Duration) -> bool {
+        let forgiven = late > LATE && !std::mem::replace(&mut self.forgiven, true);
+        if forgiven {
+            // The lateness itself, and as much again to make up for it.
+            self.first_since = self.first_since.and_then(|since| since.checked_add(late * 2));
+        }
+        forgiven
     }
 
     /// Drops the first call if it was not written and its caller has given it up; whether it did.
@@ -172,6 +189,7 @@ impl Calls {
         let queued = self.queued.drain(..).map(|queued| queued.call);
         self.open = 0;
         self.first_since = None;
+        self.forgiven = false;
         written.chain(queued).collect()
     }
 
@@ -183,6 +201,7 @@ impl Calls {
 
     /// The first call has changed: the next one's clock starts at `now`, or goes on where it was not first.
     fn restart_clock(&mut self, now: Option<Instant>) {
+        self.forgiven = false;
         self.first_since = if self.is_empty() { None } else { now.or(self.first_since) };
     }
 }

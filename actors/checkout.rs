@@ -115,7 +115,8 @@ impl<W: Worker> Surroundings for Context<Checkout<W>> {
     }
 
     fn send_fence(&mut self, number: u64) -> bool {
-        self.notify(Fence(number));
+        // Not `notify`, which bypasses the mailbox.
+        self.address().do_send(Fence(number));
         true
     }
 }

@@ -21,7 +21,7 @@ use super::lease::{Identity, Lease};
 use super::ledger::{Action, Answer, Facts, Ledger, Phase};
 use super::life::Reason;
 use super::stats::{Stats, Totals};
-use super::supervisor::{Attend, Hire, Retire, Supervisor};
+use super::supervisor::{Attend, Hire, Leaving, Retire, Supervisor};
 use crate::config::Options;
 use crate::failure::{self, Failure, FailureKind};
 
@@ -57,7 +57,7 @@ struct Books {
 struct Errands {
     wake: Vec<Waker>,
     hire: Vec<u64>,
-    retire: Vec<(u64, Reason)>,
+    retire: Vec<Leaving>,
     attend: Option<Instant>,
     drained: bool,
 }
@@ -167,9 +167,15 @@ impl Desk {
         });
     }
 
+    /// Why this worker will be replaced after the checkout that has it, if it will.
+    pub(super) fn reason_to_end(&self, worker: u64) -> Option<Reason> {
+        self.books.lock().ledger.reason_to_end(worker, Facts::default(), Instant::now())
+    }
+
     /// A worker comes back from its last checkout.
-    pub(super) fn retire(self: &Arc<Self>, worker: u64, reason: Reason) {
+    pub(super) fn retire(self: &Arc<Self>, worker: u64, channel: HostChannel, reason: Reason) {
         let _holder = self.update(|books, now| {
+            books.channels.insert(worker, channel);
             books.ledger.retire(worker, reason, now);
             books.holding.remove(&worker)
         });
@@ -344,9 +350,8 @@ impl Desk {
         match action {
             Action::Fork(worker) => errands.hire.push(worker),
             Action::Retire(worker, reason) => {
-                // Without its channel an idle worker ends by itself.
-                books.channels.remove(&worker);
-                errands.retire.push((worker, reason));
+                let channel = books.channels.remove(&worker);
+                errands.retire.push(Leaving { worker, reason, channel });
             }
             Action::Grant { to, worker } => {
                 if let Some(claim) = books.waiting.remove(&to) {
@@ -367,7 +372,7 @@ impl Desk {
         let identity = books.workers.get(&worker)?.clone();
         self.totals.granted();
         books.holding.insert(worker, claim.clone());
-        let lease = Lease::new(self.clone(), identity, books.ledger.is_last_checkout(worker), channel);
+        let lease = Lease::new(self.clone(), identity, channel);
         claim.tell(|news| news.lease = Some(lease))
     }
 

@@ -28,15 +28,13 @@ impl Identity {
 pub(super) struct Lease {
     desk: Arc<Desk>,
     pub(super) worker: Identity,
-    /// Whether the worker will be replaced after this checkout, so that nothing has to be made ready for a next.
-    pub(super) is_last: bool,
     /// `None` once it was given back or given up.
     channel: Option<HostChannel>,
 }
 
 impl Lease {
-    pub(super) fn new(desk: Arc<Desk>, worker: Identity, is_last: bool, channel: HostChannel) -> Self {
-        Lease { desk, worker, is_last, channel: Some(channel) }
+    pub(super) fn new(desk: Arc<Desk>, worker: Identity, channel: HostChannel) -> Self {
+        Lease { desk, worker, channel: Some(channel) }
     }
 
     /// The channel, as long as the lease lasts.
@@ -53,8 +51,9 @@ impl Lease {
 
     /// Gives up a worker that nobody will have after this; without its channel it ends by itself.
     pub(super) fn retire(mut self, reason: Reason) {
-        self.channel = None;
-        self.desk.retire(self.worker.number, reason);
+        if let Some(channel) = self.channel.take() {
+            self.desk.retire(self.worker.number, channel, reason);
+        }
     }
 
     /// Kills the worker and gives it up; returns its channel, in which it may have said something.

@@ -260,11 +260,6 @@ impl Ledger {
         }
     }
 
-    /// Whether the checkout that has this worker is its last.
-    pub(super) fn is_last_checkout(&self, worker: u64) -> bool {
-        self.workers.get(&worker).is_some_and(|entry| entry.checkouts >= self.limits.max_checkouts)
-    }
-
     /// A worker is to end by itself, and its replacement is asked for first.
     pub(super) fn retire(&mut self, worker: u64, reason: Reason, now: Instant) {
         self.dismiss(worker, reason, now);
@@ -358,7 +353,8 @@ impl Ledger {
         }
     }
 
-    fn reason_to_end(&self, worker: u64, facts: Facts, now: Instant) -> Option<Reason> {
+    /// Why a worker is to be replaced when it comes back now, if it is.
+    pub(super) fn reason_to_end(&self, worker: u64, facts: Facts, now: Instant) -> Option<Reason> {
         let entry = self.workers.get(&worker)?;
         if self.phase == Phase::Stopping {
             Some(Reason::PoolEnds)

@@ -131,6 +131,8 @@ pub(super) struct Session {
     in_doubt: bool,
     /// Whether a handler asked for the worker to be replaced.
     asked_to_stop: bool,
+    /// Whether the worker was told that the checkout ends with the call it has.
+    releases_itself: bool,
     /// Whether the worker has answered anything in the current lease.
     heard: bool,
     /// What was written to a worker that ended before it read it.
@@ -291,13 +293,14 @@ impl Session {
 
     fn write(&mut self, call: Call, encode: Encode<'_>, now: Instant) {
         let Stage::Held(lease) = &mut self.stage else { return };
-        let lease_is_last = lease.is_last;
+        // A worker that is to be replaced has nothing to make ready for a next checkout.
+        self.releases_itself = self.terms.single && self.desk.reason_to_end(lease.worker.number).is_none();
         let Some(channel) = lease.channel() else { return };
         let header = ToWorker::Call(CallHeader {
             id: self.calls.next_id(),
             method: call.method,
             errors_seen: self.errors_seen,
-            last: self.terms.single && !lease_is_last,
+            last: self.releases_itself,
             limit: self.calls.limit_when_running(&call, now),
         });
         let max_payload = self.desk.options.max_payload;
@@ -375,8 +378,15 @@ impl Session {
         around: &mut dyn Surroundings,
     ) {
         let (number, pid) = (lease.worker.number, lease.worker.pid);
-        let channel = lease.kill(Reason::Broken);
-        let untouched = !self.heard && (self.calls.open() == 0 || unread);
+        let mut channel = lease.kill(Reason::Broken);
+        // What a dying process had read it need not have begun; its server knows. Without one, only what was never
+        // written or never read is known not to have been begun.
+        let sent = channel.as_mut().is_some_and(|channel| channel.outbox().has_sent());
+        let begun = match obituary {
+            Some(Obituary::Seen(ended)) => ended.begun,
+            Some(Obituary::Unseen) | None => sent && !unread,
+        };
+        let untouched = !self.heard && (self.calls.open() == 0 || !begun);
         if self.calls.is_empty() && (untouched || !around.is_connected()) {
             // It had nothing to do, so nothing is lost.
             self.calls.forget_pipe();
@@ -425,10 +435,12 @@ impl Session {
             Stage::Waiting => drop(self.desk.cancel(&self.claim)),
             Stage::Held(lease) if self.in_doubt => drop(lease.kill(Reason::InDoubt)),
             // Nobody will have this worker next, so nothing is made ready for the next.
-            Stage::Held(lease) if lease.is_last => lease.retire(Reason::WornOut),
             Stage::Held(lease) if self.asked_to_stop => lease.retire(Reason::Asked),
-            Stage::Held(lease) if self.closing => lease.retire(Reason::PoolEnds),
             Stage::Held(mut lease) => {
+                if let Some(reason) = self.desk.reason_to_end(lease.worker.number) {
+                    lease.retire(reason);
+                    return true;
+                }
                 if let Some(channel) = lease.channel() {
                     frame::append(channel.outbox().buffer(), &ToWorker::Release);
                 }

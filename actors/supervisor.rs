@@ -3,7 +3,7 @@
 //! It forks what the ledger asks for, hands every birth and death to the process it concerns, starts a server
 //! that has died again, and takes everything down at the end. It never awaits a worker.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
@@ -63,6 +63,10 @@ pub(super) struct Supervisor {
     recipe: Recipe,
     server: Server,
     registry: HashMap<u64, Addr<WorkerProcess>>,
+    /// Workers that were asked for and not yet confirmed.
+    unconfirmed: HashSet<u64>,
+    /// Workers that go once their replacements are confirmed, with the channels whose end tells them to.
+    leaving: Vec<Leaving>,
     /// Workers that were asked for while there was no server.
     unborn: Vec<u64>,
     /// Servers that ended before they were up, since one was.
@@ -82,6 +86,8 @@ impl Supervisor {
             recipe,
             server: Server::Launched(launched),
             registry: HashMap::new(),
+            unconfirmed: HashSet::new(),
+            leaving: Vec::new(),
             unborn: Vec::new(),
             streak: 0,
             last_words: None,
@@ -115,6 +121,7 @@ impl Supervisor {
         match channel {
             Ok((channel, theirs)) => {
                 link.say(&ToServer::Fork { number }, Some(theirs));
+                self.unconfirmed.insert(number);
                 let process = WorkerProcess::new(self.desk.clone(), number, self.recipe.fingerprint, channel);
                 self.registry.insert(number, process.start());
             }
@@ -127,9 +134,27 @@ impl Supervisor {
             "a worker could not be forked");
         let failure = Failure::of(FailureKind::Setup, format!("failed to fork: {reason}"));
         self.desk.set_trouble(failure.in_pool(&self.desk.options.name).on_worker(number, None));
+        self.unconfirmed.remove(&number);
+        self.let_go();
         match self.registry.remove(&number) {
             Some(process) => process.do_send(Gone(Obituary::Unseen)),
             None => self.desk.ended(number, Obituary::Unseen),
+        }
+    }
+
+    /// Tells those that are to end to do so, unless one that was asked for in their place is still to come.
+    fn let_go(&mut self) {
+        if !self.unconfirmed.is_empty() && self.desk.is_open() {
+            return;
+        }
+        for Leaving { worker, reason, channel } in std::mem::take(&mut self.leaving) {
+            drop(channel);
+            if let Some(at) = self.unborn.iter().position(|&unborn| unborn == worker) {
+                self.unborn.swap_remove(at);
+                self.desk.ended(worker, Obituary::Unseen);
+            } else if let Some(process) = self.registry.get(&worker) {
+                process.do_send(Leave(reason));
+            }
         }
     }
 
@@ -145,13 +170,17 @@ impl Supervisor {
             FromServer::Forked { number, pid } => {
                 let handle = self.server.link().and_then(ServerLink::take_passed);
                 match (self.registry.get(&number), handle) {
+                    // One that was given up before it was born finds its channel closed, and ends.
                     (Some(process), Some(handle)) => process.do_send(Forked { pid, handle }),
                     // A server that tells of workers nobody asked for is not ours.
-                    _ => self.server_lost(ctx),
+                    _ => return self.server_lost(ctx),
                 }
+                self.unconfirmed.remove(&number);
+                self.let_go();
             }
             FromServer::NotForked { number, reason } => self.not_forked(number, &reason),
             FromServer::Ended(ended) => {
+                self.unconfirmed.remove(&ended.number);
                 if let Some(process) = self.registry.remove(&ended.number) {
                     process.do_send(Gone(Obituary::Seen(ended)));
                 }
@@ -176,6 +205,8 @@ impl Supervisor {
             let mut process = link.hang_up();
             process.kill();
         }
+        self.unconfirmed.clear();
+        self.let_go();
         // They stay in the registry: an orphan can still be told to leave.
         self.registry.values().for_each(|process| process.do_send(Orphaned));
         let last_words = self.last_words.take();
@@ -295,8 +326,15 @@ impl Handler<Hire> for Supervisor {
     }
 }
 
+/// A worker that is to end, and its channel, whose end tells it to.
+pub(super) struct Leaving {
+    pub(super) worker: u64,
+    pub(super) reason: Reason,
+    pub(super) channel: Option<HostChannel>,
+}
+
 /// Have these workers end, which nobody holds.
-pub(super) struct Retire(pub(super) Vec<(u64, Reason)>);
+pub(super) struct Retire(pub(super) Vec<Leaving>);
 
 impl Message for Retire {
     type Result = ();
@@ -306,14 +344,8 @@ impl Handler<Retire> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Retire(workers): Retire, ctx: &mut Self::Context) {
-        for (number, reason) in workers {
-            if let Some(at) = self.unborn.iter().position(|&unborn| unborn == number) {
-                self.unborn.swap_remove(at);
-                self.desk.ended(number, Obituary::Unseen);
-            } else if let Some(process) = self.registry.get(&number) {
-                process.do_send(Leave(reason));
-            }
-        }
+        self.leaving.extend(workers);
+        self.let_go();
         self.end_if_drained(ctx);
     }
 }

@@ -129,6 +129,10 @@ impl WorkerProcess {
     }
 
     fn bury(&mut self, obituary: Obituary, ctx: &mut Context<Self>) {
+        if self.identity.is_none() {
+            // It was never born, so it is no set-up that failed.
+            self.stage = Stage::Ending;
+        }
         // Why it ended may still lie in the channel.
         while let Stage::SettingUp(channel) = &mut self.stage {
             let arrived = channel.fill_now();
@@ -241,6 +245,10 @@ impl Handler<Leave> for WorkerProcess {
             Stage::SettingUp(_) | Stage::ReadyUnforked(_) | Stage::Ending => {
                 self.stage = Stage::Ending;
                 self.kill();
+                if self.identity.is_none() {
+                    // It may never be born: a preload may hang. If it is, it finds its channel closed and ends.
+                    self.bury(Obituary::Unseen, ctx);
+                }
             }
         }
     }

@@ -305,9 +305,9 @@ impl Dossier {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for Dossier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dossier = &*self.0;
+        let dossier = self;
         match dossier.kind {
             FailureKind::Panic => dossier.write_panic(f),
             FailureKind::Setup => dossier.write_setup(f),
@@ -330,6 +330,13 @@ impl fmt::Display for Failure {
             | FailureKind::Quarantined
             | FailureKind::Other => f.write_str(&dossier.text),
         }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // One line, whatever the texts of users in it hold.
+        f.write_str(&self.0.to_string().replace(['\n', '\r'], " "))
     }
 }
 

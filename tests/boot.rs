@@ -12,17 +12,6 @@ use forkpool::prelude::*;
 use harness::*;
 use serde::{Deserialize, Serialize};
 
-/// W1, S3
-#[actix::test]
-#[expect(clippy::await_holding_lock, reason = "the others have to wait for the whole test")]
-async fn an_actix_test_starts_a_pool_directly() {
-    let _alone = alone();
-    let pool = Pool::<Probe>::builder(Setup::default()).workers(1..=1).start().expect("the pool starts");
-    assert_eq!(answer(pool.send(EchoText("hello".to_owned()))).await, Ok("hello".to_owned()));
-    bounded("the end", pool.stop(Duration::ZERO)).await;
-    assert_eq!(servers(), [0; 0]);
-}
-
 /// W1
 #[test]
 fn a_program_with_many_threads_at_work_starts_a_pool() {
@@ -65,17 +54,16 @@ fn an_application() {
         let pool = pool().workers(2..=2).start().expect("the pool starts");
         let pid = answer(pool.send(Pid)).await.expect("a worker");
         println!("served by {}", comm(pid));
-        kill(the_server().await);
-        let again = bounded("another server", async {
-            loop {
-                // The worker of the dead server may be the one that is free.
-                match answer(pool.send(Pid)).await {
-                    Ok(other) if other != pid => break other,
-                    _ => actix_rt::time::sleep(Duration::from_millis(1)).await,
-                }
-            }
-        });
-        println!("served again by {}", comm(again.await));
+        let server = the_server().await;
+        kill(server);
+        until("there is another server", || servers().len() == 1 && servers() != [server]).await;
+        // A new worker can only come from the new server.
+        let checkouts = [(); 2].map(|()| pool.checkout().start());
+        for checkout in &checkouts {
+            assert!(answer(checkout.send(Exit(0))).await.is_err());
+        }
+        let again = answer(pool.send(Pid)).await.expect("a worker");
+        println!("served again by {}", comm(again));
         bounded("the end", pool.stop(Duration::ZERO)).await;
         println!("left: {}", servers().len());
     });

@@ -111,7 +111,10 @@ fn leaves_nothing(role: &str, end: impl FnOnce(&mut Application)) {
 /// Checks that nothing of a dead application runs a second later.
 async fn nothing_runs(application: &Application) {
     let dead = Instant::now();
-    while !application.family().is_empty() && dead.elapsed() < ONE_SECOND {
+    // A process that is just being executed shows no environment, so nothing has to be seen more than once.
+    let mut looks_in_vain = 0;
+    while looks_in_vain < 5 && dead.elapsed() < ONE_SECOND {
+        looks_in_vain = if application.family().is_empty() { looks_in_vain + 1 } else { 0 };
         actix_rt::time::sleep(Duration::from_millis(5)).await;
     }
     let left = application.family();
@@ -237,7 +240,7 @@ fn a_server_that_is_killed_again_and_again_is_started_again() {
             // Nobody's child here, and noticed all the same.
             kill(pid);
             until("it has ended", || !runs(pid)).await;
-            assert!(answer(pool.send(Pid)).await.is_ok_and(|other| other != pid));
+            assert_ne!(answer(pool.send(Pid)).await.expect("a worker that lives"), pid);
         }
     });
 }

@@ -1,4 +1,4 @@
-//! A crate that forbids unsafe code has workers all the same.
+//! A crate that forbids unsafe code has workers all the same, and its tests need no line for them.
 #![forbid(unsafe_code)]
 
 use actix::prelude::*;
@@ -36,7 +36,7 @@ forkpool::boot!(Doubler);
 
 /// W1, S3
 #[actix::test]
-async fn a_crate_that_forbids_unsafe_code_boots_its_workers() {
+async fn an_actix_test_of_a_crate_that_forbids_unsafe_code_starts_a_pool_directly() {
     let pool = Pool::<Doubler>::builder(()).workers(1..=1).start().expect("the pool starts");
     assert_eq!(pool.send(Double(21)).await.expect("an answer"), Ok(42));
     pool.stop(std::time::Duration::ZERO).await;

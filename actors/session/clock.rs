@@ -77,6 +77,9 @@ impl Session {
             self.take_in(news, around);
             return true;
         }
+        if self.calls.forgive(at.elapsed()) {
+            return true;
+        }
         if let Some((_, due)) = self.next_due().filter(|(at, _)| *at <= Instant::now()) {
             self.fire(due, around);
         }

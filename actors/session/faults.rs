@@ -4,7 +4,8 @@
 //! that were sent by then may still lie in the mailbox. So the checkout sends a mark, a fence, through its own
 //! mailbox and tells nobody before it has come back: what arrived ahead of it was sent before. Calls that were
 //! sent between the mark and its return are behind the error, too, so the mark goes round until none comes in
-//! between; in the usual case once.
+//! between; in the usual case once. Then a last mark is sent, the error is told, and what still arrives ahead of
+//! that mark was sent before it was told, too: by a thread that was faster than the last round.
 
 use std::time::Instant;
 
@@ -28,6 +29,8 @@ pub(super) struct Fault {
     /// Whether a call came in since the mark was sent.
     disturbed: bool,
     fatal: Option<Failure>,
+    /// Whether everybody was told, and the last mark is on its way.
+    told: bool,
 }
 
 impl Fault {
@@ -102,8 +105,14 @@ impl Session {
         self.settle_fault();
         // For a call that was sent and forgotten, behind means: sent before its reply was taken in, which is now.
         let patient = first.as_ref().is_some_and(|(call, _)| call.slot.is_awaited());
-        let mut fault =
-            Fault { verdicts: first.into_iter().collect(), cause, patient, disturbed: false, fatal };
+        let mut fault = Fault {
+            verdicts: first.into_iter().collect(),
+            cause,
+            patient,
+            disturbed: false,
+            fatal,
+            told: false,
+        };
         behind.into_iter().for_each(|call| fault.clear(call));
         fault.disturbed = false;
         self.fault = Some(fault);
@@ -122,20 +131,28 @@ impl Session {
         let Some(fault) = self.fault.as_mut().filter(|_| number == self.last_fence) else {
             return;
         };
-        if fault.patient && std::mem::take(&mut fault.disturbed) {
-            self.send_fence(around);
-        } else {
-            self.settle_fault();
+        let disturbed = std::mem::take(&mut fault.disturbed);
+        if !fault.patient || fault.told {
+            return self.settle_fault();
+        }
+        fault.told = !disturbed;
+        self.send_fence(around);
+        if !disturbed {
+            self.tell();
         }
     }
 
-    /// Tells everybody what they are to be told.
+    /// Tells everybody what they are still to be told; from now on calls are taken again.
     pub(super) fn settle_fault(&mut self) {
-        let Some(fault) = self.fault.take() else {
-            return;
-        };
-        self.fatal = self.fatal.take().or(fault.fatal);
-        for (call, verdict) in fault.verdicts {
+        self.tell();
+        if let Some(fault) = self.fault.take() {
+            self.fatal = self.fatal.take().or(fault.fatal);
+        }
+    }
+
+    fn tell(&mut self) {
+        let verdicts = self.fault.as_mut().map(|fault| std::mem::take(&mut fault.verdicts));
+        for (call, verdict) in verdicts.unwrap_or_default() {
             match verdict {
                 Verdict::Kept => {
                     self.desk.totals.erred();

@@ -70,7 +70,7 @@ impl Session {
 
     fn replied(&mut self, reply: Reply, decoded: Option<Decoded>, around: &mut dyn Surroundings) {
         self.confirm();
-        if self.terms.single {
+        if self.releases_itself {
             self.await_release();
         }
         let Some(Decoded { call, problem, times }) = decoded else {
@@ -125,7 +125,7 @@ impl Session {
     /// A single call's worker releases itself.
     fn await_release(&mut self) {
         match std::mem::replace(&mut self.stage, Stage::Out) {
-            Stage::Held(lease) if !lease.is_last => self.stage = self.releasing(lease),
+            Stage::Held(lease) => self.stage = self.releasing(lease),
             other => self.stage = other,
         }
     }

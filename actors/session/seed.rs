@@ -36,6 +36,7 @@ impl SessionSeed {
             refusal: None,
             errors_seen: 0,
             in_doubt: false,
+            releases_itself: false,
             asked_to_stop: false,
             heard: false,
             unread: None,

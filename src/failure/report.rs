@@ -79,7 +79,8 @@ pub struct PanicReport {
 impl fmt::Display for PanicReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // One line, whatever the panic said.
-        let message = self.message.lines().next().unwrap_or_default();
+        let mut lines = self.message.lines();
+        let message = lines.find(|line| !line.trim().is_empty()).unwrap_or("a panic without a message");
         match &self.location {
             Some(location) => write!(f, "{message} at {location}"),
             None => f.write_str(message),

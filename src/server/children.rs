@@ -5,18 +5,24 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
+use crate::sys::memory::SharedMark;
 use crate::sys::process;
 use crate::wire::control::Ended;
 
 /// Workers that were forked and not reaped, by pid.
 #[derive(Default)]
 pub(super) struct Children {
-    numbers: HashMap<Pid, u64>,
+    living: HashMap<Pid, Child>,
+}
+
+struct Child {
+    number: u64,
+    begun: SharedMark,
 }
 
 impl Children {
-    pub(super) fn born(&mut self, pid: Pid, number: u64) {
-        self.numbers.insert(pid, number);
+    pub(super) fn born(&mut self, pid: Pid, number: u64, begun: SharedMark) {
+        self.living.insert(pid, Child { number, begun });
     }
 
     /// Reaps the next worker that has ended, after killing whatever is left of its group.
@@ -24,15 +30,16 @@ impl Children {
     /// Orphans of dead workers are children of the server, too; they are reaped on the way and not told of.
     pub(super) fn next_ended(&mut self) -> Option<Ended> {
         while let Some(pid) = process::next_dead() {
-            let number = self.numbers.remove(&pid);
-            if number.is_some() {
+            let child = self.living.remove(&pid);
+            if child.is_some() {
                 // Before it is reaped: a zombie still holds its number, so the group cannot be another's.
                 process::kill_group(pid);
             }
             let corpse = process::reap(pid)?;
-            if let Some(number) = number {
+            if let Some(Child { number, begun }) = child {
                 return Some(Ended {
                     number,
+                    begun: begun.is_set(),
                     ending: corpse.ending,
                     peak_memory: corpse.peak_memory,
                     cpu_time: corpse.cpu_time,
@@ -45,8 +52,8 @@ impl Children {
     /// Kills every worker with its group and reaps them, for at most `patience`.
     pub(super) fn end_all(&mut self, patience: Duration) {
         let until = Instant::now() + patience;
-        self.numbers.keys().for_each(|&pid| process::kill_group(pid));
-        while !self.numbers.is_empty() && Instant::now() < until {
+        self.living.keys().for_each(|&pid| process::kill_group(pid));
+        while !self.living.is_empty() && Instant::now() < until {
             if self.next_ended().is_none() {
                 // A killed process ends within microseconds; only one stuck in the kernel makes us come back.
                 std::thread::sleep(Duration::from_micros(200));

@@ -8,6 +8,7 @@ use rustix::process::Pid;
 
 use super::children::Children;
 use super::control::{Control, Over};
+use crate::sys::memory::SharedMark;
 use crate::sys::process::{self, Forked, TitleSpace, exit_now};
 use crate::sys::signals::{self, ChildDeaths, HangUpWatch};
 use crate::sys::{Errno, descriptors};
@@ -140,7 +141,7 @@ impl<'a> Server<'a> {
     /// Works until the application is gone, then leaves nothing behind; returns in every child it forks.
     fn serve(mut self) -> Result<Newborn<'a>, Over> {
         match self.converse() {
-            Ok((number, channel)) => Ok(Newborn { server: self, number, channel }),
+            Ok(birth) => Ok(Newborn { server: self, birth }),
             Err(over) => {
                 self.children.end_all(LAST_RITES);
                 Err(over)
@@ -149,7 +150,7 @@ impl<'a> Server<'a> {
     }
 
     /// Returns the number and the channel of a worker in the process that is to be that worker.
-    fn converse(&mut self) -> Result<(u64, OwnedFd), Over> {
+    fn converse(&mut self) -> Result<Birth, Over> {
         self.control.say(&FromServer::Welcome);
         loop {
             if let Some(newborn) = self.obey()? {
@@ -172,7 +173,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    fn obey(&mut self) -> Result<Option<(u64, OwnedFd)>, Over> {
+    fn obey(&mut self) -> Result<Option<Birth>, Over> {
         while let Some(message) = self.control.next()? {
             let newborn = match message {
                 ToServer::Fork { number } => self.fork(number)?,
@@ -192,22 +193,23 @@ impl<'a> Server<'a> {
     }
 
     /// Forks; in the child returns what makes it a worker.
-    fn fork(&mut self, number: u64) -> Result<Option<(u64, OwnedFd)>, Over> {
+    fn fork(&mut self, number: u64) -> Result<Option<Birth>, Over> {
         // The descriptor came with the first byte of its message, so it is there.
         let channel = self.control.take_passed().ok_or(Over::Broken)?;
-        match process::fork() {
-            Ok(Forked::Child) => return Ok(Some((number, channel))),
-            Ok(Forked::Parent(pid)) => self.announce(number, pid)?,
+        let forked = SharedMark::new().and_then(|begun| Ok((begun, process::fork()?)));
+        match forked {
+            Ok((begun, Forked::Child)) => return Ok(Some(Birth { number, channel, begun })),
+            Ok((begun, Forked::Parent(pid))) => self.announce(number, pid, begun)?,
             Err(error) => self.refuse(number, error),
         }
         Ok(None)
     }
 
-    fn announce(&mut self, number: u64, pid: Pid) -> Result<(), Over> {
+    fn announce(&mut self, number: u64, pid: Pid, begun: SharedMark) -> Result<(), Over> {
         process::own_group(Some(pid));
-        match process::open(pid) {
+        match begun.hide_from_others().and_then(|()| process::open(pid)) {
             Ok(handle) => {
-                self.children.born(pid, number);
+                self.children.born(pid, number, begun);
                 let pid = pid.as_raw_nonzero().get().unsigned_abs();
                 self.control.say_with(&FromServer::Forked { number, pid }, handle)
             }
@@ -229,14 +231,20 @@ impl<'a> Server<'a> {
 /// A process that was just forked and is about to become a worker.
 struct Newborn<'a> {
     server: Server<'a>,
+    birth: Birth,
+}
+
+/// What makes a forked process a worker.
+struct Birth {
     number: u64,
     channel: OwnedFd,
+    begun: SharedMark,
 }
 
 impl Newborn<'_> {
     /// Leaves everything of the server's behind, and lives.
     fn live(self) -> ! {
-        let Newborn { server, number, channel } = self;
+        let Newborn { server, birth: Birth { number, channel, begun } } = self;
         let Server { program, hello, preload, control, deaths, children, title } = server;
         process::own_group(None);
         process::set_short_name(&hello.pool, &number.to_string());
@@ -248,6 +256,7 @@ impl Newborn<'_> {
             config: &hello.config,
             preload,
             channel: descriptors::raise(channel),
+            begun,
             max_payload: usize::try_from(hello.max_payload).unwrap_or(usize::MAX),
             max_memory: hello.max_memory,
         })

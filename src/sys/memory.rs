@@ -51,6 +51,59 @@ impl OnlyHere {
     }
 }
 
+/// A mark that a parent and one child of its share, and that outlives the child.
+///
+/// The worker sets it when it begins a call and clears it when its checkout is released, so that whoever reaps
+/// it can tell whether a call had begun: what a dying process had read it may not have run. One page each, which
+/// no later child inherits, so that no worker can touch another's.
+pub(crate) struct SharedMark(NonNull<AtomicU8>);
+
+impl SharedMark {
+    /// Makes a mark that the next child will share.
+    pub(crate) fn new() -> rustix::io::Result<Self> {
+        // SAFETY: mmap_anonymous demands that no existing mapping is replaced; the address is left to the
+        // kernel and MAP_FIXED is not given.
+        let page = unsafe {
+            rustix::mm::mmap_anonymous(
+                std::ptr::null_mut(),
+                PAGE,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED,
+            )
+        }?;
+        NonNull::new(page.cast::<AtomicU8>()).map(SharedMark).ok_or(rustix::io::Errno::NOMEM)
+    }
+
+    /// Keeps it from every child that is forked from now on.
+    pub(crate) fn hide_from_others(&self) -> rustix::io::Result<()> {
+        // SAFETY: madvise demands a range of mapped pages; the page is ours until we are dropped, and that a
+        // child does not have it is what is wanted.
+        unsafe { rustix::mm::madvise(self.0.as_ptr().cast(), PAGE, Advice::LinuxDontFork) }
+    }
+
+    pub(crate) fn set(&self, on: bool) {
+        self.mark().store(u8::from(on), Ordering::Release);
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.mark().load(Ordering::Acquire) != 0
+    }
+
+    fn mark(&self) -> &AtomicU8 {
+        // SAFETY: as_ref demands an aligned, initialised and living value; the page is aligned, starts zeroed
+        // (a valid AtomicU8) and is unmapped only when we are dropped.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for SharedMark {
+    fn drop(&mut self) {
+        // SAFETY: munmap demands a mapping that nobody uses any more; references to it live no longer than we.
+        // That it fails would mean that it is not mapped, and there is nothing to be done then.
+        let _ = unsafe { rustix::mm::munmap(self.0.as_ptr().cast(), PAGE) };
+    }
+}
+
 /// Bytes of memory that this process shares with no other, or `None` where the kernel does not tell.
 ///
 /// # References

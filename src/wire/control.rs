@@ -61,6 +61,8 @@ pub(crate) enum FromServer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ended {
     pub(crate) number: u64,
+    /// Whether a call had begun in the checkout it had.
+    pub(crate) begun: bool,
     pub(crate) ending: Ending,
     pub(crate) peak_memory: u64,
     pub(crate) cpu_time: Duration,

@@ -15,6 +15,7 @@ pub use service::{Incoming, Preload, Program, Replying, Service, Setup};
 pub use crate::wire::frame::PayloadError;
 
 use crate::channel::BlockingEnd;
+use crate::sys::memory::SharedMark;
 use crate::sys::process::exit_now;
 use crate::wire::frame;
 use crate::wire::work::{FromWorker, Ready, SetupReport};
@@ -34,6 +35,8 @@ pub(crate) struct Assignment<'a> {
     pub(crate) config: &'a [u8],
     pub(crate) preload: &'static Preload,
     pub(crate) channel: OwnedFd,
+    /// Set while a call of the current checkout has begun.
+    pub(crate) begun: SharedMark,
     pub(crate) max_payload: usize,
     pub(crate) max_memory: Option<u64>,
 }
@@ -54,7 +57,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
                 fingerprint: (assignment.program.fingerprint)(),
             };
             frame::append(end.buffer(), &FromWorker::Ready(ready));
-            leave(work::work(&mut end, service.as_mut(), limits))
+            leave(work::work(&mut end, service.as_mut(), &assignment.begun, limits))
         }
         Ok(Err(error)) => SetupReport::of(error),
         Err(_) => SetupReport::Panic(panics::take()),

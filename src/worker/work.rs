@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::panics::{self, LastWords};
 use super::service::{Incoming, Replying, Service};
 use crate::channel::{BlockingEnd, Link};
-use crate::sys::memory::{OnlyHere, private_bytes};
+use crate::sys::memory::{OnlyHere, SharedMark, private_bytes};
 use crate::wire::frame;
 use crate::wire::work::{Call, FromWorker, Outcome, Released, Reply, ToWorker};
 
@@ -37,6 +37,7 @@ pub(super) enum Exit {
 pub(super) fn work<L: Link>(
     end: &mut BlockingEnd<L>,
     service: &mut dyn Service,
+    begun: &SharedMark,
     limits: Limits,
 ) -> io::Result<Exit> {
     let original = OnlyHere::new()?;
@@ -54,7 +55,10 @@ pub(super) fn work<L: Link>(
                 say_reply(out, call.id, Outcome::Cleared);
                 (true, false)
             }
-            ToWorker::Call(call) => (serve(service, &call, payload, out, limits, &mut errors), call.last),
+            ToWorker::Call(call) => {
+                begun.set(true);
+                (serve(service, &call, payload, out, limits, &mut errors), call.last)
+            }
             ToWorker::Release => (true, true),
         };
         if !original.holds() {
@@ -67,6 +71,7 @@ pub(super) fn work<L: Link>(
         }
         if over {
             errors = 0;
+            begun.set(false);
             if !release(service, end.buffer(), limits) {
                 return Ok(Exit::Panicked);
             }
@@ -188,7 +193,9 @@ mod tests {
         script.iter().for_each(|message| frame::append(&mut said, message));
         let mut end = BlockingEnd::new(Script { said, heard: Vec::new() }, 1000);
         let limits = Limits { max_payload: 100, max_memory: None };
-        let exit = work(&mut end, &mut Scripted { releases: 0 }, limits);
+        let exit = SharedMark::new()
+            .map_err(io::Error::from)
+            .and_then(|begun| work(&mut end, &mut Scripted { releases: 0 }, &begun, limits));
         (heard(&end.link().heard), exit.unwrap_or(Exit::Copy))
     }
 
