@@ -24,8 +24,10 @@ pub(super) enum Arrived {
 
 /// One end of a worker's pipe.
 pub(super) struct HostChannel {
-    /// `None` only within [`settle_here`](Self::settle_here).
+    /// `None` only where it could not be registered anew.
     socket: Option<AsyncFd<OwnedFd>>,
+    /// Whether it is watched for room to write, too.
+    writing: bool,
     home: ThreadId,
     limit: usize,
     inbox: Inbox,
@@ -37,7 +39,8 @@ impl HostChannel {
     pub(super) fn new(socket: OwnedFd, max_payload: usize) -> io::Result<Self> {
         descriptors::set_nonblocking(socket.as_fd())?;
         Ok(HostChannel {
-            socket: Some(reactor::register(socket)?),
+            socket: Some(reactor::register(socket, false)?),
+            writing: false,
             home: std::thread::current().id(),
             limit: frame::body_limit(max_payload),
             inbox: Inbox::default(),
@@ -47,12 +50,18 @@ impl HostChannel {
 
     /// Moves the registration to the current thread's reactor, if it is with another's.
     pub(super) fn settle_here(&mut self) -> io::Result<()> {
-        let here = std::thread::current().id();
-        if self.home != here
-            && let Some(socket) = self.socket.take()
-        {
-            self.socket = Some(reactor::register(socket.into_inner())?);
-            self.home = here;
+        if self.home != std::thread::current().id() {
+            self.register(false)?;
+        }
+        Ok(())
+    }
+
+    /// Registers the socket anew with the current thread's reactor.
+    fn register(&mut self, writing: bool) -> io::Result<()> {
+        if let Some(socket) = self.socket.take() {
+            self.socket = Some(reactor::register(socket.into_inner(), writing)?);
+            self.writing = writing;
+            self.home = std::thread::current().id();
         }
         Ok(())
     }
@@ -95,18 +104,23 @@ impl HostChannel {
     ///
     /// A peer that is gone is told by the next read, not here: what it said before it went is read first.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(socket) = &self.socket else {
-            return Poll::Ready(());
-        };
         while !self.outbox.is_empty() {
+            let Some(socket) = &self.socket else {
+                return Poll::Ready(());
+            };
             match descriptors::send(socket.as_fd(), self.outbox.unsent()) {
                 Ok(count) => self.outbox.wrote(count),
-                Err(Errno::AGAIN) => match ready!(socket.poll_write_ready(cx)) {
+                Err(Errno::AGAIN) if self.writing => match ready!(socket.poll_write_ready(cx)) {
                     Ok(mut guard) => guard.clear_ready(),
                     Err(_) => return Poll::Ready(()),
                 },
+                // Where it cannot be watched the socket is gone, which the next read tells.
+                Err(Errno::AGAIN) => drop(self.register(true)),
                 Err(_) => return Poll::Ready(()),
             }
+        }
+        if self.writing {
+            drop(self.register(false));
         }
         Poll::Ready(())
     }

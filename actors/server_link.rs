@@ -53,7 +53,7 @@ impl ServerLink {
     /// Registers with the current reactor.
     pub(super) fn new(launched: Launched) -> io::Result<Self> {
         Ok(ServerLink {
-            socket: reactor::register(launched.socket)?,
+            socket: reactor::register(launched.socket, true)?,
             process: launched.process,
             inbox: Inbox::default(),
             unsent: VecDeque::new(),

@@ -282,7 +282,7 @@ impl Handler<Orphaned> for WorkerProcess {
     fn handle(&mut self, Orphaned: Orphaned, ctx: &mut Self::Context) {
         let handle =
             self.identity.as_ref().and_then(|identity| identity.handle.as_fd().try_clone_to_owned().ok());
-        match handle.and_then(|handle| reactor::register(handle).ok()) {
+        match handle.and_then(|handle| reactor::register(handle, false).ok()) {
             Some(handle) => {
                 ctx.spawn(DeathWatch(handle));
             }
@@ -313,7 +313,7 @@ impl ActorFuture<WorkerProcess> for DeathWatch {
 
 /// Waits until a process has ended, for at most `patience`.
 pub(super) async fn ended(handle: OwnedFd, patience: Duration) {
-    if let Ok(handle) = reactor::register(handle) {
+    if let Ok(handle) = reactor::register(handle, false) {
         let readable = std::pin::pin!(handle.readable());
         // Whether it ended or not, whoever called looks for themselves.
         let _ = actix_rt::time::timeout(patience, readable as Pin<&mut dyn Future<Output = _>>).await;
