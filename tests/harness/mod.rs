@@ -43,6 +43,7 @@ pub fn run<T>(test: impl Future<Output = T>) -> T {
     let before = leaks::Inventory::take();
     let result = System::new().block_on(test);
     before.compare();
+    processes::sweep();
     result
 }
 

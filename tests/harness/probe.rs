@@ -103,7 +103,8 @@ fn note(journal: Option<&PathBuf>) {
     use std::io::Write;
     if let Some(path) = journal {
         let mut file = std::fs::File::options().create(true).append(true).open(path).expect("a journal");
-        writeln!(file, "{}", std::process::id()).expect("a line in the journal");
+        // One write, so that the lines of workers that write at the same time stay whole.
+        file.write_all(format!("{}\n", std::process::id()).as_bytes()).expect("a line in the journal");
     }
 }
 

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::PATIENCE;
@@ -107,6 +108,16 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         self.remove();
+        DROPPED.lock().unwrap_or_else(PoisonError::into_inner).push(self.0.clone());
+    }
+}
+
+static DROPPED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes what workers wrote to a scratch path after it was dropped; to be called once they are gone.
+pub fn sweep() {
+    for path in DROPPED.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        let _ = std::fs::remove_file(path);
     }
 }
 
