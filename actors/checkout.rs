@@ -204,8 +204,8 @@ impl Message for Fence {
 impl<W: Worker> Handler<Fence> for Checkout<W> {
     type Result = ();
 
-    fn handle(&mut self, Fence(number): Fence, ctx: &mut Self::Context) {
-        self.session.fence_passed(number, ctx);
+    fn handle(&mut self, Fence(number): Fence, _: &mut Self::Context) {
+        self.session.fence_passed(number);
     }
 }
 

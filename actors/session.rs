@@ -152,8 +152,8 @@ impl Session {
         if let Some(fatal) = &self.fatal {
             return self.answer(&call, fatal.clone());
         }
-        if let Some(fault) = &mut self.fault {
-            return fault.clear(call);
+        if let Some(fault) = &self.fault {
+            return self.answer(&call, fault.clearance());
         }
         if self.closing {
             let stopped = self.desk.stopped();

@@ -24,9 +24,6 @@ pub(super) trait Slot {
 
     /// Whether a caller once waited and does so no more.
     fn is_abandoned(&self) -> bool;
-
-    /// Whether a caller waits.
-    fn is_awaited(&self) -> bool;
 }
 
 /// The caller's end of a call.
@@ -116,14 +113,6 @@ where
 
     fn is_abandoned(&self) -> bool {
         self.inspect(|caller| matches!(caller, Caller::Awaits(caller) if caller.is_closed()))
-    }
-
-    fn is_awaited(&self) -> bool {
-        self.inspect(|caller| match caller {
-            Caller::Awaits(caller) => !caller.is_closed(),
-            Caller::Unknown => true,
-            Caller::Nobody | Caller::Done => false,
-        })
     }
 }
 

@@ -263,8 +263,8 @@ fn a_call_sent_while_the_error_was_not_seen_yet_never_runs_from_whatever_thread(
                     late += usize::from(cleared != Err(FailureKind::Cleared));
                 }
             }
-            // Between the last mark and the telling lie some nanoseconds, in which a thread that never pauses may
-            // send a call and look once more.
+            // Between the mark and the telling lie some nanoseconds, in which a thread that never pauses may send a
+            // call and look once more.
             assert!(behind > 0 && late < 20, "{late} of {behind} ran");
         })
         .await;

@@ -2,42 +2,25 @@
 //!
 //! An error clears the calls behind it, and behind means sent before the caller could know of the error. Calls
 //! that were sent by then may still lie in the mailbox. So the checkout sends a mark, a fence, through its own
-//! mailbox and tells nobody before it has come back: what arrived ahead of it was sent before. Calls that were
-//! sent between the mark and its return are behind the error, too, so the mark goes round until none comes in
-//! between; in the usual case once. Then a last mark is sent, the error is told, and what still arrives ahead of
-//! that mark was sent before it was told, too: by a thread that was faster than the last round.
+//! mailbox right before it tells the caller: what arrives ahead of the mark was sent before, and is cleared; what
+//! arrives behind it runs.
 
 use std::time::Instant;
 
 use super::{Call, PayloadError, Session, Surroundings, Times};
 use crate::failure::{Failure, FailureKind};
 
-/// What a call is told.
-enum Verdict {
-    /// The result its slot keeps.
-    Kept,
-    Failure(Failure),
-}
-
-/// An error that was taken in and not yet told.
+/// An error whose caller was told, and whose mark has not come back.
 pub(super) struct Fault {
-    verdicts: Vec<(Call, Verdict)>,
     /// The source that cleared calls name.
     cause: Option<Failure>,
-    /// Whether the mark goes round until no call comes in between.
-    patient: bool,
-    /// Whether a call came in since the mark was sent.
-    disturbed: bool,
     fatal: Option<Failure>,
-    /// Whether everybody was told, and the last mark is on its way.
-    told: bool,
 }
 
 impl Fault {
-    /// Clears a call that was sent before the error was told.
-    pub(super) fn clear(&mut self, call: Call) {
-        self.disturbed = true;
-        self.verdicts.push((call, Verdict::Failure(cleared(self.cause.clone()))));
+    /// What a call is told that was sent before the error was.
+    pub(super) fn clearance(&self) -> Failure {
+        cleared(self.cause.clone())
     }
 }
 
@@ -53,15 +36,15 @@ impl Session {
     /// A call's own error: its slot keeps the handler's `Err`, or gets a failure.
     pub(super) fn error(&mut self, call: Call, failure: Option<Failure>, around: &mut dyn Surroundings) {
         self.errors_seen += 1;
-        let verdict = failure.map_or(Verdict::Kept, Verdict::Failure);
-        self.raise(Some((call, verdict)), None, None, around);
+        let behind = self.calls.clear();
+        self.raise(Some((call, failure)), behind, None, None, around);
     }
 
     /// The first call in the queue could not be run, and those behind it are cleared.
     pub(super) fn first_fails(&mut self, failure: Failure, around: &mut dyn Surroundings) {
         let mut calls = self.calls.clear().into_iter();
-        let first = calls.next().map(|call| (call, Verdict::Failure(failure.clone())));
-        self.raise_with(first, calls.collect(), Some(failure), None, around);
+        let first = calls.next().map(|call| (call, Some(failure.clone())));
+        self.raise(first, calls.collect(), Some(failure), None, around);
     }
 
     /// What ends the checkout for good: the call that ran is told, those behind it are cleared, and every later
@@ -78,88 +61,51 @@ impl Session {
         };
         let mut calls = self.calls.clear().into_iter();
         self.calls.forget_pipe();
-        let first = calls.next().map(|call| (call, Verdict::Failure(failure.clone())));
-        self.raise_with(first, calls.collect(), Some(failure.clone()), Some(failure), around);
+        let first = calls.next().map(|call| (call, Some(failure.clone())));
+        self.raise(first, calls.collect(), Some(failure.clone()), Some(failure), around);
     }
 
+    /// Tells the failed call what it is to be told, its own result where there is no failure, clears those behind
+    /// it, and marks the place in the mailbox up to which calls were sent before they were told.
     fn raise(
         &mut self,
-        first: Option<(Call, Verdict)>,
-        cause: Option<Failure>,
-        fatal: Option<Failure>,
-        around: &mut dyn Surroundings,
-    ) {
-        let behind = self.calls.clear();
-        self.raise_with(first, behind, cause, fatal, around);
-    }
-
-    fn raise_with(
-        &mut self,
-        first: Option<(Call, Verdict)>,
+        first: Option<(Call, Option<Failure>)>,
         behind: Vec<Call>,
         cause: Option<Failure>,
         fatal: Option<Failure>,
         around: &mut dyn Surroundings,
     ) {
-        // An error that follows another cannot be told first.
+        // A mark that is still out belongs to what ended; the new one comes behind it.
         self.settle_fault();
-        // For a call that was sent and forgotten, behind means: sent before its reply was taken in, which is now.
-        let patient = first.as_ref().is_some_and(|(call, _)| call.slot.is_awaited());
-        let mut fault = Fault {
-            verdicts: first.into_iter().collect(),
-            cause,
-            patient,
-            disturbed: false,
-            fatal,
-            told: false,
-        };
-        behind.into_iter().for_each(|call| fault.clear(call));
-        fault.disturbed = false;
-        self.fault = Some(fault);
-        self.send_fence(around);
-    }
-
-    fn send_fence(&mut self, around: &mut dyn Surroundings) {
         self.last_fence += 1;
-        if !around.send_fence(self.last_fence) {
+        let has_mailbox = around.send_fence(self.last_fence);
+        self.fault = Some(Fault { cause: cause.clone(), fatal });
+        match first {
+            Some((call, Some(failure))) => self.answer(&call, failure),
+            Some((call, None)) => {
+                self.desk.totals.erred();
+                call.slot.deliver();
+            }
+            None => {}
+        }
+        for call in behind {
+            self.answer(&call, cleared(cause.clone()));
+        }
+        if !has_mailbox {
             self.settle_fault();
         }
     }
 
-    /// The mark has come back.
-    pub(in crate::actors) fn fence_passed(&mut self, number: u64, around: &mut dyn Surroundings) {
-        let Some(fault) = self.fault.as_mut().filter(|_| number == self.last_fence) else {
-            return;
-        };
-        let disturbed = std::mem::take(&mut fault.disturbed);
-        if !fault.patient || fault.told {
-            return self.settle_fault();
-        }
-        fault.told = !disturbed;
-        self.send_fence(around);
-        if !disturbed {
-            self.tell();
+    /// The mark has come back: from now on calls are taken again, unless the error was fatal.
+    pub(in crate::actors) fn fence_passed(&mut self, number: u64) {
+        if number == self.last_fence {
+            self.settle_fault();
         }
     }
 
-    /// Tells everybody what they are still to be told; from now on calls are taken again.
     pub(super) fn settle_fault(&mut self) {
-        self.tell();
         if let Some(fault) = self.fault.take() {
             self.fatal = self.fatal.take().or(fault.fatal);
-        }
-    }
-
-    fn tell(&mut self) {
-        let verdicts = self.fault.as_mut().map(|fault| std::mem::take(&mut fault.verdicts));
-        for (call, verdict) in verdicts.unwrap_or_default() {
-            match verdict {
-                Verdict::Kept => {
-                    self.desk.totals.erred();
-                    call.slot.deliver();
-                }
-                Verdict::Failure(failure) => self.answer(&call, failure),
-            }
         }
     }
 
