@@ -125,6 +125,16 @@ impl HostChannel {
         Poll::Ready(())
     }
 
+    /// Writes what fits, and leaves the rest for [`poll_flush`](Self::poll_flush).
+    pub(super) fn flush_now(&mut self) {
+        while let Some(socket) = self.socket.as_ref().filter(|_| !self.outbox.is_empty()) {
+            match descriptors::send(socket.as_fd(), self.outbox.unsent()) {
+                Ok(count) => self.outbox.wrote(count),
+                Err(_) => return,
+            }
+        }
+    }
+
     /// The next whole frame's body, if one has arrived.
     ///
     /// # Errors

@@ -33,6 +33,9 @@ const OBITUARY_PATIENCE: Duration = Duration::from_millis(500);
 /// How long `checkout_done` may take where calls have no limit.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(300);
 
+/// Calls after which the channel is looked at although the mailbox is not empty.
+const BREATH: u32 = 256;
+
 /// What was agreed for one checkout.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Terms {
@@ -142,13 +145,35 @@ pub(super) struct Session {
     waited: Duration,
     /// Whether the pool is stopping: what is queued may run, nothing new is taken.
     closing: bool,
+    /// Calls taken in since the session was last polled.
+    unpolled: u32,
     /// Who is woken by news.
     waker: Option<Waker>,
 }
 
 impl Session {
     /// Takes in one call.
+    ///
+    /// An actor's mailbox is emptied before anything else of it runs, so beside a sender that never pauses the
+    /// channel would never be looked at; every so many calls it is looked at from here.
     pub(super) fn submit(&mut self, call: Call, encode: Encode<'_>, around: &mut dyn Surroundings) {
+        self.take_call(call, encode, around);
+        self.unpolled += 1;
+        if self.unpolled < BREATH {
+            return;
+        }
+        self.unpolled = 0;
+        self.write_queued();
+        if let Stage::Held(lease) = &mut self.stage
+            && let Some(channel) = lease.channel()
+        {
+            channel.flush_now();
+            let arrived = channel.fill_now();
+            self.arrived(arrived, around);
+        }
+    }
+
+    fn take_call(&mut self, call: Call, encode: Encode<'_>, around: &mut dyn Surroundings) {
         if let Some(fatal) = &self.fatal {
             return self.answer(&call, fatal.clone());
         }
@@ -181,6 +206,7 @@ impl Session {
 
     /// Does whatever can be done now; ready once nothing will ever be left to do.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, around: &mut dyn Surroundings) -> Poll<()> {
+        self.unpolled = 0;
         if self.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
             self.claim.wake_with(cx.waker());

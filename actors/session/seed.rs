@@ -43,6 +43,7 @@ impl SessionSeed {
             held_since: Instant::now(),
             waited: Duration::ZERO,
             closing: false,
+            unpolled: 0,
             waker: None,
         }
     }
