@@ -97,8 +97,9 @@ impl<W: Worker> Builder<W> {
         self
     }
 
-    /// Most checkouts that may wait while every worker is in use; the first call of one too many is answered
-    /// [`Overloaded`](crate::FailureKind::Overloaded). Default: `None`, no limit.
+    /// Most checkouts that may wait while every worker is in use, at least 1; the first call of one too many is
+    /// answered [`Overloaded`](crate::FailureKind::Overloaded). Those that a worker is being started for are not
+    /// counted. Default: `None`, no limit.
     pub fn max_waiting(mut self, count: impl Into<Option<usize>>) -> Self {
         self.options.max_waiting = count.into();
         self

@@ -319,7 +319,7 @@ impl Desk {
         let most = u32::try_from(*self.options.workers.end()).unwrap_or(u32::MAX);
         let ahead = u32::try_from(waiting).unwrap_or(u32::MAX);
         let estimate = self.totals.usual_hold().saturating_mul(ahead) / most.max(1);
-        Failure::of(FailureKind::Overloaded, format!("{waiting} callers wait already"))
+        Failure::of(FailureKind::Overloaded, format!("{waiting} wait already"))
             .in_pool(&self.options.name)
             .retry_in(estimate.max(Duration::from_millis(1)))
     }

@@ -91,7 +91,8 @@ impl<W: Worker> PoolHandle<W> {
         self.send_within(limit, message)
     }
 
-    /// As [`send`](Self::send), with a clock of its own; `None` is no limit.
+    /// As [`send`](Self::send), with a clock of its own; `None` is no limit, and zero is answered with a timeout
+    /// at once.
     ///
     /// # Errors
     ///
@@ -267,7 +268,7 @@ impl<W: Worker> std::fmt::Debug for CheckoutBuilder<W> {
 
 impl<W: Worker> CheckoutBuilder<W> {
     /// Full clock of each call, from its being first in the queue; `None` is no limit. Default: the pool's.
-    /// Zero is answered at once with a timeout.
+    /// At zero every call is answered with a timeout at once, which costs no worker.
     pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.terms.timeout = limit.into();
         self

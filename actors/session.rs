@@ -180,6 +180,9 @@ impl Session {
         if let Some(fault) = &self.fault {
             return self.answer(&call, fault.clearance());
         }
+        if call.limit == Some(Duration::ZERO) {
+            return self.answer(&call, clock::out_of_time());
+        }
         if self.closing {
             let stopped = self.desk.stopped();
             return self.answer(&call, stopped);

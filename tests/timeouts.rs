@@ -460,3 +460,20 @@ fn a_server_that_is_killed_again_and_again_fails_a_call_at_its_timeout_and_no_ot
         assert!(answer(pool.send(Pid)).await.is_ok());
     });
 }
+
+/// T1
+#[test]
+fn a_call_that_has_no_time_left_is_told_so_at_once_and_costs_nothing() {
+    run(async {
+        let pool = pool_of_one();
+        let checkout = pool.checkout().start();
+        let pid = answer(checkout.send(Pid)).await.expect("a pid");
+        let late = failure(checkout.send(Within(Duration::ZERO, Pid))).await;
+        assert_eq!((late.kind(), late.limit()), (FailureKind::Timeout, Some(Duration::ZERO)));
+        assert_eq!(answer(checkout.send(Pid)).await, Ok(pid));
+        drop(checkout);
+        let single = answer(pool.send_within(Duration::ZERO, Pid)).await.unwrap_err();
+        assert_eq!(single.kind(), FailureKind::Timeout);
+        assert_eq!(answer(pool.send(Pid)).await, Ok(pid));
+    });
+}

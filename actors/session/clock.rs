@@ -45,6 +45,11 @@ impl Alarm {
 
 use std::future::Future;
 
+/// What a call is told that has no time left when it is sent; it costs no worker and ends no checkout.
+pub(super) fn out_of_time() -> Failure {
+    Failure::of(FailureKind::Timeout, "").in_phase(Phase::Waiting).at_limit(Duration::ZERO)
+}
+
 /// What a clock that ran out stands for.
 enum Due {
     /// The first call's own limit.
