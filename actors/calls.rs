@@ -102,7 +102,9 @@ impl Calls {
             if !queued.call.slot.is_abandoned() {
                 return Some(queued);
             }
-            self.restart_clock(None);
+            if self.open == 0 {
+                self.restart_clock(Some(Instant::now()));
+            }
         }
         None
     }

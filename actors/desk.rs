@@ -152,9 +152,13 @@ impl Desk {
     pub(super) fn take_back(self: &Arc<Self>, worker: u64, channel: HostChannel, facts: Facts) {
         let _holder = self.update(|books, now| {
             let holder = books.holding.remove(&worker);
-            books.channels.insert(worker, channel);
+            // One whose end was seen while it was on its way back has nobody to take its channel again.
+            let orphaned = match books.workers.contains_key(&worker) {
+                true => books.channels.insert(worker, channel),
+                false => Some(channel),
+            };
             books.ledger.released(worker, facts, now);
-            holder
+            (holder, orphaned)
         });
     }
 
@@ -201,7 +205,7 @@ impl Desk {
         tracing::warn!(target: "forkpool", pool = %self.options.name, worker, error = %failure, "set-up failed");
         self.tell_first_in_line(failure);
         if let Some(worker) = worker {
-            self.dismiss(worker, Reason::NotSetUp);
+            self.update(|books, now| books.ledger.not_set_up(worker, now, self.chance()));
         }
     }
 
@@ -254,7 +258,7 @@ impl Desk {
     /// Time has passed.
     pub(super) fn tick(self: &Arc<Self>) {
         self.update(|books, now| {
-            books.attends_at = None;
+            books.attends_at = books.attends_at.filter(|at| *at > now);
             books.ledger.tick(now);
         });
     }
@@ -266,8 +270,12 @@ impl Desk {
 
     /// Nobody who waits gets a worker; whoever holds one finishes what is queued.
     pub(super) fn stop(self: &Arc<Self>) {
-        self.tell_holders(|news| news.closing = true);
-        self.update(|books, now| books.ledger.stop(now));
+        let wake = self.update(|books, now| {
+            books.ledger.stop(now);
+            let holders = books.holding.values();
+            holders.filter_map(|claim| claim.tell(|news| news.closing = true)).collect::<Vec<_>>()
+        });
+        wake.into_iter().for_each(Waker::wake);
     }
 
     /// Whoever still holds a worker loses it.

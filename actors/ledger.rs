@@ -284,10 +284,21 @@ impl Ledger {
         let earlier = if matches!(entry.life, Life::Leased { .. }) { 1 } else { 0 };
         let used = has_call || entry.checkouts > earlier;
         if entry.life.ended_early(used, now.saturating_duration_since(entry.born)) {
-            self.streak = self.streak.saturating_add(1);
-            self.retry_at = Some(now + self.backoff.wait(self.streak, chance));
+            self.back_off(now, chance);
         }
         self.restock(now);
+    }
+
+    /// A worker could not be set up; the next attempt waits. `chance` is between 0 and 1.
+    pub(super) fn not_set_up(&mut self, worker: u64, now: Instant, chance: f64) {
+        if self.change(worker, Event::Dismissed(Reason::NotSetUp), now).is_ok() {
+            self.back_off(now, chance);
+        }
+    }
+
+    fn back_off(&mut self, now: Instant, chance: f64) {
+        self.streak = self.streak.saturating_add(1);
+        self.retry_at = now.checked_add(self.backoff.wait(self.streak, chance));
     }
 
     /// Time has passed: retires what has been idle for too long or is too old, and tries again what failed.
@@ -424,7 +435,7 @@ impl Ledger {
     fn change(&mut self, worker: u64, event: Event, now: Instant) -> Result<(), Impossible> {
         let Some(entry) = self.workers.get_mut(&worker) else {
             // Its end was seen before what it did last.
-            return Err(Impossible { life: Life::Ending { reason: Reason::Broken, early: false }, event });
+            return Err(Impossible { life: Life::Ending { reason: Reason::Broken }, event });
         };
         let next = entry.life.on(event, now)?;
         *self.census.of(entry.life) -= 1;

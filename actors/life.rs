@@ -66,8 +66,8 @@ pub(super) enum Life {
     Idle { since: Instant },
     /// Lent to a checkout.
     Leased { to: u64 },
-    /// To end, and not yet seen to have ended. `early`: counts for the backoff.
-    Ending { reason: Reason, early: bool },
+    /// To end, and not yet seen to have ended.
+    Ending { reason: Reason },
 }
 
 /// What can happen to a worker.
@@ -97,11 +97,8 @@ impl Life {
             (Life::Starting, Event::Ready) => Ok(Life::Idle { since: now }),
             (Life::Idle { .. }, Event::Granted { to }) => Ok(Life::Leased { to }),
             (Life::Leased { .. }, Event::Released) => Ok(Life::Idle { since: now }),
-            (Life::Starting, Event::Dismissed(reason)) => {
-                Ok(Life::Ending { reason, early: reason == Reason::NotSetUp })
-            }
-            (Life::Idle { .. } | Life::Leased { .. }, Event::Dismissed(reason)) => {
-                Ok(Life::Ending { reason, early: false })
+            (Life::Starting | Life::Idle { .. } | Life::Leased { .. }, Event::Dismissed(reason)) => {
+                Ok(Life::Ending { reason })
             }
             // Two may see the same death, and the first to tell was right.
             (Life::Ending { .. }, Event::Dismissed(_)) => Ok(self),
@@ -122,7 +119,8 @@ impl Life {
         match self {
             Life::Starting => true,
             Life::Idle { .. } | Life::Leased { .. } => !used && age < EARLY,
-            Life::Ending { early, .. } => early,
+            // A failed set-up was counted when it failed.
+            Life::Ending { .. } => false,
         }
     }
 }
@@ -138,7 +136,7 @@ mod tests {
             "starting" => Life::Starting,
             "idle" => Life::Idle { since: now },
             "leased" => Life::Leased { to: 7 },
-            _ => Life::Ending { reason: Reason::TimedOut, early: false },
+            _ => Life::Ending { reason: Reason::TimedOut },
         }
     }
 
@@ -186,7 +184,5 @@ mod tests {
         for (row, life, used, age, expected) in table {
             assert_eq!(life.ended_early(used, age), expected, "{row}");
         }
-        let not_set_up = Life::Starting.on(Event::Dismissed(Reason::NotSetUp), now);
-        assert!(not_set_up.is_ok_and(|life| life.ended_early(false, old)));
     }
 }

@@ -5,6 +5,7 @@ mod clock;
 mod faults;
 mod replies;
 mod seed;
+mod terms;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,13 +19,14 @@ use super::host_channel::Arrived;
 use super::lease::Lease;
 use super::life::Reason;
 use crate::channel::Outbox;
-use crate::config::Options;
 use crate::failure::{Failure, FailureKind};
 use crate::wire::frame::{self, PayloadError};
 use crate::wire::work::{Call as CallHeader, ToWorker};
 use clock::Alarm;
 use faults::Fault;
 pub(super) use seed::SessionSeed;
+pub(super) use terms::Terms;
+use terms::Times;
 
 /// How long after its worker closed the channel a checkout waits to be told of its death; one that is not told
 /// of by then has closed it and lives on.
@@ -36,33 +38,6 @@ const RELEASE_PATIENCE: Duration = Duration::from_secs(300);
 /// Calls after which the channel is looked at although the mailbox is not empty.
 const BREATH: u32 = 256;
 
-/// What was agreed for one checkout.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Terms {
-    pub(super) timeout: Option<Duration>,
-    pub(super) wait_timeout: Option<Duration>,
-    pub(super) keep_after_error: bool,
-    /// One call sent to the pool itself: it holds nothing, and the checkout ends with it.
-    pub(super) single: bool,
-}
-
-impl Terms {
-    /// What the pool's options say.
-    pub(super) fn of(options: &Options) -> Self {
-        Terms {
-            timeout: options.timeout,
-            wait_timeout: options.wait_timeout,
-            keep_after_error: options.keep_after_error,
-            single: false,
-        }
-    }
-
-    /// The same for one call to the pool itself.
-    pub(super) fn single(options: &Options) -> Self {
-        Terms { single: true, ..Terms::of(options) }
-    }
-}
-
 /// What a session needs of whatever it runs in.
 pub(super) trait Surroundings {
     /// Whether anybody can still send it a call.
@@ -71,24 +46,6 @@ pub(super) trait Surroundings {
     /// Sends a mark of this number through the session's own mailbox, to be told of by
     /// [`Session::fence_passed`]; `false` where there is no mailbox.
     fn send_fence(&mut self, number: u64) -> bool;
-}
-
-/// How long a call waited for its worker, and how long the worker has had it.
-#[derive(Clone, Copy)]
-struct Times {
-    waited: Duration,
-    ran: Duration,
-}
-
-impl Times {
-    /// The times of the first call so far; `waited` is what it had waited when it was written.
-    fn of_first(calls: &Calls, waited: Duration, now: Instant) -> Self {
-        let both = calls.wait(now);
-        if calls.open() == 0 {
-            return Times { waited: both, ran: Duration::ZERO };
-        }
-        Times { waited, ran: both.saturating_sub(waited) }
-    }
 }
 
 /// Where a checkout stands with its worker.
@@ -147,6 +104,8 @@ pub(super) struct Session {
     closing: bool,
     /// Calls taken in since the session was last polled.
     unpolled: u32,
+    /// Whether the last address was gone at the last poll.
+    seen_gone: bool,
     /// Who is woken by news.
     waker: Option<Waker>,
 }
@@ -210,6 +169,7 @@ impl Session {
     /// Does whatever can be done now; ready once nothing will ever be left to do.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, around: &mut dyn Surroundings) -> Poll<()> {
         self.unpolled = 0;
+        let may_leave = self.look_twice(cx, around);
         if self.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
             self.claim.wake_with(cx.waker());
@@ -223,15 +183,11 @@ impl Session {
             if self.exchange(cx, around) || self.watch_clock(cx, around) {
                 continue;
             }
-            if !self.leave_if_done(around) {
+            if !self.leave_if_done(may_leave) {
                 break;
             }
         }
-        if matches!(self.stage, Stage::Out)
-            && !around.is_connected()
-            && self.calls.is_empty()
-            && self.fault.is_none()
-        {
+        if matches!(self.stage, Stage::Out) && may_leave && self.calls.is_empty() && self.fault.is_none() {
             Poll::Ready(())
         } else {
             Poll::Pending
@@ -247,6 +203,17 @@ impl Session {
         }
         self.lose_worker(Reason::Aborted);
         self.fatal.get_or_insert(aborted);
+    }
+
+    /// Whether the last address was gone when the mailbox was last emptied: a call that was sent right before it
+    /// went may have come in since.
+    fn look_twice(&mut self, cx: &mut Context<'_>, around: &dyn Surroundings) -> bool {
+        let gone = !around.is_connected();
+        let seen_before = std::mem::replace(&mut self.seen_gone, gone) || self.terms.single;
+        if gone && !seen_before {
+            cx.waker().wake_by_ref();
+        }
+        gone && seen_before
     }
 
     fn ask(&mut self, ask: fn(&Arc<Desk>) -> Arc<Claim>) {
@@ -295,8 +262,15 @@ impl Session {
         self.stage = Stage::Held(lease);
         if !settled {
             // Out of descriptors for the reactor, say: the worker is of no use to us.
-            self.lose_worker(Reason::Broken);
-            self.calls.forget_pipe();
+            self.hand_back_unsettled();
+        }
+    }
+
+    /// Kills a worker whose channel cannot be watched here, and keeps what was to be said to it.
+    fn hand_back_unsettled(&mut self) {
+        if let Stage::Held(lease) = std::mem::replace(&mut self.stage, Stage::Out) {
+            let channel = lease.kill(Reason::Broken).filter(|_| self.calls.open() > 0);
+            self.unread = channel.map(|mut channel| std::mem::take(channel.outbox()));
             self.ask(Desk::ask_again);
         }
     }
@@ -455,8 +429,8 @@ impl Session {
     }
 
     /// Gives the worker back once nobody can use it any more; whether anything changed.
-    fn leave_if_done(&mut self, around: &mut dyn Surroundings) -> bool {
-        let wanted = around.is_connected() && !self.closing;
+    fn leave_if_done(&mut self, may_leave: bool) -> bool {
+        let wanted = !may_leave && !self.closing;
         if wanted || !self.calls.is_empty() || self.fault.is_some() {
             return false;
         }
@@ -484,8 +458,9 @@ impl Session {
     }
 
     fn releasing(&self, lease: Lease) -> Stage {
-        let patience = self.terms.timeout.unwrap_or(RELEASE_PATIENCE);
-        Stage::Releasing { lease, until: Instant::now() + patience }
+        let now = Instant::now();
+        let until = self.terms.timeout.and_then(|limit| now.checked_add(limit));
+        Stage::Releasing { lease, until: until.unwrap_or(now + RELEASE_PATIENCE) }
     }
 }
 

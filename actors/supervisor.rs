@@ -158,7 +158,7 @@ impl Supervisor {
         }
     }
 
-    fn take_in(&mut self, message: FromServer, ctx: &mut Context<Self>) {
+    fn take_in(&mut self, message: FromServer) {
         match message {
             FromServer::Welcome => self.welcomed(),
             FromServer::Refused { reason } => self.last_words = Some(reason),
@@ -172,8 +172,10 @@ impl Supervisor {
                 match (self.registry.get(&number), handle) {
                     // One that was given up before it was born finds its channel closed, and ends.
                     (Some(process), Some(handle)) => process.do_send(Forked { pid, handle }),
-                    // A server that tells of workers nobody asked for is not ours.
-                    _ => return self.server_lost(ctx),
+                    // Without a handle it could not be killed; without its channel it ends.
+                    (Some(process), None) => process.do_send(Leave(Reason::Broken)),
+                    // It was given up while the server was being asked for it.
+                    (None, _) => {}
                 }
                 self.unconfirmed.remove(&number);
                 self.let_go();
@@ -208,6 +210,7 @@ impl Supervisor {
         self.unconfirmed.clear();
         self.let_go();
         // They stay in the registry: an orphan can still be told to leave.
+        self.registry.retain(|_, process| process.connected());
         self.registry.values().for_each(|process| process.do_send(Orphaned));
         let last_words = self.last_words.take();
         if was_up {
@@ -302,7 +305,7 @@ impl ActorFuture<Supervisor> for Conversation {
             // What cannot be written yet wakes this task when it can.
             let _ = link.poll_flush(task);
             match link.poll_next(task) {
-                Poll::Ready(Some(message)) => supervisor.take_in(message, ctx),
+                Poll::Ready(Some(message)) => supervisor.take_in(message),
                 Poll::Ready(None) => supervisor.server_lost(ctx),
                 Poll::Pending => break,
             }

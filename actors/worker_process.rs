@@ -190,6 +190,7 @@ impl ActorFuture<WorkerProcess> for SetupPump {
     ) -> Poll<()> {
         let polled = process.poll_setup(task);
         if polled.is_ready()
+            && !matches!(process.stage, Stage::SettingUp(_))
             && let Some(clock) = process.setup_clock.take()
         {
             ctx.cancel_future(clock);

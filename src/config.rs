@@ -183,6 +183,9 @@ impl Options {
                 "first must be above zero and at most as long as most",
             ));
         }
+        if most > Duration::from_secs(24 * 60 * 60) {
+            return Err(OptionError::new("restart", value, "most must be at most a day"));
+        }
         if !(0.0..=1.0).contains(&jitter) {
             return Err(OptionError::new("restart", value, "jitter must lie between 0 and 1"));
         }

@@ -140,7 +140,7 @@ impl World {
                 if let Some(worker) = pick(&self.starting, which) {
                     self.starting.remove(&worker);
                     self.ending.insert(worker);
-                    self.ledger.dismiss(worker, Reason::NotSetUp, self.now);
+                    self.ledger.not_set_up(worker, self.now, 0.5);
                 }
             }
             Step::Release(which) => {

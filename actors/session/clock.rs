@@ -1,5 +1,6 @@
 //! The clocks of a checkout: one alarm, set for whatever is due first.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -42,8 +43,6 @@ impl Alarm {
         }
     }
 }
-
-use std::future::Future;
 
 /// What a call is told that has no time left when it is sent; it costs no worker and ends no checkout.
 pub(super) fn out_of_time() -> Failure {
@@ -124,13 +123,10 @@ impl Session {
                 let failure = Failure::of(FailureKind::Timeout, "");
                 failure.in_phase(Phase::Running).on_worker(number, Some(pid))
             }
-            other => {
-                self.stage = other;
-                let failure = self.failed_wait();
-                self.lose_worker(Reason::TimedOut);
-                failure
-            }
+            // Stage::Out it is from now on: what waits for a worker has none to lose.
+            _ => self.failed_wait(),
         };
+        self.unread = None;
         self.fatal_fault(failure.at_limit(limit), around);
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Call, Session, Stage, Surroundings, Times};
+use super::{Call, Desk, Session, Stage, Surroundings, Times};
 use crate::actors::calls::Due;
 use crate::actors::ledger::Facts;
 use crate::actors::life::Reason;
@@ -181,5 +181,9 @@ impl Session {
         };
         self.desk.totals.held(self.held_since.elapsed());
         lease.give_back(Facts { stop: released.stop, private_bytes: released.private_bytes });
+        if self.calls.has_queued() {
+            // Sent through an address that was made of a weak one meanwhile.
+            self.ask(Desk::ask);
+        }
     }
 }

@@ -44,6 +44,7 @@ impl SessionSeed {
             waited: Duration::ZERO,
             closing: false,
             unpolled: 0,
+            seen_gone: false,
             waker: None,
         }
     }

@@ -249,7 +249,9 @@ impl Newborn<'_> {
         process::own_group(None);
         process::set_short_name(&hello.pool, &number.to_string());
         write_title(title, &format!("forkpool: worker {}/{number}", hello.pool));
-        drop((control, children));
+        drop(control);
+        // Its siblings' marks are not mapped in this process, so there is nothing to unmap.
+        std::mem::forget(children);
         deaths.forget_in_child();
         worker::run(Assignment {
             program,
