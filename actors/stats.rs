@@ -3,30 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::failure::FailureKind;
+use crate::failure::{FailureKind, KIND_NAMES};
 
 /// Buckets of a histogram: one for every power of two microseconds up to about 36 minutes, and one above.
 const BUCKETS: usize = 32;
-
-/// Failure kinds that are counted, in the order of their counters.
-const KINDS: [FailureKind; 16] = [
-    FailureKind::Task,
-    FailureKind::Panic,
-    FailureKind::Setup,
-    FailureKind::Timeout,
-    FailureKind::Hung,
-    FailureKind::Died,
-    FailureKind::Aborted,
-    FailureKind::Protocol,
-    FailureKind::Cleared,
-    FailureKind::Cancelled,
-    FailureKind::Payload,
-    FailureKind::Overloaded,
-    FailureKind::Quarantined,
-    FailureKind::Stopped,
-    FailureKind::NoServer,
-    FailureKind::Other,
-];
 
 /// What a pool is doing at one moment, and what it has done since its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -135,7 +115,7 @@ pub(super) struct Totals {
     checkouts: AtomicU64,
     succeeded: AtomicU64,
     errors: AtomicU64,
-    failures: [AtomicU64; KINDS.len()],
+    failures: [AtomicU64; KIND_NAMES.len()],
     unheard: AtomicU64,
     waited: Counts,
     ran: Counts,
@@ -160,7 +140,7 @@ impl Totals {
     }
 
     pub(super) fn answered_with(&self, kind: FailureKind) {
-        if let Some(at) = KINDS.iter().position(|&known| known == kind) {
+        if let Some(at) = KIND_NAMES.iter().position(|(known, _)| *known == kind) {
             self.failures[at].fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -194,7 +174,7 @@ impl Totals {
     /// Everything counted here; what the ledger knows is left at its default.
     pub(super) fn snapshot(&self) -> Stats {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let failures = KINDS.into_iter().zip(self.failures.iter().map(load));
+        let failures = KIND_NAMES.into_iter().map(|(kind, _)| kind).zip(self.failures.iter().map(load));
         Stats {
             forked: load(&self.forked),
             checkouts: load(&self.checkouts),

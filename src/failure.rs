@@ -11,6 +11,8 @@ mod kind;
 mod report;
 
 pub use kind::FailureKind;
+#[cfg(any(test, feature = "actors"))]
+pub(crate) use kind::KIND_NAMES;
 use report::Cause;
 pub use report::{Ending, PanicReport, SetupError};
 

@@ -43,7 +43,7 @@ pub enum FailureKind {
 }
 
 /// Every kind with the name it has on the wire and in logs.
-const KIND_NAMES: [(FailureKind, &str); 16] = [
+pub(crate) const KIND_NAMES: [(FailureKind, &str); 16] = [
     (FailureKind::Task, "task"),
     (FailureKind::Panic, "panic"),
     (FailureKind::Setup, "setup"),

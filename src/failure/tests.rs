@@ -1,24 +1,7 @@
 use super::*;
 
 fn every_kind() -> Vec<Failure> {
-    let kinds = [
-        FailureKind::Task,
-        FailureKind::Panic,
-        FailureKind::Setup,
-        FailureKind::Timeout,
-        FailureKind::Hung,
-        FailureKind::Died,
-        FailureKind::Aborted,
-        FailureKind::Protocol,
-        FailureKind::Cleared,
-        FailureKind::Cancelled,
-        FailureKind::Payload,
-        FailureKind::Overloaded,
-        FailureKind::Quarantined,
-        FailureKind::Stopped,
-        FailureKind::NoServer,
-        FailureKind::Other,
-    ];
+    let kinds = KIND_NAMES.map(|(kind, _)| kind);
     kinds.into_iter().map(|kind| Failure::of(kind, "what happened").in_pool("p").during("Call")).collect()
 }
 

@@ -7,6 +7,15 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 const PAGE: usize = 4096;
 
+/// Maps a page of zeroes, of which the first byte is the mark.
+fn fresh_page(sharing: MapFlags) -> rustix::io::Result<NonNull<AtomicU8>> {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: mmap_anonymous demands that no existing mapping is replaced; the address is left to the kernel and
+    // MAP_FIXED is not among the flags that this module gives.
+    let page = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), PAGE, access, sharing) }?;
+    NonNull::new(page.cast()).ok_or(rustix::io::Errno::NOMEM)
+}
+
 /// A mark that reads as absent in every process forked after it was made.
 ///
 /// A handler may fork, and the child may return from the handler into our loop; there it must not answer in
@@ -20,20 +29,10 @@ impl OnlyHere {
     ///
     /// - [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html), `MADV_WIPEONFORK`
     pub(crate) fn new() -> rustix::io::Result<Self> {
-        // SAFETY: mmap_anonymous demands that no existing mapping is replaced; the address is left to the
-        // kernel and MAP_FIXED is not given.
-        let page = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                PAGE,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE,
-            )
-        }?;
+        let mark = fresh_page(MapFlags::PRIVATE)?;
         // SAFETY: madvise demands a range of mapped pages that nobody relies on; the page was mapped on the
         // line above and is known to nobody else yet.
-        unsafe { rustix::mm::madvise(page, PAGE, Advice::LinuxWipeOnFork) }?;
-        let mark = NonNull::new(page.cast::<AtomicU8>()).ok_or(rustix::io::Errno::NOMEM)?;
+        unsafe { rustix::mm::madvise(mark.as_ptr().cast(), PAGE, Advice::LinuxWipeOnFork) }?;
         let only_here = OnlyHere(mark);
         only_here.mark().store(1, Ordering::Relaxed);
         Ok(only_here)
@@ -61,17 +60,7 @@ pub(crate) struct SharedMark(NonNull<AtomicU8>);
 impl SharedMark {
     /// Makes a mark that the next child will share.
     pub(crate) fn new() -> rustix::io::Result<Self> {
-        // SAFETY: mmap_anonymous demands that no existing mapping is replaced; the address is left to the
-        // kernel and MAP_FIXED is not given.
-        let page = unsafe {
-            rustix::mm::mmap_anonymous(
-                std::ptr::null_mut(),
-                PAGE,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-            )
-        }?;
-        NonNull::new(page.cast::<AtomicU8>()).map(SharedMark).ok_or(rustix::io::Errno::NOMEM)
+        fresh_page(MapFlags::SHARED).map(SharedMark)
     }
 
     /// Keeps it from every child that is forked from now on.
