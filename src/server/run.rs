@@ -29,7 +29,7 @@ const UNABLE: i32 = 71;
 /// Becomes a fork server. `start_up` is what the program's own start-up still has to do, once whatever was
 /// inherited is closed.
 pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
-    signals::ignore_broken_pipes();
+    signals::start_afresh();
     let Some(socket) = control_socket() else {
         eprintln!(
             "forkpool: this argument is for fork servers, which a pool starts itself; run the program without it"

@@ -7,10 +7,18 @@ use rustix::event::{PollFd, PollFlags};
 
 use super::descriptors::last_errno;
 
-/// Ignores SIGPIPE, as Rust's own start-up does ahead of `main`, which a server never reaches.
-pub(crate) fn ignore_broken_pipes() {
-    // SAFETY: signal demands a valid signal and disposition; SIG_IGN runs no code of ours.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+/// The highest of the classic signals; those above are for programs to agree upon.
+const LAST_CLASSIC: i32 = 31;
+
+/// Gives every classic signal its default effect, whatever the application ignores (under `nohup`, say), but
+/// ignores SIGPIPE, as Rust's own start-up does ahead of `main`, which a server never reaches.
+pub(crate) fn start_afresh() {
+    for signal in 1..=LAST_CLASSIC {
+        let disposition = if signal == libc::SIGPIPE { libc::SIG_IGN } else { libc::SIG_DFL };
+        // SAFETY: signal demands a valid signal and disposition; neither of the two runs code of ours. SIGKILL and
+        // SIGSTOP are refused, which changes nothing.
+        unsafe { libc::signal(signal, disposition) };
+    }
 }
 
 /// Deaths of children, readable as a descriptor.
@@ -23,7 +31,7 @@ impl ChildDeaths {
     ///
     /// - [signalfd(2)](https://man7.org/linux/man-pages/man2/signalfd.2.html)
     pub(crate) fn watch() -> rustix::io::Result<Self> {
-        // An application that ignores deaths of its children passes that on, and nobody could be reaped.
+        // A start-up function or a preload that ignores deaths of children would leave nobody to be reaped.
         // SAFETY: signal demands a valid signal and disposition; SIG_DFL runs no code of ours.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
         let set = child_set();
