@@ -1,15 +1,23 @@
-//! The host's end of a worker's pipe, registered with whichever reactor its holder runs on.
+//! The host's end of a worker's channel, registered with whichever reactor its holder runs on.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 use std::thread::ThreadId;
+use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 
-use crate::channel::{Inbox, Outbox};
-use crate::sys::{Errno, descriptors, reactor};
+use crate::channel::{Inbox, News, Outbox, Ring, Spin};
+use crate::sys::{descriptors, reactor};
 use crate::wire::frame::{self, FrameError};
+
+/// Sleeps between two looks into the socket: the worker rings at most once for each, and a socket takes more than
+/// twice as many bytes before it refuses one.
+const UNHEARD_RINGS: u32 = 100;
+
+/// Longest time for which a reply is looked for again and again, between the turns of other tasks.
+const LONGEST_SPIN: Duration = Duration::from_micros(20);
 
 /// What a read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,50 +26,67 @@ pub(super) enum Arrived {
     Some,
     /// Nothing yet.
     Nothing,
-    /// The worker's end is closed. `unread`: it had not read all that was written to it.
-    End { unread: bool },
+    /// The worker's end is closed.
+    End,
+    /// The worker wrote nonsense where its channel's counters lie.
+    Corrupt,
 }
 
-/// One end of a worker's pipe.
+/// One end of a worker's channel: the rings, and the socket whose bytes wake and whose end says that the worker is
+/// gone.
 pub(super) struct HostChannel {
+    ring: Ring,
     /// `None` only where it could not be registered anew.
-    socket: Option<AsyncFd<OwnedFd>>,
-    /// Whether it is watched for room to write, too.
-    writing: bool,
+    doorbell: Option<AsyncFd<OwnedFd>>,
+    /// Times this end may have been rung for since the socket was last emptied.
+    unheard: u32,
+    spin: Spin,
+    /// Whether anything moved since this end last had nothing to do.
+    moved: bool,
     home: ThreadId,
     limit: usize,
     inbox: Inbox,
     outbox: Outbox,
 }
 
+/// What the worker's end of a new channel is made of.
+pub(super) struct WorkerEnd {
+    pub(super) doorbell: OwnedFd,
+    pub(super) memory: OwnedFd,
+}
+
 impl HostChannel {
-    /// Registers a fresh channel with the current thread's reactor.
-    pub(super) fn new(socket: OwnedFd, max_payload: usize) -> io::Result<Self> {
-        descriptors::set_nonblocking(socket.as_fd())?;
-        Ok(HostChannel {
-            socket: Some(reactor::register(socket, false)?),
-            writing: false,
+    /// Makes a channel and registers this end with the current thread's reactor.
+    ///
+    /// # Errors
+    ///
+    /// What the system said; nothing is left behind.
+    pub(super) fn new(max_payload: usize) -> io::Result<(Self, WorkerEnd)> {
+        let (ours, doorbell) = descriptors::socket_pair()?;
+        descriptors::set_nonblocking(ours.as_fd())?;
+        let (ring, memory) = Ring::create()?;
+        let channel = HostChannel {
+            ring,
+            doorbell: Some(reactor::register(ours)?),
+            unheard: 0,
+            spin: Spin::new(LONGEST_SPIN),
+            moved: false,
             home: std::thread::current().id(),
             limit: frame::body_limit(max_payload),
             inbox: Inbox::default(),
             outbox: Outbox::default(),
-        })
+        };
+        Ok((channel, WorkerEnd { doorbell, memory }))
     }
 
     /// Moves the registration to the current thread's reactor, if it is with another's.
     pub(super) fn settle_here(&mut self) -> io::Result<()> {
-        if self.home != std::thread::current().id() {
-            self.register(false)?;
-        }
-        Ok(())
-    }
-
-    /// Registers the socket anew with the current thread's reactor.
-    fn register(&mut self, writing: bool) -> io::Result<()> {
-        if let Some(socket) = self.socket.take() {
-            self.socket = Some(reactor::register(socket.into_inner(), writing)?);
-            self.writing = writing;
-            self.home = std::thread::current().id();
+        let here = std::thread::current().id();
+        if self.home != here
+            && let Some(doorbell) = self.doorbell.take()
+        {
+            self.doorbell = Some(reactor::register(doorbell.into_inner())?);
+            self.home = here;
         }
         Ok(())
     }
@@ -70,68 +95,117 @@ impl HostChannel {
         &mut self.outbox
     }
 
-    /// Takes in what has arrived, or registers the task to be woken when something does.
-    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Arrived> {
-        let Some(socket) = &self.socket else {
-            return Poll::Ready(Arrived::End { unread: false });
-        };
+    /// Whether the worker had begun a call of the checkout at hand, now or before it died.
+    pub(super) fn begun(&self) -> bool {
+        self.ring.begun()
+    }
+
+    /// Writes what fits and takes in what has arrived, or registers the task to be woken when there is more to do.
+    ///
+    /// What a worker said before it ended arrives before its end. `expects`: the worker has something to answer.
+    pub(super) fn poll_exchange(&mut self, cx: &mut Context<'_>, expects: bool) -> Poll<Arrived> {
         loop {
-            let Ok(mut guard) = ready!(socket.poll_read_ready(cx)) else {
-                return Poll::Ready(Arrived::End { unread: false });
+            self.write_now();
+            match self.read_now() {
+                Arrived::Nothing => {}
+                arrived => return Poll::Ready(arrived),
+            }
+            if self.looks_again(expects) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            // Before we arm: from then on a ring may be what wakes us.
+            self.unheard += 1;
+            if self.unheard > UNHEARD_RINGS {
+                self.empty_socket();
+            }
+            let news = if self.outbox.is_empty() { News::Bytes } else { News::Any };
+            match self.ring.arm(news) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(_) => return Poll::Ready(Arrived::Corrupt),
+            }
+            let Some(doorbell) = &self.doorbell else {
+                return Poll::Ready(Arrived::End);
             };
-            match read(&mut self.inbox, socket) {
-                (Arrived::Nothing, _) => guard.clear_ready(),
-                // Room left over says that the socket is empty: what comes later makes it ready again.
-                (arrived, filled) => {
-                    if !filled {
-                        guard.clear_ready();
-                    }
-                    return Poll::Ready(arrived);
-                }
+            let Ok(mut guard) = ready!(doorbell.poll_read_ready(cx)) else {
+                return Poll::Ready(Arrived::End);
+            };
+            let closed = guard.ready().is_read_closed();
+            guard.clear_ready();
+            if closed {
+                return Poll::Ready(match self.read_now() {
+                    Arrived::Nothing => Arrived::End,
+                    arrived => arrived,
+                });
             }
         }
+    }
+
+    /// Whether to look again after the other tasks of this thread instead of being woken.
+    ///
+    /// Once after anything has moved, since most likely more will: that is cheaper than one ring of the bell. And
+    /// for a short while, if the worker is at work on another processor and replies have usually come in that time.
+    /// It keeps no other task from running.
+    fn looks_again(&mut self, expects: bool) -> bool {
+        if std::mem::take(&mut self.moved) {
+            return true;
+        }
+        expects && self.ring.peer_is_elsewhere() && self.spin.goes_on(Instant::now())
     }
 
     /// Takes in what has arrived, whatever the reactor knows of it.
-    pub(super) fn fill_now(&mut self) -> Arrived {
-        match &self.socket {
-            Some(socket) => read(&mut self.inbox, socket).0,
-            None => Arrived::End { unread: false },
+    pub(super) fn read_now(&mut self) -> Arrived {
+        let ring = &mut self.ring;
+        match self.inbox.fill(|buffer| ring.read(buffer)) {
+            Ok((0, _)) => Arrived::Nothing,
+            Ok(_) => {
+                self.moved = true;
+                self.spin.is_over();
+                if self.ring.must_wake(News::Room) {
+                    self.ring_the_bell();
+                }
+                Arrived::Some
+            }
+            Err(_) => Arrived::Corrupt,
         }
     }
 
-    /// Writes what fits; registers the task to be woken for the rest.
-    ///
-    /// A peer that is gone is told by the next read, not here: what it said before it went is read first.
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Writes what fits, and leaves the rest for [`poll_exchange`](Self::poll_exchange).
+    pub(super) fn write_now(&mut self) {
+        if !self.outbox.is_empty() {
+            self.ring.note_processor();
+        }
         while !self.outbox.is_empty() {
-            let Some(socket) = &self.socket else {
-                return Poll::Ready(());
-            };
-            match descriptors::send(socket.as_fd(), self.outbox.unsent()) {
-                Ok(count) => self.outbox.wrote(count),
-                Err(Errno::AGAIN) if self.writing => match ready!(socket.poll_write_ready(cx)) {
-                    Ok(mut guard) => guard.clear_ready(),
-                    Err(_) => return Poll::Ready(()),
-                },
-                // Where it cannot be watched the socket is gone, which the next read tells.
-                Err(Errno::AGAIN) => drop(self.register(true)),
-                Err(_) => return Poll::Ready(()),
+            match self.ring.write(self.outbox.unsent()) {
+                Ok(count) if count > 0 => {
+                    self.moved = true;
+                    self.spin.begins_anew();
+                    self.outbox.wrote(count);
+                }
+                // Nonsense in the counters is told by whoever reads next.
+                Ok(_) | Err(_) => return,
+            }
+            if self.ring.must_wake(News::Bytes) {
+                self.ring_the_bell();
             }
         }
-        if self.writing {
-            drop(self.register(false));
-        }
-        Poll::Ready(())
     }
 
-    /// Writes what fits, and leaves the rest for [`poll_flush`](Self::poll_flush).
-    pub(super) fn flush_now(&mut self) {
-        while let Some(socket) = self.socket.as_ref().filter(|_| !self.outbox.is_empty()) {
-            match descriptors::send(socket.as_fd(), self.outbox.unsent()) {
-                Ok(count) => self.outbox.wrote(count),
-                Err(_) => return,
-            }
+    fn ring_the_bell(&self) {
+        if let Some(doorbell) = &self.doorbell {
+            // A peer that is gone is told by the socket's end: what it said before it went is read first.
+            let _ = descriptors::send(doorbell.as_fd(), &[0]);
+        }
+    }
+
+    /// Takes the bytes that have woken us; that they came is all they say.
+    fn empty_socket(&mut self) {
+        self.unheard = 0;
+        if let Some(doorbell) = &self.doorbell {
+            let mut rings = Vec::with_capacity(2 * UNHEARD_RINGS as usize);
+            // Empty, or closed, which the reactor tells.
+            let _ = descriptors::receive(doorbell.as_fd(), &mut rings);
         }
     }
 
@@ -142,17 +216,5 @@ impl HostChannel {
     /// [`FrameError::TooLong`]; the channel is of no use any more.
     pub(super) fn next(&mut self) -> Result<Option<&[u8]>, FrameError> {
         self.inbox.next(self.limit)
-    }
-}
-
-/// One read, and whether it filled all the room there was.
-fn read(inbox: &mut Inbox, socket: &AsyncFd<OwnedFd>) -> (Arrived, bool) {
-    match inbox.fill(|buffer| descriptors::receive(socket.as_fd(), buffer)) {
-        Ok((0, _)) => (Arrived::End { unread: false }, true),
-        Ok((_, filled)) => (Arrived::Some, filled),
-        Err(Errno::AGAIN) => (Arrived::Nothing, false),
-        // What a Unix socket says when its peer closes with bytes still unread.
-        Err(Errno::CONNRESET) => (Arrived::End { unread: true }, true),
-        Err(_) => (Arrived::End { unread: false }, true),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::unix::AsyncFd;
@@ -29,7 +29,8 @@ pub(super) struct ServerLink {
 struct Unsent {
     bytes: Vec<u8>,
     sent: usize,
-    passed: Option<OwnedFd>,
+    /// Descriptors that go with the first byte.
+    passed: Vec<OwnedFd>,
 }
 
 /// A server process and our end of its control channel, not yet registered with a reactor.
@@ -53,7 +54,7 @@ impl ServerLink {
     /// Registers with the current reactor.
     pub(super) fn new(launched: Launched) -> io::Result<Self> {
         Ok(ServerLink {
-            socket: reactor::register(launched.socket, true)?,
+            socket: reactor::register_both_ways(launched.socket)?,
             process: launched.process,
             inbox: Inbox::default(),
             unsent: VecDeque::new(),
@@ -65,7 +66,7 @@ impl ServerLink {
         self.process.pid()
     }
 
-    pub(super) fn say(&mut self, message: &ToServer, passed: Option<OwnedFd>) {
+    pub(super) fn say(&mut self, message: &ToServer, passed: Vec<OwnedFd>) {
         let mut bytes = Vec::new();
         frame::append(&mut bytes, message);
         self.unsent.push_back(Unsent { bytes, sent: 0, passed });
@@ -73,7 +74,7 @@ impl ServerLink {
 
     /// Says bytes that are a frame already.
     pub(super) fn say_frame(&mut self, bytes: Vec<u8>) {
-        self.unsent.push_back(Unsent { bytes, sent: 0, passed: None });
+        self.unsent.push_back(Unsent { bytes, sent: 0, passed: Vec::new() });
     }
 
     /// The descriptor that came with the message at hand.
@@ -130,12 +131,13 @@ impl ServerLink {
 impl Unsent {
     fn send(&mut self, socket: &AsyncFd<OwnedFd>) -> Result<(), Errno> {
         let rest = &self.bytes[self.sent..];
-        let count = match &self.passed {
-            Some(passed) => descriptors::send_with(socket.as_fd(), rest, passed.as_fd())?,
-            None => descriptors::send(socket.as_fd(), rest)?,
+        let count = if self.passed.is_empty() {
+            descriptors::send(socket.as_fd(), rest)?
+        } else {
+            let passed: Vec<BorrowedFd<'_>> = self.passed.iter().map(AsFd::as_fd).collect();
+            descriptors::send_with(socket.as_fd(), rest, &passed)?
         };
-        // The descriptor went with the first byte.
-        self.passed = None;
+        self.passed.clear();
         self.sent += count;
         Ok(())
     }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::calls::{Call, Calls, Queued};
 use super::claim::{Claim, News, Obituary};
 use super::desk::Desk;
-use super::host_channel::Arrived;
+use super::host_channel::{Arrived, HostChannel};
 use super::lease::Lease;
 use super::life::Reason;
 use crate::channel::Outbox;
@@ -62,7 +62,6 @@ enum Stage {
     /// The worker's end is closed; how it ended is being found out.
     Mourning {
         lease: Lease,
-        unread: bool,
         until: Instant,
     },
 }
@@ -126,8 +125,8 @@ impl Session {
         if let Stage::Held(lease) = &mut self.stage
             && let Some(channel) = lease.channel()
         {
-            channel.flush_now();
-            let arrived = channel.fill_now();
+            channel.write_now();
+            let arrived = channel.read_now();
             self.arrived(arrived, around);
         }
     }
@@ -327,13 +326,12 @@ impl Session {
 
     /// Moves bytes and handles what arrived; whether anything did.
     fn exchange(&mut self, cx: &mut Context<'_>, around: &mut dyn Surroundings) -> bool {
+        let expects = !self.calls.pipe_is_empty();
         let (Stage::Held(lease) | Stage::Releasing { lease, .. }) = &mut self.stage else {
             return false;
         };
         let Some(channel) = lease.channel() else { return false };
-        // A write that cannot go on is woken by the reactor; it is the reads that tell how the peer is.
-        let _ = channel.poll_flush(cx);
-        match channel.poll_fill(cx) {
+        match channel.poll_exchange(cx, expects) {
             Poll::Ready(arrived) => self.arrived(arrived, around),
             Poll::Pending => false,
         }
@@ -343,16 +341,17 @@ impl Session {
         match arrived {
             Arrived::Some => self.take_replies(around),
             Arrived::Nothing => return false,
-            Arrived::End { unread } => self.mourn(unread),
+            Arrived::End => self.mourn(),
+            Arrived::Corrupt => self.broke_protocol("it wrote nonsense to its channel", around),
         }
         true
     }
 
-    fn mourn(&mut self, unread: bool) {
+    fn mourn(&mut self) {
         match std::mem::replace(&mut self.stage, Stage::Out) {
             Stage::Held(lease) | Stage::Releasing { lease, .. } => {
                 let until = Instant::now() + OBITUARY_PATIENCE;
-                self.stage = Stage::Mourning { lease, unread, until };
+                self.stage = Stage::Mourning { lease, until };
             }
             other => self.stage = other,
         }
@@ -361,34 +360,23 @@ impl Session {
     /// The worker is known to be dead: what it still said is read, then what it left unanswered is settled.
     fn bury(&mut self, obituary: Obituary, around: &mut dyn Surroundings) {
         while let Stage::Held(lease) | Stage::Releasing { lease, .. } = &mut self.stage {
-            let arrived = lease.channel().map_or(Arrived::Nothing, |channel| channel.fill_now());
+            let arrived = lease.channel().map_or(Arrived::Nothing, |channel| channel.read_now());
             if !self.arrived(arrived, around) {
                 // Something it forked keeps its channel open, but nobody will answer on it.
-                self.mourn(false);
+                self.mourn();
             }
         }
-        if let Stage::Mourning { lease, unread, .. } = std::mem::replace(&mut self.stage, Stage::Out) {
-            self.lost(lease, unread, Some(obituary), around);
+        if let Stage::Mourning { lease, .. } = std::mem::replace(&mut self.stage, Stage::Out) {
+            self.lost(lease, Some(obituary), around);
         }
     }
 
     /// The worker ended by itself, or closed its channel.
-    fn lost(
-        &mut self,
-        lease: Lease,
-        unread: bool,
-        obituary: Option<Obituary>,
-        around: &mut dyn Surroundings,
-    ) {
+    fn lost(&mut self, lease: Lease, obituary: Option<Obituary>, around: &mut dyn Surroundings) {
         let (number, pid) = (lease.worker.number, lease.worker.pid);
-        let mut channel = lease.kill(Reason::Broken);
-        // What a dying process had read it need not have begun; its server knows. Without one, only what was never
-        // written or never read is known not to have been begun.
-        let sent = channel.as_mut().is_some_and(|channel| channel.outbox().has_sent());
-        let begun = match obituary {
-            Some(Obituary::Seen(ended)) => ended.begun,
-            Some(Obituary::Unseen) | None => sent && !unread,
-        };
+        let channel = lease.kill(Reason::Broken);
+        // What a dying process had read it need not have begun.
+        let begun = channel.as_ref().is_some_and(HostChannel::begun);
         let untouched = !self.heard && (self.calls.open() == 0 || !begun);
         if self.calls.is_empty() && (untouched || !around.is_connected()) {
             // It had nothing to do, so nothing is lost.

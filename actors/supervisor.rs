@@ -15,12 +15,11 @@ use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Ha
 
 use super::claim::Obituary;
 use super::desk::Desk;
-use super::host_channel::HostChannel;
+use super::host_channel::{HostChannel, WorkerEnd};
 use super::life::Reason;
 use super::server_link::{self, Launched, ServerLink};
 use super::worker_process::{self, Forked, Gone, Leave, Orphaned, WorkerProcess};
 use crate::failure::{Failure, FailureKind};
-use crate::sys::descriptors;
 use crate::sys::launch::ServerProcess;
 use crate::wire::control::{FromServer, ToServer};
 
@@ -115,12 +114,9 @@ impl Supervisor {
             self.unborn.push(number);
             return;
         };
-        let pair = descriptors::socket_pair().map_err(std::io::Error::from);
-        let channel = pair
-            .and_then(|(ours, theirs)| Ok((HostChannel::new(ours, self.desk.options.max_payload)?, theirs)));
-        match channel {
-            Ok((channel, theirs)) => {
-                link.say(&ToServer::Fork { number }, Some(theirs));
+        match HostChannel::new(self.desk.options.max_payload) {
+            Ok((channel, WorkerEnd { doorbell, memory })) => {
+                link.say(&ToServer::Fork { number }, vec![doorbell, memory]);
                 self.unconfirmed.insert(number);
                 let process = WorkerProcess::new(self.desk.clone(), number, self.recipe.fingerprint, channel);
                 self.registry.insert(number, process.start());

@@ -57,7 +57,7 @@ impl WorkerProcess {
     /// Takes in what the worker said while it was being set up; ready once there is nothing more to wait for.
     fn poll_setup(&mut self, task: &mut TaskContext<'_>) -> Poll<()> {
         while let Stage::SettingUp(channel) = &mut self.stage {
-            let arrived = std::task::ready!(channel.poll_fill(task));
+            let arrived = std::task::ready!(channel.poll_exchange(task, false));
             if !self.take_in(arrived) {
                 // How it ended is told by the fork server.
                 return Poll::Ready(());
@@ -71,8 +71,13 @@ impl WorkerProcess {
         let Stage::SettingUp(channel) = &mut self.stage else {
             return false;
         };
-        if arrived != Arrived::Some {
-            return false;
+        match arrived {
+            Arrived::Some => {}
+            Arrived::Nothing | Arrived::End => return false,
+            Arrived::Corrupt => {
+                self.fail(Failure::of(FailureKind::Setup, "wrote nonsense to its channel"));
+                return false;
+            }
         }
         let said = match channel.next() {
             Ok(None) => return true,
@@ -135,8 +140,8 @@ impl WorkerProcess {
         }
         // Why it ended may still lie in the channel.
         while let Stage::SettingUp(channel) = &mut self.stage {
-            let arrived = channel.fill_now();
-            if !self.take_in(arrived) {
+            let arrived = channel.read_now();
+            if !self.take_in(arrived) && matches!(self.stage, Stage::SettingUp(_)) {
                 let ended = obituary.note_in(Failure::of(FailureKind::Setup, "ended its process"));
                 self.fail(ended);
             }
@@ -283,7 +288,7 @@ impl Handler<Orphaned> for WorkerProcess {
     fn handle(&mut self, Orphaned: Orphaned, ctx: &mut Self::Context) {
         let handle =
             self.identity.as_ref().and_then(|identity| identity.handle.as_fd().try_clone_to_owned().ok());
-        match handle.and_then(|handle| reactor::register(handle, false).ok()) {
+        match handle.and_then(|handle| reactor::register(handle).ok()) {
             Some(handle) => {
                 ctx.spawn(DeathWatch(handle));
             }
@@ -314,7 +319,7 @@ impl ActorFuture<WorkerProcess> for DeathWatch {
 
 /// Waits until a process has ended, for at most `patience`.
 pub(super) async fn ended(handle: OwnedFd, patience: Duration) {
-    if let Ok(handle) = reactor::register(handle, false) {
+    if let Ok(handle) = reactor::register(handle) {
         let readable = std::pin::pin!(handle.readable());
         // Whether it ended or not, whoever called looks for themselves.
         let _ = actix_rt::time::timeout(patience, readable as Pin<&mut dyn Future<Output = _>>).await;

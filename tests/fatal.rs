@@ -59,6 +59,7 @@ fn a_fatal_failure_is_remembered_and_clears_the_queue_and_its_worker_is_never_us
                 Deed::Babble(vec![4, 0, 0, 0, 255, 255, 255, 255]),
                 FailureKind::Protocol,
             ),
+            ("a counter that cannot be", Deed::Scribble { at: SAID, number: 1 << 31 }, FailureKind::Protocol),
             ("an endless frame", Deed::Babble(vec![255; 8]), FailureKind::Protocol),
             ("an empty frame", Deed::Babble(vec![0; 4]), FailureKind::Protocol),
             ("a reply to no call", Deed::Babble(vec![5, 0, 0, 0, 2, 99, 0, 0, 0]), FailureKind::Protocol),

@@ -72,7 +72,7 @@ impl Session {
         }
         // What is readable by now wins over the clock, also where the reactor has not come to say so.
         if let Stage::Held(lease) | Stage::Releasing { lease, .. } = &mut self.stage {
-            let arrived = lease.channel().map_or(Arrived::Nothing, |channel| channel.fill_now());
+            let arrived = lease.channel().map_or(Arrived::Nothing, |channel| channel.read_now());
             if self.arrived(arrived, around) {
                 return true;
             }
@@ -143,8 +143,8 @@ impl Session {
     }
 
     fn bury_alive(&mut self, around: &mut dyn Surroundings) {
-        if let Stage::Mourning { lease, unread, .. } = std::mem::replace(&mut self.stage, Stage::Out) {
-            self.lost(lease, unread, None, around);
+        if let Stage::Mourning { lease, .. } = std::mem::replace(&mut self.stage, Stage::Out) {
+            self.lost(lease, None, around);
         }
     }
 }

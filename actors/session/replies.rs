@@ -149,7 +149,7 @@ impl Session {
         }
     }
 
-    fn broke_protocol(&mut self, what: &str, around: &mut dyn Surroundings) {
+    pub(super) fn broke_protocol(&mut self, what: &str, around: &mut dyn Surroundings) {
         if let Some((number, pid)) = self.give_up(Reason::Broken) {
             let failure = Failure::of(FailureKind::Protocol, what);
             self.fatal_fault(failure.on_worker(number, Some(pid)), around);

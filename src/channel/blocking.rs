@@ -1,28 +1,27 @@
 //! The worker's end: it waits for the next frame, and it waits until its answer is written.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 
 use super::buffers::{Inbox, Outbox};
-use crate::sys::{Errno, descriptors};
+use crate::sys::Errno;
 use crate::wire::frame;
 
-/// What a blocking end reads from and writes to: a socket, or a script in a test.
+/// What a blocking end reads from and writes to: a ring, or a script in a test.
 pub(crate) trait Link {
     /// Appends what has arrived, waiting for at least one byte; 0 is the end.
     fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize>;
     /// Writes some of the bytes, waiting for room.
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// Notes where the host finds it, also after this process's death, whether a call has begun.
+    fn note_begun(&self, begun: bool);
 }
 
-impl Link for OwnedFd {
-    fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
-        descriptors::receive(self.as_fd(), bytes).map_err(io::Error::from)
-    }
-
-    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        descriptors::send(self.as_fd(), bytes).map_err(io::Error::from)
-    }
+/// One frame's body, and what answering it takes.
+pub(crate) struct Heard<'a, L> {
+    pub(crate) body: &'a [u8],
+    /// Where the answer is appended.
+    pub(crate) out: &'a mut Vec<u8>,
+    pub(crate) link: &'a L,
 }
 
 /// One end of a pipe whose owner has nothing else to do.
@@ -38,12 +37,12 @@ impl<L: Link> BlockingEnd<L> {
         BlockingEnd { link, inbox: Inbox::default(), outbox: Outbox::default(), limit }
     }
 
-    /// Waits until the inbox holds a whole frame; `false` at the end of the stream.
+    /// Waits for the next whole frame; `None` at the end of the stream.
     ///
     /// # Errors
     ///
     /// What the link said, or `InvalidData` for bytes that are no frame. The end is of no use then.
-    pub(crate) fn next(&mut self) -> io::Result<Option<(&[u8], &mut Vec<u8>)>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<Heard<'_, L>>> {
         // Two steps, since a borrow that is returned from a loop would last through all of it.
         while !self.inbox.holds_frame(self.limit).map_err(invalid)? {
             let (read, _) = self.inbox.fill(|buffer| self.link.receive(buffer))?;
@@ -52,13 +51,18 @@ impl<L: Link> BlockingEnd<L> {
             }
         }
         let body = self.inbox.next(self.limit).map_err(invalid)?;
-        Ok(body.map(|body| (body, self.outbox.buffer())))
+        Ok(body.map(|body| Heard { body, out: self.outbox.buffer(), link: &self.link }))
     }
 
     /// What is read from and written to.
     #[cfg(test)]
     pub(crate) fn link(&self) -> &L {
         &self.link
+    }
+
+    /// Notes whether a call of the checkout at hand has begun.
+    pub(crate) fn note_begun(&self, begun: bool) {
+        self.link.note_begun(begun);
     }
 
     /// Where the next frame to be said is appended.

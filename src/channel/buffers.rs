@@ -128,11 +128,6 @@ impl Outbox {
         }
     }
 
-    /// Whether a byte of what is kept was written.
-    pub(crate) fn has_sent(&self) -> bool {
-        self.sent > 0
-    }
-
     /// Starts again with the first byte that was kept.
     pub(crate) fn rewind(&mut self) {
         self.sent = 0;

@@ -2,6 +2,13 @@
 
 mod blocking;
 mod buffers;
+mod ring;
+mod spin;
 
-pub(crate) use blocking::{BlockingEnd, Link};
+pub(crate) use blocking::{BlockingEnd, Heard, Link};
 pub(crate) use buffers::{Inbox, Outbox};
+pub(crate) use ring::RingLink;
+#[cfg(feature = "actors")]
+pub(crate) use ring::{News, Ring};
+#[cfg(feature = "actors")]
+pub(crate) use spin::Spin;

@@ -5,24 +5,18 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
-use crate::sys::memory::SharedMark;
 use crate::sys::process;
 use crate::wire::control::Ended;
 
-/// Workers that were forked and not reaped, by pid.
+/// Numbers of the workers that were forked and not reaped, by pid.
 #[derive(Default)]
 pub(super) struct Children {
-    living: HashMap<Pid, Child>,
-}
-
-struct Child {
-    number: u64,
-    begun: SharedMark,
+    living: HashMap<Pid, u64>,
 }
 
 impl Children {
-    pub(super) fn born(&mut self, pid: Pid, number: u64, begun: SharedMark) {
-        self.living.insert(pid, Child { number, begun });
+    pub(super) fn born(&mut self, pid: Pid, number: u64) {
+        self.living.insert(pid, number);
     }
 
     /// Reaps the next worker that has ended, after killing whatever is left of its group.
@@ -30,16 +24,15 @@ impl Children {
     /// Orphans of dead workers are children of the server, too; they are reaped on the way and not told of.
     pub(super) fn next_ended(&mut self) -> Option<Ended> {
         while let Some(pid) = process::next_dead() {
-            let child = self.living.remove(&pid);
-            if child.is_some() {
+            let number = self.living.remove(&pid);
+            if number.is_some() {
                 // Before it is reaped: a zombie still holds its number, so the group cannot be another's.
                 process::kill_group(pid);
             }
             let corpse = process::reap(pid)?;
-            if let Some(Child { number, begun }) = child {
+            if let Some(number) = number {
                 return Some(Ended {
                     number,
-                    begun: begun.is_set(),
                     ending: corpse.ending,
                     peak_memory: corpse.peak_memory,
                     cpu_time: corpse.cpu_time,

@@ -25,7 +25,7 @@ pub(super) struct Control {
     socket: OwnedFd,
     inbox: Inbox,
     outbox: Outbox,
-    /// Descriptors that arrived; they belong to the fork requests in their order.
+    /// Descriptors that arrived; they belong to the fork requests in their order, two to each.
     passed: VecDeque<OwnedFd>,
     limit: usize,
 }
@@ -100,7 +100,7 @@ impl Control {
         let mut bytes = Vec::new();
         frame::append(&mut bytes, message);
         loop {
-            match descriptors::send_with(self.socket.as_fd(), &bytes, passed.as_fd()) {
+            match descriptors::send_with(self.socket.as_fd(), &bytes, &[passed.as_fd()]) {
                 Ok(count) => {
                     self.outbox.buffer().extend_from_slice(&bytes[count..]);
                     return Ok(());

@@ -8,7 +8,6 @@ use rustix::process::Pid;
 
 use super::children::Children;
 use super::control::{Control, Over};
-use crate::sys::memory::SharedMark;
 use crate::sys::process::{self, Forked, TitleSpace, exit_now};
 use crate::sys::signals::{self, ChildDeaths, HangUpWatch};
 use crate::sys::{Errno, descriptors};
@@ -194,22 +193,22 @@ impl<'a> Server<'a> {
 
     /// Forks; in the child returns what makes it a worker.
     fn fork(&mut self, number: u64) -> Result<Option<Birth>, Over> {
-        // The descriptor came with the first byte of its message, so it is there.
+        // The descriptors came with the first byte of their message, so they are there.
         let channel = self.control.take_passed().ok_or(Over::Broken)?;
-        let forked = SharedMark::new().and_then(|begun| Ok((begun, process::fork()?)));
-        match forked {
-            Ok((begun, Forked::Child)) => return Ok(Some(Birth { number, channel, begun })),
-            Ok((begun, Forked::Parent(pid))) => self.announce(number, pid, begun)?,
+        let memory = self.control.take_passed().ok_or(Over::Broken)?;
+        match process::fork() {
+            Ok(Forked::Child) => return Ok(Some(Birth { number, channel, memory })),
+            Ok(Forked::Parent(pid)) => self.announce(number, pid)?,
             Err(error) => self.refuse(number, error),
         }
         Ok(None)
     }
 
-    fn announce(&mut self, number: u64, pid: Pid, begun: SharedMark) -> Result<(), Over> {
+    fn announce(&mut self, number: u64, pid: Pid) -> Result<(), Over> {
         process::own_group(Some(pid));
-        match begun.hide_from_others().and_then(|()| process::open(pid)) {
+        match process::open(pid) {
             Ok(handle) => {
-                self.children.born(pid, number, begun);
+                self.children.born(pid, number);
                 let pid = pid.as_raw_nonzero().get().unsigned_abs();
                 self.control.say_with(&FromServer::Forked { number, pid }, handle)
             }
@@ -238,27 +237,25 @@ struct Newborn<'a> {
 struct Birth {
     number: u64,
     channel: OwnedFd,
-    begun: SharedMark,
+    memory: OwnedFd,
 }
 
 impl Newborn<'_> {
     /// Leaves everything of the server's behind, and lives.
     fn live(self) -> ! {
-        let Newborn { server, birth: Birth { number, channel, begun } } = self;
-        let Server { program, hello, preload, control, deaths, children, title } = server;
+        let Newborn { server, birth: Birth { number, channel, memory } } = self;
+        let Server { program, hello, preload, control, deaths, children: _, title } = server;
         process::own_group(None);
         process::set_short_name(&hello.pool, &number.to_string());
         write_title(title, &format!("forkpool: worker {}/{number}", hello.pool));
         drop(control);
-        // Its siblings' marks are not mapped in this process, so there is nothing to unmap.
-        std::mem::forget(children);
         deaths.forget_in_child();
         worker::run(Assignment {
             program,
             config: &hello.config,
             preload,
             channel: descriptors::raise(channel),
-            begun,
+            memory,
             max_payload: usize::try_from(hello.max_payload).unwrap_or(usize::MAX),
             max_memory: hello.max_memory,
         })

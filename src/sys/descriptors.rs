@@ -18,7 +18,7 @@ use rustix::net::{
 const CHANNEL_FLOOR: RawFd = 60;
 
 /// Most descriptors one message of the control channel carries.
-const MOST_PASSED: usize = 1;
+const MOST_PASSED: usize = 2;
 
 /// A connected pair of close-on-exec stream sockets.
 ///
@@ -48,17 +48,16 @@ pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> rustix::io::Result<usize
     rustix::io::retry_on_intr(|| rustix::net::send(fd, bytes, SendFlags::NOSIGNAL))
 }
 
-/// Writes what fits and passes a descriptor along with the first byte.
+/// Writes what fits and passes descriptors along with the first byte.
 pub(crate) fn send_with(
     fd: BorrowedFd<'_>,
     bytes: &[u8],
-    passed: BorrowedFd<'_>,
+    passed: &[BorrowedFd<'_>],
 ) -> rustix::io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_PASSED))];
-    let passed = [passed];
     rustix::io::retry_on_intr(|| {
         let mut control = SendAncillaryBuffer::new(&mut space);
-        if !control.push(SendAncillaryMessage::ScmRights(&passed)) {
+        if !control.push(SendAncillaryMessage::ScmRights(passed)) {
             return Err(Errno::NOBUFS);
         }
         rustix::net::sendmsg(fd, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
@@ -83,6 +82,11 @@ pub(crate) fn receive_with(
         }
     }
     Ok(read)
+}
+
+/// Fails where the descriptor was closed by code that does not own it.
+pub(crate) fn check_open(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    rustix::io::fcntl_getfd(fd).map(|_| ())
 }
 
 /// Whether a stream socket is what stands at this number.

@@ -7,15 +7,6 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 const PAGE: usize = 4096;
 
-/// Maps a page of zeroes, of which the first byte is the mark.
-fn fresh_page(sharing: MapFlags) -> rustix::io::Result<NonNull<AtomicU8>> {
-    let access = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: mmap_anonymous demands that no existing mapping is replaced; the address is left to the kernel and
-    // MAP_FIXED is not among the flags that this module gives.
-    let page = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), PAGE, access, sharing) }?;
-    NonNull::new(page.cast()).ok_or(rustix::io::Errno::NOMEM)
-}
-
 /// A mark that reads as absent in every process forked after it was made.
 ///
 /// A handler may fork, and the child may return from the handler into our loop; there it must not answer in
@@ -29,7 +20,12 @@ impl OnlyHere {
     ///
     /// - [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html), `MADV_WIPEONFORK`
     pub(crate) fn new() -> rustix::io::Result<Self> {
-        let mark = fresh_page(MapFlags::PRIVATE)?;
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: mmap_anonymous demands that no existing mapping is replaced; the address is left to the kernel,
+        // without MAP_FIXED.
+        let page =
+            unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), PAGE, access, MapFlags::PRIVATE) }?;
+        let mark = NonNull::<AtomicU8>::new(page.cast()).ok_or(rustix::io::Errno::NOMEM)?;
         // SAFETY: madvise demands a range of mapped pages that nobody relies on; the page was mapped on the
         // line above and is known to nobody else yet.
         unsafe { rustix::mm::madvise(mark.as_ptr().cast(), PAGE, Advice::LinuxWipeOnFork) }?;
@@ -47,49 +43,6 @@ impl OnlyHere {
         // SAFETY: as_ref demands an aligned, initialised and living value; the page is aligned, starts zeroed
         // (a valid AtomicU8) and is never unmapped: a worker has one mark until its process ends.
         unsafe { self.0.as_ref() }
-    }
-}
-
-/// A mark that a parent and one child of its share, and that outlives the child.
-///
-/// The worker sets it when it begins a call and clears it when its checkout is released, so that whoever reaps
-/// it can tell whether a call had begun: what a dying process had read it may not have run. One page each, which
-/// no later child inherits, so that no worker can touch another's.
-pub(crate) struct SharedMark(NonNull<AtomicU8>);
-
-impl SharedMark {
-    /// Makes a mark that the next child will share.
-    pub(crate) fn new() -> rustix::io::Result<Self> {
-        fresh_page(MapFlags::SHARED).map(SharedMark)
-    }
-
-    /// Keeps it from every child that is forked from now on.
-    pub(crate) fn hide_from_others(&self) -> rustix::io::Result<()> {
-        // SAFETY: madvise demands a range of mapped pages; the page is ours until we are dropped, and that a
-        // child does not have it is what is wanted.
-        unsafe { rustix::mm::madvise(self.0.as_ptr().cast(), PAGE, Advice::LinuxDontFork) }
-    }
-
-    pub(crate) fn set(&self, on: bool) {
-        self.mark().store(u8::from(on), Ordering::Release);
-    }
-
-    pub(crate) fn is_set(&self) -> bool {
-        self.mark().load(Ordering::Acquire) != 0
-    }
-
-    fn mark(&self) -> &AtomicU8 {
-        // SAFETY: as_ref demands an aligned, initialised and living value; the page is aligned, starts zeroed
-        // (a valid AtomicU8) and is unmapped only when we are dropped.
-        unsafe { self.0.as_ref() }
-    }
-}
-
-impl Drop for SharedMark {
-    fn drop(&mut self) {
-        // SAFETY: munmap demands a mapping that nobody uses any more; references to it live no longer than we.
-        // That it fails would mean that it is not mapped, and there is nothing to be done then.
-        let _ = unsafe { rustix::mm::munmap(self.0.as_ptr().cast(), PAGE) };
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod memory;
 pub(crate) mod process;
 #[cfg(feature = "actors")]
 pub(crate) mod reactor;
+pub(crate) mod shared;
 pub(crate) mod signals;
 pub(crate) mod startup;
 

@@ -48,6 +48,12 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// The processor this thread runs on, which may be another by the time it is known.
+pub(crate) fn current_processor() -> u32 {
+    // A machine has fewer processors than a number has values.
+    rustix::thread::sched_getcpu() as u32
+}
+
 /// A descriptor that stands for exactly this process, also after its number is used again.
 ///
 /// # References

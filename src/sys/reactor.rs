@@ -6,16 +6,28 @@ use std::os::fd::OwnedFd;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// Registers a descriptor with the current thread's reactor, for reading and, if asked, for writing.
+/// Registers a descriptor with the current thread's reactor, for reading.
 ///
-/// A socket that is watched for writing wakes its task whenever its peer has read something, so that is asked
-/// for only while something is to be written and does not fit.
+/// A socket that is watched for writing wakes its task whenever its peer has read something, for nothing in most
+/// cases; whoever has to write much registers with [`register_both_ways`].
 ///
 /// # Errors
 ///
 /// What the system said; the descriptor is closed.
-pub(crate) fn register(descriptor: OwnedFd, writing: bool) -> io::Result<AsyncFd<OwnedFd>> {
-    let interest = if writing { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+pub(crate) fn register(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    with_interest(descriptor, Interest::READABLE)
+}
+
+/// The same for reading and writing.
+///
+/// # Errors
+///
+/// As [`register`].
+pub(crate) fn register_both_ways(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    with_interest(descriptor, Interest::READABLE | Interest::WRITABLE)
+}
+
+fn with_interest(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: register_with_interest demands that the descriptor is open and is neither closed nor replaced while it is
     // registered; an `OwnedFd` is open, the `AsyncFd` owns it, and it lends it out by shared reference alone.
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, interest) }?)

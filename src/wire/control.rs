@@ -20,7 +20,7 @@ pub(crate) const HELLO_LIMIT: usize = 1 << 30;
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ToServer {
     Hello(Hello),
-    /// Fork worker `number`; the worker's end of its channel is passed along.
+    /// Fork worker `number`; the worker's end of its channel, a socket and the memory of its rings, is passed along.
     Fork {
         number: u64,
     },
@@ -61,8 +61,6 @@ pub(crate) enum FromServer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ended {
     pub(crate) number: u64,
-    /// Whether a call had begun in the checkout it had.
-    pub(crate) begun: bool,
     pub(crate) ending: Ending,
     pub(crate) peak_memory: u64,
     pub(crate) cpu_time: Duration,

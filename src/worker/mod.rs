@@ -14,8 +14,7 @@ pub use service::{Incoming, Preload, Program, Replying, Service, Setup};
 
 pub use crate::wire::frame::PayloadError;
 
-use crate::channel::BlockingEnd;
-use crate::sys::memory::SharedMark;
+use crate::channel::{BlockingEnd, RingLink};
 use crate::sys::process::exit_now;
 use crate::wire::frame;
 use crate::wire::work::{FromWorker, Ready, SetupReport};
@@ -35,17 +34,25 @@ pub(crate) struct Assignment<'a> {
     pub(crate) config: &'a [u8],
     pub(crate) preload: &'static Preload,
     pub(crate) channel: OwnedFd,
-    /// Set while a call of the current checkout has begun.
-    pub(crate) begun: SharedMark,
+    /// The rings beside the channel's socket.
+    pub(crate) memory: OwnedFd,
     pub(crate) max_payload: usize,
     pub(crate) max_memory: Option<u64>,
 }
 
 /// Lives one worker's life.
 pub(crate) fn run(assignment: Assignment<'_>) -> ! {
-    panics::speak_through(&assignment.channel);
+    let link = match RingLink::open(&assignment.memory, assignment.channel) {
+        Ok(link) => link,
+        Err(error) => {
+            eprintln!("forkpool: the channel cannot be mapped: {error}");
+            exit_now(BROKEN)
+        }
+    };
+    drop(assignment.memory);
+    panics::speak_through(&link);
     let limits = Limits { max_payload: assignment.max_payload, max_memory: assignment.max_memory };
-    let mut end = BlockingEnd::new(assignment.channel, frame::body_limit(limits.max_payload));
+    let mut end = BlockingEnd::new(link, frame::body_limit(limits.max_payload));
     let setup = || (assignment.program.setup)(assignment.config, assignment.preload);
     panics::expect(LastWords::Setup);
     let attempt = std::panic::catch_unwind(AssertUnwindSafe(setup));
@@ -57,7 +64,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
                 fingerprint: (assignment.program.fingerprint)(),
             };
             frame::append(end.buffer(), &FromWorker::Ready(ready));
-            leave(work::work(&mut end, service.as_mut(), &assignment.begun, limits))
+            leave(work::work(&mut end, service.as_mut(), limits))
         }
         Ok(Err(error)) => SetupReport::of(error),
         Err(_) => SetupReport::Panic(panics::take()),

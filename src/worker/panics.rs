@@ -1,13 +1,12 @@
 //! What a panic of user code said, so that the caller hears it.
 
 use std::backtrace::Backtrace;
-use std::os::fd::{AsFd, OwnedFd};
 use std::panic::PanicHookInfo;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
+use crate::channel::{Link, RingLink};
 use crate::failure::PanicReport;
-use crate::sys::descriptors;
 use crate::wire::frame;
 use crate::wire::work::{FromWorker, Outcome, Reply, SetupReport};
 
@@ -25,8 +24,8 @@ pub(super) enum LastWords {
 struct Captured {
     report: Option<PanicReport>,
     last_words: LastWords,
-    /// A second descriptor of the channel, for a build whose panics abort.
-    channel: Option<OwnedFd>,
+    /// A second end of the channel, for a build whose panics abort.
+    channel: Option<RingLink>,
 }
 
 static CAPTURED: Mutex<Captured> =
@@ -46,9 +45,9 @@ pub(crate) fn capture() {
 }
 
 /// Names the channel that last words go to, in a build whose panics abort.
-pub(super) fn speak_through(channel: &OwnedFd) {
+pub(super) fn speak_through(channel: &RingLink) {
     if cfg!(panic = "abort") {
-        captured().channel = channel.try_clone().ok();
+        captured().channel = channel.twin().ok();
     }
 }
 
@@ -79,7 +78,7 @@ fn on_panic(worker: ThreadId, info: &PanicHookInfo<'_>, others: &Hook) {
     };
     let mut captured = captured();
     if cfg!(panic = "abort") {
-        say_last_words(&captured, report);
+        say_last_words(&mut captured, report);
     } else {
         captured.report = Some(report);
     }
@@ -94,7 +93,7 @@ fn message(info: &PanicHookInfo<'_>) -> String {
         .unwrap_or_else(|| "a panic whose payload is no text".to_owned())
 }
 
-fn say_last_words(captured: &Captured, report: PanicReport) {
+fn say_last_words(captured: &mut Captured, report: PanicReport) {
     let words = match captured.last_words {
         LastWords::None => return,
         LastWords::Setup => FromWorker::SetupFailed(SetupReport::Panic(report)),
@@ -104,9 +103,10 @@ fn say_last_words(captured: &Captured, report: PanicReport) {
     };
     let mut bytes = Vec::new();
     frame::append(&mut bytes, &words);
-    let Some(channel) = &captured.channel else { return };
+    let Some(channel) = &mut captured.channel else { return };
+    channel.catch_up();
     let mut unsent = bytes.as_slice();
-    while let Ok(count) = descriptors::send(channel.as_fd(), unsent) {
+    while let Ok(count) = channel.send(unsent) {
         unsent = &unsent[count.min(unsent.len())..];
         if unsent.is_empty() {
             return;

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use super::panics::{self, LastWords};
 use super::service::{Incoming, Replying, Service};
-use crate::channel::{BlockingEnd, Link};
-use crate::sys::memory::{OnlyHere, SharedMark, private_bytes};
+use crate::channel::{BlockingEnd, Heard, Link};
+use crate::sys::memory::{OnlyHere, private_bytes};
 use crate::wire::frame;
 use crate::wire::work::{Call, FromWorker, Outcome, Released, Reply, ToWorker};
 
@@ -37,7 +37,6 @@ pub(super) enum Exit {
 pub(super) fn work<L: Link>(
     end: &mut BlockingEnd<L>,
     service: &mut dyn Service,
-    begun: &SharedMark,
     limits: Limits,
 ) -> io::Result<Exit> {
     let original = OnlyHere::new()?;
@@ -46,7 +45,7 @@ pub(super) fn work<L: Link>(
     let mut errors = 0;
     loop {
         end.flush()?;
-        let Some((body, out)) = end.next()? else {
+        let Some(Heard { body, out, link }) = end.next()? else {
             return Ok(Exit::Closed);
         };
         let (header, payload) = frame::split(body).map_err(invalid)?;
@@ -56,7 +55,7 @@ pub(super) fn work<L: Link>(
                 (true, false)
             }
             ToWorker::Call(call) => {
-                begun.set(true);
+                link.note_begun(true);
                 (serve(service, &call, payload, out, limits, &mut errors), call.last)
             }
             ToWorker::Release => (true, true),
@@ -71,7 +70,7 @@ pub(super) fn work<L: Link>(
         }
         if over {
             errors = 0;
-            begun.set(false);
+            end.note_begun(false);
             if !release(service, end.buffer(), limits) {
                 return Ok(Exit::Panicked);
             }
@@ -161,6 +160,8 @@ mod tests {
             self.heard.extend_from_slice(bytes);
             Ok(bytes.len())
         }
+
+        fn note_begun(&self, _: bool) {}
     }
 
     /// Fails on method 1 and panics on method 2; everything else succeeds.
@@ -193,9 +194,7 @@ mod tests {
         script.iter().for_each(|message| frame::append(&mut said, message));
         let mut end = BlockingEnd::new(Script { said, heard: Vec::new() }, 1000);
         let limits = Limits { max_payload: 100, max_memory: None };
-        let exit = SharedMark::new()
-            .map_err(io::Error::from)
-            .and_then(|begun| work(&mut end, &mut Scripted { releases: 0 }, &begun, limits));
+        let exit = work(&mut end, &mut Scripted { releases: 0 }, limits);
         (heard(&end.link().heard), exit.unwrap_or(Exit::Copy))
     }
 

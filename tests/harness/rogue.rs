@@ -1,7 +1,9 @@
 //! A worker that breaks the rules of its own channel.
 
+use std::fs::File;
 use std::future::Future;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use actix::MailboxError;
@@ -35,8 +37,13 @@ impl From<Failure> for Grief {
 pub enum Deed {
     Nothing,
     Fail(Grief),
-    /// Says bytes of its own on its channel, then answers.
+    /// Says bytes of its own on its channel, then waits to be killed.
     Babble(Vec<u8>),
+    /// Writes a number over a counter of its channel, then waits to be killed.
+    Scribble {
+        at: u64,
+        number: u32,
+    },
     /// Closes its channel and lives on.
     HangUp,
     PanicWithoutText,
@@ -66,11 +73,18 @@ impl Handler<Deed> for Rogue {
             Deed::Nothing => {}
             Deed::Fail(grief) => return Err(grief),
             Deed::Babble(bytes) => {
-                rustix::net::send(own_channel(), &bytes, rustix::net::SendFlags::empty())
-                    .expect("it says so");
+                let ring = OwnRing::find();
+                let said = ring.number(SAID);
+                ring.write(SAYINGS + u64::from(said), &bytes);
+                ring.write(SAID, &(said + u32::try_from(bytes.len()).expect("few bytes")).to_ne_bytes());
+                wait_to_be_killed();
+            }
+            Deed::Scribble { at, number } => {
+                OwnRing::find().write(at, &number.to_ne_bytes());
+                wait_to_be_killed();
             }
             Deed::HangUp => {
-                rustix::net::shutdown(own_channel(), rustix::net::Shutdown::Both).expect("it hangs up");
+                rustix::net::shutdown(own_doorbell(), rustix::net::Shutdown::Both).expect("it hangs up");
                 std::thread::sleep(Duration::from_secs(60));
             }
             Deed::PanicWithoutText => std::panic::panic_any(7_u8),
@@ -91,8 +105,47 @@ impl Handler<Deed> for Rogue {
 forkpool::interface!(Rogue { Deed });
 forkpool::boot!(Rogue);
 
+/// Where in its channel's memory a worker counts the bytes that it said, and where it says the first of them: see
+/// docs/WIRE.md.
+pub const SAID: u64 = 128;
+const SAYINGS: u64 = 4096 + (256 << 10);
+
+/// The memory of a worker's own channel.
+struct OwnRing {
+    memory: File,
+    start: u64,
+}
+
+impl OwnRing {
+    fn find() -> Self {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("mappings");
+        let line =
+            maps.lines().find(|line| line.contains("/memfd:forkpool")).expect("the memory of its channel");
+        let start = line.split('-').next().expect("a range");
+        let start = u64::from_str_radix(start, 16).expect("an address");
+        let memory = File::options().read(true).write(true).open("/proc/self/mem").expect("its own memory");
+        OwnRing { memory, start }
+    }
+
+    fn number(&self, at: u64) -> u32 {
+        let mut bytes = [0; 4];
+        self.memory.read_exact_at(&mut bytes, self.start + at).expect("it is mapped");
+        u32::from_ne_bytes(bytes)
+    }
+
+    fn write(&self, at: u64, bytes: &[u8]) {
+        self.memory.write_all_at(bytes, self.start + at).expect("it is mapped");
+    }
+}
+
+/// Wakes the host and does nothing more.
+fn wait_to_be_killed() {
+    rustix::net::send(own_doorbell(), &[0], rustix::net::SendFlags::empty()).expect("the host is there");
+    std::thread::sleep(Duration::from_secs(60));
+}
+
 /// The only socket of a worker.
-fn own_channel() -> OwnedFd {
+fn own_doorbell() -> OwnedFd {
     let entries = std::fs::read_dir("/proc/self/fd").expect("descriptors").flatten();
     let is_socket = |entry: &std::fs::DirEntry| {
         entry.path().read_link().is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))

@@ -1,0 +1,458 @@
+//! Two rings in memory that host and worker share, one for each direction, and who of the two sleeps.
+//!
+//! Each side advances its own counters and reads its peer's. The host takes nothing for granted that a worker can
+//! write: a counter that cannot be is an error, bytes are copied out before they are looked at, and what the host
+//! itself knows it never reads back. A side that is about to sleep says so; only then a byte on the socket beside
+//! the rings wakes it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
+
+use super::blocking::Link;
+use super::spin::Spin;
+use crate::sys::shared::SharedMemory;
+use crate::sys::{descriptors, process};
+
+/// Bytes one ring holds: as many as a socket would buffer, and a power of two.
+const CAPACITY: u32 = 256 << 10;
+
+/// Where the rings begin; before them lie the counters, each on a cache line of its own.
+const HEAD: usize = 4096;
+
+/// Bytes of the whole.
+const LENGTH: usize = HEAD + 2 * CAPACITY as usize;
+
+/// Where the worker notes that a call has begun.
+const BEGUN: usize = 6 * LINE;
+
+/// Looks between two readings of the clock, by a worker that spins.
+const LOOKS: usize = 30;
+
+/// Longest time that a worker spins for its next call: about what it would take to be woken.
+const LONGEST_SPIN: Duration = Duration::from_micros(100);
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+/// What a side sleeps for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum News {
+    /// Something to be read.
+    Bytes = 1,
+    /// Room to write.
+    Room = 2,
+    /// Either.
+    Any = 3,
+}
+
+/// A peer's counter that cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the counters of its ring make no sense")]
+pub(crate) struct Corrupt;
+
+/// Where one direction's counters and bytes lie.
+#[derive(Clone, Copy)]
+struct Lane {
+    written: usize,
+    /// On which processor its writer runs.
+    processor: usize,
+    read: usize,
+    bytes: usize,
+}
+
+const TO_WORKER: Lane = Lane { written: 0, processor: 8, read: LINE, bytes: HEAD };
+const TO_HOST: Lane =
+    Lane { written: 2 * LINE, processor: 2 * LINE + 8, read: 3 * LINE, bytes: HEAD + CAPACITY as usize };
+const HOST_WAITS: usize = 4 * LINE;
+const WORKER_WAITS: usize = 5 * LINE;
+
+/// One side's view of both rings.
+pub(crate) struct Ring {
+    memory: Arc<SharedMemory>,
+    outgoing: Lane,
+    incoming: Lane,
+    own_sleep: usize,
+    peer_sleep: usize,
+    /// Bytes written and read so far, modulo 2³².
+    written: u32,
+    read: u32,
+}
+
+impl Ring {
+    /// The host's side of new rings, and what the worker opens its own with.
+    #[cfg(any(feature = "actors", test))]
+    pub(crate) fn create() -> rustix::io::Result<(Self, OwnedFd)> {
+        let (memory, file) = SharedMemory::create(LENGTH)?;
+        let ring = Ring {
+            memory: Arc::new(memory),
+            outgoing: TO_WORKER,
+            incoming: TO_HOST,
+            own_sleep: HOST_WAITS,
+            peer_sleep: WORKER_WAITS,
+            written: 0,
+            read: 0,
+        };
+        Ok((ring, file))
+    }
+
+    /// The worker's side.
+    pub(crate) fn open(file: &OwnedFd) -> rustix::io::Result<Self> {
+        Ok(Self::worker_side(Arc::new(SharedMemory::open(file.as_fd(), LENGTH)?)))
+    }
+
+    /// The worker's side once more, for the last that is said on it.
+    pub(crate) fn twin(&self) -> Self {
+        Self::worker_side(self.memory.clone())
+    }
+
+    /// Goes on where the worker's other side stands.
+    pub(crate) fn catch_up(&mut self) {
+        *self = self.twin();
+    }
+
+    fn worker_side(memory: Arc<SharedMemory>) -> Self {
+        let written = memory.number(TO_HOST.written).load(Ordering::Relaxed);
+        let read = memory.number(TO_WORKER.read).load(Ordering::Relaxed);
+        Ring {
+            memory,
+            outgoing: TO_HOST,
+            incoming: TO_WORKER,
+            own_sleep: WORKER_WAITS,
+            peer_sleep: HOST_WAITS,
+            written,
+            read,
+        }
+    }
+
+    /// Copies in what fits; returns how much did.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`]; the rings are of no use any more.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<usize, Corrupt> {
+        let room = self.room()? as usize;
+        let (now, _) = bytes.split_at(room.min(bytes.len()));
+        let at = (self.written % CAPACITY) as usize;
+        let (first, wrapped) = now.split_at(now.len().min(CAPACITY as usize - at));
+        self.memory.write(self.outgoing.bytes + at, first);
+        self.memory.write(self.outgoing.bytes, wrapped);
+        // At most CAPACITY, so nothing is cut.
+        self.written = self.written.wrapping_add(now.len() as u32);
+        self.memory.number(self.outgoing.written).store(self.written, Ordering::Release);
+        Ok(now.len())
+    }
+
+    /// Copies out what is there, as far as `into` has room without growing; returns how much that was.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`]; the rings are of no use any more.
+    pub(crate) fn read(&mut self, into: &mut Vec<u8>) -> Result<usize, Corrupt> {
+        let count = (self.unread()? as usize).min(into.capacity() - into.len());
+        let at = (self.read % CAPACITY) as usize;
+        let first = count.min(CAPACITY as usize - at);
+        self.memory.read(self.incoming.bytes + at, first, into);
+        self.memory.read(self.incoming.bytes, count - first, into);
+        self.read = self.read.wrapping_add(count as u32);
+        self.memory.number(self.incoming.read).store(self.read, Ordering::Release);
+        Ok(count)
+    }
+
+    /// Says that this side is about to sleep; `false` if it must not, since what it would sleep for has come.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`]; the rings are of no use any more.
+    pub(crate) fn arm(&self, news: News) -> Result<bool, Corrupt> {
+        self.memory.number(self.own_sleep).store(news as u32, Ordering::Relaxed);
+        // Either our peer sees that we sleep, or we see what it has just done.
+        fence(Ordering::SeqCst);
+        let wants = |one: News| news as u32 & one as u32 != 0;
+        Ok(!(wants(News::Bytes) && self.unread()? > 0 || wants(News::Room) && self.room()? > 0))
+    }
+
+    /// Says that this side is awake.
+    pub(crate) fn disarm(&self) {
+        self.memory.number(self.own_sleep).store(0, Ordering::Relaxed);
+    }
+
+    /// Whether the peer sleeps until what was just done. Whoever is told so wakes it: it is told once.
+    pub(crate) fn must_wake(&self, news: News) -> bool {
+        fence(Ordering::SeqCst);
+        let sleep = self.memory.number(self.peer_sleep);
+        let sleeps = sleep.load(Ordering::Relaxed) & news as u32 != 0;
+        if sleeps {
+            sleep.store(0, Ordering::Relaxed);
+        }
+        sleeps
+    }
+
+    /// Whether there is something to be read.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`]; the rings are of no use any more.
+    pub(crate) fn has_bytes(&self) -> Result<bool, Corrupt> {
+        self.unread().map(|unread| unread > 0)
+    }
+
+    /// Notes on which processor this side runs.
+    pub(crate) fn note_processor(&self) {
+        self.memory.number(self.outgoing.processor).store(process::current_processor(), Ordering::Relaxed);
+    }
+
+    /// Whether the peer last noted another processor than this side runs on: whoever spins must not do so where
+    /// the peer would have to run.
+    pub(crate) fn peer_is_elsewhere(&self) -> bool {
+        let peer = self.memory.number(self.incoming.processor).load(Ordering::Relaxed);
+        peer != process::current_processor()
+    }
+
+    /// Notes whether a call of the checkout at hand has begun.
+    pub(crate) fn set_begun(&self, begun: bool) {
+        self.memory.number(BEGUN).store(u32::from(begun), Ordering::Release);
+    }
+
+    /// Whether a call of the checkout at hand had begun, for whoever finds the worker dead.
+    #[cfg(any(feature = "actors", test))]
+    pub(crate) fn begun(&self) -> bool {
+        self.memory.number(BEGUN).load(Ordering::Acquire) != 0
+    }
+
+    fn room(&self) -> Result<u32, Corrupt> {
+        let read = self.memory.number(self.outgoing.read).load(Ordering::Acquire);
+        CAPACITY.checked_sub(self.written.wrapping_sub(read)).ok_or(Corrupt)
+    }
+
+    fn unread(&self) -> Result<u32, Corrupt> {
+        let written = self.memory.number(self.incoming.written).load(Ordering::Acquire);
+        Some(written.wrapping_sub(self.read)).filter(|&unread| unread <= CAPACITY).ok_or(Corrupt)
+    }
+}
+
+/// The worker's end of its channel: the rings, and the socket whose bytes wake and whose end says that the host is
+/// gone.
+pub(crate) struct RingLink {
+    ring: Ring,
+    doorbell: OwnedFd,
+    spin: Spin,
+}
+
+impl RingLink {
+    pub(crate) fn open(memory: &OwnedFd, doorbell: OwnedFd) -> io::Result<Self> {
+        Ok(RingLink { ring: Ring::open(memory)?, doorbell, spin: Spin::new(LONGEST_SPIN) })
+    }
+
+    /// Another link to the same host, for the last that is said to it.
+    pub(crate) fn twin(&self) -> io::Result<Self> {
+        Ok(RingLink {
+            ring: self.ring.twin(),
+            doorbell: self.doorbell.try_clone()?,
+            spin: Spin::new(LONGEST_SPIN),
+        })
+    }
+
+    /// Goes on where the other link stands.
+    pub(crate) fn catch_up(&mut self) {
+        self.ring.catch_up();
+    }
+
+    /// Waits until there is something to be read; `false` if the host is gone.
+    fn wait(&mut self) -> io::Result<bool> {
+        while !self.ring.has_bytes().map_err(invalid)? {
+            if self.ring.peer_is_elsewhere() && self.spin.goes_on(Instant::now()) {
+                self.look_for_a_while();
+            } else if !self.sleep(News::Bytes)? {
+                return Ok(false);
+            }
+        }
+        self.spin.is_over();
+        self.ring.note_processor();
+        Ok(true)
+    }
+
+    fn look_for_a_while(&self) {
+        for _ in 0..LOOKS {
+            if self.ring.has_bytes() != Ok(false) {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        // Another worker on this processor has its turn; one that keeps it for long makes us stop.
+        std::thread::yield_now();
+    }
+
+    /// Sleeps until the host has done something; `false` if it is gone.
+    fn sleep(&mut self, news: News) -> io::Result<bool> {
+        if !self.ring.arm(news).map_err(invalid)? {
+            self.ring.disarm();
+            return Ok(true);
+        }
+        let mut rings = Vec::with_capacity(LINE);
+        let heard = descriptors::receive(self.doorbell.as_fd(), &mut rings)?;
+        self.ring.disarm();
+        Ok(heard > 0)
+    }
+
+    fn wake_for(&self, news: News) -> io::Result<()> {
+        if self.ring.must_wake(news) {
+            descriptors::send(self.doorbell.as_fd(), &[0])?;
+        }
+        Ok(())
+    }
+}
+
+impl Link for RingLink {
+    fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+        if !self.ring.has_bytes().map_err(invalid)? && !self.wait()? {
+            return Ok(0);
+        }
+        let count = self.ring.read(bytes).map_err(invalid)?;
+        self.wake_for(News::Room)?;
+        Ok(count)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Code that closed what it does not own has ended its own channel, and is not heard on it any more.
+        descriptors::check_open(self.doorbell.as_fd())?;
+        loop {
+            let count = self.ring.write(bytes).map_err(invalid)?;
+            if count > 0 {
+                self.wake_for(News::Bytes)?;
+                return Ok(count);
+            }
+            if !self.sleep(News::Room)? {
+                return Ok(0);
+            }
+        }
+    }
+
+    fn note_begun(&self, begun: bool) {
+        self.ring.set_begun(begun);
+    }
+}
+
+fn invalid(error: Corrupt) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair() -> io::Result<(Ring, Ring)> {
+        let (host, file) = Ring::create()?;
+        let worker = Ring::open(&file)?;
+        Ok((host, worker))
+    }
+
+    #[test]
+    fn bytes_go_round_in_pieces_of_every_size() -> Result<(), Box<dyn std::error::Error>> {
+        let (mut host, mut worker) = pair()?;
+        let mut sent = 0;
+        for size in (1..4000).chain([CAPACITY as usize]) {
+            let bytes: Vec<u8> = (sent..).take(size).map(|count| (count * 7) as u8).collect();
+            sent += size;
+            assert_eq!(host.write(&bytes)?, size);
+            let mut read = Vec::with_capacity(size);
+            while read.len() < size {
+                assert!(worker.read(&mut read)? > 0, "it is all there");
+            }
+            assert!(read == bytes, "{size} bytes");
+            assert_eq!(worker.write(&bytes)?, size);
+            read.clear();
+            assert_eq!(host.read(&mut read)?, size);
+            assert!(read == bytes, "{size} bytes back");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_full_ring_takes_nothing_and_room_is_told_of_once() -> Result<(), Box<dyn std::error::Error>> {
+        let (mut host, mut worker) = pair()?;
+        assert_eq!(host.write(&vec![1; CAPACITY as usize + 1])?, CAPACITY as usize);
+        assert_eq!(host.write(&[1])?, 0);
+        assert!(host.arm(News::Any)?, "it may sleep");
+        assert!(!worker.must_wake(News::Bytes) || !worker.must_wake(News::Bytes), "told at most once");
+        assert!(host.arm(News::Room)?);
+        assert_eq!(worker.read(&mut Vec::with_capacity(10))?, 10);
+        assert!(!worker.must_wake(News::Bytes));
+        assert!(worker.must_wake(News::Room));
+        assert!(!worker.must_wake(News::Room));
+        assert!(!host.arm(News::Room)?, "there is room now");
+        assert_eq!(host.write(&[1; 20])?, 10);
+        Ok(())
+    }
+
+    #[test]
+    fn a_twin_goes_on_where_the_other_stands() -> Result<(), Box<dyn std::error::Error>> {
+        let (mut host, mut worker) = pair()?;
+        let mut twin = worker.twin();
+        assert_eq!(worker.write(b"one ")?, 4);
+        twin.catch_up();
+        assert_eq!(twin.write(b"two")?, 3);
+        let mut read = Vec::with_capacity(16);
+        assert_eq!(host.read(&mut read)?, 7);
+        assert_eq!(read, b"one two");
+        Ok(())
+    }
+
+    #[test]
+    fn a_counter_that_cannot_be_is_an_error_at_the_host() -> Result<(), Box<dyn std::error::Error>> {
+        let (mut host, worker) = pair()?;
+        worker.memory.number(TO_HOST.written).store(CAPACITY + 1, Ordering::Relaxed);
+        assert_eq!(host.read(&mut Vec::with_capacity(10)), Err(Corrupt));
+        assert_eq!(host.arm(News::Bytes), Err(Corrupt));
+        worker.memory.number(TO_WORKER.read).store(1, Ordering::Relaxed);
+        assert_eq!(host.write(&[1]), Err(Corrupt), "read more than was written");
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_worker_writes_over_the_host_s_own_counters_changes_nothing()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let (mut host, worker) = pair()?;
+        for own in [TO_WORKER.written, TO_HOST.read] {
+            worker.memory.number(own).store(12_345, Ordering::Relaxed);
+        }
+        assert_eq!(host.write(b"abc")?, 3);
+        assert_eq!(worker.memory.number(TO_WORKER.written).load(Ordering::Relaxed), 3);
+        assert_eq!(host.read(&mut Vec::with_capacity(10))?, 0);
+        Ok(())
+    }
+
+    #[test]
+    fn two_sides_that_sleep_whenever_they_can_lose_no_wake() -> Result<(), Box<dyn std::error::Error>> {
+        let (host, file) = Ring::create()?;
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        let mut host = RingLink { ring: host, doorbell: ours.into(), spin: Spin::new(LONGEST_SPIN) };
+        let mut worker = RingLink::open(&file, theirs.into())?;
+        let echo = std::thread::spawn(move || -> io::Result<()> {
+            let mut bytes = Vec::with_capacity(100_000);
+            while worker.receive(&mut bytes)? > 0 {
+                let mut unsent = bytes.as_slice();
+                while !unsent.is_empty() {
+                    let count = worker.send(unsent)?;
+                    unsent = &unsent[count..];
+                }
+                bytes.clear();
+            }
+            Ok(())
+        });
+        for round in 0..20_000_usize {
+            let size = 1 + round * 7 % 300;
+            host.send(&vec![round as u8; size])?;
+            let mut back = Vec::with_capacity(size);
+            while back.len() < size {
+                assert!(host.receive(&mut back)? > 0);
+            }
+            assert!(back.iter().all(|&byte| byte == round as u8));
+        }
+        drop(host);
+        assert!(echo.join().is_ok_and(|ended| ended.is_ok()));
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! Memory that two processes share, moved in and out by atomic operations alone.
+
+use std::os::fd::BorrowedFd;
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags};
+
+/// A mapping that another process may read and write at any time.
+///
+/// Every access is atomic, so that a peer which writes what is being read makes the bytes wrong and nothing else.
+pub(crate) struct SharedMemory {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: Send demands that another thread may own it; the mapping belongs to the process, not to a thread.
+unsafe impl Send for SharedMemory {}
+// SAFETY: Sync demands that threads may use it at the same time; every access goes through atomics.
+unsafe impl Sync for SharedMemory {}
+
+impl SharedMemory {
+    /// Makes memory of zeroes, and a descriptor with which another process opens it. `length` is in whole pages.
+    ///
+    /// # References
+    ///
+    /// - [memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html), file sealing
+    #[cfg(any(feature = "actors", test))]
+    pub(crate) fn create(length: usize) -> rustix::io::Result<(Self, std::os::fd::OwnedFd)> {
+        use std::os::fd::AsFd;
+
+        use rustix::fs::{MemfdFlags, SealFlags};
+        let file = rustix::fs::memfd_create(c"forkpool", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        rustix::fs::ftruncate(&file, u64::try_from(length).map_err(|_| Errno::INVAL)?)?;
+        // A peer that made it shorter would have us killed by SIGBUS.
+        rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Ok((Self::map(file.as_fd(), length)?, file))
+    }
+
+    /// Maps memory that another process made, which must have this length.
+    pub(crate) fn open(file: BorrowedFd<'_>, length: usize) -> rustix::io::Result<Self> {
+        let found = rustix::fs::fstat(file)?.st_size;
+        if usize::try_from(found) != Ok(length) {
+            return Err(Errno::INVAL);
+        }
+        Self::map(file, length)
+    }
+
+    fn map(file: BorrowedFd<'_>, length: usize) -> rustix::io::Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: mmap demands that no existing mapping is replaced; the address is left to the kernel, without
+        // MAP_FIXED.
+        let start =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, access, MapFlags::SHARED, file, 0) }?;
+        NonNull::new(start.cast()).map(|start| SharedMemory { start, length }).ok_or(Errno::NOMEM)
+    }
+
+    /// The number at this offset, which is a multiple of 4.
+    pub(crate) fn number(&self, at: usize) -> &AtomicU32 {
+        assert!(at.is_multiple_of(4) && self.holds(at, 4), "a number lies aligned within the memory");
+        // SAFETY: as_ref demands an aligned, initialised and living value; offset and end were checked, the mapping
+        // starts at a page, any bytes are a number, and it is mapped as long as `self` is.
+        unsafe { self.start.add(at).cast().as_ref() }
+    }
+
+    /// Copies bytes in.
+    pub(crate) fn write(&self, at: usize, bytes: &[u8]) {
+        let head = bytes.len().min(at.next_multiple_of(8) - at);
+        let (head, rest) = bytes.split_at(head);
+        let (words, tail) = rest.as_chunks::<8>();
+        store_bytes(self.bytes(at, head.len()), head);
+        for (place, word) in self.words(at + head.len(), words.len()).iter().zip(words) {
+            place.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
+        }
+        store_bytes(self.bytes(at + bytes.len() - tail.len(), tail.len()), tail);
+    }
+
+    /// Copies bytes out, to the end of `into`.
+    pub(crate) fn read(&self, at: usize, count: usize, into: &mut Vec<u8>) {
+        let head = count.min(at.next_multiple_of(8) - at);
+        let tail = (count - head) % 8;
+        into.reserve(count);
+        into.extend(self.bytes(at, head).iter().map(|byte| byte.load(Ordering::Relaxed)));
+        for word in self.words(at + head, (count - head) / 8) {
+            into.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        into.extend(self.bytes(at + count - tail, tail).iter().map(|byte| byte.load(Ordering::Relaxed)));
+    }
+
+    fn bytes(&self, at: usize, count: usize) -> &[AtomicU8] {
+        assert!(self.holds(at, count), "bytes lie within the memory");
+        // SAFETY: from_raw_parts demands `count` initialised values that live as long as `self` and are not written
+        // to but through the slice or as its type allows; the range was checked, and these are atomics.
+        unsafe { slice::from_raw_parts(self.start.add(at).cast().as_ptr(), count) }
+    }
+
+    fn words(&self, at: usize, count: usize) -> &[AtomicU64] {
+        assert!(count == 0 || at.is_multiple_of(8), "words lie aligned");
+        assert!(self.holds(at, count * 8), "words lie within the memory");
+        if count == 0 {
+            return &[];
+        }
+        // SAFETY: as for `bytes`, and aligned: the mapping starts at a page and the offset was checked.
+        unsafe { slice::from_raw_parts(self.start.add(at).cast().as_ptr(), count) }
+    }
+
+    fn holds(&self, at: usize, count: usize) -> bool {
+        at <= self.length && count <= self.length - at
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        // SAFETY: munmap demands a mapping that nobody uses any more; references to it live no longer than we.
+        // That it fails would mean that it is not mapped, and there is nothing to be done then.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.length) };
+    }
+}
+
+fn store_bytes(places: &[AtomicU8], bytes: &[u8]) {
+    for (place, byte) in places.iter().zip(bytes) {
+        place.store(*byte, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_mapping_writes_another_reads_wherever_it_lies() -> rustix::io::Result<()> {
+        use std::os::fd::AsFd;
+        let (ours, file) = SharedMemory::create(4096)?;
+        let theirs = SharedMemory::open(file.as_fd(), 4096)?;
+        let bytes: Vec<u8> = (0..=255).collect();
+        for at in 0..17 {
+            for count in 0..40 {
+                ours.write(at, &bytes[..count]);
+                let mut read = Vec::new();
+                theirs.read(at, count, &mut read);
+                assert_eq!(read, bytes[..count], "{count} bytes at {at}");
+            }
+        }
+        assert_eq!(SharedMemory::open(file.as_fd(), 8192).err(), Some(Errno::INVAL));
+        assert_eq!(rustix::fs::ftruncate(&file, 0), Err(Errno::PERM), "nobody can make it shorter");
+        Ok(())
+    }
+}
