@@ -91,6 +91,12 @@ impl Calls {
         Some((first, self.first_since?))
     }
 
+    /// When a call that is sent now came in. Only the first one's time is ever looked at, so behind a first one the
+    /// clock is not read.
+    pub(super) fn arrival(&self) -> Instant {
+        self.first_since.unwrap_or_else(Instant::now)
+    }
+
     pub(super) fn queue(&mut self, queued: Queued, now: Instant) {
         self.queued.push_back(queued);
         self.first_since.get_or_insert(now);

@@ -148,7 +148,7 @@ impl Session {
         if matches!(self.stage, Stage::Out) && self.refusal.is_none() {
             self.ask(Desk::ask);
         }
-        let now = Instant::now();
+        let now = self.calls.arrival();
         if self.may_write() && !self.calls.has_queued() {
             return self.write(call, encode, now);
         }

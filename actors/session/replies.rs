@@ -27,7 +27,9 @@ struct Decoded {
 impl Session {
     /// Handles every whole frame that has arrived.
     pub(super) fn take_replies(&mut self, around: &mut dyn Surroundings) {
-        while let Some(said) = self.next_said() {
+        // What is read at once has arrived at once.
+        let now = Instant::now();
+        while let Some(said) = self.next_said(now) {
             match said {
                 Said::Reply(reply, decoded) => self.replied(reply, decoded, around),
                 Said::Released(released) => self.was_released(released, around),
@@ -37,7 +39,7 @@ impl Session {
     }
 
     /// Takes the next frame; a result is decoded where it lies.
-    fn next_said(&mut self) -> Option<Said> {
+    fn next_said(&mut self, now: Instant) -> Option<Said> {
         let (Stage::Held(lease) | Stage::Releasing { lease, .. }) = &mut self.stage else {
             return None;
         };
@@ -52,7 +54,6 @@ impl Session {
             Err(error) => return Some(Said::Nonsense(error.to_string())),
         };
         let (reply, payload) = reply;
-        let now = Instant::now();
         let times = Times::of_first(&self.calls, self.waited, now);
         let decoded = match self.calls.answered(reply.id, now) {
             None => return Some(Said::Nonsense(format!("it answered call {}, which is not due", reply.id))),
