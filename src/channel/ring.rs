@@ -34,6 +34,9 @@ const LOOKS: usize = 30;
 /// Longest time that a worker spins for its next call: about what it would take to be woken.
 const LONGEST_SPIN: Duration = Duration::from_micros(100);
 
+/// Short waits in a row beside the host after which a worker looks for another processor.
+const TOO_CROWDED: u32 = 32;
+
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
@@ -239,11 +242,13 @@ pub(crate) struct RingLink {
     ring: Ring,
     doorbell: OwnedFd,
     spin: Spin,
+    /// Short waits in a row on the processor on which the host runs.
+    crowded: u32,
 }
 
 impl RingLink {
     pub(crate) fn open(memory: &OwnedFd, doorbell: OwnedFd) -> io::Result<Self> {
-        Ok(RingLink { ring: Ring::open(memory)?, doorbell, spin: Spin::new(LONGEST_SPIN) })
+        Ok(RingLink { ring: Ring::open(memory)?, doorbell, spin: Spin::new(LONGEST_SPIN), crowded: 0 })
     }
 
     /// Another link to the same host, for the last that is said to it.
@@ -252,6 +257,7 @@ impl RingLink {
             ring: self.ring.twin(),
             doorbell: self.doorbell.try_clone()?,
             spin: Spin::new(LONGEST_SPIN),
+            crowded: 0,
         })
     }
 
@@ -262,6 +268,9 @@ impl RingLink {
 
     /// Waits until there is something to be read; `false` if the host is gone.
     fn wait(&mut self) -> io::Result<bool> {
+        if !self.ring.has_bytes().map_err(invalid)? && !self.ring.peer_is_elsewhere() {
+            return self.wait_beside_the_host();
+        }
         while !self.ring.has_bytes().map_err(invalid)? {
             if self.ring.peer_is_elsewhere() && self.spin.goes_on(Instant::now()) {
                 self.look_for_a_while();
@@ -270,6 +279,24 @@ impl RingLink {
             }
         }
         self.spin.is_over();
+        self.ring.note_processor();
+        Ok(true)
+    }
+
+    /// Waits on the processor on which the host runs. Each wake takes that processor from it, so where wakes follow
+    /// each other closely this worker moves on to another.
+    fn wait_beside_the_host(&mut self) -> io::Result<bool> {
+        let began = Instant::now();
+        while !self.ring.has_bytes().map_err(invalid)? {
+            if !self.sleep(News::Bytes)? {
+                return Ok(false);
+            }
+        }
+        self.crowded = if began.elapsed() < LONGEST_SPIN { self.crowded + 1 } else { 0 };
+        if self.crowded == TOO_CROWDED {
+            self.crowded = 0;
+            process::leave_processor();
+        }
         self.ring.note_processor();
         Ok(true)
     }
@@ -428,7 +455,8 @@ mod tests {
     fn two_sides_that_sleep_whenever_they_can_lose_no_wake() -> Result<(), Box<dyn std::error::Error>> {
         let (host, file) = Ring::create()?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        let mut host = RingLink { ring: host, doorbell: ours.into(), spin: Spin::new(LONGEST_SPIN) };
+        let mut host =
+            RingLink { ring: host, doorbell: ours.into(), spin: Spin::new(LONGEST_SPIN), crowded: 0 };
         let mut worker = RingLink::open(&file, theirs.into())?;
         let echo = std::thread::spawn(move || -> io::Result<()> {
             let mut bytes = Vec::with_capacity(100_000);

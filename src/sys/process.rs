@@ -54,6 +54,24 @@ pub(crate) fn current_processor() -> u32 {
     rustix::thread::sched_getcpu() as u32
 }
 
+/// Moves this thread to another processor, if it may run on more than one; nothing keeps it from coming back.
+///
+/// # References
+///
+/// - [sched_setaffinity(2)](https://man7.org/linux/man-pages/man2/sched_setaffinity.2.html)
+pub(crate) fn leave_processor() {
+    let here = rustix::thread::sched_getcpu();
+    let Ok(allowed) = rustix::thread::sched_getaffinity(None) else {
+        return;
+    };
+    let mut others = allowed;
+    others.unset(here);
+    // To stay is no error: the processors may have been taken away, or there is only one.
+    if others.count() > 0 && rustix::thread::sched_setaffinity(None, &others).is_ok() {
+        let _ = rustix::thread::sched_setaffinity(None, &allowed);
+    }
+}
+
 /// A descriptor that stands for exactly this process, also after its number is used again.
 ///
 /// # References
