@@ -60,7 +60,7 @@ pub(crate) struct Corrupt;
 #[derive(Clone, Copy)]
 struct Lane {
     written: usize,
-    /// On which processor its writer runs.
+    /// On which processor its writer runs, counted from 1; 0 is not known.
     processor: usize,
     read: usize,
     bytes: usize,
@@ -103,7 +103,9 @@ impl Ring {
 
     /// The worker's side.
     pub(crate) fn open(file: &OwnedFd) -> rustix::io::Result<Self> {
-        Ok(Self::worker_side(Arc::new(SharedMemory::open(file.as_fd(), LENGTH)?)))
+        let ring = Self::worker_side(Arc::new(SharedMemory::open(file.as_fd(), LENGTH)?));
+        ring.note_processor();
+        Ok(ring)
     }
 
     /// The worker's side once more, for the last that is said on it.
@@ -204,14 +206,15 @@ impl Ring {
 
     /// Notes on which processor this side runs.
     pub(crate) fn note_processor(&self) {
-        self.memory.number(self.outgoing.processor).store(process::current_processor(), Ordering::Relaxed);
+        let here = process::current_processor() + 1;
+        self.memory.number(self.outgoing.processor).store(here, Ordering::Relaxed);
     }
 
     /// Whether the peer last noted another processor than this side runs on: whoever spins must not do so where
     /// the peer would have to run.
     pub(crate) fn peer_is_elsewhere(&self) -> bool {
         let peer = self.memory.number(self.incoming.processor).load(Ordering::Relaxed);
-        peer != process::current_processor()
+        peer != 0 && peer != process::current_processor() + 1
     }
 
     /// Notes whether a call of the checkout at hand has begun.

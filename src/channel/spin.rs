@@ -17,7 +17,7 @@ const LONGEST_PAUSE: u32 = 8192;
 const PROBE: u32 = 32;
 
 /// Waits of a new end until the first that is spun for.
-const FIRST_PROBE: u32 = 4;
+const FIRST_PROBE: u32 = 1;
 
 /// What a spin adds to the luck that finds something, and what one takes from it that does not: it is worth its
 /// while where more than two of three find something, and one that does brings it back after a long wait.

@@ -50,8 +50,10 @@ pub(crate) fn exit_now(code: i32) -> ! {
 
 /// The processor this thread runs on, which may be another by the time it is known.
 pub(crate) fn current_processor() -> u32 {
-    // A machine has fewer processors than a number has values.
-    rustix::thread::sched_getcpu() as u32
+    // SAFETY: sched_getcpu demands nothing. It is the C library's, which reads what the kernel keeps in memory for
+    // it; rustix would look for the kernel's own function first, in each worker anew.
+    let here = unsafe { libc::sched_getcpu() };
+    u32::try_from(here).unwrap_or(0)
 }
 
 /// Moves this thread to another processor, if it may run on more than one; nothing keeps it from coming back.
@@ -60,12 +62,11 @@ pub(crate) fn current_processor() -> u32 {
 ///
 /// - [sched_setaffinity(2)](https://man7.org/linux/man-pages/man2/sched_setaffinity.2.html)
 pub(crate) fn leave_processor() {
-    let here = rustix::thread::sched_getcpu();
     let Ok(allowed) = rustix::thread::sched_getaffinity(None) else {
         return;
     };
     let mut others = allowed;
-    others.unset(here);
+    others.unset(current_processor() as usize);
     // To stay is no error: the processors may have been taken away, or there is only one.
     if others.count() > 0 && rustix::thread::sched_setaffinity(None, &others).is_ok() {
         let _ = rustix::thread::sched_setaffinity(None, &allowed);

@@ -39,6 +39,8 @@ pub(super) fn work<L: Link>(
     service: &mut dyn Service,
     limits: Limits,
 ) -> io::Result<Exit> {
+    // The host is told that this worker is ready before anything else.
+    end.flush()?;
     let original = OnlyHere::new()?;
     // Errors of the current checkout so far. A call that had seen fewer was written before the last one was
     // known, and is not run.
