@@ -3,11 +3,13 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use tokio::io::unix::AsyncFd;
+
 use super::desk::Desk;
 use super::host_channel::HostChannel;
 use super::ledger::Facts;
 use super::life::Reason;
-use crate::sys::process;
+use crate::sys::{process, reactor};
 
 /// What the desk knows of one living worker, beside its life.
 #[derive(Clone)]
@@ -21,6 +23,11 @@ pub(super) struct Identity {
 impl Identity {
     pub(super) fn kill(&self) {
         process::kill(self.handle.as_fd());
+    }
+
+    /// Something that is readable once the process has ended; `None` where it cannot be watched.
+    pub(super) fn watch(&self) -> Option<AsyncFd<OwnedFd>> {
+        reactor::register(self.handle.as_fd().try_clone_to_owned().ok()?).ok()
     }
 }
 

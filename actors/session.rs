@@ -7,10 +7,13 @@ mod replies;
 mod seed;
 mod terms;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
+
+use tokio::io::unix::AsyncFd;
 
 use super::calls::{Call, Calls, Queued};
 use super::claim::{Claim, News, Obituary};
@@ -63,6 +66,8 @@ enum Stage {
     Mourning {
         lease: Lease,
         until: Instant,
+        /// Readable once it is gone, as long as nobody was told so.
+        death: Option<AsyncFd<OwnedFd>>,
     },
 }
 
@@ -326,6 +331,7 @@ impl Session {
 
     /// Moves bytes and handles what arrived; whether anything did.
     fn exchange(&mut self, cx: &mut Context<'_>, around: &mut dyn Surroundings) -> bool {
+        self.watch_death(cx);
         let expects = !self.calls.pipe_is_empty();
         let (Stage::Held(lease) | Stage::Releasing { lease, .. }) = &mut self.stage else {
             return false;
@@ -334,6 +340,16 @@ impl Session {
         match channel.poll_exchange(cx, expects) {
             Poll::Ready(arrived) => self.arrived(arrived, around),
             Poll::Pending => false,
+        }
+    }
+
+    fn watch_death(&mut self, cx: &mut Context<'_>) {
+        if let Stage::Mourning { lease, death, .. } = &mut self.stage
+            && let Some(watch) = death
+            && watch.poll_read_ready(cx).is_ready()
+        {
+            *death = None;
+            self.desk.exits(lease.worker.number);
         }
     }
 
@@ -351,7 +367,9 @@ impl Session {
         match std::mem::replace(&mut self.stage, Stage::Out) {
             Stage::Held(lease) | Stage::Releasing { lease, .. } => {
                 let until = Instant::now() + OBITUARY_PATIENCE;
-                self.stage = Stage::Mourning { lease, until };
+                // Where a call is lost the next worker is asked for as soon as this one exits, before it is reaped.
+                let death = if self.calls.open() > 0 { lease.worker.watch() } else { None };
+                self.stage = Stage::Mourning { lease, until, death };
             }
             other => self.stage = other,
         }

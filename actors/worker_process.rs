@@ -1,7 +1,7 @@
 //! The proxy of one worker process: from its being asked for to its obituary.
 
 use std::future::Future;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
@@ -286,9 +286,7 @@ impl Handler<Orphaned> for WorkerProcess {
     type Result = ();
 
     fn handle(&mut self, Orphaned: Orphaned, ctx: &mut Self::Context) {
-        let handle =
-            self.identity.as_ref().and_then(|identity| identity.handle.as_fd().try_clone_to_owned().ok());
-        match handle.and_then(|handle| reactor::register(handle).ok()) {
+        match self.identity.as_ref().and_then(Identity::watch) {
             Some(handle) => {
                 ctx.spawn(DeathWatch(handle));
             }

@@ -17,6 +17,8 @@ enum Step {
     Release(usize),
     TimeOut(usize),
     Die(usize),
+    /// A worker that is lent, or was killed, is seen to exit.
+    Exit(usize),
     Reap(usize),
     Wait(u16),
 }
@@ -32,6 +34,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => which().prop_map(Step::Release),
         2 => which().prop_map(Step::TimeOut),
         1 => which().prop_map(Step::Die),
+        2 => which().prop_map(Step::Exit),
         3 => which().prop_map(Step::Reap),
         2 => any::<u16>().prop_map(Step::Wait),
     ];
@@ -61,6 +64,8 @@ struct World {
     /// Worker and checkout.
     leased: Vec<(u64, u64)>,
     ending: BTreeSet<u64>,
+    /// No processes any more, but not reaped either.
+    exiting: BTreeSet<u64>,
     waiting: VecDeque<u64>,
     last_checkout: u64,
 }
@@ -76,6 +81,7 @@ impl World {
             idle: BTreeSet::new(),
             leased: Vec::new(),
             ending: BTreeSet::new(),
+            exiting: BTreeSet::new(),
             waiting: VecDeque::new(),
             last_checkout: 0,
         };
@@ -156,9 +162,21 @@ impl World {
                 }
             }
             Step::Die(which) => self.die(which),
-            Step::Reap(which) => {
-                if let Some(worker) = pick(&self.ending, which) {
+            Step::Exit(which) => {
+                let leased = self.leased.iter().map(|(worker, _)| *worker);
+                let dying: BTreeSet<u64> = leased.chain(self.ending.iter().copied()).collect();
+                if let Some(worker) = pick(&dying, which) {
+                    self.leased.retain(|(leased, _)| *leased != worker);
                     self.ending.remove(&worker);
+                    self.exiting.insert(worker);
+                    self.ledger.exits(worker, self.now);
+                }
+            }
+            Step::Reap(which) => {
+                let dead: BTreeSet<u64> = self.ending.union(&self.exiting).copied().collect();
+                if let Some(worker) = pick(&dead, which) {
+                    self.ending.remove(&worker);
+                    self.exiting.remove(&worker);
                     self.ledger.ended(worker, true, self.now, 0.5);
                 }
             }
@@ -227,9 +245,10 @@ impl World {
     /// Lets everything go well for a while.
     fn settle(&mut self) {
         for _ in 0..1000 {
-            if let Some(&worker) = self.ending.first() {
+            if self.ending.len() + self.exiting.len() > 0 {
+                let before = self.ending.len() + self.exiting.len();
                 self.take(Step::Reap(0));
-                assert!(!self.ending.contains(&worker));
+                assert_eq!(self.ending.len() + self.exiting.len(), before - 1);
             } else if !self.starting.is_empty() {
                 self.take(Step::Ready(0));
             } else if !self.leased.is_empty() {
