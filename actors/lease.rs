@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use tokio::io::unix::AsyncFd;
 
@@ -25,9 +26,18 @@ impl Identity {
         process::kill(self.handle.as_fd());
     }
 
-    /// Something that is readable once the process has ended; `None` where it cannot be watched.
-    pub(super) fn watch(&self) -> Option<AsyncFd<OwnedFd>> {
-        reactor::register(self.handle.as_fd().try_clone_to_owned().ok()?).ok()
+    /// Tells when the process has ended; `None` where it cannot be watched.
+    pub(super) fn watch(&self) -> Option<DeathWatch> {
+        reactor::register(self.handle.as_fd().try_clone_to_owned().ok()?).ok().map(DeathWatch)
+    }
+}
+
+/// Waits for the end of a process that is nobody's child here.
+pub(super) struct DeathWatch(AsyncFd<OwnedFd>);
+
+impl DeathWatch {
+    pub(super) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll_read_ready(cx).map(|_| ())
     }
 }
 

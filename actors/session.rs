@@ -7,19 +7,16 @@ mod replies;
 mod seed;
 mod terms;
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use tokio::io::unix::AsyncFd;
-
 use super::calls::{Call, Calls, Queued};
 use super::claim::{Claim, News, Obituary};
 use super::desk::Desk;
 use super::host_channel::{Arrived, HostChannel};
-use super::lease::Lease;
+use super::lease::{DeathWatch, Lease};
 use super::life::Reason;
 use crate::channel::Outbox;
 use crate::failure::{Failure, FailureKind};
@@ -66,8 +63,8 @@ enum Stage {
     Mourning {
         lease: Lease,
         until: Instant,
-        /// Readable once it is gone, as long as nobody was told so.
-        death: Option<AsyncFd<OwnedFd>>,
+        /// Tells when it is gone, as long as nobody was told so.
+        death: Option<DeathWatch>,
     },
 }
 
@@ -346,7 +343,7 @@ impl Session {
     fn watch_death(&mut self, cx: &mut Context<'_>) {
         if let Stage::Mourning { lease, death, .. } = &mut self.stage
             && let Some(watch) = death
-            && watch.poll_read_ready(cx).is_ready()
+            && watch.poll_ended(cx).is_ready()
         {
             *death = None;
             self.desk.exits(lease.worker.number);

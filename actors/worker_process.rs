@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use actix::fut::ActorFuture;
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, SpawnHandle};
-use tokio::io::unix::AsyncFd;
 
 use super::claim::Obituary;
 use super::desk::Desk;
 use super::host_channel::{Arrived, HostChannel};
-use super::lease::Identity;
+use super::lease::{DeathWatch, Identity};
 use super::life::Reason;
 use crate::failure::{Failure, FailureKind};
 use crate::sys::reactor;
@@ -287,8 +286,8 @@ impl Handler<Orphaned> for WorkerProcess {
 
     fn handle(&mut self, Orphaned: Orphaned, ctx: &mut Self::Context) {
         match self.identity.as_ref().and_then(Identity::watch) {
-            Some(handle) => {
-                ctx.spawn(DeathWatch(handle));
+            Some(watch) => {
+                ctx.spawn(Vigil(watch));
             }
             // It was never born, or cannot be watched: without its channel it ends by itself.
             None => {
@@ -299,10 +298,10 @@ impl Handler<Orphaned> for WorkerProcess {
     }
 }
 
-/// Waits until a process that is nobody's child here has ended.
-struct DeathWatch(AsyncFd<OwnedFd>);
+/// Waits until the process has ended.
+struct Vigil(DeathWatch);
 
-impl ActorFuture<WorkerProcess> for DeathWatch {
+impl ActorFuture<WorkerProcess> for Vigil {
     type Output = ();
 
     fn poll(
@@ -311,7 +310,7 @@ impl ActorFuture<WorkerProcess> for DeathWatch {
         ctx: &mut Context<WorkerProcess>,
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
-        self.0.poll_read_ready(task).map(|_| process.bury(Obituary::Unseen, ctx))
+        self.0.poll_ended(task).map(|()| process.bury(Obituary::Unseen, ctx))
     }
 }
 
