@@ -47,7 +47,8 @@ pub(crate) enum News {
     Bytes = 1,
     /// Room to write.
     Room = 2,
-    /// Either.
+    /// Either; a worker sleeps for one at a time.
+    #[cfg(any(feature = "actors", test))]
     Any = 3,
 }
 
