@@ -19,6 +19,9 @@ const UNHEARD_RINGS: u32 = 100;
 /// Longest time for which a reply is looked for again and again, between the turns of other tasks.
 const LONGEST_SPIN: Duration = Duration::from_micros(20);
 
+/// Longest time for which a worker that was forked is looked for to be ready, in the same way.
+const SETUP_SPIN: Duration = Duration::from_micros(100);
+
 /// What a read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrived {
@@ -69,7 +72,7 @@ impl HostChannel {
             ring,
             doorbell: Some(reactor::register(ours)?),
             unheard: 0,
-            spin: Spin::new(LONGEST_SPIN),
+            spin: Spin::new(SETUP_SPIN),
             moved: false,
             home: std::thread::current().id(),
             limit: frame::body_limit(max_payload),
@@ -93,6 +96,11 @@ impl HostChannel {
 
     pub(super) fn outbox(&mut self) -> &mut Outbox {
         &mut self.outbox
+    }
+
+    /// The worker is set up: how long that took says nothing about how long its calls take.
+    pub(super) fn is_set_up(&mut self) {
+        self.spin = Spin::new(LONGEST_SPIN);
     }
 
     /// Whether the worker had begun a call of the checkout at hand, now or before it died.

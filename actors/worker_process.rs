@@ -55,8 +55,9 @@ impl WorkerProcess {
 
     /// Takes in what the worker said while it was being set up; ready once there is nothing more to wait for.
     fn poll_setup(&mut self, task: &mut TaskContext<'_>) -> Poll<()> {
+        let is_forked = self.identity.is_some();
         while let Stage::SettingUp(channel) = &mut self.stage {
-            let arrived = std::task::ready!(channel.poll_exchange(task, false));
+            let arrived = std::task::ready!(channel.poll_exchange(task, is_forked));
             if !self.take_in(arrived) {
                 // How it ended is told by the fork server.
                 return Poll::Ready(());
@@ -101,7 +102,8 @@ impl WorkerProcess {
             );
             return self.fail(Failure::of(FailureKind::Setup, text));
         }
-        if let Stage::SettingUp(channel) = std::mem::replace(&mut self.stage, Stage::Ending) {
+        if let Stage::SettingUp(mut channel) = std::mem::replace(&mut self.stage, Stage::Ending) {
+            channel.is_set_up();
             self.stage = Stage::ReadyUnforked(channel);
             self.lend();
         }

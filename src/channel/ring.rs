@@ -211,11 +211,13 @@ impl Ring {
         self.memory.number(self.outgoing.processor).store(here, Ordering::Relaxed);
     }
 
-    /// Whether the peer last noted another processor than this side runs on: whoever spins must not do so where
-    /// the peer would have to run.
+    /// Whether the peer last noted another processor than this side runs on: whoever spins must not do so where the
+    /// peer would have to run. One that has noted none yet is taken to run elsewhere if there is an elsewhere.
     pub(crate) fn peer_is_elsewhere(&self) -> bool {
-        let peer = self.memory.number(self.incoming.processor).load(Ordering::Relaxed);
-        peer != 0 && peer != process::current_processor() + 1
+        match self.memory.number(self.incoming.processor).load(Ordering::Relaxed) {
+            0 => process::may_use_several_processors(),
+            peer => peer != process::current_processor() + 1,
+        }
     }
 
     /// Notes whether a call of the checkout at hand has begun.

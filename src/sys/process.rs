@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, Signal};
@@ -54,6 +55,12 @@ pub(crate) fn current_processor() -> u32 {
     // it; rustix would look for the kernel's own function first, in each worker anew.
     let here = unsafe { libc::sched_getcpu() };
     u32::try_from(here).unwrap_or(0)
+}
+
+/// Whether this process could use more than one processor when it was first asked.
+pub(crate) fn may_use_several_processors() -> bool {
+    static SEVERAL: OnceLock<bool> = OnceLock::new();
+    *SEVERAL.get_or_init(|| rustix::thread::sched_getaffinity(None).is_ok_and(|allowed| allowed.count() > 1))
 }
 
 /// Moves this thread to another processor, if it may run on more than one; nothing keeps it from coming back.
