@@ -9,12 +9,15 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 
 use crate::channel::{Inbox, News, Outbox, Ring, Spin};
-use crate::sys::{descriptors, reactor};
+use crate::sys::{Errno, descriptors, reactor};
 use crate::wire::frame::{self, FrameError};
 
-/// Sleeps between two looks into the socket: the worker rings at most once for each, and a socket takes more than
-/// twice as many bytes before it refuses one.
-const UNHEARD_RINGS: u32 = 100;
+/// Sleeps between two looks into the socket: the worker rings at most once for each, and the smallest socket takes
+/// more bytes than that before it refuses one.
+const UNHEARD_RINGS: u32 = 16;
+
+/// Reads in a row until the other tasks of this thread have their turn.
+const READS: u32 = 64;
 
 /// Longest time for which a reply is looked for again and again, between the turns of other tasks.
 const LONGEST_SPIN: Duration = Duration::from_micros(20);
@@ -44,6 +47,8 @@ pub(super) struct HostChannel {
     /// Times this end may have been rung for since the socket was last emptied.
     unheard: u32,
     spin: Spin,
+    /// Looks since this end last gave way.
+    looks: u32,
     /// Whether anything moved since this end last had nothing to do.
     moved: bool,
     home: ThreadId,
@@ -73,6 +78,7 @@ impl HostChannel {
             doorbell: Some(reactor::register(ours)?),
             unheard: 0,
             spin: Spin::new(SETUP_SPIN),
+            looks: 0,
             moved: false,
             home: std::thread::current().id(),
             limit: frame::body_limit(max_payload),
@@ -112,7 +118,21 @@ impl HostChannel {
     ///
     /// What a worker said before it ended arrives before its end. `expects`: the worker has something to answer.
     pub(super) fn poll_exchange(&mut self, cx: &mut Context<'_>, expects: bool) -> Poll<Arrived> {
+        let polled = self.exchange(cx, expects);
+        if polled.is_pending() {
+            self.looks = 0;
+        }
+        polled
+    }
+
+    fn exchange(&mut self, cx: &mut Context<'_>, expects: bool) -> Poll<Arrived> {
         loop {
+            self.looks += 1;
+            if self.looks > READS {
+                // However much a worker has to say.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             self.write_now();
             match self.read_now() {
                 Arrived::Nothing => {}
@@ -200,10 +220,14 @@ impl HostChannel {
         }
     }
 
-    fn ring_the_bell(&self) {
-        if let Some(doorbell) = &self.doorbell {
-            // A peer that is gone is told by the socket's end: what it said before it went is read first.
-            let _ = descriptors::send(doorbell.as_fd(), &[0]);
+    fn ring_the_bell(&mut self) {
+        let Some(doorbell) = &self.doorbell else { return };
+        match descriptors::send(doorbell.as_fd(), &[0]) {
+            // Rings that were not heard yet do as well, and a peer that is gone is told by the socket's end: what it
+            // said before it went is read first.
+            Ok(_) | Err(Errno::AGAIN | Errno::PIPE | Errno::CONNRESET) => {}
+            // Out of memory, say. It would sleep for ever.
+            Err(_) => self.doorbell = None,
         }
     }
 
@@ -211,7 +235,7 @@ impl HostChannel {
     fn empty_socket(&mut self) {
         self.unheard = 0;
         if let Some(doorbell) = &self.doorbell {
-            let mut rings = Vec::with_capacity(2 * UNHEARD_RINGS as usize);
+            let mut rings = Vec::with_capacity(4 * UNHEARD_RINGS as usize);
             // Empty, or closed, which the reactor tells.
             let _ = descriptors::receive(doorbell.as_fd(), &mut rings);
         }

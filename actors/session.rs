@@ -35,6 +35,9 @@ const OBITUARY_PATIENCE: Duration = Duration::from_millis(500);
 /// How long `checkout_done` may take where calls have no limit.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(300);
 
+/// Workers that may die before they begin a call until that call is taken to be the reason.
+const MOST_FALSE_STARTS: u32 = 10;
+
 /// Calls after which the channel is looked at although the mailbox is not empty.
 const BREATH: u32 = 256;
 
@@ -96,6 +99,8 @@ pub(super) struct Session {
     releases_itself: bool,
     /// Whether the worker has answered anything in the current lease.
     heard: bool,
+    /// Workers that ended with the first call before they began it.
+    false_starts: u32,
     /// What was written to a worker that ended before it read it.
     unread: Option<Outbox>,
     held_since: Instant,
@@ -254,9 +259,8 @@ impl Session {
         self.asked_to_stop = false;
         self.heard = false;
         let settled = lease.channel().is_some_and(|channel| {
-            if let Some(unread) = self.unread.take() {
-                *channel.outbox() = unread;
-            }
+            // What another checkout said to it was sent; it is not to be said again.
+            *channel.outbox() = self.unread.take().unwrap_or_default();
             channel.outbox().keep_sent();
             channel.settle_here().is_ok()
         });
@@ -391,8 +395,10 @@ impl Session {
         let (number, pid) = (lease.worker.number, lease.worker.pid);
         let channel = lease.kill(Reason::Broken);
         // What a dying process had read it need not have begun.
-        let begun = channel.as_ref().is_some_and(HostChannel::begun);
-        let untouched = !self.heard && (self.calls.open() == 0 || !begun);
+        // One that nobody saw die was killed just now, and may have begun since.
+        let begun = obituary.is_none() || channel.as_ref().is_some_and(HostChannel::begun);
+        let hopeless = self.false_starts >= MOST_FALSE_STARTS;
+        let untouched = !self.heard && (self.calls.open() == 0 || !(begun || hopeless));
         if self.calls.is_empty() && (untouched || !around.is_connected()) {
             // It had nothing to do, so nothing is lost.
             self.calls.forget_pipe();
@@ -400,6 +406,7 @@ impl Session {
         }
         if untouched {
             if let Some(mut channel) = channel.filter(|_| self.calls.open() > 0) {
+                self.false_starts += 1;
                 channel.outbox().rewind();
                 self.unread = Some(std::mem::take(channel.outbox()));
             }

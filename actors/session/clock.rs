@@ -11,6 +11,9 @@ use super::{Arrived, Session, Stage, Surroundings};
 use crate::actors::life::Reason;
 use crate::failure::{Failure, FailureKind, Phase};
 
+/// Most reads before a clock fires: many times what a channel holds at once, but no worker holds a clock up for ever.
+const READS: usize = 512;
+
 /// A timer that is only set when it would ring too late, so that a call costs none.
 ///
 /// Most calls are answered long before their limit: moving the timer for each would cost more than letting it
@@ -71,9 +74,15 @@ impl Session {
             return false;
         }
         // What is readable by now wins over the clock, also where the reactor has not come to say so.
-        if let Stage::Held(lease) | Stage::Releasing { lease, .. } = &mut self.stage {
+        for _ in 0..READS {
+            let (Stage::Held(lease) | Stage::Releasing { lease, .. }) = &mut self.stage else {
+                break;
+            };
             let arrived = lease.channel().map_or(Arrived::Nothing, |channel| channel.read_now());
-            if self.arrived(arrived, around) {
+            if !self.arrived(arrived, around) {
+                break;
+            }
+            if self.next_due().is_none_or(|(at, _)| at > Instant::now()) {
                 return true;
             }
         }

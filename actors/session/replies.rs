@@ -120,6 +120,7 @@ impl Session {
         {
             channel.outbox().confirm();
             self.heard = true;
+            self.false_starts = 0;
         }
     }
 

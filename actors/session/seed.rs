@@ -39,6 +39,7 @@ impl SessionSeed {
             releases_itself: false,
             asked_to_stop: false,
             heard: false,
+            false_starts: 0,
             unread: None,
             held_since: Instant::now(),
             waited: Duration::ZERO,
