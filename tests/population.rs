@@ -15,15 +15,6 @@ use rustix::process::Signal;
 const NEVER: Backoff =
     Backoff { first: Duration::from_secs(3600), most: Duration::from_secs(3600), jitter: 0.0 };
 
-/// Waits until the pool has this many idle workers and no others.
-async fn settled(pool: &PoolHandle<Probe>, idle: usize) {
-    until(&format!("there are {idle} idle workers"), || {
-        let stats = pool.stats();
-        stats.idle == idle && stats.workers() == idle
-    })
-    .await;
-}
-
 /// P2
 #[test]
 fn the_fewest_are_forked_at_start_before_anybody_asks() {

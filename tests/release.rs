@@ -25,6 +25,7 @@ fn checkout_done_runs_after_every_release_also_without_a_call() {
         let pool = pool_with(setup).workers(1..=1).start().expect("the pool starts");
         let pid = answer(pool.send(Pid)).await.expect("a pid").to_string();
         until("the message to the pool is done with", || done.lines().len() == 1).await;
+        settled(&pool, 1).await;
         let checkout = pool.checkout().start();
         until("the checkout has its worker", || pool.stats().leased == 1).await;
         drop(checkout);

@@ -70,6 +70,15 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Waits until the pool has this many idle workers and no others.
+pub async fn settled(pool: &PoolHandle<Probe>, idle: usize) {
+    until(&format!("there are {idle} idle workers"), || {
+        let stats = pool.stats();
+        stats.idle == idle && stats.workers() == idle
+    })
+    .await;
+}
+
 /// What a future comes to, which it does within [`PATIENCE`].
 ///
 /// # Panics
