@@ -63,6 +63,8 @@ pub(super) struct Census {
     pub(super) idle: usize,
     pub(super) leased: usize,
     pub(super) ending: usize,
+    /// No processes any more, and not reaped.
+    pub(super) exiting: usize,
 }
 
 impl Census {
@@ -72,6 +74,7 @@ impl Census {
             Life::Idle { .. } => &mut self.idle,
             Life::Leased { .. } => &mut self.leased,
             Life::Ending { .. } => &mut self.ending,
+            Life::Exiting => &mut self.exiting,
         }
     }
 
@@ -91,8 +94,6 @@ struct Entry {
     /// When it was asked for, and from then on when it became ready: its age counts from there.
     born: Instant,
     checkouts: u64,
-    /// Whether it has begun to exit: it counts no more, and is only still to be reaped.
-    exits: bool,
 }
 
 struct Limits {
@@ -278,15 +279,10 @@ impl Ledger {
 
     /// A worker has begun to exit while it had a call: its place is free, also before it is reaped.
     pub(super) fn exits(&mut self, worker: u64, now: Instant) {
-        if self.change(worker, Event::Dismissed(Reason::Broken), now).is_err() {
-            return;
+        if self.change(worker, Event::Exits, now).is_ok() {
+            self.idle.remove(worker);
+            self.restock(now);
         }
-        if let Some(entry) = self.workers.get_mut(&worker) {
-            entry.exits = true;
-            self.census.ending -= 1;
-        }
-        self.idle.remove(worker);
-        self.restock(now);
     }
 
     /// A worker's process is gone. `has_call`: its holder had a call for it; `chance` is between 0 and 1.
@@ -294,9 +290,7 @@ impl Ledger {
         let Some(entry) = self.workers.remove(&worker) else {
             return;
         };
-        if !entry.exits {
-            *self.census.of(entry.life) -= 1;
-        }
+        *self.census.of(entry.life) -= 1;
         self.idle.remove(worker);
         let earlier = if matches!(entry.life, Life::Leased { .. }) { 1 } else { 0 };
         let used = has_call || entry.checkouts > earlier;
@@ -429,7 +423,7 @@ impl Ledger {
         self.retry_at = None;
         for _ in 0..self.missing() {
             self.last_number += 1;
-            let entry = Entry { life: Life::Starting, born: now, checkouts: 0, exits: false };
+            let entry = Entry { life: Life::Starting, born: now, checkouts: 0 };
             self.workers.insert(self.last_number, entry);
             self.census.starting += 1;
             self.actions.push_back(Action::Fork(self.last_number));
@@ -450,7 +444,7 @@ impl Ledger {
     }
 
     fn change(&mut self, worker: u64, event: Event, now: Instant) -> Result<(), Impossible> {
-        let Some(entry) = self.workers.get_mut(&worker).filter(|entry| !entry.exits) else {
+        let Some(entry) = self.workers.get_mut(&worker) else {
             // Its end was seen before what it did last.
             return Err(Impossible { life: Life::Ending { reason: Reason::Broken }, event });
         };

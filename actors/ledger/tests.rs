@@ -129,6 +129,7 @@ impl World {
             idle: self.idle.len(),
             leased: self.leased.len(),
             ending: self.ending.len(),
+            exiting: self.exiting.len(),
         };
         assert_eq!(self.ledger.census(), census);
         assert!(self.ledger.waiting().eq(self.waiting.iter().copied()), "the line is the model's");
