@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 
-use crate::channel::{Inbox, News, Outbox, Ring, Spin};
+use crate::channel::{Inbox, Need, Outbox, Ring, Spin};
 use crate::sys::{Errno, descriptors, reactor};
 use crate::wire::frame::{self, FrameError};
 
@@ -42,7 +42,7 @@ pub(super) enum Arrived {
 /// gone.
 pub(super) struct HostChannel {
     ring: Ring,
-    /// `None` only where it could not be registered anew.
+    /// `None` only where it could not be registered anew, or cannot be rung.
     doorbell: Option<AsyncFd<OwnedFd>>,
     /// Times this end may have been rung for since the socket was last emptied.
     unheard: u32,
@@ -147,8 +147,8 @@ impl HostChannel {
             if self.unheard > UNHEARD_RINGS {
                 self.empty_socket();
             }
-            let news = if self.outbox.is_empty() { News::Bytes } else { News::Any };
-            match self.ring.arm(news) {
+            let need = if self.outbox.is_empty() { Need::Bytes } else { Need::Either };
+            match self.ring.arm(need) {
                 Ok(true) => {}
                 Ok(false) => continue,
                 Err(_) => return Poll::Ready(Arrived::Corrupt),
@@ -190,7 +190,7 @@ impl HostChannel {
             Ok(_) => {
                 self.moved = true;
                 self.spin.is_over();
-                if self.ring.must_wake(News::Room) {
+                if self.ring.must_wake(Need::Room) {
                     self.ring_the_bell();
                 }
                 Arrived::Some
@@ -214,7 +214,7 @@ impl HostChannel {
                 // Nonsense in the counters is told by whoever reads next.
                 Ok(_) | Err(_) => return,
             }
-            if self.ring.must_wake(News::Bytes) {
+            if self.ring.must_wake(Need::Bytes) {
                 self.ring_the_bell();
             }
         }

@@ -9,6 +9,6 @@ pub(crate) use blocking::{BlockingEnd, Heard, Link};
 pub(crate) use buffers::{Inbox, Outbox};
 pub(crate) use ring::RingLink;
 #[cfg(feature = "actors")]
-pub(crate) use ring::{News, Ring};
+pub(crate) use ring::{Need, Ring};
 #[cfg(feature = "actors")]
 pub(crate) use spin::Spin;

@@ -5,16 +5,16 @@
 //! itself knows it never reads back. A side that is about to sleep says so; only then a byte on the socket beside
 //! the rings wakes it.
 
-use std::io;
+mod link;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
-use std::time::{Duration, Instant};
 
-use super::blocking::Link;
-use super::spin::Spin;
+pub(crate) use link::RingLink;
+
+use crate::sys::process;
 use crate::sys::shared::SharedMemory;
-use crate::sys::{Errno, descriptors, process};
 
 /// Bytes one ring holds: as many as a socket would buffer, and a power of two.
 const CAPACITY: u32 = 256 << 10;
@@ -28,28 +28,19 @@ const LENGTH: usize = HEAD + 2 * CAPACITY as usize;
 /// Where the worker notes that a call has begun.
 const BEGUN: usize = 6 * LINE;
 
-/// Looks between two readings of the clock, by a worker that spins.
-const LOOKS: usize = 30;
-
-/// Longest time that a worker spins for its next call: about what it would take to be woken.
-const LONGEST_SPIN: Duration = Duration::from_micros(100);
-
-/// Short waits in a row beside the host after which a worker looks for another processor.
-const TOO_CROWDED: u32 = 32;
-
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
 /// What a side sleeps for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum News {
+pub(crate) enum Need {
     /// Something to be read.
     Bytes = 1,
     /// Room to write.
     Room = 2,
-    /// Either; a worker sleeps for one at a time.
+    /// One of the two; a worker sleeps for one at a time.
     #[cfg(any(feature = "actors", test))]
-    Any = 3,
+    Either = 3,
 }
 
 /// A peer's counter that cannot be.
@@ -114,11 +105,6 @@ impl Ring {
         Self::worker_side(self.memory.clone())
     }
 
-    /// Goes on where the worker's other side stands.
-    pub(crate) fn catch_up(&mut self) {
-        *self = self.twin();
-    }
-
     fn worker_side(memory: Arc<SharedMemory>) -> Self {
         let written = memory.number(TO_HOST.written).load(Ordering::Relaxed);
         let read = memory.number(TO_WORKER.read).load(Ordering::Relaxed);
@@ -172,12 +158,12 @@ impl Ring {
     /// # Errors
     ///
     /// [`Corrupt`]; the rings are of no use any more.
-    pub(crate) fn arm(&self, news: News) -> Result<bool, Corrupt> {
-        self.memory.number(self.own_sleep).store(news as u32, Ordering::Relaxed);
+    pub(crate) fn arm(&self, need: Need) -> Result<bool, Corrupt> {
+        self.memory.number(self.own_sleep).store(need as u32, Ordering::Relaxed);
         // Either our peer sees that we sleep, or we see what it has just done.
         fence(Ordering::SeqCst);
-        let wants = |one: News| news as u32 & one as u32 != 0;
-        Ok(!(wants(News::Bytes) && self.unread()? > 0 || wants(News::Room) && self.room()? > 0))
+        let wants = |one: Need| need as u32 & one as u32 != 0;
+        Ok(!(wants(Need::Bytes) && self.unread()? > 0 || wants(Need::Room) && self.room()? > 0))
     }
 
     /// Says that this side is awake.
@@ -186,10 +172,10 @@ impl Ring {
     }
 
     /// Whether the peer sleeps until what was just done. Whoever is told so wakes it: it is told once.
-    pub(crate) fn must_wake(&self, news: News) -> bool {
+    pub(crate) fn must_wake(&self, need: Need) -> bool {
         fence(Ordering::SeqCst);
         let sleep = self.memory.number(self.peer_sleep);
-        let sleeps = sleep.load(Ordering::Relaxed) & news as u32 != 0;
+        let sleeps = sleep.load(Ordering::Relaxed) & need as u32 != 0;
         if sleeps {
             sleep.store(0, Ordering::Relaxed);
         }
@@ -242,149 +228,11 @@ impl Ring {
     }
 }
 
-/// The worker's end of its channel: the rings, and the socket whose bytes wake and whose end says that the host is
-/// gone.
-pub(crate) struct RingLink {
-    ring: Ring,
-    doorbell: OwnedFd,
-    spin: Spin,
-    /// Short waits in a row on the processor on which the host runs.
-    crowded: u32,
-}
-
-impl RingLink {
-    pub(crate) fn open(memory: &OwnedFd, doorbell: OwnedFd) -> io::Result<Self> {
-        Ok(RingLink { ring: Ring::open(memory)?, doorbell, spin: Spin::new(LONGEST_SPIN), crowded: 0 })
-    }
-
-    /// Another link to the same host, for the last that is said to it.
-    pub(crate) fn twin(&self) -> io::Result<Self> {
-        Ok(RingLink {
-            ring: self.ring.twin(),
-            doorbell: self.doorbell.try_clone()?,
-            spin: Spin::new(LONGEST_SPIN),
-            crowded: 0,
-        })
-    }
-
-    /// Goes on where the other link stands.
-    pub(crate) fn catch_up(&mut self) {
-        self.ring.catch_up();
-    }
-
-    /// Waits until there is something to be read; `false` if the host is gone.
-    fn wait(&mut self) -> io::Result<bool> {
-        if !self.ring.has_bytes().map_err(invalid)? && !self.ring.peer_is_elsewhere() {
-            return self.wait_beside_the_host();
-        }
-        while !self.ring.has_bytes().map_err(invalid)? {
-            if self.ring.peer_is_elsewhere() && self.spin.goes_on(Instant::now()) {
-                self.look_for_a_while();
-            } else if !self.sleep(News::Bytes)? {
-                return Ok(false);
-            }
-        }
-        self.spin.is_over();
-        self.ring.note_processor();
-        Ok(true)
-    }
-
-    /// Waits on the processor on which the host runs. Each wake takes that processor from it, so where wakes follow
-    /// each other closely this worker moves on to another.
-    fn wait_beside_the_host(&mut self) -> io::Result<bool> {
-        let began = Instant::now();
-        while !self.ring.has_bytes().map_err(invalid)? {
-            if !self.sleep(News::Bytes)? {
-                return Ok(false);
-            }
-        }
-        self.crowded = if began.elapsed() < LONGEST_SPIN { self.crowded + 1 } else { 0 };
-        if self.crowded == TOO_CROWDED {
-            self.crowded = 0;
-            process::leave_processor();
-        }
-        self.ring.note_processor();
-        Ok(true)
-    }
-
-    fn look_for_a_while(&self) {
-        for _ in 0..LOOKS {
-            if self.ring.has_bytes() != Ok(false) {
-                return;
-            }
-            std::hint::spin_loop();
-        }
-        // Another worker on this processor has its turn; one that keeps it for long makes us stop.
-        std::thread::yield_now();
-    }
-
-    /// Sleeps until the host has done something; `false` if it is gone.
-    fn sleep(&mut self, news: News) -> io::Result<bool> {
-        if !self.ring.arm(news).map_err(invalid)? {
-            self.ring.disarm();
-            return Ok(true);
-        }
-        let mut rings = Vec::with_capacity(LINE);
-        let heard = match descriptors::receive(self.doorbell.as_fd(), &mut rings) {
-            // What a socket says whose peer was closed before it had heard all rings.
-            Err(Errno::CONNRESET) => 0,
-            heard => heard?,
-        };
-        self.ring.disarm();
-        Ok(heard > 0)
-    }
-
-    fn wake_for(&self, news: News) -> io::Result<()> {
-        if self.ring.must_wake(news) {
-            match descriptors::send(self.doorbell.as_fd(), &[0]) {
-                // A host that is gone is told by the socket's end, before the next sleep.
-                Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Link for RingLink {
-    fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
-        if !self.ring.has_bytes().map_err(invalid)? && !self.wait()? {
-            return Ok(0);
-        }
-        let count = self.ring.read(bytes).map_err(invalid)?;
-        self.wake_for(News::Room)?;
-        Ok(count)
-    }
-
-    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // Code that closed what it does not own has ended its own channel, and is not heard on it any more.
-        descriptors::check_open(self.doorbell.as_fd())?;
-        loop {
-            let count = self.ring.write(bytes).map_err(invalid)?;
-            if count > 0 {
-                self.wake_for(News::Bytes)?;
-                return Ok(count);
-            }
-            if !self.sleep(News::Room)? {
-                return Ok(0);
-            }
-        }
-    }
-
-    fn note_begun(&self, begun: bool) {
-        self.ring.set_begun(begun);
-    }
-}
-
-fn invalid(error: Corrupt) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn pair() -> io::Result<(Ring, Ring)> {
+    fn pair() -> std::io::Result<(Ring, Ring)> {
         let (host, file) = Ring::create()?;
         let worker = Ring::open(&file)?;
         Ok((host, worker))
@@ -416,14 +264,14 @@ mod tests {
         let (mut host, mut worker) = pair()?;
         assert_eq!(host.write(&vec![1; CAPACITY as usize + 1])?, CAPACITY as usize);
         assert_eq!(host.write(&[1])?, 0);
-        assert!(host.arm(News::Any)?, "it may sleep");
-        assert!(!worker.must_wake(News::Bytes) || !worker.must_wake(News::Bytes), "told at most once");
-        assert!(host.arm(News::Room)?);
+        assert!(host.arm(Need::Either)?, "it may sleep");
+        assert!(!worker.must_wake(Need::Bytes) || !worker.must_wake(Need::Bytes), "told at most once");
+        assert!(host.arm(Need::Room)?);
         assert_eq!(worker.read(&mut Vec::with_capacity(10))?, 10);
-        assert!(!worker.must_wake(News::Bytes));
-        assert!(worker.must_wake(News::Room));
-        assert!(!worker.must_wake(News::Room));
-        assert!(!host.arm(News::Room)?, "there is room now");
+        assert!(!worker.must_wake(Need::Bytes));
+        assert!(worker.must_wake(Need::Room));
+        assert!(!worker.must_wake(Need::Room));
+        assert!(!host.arm(Need::Room)?, "there is room now");
         assert_eq!(host.write(&[1; 20])?, 10);
         Ok(())
     }
@@ -433,7 +281,7 @@ mod tests {
         let (mut host, mut worker) = pair()?;
         let mut twin = worker.twin();
         assert_eq!(worker.write(b"one ")?, 4);
-        twin.catch_up();
+        twin = twin.twin();
         assert_eq!(twin.write(b"two")?, 3);
         let mut read = Vec::with_capacity(16);
         assert_eq!(host.read(&mut read)?, 7);
@@ -446,7 +294,7 @@ mod tests {
         let (mut host, worker) = pair()?;
         worker.memory.number(TO_HOST.written).store(CAPACITY + 1, Ordering::Relaxed);
         assert_eq!(host.read(&mut Vec::with_capacity(10)), Err(Corrupt));
-        assert_eq!(host.arm(News::Bytes), Err(Corrupt));
+        assert_eq!(host.arm(Need::Bytes), Err(Corrupt));
         worker.memory.number(TO_WORKER.read).store(1, Ordering::Relaxed);
         assert_eq!(host.write(&[1]), Err(Corrupt), "read more than was written");
         Ok(())
@@ -462,39 +310,6 @@ mod tests {
         assert_eq!(host.write(b"abc")?, 3);
         assert_eq!(worker.memory.number(TO_WORKER.written).load(Ordering::Relaxed), 3);
         assert_eq!(host.read(&mut Vec::with_capacity(10))?, 0);
-        Ok(())
-    }
-
-    #[test]
-    fn two_sides_that_sleep_whenever_they_can_lose_no_wake() -> Result<(), Box<dyn std::error::Error>> {
-        let (host, file) = Ring::create()?;
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        let mut host =
-            RingLink { ring: host, doorbell: ours.into(), spin: Spin::new(LONGEST_SPIN), crowded: 0 };
-        let mut worker = RingLink::open(&file, theirs.into())?;
-        let echo = std::thread::spawn(move || -> io::Result<()> {
-            let mut bytes = Vec::with_capacity(100_000);
-            while worker.receive(&mut bytes)? > 0 {
-                let mut unsent = bytes.as_slice();
-                while !unsent.is_empty() {
-                    let count = worker.send(unsent)?;
-                    unsent = &unsent[count..];
-                }
-                bytes.clear();
-            }
-            Ok(())
-        });
-        for round in 0..20_000_usize {
-            let size = 1 + round * 7 % 300;
-            host.send(&vec![round as u8; size])?;
-            let mut back = Vec::with_capacity(size);
-            while back.len() < size {
-                assert!(host.receive(&mut back)? > 0);
-            }
-            assert!(back.iter().all(|&byte| byte == round as u8));
-        }
-        drop(host);
-        assert!(echo.join().is_ok_and(|ended| ended.is_ok()));
         Ok(())
     }
 }

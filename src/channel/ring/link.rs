@@ -1,0 +1,215 @@
+//! The worker's end of its rings: it waits without a runtime, and sleeps only when looking does not pay.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use super::{Corrupt, Need, Ring};
+use crate::channel::blocking::Link;
+use crate::channel::spin::Spin;
+use crate::sys::{Errno, descriptors, process};
+
+/// Looks between two readings of the clock, by a worker that spins.
+const LOOKS: usize = 30;
+
+/// Longest time that a worker spins for its next call: about what it would take to be woken.
+const LONGEST_SPIN: Duration = Duration::from_micros(100);
+
+/// Short waits in a row beside the host after which a worker looks for another processor.
+const TOO_CROWDED: u32 = 32;
+
+/// Bytes taken from the doorbell at once: more rings than ever wait there.
+const RINGS: usize = 64;
+
+/// The worker's end of its channel: the rings, and the socket whose bytes wake and whose end says that the host is
+/// gone.
+pub(crate) struct RingLink {
+    ring: Ring,
+    doorbell: OwnedFd,
+    spin: Spin,
+    /// Short waits in a row on the processor on which the host runs.
+    crowded: u32,
+}
+
+impl RingLink {
+    pub(crate) fn open(memory: &OwnedFd, doorbell: OwnedFd) -> io::Result<Self> {
+        Ok(RingLink { ring: Ring::open(memory)?, doorbell, spin: Spin::new(LONGEST_SPIN), crowded: 0 })
+    }
+
+    /// Another link to the same host, for the last that is said to it.
+    pub(crate) fn twin(&self) -> io::Result<Self> {
+        Ok(RingLink {
+            ring: self.ring.twin(),
+            doorbell: self.doorbell.try_clone()?,
+            spin: Spin::new(LONGEST_SPIN),
+            crowded: 0,
+        })
+    }
+
+    /// Goes on where the other link stands.
+    pub(crate) fn catch_up(&mut self) {
+        self.ring = self.ring.twin();
+    }
+
+    /// Waits until there is something to be read; `false` if the host is gone.
+    fn wait(&mut self) -> io::Result<bool> {
+        let there = match self.ring.peer_is_elsewhere() {
+            true => self.wait_apart()?,
+            false => self.wait_beside_the_host()?,
+        };
+        self.ring.note_processor();
+        Ok(there)
+    }
+
+    fn wait_apart(&mut self) -> io::Result<bool> {
+        while !self.ring.has_bytes().map_err(invalid)? {
+            if self.ring.peer_is_elsewhere() && self.spin.goes_on(Instant::now()) {
+                self.look_for_a_while();
+            } else if !self.sleep(Need::Bytes)? {
+                return Ok(false);
+            }
+        }
+        self.spin.is_over();
+        Ok(true)
+    }
+
+    /// Waits on the processor on which the host runs. Each wake takes that processor from it, so where wakes follow
+    /// each other closely this worker moves on to another.
+    fn wait_beside_the_host(&mut self) -> io::Result<bool> {
+        let began = Instant::now();
+        while !self.ring.has_bytes().map_err(invalid)? {
+            if !self.sleep(Need::Bytes)? {
+                return Ok(false);
+            }
+        }
+        self.crowded = if began.elapsed() < LONGEST_SPIN { self.crowded + 1 } else { 0 };
+        if self.crowded == TOO_CROWDED {
+            self.crowded = 0;
+            process::leave_processor();
+        }
+        Ok(true)
+    }
+
+    fn look_for_a_while(&self) {
+        for _ in 0..LOOKS {
+            if self.ring.has_bytes() != Ok(false) {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        // Another worker on this processor has its turn; one that keeps it for long makes us stop.
+        std::thread::yield_now();
+    }
+
+    /// Sleeps until the host has done something; `false` if it is gone.
+    fn sleep(&mut self, need: Need) -> io::Result<bool> {
+        if !self.ring.arm(need).map_err(invalid)? {
+            self.ring.disarm();
+            return Ok(true);
+        }
+        let mut rings = Vec::with_capacity(RINGS);
+        let heard = match descriptors::receive(self.doorbell.as_fd(), &mut rings) {
+            // What a socket says whose peer was closed before it had heard all rings.
+            Err(Errno::CONNRESET) => 0,
+            heard => heard?,
+        };
+        self.ring.disarm();
+        Ok(heard > 0)
+    }
+
+    fn wake_for(&self, need: Need) -> io::Result<()> {
+        if self.ring.must_wake(need) {
+            match descriptors::send(self.doorbell.as_fd(), &[0]) {
+                // A host that is gone is told by the socket's end, before the next sleep.
+                Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Link for RingLink {
+    fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+        if !self.ring.has_bytes().map_err(invalid)? && !self.wait()? {
+            return Ok(0);
+        }
+        let count = self.ring.read(bytes).map_err(invalid)?;
+        self.wake_for(Need::Room)?;
+        Ok(count)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // Code that closed what it does not own has ended its own channel, and is not heard on it any more.
+        descriptors::check_open(self.doorbell.as_fd())?;
+        loop {
+            let count = self.ring.write(bytes).map_err(invalid)?;
+            if count > 0 {
+                self.wake_for(Need::Bytes)?;
+                return Ok(count);
+            }
+            if !self.sleep(Need::Room)? {
+                return Ok(0);
+            }
+        }
+    }
+
+    fn note_begun(&self, begun: bool) {
+        self.ring.set_begun(begun);
+    }
+}
+
+fn invalid(error: Corrupt) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_is_gone_before_it_has_heard_a_ring_is_the_end_and_no_error()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let (host, file) = Ring::create()?;
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        let mut worker = RingLink::open(&file, theirs.into())?;
+        assert!(host.arm(Need::Bytes)?);
+        assert_eq!(worker.send(b"unheard")?, 7);
+        drop(ours);
+        assert_eq!(worker.receive(&mut Vec::with_capacity(10))?, 0);
+        Ok(())
+    }
+
+    #[test]
+    fn two_sides_that_sleep_whenever_they_can_lose_no_wake() -> Result<(), Box<dyn std::error::Error>> {
+        let (host, file) = Ring::create()?;
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        let mut host =
+            RingLink { ring: host, doorbell: ours.into(), spin: Spin::new(LONGEST_SPIN), crowded: 0 };
+        let mut worker = RingLink::open(&file, theirs.into())?;
+        let echo = std::thread::spawn(move || -> io::Result<()> {
+            let mut bytes = Vec::with_capacity(100_000);
+            while worker.receive(&mut bytes)? > 0 {
+                let mut unsent = bytes.as_slice();
+                while !unsent.is_empty() {
+                    let count = worker.send(unsent)?;
+                    unsent = &unsent[count..];
+                }
+                bytes.clear();
+            }
+            Ok(())
+        });
+        for round in 0..20_000_usize {
+            let size = 1 + round * 7 % 300;
+            host.send(&vec![round as u8; size])?;
+            let mut back = Vec::with_capacity(size);
+            while back.len() < size {
+                assert!(host.receive(&mut back)? > 0);
+            }
+            assert!(back.iter().all(|&byte| byte == round as u8));
+        }
+        drop(host);
+        assert!(echo.join().is_ok_and(|ended| ended.is_ok()));
+        Ok(())
+    }
+}
