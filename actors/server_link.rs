@@ -13,9 +13,6 @@ use crate::sys::{Errno, descriptors, reactor};
 use crate::wire::control::{BODY_LIMIT, FromServer, ToServer};
 use crate::wire::frame;
 
-/// Bytes read at once.
-const READ: usize = 16 << 10;
-
 /// A server that was started and not yet taken leave of.
 pub(super) struct ServerLink {
     // The channel goes before the process: its end is what tells the server to end.
@@ -112,7 +109,7 @@ impl ServerLink {
                 return Poll::Ready(None);
             };
             let (socket, passed) = (&self.socket, &mut self.passed);
-            let filled = self.inbox.fill(|buffer| receive(socket, buffer, passed));
+            let filled = self.inbox.fill(|buffer| descriptors::receive_with(socket.as_fd(), buffer, passed));
             match filled {
                 Ok((0, _)) => return Poll::Ready(None),
                 Ok(_) => {}
@@ -141,16 +138,4 @@ impl Unsent {
         self.sent += count;
         Ok(())
     }
-}
-
-fn receive(
-    socket: &AsyncFd<OwnedFd>,
-    buffer: &mut Vec<u8>,
-    passed: &mut VecDeque<OwnedFd>,
-) -> Result<usize, Errno> {
-    let start = buffer.len();
-    buffer.resize(start + READ, 0);
-    let read = descriptors::receive_with(socket.as_fd(), &mut buffer[start..], passed);
-    buffer.truncate(start + read.unwrap_or(0));
-    read
 }

@@ -8,9 +8,6 @@ use crate::sys::{Errno, descriptors};
 use crate::wire::control::{BODY_LIMIT, FromServer, HELLO_LIMIT, ToServer};
 use crate::wire::frame;
 
-/// Bytes read at once.
-const READ: usize = 16 << 10;
-
 /// Why the conversation is over.
 #[derive(Debug)]
 pub(super) enum Over {
@@ -60,13 +57,7 @@ impl Control {
     /// Takes in what has arrived; `false` if nothing had.
     pub(super) fn read(&mut self) -> Result<bool, Over> {
         let (socket, passed) = (&self.socket, &mut self.passed);
-        let filled = self.inbox.fill(|buffer| {
-            let start = buffer.len();
-            buffer.resize(start + READ, 0);
-            let read = descriptors::receive_with(socket.as_fd(), &mut buffer[start..], passed);
-            buffer.truncate(start + read.unwrap_or(0));
-            read
-        });
+        let filled = self.inbox.fill(|buffer| descriptors::receive_with(socket.as_fd(), buffer, passed));
         match filled {
             Ok((0, _)) => Err(Over::Closed),
             Ok(_) => Ok(true),

@@ -64,24 +64,28 @@ pub(crate) fn send_with(
     })
 }
 
-/// Reads into `bytes` and keeps every descriptor that comes along; 0 is the end of the stream.
+/// Reads into the spare capacity of `bytes` and keeps every descriptor that comes along; 0 is the end of the stream.
 pub(crate) fn receive_with(
     fd: BorrowedFd<'_>,
-    bytes: &mut [u8],
+    bytes: &mut Vec<u8>,
     passed: &mut impl Extend<OwnedFd>,
 ) -> rustix::io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_PASSED))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
+    let start = bytes.len();
+    bytes.resize(bytes.capacity(), 0);
     let read = rustix::io::retry_on_intr(|| {
-        rustix::net::recvmsg(fd, &mut [IoSliceMut::new(bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
+        let mut room = [IoSliceMut::new(&mut bytes[start..])];
+        rustix::net::recvmsg(fd, &mut room, &mut control, RecvFlags::CMSG_CLOEXEC)
             .map(|message| message.bytes)
-    })?;
+    });
+    bytes.truncate(start + read.unwrap_or(0));
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(descriptors) = message {
             passed.extend(descriptors);
         }
     }
-    Ok(read)
+    read
 }
 
 /// Fails where the descriptor was closed by code that does not own it.
