@@ -79,6 +79,20 @@ fn a_fatal_failure_is_remembered_and_clears_the_queue_and_its_worker_is_never_us
     });
 }
 
+/// C4
+#[test]
+fn a_call_that_ends_worker_after_worker_before_it_begins_is_given_up() {
+    run(async {
+        let pool = rogues();
+        let checkout = pool.checkout().start();
+        let failure = rogue_failure(checkout.send(Within(None::<Duration>, Deed::EndUnbegun))).await;
+        assert_eq!(failure.kind(), FailureKind::Died, "{failure}");
+        let forked = pool.stats().forked;
+        assert!((2..20).contains(&forked), "{forked} workers were forked for it");
+        assert!(answer(pool.send(Deed::Nothing)).await.is_ok());
+    });
+}
+
 /// E5
 #[test]
 fn a_worker_that_is_killed_during_a_call_fails_it_and_says_how() {

@@ -4,26 +4,15 @@ mod harness;
 use forkpool::prelude::*;
 use harness::*;
 
-/// Waits until the pool has this many idle workers and no others.
-async fn settled(pool: &PoolHandle<Probe>, idle: usize) {
-    until(&format!("there are {idle} idle workers"), || {
-        let stats = pool.stats();
-        stats.idle == idle && stats.workers() == idle
-    })
-    .await;
-}
-
-/// P8
-#[test]
-fn no_checkout_ever_sees_an_idle_worker_that_died() {
+/// Kills the only idle worker over and over, and asks for one right behind it.
+fn nobody_sees_the_dead(ask: impl AsyncFn(&PoolHandle<Probe>) -> Result<u32, Failure>) {
     run(async {
         let pool = pool().workers(1..=2).start().expect("the pool starts");
-        let mut before = answer(pool.send(Pid)).await.expect("a pid");
+        let mut before = ask(&pool).await.expect("a pid");
         for _ in 0..200 {
             until("it is given back", || pool.stats().leased == 0).await;
             kill(before);
-            let checkout = pool.checkout().start();
-            let pid = answer(checkout.send(Pid)).await.expect("a worker that lives");
+            let pid = ask(&pool).await.expect("a worker that lives");
             assert_ne!(pid, before);
             before = pid;
         }
@@ -32,16 +21,27 @@ fn no_checkout_ever_sees_an_idle_worker_that_died() {
 
 /// P8
 #[test]
+fn no_checkout_ever_sees_an_idle_worker_that_died() {
+    nobody_sees_the_dead(async |pool| answer(pool.checkout().start().send(Pid)).await);
+}
+
+/// P8
+#[test]
 fn no_message_to_the_pool_ever_sees_an_idle_worker_that_died() {
+    nobody_sees_the_dead(async |pool| answer(pool.send(Pid)).await);
+}
+
+/// P8
+#[test]
+fn what_an_empty_checkout_said_to_a_worker_is_not_said_again_to_its_successor() {
     run(async {
-        let pool = pool().workers(1..=2).start().expect("the pool starts");
-        let mut before = answer(pool.send(Pid)).await.expect("a pid");
-        for _ in 0..200 {
+        let pool = pool_of_one();
+        for _ in 0..50 {
+            settled(&pool, 1).await;
+            drop(pool.checkout().start());
             until("it is given back", || pool.stats().leased == 0).await;
-            kill(before);
-            let pid = answer(pool.send(Pid)).await.expect("a worker that lives");
-            assert_ne!(pid, before);
-            before = pid;
+            pool.stats().pids.into_iter().for_each(kill);
+            assert!(answer(pool.checkout().start().send(Pid)).await.is_ok());
         }
     });
 }

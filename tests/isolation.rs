@@ -279,14 +279,18 @@ fn a_worker_blocks_no_signal_and_ignores_broken_pipes_alone() {
 
 #[test]
 fn a_worker_ignores_nothing_that_its_application_was_told_to_ignore() {
-    let tests = std::env::current_exe().expect("this program");
-    let status = std::process::Command::new("sh")
-        .args(["-c", "trap '' HUP INT CHLD; exec \"$0\" --exact \"$1\""])
-        .arg(tests)
-        .arg("a_worker_blocks_no_signal_and_ignores_broken_pipes_alone")
-        .stdout(std::process::Stdio::null())
-        .status();
-    assert!(status.expect("a shell").success());
+    // Among the other tests' turns: the application here is a child of this process.
+    run(async {
+        let tests = std::env::current_exe().expect("this program");
+        let inner = std::process::Command::new("sh")
+            .args(["-c", "trap '' HUP INT CHLD; exec \"$0\" --exact \"$1\""])
+            .arg(tests)
+            .arg("a_worker_blocks_no_signal_and_ignores_broken_pipes_alone")
+            .output()
+            .expect("a shell");
+        let said = String::from_utf8_lossy(&inner.stdout);
+        assert!(inner.status.success() && said.contains("1 passed"), "{said}");
+    });
 }
 
 /// W10

@@ -44,6 +44,8 @@ pub enum Deed {
         at: u64,
         number: u32,
     },
+    /// Ends its process and denies that it has begun a call.
+    EndUnbegun,
     /// Closes its channel and lives on.
     HangUp,
     PanicWithoutText,
@@ -83,6 +85,10 @@ impl Handler<Deed> for Rogue {
                 OwnRing::find().write(at, &number.to_ne_bytes());
                 wait_to_be_killed();
             }
+            Deed::EndUnbegun => {
+                OwnRing::find().write(BEGUN, &0_u32.to_ne_bytes());
+                std::process::exit(0);
+            }
             Deed::HangUp => {
                 rustix::net::shutdown(own_doorbell(), rustix::net::Shutdown::Both).expect("it hangs up");
                 std::thread::sleep(Duration::from_secs(60));
@@ -109,6 +115,9 @@ forkpool::boot!(Rogue);
 /// docs/WIRE.md.
 pub const SAID: u64 = 128;
 const SAYINGS: u64 = 4096 + (256 << 10);
+
+/// Where it notes that a call has begun.
+const BEGUN: u64 = 384;
 
 /// The memory of a worker's own channel.
 struct OwnRing {
