@@ -11,13 +11,13 @@ use actix::{Actor, Addr, Arbiter, ArbiterHandle, Context};
 
 use super::desk::Desk;
 use super::handle::PoolHandle;
-use super::interface::Worker;
+use super::interface::{Method, Worker};
 use super::pool::Pool;
 use super::server_link;
 use super::supervisor::{Recipe, Supervisor};
-use crate::config::{Backoff, OptionError, Options};
+use crate::config::{Backoff, OnCancel, OptionError, Options};
 use crate::server::{Boot, boot};
-use crate::wire::control::{Hello, ToServer};
+use crate::wire::control::{Guard, Hello, ToServer};
 use crate::wire::frame::{self, PayloadError};
 use crate::wire::{LIBRARY, PROTOCOL};
 
@@ -125,6 +125,53 @@ impl<W: Worker> Builder<W> {
         self
     }
 
+    /// Longest time that one call may run, also where its own clock has no limit; the fork server kills a worker that
+    /// exceeds it, whatever code it runs and whatever signals it blocks
+    /// ([`Hung`](crate::FailureKind::Hung)). It is exact to about 10 ms, holds for each call on its own, and bounds
+    /// `checkout_done` as well. Default: 5 min; at most 20 days; `None` is no limit.
+    pub fn hung_worker_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.options.hung_worker_timeout = limit.into();
+        self
+    }
+
+    /// How long a worker that is to be killed for its call, which timed out, hangs, was aborted or was given up, gets
+    /// to end by itself: it is sent SIGTERM, and SIGKILL after this time. Its caller is told at once. Default: `None`,
+    /// which kills it at once.
+    pub fn kill_grace(mut self, grace: impl Into<Option<Duration>>) -> Self {
+        self.options.kill_grace = grace.into();
+        self
+    }
+
+    /// How long a checkout may hold a worker while it has nothing to run. Its worker is released then, and its later
+    /// calls are answered with [`Timeout`](crate::FailureKind::Timeout) at once: what they rely on is gone. Default:
+    /// `None`, no limit.
+    pub fn idle_checkout_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.options.idle_checkout_timeout = limit.into();
+        self
+    }
+
+    /// What becomes of a call that runs when its requester drops the future that it waits with. Default:
+    /// [`OnCancel::Finish`].
+    pub fn on_cancel(mut self, policy: OnCancel) -> Self {
+        self.options.on_cancel = policy;
+        self
+    }
+
+    /// Workers that the same message, byte for byte, may end within [`kill_window`](Self::kill_window), by a crash, a
+    /// panic, a hang or a timeout, at least 1. After that it is refused for as long
+    /// ([`Quarantined`](crate::FailureKind::Quarantined)), which costs no worker and does not end its checkout.
+    /// Default: `None`, no limit.
+    pub fn max_kills(mut self, count: impl Into<Option<u32>>) -> Self {
+        self.options.max_kills = count.into();
+        self
+    }
+
+    /// How far back [`max_kills`](Self::max_kills) looks, and how long a call is refused. Default: 60 s.
+    pub fn kill_window(mut self, window: Duration) -> Self {
+        self.options.kill_window = window;
+        self
+    }
+
     /// How long a worker above the fewest may be idle before it retires. Default: 60 s; `None` keeps it.
     pub fn idle_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.idle_timeout = limit.into();
@@ -147,6 +194,15 @@ impl<W: Worker> Builder<W> {
     /// never during a call. Default: `None`, no limit.
     pub fn max_memory(mut self, bytes: impl Into<Option<u64>>) -> Self {
         self.options.max_memory = bytes.into();
+        self
+    }
+
+    /// Bytes of data (`RLIMIT_DATA`: heap and other private writable memory, the preload's included) beyond which a
+    /// worker's allocations fail. Most programs end then, which fails their call
+    /// ([`Died`](crate::FailureKind::Died), with [`killed_for_memory`](crate::Failure::killed_for_memory)) and protects
+    /// the machine from it. Default: `None`, no limit.
+    pub fn memory_limit(mut self, bytes: impl Into<Option<u64>>) -> Self {
+        self.options.memory_limit = bytes.into();
         self
     }
 
@@ -217,11 +273,17 @@ impl<W: Worker> Builder<W> {
             pool: self.options.name.clone(),
             max_payload: self.options.max_payload as u64,
             max_memory: self.options.max_memory,
+            guard: Guard {
+                hung_worker_timeout: self.options.hung_worker_timeout,
+                kill_grace: self.options.kill_grace,
+                memory_limit: self.options.memory_limit,
+            },
             config,
         });
         let mut bytes = Vec::new();
         frame::append(&mut bytes, &hello);
-        Ok(Recipe { arguments: boot::arguments(&W::PROGRAM), hello: bytes, fingerprint })
+        let name_of = |call| W::METHODS.get(usize::try_from(call).ok()?).map(Method::name);
+        Ok(Recipe { arguments: boot::arguments(&W::PROGRAM), hello: bytes, fingerprint, name_of })
     }
 }
 

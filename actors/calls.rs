@@ -23,6 +23,8 @@ pub(super) struct Call {
     pub(super) name: &'static str,
     pub(super) method: u32,
     pub(super) limit: Option<Duration>,
+    /// What quarantine knows it by, where there is one.
+    pub(super) mark: Option<u64>,
 }
 
 /// A call that waits to be written.

@@ -87,7 +87,7 @@ where
     M: Message,
     TypedSlot<M::Result>: super::slot::Slot,
 {
-    Call { slot, name: W::NAME, method: W::METHOD, limit }
+    Call { slot, name: W::NAME, method: W::METHOD, limit, mark: None }
 }
 
 /// Encodes a message; a panic of the user's own `Serialize` is an error like any other.

@@ -7,7 +7,7 @@ use std::task::Waker;
 use parking_lot::Mutex;
 
 use super::lease::Lease;
-use crate::failure::{Ending, Failure};
+use crate::failure::{Ending, Failure, MemoryVerdict, WorkerFacts};
 use crate::wire::control::Ended;
 
 /// How a worker ended, as far as anybody saw.
@@ -19,12 +19,41 @@ pub(super) enum Obituary {
 }
 
 impl Obituary {
-    pub(super) fn note_in(self, failure: Failure) -> Failure {
+    /// Notes in a failure whom it is about and how that one ended; `memory_limit` is what it was bound to.
+    pub(super) fn note_in(self, failure: Failure, facts: WorkerFacts, memory_limit: Option<u64>) -> Failure {
         match self {
-            Obituary::Seen(ended) => failure.with_ending(ended.ending, ended.peak_memory, ended.cpu_time),
-            Obituary::Unseen => failure.with_ending(Ending::Unknown, 0, std::time::Duration::ZERO),
+            Obituary::Seen(ended) => {
+                let facts = WorkerFacts {
+                    peak_memory: Some(ended.peak_memory),
+                    cpu_time: Some(ended.cpu_time),
+                    killed_for_memory: verdict(&ended, &facts.stderr, memory_limit),
+                    ..facts
+                };
+                failure.on_worker(facts).with_ending(ended.ending)
+            }
+            Obituary::Unseen => failure.on_worker(facts).with_ending(Ending::Unknown),
         }
     }
+
+    /// Whether its server killed it because its call ran for too long.
+    pub(super) fn says_it_hung(self) -> bool {
+        matches!(self, Obituary::Seen(Ended { hung: true, .. }))
+    }
+}
+
+/// What Rust, C++ and the C library say where there is no memory.
+const OUT_OF_MEMORY: [&str; 4] =
+    ["memory allocation of ", "bad_alloc", "Cannot allocate memory", "out of memory"];
+
+/// What ended a worker for its memory, if that did. At a limit of its own an allocation fails, and what follows from
+/// that is the program's own affair: most say so and abort.
+fn verdict(ended: &Ended, stderr: &[String], memory_limit: Option<u64>) -> Option<MemoryVerdict> {
+    if ended.out_of_memory {
+        return Some(MemoryVerdict::OutOfMemoryKiller);
+    }
+    let says_so = |line: &String| OUT_OF_MEMORY.iter().any(|words| line.contains(words));
+    let failed = ended.ending != Ending::Exited { code: 0 } && stderr.iter().any(says_so);
+    memory_limit.filter(|_| failed).map(|limit| MemoryVerdict::OwnLimit { limit })
 }
 
 /// What has happened since the checkout last looked.

@@ -20,8 +20,9 @@ use super::host_channel::HostChannel;
 use super::lease::{Identity, Lease};
 use super::ledger::{Action, Answer, Facts, Ledger, Phase};
 use super::life::Reason;
+use super::quarantine::Quarantine;
 use super::stats::{Stats, Totals};
-use super::supervisor::{Attend, Hire, Leaving, Retire, Supervisor};
+use super::supervisor::{Attend, Hire, KillLater, Leaving, Retire, Supervisor};
 use crate::config::Options;
 use crate::failure::{self, Failure, FailureKind};
 
@@ -29,6 +30,9 @@ use crate::failure::{self, Failure, FailureKind};
 pub(super) struct Desk {
     pub(super) options: Options,
     pub(super) totals: Totals,
+    /// `None` where the pool has none.
+    pub(super) quarantine: Option<Mutex<Quarantine>>,
+    chances: RandomState,
     supervisor: OnceLock<Addr<Supervisor>>,
     last_checkout: AtomicU64,
     books: Mutex<Books>,
@@ -81,8 +85,11 @@ impl Desk {
             outage: None,
             attends_at: None,
         };
+        let quarantine = options.max_kills.map(|most| Mutex::new(Quarantine::new(most, options.kill_window)));
         Arc::new(Desk {
             options,
+            quarantine,
+            chances: RandomState::new(),
             totals: Totals::default(),
             supervisor: OnceLock::new(),
             last_checkout: AtomicU64::new(0),
@@ -169,6 +176,15 @@ impl Desk {
             books.ledger.dismiss(worker, reason, now);
             (books.holding.remove(&worker), books.channels.remove(&worker))
         });
+    }
+
+    /// Asks a worker to end, and has it killed if it has not after this time.
+    pub(super) fn end_gently(&self, worker: &Identity, grace: Duration) {
+        worker.terminate();
+        let killing = KillLater { worker: worker.clone(), grace };
+        if self.supervisor().is_none_or(|supervisor| supervisor.try_send(killing).is_err()) {
+            worker.kill();
+        }
     }
 
     /// Why this worker will be replaced after the checkout that has it, if it will.
@@ -261,6 +277,26 @@ impl Desk {
     /// chance that a jitter needs.
     pub(super) fn chance(&self) -> f64 {
         RandomState::new().hash_one(self.last_checkout.load(Ordering::Relaxed)) as f64 / u64::MAX as f64
+    }
+
+    /// What quarantine knows a call by. Nobody can foresee it, so nobody can have another's call refused.
+    pub(super) fn mark(&self, method: u32, payload: &[u8]) -> u64 {
+        self.chances.hash_one((method, payload))
+    }
+
+    /// A call has ended a worker.
+    pub(super) fn note_kill(&self, mark: u64) {
+        if let Some(quarantine) = &self.quarantine {
+            quarantine.lock().killed(mark, Instant::now());
+        }
+    }
+
+    /// What a call is told that is in quarantine.
+    pub(super) fn quarantined(&self, mark: u64) -> Option<Failure> {
+        let wait = self.quarantine.as_ref()?.lock().refuses(mark, Instant::now())?;
+        let (kills, window) = (self.options.max_kills?, self.options.kill_window);
+        let text = format!("the same call has ended {kills} workers within {window:?}");
+        Some(Failure::of(FailureKind::Quarantined, text).in_pool(&self.options.name).retry_in(wait))
     }
 
     /// Time has passed.

@@ -20,6 +20,7 @@ use super::interface::{Accepts, Worker};
 use super::pool::{self, Pool, Relay};
 use super::session::{SessionSeed, Terms};
 use super::stats::Stats;
+use crate::config::OnCancel;
 use crate::failure::{Failure, FailureKind};
 
 /// A pool of workers, to be cloned wherever it is needed.
@@ -277,6 +278,18 @@ impl<W: Worker> CheckoutBuilder<W> {
     /// Longest wait for a worker alone; `None` leaves it to `timeout`. Default: the pool's.
     pub fn wait_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.terms.wait_timeout = limit.into();
+        self
+    }
+
+    /// How long this checkout may hold a worker while it has nothing to run; `None` is no limit. Default: the pool's.
+    pub fn idle_checkout_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.terms.idle_checkout_timeout = limit.into();
+        self
+    }
+
+    /// What becomes of a call that runs when its requester drops the future that it waits with. Default: the pool's.
+    pub fn on_cancel(mut self, policy: OnCancel) -> Self {
+        self.terms.on_cancel = policy;
         self
     }
 

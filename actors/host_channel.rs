@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 
-use crate::channel::{Inbox, Need, Outbox, Ring, Spin};
+use crate::channel::{Inbox, Need, Notes, Outbox, Ring, Spin};
 use crate::sys::{Errno, descriptors, reactor};
 use crate::wire::frame::{self, FrameError};
 
@@ -42,6 +42,9 @@ pub(super) enum Arrived {
 /// gone.
 pub(super) struct HostChannel {
     ring: Ring,
+    notes: Notes,
+    /// Calls that the worker has answered, as far as its last holder told.
+    pub(super) calls_served: u64,
     /// `None` only where it could not be registered anew, or cannot be rung.
     doorbell: Option<AsyncFd<OwnedFd>>,
     /// Times this end may have been rung for since the socket was last emptied.
@@ -74,7 +77,9 @@ impl HostChannel {
         descriptors::set_nonblocking(ours.as_fd())?;
         let (ring, memory) = Ring::create()?;
         let channel = HostChannel {
+            notes: ring.notes(),
             ring,
+            calls_served: 0,
             doorbell: Some(reactor::register(ours)?),
             unheard: 0,
             spin: Spin::new(SETUP_SPIN),
@@ -111,7 +116,12 @@ impl HostChannel {
 
     /// Whether the worker had begun a call of the checkout at hand, now or before it died.
     pub(super) fn begun(&self) -> bool {
-        self.ring.begun()
+        self.notes.begun()
+    }
+
+    /// What the worker notes for whoever looks at it.
+    pub(super) fn notes(&self) -> Notes {
+        self.ring.notes()
     }
 
     /// Writes what fits and takes in what has arrived, or registers the task to be woken when there is more to do.

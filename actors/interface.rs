@@ -98,6 +98,11 @@ impl<W: Actor<Context = WorkerContext<W>>> Method<W> {
     {
         Method { name, type_names: type_names::<M>, run: run::<W, M, T, E> }
     }
+
+    /// The message's name.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
 }
 
 fn type_names<M: Message>() -> [&'static str; 2] {

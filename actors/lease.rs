@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use tokio::io::unix::AsyncFd;
 
@@ -10,6 +11,8 @@ use super::desk::Desk;
 use super::host_channel::HostChannel;
 use super::ledger::Facts;
 use super::life::Reason;
+use super::output::Output;
+use crate::failure::WorkerFacts;
 use crate::sys::{process, reactor};
 
 /// What the desk knows of one living worker, beside its life.
@@ -19,11 +22,37 @@ pub(super) struct Identity {
     pub(super) pid: u32,
     /// Stands for exactly this process, also after its number is used again.
     pub(super) handle: Arc<OwnedFd>,
+    pub(super) born: Instant,
+    pub(super) output: Arc<Output>,
 }
 
 impl Identity {
     pub(super) fn kill(&self) {
         process::kill(self.handle.as_fd());
+    }
+
+    /// Asks the process to end by itself.
+    pub(super) fn terminate(&self) {
+        process::terminate(self.handle.as_fd());
+    }
+
+    /// What is known of it now, for a failure that it is the reason of.
+    pub(super) fn facts(&self, calls_served: Option<u64>) -> WorkerFacts {
+        WorkerFacts {
+            number: self.number,
+            pid: Some(self.pid),
+            age: Some(self.born.elapsed()),
+            calls_served,
+            stderr: self.output.last_lines(),
+            log: self.output.records(),
+            ..WorkerFacts::default()
+        }
+    }
+
+    /// The same of one that is about to be killed, and what it uses.
+    pub(super) fn facts_and_usage(&self, calls_served: Option<u64>) -> WorkerFacts {
+        let (peak_memory, cpu_time) = process::usage(self.pid);
+        WorkerFacts { peak_memory, cpu_time, ..self.facts(calls_served) }
     }
 
     /// Tells when the process has ended; `None` where it cannot be watched.
@@ -76,7 +105,10 @@ impl Lease {
     /// Kills the worker and gives it up; returns its channel, in which it may have said something.
     pub(super) fn kill(mut self, reason: Reason) -> Option<HostChannel> {
         let channel = self.channel.take();
-        self.worker.kill();
+        match self.desk.options.kill_grace.filter(|_| reason.may_be_gentle()) {
+            Some(grace) => self.desk.end_gently(&self.worker, grace),
+            None => self.worker.kill(),
+        }
         self.desk.dismiss(self.worker.number, reason);
         channel
     }

@@ -25,6 +25,8 @@ pub(super) enum Reason {
     TimedOut,
     /// Its requester aborted the checkout.
     Aborted,
+    /// Its requester gave up the call that ran.
+    Cancelled,
     /// Its handler or its `checkout_done` panicked.
     Panicked,
     /// It closed its channel or said what no worker may say.
@@ -35,6 +37,14 @@ pub(super) enum Reason {
     Abandoned,
     /// The pool is ending.
     PoolEnds,
+}
+
+impl Reason {
+    /// Whether a worker that ends for this reason may be asked to before it is killed: it runs a call that nobody
+    /// waits for any more.
+    pub(super) fn may_be_gentle(self) -> bool {
+        matches!(self, Reason::TimedOut | Reason::Aborted | Reason::Cancelled)
+    }
 }
 
 impl fmt::Display for Reason {
@@ -48,6 +58,7 @@ impl fmt::Display for Reason {
             Reason::InDoubt => "its checkout saw an error",
             Reason::TimedOut => "its call timed out",
             Reason::Aborted => "its checkout was aborted",
+            Reason::Cancelled => "its call was given up",
             Reason::Panicked => "it panicked",
             Reason::Broken => "its channel broke",
             Reason::NotSetUp => "its set-up failed",

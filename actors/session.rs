@@ -2,7 +2,9 @@
 //! worker back. The checkout actor and a pool's single calls both are sessions.
 
 mod clock;
+mod deaths;
 mod faults;
+mod giving_up;
 mod replies;
 mod seed;
 mod terms;
@@ -28,15 +30,8 @@ pub(super) use seed::SessionSeed;
 pub(super) use terms::Terms;
 use terms::Times;
 
-/// How long after its worker closed the channel a checkout waits to be told of its death; one that is not told
-/// of by then has closed it and lives on.
-const OBITUARY_PATIENCE: Duration = Duration::from_millis(500);
-
 /// How long `checkout_done` may take where calls have no limit.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(300);
-
-/// Workers that may die before they begin a call until that call is taken to be the reason.
-const MOST_FALSE_STARTS: u32 = 10;
 
 /// Calls after which the channel is looked at although the mailbox is not empty.
 const BREATH: u32 = 256;
@@ -104,6 +99,10 @@ pub(super) struct Session {
     /// What was written to a worker that ended before it read it.
     unread: Option<Outbox>,
     held_since: Instant,
+    /// Since when the worker has had nothing to do, while it has.
+    idle_since: Instant,
+    /// Calls that the worker has answered in its life.
+    calls_served: u64,
     /// How long the call that runs had waited.
     waited: Duration,
     /// Whether the pool is stopping: what is queued may run, nothing new is taken.
@@ -155,6 +154,14 @@ impl Session {
         if matches!(self.stage, Stage::Out) && self.refusal.is_none() {
             self.ask(Desk::ask);
         }
+        if self.desk.quarantine.is_some() {
+            return self.take_suspect(call, encode, around);
+        }
+        self.put_in(call, encode, around);
+    }
+
+    /// Writes a call, or queues it.
+    fn put_in(&mut self, call: Call, encode: Encode<'_>, around: &mut dyn Surroundings) {
         let now = self.calls.arrival();
         if self.may_write() && !self.calls.has_queued() {
             return self.write(call, encode, now);
@@ -186,7 +193,7 @@ impl Session {
                 continue;
             }
             self.write_queued();
-            if self.exchange(cx, around) || self.watch_clock(cx, around) {
+            if self.exchange(cx, around) || self.watch_requester(cx, around) || self.watch_clock(cx, around) {
                 continue;
             }
             if !self.leave_if_done(may_leave) {
@@ -254,6 +261,7 @@ impl Session {
 
     fn granted(&mut self, mut lease: Lease) {
         self.held_since = Instant::now();
+        self.idle_since = self.held_since;
         self.errors_seen = 0;
         self.in_doubt = false;
         self.asked_to_stop = false;
@@ -262,6 +270,7 @@ impl Session {
             // What another checkout said to it was sent; it is not to be said again.
             *channel.outbox() = self.unread.take().unwrap_or_default();
             channel.outbox().keep_sent();
+            self.calls_served = channel.calls_served;
             channel.settle_here().is_ok()
         });
         self.stage = Stage::Held(lease);
@@ -364,86 +373,16 @@ impl Session {
         true
     }
 
-    fn mourn(&mut self) {
-        match std::mem::replace(&mut self.stage, Stage::Out) {
-            Stage::Held(lease) | Stage::Releasing { lease, .. } => {
-                let until = Instant::now() + OBITUARY_PATIENCE;
-                // Where a call is lost the next worker is asked for as soon as this one exits, before it is reaped.
-                let death = if self.calls.open() > 0 { lease.worker.watch() } else { None };
-                self.stage = Stage::Mourning { lease, until, death };
-            }
-            other => self.stage = other,
-        }
-    }
-
-    /// The worker is known to be dead: what it still said is read, then what it left unanswered is settled.
-    fn bury(&mut self, obituary: Obituary, around: &mut dyn Surroundings) {
-        while let Stage::Held(lease) | Stage::Releasing { lease, .. } = &mut self.stage {
-            let arrived = lease.channel().map_or(Arrived::Nothing, |channel| channel.read_now());
-            if !self.arrived(arrived, around) {
-                // Something it forked keeps its channel open, but nobody will answer on it.
-                self.mourn();
-            }
-        }
-        if let Stage::Mourning { lease, .. } = std::mem::replace(&mut self.stage, Stage::Out) {
-            self.lost(lease, Some(obituary), around);
-        }
-    }
-
-    /// The worker ended by itself, or closed its channel.
-    fn lost(&mut self, lease: Lease, obituary: Option<Obituary>, around: &mut dyn Surroundings) {
-        let (number, pid) = (lease.worker.number, lease.worker.pid);
-        let channel = lease.kill(Reason::Broken);
-        // What a dying process had read it need not have begun.
-        // One that nobody saw die was killed just now, and may have begun since.
-        let begun = obituary.is_none() || channel.as_ref().is_some_and(HostChannel::begun);
-        let hopeless = self.false_starts >= MOST_FALSE_STARTS;
-        let untouched = !self.heard && (self.calls.open() == 0 || !(begun || hopeless));
-        if self.calls.is_empty() && (untouched || !around.is_connected()) {
-            // It had nothing to do, so nothing is lost.
-            self.calls.forget_pipe();
-            return self.continue_untouched(around);
-        }
-        if untouched {
-            if let Some(mut channel) = channel.filter(|_| self.calls.open() > 0) {
-                self.false_starts += 1;
-                channel.outbox().rewind();
-                self.unread = Some(std::mem::take(channel.outbox()));
-            }
-            return self.ask(Desk::ask_again);
-        }
-        let died = match obituary {
-            Some(obituary) => obituary.note_in(Failure::of(FailureKind::Died, "")),
-            None => Failure::of(FailureKind::Died, "it closed its channel, and was killed"),
-        };
-        self.fatal_fault(died.on_worker(number, Some(pid)), around);
-    }
-
-    fn continue_untouched(&mut self, around: &mut dyn Surroundings) {
-        if around.is_connected() && !self.closing {
-            self.ask(Desk::ask_again);
-        }
-    }
-
-    /// Kills the worker, if there is one, and leaves the line, if in one.
-    fn lose_worker(&mut self, reason: Reason) {
-        match std::mem::replace(&mut self.stage, Stage::Out) {
-            Stage::Out => {}
-            Stage::Waiting => drop(self.desk.cancel(&self.claim)),
-            Stage::Held(lease) | Stage::Releasing { lease, .. } | Stage::Mourning { lease, .. } => {
-                drop(lease.kill(reason));
-            }
-        }
-        self.calls.forget_pipe();
-        self.unread = None;
-    }
-
     /// Gives the worker back once nobody can use it any more; whether anything changed.
     fn leave_if_done(&mut self, may_leave: bool) -> bool {
         let wanted = !may_leave && !self.closing;
         if wanted || !self.calls.is_empty() || self.fault.is_some() {
             return false;
         }
+        self.leave()
+    }
+
+    fn leave(&mut self) -> bool {
         match std::mem::replace(&mut self.stage, Stage::Out) {
             Stage::Waiting => drop(self.desk.cancel(&self.claim)),
             Stage::Held(lease) if self.in_doubt => drop(lease.kill(Reason::InDoubt)),

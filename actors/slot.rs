@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
+use std::task::Context;
 
 use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, Message};
@@ -24,6 +25,9 @@ pub(super) trait Slot {
 
     /// Whether a caller once waited and does so no more.
     fn is_abandoned(&self) -> bool;
+
+    /// The same, and wakes the task when that changes.
+    fn poll_abandoned(&self, cx: &mut Context<'_>) -> bool;
 }
 
 /// The caller's end of a call.
@@ -75,9 +79,9 @@ impl<R> TypedSlot<R> {
         }
     }
 
-    fn inspect(&self, look: impl FnOnce(&Caller<R>) -> bool) -> bool {
-        let caller = self.caller.replace(Caller::Done);
-        let found = look(&caller);
+    fn inspect(&self, look: impl FnOnce(&mut Caller<R>) -> bool) -> bool {
+        let mut caller = self.caller.replace(Caller::Done);
+        let found = look(&mut caller);
         self.caller.set(caller);
         found
     }
@@ -113,6 +117,13 @@ where
 
     fn is_abandoned(&self) -> bool {
         self.inspect(|caller| matches!(caller, Caller::Awaits(caller) if caller.is_closed()))
+    }
+
+    fn poll_abandoned(&self, cx: &mut Context<'_>) -> bool {
+        self.inspect(|caller| match caller {
+            Caller::Awaits(caller) => caller.poll_closed(cx).is_ready(),
+            Caller::Unknown | Caller::Nobody | Caller::Done => false,
+        })
     }
 }
 

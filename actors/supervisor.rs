@@ -16,10 +16,12 @@ use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Ha
 use super::claim::Obituary;
 use super::desk::Desk;
 use super::host_channel::{HostChannel, WorkerEnd};
+use super::lease::Identity;
 use super::life::Reason;
+use super::output::{NameOf, Output, Outputs};
 use super::server_link::{self, Launched, ServerLink};
 use super::worker_process::{self, Forked, Gone, Leave, Orphaned, WorkerProcess};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, WorkerFacts};
 use crate::sys::launch::ServerProcess;
 use crate::wire::control::{FromServer, ToServer};
 
@@ -32,6 +34,8 @@ pub(super) struct Recipe {
     /// The first frame of the conversation.
     pub(super) hello: Vec<u8>,
     pub(super) fingerprint: u64,
+    /// How the calls of its workers are called.
+    pub(super) name_of: NameOf,
 }
 
 /// The fork server, as the supervisor knows it.
@@ -114,11 +118,17 @@ impl Supervisor {
             self.unborn.push(number);
             return;
         };
-        match HostChannel::new(self.desk.options.max_payload) {
-            Ok((channel, WorkerEnd { doorbell, memory })) => {
-                link.say(&ToServer::Fork { number }, vec![doorbell, memory]);
+        let ends = HostChannel::new(self.desk.options.max_payload).and_then(|(channel, ends)| {
+            let name = &self.desk.options.name;
+            let (output, outputs) = Output::new(name, number, channel.notes(), self.recipe.name_of)?;
+            Ok((channel, output, ends, outputs))
+        });
+        match ends {
+            Ok((channel, output, WorkerEnd { doorbell, memory }, Outputs { stdout, stderr })) => {
+                link.say(&ToServer::Fork { number }, vec![doorbell, memory, stdout, stderr]);
                 self.unconfirmed.insert(number);
-                let process = WorkerProcess::new(self.desk.clone(), number, self.recipe.fingerprint, channel);
+                let fingerprint = self.recipe.fingerprint;
+                let process = WorkerProcess::new(self.desk.clone(), number, fingerprint, channel, output);
                 self.registry.insert(number, process.start());
             }
             Err(error) => self.not_forked(number, &error.to_string()),
@@ -129,7 +139,8 @@ impl Supervisor {
         tracing::warn!(target: "forkpool", pool = %self.desk.options.name, worker = number, reason,
             "a worker could not be forked");
         let failure = Failure::of(FailureKind::Setup, format!("failed to fork: {reason}"));
-        self.desk.set_trouble(failure.in_pool(&self.desk.options.name).on_worker(number, None));
+        let facts = WorkerFacts { number, ..WorkerFacts::default() };
+        self.desk.set_trouble(failure.in_pool(&self.desk.options.name).on_worker(facts));
         self.unconfirmed.remove(&number);
         self.let_go();
         match self.registry.remove(&number) {
@@ -346,6 +357,25 @@ impl Handler<Retire> for Supervisor {
         self.leaving.extend(workers);
         self.let_go();
         self.end_if_drained(ctx);
+    }
+}
+
+/// Have this worker killed after a while, which was asked to end.
+pub(super) struct KillLater {
+    pub(super) worker: Identity,
+    pub(super) grace: Duration,
+}
+
+impl Message for KillLater {
+    type Result = ();
+}
+
+impl Handler<KillLater> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, KillLater { worker, grace }: KillLater, ctx: &mut Self::Context) {
+        // Its handle stands for exactly this process, also after it is gone.
+        ctx.run_later(grace, move |_, _| worker.kill());
     }
 }
 

@@ -5,9 +5,9 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use actix::fut::ActorFuture;
+use actix::fut::{ActorFuture, WrapFuture};
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, SpawnHandle};
 
 use super::claim::Obituary;
@@ -15,7 +15,8 @@ use super::desk::Desk;
 use super::host_channel::{Arrived, HostChannel};
 use super::lease::{DeathWatch, Identity};
 use super::life::Reason;
-use crate::failure::{Failure, FailureKind};
+use super::output::Output;
+use crate::failure::{Failure, FailureKind, Phase, WorkerFacts};
 use crate::sys::reactor;
 use crate::wire::work::{FromWorker, Ready, SetupReport};
 use crate::wire::{LIBRARY, PROTOCOL, frame};
@@ -31,6 +32,7 @@ pub(super) struct WorkerProcess {
     desk: Arc<Desk>,
     number: u64,
     fingerprint: u64,
+    output: Arc<Output>,
     identity: Option<Identity>,
     stage: Stage,
     setup_clock: Option<SpawnHandle>,
@@ -48,9 +50,15 @@ enum Stage {
 }
 
 impl WorkerProcess {
-    pub(super) fn new(desk: Arc<Desk>, number: u64, fingerprint: u64, channel: HostChannel) -> Self {
+    pub(super) fn new(
+        desk: Arc<Desk>,
+        number: u64,
+        fingerprint: u64,
+        channel: HostChannel,
+        output: Arc<Output>,
+    ) -> Self {
         let stage = Stage::SettingUp(channel);
-        WorkerProcess { desk, number, fingerprint, identity: None, stage, setup_clock: None }
+        WorkerProcess { desk, number, fingerprint, output, identity: None, stage, setup_clock: None }
     }
 
     /// Takes in what the worker said while it was being set up; ready once there is nothing more to wait for.
@@ -121,11 +129,29 @@ impl WorkerProcess {
     }
 
     fn fail(&mut self, failure: Failure) {
+        let facts = self.identity.as_ref().map(|identity| identity.facts_and_usage(None));
+        let unborn = || WorkerFacts { number: self.number, ..WorkerFacts::default() };
+        let failure = failure.on_worker(facts.unwrap_or_else(unborn));
+        self.not_set_up(failure);
+    }
+
+    fn not_set_up(&mut self, failure: Failure) {
         self.stage = Stage::Ending;
-        let pid = self.identity.as_ref().map(|identity| identity.pid);
-        let failure = failure.in_pool(&self.desk.options.name).on_worker(self.number, pid);
+        let failure = failure.in_pool(&self.desk.options.name).in_phase(Phase::Starting);
         self.desk.not_set_up(Some(self.number), failure);
         self.kill();
+    }
+
+    /// Its set-up ended the process.
+    fn stillborn(&mut self, obituary: Obituary) {
+        let failure = Failure::of(FailureKind::Setup, "ended its process");
+        match &self.identity {
+            Some(identity) => {
+                let facts = identity.facts(None);
+                self.not_set_up(obituary.note_in(failure, facts, self.desk.options.memory_limit));
+            }
+            None => self.fail(failure),
+        }
     }
 
     fn kill(&self) {
@@ -143,10 +169,11 @@ impl WorkerProcess {
         while let Stage::SettingUp(channel) = &mut self.stage {
             let arrived = channel.read_now();
             if !self.take_in(arrived) && matches!(self.stage, Stage::SettingUp(_)) {
-                let ended = obituary.note_in(Failure::of(FailureKind::Setup, "ended its process"));
-                self.fail(ended);
+                self.stillborn(obituary);
             }
         }
+        // Ahead of the news of its end, so that what it printed last is in the report on it.
+        self.output.finish();
         self.desk.ended(self.number, obituary);
         ctx.stop();
     }
@@ -180,6 +207,12 @@ impl Actor for WorkerProcess {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.spawn(SetupPump);
+        match self.output.watch() {
+            Ok(watch) => drop(ctx.spawn(watch.into_actor(self))),
+            // Out of descriptors, say. It is read when the worker fails or ends.
+            Err(error) => tracing::warn!(target: "forkpool", pool = %self.desk.options.name,
+                worker = self.number, %error, "a worker's output cannot be watched"),
+        }
     }
 }
 
@@ -219,7 +252,14 @@ impl Handler<Forked> for WorkerProcess {
     type Result = ();
 
     fn handle(&mut self, Forked { pid, handle }: Forked, ctx: &mut Self::Context) {
-        let identity = Identity { number: self.number, pid, handle: Arc::new(handle) };
+        self.output.born(pid);
+        let identity = Identity {
+            number: self.number,
+            pid,
+            handle: Arc::new(handle),
+            born: Instant::now(),
+            output: self.output.clone(),
+        };
         self.desk.born(identity.clone());
         self.identity = Some(identity);
         match self.stage {

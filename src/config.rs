@@ -13,6 +13,13 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest set-up, unless told otherwise: one that takes longer hangs, and would keep its place for ever.
 pub const DEFAULT_SETUP_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Longest time that one call may run, whatever its own clock says, unless told otherwise: longer than any call that
+/// somebody waits for.
+pub const DEFAULT_HUNG_WORKER_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
+/// How far back quarantine looks, and how long it lasts, unless told otherwise.
+pub const DEFAULT_KILL_WINDOW: Duration = Duration::from_secs(60);
+
 /// How long a worker above the fewest may be idle, unless told otherwise: longer than the pause between two
 /// waves of requests, short enough that a surge does not keep its memory.
 pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -23,6 +30,10 @@ pub const DEFAULT_MAX_PAYLOAD: usize = (64 << 20) + (64 << 10);
 
 /// Most a pool may allow, in bytes: a frame's length is 32 bits, and its envelope needs some.
 pub const MOST_PAYLOAD: usize = (u32::MAX as usize) - (64 << 10);
+
+/// Longest `hung_worker_timeout` that a pool may have: the guard's clock counts milliseconds in 32 bits, and half of
+/// them are for times that have passed.
+pub const LONGEST_HUNG_WORKER_TIMEOUT: Duration = Duration::from_secs(20 * 24 * 60 * 60);
 
 /// Longest name of a pool, in bytes; `ps` shows the beginning of it.
 pub const LONGEST_NAME: usize = 64;
@@ -56,6 +67,19 @@ impl Backoff {
     }
 }
 
+/// What becomes of a call that runs when its requester gives it up, by dropping the future that it waits with.
+///
+/// One that waits in its queue is never run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnCancel {
+    /// It may finish, and its answer is dropped. The checkout goes on.
+    #[default]
+    Finish,
+    /// Its worker is killed, and calls behind it on the same checkout are answered with
+    /// [`Cleared`](crate::FailureKind::Cleared), later ones with [`Cancelled`](crate::FailureKind::Cancelled).
+    Kill,
+}
+
 /// All options of a pool.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -72,6 +96,18 @@ pub struct Options {
     pub wait_timeout: Option<Duration>,
     /// Longest set-up of a worker; `None` is no limit.
     pub setup_timeout: Option<Duration>,
+    /// Longest time that one call may run, whatever its own clock says; `None` is no limit.
+    pub hung_worker_timeout: Option<Duration>,
+    /// How long a worker that is to be killed for its call gets to end by itself; `None` kills it at once.
+    pub kill_grace: Option<Duration>,
+    /// How long a checkout may hold a worker with nothing to run; `None` is no limit.
+    pub idle_checkout_timeout: Option<Duration>,
+    /// What becomes of a call that runs when its requester gives it up.
+    pub on_cancel: OnCancel,
+    /// Workers that the same call may end within `kill_window` before it is refused; `None` is no limit.
+    pub max_kills: Option<u32>,
+    /// How far back `max_kills` looks, and how long a call is refused.
+    pub kill_window: Duration,
     /// How long a worker above the fewest may be idle before it retires; `None` keeps it.
     pub idle_timeout: Option<Duration>,
     /// Checkouts after which a worker is replaced; `None` is no limit.
@@ -80,6 +116,8 @@ pub struct Options {
     pub max_age: Option<Duration>,
     /// Private memory in bytes above which a worker is replaced at release; `None` is no limit.
     pub max_memory: Option<u64>,
+    /// Bytes of data beyond which a worker's allocations fail; `None` is no limit.
+    pub memory_limit: Option<u64>,
     /// Largest encoded message or reply, in bytes.
     pub max_payload: usize,
     /// Whether a worker is kept after a checkout that saw an error.
@@ -98,10 +136,17 @@ impl Options {
             timeout: Some(DEFAULT_TIMEOUT),
             wait_timeout: None,
             setup_timeout: Some(DEFAULT_SETUP_TIMEOUT),
+            hung_worker_timeout: Some(DEFAULT_HUNG_WORKER_TIMEOUT),
+            kill_grace: None,
+            idle_checkout_timeout: None,
+            on_cancel: OnCancel::default(),
+            max_kills: None,
+            kill_window: DEFAULT_KILL_WINDOW,
             idle_timeout: Some(DEFAULT_IDLE_TIMEOUT),
             max_checkouts: None,
             max_age: None,
             max_memory: None,
+            memory_limit: None,
             max_payload: DEFAULT_MAX_PAYLOAD,
             keep_after_error: false,
             restart: Backoff::default(),
@@ -147,6 +192,8 @@ impl Options {
             ("max_waiting", self.max_waiting.map(|count| count as u64)),
             ("max_checkouts", self.max_checkouts),
             ("max_memory", self.max_memory),
+            ("memory_limit", self.memory_limit),
+            ("max_kills", self.max_kills.map(u64::from)),
             ("max_payload", Some(self.max_payload as u64)),
         ];
         if let Some((option, _)) = counts.into_iter().find(|(_, count)| *count == Some(0)) {
@@ -164,11 +211,21 @@ impl Options {
             ("timeout", self.timeout),
             ("wait_timeout", self.wait_timeout),
             ("setup_timeout", self.setup_timeout),
+            ("hung_worker_timeout", self.hung_worker_timeout),
+            ("kill_grace", self.kill_grace),
+            ("idle_checkout_timeout", self.idle_checkout_timeout),
+            ("kill_window", Some(self.kill_window)),
             ("idle_timeout", self.idle_timeout),
             ("max_age", self.max_age),
         ];
-        match durations.into_iter().find(|(_, limit)| *limit == Some(Duration::ZERO)) {
-            Some((option, _)) => Err(OptionError::zero_duration(option)),
+        if let Some((option, _)) = durations.into_iter().find(|(_, limit)| *limit == Some(Duration::ZERO)) {
+            return Err(OptionError::zero_duration(option));
+        }
+        match self.hung_worker_timeout.filter(|limit| *limit > LONGEST_HUNG_WORKER_TIMEOUT) {
+            Some(limit) => {
+                let rule = "at most 20 days are possible, or None for no limit";
+                Err(OptionError::new("hung_worker_timeout", format!("{limit:?}"), rule))
+            }
             None => Ok(()),
         }
     }
@@ -239,7 +296,7 @@ mod tests {
     #[test]
     fn every_impossible_option_is_refused_by_name_and_value() {
         type Spoil = fn(&mut Options);
-        let table: [(&str, &str, Spoil); 14] = [
+        let table: [(&str, &str, Spoil); 21] = [
             ("name", "\"\"", |options| options.name.clear()),
             ("name", "\"a/b\"", |options| options.name = "a/b".to_owned()),
             ("workers", "5..=2", |options| options.workers = RangeInclusive::new(5, 2)),
@@ -252,6 +309,17 @@ mod tests {
             ("wait_timeout", "0ns", |options| options.wait_timeout = Some(Duration::ZERO)),
             ("setup_timeout", "0ns", |options| options.setup_timeout = Some(Duration::ZERO)),
             ("idle_timeout", "0ns", |options| options.idle_timeout = Some(Duration::ZERO)),
+            ("memory_limit", "0", |options| options.memory_limit = Some(0)),
+            ("max_kills", "0", |options| options.max_kills = Some(0)),
+            ("hung_worker_timeout", "0ns", |options| options.hung_worker_timeout = Some(Duration::ZERO)),
+            ("hung_worker_timeout", "2592000s", |options| {
+                options.hung_worker_timeout = Some(Duration::from_secs(30 * 24 * 60 * 60));
+            }),
+            ("kill_grace", "0ns", |options| options.kill_grace = Some(Duration::ZERO)),
+            ("idle_checkout_timeout", "0ns", |options| {
+                options.idle_checkout_timeout = Some(Duration::ZERO);
+            }),
+            ("kill_window", "0ns", |options| options.kill_window = Duration::ZERO),
             ("max_age", "0ns", |options| options.max_age = Some(Duration::ZERO)),
             ("restart", "0ns to 5s ±0.2", |options| options.restart.first = Duration::ZERO),
         ];

@@ -5,16 +5,19 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
+mod block;
 mod kind;
+mod line;
 mod report;
+mod transit;
 
 pub use kind::FailureKind;
 #[cfg(any(test, feature = "actors"))]
 pub(crate) use kind::KIND_NAMES;
 use report::Cause;
-pub use report::{Ending, PanicReport, SetupError};
+pub use report::{Ending, MemoryVerdict, PanicReport, SetupError};
 
 /// How far a call had come when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -26,6 +29,8 @@ pub enum Phase {
     Starting,
     /// The worker had it.
     Running,
+    /// Its checkout held a worker and had nothing for it to do.
+    Holding,
 }
 
 impl fmt::Display for Phase {
@@ -34,6 +39,7 @@ impl fmt::Display for Phase {
             Phase::Waiting => "waiting for a worker",
             Phase::Starting => "waiting for a worker to start",
             Phase::Running => "running",
+            Phase::Holding => "holding a worker",
         })
     }
 }
@@ -45,36 +51,47 @@ enum Source {
     Failure(Failure),
 }
 
-/// Which worker a failure is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct WorkerName {
+/// What is known of the worker that a failure is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct WorkerFacts {
     pub(crate) number: u64,
     pub(crate) pid: Option<u32>,
+    pub(crate) age: Option<Duration>,
+    pub(crate) calls_served: Option<u64>,
+    pub(crate) peak_memory: Option<u64>,
+    pub(crate) cpu_time: Option<Duration>,
+    pub(crate) killed_for_memory: Option<MemoryVerdict>,
+    /// The last lines it wrote to its standard error, oldest first.
+    pub(crate) stderr: Vec<String>,
+    /// The last records it logged, oldest first.
+    pub(crate) log: Vec<String>,
 }
 
 /// Everything known about one failed call.
 ///
-/// `Display` is one line; [`source`](Error::source) goes on where another error stands behind it, and no text
-/// is repeated along that chain. A failure is cheap to clone.
+/// `Display` is one line that a person can act on, and with `{:#}` a block of lines with all that is known.
+/// [`source`](Error::source) goes on where another error stands behind it, and no text is repeated along that chain.
+/// A failure is cheap to clone, and it serializes: what a newer version added is left out by an older reader, and a
+/// kind that the reader does not know is read as [`Other`](FailureKind::Other) with the line that its writer printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Failure(Arc<Dossier>);
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 struct Dossier {
     kind: FailureKind,
     text: String,
     pool: Option<String>,
     call: Option<String>,
-    worker: Option<WorkerName>,
     phase: Option<Phase>,
     limit: Option<Duration>,
     waited: Option<Duration>,
     ran: Option<Duration>,
+    retry_after: Option<Duration>,
+    worker: Option<WorkerFacts>,
     ending: Option<Ending>,
     panic: Option<PanicReport>,
-    peak_memory: Option<u64>,
-    cpu_time: Option<Duration>,
-    retry_after: Option<Duration>,
     source: Option<Source>,
 }
 
@@ -101,12 +118,51 @@ impl Failure {
 
     /// The number of the worker in its pool, counted from 1.
     pub fn worker(&self) -> Option<u64> {
-        self.0.worker.map(|worker| worker.number)
+        self.facts().map(|worker| worker.number)
     }
 
     /// The process id the worker had.
     pub fn pid(&self) -> Option<u32> {
-        self.0.worker.and_then(|worker| worker.pid)
+        self.facts().and_then(|worker| worker.pid)
+    }
+
+    /// How long the worker had been there, counted from its fork.
+    pub fn age(&self) -> Option<Duration> {
+        self.facts().and_then(|worker| worker.age)
+    }
+
+    /// Calls that the worker had answered before, in all its checkouts.
+    pub fn calls_served(&self) -> Option<u64> {
+        self.facts().and_then(|worker| worker.calls_served)
+    }
+
+    /// The most memory the worker had resident, in bytes.
+    pub fn peak_memory(&self) -> Option<u64> {
+        self.facts().and_then(|worker| worker.peak_memory)
+    }
+
+    /// The CPU time the worker had used, its own and the kernel's for it.
+    pub fn cpu_time(&self) -> Option<Duration> {
+        self.facts().and_then(|worker| worker.cpu_time)
+    }
+
+    /// What was found to have ended the worker for its memory; `None` where nothing was.
+    pub fn killed_for_memory(&self) -> Option<MemoryVerdict> {
+        self.facts().and_then(|worker| worker.killed_for_memory)
+    }
+
+    /// The last lines, at most 20, that the worker wrote to its standard error, oldest first.
+    pub fn stderr(&self) -> &[String] {
+        self.facts().map_or(&[], |worker| &worker.stderr)
+    }
+
+    /// The last records, at most 20, that the worker logged by `tracing` at level info or above, oldest first.
+    pub fn log(&self) -> &[String] {
+        self.facts().map_or(&[], |worker| &worker.log)
+    }
+
+    fn facts(&self) -> Option<&WorkerFacts> {
+        self.0.worker.as_ref()
     }
 
     /// How far the call had come.
@@ -139,39 +195,13 @@ impl Failure {
         self.0.panic.as_ref()
     }
 
-    /// The most memory the dead process had resident, in bytes.
-    pub fn peak_memory(&self) -> Option<u64> {
-        self.0.peak_memory
-    }
-
-    /// The CPU time the dead process had used.
-    pub fn cpu_time(&self) -> Option<Duration> {
-        self.0.cpu_time
-    }
-
-    /// When to try again, for [`FailureKind::Overloaded`]; an estimate.
+    /// When to try again, for [`FailureKind::Overloaded`], an estimate, and [`FailureKind::Quarantined`].
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
     pub(crate) fn of(kind: FailureKind, text: impl Into<String>) -> Self {
-        Failure(Arc::new(Dossier {
-            kind,
-            text: text.into(),
-            pool: None,
-            call: None,
-            worker: None,
-            phase: None,
-            limit: None,
-            waited: None,
-            ran: None,
-            ending: None,
-            panic: None,
-            peak_memory: None,
-            cpu_time: None,
-            retry_after: None,
-            source: None,
-        }))
+        Failure(Arc::new(Dossier { kind, text: text.into(), ..Dossier::default() }))
     }
 
     fn with(mut self, note: impl FnOnce(&mut Dossier)) -> Self {
@@ -191,8 +221,8 @@ impl Failure {
         self.with(|dossier| dossier.call = Some(call.to_owned()))
     }
 
-    pub(crate) fn on_worker(self, number: u64, pid: Option<u32>) -> Self {
-        self.with(|dossier| dossier.worker = Some(WorkerName { number, pid }))
+    pub(crate) fn on_worker(self, facts: WorkerFacts) -> Self {
+        self.with(|dossier| dossier.worker = Some(facts))
     }
 
     pub(crate) fn in_phase(self, phase: Phase) -> Self {
@@ -207,12 +237,8 @@ impl Failure {
         self.with(|dossier| (dossier.waited, dossier.ran) = (Some(waited), ran))
     }
 
-    pub(crate) fn with_ending(self, ending: Ending, peak_memory: u64, cpu_time: Duration) -> Self {
-        self.with(|dossier| {
-            dossier.ending = Some(ending);
-            dossier.peak_memory = Some(peak_memory);
-            dossier.cpu_time = Some(cpu_time);
-        })
+    pub(crate) fn with_ending(self, ending: Ending) -> Self {
+        self.with(|dossier| dossier.ending = Some(ending))
     }
 
     pub(crate) fn with_panic(self, report: PanicReport) -> Self {
@@ -233,110 +259,11 @@ impl Failure {
     }
 }
 
-impl Dossier {
-    fn call_name(&self) -> &str {
-        self.call.as_deref().unwrap_or("the call")
-    }
-
-    fn worker_name(&self) -> String {
-        let pool = self.pool.as_deref().unwrap_or("pool");
-        match self.worker {
-            Some(WorkerName { number, pid: Some(pid) }) => format!("worker {pool}/{number} (pid {pid})"),
-            Some(WorkerName { number, pid: None }) => format!("worker {pool}/{number}"),
-            None => format!("a worker of pool {pool}"),
-        }
-    }
-
-    fn pool_name(&self) -> String {
-        self.pool.as_ref().map_or_else(|| "the pool".to_owned(), |pool| format!("pool {pool}"))
-    }
-
-    fn write_timeout(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} timed out", self.call_name())?;
-        if let Some(limit) = self.limit {
-            write!(f, " at its limit of {limit:?}")?;
-        }
-        match self.phase {
-            Some(Phase::Running) => write!(f, " while running on {}", self.worker_name()),
-            Some(phase) => write!(f, " while {phase} of {}", self.pool_name()),
-            None => Ok(()),
-        }
-    }
-
-    fn write_setup(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "set-up of {} ", self.worker_name())?;
-        match (&self.panic, &self.ending) {
-            (Some(report), _) => write!(f, "panicked: {report}"),
-            (None, Some(ending)) => write!(f, "ended its process: {ending}"),
-            (None, None) => f.write_str(&self.text),
-        }
-    }
-
-    fn write_death(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} died", self.worker_name())?;
-        match &self.call {
-            Some(call) => write!(f, " while running {call}")?,
-            None => f.write_str(" while it was held")?,
-        }
-        match self.ending {
-            _ if !self.text.is_empty() => write!(f, ": {}", self.text),
-            Some(ending) => write!(f, ": {ending}"),
-            None => Ok(()),
-        }
-    }
-
-    fn write_panic(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} panicked in {}", self.call_name(), self.worker_name())?;
-        self.panic.as_ref().map_or(Ok(()), |report| write!(f, ": {report}"))
-    }
-
-    fn write_no_server(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (call, pool) = (self.call_name(), self.pool_name());
-        match self.limit {
-            Some(limit) => write!(f, "{call} found no fork server of {pool} within its limit of {limit:?}"),
-            None => write!(f, "{call} found no fork server of {pool}"),
-        }
-    }
-
-    fn write_overload(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is overloaded: {}", self.pool_name(), self.text)?;
-        match self.retry_after {
-            Some(estimate) => write!(f, "; retry in about {estimate:?}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for Dossier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dossier = self;
-        match dossier.kind {
-            FailureKind::Panic => dossier.write_panic(f),
-            FailureKind::Setup => dossier.write_setup(f),
-            FailureKind::Timeout => dossier.write_timeout(f),
-            FailureKind::Died => dossier.write_death(f),
-            FailureKind::NoServer => dossier.write_no_server(f),
-            FailureKind::Overloaded => dossier.write_overload(f),
-            FailureKind::Aborted => write!(f, "{} was aborted: {}", dossier.call_name(), dossier.text),
-            FailureKind::Protocol => {
-                write!(f, "{} broke the protocol and was killed: {}", dossier.worker_name(), dossier.text)
-            }
-            FailureKind::Cleared => {
-                write!(f, "{} was not run: a call before it on its checkout failed", dossier.call_name())
-            }
-            FailureKind::Stopped => write!(f, "{} is stopped", dossier.pool_name()),
-            FailureKind::Payload => write!(f, "{}: {}", dossier.call_name(), dossier.text),
-            FailureKind::Task
-            | FailureKind::Hung
-            | FailureKind::Cancelled
-            | FailureKind::Quarantined
-            | FailureKind::Other => f.write_str(&dossier.text),
-        }
-    }
-}
-
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() {
+            return block::write(self, f);
+        }
         // One line, whatever the texts of users in it hold.
         f.write_str(&self.0.to_string().replace(['\n', '\r'], " "))
     }
@@ -361,18 +288,6 @@ impl Error for Failure {
             Source::Texts(cause) => Some(&**cause),
             Source::Failure(failure) => Some(failure),
         }
-    }
-}
-
-impl Serialize for Failure {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        self.0.serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Failure {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Dossier::deserialize(deserializer).map(|dossier| Failure(Arc::new(dossier)))
     }
 }
 

@@ -77,7 +77,7 @@ pub mod worker;
 #[path = "../actors/mod.rs"]
 pub mod actors;
 
-pub use failure::{Ending, Failure, FailureKind, PanicReport, Phase, SetupError};
+pub use failure::{Ending, Failure, FailureKind, MemoryVerdict, PanicReport, Phase, SetupError};
 
 #[cfg(feature = "actors")]
 pub use actors::*;

@@ -62,6 +62,8 @@ enum Due {
     Release,
     /// The worker's end is closed, and nobody has told of its death: it lives.
     Mourning,
+    /// The limit on holding a worker with nothing to run.
+    Holding(Duration),
 }
 
 impl Session {
@@ -105,6 +107,9 @@ impl Session {
             Stage::Mourning { until, .. } => return Some((*until, Due::Mourning)),
             Stage::Out | Stage::Waiting | Stage::Held(_) => {}
         }
+        if let Some((at, limit)) = self.reclaimed_at() {
+            return Some((at, Due::Holding(limit)));
+        }
         let (call, since) = self.calls.first()?;
         let waiting = matches!(self.stage, Stage::Waiting);
         let wait = self.terms.wait_timeout.filter(|_| waiting).map(|limit| (limit, Due::Wait(limit)));
@@ -118,6 +123,7 @@ impl Session {
             Due::Call(limit) | Due::Wait(limit) => self.time_out(limit, around),
             Due::Release => self.lose_worker(Reason::TimedOut),
             Due::Mourning => self.bury_alive(around),
+            Due::Holding(limit) => self.reclaim(limit),
         }
     }
 
@@ -127,10 +133,9 @@ impl Session {
         }
         let failure = match std::mem::replace(&mut self.stage, Stage::Out) {
             Stage::Held(lease) => {
-                let (number, pid) = (lease.worker.number, lease.worker.pid);
+                let facts = lease.worker.facts_and_usage(Some(self.calls_served));
                 drop(lease.kill(Reason::TimedOut));
-                let failure = Failure::of(FailureKind::Timeout, "");
-                failure.in_phase(Phase::Running).on_worker(number, Some(pid))
+                Failure::of(FailureKind::Timeout, "").in_phase(Phase::Running).on_worker(facts)
             }
             // Stage::Out it is from now on: what waits for a worker has none to lose.
             _ => self.failed_wait(),

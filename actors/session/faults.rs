@@ -7,8 +7,8 @@
 
 use std::time::Instant;
 
-use super::{Call, PayloadError, Session, Surroundings, Times};
-use crate::failure::{Failure, FailureKind};
+use super::{Call, Encode, PayloadError, Session, Surroundings, Times};
+use crate::failure::{Failure, FailureKind, Phase};
 
 /// An error whose caller was told, and whose mark has not come back.
 pub(super) struct Fault {
@@ -53,10 +53,12 @@ impl Session {
     /// one is told the same.
     pub(super) fn fatal_fault(&mut self, failure: Failure, around: &mut dyn Surroundings) {
         let failure = failure.in_pool(&self.desk.options.name);
+        self.note_kill(&failure);
         let failure = match self.calls.first() {
             Some((call, _)) if failure.call().is_none() => {
                 let times = Times::of_first(&self.calls, self.waited, Instant::now());
                 let ran = (self.calls.open() > 0).then_some(times.ran);
+                let failure = if ran.is_some() { failure.in_phase(Phase::Running) } else { failure };
                 failure.during(call.name).after(times.waited, ran)
             }
             _ => failure,
@@ -65,6 +67,42 @@ impl Session {
         self.calls.forget_pipe();
         let first = calls.next().map(|call| (call, Some(failure.clone())));
         self.raise(first, calls.collect(), Some(failure.clone()), Some(failure), around);
+    }
+
+    /// Takes in a call of a pool that keeps count of what its calls have done to workers.
+    pub(super) fn take_suspect(&mut self, mut call: Call, encode: Encode<'_>, around: &mut dyn Surroundings) {
+        let mut payload = Vec::new();
+        if let Err(problem) = encode(&mut payload, self.desk.options.max_payload) {
+            return self.refuse_payload(&call, &problem);
+        }
+        let mark = self.desk.mark(call.method, &payload);
+        if let Some(refusal) = self.desk.quarantined(mark) {
+            return self.answer(&call, refusal);
+        }
+        call.mark = Some(mark);
+        let mut encode = |out: &mut Vec<u8>, _: usize| {
+            out.extend_from_slice(&payload);
+            Ok(())
+        };
+        self.put_in(call, &mut encode, around);
+    }
+
+    /// Counts a worker that was lost to the call that ran on it.
+    fn note_kill(&self, failure: &Failure) {
+        let running = self.calls.open() > 0;
+        let by_its_call = matches!(
+            failure.kind(),
+            FailureKind::Died
+                | FailureKind::Panic
+                | FailureKind::Hung
+                | FailureKind::Timeout
+                | FailureKind::Protocol
+        );
+        if let Some(mark) =
+            self.calls.first().and_then(|(call, _)| call.mark).filter(|_| running && by_its_call)
+        {
+            self.desk.note_kill(mark);
+        }
     }
 
     /// Tells the failed call what it is to be told, its own result where there is no failure, clears those behind

@@ -6,7 +6,7 @@ use super::{Call, Desk, Session, Stage, Surroundings, Times};
 use crate::actors::calls::Due;
 use crate::actors::ledger::Facts;
 use crate::actors::life::Reason;
-use crate::failure::{Failure, FailureKind, PanicReport};
+use crate::failure::{Failure, FailureKind, PanicReport, Phase, WorkerFacts};
 use crate::wire::frame;
 use crate::wire::work::{FromWorker, Outcome, Released, Reply};
 
@@ -20,7 +20,7 @@ enum Said {
 /// The call a reply belongs to, how the decoding of its result went, and how long it took.
 struct Decoded {
     call: Call,
-    problem: Option<frame::PayloadError>,
+    problem: Option<Box<frame::PayloadError>>,
     times: Times,
 }
 
@@ -59,10 +59,11 @@ impl Session {
             None => return Some(Said::Nonsense(format!("it answered call {}, which is not due", reply.id))),
             Some(Due::Ghost) => None,
             Some(Due::Call(call)) => {
+                self.calls_served += 1;
                 self.waited = Duration::ZERO;
                 self.desk.totals.ran(times.ran);
                 let has_result = matches!(reply.outcome, Outcome::Done | Outcome::Failed);
-                let problem = has_result.then(|| call.slot.decode(payload).err()).flatten();
+                let problem = has_result.then(|| call.slot.decode(payload).err().map(Box::new)).flatten();
                 Some(Decoded { call, problem, times })
             }
         };
@@ -71,6 +72,9 @@ impl Session {
 
     fn replied(&mut self, reply: Reply, decoded: Option<Decoded>, around: &mut dyn Surroundings) {
         self.confirm();
+        if self.calls.is_empty() && self.terms.idle_checkout_timeout.is_some() {
+            self.idle_since = Instant::now();
+        }
         if self.releases_itself {
             self.await_release();
         }
@@ -136,7 +140,7 @@ impl Session {
         let failure = Failure::of(FailureKind::Payload, text).during(call.name);
         match &self.stage {
             Stage::Held(lease) | Stage::Releasing { lease, .. } => {
-                failure.on_worker(lease.worker.number, Some(lease.worker.pid))
+                failure.on_worker(lease.worker.facts_and_usage(Some(self.calls_served)))
             }
             Stage::Out | Stage::Waiting | Stage::Mourning { .. } => failure,
         }
@@ -145,26 +149,25 @@ impl Session {
     fn panicked(&mut self, call: Call, report: PanicReport, times: Times, around: &mut dyn Surroundings) {
         let failure = Failure::of(FailureKind::Panic, "").with_panic(report).during(call.name);
         self.calls.put_back(call);
-        if let Some((number, pid)) = self.give_up(Reason::Panicked) {
-            let failure = failure.after(times.waited, Some(times.ran));
-            self.fatal_fault(failure.on_worker(number, Some(pid)), around);
+        if let Some(facts) = self.give_up(Reason::Panicked) {
+            let failure = failure.after(times.waited, Some(times.ran)).in_phase(Phase::Running);
+            self.fatal_fault(failure.on_worker(facts), around);
         }
     }
 
     pub(super) fn broke_protocol(&mut self, what: &str, around: &mut dyn Surroundings) {
-        if let Some((number, pid)) = self.give_up(Reason::Broken) {
-            let failure = Failure::of(FailureKind::Protocol, what);
-            self.fatal_fault(failure.on_worker(number, Some(pid)), around);
+        if let Some(facts) = self.give_up(Reason::Broken) {
+            self.fatal_fault(Failure::of(FailureKind::Protocol, what).on_worker(facts), around);
         }
     }
 
-    /// Kills the worker; returns who it was.
-    fn give_up(&mut self, reason: Reason) -> Option<(u64, u32)> {
+    /// Kills the worker; returns what was known of it.
+    pub(super) fn give_up(&mut self, reason: Reason) -> Option<WorkerFacts> {
         match std::mem::replace(&mut self.stage, Stage::Out) {
             Stage::Held(lease) | Stage::Releasing { lease, .. } | Stage::Mourning { lease, .. } => {
-                let who = (lease.worker.number, lease.worker.pid);
+                let facts = lease.worker.facts_and_usage(Some(self.calls_served));
                 drop(lease.kill(reason));
-                Some(who)
+                Some(facts)
             }
             other => {
                 self.stage = other;
@@ -178,9 +181,12 @@ impl Session {
         if !due {
             return self.broke_protocol("it released itself out of turn", around);
         }
-        let Stage::Releasing { lease, .. } = std::mem::replace(&mut self.stage, Stage::Out) else {
+        let Stage::Releasing { mut lease, .. } = std::mem::replace(&mut self.stage, Stage::Out) else {
             return;
         };
+        if let Some(channel) = lease.channel() {
+            channel.calls_served = self.calls_served;
+        }
         self.desk.totals.held(self.held_since.elapsed());
         lease.give_back(Facts { stop: released.stop, private_bytes: released.private_bytes });
         if self.calls.has_queued() {

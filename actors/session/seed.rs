@@ -42,6 +42,8 @@ impl SessionSeed {
             false_starts: 0,
             unread: None,
             held_since: Instant::now(),
+            idle_since: Instant::now(),
+            calls_served: 0,
             waited: Duration::ZERO,
             closing: false,
             unpolled: 0,

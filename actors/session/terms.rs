@@ -3,13 +3,15 @@
 use std::time::{Duration, Instant};
 
 use super::Calls;
-use crate::config::Options;
+use crate::config::{OnCancel, Options};
 
 /// What was agreed for one checkout.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::actors) struct Terms {
     pub(in crate::actors) timeout: Option<Duration>,
     pub(in crate::actors) wait_timeout: Option<Duration>,
+    pub(in crate::actors) idle_checkout_timeout: Option<Duration>,
+    pub(in crate::actors) on_cancel: OnCancel,
     pub(in crate::actors) keep_after_error: bool,
     /// One call sent to the pool itself: it holds nothing, and the checkout ends with it.
     pub(in crate::actors) single: bool,
@@ -21,6 +23,8 @@ impl Terms {
         Terms {
             timeout: options.timeout,
             wait_timeout: options.wait_timeout,
+            idle_checkout_timeout: options.idle_checkout_timeout,
+            on_cancel: options.on_cancel,
             keep_after_error: options.keep_after_error,
             single: false,
         }

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::buffers::{Inbox, Outbox};
+use super::ring::Doing;
 use crate::sys::Errno;
 use crate::wire::frame;
 
@@ -12,8 +13,8 @@ pub(crate) trait Link {
     fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize>;
     /// Writes some of the bytes, waiting for room.
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
-    /// Notes where the host finds it, also after this process's death, whether a call has begun.
-    fn note_begun(&self, begun: bool);
+    /// Notes where others find it, also after this process's death, what it does.
+    fn note(&self, doing: Doing);
 }
 
 /// One frame's body, and what answering it takes.
@@ -60,9 +61,9 @@ impl<L: Link> BlockingEnd<L> {
         &self.link
     }
 
-    /// Notes whether a call of the checkout at hand has begun.
-    pub(crate) fn note_begun(&self, begun: bool) {
-        self.link.note_begun(begun);
+    /// Notes what this process does.
+    pub(crate) fn note(&self, doing: Doing) {
+        self.link.note(doing);
     }
 
     /// Where the next frame to be said is appended.

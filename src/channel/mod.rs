@@ -7,7 +7,7 @@ mod spin;
 
 pub(crate) use blocking::{BlockingEnd, Heard, Link};
 pub(crate) use buffers::{Inbox, Outbox};
-pub(crate) use ring::RingLink;
+pub(crate) use ring::{Doing, Notes, RingLink};
 #[cfg(feature = "actors")]
 pub(crate) use ring::{Need, Ring};
 #[cfg(feature = "actors")]

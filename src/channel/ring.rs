@@ -3,15 +3,17 @@
 //! Each side advances its own counters and reads its peer's. The host takes nothing for granted that a worker can
 //! write: a counter that cannot be is an error, bytes are copied out before they are looked at, and what the host
 //! itself knows it never reads back. A side that is about to sleep says so; only then a byte on the socket beside
-//! the rings wakes it.
+//! the rings wakes it. Beside the rings the worker keeps notes for whoever looks at it from outside.
 
 mod link;
+mod notes;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 pub(crate) use link::RingLink;
+pub(crate) use notes::{Doing, Notes};
 
 use crate::sys::process;
 use crate::sys::shared::SharedMemory;
@@ -24,9 +26,6 @@ const HEAD: usize = 4096;
 
 /// Bytes of the whole.
 const LENGTH: usize = HEAD + 2 * CAPACITY as usize;
-
-/// Where the worker notes that a call has begun.
-const BEGUN: usize = 6 * LINE;
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
@@ -206,15 +205,9 @@ impl Ring {
         }
     }
 
-    /// Notes whether a call of the checkout at hand has begun.
-    pub(crate) fn set_begun(&self, begun: bool) {
-        self.memory.number(BEGUN).store(u32::from(begun), Ordering::Release);
-    }
-
-    /// Whether a call of the checkout at hand had begun, for whoever finds the worker dead.
-    #[cfg(any(feature = "actors", test))]
-    pub(crate) fn begun(&self) -> bool {
-        self.memory.number(BEGUN).load(Ordering::Acquire) != 0
+    /// What the worker notes beside the rings.
+    pub(crate) fn notes(&self) -> Notes {
+        Notes::of(self.memory.clone())
     }
 
     fn room(&self) -> Result<u32, Corrupt> {

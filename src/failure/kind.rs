@@ -5,7 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What kind of failure answered a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureKind {
     /// The handler's own error, made with [`Failure::task`](crate::Failure::task).
@@ -16,7 +16,7 @@ pub enum FailureKind {
     Setup,
     /// The call's clock ran out; a worker that was running it was killed.
     Timeout,
-    /// The hung-worker guard ended the call.
+    /// The hung-worker guard ended the call: it ran for longer than `hung_worker_timeout`.
     Hung,
     /// The worker process ended during the call, or closed its channel.
     Died,
@@ -26,7 +26,8 @@ pub enum FailureKind {
     Protocol,
     /// The call was not run because one before it on the same checkout failed.
     Cleared,
-    /// Nobody waited for the answer any more.
+    /// Its requester gave it up while it ran, and [`OnCancel::Kill`](crate::config::OnCancel::Kill) was agreed; later
+    /// calls on the same checkout are told so.
     Cancelled,
     /// The message or the reply could not be encoded or decoded, or was too large.
     Payload,
@@ -38,7 +39,8 @@ pub enum FailureKind {
     Stopped,
     /// The call's clock ran out while no fork server could be reached.
     NoServer,
-    /// A kind that this version does not know.
+    /// A kind that this version does not know; its text is what the version that does printed.
+    #[default]
     Other,
 }
 

@@ -65,6 +65,42 @@ fn signal_name(signal: i32) -> Option<&'static str> {
     })
 }
 
+/// What ended a worker for its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum MemoryVerdict {
+    /// An allocation failed at the pool's own `memory_limit`.
+    OwnLimit {
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// The kernel's out-of-memory killer was at work when this worker was killed.
+    OutOfMemoryKiller,
+}
+
+impl fmt::Display for MemoryVerdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            MemoryVerdict::OwnLimit { limit } => write!(f, "at its memory_limit of {}", Bytes(limit)),
+            MemoryVerdict::OutOfMemoryKiller => f.write_str("by the kernel's out-of-memory killer"),
+        }
+    }
+}
+
+/// A number of bytes, for people.
+pub(super) struct Bytes(pub(super) u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes @ 0..1024 => write!(f, "{bytes} bytes"),
+            bytes @ 1024..0x10_0000 => write!(f, "{:.1} KiB", bytes as f64 / 1024.0),
+            bytes @ 0x10_0000..0x4000_0000 => write!(f, "{:.1} MiB", bytes as f64 / 1_048_576.0),
+            bytes => write!(f, "{:.1} GiB", bytes as f64 / 1_073_741_824.0),
+        }
+    }
+}
+
 /// What a panic in a worker said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PanicReport {

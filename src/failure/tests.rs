@@ -1,5 +1,9 @@
 use super::*;
 
+fn worker(number: u64, pid: u32) -> WorkerFacts {
+    WorkerFacts { number, pid: Some(pid), ..WorkerFacts::default() }
+}
+
 fn every_kind() -> Vec<Failure> {
     let kinds = KIND_NAMES.map(|(kind, _)| kind);
     kinds.into_iter().map(|kind| Failure::of(kind, "what happened").in_pool("p").during("Call")).collect()
@@ -21,6 +25,102 @@ fn a_kind_of_a_newer_peer_is_read_as_other() {
     assert_eq!(postcard::from_bytes(&bytes), Ok(FailureKind::Other));
 }
 
+/// A failure with everything in it.
+fn whole() -> Failure {
+    let facts = WorkerFacts {
+        age: Some(Duration::from_secs(90)),
+        calls_served: Some(41),
+        peak_memory: Some(12 << 20),
+        cpu_time: Some(Duration::from_millis(1500)),
+        killed_for_memory: Some(MemoryVerdict::OwnLimit { limit: 64 << 20 }),
+        stderr: vec!["one".to_owned(), "two".to_owned()],
+        log: vec!["WARN app: low on paper".to_owned()],
+        ..worker(3, 7)
+    };
+    Failure::of(FailureKind::Died, "")
+        .in_pool("p")
+        .during("Call")
+        .in_phase(Phase::Running)
+        .at_limit(Duration::from_secs(5))
+        .after(Duration::from_millis(2), Some(Duration::from_millis(700)))
+        .on_worker(facts)
+        .with_ending(Ending::Signaled { signal: 6, core_dumped: true })
+        .with_panic(PanicReport {
+            message: "a\nb".to_owned(),
+            location: Some("x.rs:1:2".to_owned()),
+            backtrace: "0: f\n1: g".to_owned(),
+        })
+        .with_chain(&["outer".to_owned(), "inner".to_owned()])
+        .retry_in(Duration::from_secs(1))
+}
+
+/// E7
+#[test]
+fn the_whole_dossier_is_a_block_with_a_line_for_each_thing_that_is_known() {
+    let block = "\
+worker p/3 (pid 7) died while running Call: killed by SIGABRT (core dumped), at its memory_limit of 64.0 MiB
+  kind        died
+  pool        p
+  call        Call, running, waited 2.0ms, ran 700.0ms
+  limit       5.0s
+  retry in    1.0s
+  worker      number 3, pid 7, age 90.0s, calls served 41
+  ending      killed by SIGABRT (core dumped)
+  usage       peak memory 12.0 MiB, CPU time 1.5s, ended at its memory_limit of 64.0 MiB
+  stderr      | one
+              | two
+  log         | WARN app: low on paper
+  panic       | a
+              | b
+  at          x.rs:1:2
+  backtrace   | 0: f
+              | 1: g
+  caused by   outer
+  caused by   inner";
+    assert_eq!(format!("{:#}", whole()), block);
+    assert_eq!(format!("{:#}", Failure::task("no")), "no\n  kind        task");
+}
+
+/// E7, E8
+#[test]
+fn a_dossier_survives_both_kinds_of_formats_whole() {
+    let behind = Failure::of(FailureKind::Cleared, "").because_of(whole());
+    for failure in every_kind().into_iter().chain([whole(), behind, Failure::task("several\nlines")]) {
+        let bytes = postcard::to_stdvec(&failure).unwrap_or_default();
+        assert_eq!(postcard::from_bytes(&bytes), Ok(failure.clone()));
+        // What stands behind it is found, whatever is in it.
+        let bytes = postcard::to_stdvec(&(&failure, 7)).unwrap_or_default();
+        assert_eq!(postcard::from_bytes(&bytes), Ok((failure.clone(), 7)));
+        let text = serde_json::to_string(&failure).unwrap_or_default();
+        let read: Result<Failure, _> = serde_json::from_str(&text);
+        assert!(read.as_ref().is_ok_and(|read| *read == failure), "{text}: {read:?}");
+    }
+}
+
+#[test]
+fn what_a_newer_peer_says_is_read_as_far_as_it_is_understood() {
+    let newer = |kind: &str, dossier: Vec<u8>| ("the line it printed", kind.to_owned(), dossier);
+    let known = postcard::to_stdvec(&*whole().0).unwrap_or_default();
+    let with_more = [known.as_slice(), &[1, 2, 3]].concat();
+    let read = |packed| postcard::from_bytes::<Failure>(&postcard::to_stdvec(&packed).unwrap_or_default());
+    assert_eq!(read(newer("died", with_more)), Ok(whole()));
+    for nonsense in [vec![], vec![0xff; 40]] {
+        let failure = read(newer("entangled", nonsense));
+        let told = failure.map(|failure| (failure.kind(), failure.to_string()));
+        assert_eq!(told, Ok((FailureKind::Other, "the line it printed".to_owned())));
+    }
+    // A kind that is not known here, with a dossier that is.
+    let mut text = serde_json::to_value(whole()).unwrap_or_default();
+    text["kind"] = "entangled".into();
+    text["colour"] = "blue".into();
+    let failure: Failure = serde_json::from_value(text.clone()).unwrap_or_else(|_| Failure::task(""));
+    assert_eq!((failure.kind(), failure.pid()), (FailureKind::Other, Some(7)));
+    assert_eq!(failure.to_string(), whole().to_string());
+    text["phase"] = "Dreaming".into();
+    let failure: Failure = serde_json::from_value(text).unwrap_or_else(|_| Failure::task(""));
+    assert_eq!((failure.kind(), failure.to_string()), (FailureKind::Other, whole().to_string()));
+}
+
 #[test]
 fn a_panic_of_many_lines_prints_its_first() {
     let report = PanicReport {
@@ -36,7 +136,7 @@ fn a_panic_of_many_lines_prints_its_first() {
 fn a_chain_of_texts_is_a_chain_of_sources() {
     let texts = ["outer".to_owned(), "inner".to_owned()];
     let failure =
-        Failure::of(FailureKind::Setup, "returned an error").on_worker(3, Some(7)).with_chain(&texts);
+        Failure::of(FailureKind::Setup, "returned an error").on_worker(worker(3, 7)).with_chain(&texts);
     let outer = failure.source().map(ToString::to_string);
     let inner = failure.source().and_then(Error::source).map(ToString::to_string);
     assert_eq!((outer.as_deref(), inner.as_deref()), (Some("outer"), Some("inner")));

@@ -22,7 +22,7 @@ pub(super) struct Control {
     socket: OwnedFd,
     inbox: Inbox,
     outbox: Outbox,
-    /// Descriptors that arrived; they belong to the fork requests in their order, two to each.
+    /// Descriptors that arrived; they belong to the fork requests in their order, four to each.
     passed: VecDeque<OwnedFd>,
     limit: usize,
 }

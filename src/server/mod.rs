@@ -7,6 +7,7 @@
 pub(crate) mod boot;
 mod children;
 mod control;
+mod guard;
 mod run;
 
 pub use boot::{Boot, enter};

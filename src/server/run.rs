@@ -8,6 +8,7 @@ use rustix::process::Pid;
 
 use super::children::Children;
 use super::control::{Control, Over};
+use crate::channel::Notes;
 use crate::sys::process::{self, Forked, TitleSpace, exit_now};
 use crate::sys::signals::{self, ChildDeaths, HangUpWatch};
 use crate::sys::{Errno, descriptors};
@@ -133,7 +134,7 @@ impl<'a> Server<'a> {
         process::adopt_orphans()?;
         control.stop_waiting()?;
         let deaths = ChildDeaths::watch()?;
-        let children = Children::default();
+        let children = Children::new(hello.guard);
         Ok(Server { program, hello, preload, control, deaths, children, title })
     }
 
@@ -148,7 +149,7 @@ impl<'a> Server<'a> {
         }
     }
 
-    /// Returns the number and the channel of a worker in the process that is to be that worker.
+    /// Returns what makes a worker, in the process that is to be that worker.
     fn converse(&mut self) -> Result<Birth, Over> {
         self.control.say(&FromServer::Welcome);
         loop {
@@ -156,9 +157,10 @@ impl<'a> Server<'a> {
                 return Ok(newborn);
             }
             self.control.flush()?;
+            let next_look = self.children.end_hung();
             let want_write = self.control.has_unsent();
-            let awake =
-                signals::wait(self.control.as_fd(), want_write, &self.deaths).map_err(|_| Over::Broken)?;
+            let awake = signals::wait(self.control.as_fd(), want_write, &self.deaths, next_look);
+            let awake = awake.map_err(|_| Over::Broken)?;
             if awake.deaths {
                 self.deaths.acknowledge();
                 self.tell_deaths();
@@ -194,21 +196,23 @@ impl<'a> Server<'a> {
     /// Forks; in the child returns what makes it a worker.
     fn fork(&mut self, number: u64) -> Result<Option<Birth>, Over> {
         // The descriptors came with the first byte of their message, so they are there.
-        let channel = self.control.take_passed().ok_or(Over::Broken)?;
-        let memory = self.control.take_passed().ok_or(Over::Broken)?;
+        let mut passed = || self.control.take_passed().ok_or(Over::Broken);
+        let (channel, memory, stdout, stderr) = (passed()?, passed()?, passed()?, passed()?);
         match process::fork() {
-            Ok(Forked::Child) => return Ok(Some(Birth { number, channel, memory })),
-            Ok(Forked::Parent(pid)) => self.announce(number, pid)?,
+            Ok(Forked::Child) => return Ok(Some(Birth { number, channel, memory, stdout, stderr })),
+            Ok(Forked::Parent(pid)) => self.announce(number, pid, &memory)?,
             Err(error) => self.refuse(number, error),
         }
         Ok(None)
     }
 
-    fn announce(&mut self, number: u64, pid: Pid) -> Result<(), Over> {
+    fn announce(&mut self, number: u64, pid: Pid, memory: &OwnedFd) -> Result<(), Over> {
         process::own_group(Some(pid));
         match process::open(pid) {
             Ok(handle) => {
-                self.children.born(pid, number);
+                // A worker that cannot be looked at is bounded by its caller's clocks alone.
+                let notes = self.children.are_guarded().then(|| Notes::open(memory.as_fd()).ok()).flatten();
+                self.children.born(pid, number, notes);
                 let pid = pid.as_raw_nonzero().get().unsigned_abs();
                 self.control.say_with(&FromServer::Forked { number, pid }, handle)
             }
@@ -238,18 +242,22 @@ struct Birth {
     number: u64,
     channel: OwnedFd,
     memory: OwnedFd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
 }
 
 impl Newborn<'_> {
     /// Leaves everything of the server's behind, and lives.
     fn live(self) -> ! {
-        let Newborn { server, birth: Birth { number, channel, memory } } = self;
+        let Newborn { server, birth: Birth { number, channel, memory, stdout, stderr } } = self;
         let Server { program, hello, preload, control, deaths, children: _, title } = server;
         process::own_group(None);
         process::set_short_name(&hello.pool, &number.to_string());
         write_title(title, &format!("forkpool: worker {}/{number}", hello.pool));
         drop(control);
         deaths.forget_in_child();
+        // Where that fails it prints where the application prints.
+        let _ = descriptors::replace_outputs(stdout, stderr);
         worker::run(Assignment {
             program,
             config: &hello.config,
@@ -258,6 +266,7 @@ impl Newborn<'_> {
             memory,
             max_payload: usize::try_from(hello.max_payload).unwrap_or(usize::MAX),
             max_memory: hello.max_memory,
+            memory_limit: hello.guard.memory_limit,
         })
     }
 }

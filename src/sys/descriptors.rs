@@ -18,7 +18,7 @@ use rustix::net::{
 const CHANNEL_FLOOR: RawFd = 60;
 
 /// Most descriptors one message of the control channel carries.
-const MOST_PASSED: usize = 2;
+const MOST_PASSED: usize = 4;
 
 /// A connected pair of close-on-exec stream sockets.
 ///
@@ -29,6 +29,30 @@ const MOST_PASSED: usize = 2;
 pub(crate) fn socket_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     use rustix::net::{AddressFamily, SocketFlags};
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+}
+
+/// A close-on-exec pipe, the reading end first, which returns instead of waiting.
+///
+/// # References
+///
+/// - [pipe2(2)](https://man7.org/linux/man-pages/man2/pipe2.2.html)
+#[cfg(feature = "actors")]
+pub(crate) fn pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    set_nonblocking(ours.as_fd())?;
+    Ok((ours, theirs))
+}
+
+/// Reads from a pipe into the spare capacity of `bytes`; 0 is the end.
+#[cfg(feature = "actors")]
+pub(crate) fn read(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Result<usize> {
+    rustix::io::retry_on_intr(|| rustix::io::read(fd, rustix::buffer::spare_capacity(bytes)))
+}
+
+/// Makes these this process's standard output and standard error.
+pub(crate) fn replace_outputs(stdout: OwnedFd, stderr: OwnedFd) -> rustix::io::Result<()> {
+    rustix::stdio::dup2_stdout(stdout)?;
+    rustix::stdio::dup2_stderr(stderr)
 }
 
 /// Makes reads and writes of this end return instead of waiting.

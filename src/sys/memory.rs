@@ -56,6 +56,27 @@ pub(crate) fn private_bytes() -> Option<u64> {
     Some(sum_private(&rollup))
 }
 
+/// Bounds the memory that this process may have for data; an allocation beyond it fails.
+///
+/// # References
+///
+/// - [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html), `RLIMIT_DATA`
+pub(crate) fn limit_data(bytes: u64) -> rustix::io::Result<()> {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) })
+}
+
+/// How often the kernel's out-of-memory killer has killed since the machine started, or `None` where it does not
+/// tell.
+pub(crate) fn out_of_memory_kills() -> Option<u64> {
+    let counters = std::fs::read_to_string("/proc/vmstat").ok()?;
+    kills_in(&counters)
+}
+
+fn kills_in(counters: &str) -> Option<u64> {
+    counters.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
+}
+
 fn sum_private(rollup: &str) -> u64 {
     rollup
         .lines()
@@ -73,6 +94,12 @@ mod tests {
     fn private_memory_is_the_sum_of_the_private_lines() {
         let rollup = "Rss: 900 kB\nPrivate_Clean: 4 kB\nPrivate_Dirty:  8 kB\nPrivate_Hugetlb: 0 kB\n";
         assert_eq!(sum_private(rollup), 12 * 1024);
+    }
+
+    #[test]
+    fn kills_for_memory_are_counted_in_one_line() {
+        assert_eq!(kills_in("pgfault 7\noom_kill 3\ndrop_pagecache 0\n"), Some(3));
+        assert_eq!(kills_in("pgfault 7\noom_killer 3\n"), None);
     }
 
     #[test]

@@ -96,6 +96,19 @@ pub(crate) fn kill(process: std::os::fd::BorrowedFd<'_>) {
     let _ = rustix::process::pidfd_send_signal(process, Signal::KILL);
 }
 
+/// Asks a process to end; one that is gone already is no error.
+#[cfg(feature = "actors")]
+pub(crate) fn terminate(process: std::os::fd::BorrowedFd<'_>) {
+    // The only failures are those of `kill`.
+    let _ = rustix::process::pidfd_send_signal(process, Signal::TERM);
+}
+
+/// Asks a child of this process that was not reaped yet to end.
+pub(crate) fn terminate_child(pid: Pid) {
+    // A child that has ended and waits to be reaped takes no signal, which is what was wanted.
+    let _ = rustix::process::kill_process(pid, Signal::TERM);
+}
+
 /// Kills a process group whose leader has not been reaped yet.
 pub(crate) fn kill_group(leader: Pid) {
     // ESRCH says that the group is empty, which is what was wanted.
@@ -163,6 +176,23 @@ fn ending(status: i32) -> Ending {
     } else {
         Ending::Exited { code: libc::WEXITSTATUS(status) }
     }
+}
+
+/// The most memory a living process has had resident, in bytes, and the CPU time it has used.
+///
+/// # References
+///
+/// - [proc_pid_status(5)](https://man7.org/linux/man-pages/man5/proc_pid_status.5.html), `VmHWM`
+/// - [proc_pid_schedstat](https://docs.kernel.org/scheduler/sched-stats.html)
+#[cfg(feature = "actors")]
+pub(crate) fn usage(pid: u32) -> (Option<u64>, Option<Duration>) {
+    let file = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
+    let peak = file("status").and_then(|status| {
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?.to_owned();
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    });
+    let ran = file("schedstat").and_then(|stat| stat.split_whitespace().next()?.parse().ok());
+    (peak.map(|kib| kib * 1024), ran.map(Duration::from_nanos))
 }
 
 fn duration(time: libc::timeval) -> Duration {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -25,6 +26,18 @@ pub(crate) fn register(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 /// As [`register`].
 pub(crate) fn register_both_ways(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     with_interest(descriptor, Interest::READABLE | Interest::WRITABLE)
+}
+
+/// Registers a descriptor that others read from, too, for reading.
+///
+/// # Errors
+///
+/// As [`register`].
+pub(crate) fn register_shared(descriptor: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: register_with_interest demands that the descriptor is open and is neither closed nor replaced while it is
+    // registered; the `AsyncFd` owns a share of an `OwnedFd`, which lives as long as any share, and nobody replaces
+    // what is shared.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
 fn with_interest(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {

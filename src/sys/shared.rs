@@ -41,11 +41,20 @@ impl SharedMemory {
 
     /// Maps memory that another process made, which must have this length.
     pub(crate) fn open(file: BorrowedFd<'_>, length: usize) -> rustix::io::Result<Self> {
+        Self::open_beginning(file, length, length)
+    }
+
+    /// The same for its first bytes, in whole pages.
+    pub(crate) fn open_beginning(
+        file: BorrowedFd<'_>,
+        length: usize,
+        beginning: usize,
+    ) -> rustix::io::Result<Self> {
         let found = rustix::fs::fstat(file)?.st_size;
-        if usize::try_from(found) != Ok(length) {
+        if usize::try_from(found) != Ok(length) || beginning > length {
             return Err(Errno::INVAL);
         }
-        Self::map(file, length)
+        Self::map(file, beginning)
     }
 
     fn map(file: BorrowedFd<'_>, length: usize) -> rustix::io::Result<Self> {

@@ -2,8 +2,9 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::descriptors::last_errno;
 
@@ -172,17 +173,20 @@ pub(crate) struct Awake {
     pub(crate) deaths: bool,
 }
 
-/// Waits until the control channel or a death wants attention.
+/// Waits until the control channel or a death wants attention, or for so long.
 pub(crate) fn wait(
     control: BorrowedFd<'_>,
     want_write: bool,
     deaths: &ChildDeaths,
+    at_most: Option<Duration>,
 ) -> rustix::io::Result<Awake> {
+    // More than what fits is for ever; a signal makes the wait begin anew, which makes it longer and harms nothing.
+    let timeout = at_most.and_then(|wait| Timespec::try_from(wait).ok());
     let interest = if want_write { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
     let deaths = deaths.as_fd();
     let mut entries =
         [PollFd::from_borrowed_fd(control, interest), PollFd::from_borrowed_fd(deaths, PollFlags::IN)];
-    rustix::io::retry_on_intr(|| rustix::event::poll(&mut entries, None))?;
+    rustix::io::retry_on_intr(|| rustix::event::poll(&mut entries, timeout.as_ref()))?;
     let happened = entries[0].revents();
     Ok(Awake {
         control_readable: happened.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR),

@@ -20,7 +20,8 @@ pub(crate) const HELLO_LIMIT: usize = 1 << 30;
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ToServer {
     Hello(Hello),
-    /// Fork worker `number`; the worker's end of its channel, a socket and the memory of its rings, is passed along.
+    /// Fork worker `number`; the worker's ends are passed along: of its channel, a socket and the memory of its rings,
+    /// and then of the pipes that are to be its standard output and its standard error.
     Fork {
         number: u64,
     },
@@ -36,8 +37,20 @@ pub(crate) struct Hello {
     pub(crate) max_payload: u64,
     /// Private memory in bytes above which a worker is replaced; it is measured where this is given.
     pub(crate) max_memory: Option<u64>,
+    pub(crate) guard: Guard,
     /// The user's configuration, encoded.
     pub(crate) config: Vec<u8>,
+}
+
+/// What bounds a worker from outside, whatever code it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Guard {
+    /// Longest time that one call may run.
+    pub(crate) hung_worker_timeout: Option<Duration>,
+    /// Time between a request to end and the end, for a worker that hangs.
+    pub(crate) kill_grace: Option<Duration>,
+    /// Most bytes of data that a worker may have, the preload's included.
+    pub(crate) memory_limit: Option<u64>,
 }
 
 /// What the server says.
@@ -64,4 +77,8 @@ pub(crate) struct Ended {
     pub(crate) ending: Ending,
     pub(crate) peak_memory: u64,
     pub(crate) cpu_time: Duration,
+    /// Whether the server killed it, since its call ran for too long.
+    pub(crate) hung: bool,
+    /// Whether the kernel's out-of-memory killer was at work when it was killed.
+    pub(crate) out_of_memory: bool,
 }

@@ -4,6 +4,7 @@
 //! returning to where its process came from.
 
 pub(crate) mod panics;
+mod recorder;
 mod service;
 mod work;
 
@@ -15,11 +16,13 @@ pub use service::{Incoming, Preload, Program, Replying, Service, Setup};
 pub use crate::wire::frame::PayloadError;
 
 use crate::channel::{BlockingEnd, RingLink};
+use crate::sys::memory;
 use crate::sys::process::exit_now;
 use crate::wire::frame;
 use crate::wire::work::{FromWorker, Ready, SetupReport};
 use crate::wire::{LIBRARY, PROTOCOL};
 use panics::LastWords;
+use recorder::Recorder;
 use work::Limits;
 
 /// Exit status after a panic, the one Rust's own runtime uses.
@@ -38,6 +41,8 @@ pub(crate) struct Assignment<'a> {
     pub(crate) memory: OwnedFd,
     pub(crate) max_payload: usize,
     pub(crate) max_memory: Option<u64>,
+    /// Bytes of data beyond which allocations fail.
+    pub(crate) memory_limit: Option<u64>,
 }
 
 /// Lives one worker's life.
@@ -50,12 +55,20 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
         }
     };
     drop(assignment.memory);
+    if let Some(Err(error)) = assignment.memory_limit.map(memory::limit_data) {
+        eprintln!("forkpool: memory_limit cannot be set: {}", std::io::Error::from(error));
+    }
+    let log = tracing::Dispatch::new(Recorder::new(link.notes()));
     panics::speak_through(&link);
     let limits = Limits { max_payload: assignment.max_payload, max_memory: assignment.max_memory };
     let mut end = BlockingEnd::new(link, frame::body_limit(limits.max_payload));
     let setup = || (assignment.program.setup)(assignment.config, assignment.preload);
     panics::expect(LastWords::Setup);
-    let attempt = std::panic::catch_unwind(AssertUnwindSafe(setup));
+    // A set-up may name a subscriber of its own for what comes after it, so ours is not the program's until then.
+    let recorded = || tracing::dispatcher::with_default(&log, setup);
+    let attempt = std::panic::catch_unwind(AssertUnwindSafe(recorded));
+    // That there is one already is the user's choice.
+    let _ = tracing::dispatcher::set_global_default(log);
     let report = match attempt {
         Ok(Ok(mut service)) => {
             let ready = Ready {

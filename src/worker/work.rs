@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::panics::{self, LastWords};
 use super::service::{Incoming, Replying, Service};
-use crate::channel::{BlockingEnd, Heard, Link};
+use crate::channel::{BlockingEnd, Doing, Heard, Link};
 use crate::sys::memory::{OnlyHere, private_bytes};
 use crate::wire::frame;
 use crate::wire::work::{Call, FromWorker, Outcome, Released, Reply, ToWorker};
@@ -57,8 +57,10 @@ pub(super) fn work<L: Link>(
                 (true, false)
             }
             ToWorker::Call(call) => {
-                link.note_begun(true);
-                (serve(service, &call, payload, out, limits, &mut errors), call.last)
+                link.note(Doing::Call(call.method));
+                let survived = serve(service, &call, payload, out, limits, &mut errors);
+                link.note(Doing::Nothing);
+                (survived, call.last)
             }
             ToWorker::Release => (true, true),
         };
@@ -72,8 +74,10 @@ pub(super) fn work<L: Link>(
         }
         if over {
             errors = 0;
-            end.note_begun(false);
-            if !release(service, end.buffer(), limits) {
+            end.note(Doing::Release);
+            let survived = release(service, end.buffer(), limits);
+            end.note(Doing::Nothing);
+            if !survived {
                 return Ok(Exit::Panicked);
             }
             if !original.holds() {
@@ -163,7 +167,7 @@ mod tests {
             Ok(bytes.len())
         }
 
-        fn note_begun(&self, _: bool) {}
+        fn note(&self, _: Doing) {}
     }
 
     /// Fails on method 1 and panics on method 2; everything else succeeds.

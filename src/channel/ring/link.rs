@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::{Corrupt, Need, Ring};
+use super::{Corrupt, Doing, Need, Notes, Ring};
 use crate::channel::blocking::Link;
 use crate::channel::spin::Spin;
 use crate::sys::{Errno, descriptors, process};
@@ -25,6 +25,7 @@ const RINGS: usize = 64;
 /// gone.
 pub(crate) struct RingLink {
     ring: Ring,
+    notes: Notes,
     doorbell: OwnedFd,
     spin: Spin,
     /// Short waits in a row on the processor on which the host runs.
@@ -33,17 +34,21 @@ pub(crate) struct RingLink {
 
 impl RingLink {
     pub(crate) fn open(memory: &OwnedFd, doorbell: OwnedFd) -> io::Result<Self> {
-        Ok(RingLink { ring: Ring::open(memory)?, doorbell, spin: Spin::new(LONGEST_SPIN), crowded: 0 })
+        Ok(RingLink::new(Ring::open(memory)?, doorbell))
     }
 
     /// Another link to the same host, for the last that is said to it.
     pub(crate) fn twin(&self) -> io::Result<Self> {
-        Ok(RingLink {
-            ring: self.ring.twin(),
-            doorbell: self.doorbell.try_clone()?,
-            spin: Spin::new(LONGEST_SPIN),
-            crowded: 0,
-        })
+        Ok(RingLink::new(self.ring.twin(), self.doorbell.try_clone()?))
+    }
+
+    fn new(ring: Ring, doorbell: OwnedFd) -> Self {
+        RingLink { notes: ring.notes(), ring, doorbell, spin: Spin::new(LONGEST_SPIN), crowded: 0 }
+    }
+
+    /// Where this worker notes what it does.
+    pub(crate) fn notes(&self) -> Notes {
+        self.ring.notes()
     }
 
     /// Goes on where the other link stands.
@@ -154,8 +159,8 @@ impl Link for RingLink {
         }
     }
 
-    fn note_begun(&self, begun: bool) {
-        self.ring.set_begun(begun);
+    fn note(&self, doing: Doing) {
+        self.notes.write(doing);
     }
 }
 
@@ -184,8 +189,7 @@ mod tests {
     fn two_sides_that_sleep_whenever_they_can_lose_no_wake() -> Result<(), Box<dyn std::error::Error>> {
         let (host, file) = Ring::create()?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        let mut host =
-            RingLink { ring: host, doorbell: ours.into(), spin: Spin::new(LONGEST_SPIN), crowded: 0 };
+        let mut host = RingLink::new(host, ours.into());
         let mut worker = RingLink::open(&file, theirs.into())?;
         let echo = std::thread::spawn(move || -> io::Result<()> {
             let mut bytes = Vec::with_capacity(100_000);

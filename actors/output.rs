@@ -1,0 +1,269 @@
+//! What a worker prints: line by line into the application's `tracing`, and the last of it into failure reports.
+//!
+//! Both of a worker's outputs are pipes that end here. Whoever prints more than anybody can read is read all the same,
+//! so that it does not block, and what is too much is counted in place of being told.
+
+use std::future::Future;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::io::unix::AsyncFd;
+
+use crate::channel::Notes;
+use crate::sys::{descriptors, reactor};
+
+mod lines;
+
+use lines::{Lines, Tail};
+
+/// Lines of one worker that are told of within a second; those beyond are counted.
+const LINES_PER_SECOND: u32 = 1000;
+
+/// Bytes read at once: what a pipe holds.
+const CHUNK: usize = 64 << 10;
+
+/// Chunks read before other tasks have their turn.
+const CHUNKS: usize = 4;
+
+/// Chunks read of a worker that has ended, which prints no more; a child that it left behind may.
+const LAST_CHUNKS: usize = 64;
+
+/// The name of a call, by its number in the interface.
+pub(super) type NameOf = fn(u32) -> Option<&'static str>;
+
+/// Which of its outputs a worker wrote to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// The writing ends of a worker's outputs.
+pub(super) struct Outputs {
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+}
+
+/// The reading ends of a worker's outputs, and what was read.
+pub(super) struct Output {
+    pool: String,
+    worker: u64,
+    /// 0 until it was forked.
+    pid: AtomicU32,
+    notes: Notes,
+    name_of: NameOf,
+    stdout: Arc<OwnedFd>,
+    stderr: Arc<OwnedFd>,
+    read: Mutex<Read>,
+}
+
+/// What was read so far, and is not told yet.
+struct Read {
+    stdout: Lines,
+    stderr: Lines,
+    tail: Tail,
+    budget: Budget,
+    chunk: Vec<u8>,
+}
+
+impl Output {
+    /// Makes both pipes.
+    ///
+    /// # Errors
+    ///
+    /// What the system said; nothing is left behind.
+    pub(super) fn new(
+        pool: &str,
+        worker: u64,
+        notes: Notes,
+        name_of: NameOf,
+    ) -> io::Result<(Arc<Self>, Outputs)> {
+        let (stdout, stdout_end) = descriptors::pipe()?;
+        let (stderr, stderr_end) = descriptors::pipe()?;
+        let read = Read {
+            stdout: Lines::default(),
+            stderr: Lines::default(),
+            tail: Tail::default(),
+            budget: Budget { until: Instant::now(), left: 0, left_out: 0 },
+            chunk: Vec::new(),
+        };
+        let output = Output {
+            pool: pool.to_owned(),
+            worker,
+            pid: AtomicU32::new(0),
+            notes,
+            name_of,
+            stdout: Arc::new(stdout),
+            stderr: Arc::new(stderr),
+            read: Mutex::new(read),
+        };
+        Ok((Arc::new(output), Outputs { stdout: stdout_end, stderr: stderr_end }))
+    }
+
+    pub(super) fn born(&self, pid: u32) {
+        self.pid.store(pid, Ordering::Relaxed);
+    }
+
+    /// Tells every line as it comes, until both outputs are closed.
+    ///
+    /// # Errors
+    ///
+    /// What the system said.
+    pub(super) fn watch(self: &Arc<Self>) -> io::Result<impl Future<Output = ()> + 'static> {
+        let ends = [&self.stdout, &self.stderr];
+        let [stdout, stderr] = ends.map(|end| reactor::register_shared(end.clone()));
+        Ok(Watch { output: self.clone(), ends: [Some(stdout?), Some(stderr?)] })
+    }
+
+    /// The last lines of the standard error, those that have just been written included.
+    pub(super) fn last_lines(&self) -> Vec<String> {
+        self.drain(CHUNKS);
+        self.read.lock().tail.lines()
+    }
+
+    /// The last records that the worker logged.
+    pub(super) fn records(&self) -> Vec<String> {
+        self.notes.records()
+    }
+
+    /// The worker has ended: tells what it printed last, whole lines or not.
+    pub(super) fn finish(&self) {
+        self.drain(LAST_CHUNKS);
+        let mut read = self.read.lock();
+        let Read { stdout, stderr, budget, .. } = &mut *read;
+        stdout.end(&mut |line| self.tell(Stream::Stdout, line, budget));
+        stderr.end(&mut |line| self.tell(Stream::Stderr, line, budget));
+        self.tell_left_out(budget);
+    }
+
+    /// Reads what there is, at most so many chunks; whether there may be more.
+    fn drain(&self, chunks: usize) -> bool {
+        let mut read = self.read.lock();
+        let mut more = false;
+        for stream in [Stream::Stderr, Stream::Stdout] {
+            more |= (0..chunks).all(|_| self.read_chunk(stream, &mut read));
+        }
+        more
+    }
+
+    fn read_chunk(&self, stream: Stream, read: &mut Read) -> bool {
+        let Read { stdout, stderr, tail, budget, chunk } = read;
+        let (end, lines) = match stream {
+            Stream::Stdout => (&self.stdout, stdout),
+            Stream::Stderr => (&self.stderr, stderr),
+        };
+        chunk.clear();
+        chunk.reserve(CHUNK);
+        // Nothing yet, or closed, of which the reactor tells.
+        if !descriptors::read(end.as_fd(), chunk).is_ok_and(|count| count > 0) {
+            return false;
+        }
+        if stream == Stream::Stderr {
+            tail.push(chunk);
+        }
+        budget.renew(Instant::now(), |budget| self.tell_left_out(budget));
+        if budget.left == 0 {
+            budget.left_out += lines.skip(chunk);
+        } else {
+            lines.push(chunk, &mut |line| self.tell(stream, line, budget));
+        }
+        true
+    }
+
+    fn tell(&self, stream: Stream, line: &str, budget: &mut Budget) {
+        if budget.left == 0 {
+            budget.left_out += 1;
+            return;
+        }
+        budget.left -= 1;
+        let call = self.notes.last_call().and_then(self.name_of);
+        let (pool, worker) = (self.pool.as_str(), self.worker);
+        let pid = self.pid.load(Ordering::Relaxed);
+        if !tracing::dispatcher::has_been_set() {
+            // Nobody listens to events in this program, and what was printed is not to be lost.
+            eprintln!("[{pool}/{worker}] {line}");
+            return;
+        }
+        match stream {
+            Stream::Stdout => tracing::info!(
+                target: "forkpool::worker::output", pool, worker, pid, call, stream = "stdout", "{line}"
+            ),
+            Stream::Stderr => tracing::warn!(
+                target: "forkpool::worker::output", pool, worker, pid, call, stream = "stderr", "{line}"
+            ),
+        }
+    }
+
+    fn tell_left_out(&self, budget: &mut Budget) {
+        let lines = std::mem::take(&mut budget.left_out);
+        if lines > 0 {
+            tracing::warn!(target: "forkpool::worker::output", pool = self.pool, worker = self.worker,
+                pid = self.pid.load(Ordering::Relaxed), lines, "a worker printed too much: lines were left out");
+        }
+    }
+}
+
+/// How many more lines may be told of, and until when that holds.
+struct Budget {
+    until: Instant,
+    left: u32,
+    left_out: u64,
+}
+
+impl Budget {
+    fn renew(&mut self, now: Instant, tell: impl FnOnce(&mut Self)) {
+        if now >= self.until {
+            self.until = now + Duration::from_secs(1);
+            self.left = LINES_PER_SECOND;
+            tell(self);
+        }
+    }
+}
+
+/// Waits for what a worker prints.
+struct Watch {
+    output: Arc<Output>,
+    /// `None` once it is closed.
+    ends: [Option<AsyncFd<Arc<OwnedFd>>>; 2],
+}
+
+impl Future for Watch {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let mut woken = false;
+            for end in &mut self.ends {
+                let Some(watched) = end else { continue };
+                match watched.poll_read_ready(cx) {
+                    Poll::Pending => {}
+                    Poll::Ready(Ok(mut guard)) => {
+                        woken = true;
+                        let closed = guard.ready().is_read_closed();
+                        guard.clear_ready();
+                        // What was written before it was closed is read below.
+                        if closed {
+                            *end = None;
+                        }
+                    }
+                    Poll::Ready(Err(_)) => *end = None,
+                }
+            }
+            if !woken {
+                break;
+            }
+            if self.output.drain(CHUNKS) {
+                // There is more, but others have their turn first.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+        if self.ends.iter().all(Option::is_none) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
