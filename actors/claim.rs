@@ -6,7 +6,8 @@ use std::task::Waker;
 
 use parking_lot::Mutex;
 
-use super::lease::Lease;
+use super::lease::{Identity, Lease};
+use super::output::Output;
 use crate::failure::{Ending, Failure, MemoryVerdict, WorkerFacts};
 use crate::wire::control::Ended;
 
@@ -20,13 +21,20 @@ pub(super) enum Obituary {
 
 impl Obituary {
     /// Notes in a failure whom it is about and how that one ended; `memory_limit` is what it was bound to.
-    pub(super) fn note_in(self, failure: Failure, facts: WorkerFacts, memory_limit: Option<u64>) -> Failure {
+    pub(super) fn note_in(
+        self,
+        failure: Failure,
+        worker: &Identity,
+        calls_served: Option<u64>,
+        memory_limit: Option<u64>,
+    ) -> Failure {
+        let facts = worker.facts(calls_served);
         match self {
             Obituary::Seen(ended) => {
                 let facts = WorkerFacts {
                     peak_memory: Some(ended.peak_memory),
                     cpu_time: Some(ended.cpu_time),
-                    killed_for_memory: verdict(&ended, &facts.stderr, memory_limit),
+                    killed_for_memory: verdict(&ended, &worker.output, memory_limit),
                     ..facts
                 };
                 failure.on_worker(facts).with_ending(ended.ending)
@@ -47,13 +55,12 @@ const OUT_OF_MEMORY: [&str; 4] =
 
 /// What ended a worker for its memory, if that did. At a limit of its own an allocation fails, and what follows from
 /// that is the program's own affair: most say so and abort.
-fn verdict(ended: &Ended, stderr: &[String], memory_limit: Option<u64>) -> Option<MemoryVerdict> {
+fn verdict(ended: &Ended, output: &Output, memory_limit: Option<u64>) -> Option<MemoryVerdict> {
     if ended.out_of_memory {
         return Some(MemoryVerdict::OutOfMemoryKiller);
     }
-    let says_so = |line: &String| OUT_OF_MEMORY.iter().any(|words| line.contains(words));
-    let failed = ended.ending != Ending::Exited { code: 0 } && stderr.iter().any(says_so);
-    memory_limit.filter(|_| failed).map(|limit| MemoryVerdict::OwnLimit { limit })
+    let limit = memory_limit.filter(|_| ended.ending != Ending::Exited { code: 0 })?;
+    output.said_last(&OUT_OF_MEMORY).then_some(MemoryVerdict::OwnLimit { limit })
 }
 
 /// What has happened since the checkout last looked.

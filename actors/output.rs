@@ -127,6 +127,12 @@ impl Output {
         self.read.lock().tail.lines()
     }
 
+    /// Whether any of these words were written to the standard error of late.
+    pub(super) fn said_last(&self, words: &[&str]) -> bool {
+        self.drain(CHUNKS);
+        self.read.lock().tail.holds(words)
+    }
+
     /// The last records that the worker logged.
     pub(super) fn records(&self) -> Vec<String> {
         self.notes.records()

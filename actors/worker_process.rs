@@ -43,6 +43,8 @@ enum Stage {
     SettingUp(HostChannel),
     /// It said that it is ready before the server said that it was forked.
     ReadyUnforked(HostChannel),
+    /// It said that its set-up failed before that.
+    FailedUnforked(Failure),
     /// The desk has its channel.
     Lent,
     /// It could not be set up, or is to end.
@@ -129,10 +131,25 @@ impl WorkerProcess {
     }
 
     fn fail(&mut self, failure: Failure) {
-        let facts = self.identity.as_ref().map(|identity| identity.facts_and_usage(None));
-        let unborn = || WorkerFacts { number: self.number, ..WorkerFacts::default() };
-        let failure = failure.on_worker(facts.unwrap_or_else(unborn));
-        self.not_set_up(failure);
+        match &self.identity {
+            Some(identity) => {
+                let facts = identity.facts_and_usage(None);
+                self.not_set_up(failure.on_worker(facts));
+            }
+            // Who it was is still to come.
+            None => self.stage = Stage::FailedUnforked(failure),
+        }
+    }
+
+    /// The same where nobody will tell any more who it was.
+    fn fail_unborn(&mut self, failure: Failure) {
+        let facts = WorkerFacts {
+            number: self.number,
+            stderr: self.output.last_lines(),
+            log: self.output.records(),
+            ..WorkerFacts::default()
+        };
+        self.not_set_up(failure.on_worker(facts));
     }
 
     fn not_set_up(&mut self, failure: Failure) {
@@ -147,8 +164,8 @@ impl WorkerProcess {
         let failure = Failure::of(FailureKind::Setup, "ended its process");
         match &self.identity {
             Some(identity) => {
-                let facts = identity.facts(None);
-                self.not_set_up(obituary.note_in(failure, facts, self.desk.options.memory_limit));
+                let failure = obituary.note_in(failure, identity, None, self.desk.options.memory_limit);
+                self.not_set_up(failure);
             }
             None => self.fail(failure),
         }
@@ -161,9 +178,11 @@ impl WorkerProcess {
     }
 
     fn bury(&mut self, obituary: Obituary, ctx: &mut Context<Self>) {
-        if self.identity.is_none() {
-            // It was never born, so it is no set-up that failed.
-            self.stage = Stage::Ending;
+        if self.identity.is_none()
+            && let Stage::FailedUnforked(failure) = std::mem::replace(&mut self.stage, Stage::Ending)
+        {
+            // Any other was never born, so it is no set-up that failed.
+            self.fail_unborn(failure);
         }
         // Why it ended may still lie in the channel.
         while let Stage::SettingUp(channel) = &mut self.stage {
@@ -262,10 +281,14 @@ impl Handler<Forked> for WorkerProcess {
         };
         self.desk.born(identity.clone());
         self.identity = Some(identity);
+        match std::mem::replace(&mut self.stage, Stage::Ending) {
+            Stage::FailedUnforked(failure) => return self.fail(failure),
+            other => self.stage = other,
+        }
         match self.stage {
             Stage::SettingUp(_) => self.bound_setup(ctx),
             Stage::ReadyUnforked(_) => self.lend(),
-            Stage::Lent => {}
+            Stage::FailedUnforked(_) | Stage::Lent => {}
             Stage::Ending => self.kill(),
         }
     }
@@ -289,7 +312,7 @@ impl Handler<Leave> for WorkerProcess {
             Stage::Lent => {
                 ctx.run_later(FAREWELL, |process, _| process.kill());
             }
-            Stage::SettingUp(_) | Stage::ReadyUnforked(_) | Stage::Ending => {
+            Stage::SettingUp(_) | Stage::ReadyUnforked(_) | Stage::FailedUnforked(_) | Stage::Ending => {
                 self.stage = Stage::Ending;
                 self.kill();
                 if self.identity.is_none() {

@@ -76,6 +76,12 @@ impl Tail {
         }
     }
 
+    /// Whether any of these words are in it.
+    pub(super) fn holds(&self, words: &[&str]) -> bool {
+        let text = String::from_utf8_lossy(&self.bytes);
+        words.iter().any(|word| text.contains(word))
+    }
+
     /// The last lines, oldest first.
     pub(super) fn lines(&self) -> Vec<String> {
         let text = String::from_utf8_lossy(&self.bytes);

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::{Arrived, Desk, HostChannel, Lease, Obituary, Session, Stage, Surroundings};
+use crate::actors::lease::Identity;
 use crate::actors::life::Reason;
-use crate::failure::{Failure, FailureKind, WorkerFacts};
+use crate::failure::{Failure, FailureKind};
 
 /// How long after its worker closed the channel a checkout waits to be told of its death; one that is not told
 /// of by then has closed it and lives on.
@@ -62,21 +63,23 @@ impl Session {
             }
             return self.ask(Desk::ask_again);
         }
-        let facts = worker.facts(Some(self.calls_served));
         let died = match obituary {
-            Some(obituary) => self.death(obituary, facts),
-            None => Failure::of(FailureKind::Died, "it closed its channel, and was killed").on_worker(facts),
+            Some(obituary) => self.death(obituary, &worker),
+            None => {
+                let facts = worker.facts(Some(self.calls_served));
+                Failure::of(FailureKind::Died, "it closed its channel, and was killed").on_worker(facts)
+            }
         };
         self.fatal_fault(died, around);
     }
 
-    fn death(&self, obituary: Obituary, facts: WorkerFacts) -> Failure {
+    fn death(&self, obituary: Obituary, worker: &Identity) -> Failure {
         let options = &self.desk.options;
         let death = match options.hung_worker_timeout.filter(|_| obituary.says_it_hung()) {
             Some(limit) => Failure::of(FailureKind::Hung, "").at_limit(limit),
             None => Failure::of(FailureKind::Died, ""),
         };
-        obituary.note_in(death, facts, options.memory_limit)
+        obituary.note_in(death, worker, Some(self.calls_served), options.memory_limit)
     }
 
     fn continue_untouched(&mut self, around: &mut dyn Surroundings) {

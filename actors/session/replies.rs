@@ -59,7 +59,6 @@ impl Session {
             None => return Some(Said::Nonsense(format!("it answered call {}, which is not due", reply.id))),
             Some(Due::Ghost) => None,
             Some(Due::Call(call)) => {
-                self.calls_served += 1;
                 self.waited = Duration::ZERO;
                 self.desk.totals.ran(times.ran);
                 let has_result = matches!(reply.outcome, Outcome::Done | Outcome::Failed);
@@ -108,12 +107,16 @@ impl Session {
                     self.answer(&call, failure);
                 }
             }
-            (Outcome::Panicked(report), _) => self.panicked(call, report, times, around),
+            (Outcome::Panicked { report, peak_memory, cpu_time }, _) => {
+                let usage = (Some(peak_memory), Some(cpu_time));
+                self.panicked(call, report, times, usage, around);
+            }
             (Outcome::Cleared, _) => {
                 self.calls.put_back(call);
                 self.broke_protocol("it cleared a call that it was to run", around);
             }
         }
+        self.calls_served += 1;
     }
 
     /// The worker has read what was written, so nobody else will have to.
@@ -146,11 +149,19 @@ impl Session {
         }
     }
 
-    fn panicked(&mut self, call: Call, report: PanicReport, times: Times, around: &mut dyn Surroundings) {
+    fn panicked(
+        &mut self,
+        call: Call,
+        report: PanicReport,
+        times: Times,
+        (peak_memory, cpu_time): (Option<u64>, Option<Duration>),
+        around: &mut dyn Surroundings,
+    ) {
         let failure = Failure::of(FailureKind::Panic, "").with_panic(report).during(call.name);
         self.calls.put_back(call);
         if let Some(facts) = self.give_up(Reason::Panicked) {
             let failure = failure.after(times.waited, Some(times.ran)).in_phase(Phase::Running);
+            let facts = WorkerFacts { peak_memory, cpu_time, ..facts };
             self.fatal_fault(failure.on_worker(facts), around);
         }
     }

@@ -163,11 +163,29 @@ pub(crate) fn reap(pid: Pid) -> Option<Corpse> {
     let pid_number = pid.as_raw_nonzero().get();
     // SAFETY: wait4 demands valid places for the status and the usage; both live on this frame.
     let reaped = unsafe { libc::wait4(pid_number, &mut status, libc::WNOHANG, &mut usage) };
-    (reaped == pid_number).then(|| Corpse {
-        ending: ending(status),
-        peak_memory: u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024,
-        cpu_time: duration(usage.ru_utime) + duration(usage.ru_stime),
+    (reaped == pid_number).then(|| {
+        let (peak_memory, cpu_time) = sum(&usage);
+        Corpse { ending: ending(status), peak_memory, cpu_time }
     })
+}
+
+/// The most memory this process has had resident, in bytes, and the CPU time it has used.
+///
+/// # References
+///
+/// - [getrusage(2)](https://man7.org/linux/man-pages/man2/getrusage.2.html)
+pub(crate) fn own_usage() -> (u64, Duration) {
+    // SAFETY: zeroed demands that zero bytes are a valid rusage; it is plain integers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: getrusage demands a valid place for its answer; `usage` lives on this frame. With a valid place and
+    // RUSAGE_SELF it does not fail.
+    unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) };
+    sum(&usage)
+}
+
+fn sum(usage: &libc::rusage) -> (u64, Duration) {
+    let peak_memory = u64::try_from(usage.ru_maxrss).unwrap_or(0) * 1024;
+    (peak_memory, duration(usage.ru_utime) + duration(usage.ru_stime))
 }
 
 fn ending(status: i32) -> Ending {

@@ -89,8 +89,8 @@ pub(crate) enum Outcome {
     Failed,
     /// Not run: written before an error was known.
     Cleared,
-    /// The handler panicked and the worker is about to end.
-    Panicked(PanicReport),
+    /// The handler panicked and the worker is about to end, which nobody waits for: what it used is told here.
+    Panicked { report: PanicReport, peak_memory: u64, cpu_time: Duration },
     /// The message could not be decoded, or the reply not encoded; `error` says whether the reply was an `Err`.
     Payload { text: String, error: bool },
 }

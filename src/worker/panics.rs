@@ -7,6 +7,7 @@ use std::thread::ThreadId;
 
 use crate::channel::{Link, RingLink};
 use crate::failure::PanicReport;
+use crate::sys::process;
 use crate::wire::frame;
 use crate::wire::work::{FromWorker, Outcome, Reply, SetupReport};
 
@@ -65,6 +66,12 @@ pub(crate) fn take() -> PanicReport {
     })
 }
 
+/// How a call went that panicked.
+pub(super) fn outcome(report: PanicReport) -> Outcome {
+    let (peak_memory, cpu_time) = process::own_usage();
+    Outcome::Panicked { report, peak_memory, cpu_time }
+}
+
 type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send>;
 
 fn on_panic(worker: ThreadId, info: &PanicHookInfo<'_>, others: &Hook) {
@@ -98,7 +105,7 @@ fn say_last_words(captured: &mut Captured, report: PanicReport) {
         LastWords::None => return,
         LastWords::Setup => FromWorker::SetupFailed(SetupReport::Panic(report)),
         LastWords::Call(id) => {
-            FromWorker::Reply(Reply { id, outcome: Outcome::Panicked(report), keep: false, stop: true })
+            FromWorker::Reply(Reply { id, outcome: outcome(report), keep: false, stop: true })
         }
     };
     let mut bytes = Vec::new();

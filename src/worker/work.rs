@@ -113,7 +113,7 @@ fn serve(
     let survived = std::panic::catch_unwind(AssertUnwindSafe(run)).is_ok();
     if !survived {
         out.truncate(before);
-        say_reply(out, call.id, Outcome::Panicked(panics::take()));
+        say_reply(out, call.id, panics::outcome(panics::take()));
     }
     *errors += u32::from(reply_was_error);
     survived
@@ -220,7 +220,7 @@ mod tests {
             Outcome::Done => "done",
             Outcome::Failed => "failed",
             Outcome::Cleared => "cleared",
-            Outcome::Panicked(_) => "panicked",
+            Outcome::Panicked { .. } => "panicked",
             Outcome::Payload { .. } => "payload",
         };
         messages

@@ -3,7 +3,9 @@
 #![allow(dead_code, unused_imports, reason = "every test file uses its part of the harness")]
 
 mod clients;
+mod events;
 mod leaks;
+mod mule;
 mod probe;
 mod processes;
 mod rogue;
@@ -18,7 +20,9 @@ use forkpool::prelude::*;
 use rustix::process::{Pid as ProcessId, Signal};
 
 pub use clients::*;
+pub use events::*;
 pub use leaks::{children, descendants, descriptors};
+pub use mule::*;
 pub use probe::*;
 pub use processes::*;
 pub use rogue::*;
@@ -71,7 +75,7 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// Waits until the pool has this many idle workers and no others.
-pub async fn settled(pool: &PoolHandle<Probe>, idle: usize) {
+pub async fn settled<W: Worker>(pool: &PoolHandle<W>, idle: usize) {
     until(&format!("there are {idle} idle workers"), || {
         let stats = pool.stats();
         stats.idle == idle && stats.workers() == idle

@@ -1,0 +1,75 @@
+//! What a program's `tracing` subscriber gets to see.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
+/// One event, its fields as text.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub target: String,
+    pub level: Level,
+    pub fields: BTreeMap<String, String>,
+}
+
+impl Seen {
+    pub fn field(&self, name: &str) -> &str {
+        self.fields.get(name).map_or("", String::as_str)
+    }
+
+    pub fn message(&self) -> &str {
+        self.field("message")
+    }
+}
+
+static SEEN: OnceLock<Mutex<Vec<Seen>>> = OnceLock::new();
+
+fn seen() -> MutexGuard<'static, Vec<Seen>> {
+    let seen = SEEN.get_or_init(|| {
+        let subscriber = tracing_subscriber::registry().with(Keeper);
+        tracing::subscriber::set_global_default(subscriber).expect("the only subscriber");
+        Mutex::default()
+    });
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on events are kept, and none that came before.
+pub fn keep_events() {
+    seen().clear();
+}
+
+/// The events of a target since then, in order.
+pub fn events(target: &str) -> Vec<Seen> {
+    seen().iter().filter(|event| event.target == target).cloned().collect()
+}
+
+struct Keeper;
+
+impl<S: Subscriber> Layer<S> for Keeper {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let metadata = event.metadata();
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let event = Seen { target: metadata.target().to_owned(), level: *metadata.level(), fields: fields.0 };
+        // An event that is caused while the subscriber is being made is of no interest.
+        if let Some(seen) = SEEN.get() {
+            seen.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Fields(BTreeMap<String, String>);
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().to_owned(), value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}"));
+    }
+}
