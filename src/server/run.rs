@@ -258,6 +258,7 @@ impl Newborn<'_> {
         deaths.forget_in_child();
         // Where that fails it prints where the application prints.
         let _ = descriptors::replace_outputs(stdout, stderr);
+        process::write_c_output_by_lines();
         worker::run(Assignment {
             program,
             config: &hello.config,

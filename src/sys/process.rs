@@ -49,6 +49,31 @@ pub(crate) fn exit_now(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+unsafe extern "C" {
+    #[link_name = "stdout"]
+    static mut C_STDOUT: *mut libc::FILE;
+}
+
+/// Has the C library write its standard output line by line, as it would to a terminal, and not when a buffer is full.
+///
+/// # References
+///
+/// - [setvbuf(3)](https://man7.org/linux/man-pages/man3/setvbuf.3.html)
+pub(crate) fn write_c_output_by_lines() {
+    // SAFETY: reading a `static mut` demands that nobody writes it at the same time; the C library sets it up before
+    // any of our code runs, and a worker that was just forked has one thread.
+    let stdout = unsafe { C_STDOUT };
+    // SAFETY: setvbuf demands an open stream, which the C library's own is; it allocates the buffer itself. That it
+    // fails leaves the buffering as it was.
+    unsafe { libc::setvbuf(stdout, std::ptr::null_mut(), libc::_IOLBF, 0) };
+}
+
+/// Writes what the C library still has in its buffers.
+pub(crate) fn flush_c_output() {
+    // SAFETY: fflush demands an open stream or none, which means all of them.
+    unsafe { libc::fflush(std::ptr::null_mut()) };
+}
+
 /// The processor this thread runs on, which may be another by the time it is known.
 pub(crate) fn current_processor() -> u32 {
     // SAFETY: sched_getcpu demands nothing. It is the C library's, which reads what the kernel keeps in memory for

@@ -16,8 +16,8 @@ pub use service::{Incoming, Preload, Program, Replying, Service, Setup};
 pub use crate::wire::frame::PayloadError;
 
 use crate::channel::{BlockingEnd, RingLink};
-use crate::sys::memory;
 use crate::sys::process::exit_now;
+use crate::sys::{memory, process};
 use crate::wire::frame;
 use crate::wire::work::{FromWorker, Ready, SetupReport};
 use crate::wire::{LIBRARY, PROTOCOL};
@@ -90,6 +90,7 @@ fn leave(exit: std::io::Result<work::Exit>) -> ! {
     use std::io::Write;
     // What the user's code printed is theirs; where stdout is gone there is nobody to tell.
     let _ = std::io::stdout().flush();
+    process::flush_c_output();
     exit_now(match exit {
         Ok(work::Exit::Closed) => 0,
         Ok(work::Exit::Panicked) => PANICKED,
