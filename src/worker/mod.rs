@@ -52,7 +52,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     drop(assignment.memory);
     panics::speak_through(&link);
     let limits = Limits { max_payload: assignment.max_payload, max_memory: assignment.max_memory };
-    let mut end = BlockingEnd::new(link, frame::body_limit(limits.max_payload));
+    let mut end = BlockingEnd::new(link, frame::call_limit(limits.max_payload));
     let setup = || (assignment.program.setup)(assignment.config, assignment.preload);
     panics::expect(LastWords::Setup);
     let attempt = std::panic::catch_unwind(AssertUnwindSafe(setup));
