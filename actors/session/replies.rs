@@ -133,7 +133,7 @@ impl Session {
     }
 
     fn payload_failure(&self, call: &Call, text: &str) -> Failure {
-        let failure = Failure::of(FailureKind::Payload, text).during(call.name);
+        let failure = Failure::of(FailureKind::Payload, text).during(call.kind.name);
         match &self.stage {
             Stage::Held(lease) | Stage::Releasing { lease, .. } => {
                 failure.on_worker(lease.worker.number, Some(lease.worker.pid))
@@ -143,7 +143,7 @@ impl Session {
     }
 
     fn panicked(&mut self, call: Call, report: PanicReport, times: Times, around: &mut dyn Surroundings) {
-        let failure = Failure::of(FailureKind::Panic, "").with_panic(report).during(call.name);
+        let failure = Failure::of(FailureKind::Panic, "").with_panic(report).during(call.kind.name);
         self.calls.put_back(call);
         if let Some((number, pid)) = self.give_up(Reason::Panicked) {
             let failure = failure.after(times.waited, Some(times.ran));
