@@ -39,8 +39,8 @@ async fn measure(setting: Setting) -> Report {
     let mut report = Report::default();
     overhead(setting, &pool, &context, &mut report).await;
     death_notice(setting, &pool, &context, &mut report).await;
-    // One placement says it all: nothing of this depends on who runs where.
     if setting.placement == Placement::Any {
+        // Whether anything grows does not depend on who runs where.
         many_in_a_row(setting, &pool, &context, &mut report).await;
     }
     pool.stop(Duration::from_secs(5)).await;
@@ -57,19 +57,22 @@ async fn overhead(
     support::pin_workers(setting, std::slice::from_ref(&checkout)).await;
     let mut within = Series::seconds("forkpool, held checkout, in a context");
     let mut without = Series::seconds("forkpool, held checkout, without");
-    for round in 0..setting.rounds(600) {
+    // What one round costs says more of the machine than of us; the two of a pair are measured right after each other.
+    let mut pairs = Series::seconds("");
+    for round in 0..setting.rounds(1000) {
+        let bare = if round % 2 == 0 { Some(calls(&checkout, CALLS).await) } else { None };
+        let bound = context.scope(calls(&checkout, CALLS)).await;
         // Each goes first as often as the other.
-        for turn in [round, round + 1] {
-            if turn % 2 == 0 {
-                within.push(context.scope(calls(&checkout, CALLS)).await);
-            } else {
-                without.push(calls(&checkout, CALLS).await);
-            }
-        }
+        let bare = match bare {
+            Some(bare) => bare,
+            None => calls(&checkout, CALLS).await,
+        };
+        within.push(bound);
+        without.push(bare);
+        pairs.push(bound / bare);
     }
     [&within, &without].into_iter().for_each(|series| report.row(series));
-    let name = format!("failure/context_overhead@{}", setting.placement);
-    report.ratio(&name, within.median() / without.median());
+    report.ratio(&format!("failure/context_overhead@{}", setting.placement), pairs.median());
 }
 
 /// Seconds for each of some calls, one after the other.
