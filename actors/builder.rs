@@ -7,12 +7,13 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use actix::dev::channel;
-use actix::{Actor, Addr, Arbiter, ArbiterHandle, Context};
+use actix::{Actor, Addr, Arbiter, ArbiterHandle};
 
 use super::desk::Desk;
 use super::handle::PoolHandle;
 use super::interface::{Method, Worker};
 use super::pool::Pool;
+use super::proxy_context::ProxyContext;
 use super::server_link;
 use super::supervisor::{Recipe, Supervisor};
 use crate::config::{Backoff, OnCancel, OptionError, Options};
@@ -234,6 +235,7 @@ impl<W: Worker> Builder<W> {
     /// # Errors
     ///
     /// [`StartError`]; nothing is left behind.
+    #[track_caller]
     pub fn start(self) -> Result<PoolHandle<W>, StartError> {
         let arbiter = Arbiter::try_current().filter(ArbiterHandle::alive).ok_or(StartError::NoArbiter)?;
         self.start_in(&arbiter)
@@ -244,6 +246,7 @@ impl<W: Worker> Builder<W> {
     /// # Errors
     ///
     /// As [`start`](Self::start).
+    #[track_caller]
     pub fn start_in(self, arbiter: &ArbiterHandle) -> Result<PoolHandle<W>, StartError> {
         self.options.validate()?;
         if !boot::is_booted(&W::PROGRAM) {
@@ -291,7 +294,7 @@ fn start_pool<W: Worker>(arbiter: &ArbiterHandle, pool: Pool<W>) -> Addr<Pool<W>
     // A mailbox of capacity 0 is unbounded, and this one is so before anybody can send to it.
     let (sender, receiver) = channel::channel(0);
     arbiter.spawn_fn(move || {
-        Context::with_receiver(receiver).run(pool);
+        ProxyContext::run(pool, receiver);
     });
     Addr::new(sender)
 }

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::context::Origin;
+use super::describe::Describe;
 use super::slot::Slot;
 
 /// Calls written ahead of their replies, at most: enough to keep a worker busy while the host does other
@@ -17,14 +19,22 @@ const BYTES_AHEAD: usize = 256 << 10;
 /// A clock that fires later than this says that the event loop was busy.
 const LATE: Duration = Duration::from_millis(20);
 
+/// What all calls of one message have in common.
+#[derive(Debug)]
+pub(super) struct Kind {
+    pub(super) name: &'static str,
+    pub(super) method: u32,
+    pub(super) describe: Describe,
+}
+
 /// One call as it was sent.
 pub(super) struct Call {
     pub(super) slot: Rc<dyn Slot>,
-    pub(super) name: &'static str,
-    pub(super) method: u32,
+    pub(super) kind: &'static Kind,
     pub(super) limit: Option<Duration>,
     /// What quarantine knows it by, where there is one.
     pub(super) mark: Option<u64>,
+    pub(super) origin: Origin,
 }
 
 /// A call that waits to be written.

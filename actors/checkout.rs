@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
@@ -9,12 +10,14 @@ use std::time::Duration;
 
 use actix::dev::channel;
 use actix::fut::ActorFuture;
-use actix::{Actor, ActorContext, Addr, ArbiterHandle, AsyncContext, Context, Handler, Message};
+use actix::{Actor, ActorContext, Addr, ArbiterHandle, AsyncContext, Handler, Message};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::calls::Call;
+use super::calls::{Call, Kind};
+use super::context::{Origin, Sent};
 use super::interface::{Accepts, Worker};
+use super::proxy_context::{Here, ProxyContext};
 use super::session::{Session, SessionSeed, Surroundings};
 use super::slot::{Reply, TypedSlot};
 use crate::failure::Failure;
@@ -41,6 +44,8 @@ use crate::wire::frame::{self, PayloadError};
 pub struct Checkout<W: Worker> {
     session: Session,
     timeout: Option<Duration>,
+    /// Where the checkout was started, and in which context.
+    home: Origin,
     worker: PhantomData<fn() -> W>,
 }
 
@@ -56,38 +61,52 @@ impl<W: Worker> Checkout<W> {
         arbiter: &ArbiterHandle,
         seed: SessionSeed,
         timeout: Option<Duration>,
+        home: Origin,
     ) -> Addr<Self> {
         // A mailbox of capacity 0 is unbounded, and this one is so before anybody can send to it.
         let (sender, receiver) = channel::channel(0);
         arbiter.spawn_fn(move || {
-            let checkout = Checkout { session: seed.plant(), timeout, worker: PhantomData };
-            Context::with_receiver(receiver).run(checkout);
+            let checkout = Checkout { session: seed.plant(), timeout, home, worker: PhantomData };
+            ProxyContext::run(checkout, receiver);
         });
         Addr::new(sender)
     }
 
-    fn submit<M, T, E>(&mut self, message: &M, limit: Option<Duration>, ctx: &mut Context<Self>) -> Reply<M>
+    fn submit<M, T, E>(
+        &mut self,
+        message: &M,
+        limit: Option<Duration>,
+        at: Option<&'static Location<'static>>,
+        ctx: &mut ProxyContext<Self>,
+    ) -> Reply<M>
     where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize,
         T: DeserializeOwned + 'static,
         E: DeserializeOwned + From<Failure> + 'static,
     {
-        let slot = TypedSlot::new();
-        let call = call::<W, M>(slot.clone(), limit);
+        let Sent { context, awaited } = ctx.take_sent();
+        let slot = TypedSlot::new(awaited);
+        let call = call::<W, M>(slot.clone(), limit, self.home.of_call(context, at));
         self.session.submit(call, &mut |out, most| encode(out, message, most), ctx);
         Reply(slot)
     }
 }
 
 /// A call of this message.
-pub(super) fn call<W, M>(slot: Rc<TypedSlot<M::Result>>, limit: Option<Duration>) -> Call
+fn call<W, M>(slot: Rc<TypedSlot<M::Result>>, limit: Option<Duration>, origin: Origin) -> Call
 where
     W: Accepts<M>,
     M: Message,
     TypedSlot<M::Result>: super::slot::Slot,
 {
-    Call { slot, name: W::NAME, method: W::METHOD, limit, mark: None }
+    Call { slot, kind: KindOf::<W, M>::KIND, limit, mark: None, origin }
+}
+
+struct KindOf<W, M>(PhantomData<(W, M)>);
+
+impl<W: Accepts<M>, M> KindOf<W, M> {
+    const KIND: &'static Kind = &Kind { name: W::NAME, method: W::METHOD, describe: W::DESCRIBE };
 }
 
 /// Encodes a message; a panic of the user's own `Serialize` is an error like any other.
@@ -102,14 +121,14 @@ pub(super) fn encode<M: Serialize>(out: &mut Vec<u8>, message: &M, limit: usize)
 }
 
 impl<W: Worker> Actor for Checkout<W> {
-    type Context = Context<Self>;
+    type Context = ProxyContext<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.spawn(Pump);
     }
 }
 
-impl<W: Worker> Surroundings for Context<Checkout<W>> {
+impl<W: Worker> Surroundings for ProxyContext<Checkout<W>> {
     fn is_connected(&self) -> bool {
         self.connected()
     }
@@ -130,7 +149,7 @@ impl<W: Worker> ActorFuture<Checkout<W>> for Pump {
     fn poll(
         self: Pin<&mut Self>,
         checkout: &mut Checkout<W>,
-        ctx: &mut Context<Checkout<W>>,
+        ctx: &mut ProxyContext<Checkout<W>>,
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
         checkout.session.poll(task, ctx).map(|()| ctx.stop())
@@ -147,7 +166,7 @@ where
     type Result = Reply<M>;
 
     fn handle(&mut self, message: M, ctx: &mut Self::Context) -> Reply<M> {
-        self.submit(&message, self.timeout, ctx)
+        self.submit(&message, self.timeout, None, ctx)
     }
 }
 
@@ -172,7 +191,37 @@ where
     type Result = Reply<Within<M, D>>;
 
     fn handle(&mut self, Within(limit, message): Within<M, D>, ctx: &mut Self::Context) -> Self::Result {
-        Reply(self.submit(&message, limit.into(), ctx).0)
+        Reply(self.submit(&message, limit.into(), None, ctx).0)
+    }
+}
+
+impl<W, M, T, E> Handler<Here<M>> for Checkout<W>
+where
+    W: Worker + Accepts<M>,
+    M: Message<Result = Result<T, E>> + Serialize,
+    T: DeserializeOwned + 'static,
+    E: DeserializeOwned + From<Failure> + 'static,
+{
+    type Result = Reply<Here<M>>;
+
+    fn handle(&mut self, Here { message, at }: Here<M>, ctx: &mut Self::Context) -> Self::Result {
+        Reply(self.submit(&message, self.timeout, Some(at), ctx).0)
+    }
+}
+
+impl<W, M, T, E, D> Handler<Here<Within<M, D>>> for Checkout<W>
+where
+    W: Worker + Accepts<M>,
+    M: Message<Result = Result<T, E>> + Serialize,
+    T: DeserializeOwned + 'static,
+    E: DeserializeOwned + From<Failure> + 'static,
+    D: Into<Option<Duration>>,
+{
+    type Result = Reply<Here<Within<M, D>>>;
+
+    fn handle(&mut self, Here { message, at }: Here<Within<M, D>>, ctx: &mut Self::Context) -> Self::Result {
+        let Within(limit, message) = message;
+        Reply(self.submit(&message, limit.into(), Some(at), ctx).0)
     }
 }
 
@@ -220,6 +269,7 @@ impl Single {
         payload: Result<Vec<u8>, PayloadError>,
         caller: Option<actix::dev::OneshotSender<M::Result>>,
         limit: Option<Duration>,
+        origin: Origin,
     ) where
         W: Worker + Accepts<M>,
         M: Message<Result = Result<T, E>>,
@@ -228,7 +278,7 @@ impl Single {
     {
         arbiter.spawn(async move {
             let mut session = seed.plant();
-            let call = call::<W, M>(TypedSlot::answering(caller), limit);
+            let call = call::<W, M>(TypedSlot::answering(caller), limit, origin);
             let mut payload = Some(payload);
             let mut encode = |out: &mut Vec<u8>, _: usize| {
                 out.append(&mut payload.take().unwrap_or(Ok(Vec::new()))?);

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use super::checkout::Checkout;
+use super::context::{ErrorContext, Origin};
 use super::desk::Desk;
 use super::interface::{Accepts, Worker};
 use super::pool::{self, Pool, Relay};
@@ -81,6 +82,7 @@ impl<W: Worker> PoolHandle<W> {
     /// # Cancellation
     ///
     /// A call whose future is dropped before a worker had it is not run; one that runs is let finish.
+    #[track_caller]
     pub fn send<M, T, E>(&self, message: M) -> PoolRequest<Result<T, E>>
     where
         W: Accepts<M>,
@@ -98,6 +100,7 @@ impl<W: Worker> PoolHandle<W> {
     /// # Errors
     ///
     /// As [`send`](Self::send).
+    #[track_caller]
     pub fn send_within<M, T, E>(
         &self,
         limit: impl Into<Option<Duration>>,
@@ -120,6 +123,7 @@ impl<W: Worker> PoolHandle<W> {
     }
 
     /// Runs a message on any free worker and forgets its answer.
+    #[track_caller]
     pub fn do_send<M, T, E>(&self, message: M)
     where
         W: Accepts<M>,
@@ -135,6 +139,7 @@ impl<W: Worker> PoolHandle<W> {
     /// # Errors
     ///
     /// [`SendError::Closed`] where the pool has ended or is ending; the message comes back. It is never `Full`.
+    #[track_caller]
     pub fn try_send<M, T, E>(&self, message: M) -> Result<(), SendError<M>>
     where
         W: Accepts<M>,
@@ -158,6 +163,7 @@ impl<W: Worker> PoolHandle<W> {
             desk: self.shared.desk.clone(),
             arbiter: self.shared.arbiter.clone(),
             terms: Terms::of(&self.shared.desk.options),
+            context: None,
             worker: PhantomData,
         }
     }
@@ -177,6 +183,7 @@ impl<W: Worker> PoolHandle<W> {
         pool::stop(self.shared.desk.clone(), drain)
     }
 
+    #[track_caller]
     fn run<M, T, E>(
         &self,
         message: &M,
@@ -189,7 +196,7 @@ impl<W: Worker> PoolHandle<W> {
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
         let desk = &self.shared.desk;
-        let relay = Relay::<W, M>::new(desk, message, limit);
+        let relay = Relay::<W, M>::new(desk, message, limit, Origin::here());
         relay.run(&here_or(&self.shared.arbiter), caller);
     }
 }
@@ -258,6 +265,7 @@ pub struct CheckoutBuilder<W: Worker> {
     desk: Arc<Desk>,
     arbiter: ArbiterHandle,
     terms: Terms,
+    context: Option<ErrorContext>,
     worker: PhantomData<fn() -> W>,
 }
 
@@ -299,18 +307,28 @@ impl<W: Worker> CheckoutBuilder<W> {
         self
     }
 
+    /// The context of calls that are sent where none is in force. Default: the one in force where the checkout is
+    /// started.
+    pub fn in_context(mut self, context: &ErrorContext) -> Self {
+        self.context = Some(context.clone());
+        self
+    }
+
     /// Joins the line for a worker and returns the checkout's address, on which calls queue at once.
     ///
     /// The actor runs on the current arbiter, or on the pool's where the thread has none. This never blocks and
     /// never fails: what goes wrong is told to the calls.
+    #[track_caller]
     pub fn start(self) -> Addr<Checkout<W>> {
         let arbiter = here_or(&self.arbiter);
         self.start_in(&arbiter)
     }
 
     /// As [`start`](Self::start), on this arbiter.
+    #[track_caller]
     pub fn start_in(self, arbiter: &ArbiterHandle) -> Addr<Checkout<W>> {
+        let home = Origin::here().within(self.context);
         let seed = SessionSeed::new(self.desk, self.terms);
-        Checkout::start_on(arbiter, seed, self.terms.timeout)
+        Checkout::start_on(arbiter, seed, self.terms.timeout, home)
     }
 }

@@ -9,9 +9,10 @@ use actix::{Actor, ActorContext, ActorState, Handler, Message};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::describe::Describe;
 use crate::failure::SetupError;
 use crate::server::Boot;
-use crate::wire::frame;
+use crate::wire::{baggage, frame};
 use crate::worker::{Incoming, Preload, Program, Replying, Service};
 
 /// An actor whose context is a forked process.
@@ -70,6 +71,9 @@ pub trait Accepts<M>: Worker {
     const METHOD: u32;
     /// The message's name, as failures and logs show it.
     const NAME: &'static str;
+    /// How an error of the message's is described to error contexts.
+    #[doc(hidden)]
+    const DESCRIBE: Describe = |_| None;
 }
 
 type Run<W> = fn(&mut W, &mut WorkerContext<W>, Incoming<'_>, Replying<'_>);
@@ -157,10 +161,25 @@ macro_rules! __accept {
         impl $crate::Accepts<$message> for $worker {
             const METHOD: u32 = $place;
             const NAME: &'static str = $crate::__private::last_segment(stringify!($message));
+            const DESCRIBE: $crate::__private::Describe = $crate::__describe!($message);
         }
         $crate::__accept!($worker, $place + 1 $(, $rest)*);
     };
     ($worker:ty, $place:expr) => {};
+}
+
+/// How an error of this message's is described: by the best its type has.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __describe {
+    ($message:ty) => {
+        |error| {
+            #[allow(unused_imports, reason = "only the first that fits the error's type is used")]
+            use $crate::__private::{ByDebug, ByDisplay, ByName, Described, Fallible};
+            type Error = <$message as Fallible>::Error;
+            error.downcast_ref::<Error>().map(|error| (&&&Described(error)).describe())
+        }
+    };
 }
 
 /// A message that nobody can make.
@@ -190,6 +209,8 @@ pub struct WorkerContext<W> {
     call: Option<CallInfo>,
     keep: bool,
     stop: bool,
+    /// What came along with the running call, as it travelled.
+    baggage: Vec<u8>,
     worker: PhantomData<fn() -> W>,
 }
 
@@ -207,7 +228,14 @@ pub struct CallInfo {
 
 impl<W> WorkerContext<W> {
     fn new(preload: &'static Preload) -> Self {
-        WorkerContext { preload, call: None, keep: false, stop: false, worker: PhantomData }
+        WorkerContext {
+            preload,
+            call: None,
+            keep: false,
+            stop: false,
+            baggage: Vec::new(),
+            worker: PhantomData,
+        }
     }
 
     /// When the caller of the running call stops waiting; `None` is never, and outside of calls.
@@ -223,6 +251,13 @@ impl<W> WorkerContext<W> {
     /// Keeps this worker although the running call ends with an error: what it holds is not in doubt.
     pub fn keep_worker(&mut self) {
         self.keep = true;
+    }
+
+    /// The baggage of this type that the running call's context has, see
+    /// [`ErrorContext::baggage`](super::ErrorContext::baggage). It is decoded here; `None` if there is none, or if
+    /// it cannot be decoded.
+    pub fn baggage<T: DeserializeOwned>(&self) -> Option<T> {
+        baggage::read(&self.baggage)
     }
 
     /// What the preload put into the shared memory, or `None` if it put no value of this type there.
@@ -267,7 +302,9 @@ impl<W: Worker> Service for Hosted<W> {
         };
         self.ctx.keep = false;
         self.ctx.call = Some(CallInfo { id: call.id, name: method.name, deadline: call.deadline });
+        self.ctx.baggage.extend_from_slice(call.baggage);
         (method.run)(&mut self.worker, &mut self.ctx, call, reply);
+        self.ctx.baggage.clear();
         self.ctx.call = None;
     }
 

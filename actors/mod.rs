@@ -4,6 +4,8 @@ mod builder;
 mod calls;
 mod checkout;
 mod claim;
+mod context;
+mod describe;
 mod desk;
 mod handle;
 mod host_channel;
@@ -15,6 +17,7 @@ mod line;
 mod output;
 mod pool;
 pub mod prelude;
+mod proxy_context;
 mod quarantine;
 mod server_link;
 mod session;
@@ -25,9 +28,15 @@ mod worker_process;
 
 pub use builder::{Builder, StartError};
 pub use checkout::{Abort, Checkout, Within};
+pub use context::{
+    ActorScope, BaggageError, ContextFailure, ErrorContext, FailureHandler, Trace, TraceFrame, Verdict,
+};
+#[doc(hidden)]
+pub use describe::{ByDebug, ByDisplay, ByName, Describe, Described, Fallible};
 pub use handle::{CheckoutBuilder, PoolHandle, PoolRequest};
 pub use interface::{Accepts, CallInfo, Interface, Method, Worker, WorkerContext};
 #[doc(hidden)]
 pub use interface::{NoMessage, last_segment};
 pub use pool::{Inspect, Pool, Stop};
+pub use proxy_context::{Here, ProxyContext, here};
 pub use stats::{Histogram, Stats};

@@ -1,23 +1,26 @@
 //! The pool actor: where a message that needs no checkout of its own goes.
 
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::dev::{MessageResponse, OneshotSender};
-use actix::{Actor, Arbiter, Context, Handler, Message, ResponseFuture};
+use actix::{Actor, Arbiter, Handler, Message, ResponseFuture};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::builder::Builder;
 use super::checkout::{Single, Within, encode};
+use super::context::Origin;
 use super::desk::Desk;
 use super::interface::{Accepts, Worker};
+use super::proxy_context::{Here, ProxyContext};
 use super::session::{SessionSeed, Terms};
 use super::stats::Stats;
 use super::supervisor::End;
 use crate::failure::Failure;
-use crate::wire::frame::PayloadError;
+use crate::wire::frame::{self, PayloadError};
 
 /// A pool of workers: an actor that handles every message of their interface, each on any free worker, as
 /// `SyncArbiter` does.
@@ -26,6 +29,8 @@ use crate::wire::frame::PayloadError;
 /// wants; [`PoolHandle::addr`](super::PoolHandle::addr) gives the actor's own address. Its mailbox is unbounded.
 pub struct Pool<W: Worker> {
     desk: Arc<Desk>,
+    /// Where the pool was started.
+    home: Origin,
     worker: PhantomData<fn() -> W>,
 }
 
@@ -41,17 +46,24 @@ impl<W: Worker> Pool<W> {
         Builder::new(config)
     }
 
+    #[track_caller]
     pub(super) fn new(desk: Arc<Desk>) -> Self {
-        Pool { desk, worker: PhantomData }
+        Pool { desk, home: Origin::bare(), worker: PhantomData }
     }
 
-    fn relay<M: Message + Serialize, N>(&self, message: &M, limit: Option<Duration>) -> Relay<W, M, N> {
-        Relay::new(&self.desk, message, limit)
+    fn relay<M: Message + Serialize, N>(
+        &self,
+        message: &M,
+        limit: Option<Duration>,
+        at: Option<&'static Location<'static>>,
+        ctx: &mut ProxyContext<Self>,
+    ) -> Relay<W, M, N> {
+        Relay::new(&self.desk, message, limit, self.home.of_call(ctx.take_sent().context, at))
     }
 }
 
 impl<W: Worker> Actor for Pool<W> {
-    type Context = Context<Self>;
+    type Context = ProxyContext<Self>;
 }
 
 /// A message on its way to whichever worker is free; `N` is what it was sent as.
@@ -60,16 +72,18 @@ pub struct Relay<W, M, N = M> {
     seed: SessionSeed,
     payload: Result<Vec<u8>, PayloadError>,
     limit: Option<Duration>,
+    origin: Origin,
     kinds: PhantomData<fn(W, M, N)>,
 }
 
 impl<W: Worker, M: Message + Serialize, N> Relay<W, M, N> {
     /// Joins the line with a message.
-    pub(super) fn new(desk: &Arc<Desk>, message: &M, limit: Option<Duration>) -> Self {
+    pub(super) fn new(desk: &Arc<Desk>, message: &M, limit: Option<Duration>, origin: Origin) -> Self {
         let mut bytes = Vec::new();
-        let payload = encode(&mut bytes, message, desk.options.max_payload).map(|()| bytes);
+        let most = frame::room_beside(origin.baggage().len(), desk.options.max_payload);
+        let payload = encode(&mut bytes, message, most).map(|()| bytes);
         let seed = SessionSeed::new(desk.clone(), Terms::single(&desk.options));
-        Relay { seed, payload, limit, kinds: PhantomData }
+        Relay { seed, payload, limit, origin, kinds: PhantomData }
     }
 }
 
@@ -81,7 +95,7 @@ where
     E: DeserializeOwned + From<Failure> + Send + 'static,
 {
     pub(super) fn run(self, arbiter: &actix::ArbiterHandle, caller: Option<OneshotSender<Result<T, E>>>) {
-        Single::spawn::<W, M, T, E>(arbiter, self.seed, self.payload, caller, self.limit);
+        Single::spawn::<W, M, T, E>(arbiter, self.seed, self.payload, caller, self.limit, self.origin);
     }
 }
 
@@ -97,7 +111,7 @@ where
     T: DeserializeOwned + Send + 'static,
     E: DeserializeOwned + From<Failure> + Send + 'static,
 {
-    fn handle(self, _: &mut Context<Pool<W>>, caller: Option<OneshotSender<Result<T, E>>>) {
+    fn handle(self, _: &mut ProxyContext<Pool<W>>, caller: Option<OneshotSender<Result<T, E>>>) {
         self.0.run(&Arbiter::current(), caller);
     }
 }
@@ -111,8 +125,8 @@ where
 {
     type Result = Promise<Relay<W, M>>;
 
-    fn handle(&mut self, message: M, _: &mut Self::Context) -> Self::Result {
-        Promise(self.relay(&message, self.desk.options.timeout))
+    fn handle(&mut self, message: M, ctx: &mut Self::Context) -> Self::Result {
+        Promise(self.relay(&message, self.desk.options.timeout, None, ctx))
     }
 }
 
@@ -126,8 +140,38 @@ where
 {
     type Result = Promise<Relay<W, M, Within<M, D>>>;
 
-    fn handle(&mut self, Within(limit, message): Within<M, D>, _: &mut Self::Context) -> Self::Result {
-        Promise(self.relay(&message, limit.into()))
+    fn handle(&mut self, Within(limit, message): Within<M, D>, ctx: &mut Self::Context) -> Self::Result {
+        Promise(self.relay(&message, limit.into(), None, ctx))
+    }
+}
+
+impl<W, M, T, E> Handler<Here<M>> for Pool<W>
+where
+    W: Worker + Accepts<M>,
+    M: Message<Result = Result<T, E>> + Serialize,
+    T: DeserializeOwned + Send + 'static,
+    E: DeserializeOwned + From<Failure> + Send + 'static,
+{
+    type Result = Promise<Relay<W, M, Here<M>>>;
+
+    fn handle(&mut self, Here { message, at }: Here<M>, ctx: &mut Self::Context) -> Self::Result {
+        Promise(self.relay(&message, self.desk.options.timeout, Some(at), ctx))
+    }
+}
+
+impl<W, M, T, E, D> Handler<Here<Within<M, D>>> for Pool<W>
+where
+    W: Worker + Accepts<M>,
+    M: Message<Result = Result<T, E>> + Serialize,
+    T: DeserializeOwned + Send + 'static,
+    E: DeserializeOwned + From<Failure> + Send + 'static,
+    D: Into<Option<Duration>>,
+{
+    type Result = Promise<Relay<W, M, Here<Within<M, D>>>>;
+
+    fn handle(&mut self, Here { message, at }: Here<Within<M, D>>, ctx: &mut Self::Context) -> Self::Result {
+        let Within(limit, message) = message;
+        Promise(self.relay(&message, limit.into(), Some(at), ctx))
     }
 }
 

@@ -167,7 +167,8 @@ impl Session {
             return self.write(call, encode, now);
         }
         let mut payload = Vec::new();
-        match encode(&mut payload, self.desk.options.max_payload) {
+        let most = frame::room_beside(call.origin.baggage().len(), self.desk.options.max_payload);
+        match encode(&mut payload, most) {
             Ok(()) => {
                 self.calls.queue(Queued { call, payload }, now);
                 self.claim.has_call.store(true, Ordering::Relaxed);
@@ -313,17 +314,23 @@ impl Session {
         // A worker that is to be replaced has nothing to make ready for a next checkout.
         self.releases_itself = self.terms.single && self.desk.reason_to_end(lease.worker.number).is_none();
         let Some(channel) = lease.channel() else { return };
+        let baggage = call.origin.baggage();
         let header = ToWorker::Call(CallHeader {
             id: self.calls.next_id(),
-            method: call.method,
+            method: call.kind.method,
             errors_seen: self.errors_seen,
             last: self.releases_itself,
             limit: self.calls.limit_when_running(&call, now),
+            baggage: u32::try_from(baggage.len()).unwrap_or(u32::MAX),
         });
-        let max_payload = self.desk.options.max_payload;
+        let most = frame::room_beside(baggage.len(), self.desk.options.max_payload);
         let out = channel.outbox().buffer();
         let before = out.len();
-        match frame::append_with(out, &header, |out| encode(out, max_payload)) {
+        let payload = |out: &mut Vec<u8>| {
+            out.extend_from_slice(baggage);
+            encode(out, most)
+        };
+        match frame::append_with(out, &header, payload) {
             Ok(()) => {
                 let bytes = out.len() - before;
                 if self.calls.open() == 0 {

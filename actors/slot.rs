@@ -1,5 +1,6 @@
 //! Where the answer to one call goes: typed at the caller's end, bytes at the worker's.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -9,6 +10,7 @@ use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, Message};
 use serde::de::DeserializeOwned;
 
+use super::describe::Describe;
 use crate::failure::Failure;
 use crate::wire::frame::{self, PayloadError};
 
@@ -20,8 +22,14 @@ pub(super) trait Slot {
     /// Gives the kept result to the caller.
     fn deliver(&self);
 
+    /// The `Err` of the kept result as a failure, for those who do not know its type.
+    fn own_failure(&self, describe: Describe) -> Option<Failure>;
+
     /// Answers with a failure.
     fn fail(&self, failure: Failure);
+
+    /// Whether a caller waits, or waited, for the answer that is still to come.
+    fn is_awaited(&self) -> bool;
 
     /// Whether a caller once waited and does so no more.
     fn is_abandoned(&self) -> bool;
@@ -32,8 +40,10 @@ pub(super) trait Slot {
 
 /// The caller's end of a call.
 enum Caller<R> {
-    /// Not known yet: the message is still being handled.
-    Unknown,
+    /// Not known yet, but for whether there is one: the message is still being handled.
+    Unknown {
+        awaits: bool,
+    },
     Awaits(OneshotSender<R>),
     /// Sent and forgotten.
     Nobody,
@@ -48,9 +58,9 @@ pub(super) struct TypedSlot<R> {
 }
 
 impl<R> TypedSlot<R> {
-    /// A slot whose caller is told by [`Reply`].
-    pub(super) fn new() -> Rc<Self> {
-        Rc::new(TypedSlot { caller: Cell::new(Caller::Unknown), result: Cell::new(None) })
+    /// A slot whose caller is told by [`Reply`]; whether there will be one is known.
+    pub(super) fn new(awaits: bool) -> Rc<Self> {
+        Rc::new(TypedSlot { caller: Cell::new(Caller::Unknown { awaits }), result: Cell::new(None) })
     }
 
     /// A slot for a caller that is known already.
@@ -72,8 +82,8 @@ impl<R> TypedSlot<R> {
             // A caller that has gone is no failure of ours; whoever counts it asked is_abandoned before.
             Caller::Awaits(caller) => drop(caller.send(result)),
             Caller::Nobody | Caller::Done => {}
-            Caller::Unknown => {
-                self.caller.set(Caller::Unknown);
+            unknown @ Caller::Unknown { .. } => {
+                self.caller.set(unknown);
                 self.result.set(Some(result));
             }
         }
@@ -90,7 +100,7 @@ impl<R> TypedSlot<R> {
 impl<T, E> Slot for TypedSlot<Result<T, E>>
 where
     Result<T, E>: DeserializeOwned,
-    E: From<Failure>,
+    E: From<Failure> + 'static,
 {
     fn decode(&self, bytes: &[u8]) -> Result<(), PayloadError> {
         // The user's own decoding runs here; a panic of theirs must not take the checkout with it.
@@ -111,8 +121,20 @@ where
         }
     }
 
+    fn own_failure(&self, describe: Describe) -> Option<Failure> {
+        let result = self.result.take();
+        let failure =
+            result.as_ref().and_then(|result| result.as_ref().err()).map(|error| as_failure(error, describe));
+        self.result.set(result);
+        failure
+    }
+
     fn fail(&self, failure: Failure) {
         self.answer(Err(E::from(failure)));
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.inspect(|caller| matches!(caller, Caller::Awaits(_) | Caller::Unknown { awaits: true }))
     }
 
     fn is_abandoned(&self) -> bool {
@@ -122,9 +144,20 @@ where
     fn poll_abandoned(&self, cx: &mut Context<'_>) -> bool {
         self.inspect(|caller| match caller {
             Caller::Awaits(caller) => caller.poll_closed(cx).is_ready(),
-            Caller::Unknown | Caller::Nobody | Caller::Done => false,
+            Caller::Unknown { .. } | Caller::Nobody | Caller::Done => false,
         })
     }
+}
+
+/// A user's error as a failure; one that is a failure is itself.
+fn as_failure<E: 'static>(error: &E, describe: Describe) -> Failure {
+    let error: &dyn Any = error;
+    if let Some(failure) = error.downcast_ref::<Failure>() {
+        return failure.clone();
+    }
+    // The user's own Display runs here; a panic of theirs must not take the checkout with it.
+    let described = std::panic::catch_unwind(AssertUnwindSafe(|| describe(error))).ok().flatten();
+    Failure::task(described.unwrap_or_else(|| std::any::type_name::<E>().to_owned()))
 }
 
 /// What a proxy's handler returns: the promise that the slot will be answered.

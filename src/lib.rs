@@ -86,6 +86,8 @@ pub use actors::*;
 #[doc(hidden)]
 pub mod __private {
     #[cfg(feature = "actors")]
-    pub use crate::actors::{NoMessage, last_segment};
+    pub use crate::actors::{
+        ByDebug, ByDisplay, ByName, Describe, Described, Fallible, NoMessage, last_segment,
+    };
     pub use crate::server::{Boot, enter};
 }

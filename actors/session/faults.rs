@@ -59,7 +59,7 @@ impl Session {
                 let times = Times::of_first(&self.calls, self.waited, Instant::now());
                 let ran = (self.calls.open() > 0).then_some(times.ran);
                 let failure = if ran.is_some() { failure.in_phase(Phase::Running) } else { failure };
-                failure.during(call.name).after(times.waited, ran)
+                failure.during(call.kind.name).after(times.waited, ran)
             }
             _ => failure,
         };
@@ -75,7 +75,7 @@ impl Session {
         if let Err(problem) = encode(&mut payload, self.desk.options.max_payload) {
             return self.refuse_payload(&call, &problem);
         }
-        let mark = self.desk.mark(call.method, &payload);
+        let mark = self.desk.mark(call.kind.method, &payload);
         if let Some(refusal) = self.desk.quarantined(mark) {
             return self.answer(&call, refusal);
         }
@@ -120,19 +120,25 @@ impl Session {
         self.last_fence += 1;
         let has_mailbox = around.send_fence(self.last_fence);
         self.fault = Some(Fault { cause: cause.clone(), fatal });
-        match first {
-            Some((call, Some(failure))) => self.answer(&call, failure),
-            Some((call, None)) => {
-                self.desk.totals.erred();
-                call.slot.deliver();
-            }
-            None => {}
+        // Contexts hear of it when all have their answers: a handler that takes its time is not to stand between the
+        // mark and the telling.
+        let mut heard = Vec::new();
+        if let Some((call, failure)) = first {
+            let failure = match failure {
+                Some(failure) => self.tell(&call, failure),
+                None => self.tell_own_error(&call),
+            };
+            heard.extend(failure.map(|failure| (call, failure)));
         }
         for call in behind {
-            self.answer(&call, cleared(cause.clone()));
+            let failure = self.tell(&call, cleared(cause.clone()));
+            heard.extend(failure.map(|failure| (call, failure)));
         }
         if !has_mailbox {
             self.settle_fault();
+        }
+        for (call, failure) in heard {
+            self.tell_context(&call, failure);
         }
     }
 
@@ -149,14 +155,45 @@ impl Session {
         }
     }
 
-    /// Answers one call with a failure.
+    /// Answers one call with a failure, and tells the context it was made in.
     pub(super) fn answer(&self, call: &Call, failure: Failure) {
+        if let Some(failure) = self.tell(call, failure) {
+            self.tell_context(call, failure);
+        }
+    }
+
+    /// Tells a caller of a failure; returns it if the call's context is to hear of it.
+    fn tell(&self, call: &Call, failure: Failure) -> Option<Failure> {
         self.desk.totals.answered_with(failure.kind());
-        let failure = match (failure.pool(), failure.call()) {
-            (Some(_), Some(_)) => failure,
-            _ => failure.in_pool(&self.desk.options.name).during(call.name),
-        };
+        let failure = self.named(call, failure);
+        let heard = self.is_heard(call).then(|| failure.clone());
         call.slot.fail(failure);
+        heard
+    }
+
+    /// Tells a caller of its handler's own `Err`; returns that as a failure if the call's context is to hear of it.
+    fn tell_own_error(&self, call: &Call) -> Option<Failure> {
+        self.desk.totals.erred();
+        let failure = if self.is_heard(call) { call.slot.own_failure(call.kind.describe) } else { None };
+        call.slot.deliver();
+        failure.map(|failure| self.named(call, failure))
+    }
+
+    /// Whether anybody beside the caller is to hear of the failure; nobody is if a caller has given its call up.
+    fn is_heard(&self, call: &Call) -> bool {
+        call.origin.is_heard(call.slot.is_awaited()) && !call.slot.is_abandoned()
+    }
+
+    fn named(&self, call: &Call, failure: Failure) -> Failure {
+        match (failure.pool(), failure.call()) {
+            (Some(_), Some(_)) => failure,
+            _ => failure.in_pool(&self.desk.options.name).during(call.kind.name),
+        }
+    }
+
+    fn tell_context(&self, call: &Call, failure: Failure) {
+        let name = format!("{} -> {}", self.desk.options.name, call.kind.name);
+        call.origin.failed(&name, failure);
     }
 
     pub(super) fn refuse_payload(&self, call: &Call, problem: &PayloadError) {

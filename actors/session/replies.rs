@@ -140,7 +140,7 @@ impl Session {
     }
 
     fn payload_failure(&self, call: &Call, text: &str) -> Failure {
-        let failure = Failure::of(FailureKind::Payload, text).during(call.name);
+        let failure = Failure::of(FailureKind::Payload, text).during(call.kind.name);
         match &self.stage {
             Stage::Held(lease) | Stage::Releasing { lease, .. } => {
                 failure.on_worker(lease.worker.facts_and_usage(Some(self.calls_served)))
@@ -157,7 +157,7 @@ impl Session {
         (peak_memory, cpu_time): (Option<u64>, Option<Duration>),
         around: &mut dyn Surroundings,
     ) {
-        let failure = Failure::of(FailureKind::Panic, "").with_panic(report).during(call.name);
+        let failure = Failure::of(FailureKind::Panic, "").with_panic(report).during(call.kind.name);
         self.calls.put_back(call);
         if let Some(facts) = self.give_up(Reason::Panicked) {
             let failure = failure.after(times.waited, Some(times.ran)).in_phase(Phase::Running);

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use actix::System;
 
 pub use peers::{BareForkServer, Echoer, Sleeper, first_byte_of_a_command};
-pub use placement::{Placement, Setting, cpu_time, own_cpu_time, pin};
+pub use placement::{Placement, Setting, cpu_time, own_cpu_time, pin, process_id};
 pub use report::{Report, Series};
 pub use worker::{
     Apprentice, Echo, Leave, Sleep, Whereabouts, announces_sleep, echo, pin_workers, sync_peers,

@@ -195,6 +195,21 @@ impl Sleeper {
         kill_process(process_id(self.process.id()), Signal::KILL).expect("the process is there");
         assert!(!hear(&self.stream), "a killed process says nothing");
     }
+
+    /// The same, heard by an async task.
+    pub async fn kill_and_hear(&self) {
+        let stream = self.stream.try_clone().expect("a descriptor is free");
+        stream.set_nonblocking(true).expect("a stream can be read without blocking");
+        let stream = tokio::net::UnixStream::from_std(stream).expect("a reactor");
+        kill_process(process_id(self.process.id()), Signal::KILL).expect("the process is there");
+        loop {
+            stream.readable().await.expect("a stream can be watched");
+            match stream.try_read(&mut [0]) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                read => return assert_eq!(read.ok(), Some(0), "a killed process says nothing"),
+            }
+        }
+    }
 }
 
 impl Drop for Sleeper {

@@ -107,7 +107,8 @@ pub fn pin(pid: Option<u32>, processor: usize) {
     sched_setaffinity(pid.map(process_id), &set).expect("the processor is one of those allowed");
 }
 
-pub(super) fn process_id(pid: u32) -> Pid {
+/// A pid as the system calls take it.
+pub fn process_id(pid: u32) -> Pid {
     i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid is positive")
 }
 

@@ -7,6 +7,8 @@ use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::baggage::MOST_BAGGAGE;
+
 /// Bytes in front of every body.
 pub(crate) const LENGTH: usize = 4;
 
@@ -36,6 +38,8 @@ pub(crate) enum FrameError {
     Header,
     #[error("a frame has {0} bytes too many")]
     BytesLeft(usize),
+    #[error("a call's baggage of {baggage} bytes exceeds the {payload} bytes behind its header")]
+    Baggage { baggage: usize, payload: usize },
 }
 
 /// Why a user's value cannot travel.
@@ -77,6 +81,17 @@ pub enum PayloadError {
 /// The limit on a frame's body that goes with a limit on payloads.
 pub(crate) fn body_limit(max_payload: usize) -> usize {
     max_payload.saturating_add(ENVELOPE).min(u32::MAX as usize)
+}
+
+/// The limit on a worker's incoming bodies: calls have their baggage beside the message.
+pub(crate) fn call_limit(max_payload: usize) -> usize {
+    body_limit(max_payload).saturating_add(MOST_BAGGAGE).min(u32::MAX as usize)
+}
+
+/// The limit on a message that has so much baggage: its frame's length must fit its field.
+#[cfg(any(test, feature = "actors"))]
+pub(crate) fn room_beside(baggage: usize, max_payload: usize) -> usize {
+    max_payload.min((u32::MAX as usize).saturating_sub(ENVELOPE + baggage))
 }
 
 /// Length of the frame at the start of `bytes`, its length field included, once that field is there.

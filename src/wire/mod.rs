@@ -1,5 +1,6 @@
 //! What is said between host, worker and fork server. Nothing here reads, writes or knows the time.
 
+pub(crate) mod baggage;
 pub(crate) mod control;
 pub(crate) mod frame;
 pub(crate) mod work;

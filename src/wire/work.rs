@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::frame;
+use super::frame::{self, FrameError};
 use crate::failure::{PanicReport, SetupError};
 
-/// What the host says. A call's payload stands behind its header.
+/// What the host says. A call's baggage and its payload stand behind its header.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ToWorker {
     Call(Call),
@@ -33,6 +33,20 @@ pub(crate) struct Call {
     pub(crate) last: bool,
     /// What is left of the call's clock when it starts to run.
     pub(crate) limit: Option<Duration>,
+    /// Bytes of baggage in front of the message.
+    pub(crate) baggage: u32,
+}
+
+impl Call {
+    /// Splits what stands behind this header into baggage and message.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::Baggage`] where the header promises more than there is.
+    pub(crate) fn split<'a>(&self, payload: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), FrameError> {
+        let baggage = usize::try_from(self.baggage).unwrap_or(usize::MAX);
+        payload.split_at_checked(baggage).ok_or(FrameError::Baggage { baggage, payload: payload.len() })
+    }
 }
 
 /// What the worker says. A reply's payload stands behind its header.

@@ -61,7 +61,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     let log = tracing::Dispatch::new(Recorder::new(link.notes()));
     panics::speak_through(&link);
     let limits = Limits { max_payload: assignment.max_payload, max_memory: assignment.max_memory };
-    let mut end = BlockingEnd::new(link, frame::body_limit(limits.max_payload));
+    let mut end = BlockingEnd::new(link, frame::call_limit(limits.max_payload));
     let setup = || (assignment.program.setup)(assignment.config, assignment.preload);
     panics::expect(LastWords::Setup);
     // A set-up may name a subscriber of its own for what comes after it, so ours is not the program's until then.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use crate::failure::SetupError;
+use crate::wire::baggage;
 use crate::wire::frame::{self, PayloadError};
 use crate::wire::work::{FromWorker, Outcome, Reply};
 
@@ -29,6 +30,8 @@ pub struct Incoming<'a> {
     pub method: u32,
     /// The encoded message.
     pub payload: &'a [u8],
+    /// What its caller's context sends along, for [`baggage`](Self::baggage).
+    pub baggage: &'a [u8],
     /// When the caller stops waiting; `None` is never.
     pub deadline: Option<Instant>,
 }
@@ -41,6 +44,11 @@ impl Incoming<'_> {
     /// [`PayloadError`] with the name of the type; [`Replying::undecodable`] tells the caller.
     pub fn decode<M: serde::de::DeserializeOwned>(&self) -> Result<M, PayloadError> {
         frame::decode(self.payload)
+    }
+
+    /// The value of this type among the baggage; `None` where there is none, or where it cannot be decoded.
+    pub fn baggage<T: serde::de::DeserializeOwned>(&self) -> Option<T> {
+        baggage::read(self.baggage)
     }
 }
 

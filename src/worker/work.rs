@@ -53,12 +53,14 @@ pub(super) fn work<L: Link>(
         let (header, payload) = frame::split(body).map_err(invalid)?;
         let (survived, over) = match header {
             ToWorker::Call(call) if call.errors_seen < errors => {
+                call.split(payload).map_err(invalid)?;
                 say_reply(out, call.id, Outcome::Cleared);
                 (true, false)
             }
             ToWorker::Call(call) => {
+                let parts = call.split(payload).map_err(invalid)?;
                 link.note(Doing::Call(call.method));
-                let survived = serve(service, &call, payload, out, limits, &mut errors);
+                let survived = serve(service, &call, parts, out, limits, &mut errors);
                 link.note(Doing::Nothing);
                 (survived, call.last)
             }
@@ -91,14 +93,14 @@ pub(super) fn work<L: Link>(
 fn serve(
     service: &mut dyn Service,
     call: &Call,
-    payload: &[u8],
+    (baggage, payload): (&[u8], &[u8]),
     out: &mut Vec<u8>,
     limits: Limits,
     errors: &mut u32,
 ) -> bool {
     let before = out.len();
     let deadline = call.limit.and_then(|limit| Instant::now().checked_add(limit));
-    let incoming = Incoming { id: call.id, method: call.method, payload, deadline };
+    let incoming = Incoming { id: call.id, method: call.method, payload, baggage, deadline };
     let mut reply_was_error = false;
     panics::expect(LastWords::Call(call.id));
     let run = || {
@@ -192,16 +194,21 @@ mod tests {
     }
 
     fn call(id: u64, method: u32, errors_seen: u32) -> ToWorker {
-        ToWorker::Call(Call { id, method, errors_seen, last: false, limit: None })
+        ToWorker::Call(Call { id, method, errors_seen, last: false, limit: None, baggage: 0 })
     }
 
     fn play(script: &[ToWorker]) -> (Vec<FromWorker>, Exit) {
         let mut said = Vec::new();
         script.iter().for_each(|message| frame::append(&mut said, message));
+        let (messages, exit) = play_bytes(said);
+        (messages, exit.unwrap_or(Exit::Copy))
+    }
+
+    fn play_bytes(said: Vec<u8>) -> (Vec<FromWorker>, io::Result<Exit>) {
         let mut end = BlockingEnd::new(Script { said, heard: Vec::new() }, 1000);
         let limits = Limits { max_payload: 100, max_memory: None };
         let exit = work(&mut end, &mut Scripted { releases: 0 }, limits);
-        (heard(&end.link().heard), exit.unwrap_or(Exit::Copy))
+        (heard(&end.link().heard), exit)
     }
 
     fn heard(mut bytes: &[u8]) -> Vec<FromWorker> {
@@ -240,6 +247,26 @@ mod tests {
         let expected = [(1, "failed"), (2, "cleared"), (3, "cleared"), (4, "done")];
         assert_eq!(outcomes(&messages), expected);
         assert_eq!(exit, Exit::Closed);
+    }
+
+    #[test]
+    fn baggage_beyond_the_payload_is_no_frame() {
+        for (baggage, served) in [(0, true), (3, true), (4, false), (u32::MAX, false)] {
+            for (method, errors_seen) in [(1, 0), (0, 0)] {
+                let mut said = Vec::new();
+                frame::append(&mut said, &call(1, method, 0));
+                let last = Call { id: 2, method: 0, errors_seen, last: false, limit: None, baggage };
+                let header = ToWorker::Call(last);
+                let appended: Result<(), ()> = frame::append_with(&mut said, &header, |out| {
+                    out.extend_from_slice(&[1, 2, 3]);
+                    Ok(())
+                });
+                assert_eq!(appended, Ok(()));
+                let (messages, exit) = play_bytes(said);
+                assert_eq!(exit.is_ok(), served, "baggage of {baggage} bytes");
+                assert_eq!(messages.len(), if served { 2 } else { 1 });
+            }
+        }
     }
 
     #[test]

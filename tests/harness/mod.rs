@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, reason = "every test file uses its part of the harness")]
 
 mod clients;
+mod contexts;
 mod events;
 mod leaks;
 mod mule;
@@ -20,6 +21,7 @@ use forkpool::prelude::*;
 use rustix::process::{Pid as ProcessId, Signal};
 
 pub use clients::*;
+pub use contexts::*;
 pub use events::*;
 pub use leaks::{children, descendants, descriptors};
 pub use mule::*;

@@ -63,6 +63,10 @@ pub struct Preloaded {
     pub by: u32,
 }
 
+/// Whom a call is made for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tenant(pub String);
+
 /// The worker of most tests.
 pub struct Probe {
     setup: Setup,
@@ -199,6 +203,8 @@ messages! {
     };
     /// The process that ran the preload.
     PreloadedBy => Option<u32>, |probe, message, ctx| Ok(ctx.preloaded::<Preloaded>().map(|it| it.by));
+    /// The baggage that came along: a tenant and a number.
+    Baggage => (Option<Tenant>, Option<u64>), |probe, message, ctx| Ok((ctx.baggage(), ctx.baggage()));
     /// Milliseconds until the deadline of this call.
     TimeLeft => Option<u64>, |probe, message, ctx| {
         let left = ctx.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));

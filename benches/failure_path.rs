@@ -1,0 +1,155 @@
+//! What error-handling contexts cost while nothing fails, and how soon a caller knows of a death.
+//!
+//! A call on a held checkout in a context with a handler, a local and no baggage, beside the same call without a
+//! context. Then the time from the kill of a busy worker to its caller's failure, beside the bare notice of a death:
+//! end-of-file on a socket pair of a killed process, heard by an async task. Last, very many calls in a row in one
+//! context, each made once the one before was answered: what a call costs and leaves behind, at the beginning and at
+//! the end.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use actix::Addr;
+use forkpool::prelude::*;
+use rustix::process::{Signal, kill_process};
+use support::{
+    Apprentice, Placement, Report, Series, Setting, Sleep, Sleeper, Whereabouts, each, echo, process_id,
+};
+
+/// Calls of one round; a round is short so that a disturbance of the machine spoils few samples.
+const CALLS: usize = 200;
+
+/// Calls in a row of a full run.
+const MANY: usize = 10_000_000;
+
+/// The same of a quick one.
+const FEW: usize = 100_000;
+
+fn main() {
+    support::run("failure_path", &Placement::ALL, measure);
+}
+
+async fn measure(setting: Setting) -> Report {
+    let pool = Pool::<Apprentice>::builder(()).workers(2..=2).start().expect("a pool");
+    let context = ErrorContext::named("outer").run(|| {
+        let count = |failure: ContextFailure| assert_eq!(failure.kind(), FailureKind::Died);
+        ErrorContext::named("inner").local(7_u64).on_failure(count)
+    });
+    let mut report = Report::default();
+    overhead(setting, &pool, &context, &mut report).await;
+    death_notice(setting, &pool, &context, &mut report).await;
+    if setting.placement == Placement::Any {
+        // Whether anything grows does not depend on who runs where.
+        many_in_a_row(setting, &pool, &context, &mut report).await;
+    }
+    pool.stop(Duration::from_secs(5)).await;
+    report
+}
+
+async fn overhead(
+    setting: Setting,
+    pool: &PoolHandle<Apprentice>,
+    context: &ErrorContext,
+    report: &mut Report,
+) {
+    let checkout = pool.checkout().start();
+    support::pin_workers(setting, std::slice::from_ref(&checkout)).await;
+    let mut within = Series::seconds("forkpool, held checkout, in a context");
+    let mut without = Series::seconds("forkpool, held checkout, without");
+    // What one round costs says more of the machine than of us; the two of a pair are measured right after each other.
+    let mut pairs = Series::seconds("");
+    for round in 0..setting.rounds(1000) {
+        let bare = if round % 2 == 0 { Some(calls(&checkout, CALLS).await) } else { None };
+        let bound = context.scope(calls(&checkout, CALLS)).await;
+        // Each goes first as often as the other.
+        let bare = match bare {
+            Some(bare) => bare,
+            None => calls(&checkout, CALLS).await,
+        };
+        within.push(bound);
+        without.push(bare);
+        pairs.push(bound / bare);
+    }
+    [&within, &without].into_iter().for_each(|series| report.row(series));
+    report.ratio(&format!("failure/context_overhead@{}", setting.placement), pairs.median());
+}
+
+/// Seconds for each of some calls, one after the other.
+async fn calls(checkout: &Addr<Checkout<Apprentice>>, count: usize) -> f64 {
+    let began = Instant::now();
+    for _ in 0..count {
+        checkout.send(echo()).await.expect("an answer").expect("an echo");
+    }
+    each(count, began)
+}
+
+async fn death_notice(
+    setting: Setting,
+    pool: &PoolHandle<Apprentice>,
+    context: &ErrorContext,
+    report: &mut Report,
+) {
+    let mut ours = Series::seconds("forkpool, from kill -9 of the busy worker to its caller's failure");
+    let mut notice = Series::seconds("notice: kill -9 to end-of-file, async reader");
+    for _ in 0..setting.rounds(200) {
+        ours.push(context.scope(told_of_death(setting, pool)).await);
+        let sleeper = Sleeper::start(setting);
+        let began = Instant::now();
+        sleeper.kill_and_hear().await;
+        notice.push(began.elapsed().as_secs_f64());
+    }
+    [&ours, &notice].into_iter().for_each(|series| report.row(series));
+    report.ratio(&format!("failure/death_notice@{}", setting.placement), ours.median() / notice.median());
+}
+
+async fn told_of_death(setting: Setting, pool: &PoolHandle<Apprentice>) -> f64 {
+    let busy = pool.checkout().start();
+    let (pid, server) = busy.send(Whereabouts).await.expect("an answer").expect("a worker");
+    setting.place(pid);
+    setting.place(server);
+    let sleeping = busy.send(Sleep(Duration::from_secs(600)));
+    support::until("the worker sleeps", || support::announces_sleep(pid)).await;
+    let began = Instant::now();
+    kill_process(process_id(pid), Signal::KILL).expect("the worker is there");
+    let failure = sleeping.await.expect("an answer").expect_err("it was killed");
+    let took = began.elapsed();
+    assert_eq!(failure.kind(), FailureKind::Died, "the call was lost to its worker's death");
+    took.as_secs_f64()
+}
+
+async fn many_in_a_row(
+    setting: Setting,
+    pool: &PoolHandle<Apprentice>,
+    context: &ErrorContext,
+    report: &mut Report,
+) {
+    let checkout = pool.checkout().start();
+    let many = if setting.quick { FEW } else { MANY };
+    let tenth = many / 10;
+    let row = async || {
+        calls(&checkout, CALLS).await;
+        let before = resident();
+        let first = calls(&checkout, tenth).await;
+        calls(&checkout, many - 2 * tenth).await;
+        let last = calls(&checkout, tenth).await;
+        (first, last, resident().saturating_sub(before))
+    };
+    let (first, last, bytes) = context.scope(row()).await;
+    report.note(format!(
+        "{many} calls in a row: {:.0} ns each in the first tenth, {:.0} ns in the last; {bytes} bytes more in memory, \
+         {:.4} a call",
+        first * 1e9,
+        last * 1e9,
+        bytes as f64 / many as f64
+    ));
+    report.ratio(&format!("failure/last_tenth_of_row@{}", setting.placement), last / first);
+}
+
+/// Memory that this process has in use, in bytes.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse().ok());
+    kib.unwrap_or(0_u64) << 10
+}
