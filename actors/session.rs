@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::calls::{Call, Calls, Queued};
 use super::claim::{Claim, News, Obituary};
 use super::desk::Desk;
-use super::host_channel::{Arrived, HostChannel};
+use super::host_channel::Arrived;
 use super::lease::{DeathWatch, Lease};
 use super::life::Reason;
 use crate::channel::Outbox;
@@ -391,32 +391,33 @@ impl Session {
     }
 
     /// The worker ended by itself, or closed its channel.
-    fn lost(&mut self, lease: Lease, obituary: Option<Obituary>, around: &mut dyn Surroundings) {
+    fn lost(&mut self, mut lease: Lease, obituary: Option<Obituary>, around: &mut dyn Surroundings) {
         let (number, pid) = (lease.worker.number, lease.worker.pid);
-        let channel = lease.kill(Reason::Broken);
-        // What a dying process had read it need not have begun.
-        // One that nobody saw die was killed just now, and may have begun since.
-        let begun = obituary.is_none() || channel.as_ref().is_some_and(HostChannel::begun);
+        // What a dying process had read it need not have begun. One that nobody saw die may begin until it is killed.
+        let begun = obituary.is_none() || lease.channel().is_some_and(|channel| channel.begun());
         let hopeless = self.false_starts >= MOST_FALSE_STARTS;
         let untouched = !self.heard && (self.calls.open() == 0 || !(begun || hopeless));
         if self.calls.is_empty() && (untouched || !around.is_connected()) {
             // It had nothing to do, so nothing is lost.
             self.calls.forget_pipe();
-            return self.continue_untouched(around);
-        }
-        if untouched {
-            if let Some(mut channel) = channel.filter(|_| self.calls.open() > 0) {
+            self.continue_untouched(around);
+        } else if untouched {
+            if let Some(channel) = lease.channel().filter(|_| self.calls.open() > 0) {
                 self.false_starts += 1;
                 channel.outbox().rewind();
                 self.unread = Some(std::mem::take(channel.outbox()));
             }
-            return self.ask(Desk::ask_again);
+            self.ask(Desk::ask_again);
+        } else {
+            drop(lease.kill(Reason::Broken));
+            let died = match obituary {
+                Some(obituary) => obituary.note_in(Failure::of(FailureKind::Died, "")),
+                None => Failure::of(FailureKind::Died, "it closed its channel, and was killed"),
+            };
+            return self.fatal_fault(died.on_worker(number, Some(pid)), around);
         }
-        let died = match obituary {
-            Some(obituary) => obituary.note_in(Failure::of(FailureKind::Died, "")),
-            None => Failure::of(FailureKind::Died, "it closed its channel, and was killed"),
-        };
-        self.fatal_fault(died.on_worker(number, Some(pid)), around);
+        // Behind the asking: a pool that ends waits for those who have a lease, and would be over before.
+        drop(lease.kill(Reason::Broken));
     }
 
     fn continue_untouched(&mut self, around: &mut dyn Surroundings) {
