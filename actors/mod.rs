@@ -16,6 +16,8 @@ mod pool;
 pub mod prelude;
 mod server_link;
 mod session;
+#[cfg(test)]
+mod simulation;
 mod slot;
 mod stats;
 mod supervisor;
