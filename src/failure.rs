@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+mod depth;
 mod kind;
 mod report;
 
@@ -372,6 +373,7 @@ impl Serialize for Failure {
 
 impl<'de> Deserialize<'de> for Failure {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let _level = depth::Level::enter()?;
         Dossier::deserialize(deserializer).map(|dossier| Failure(Arc::new(dossier)))
     }
 }

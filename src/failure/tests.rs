@@ -56,3 +56,17 @@ fn an_end_names_its_signal_and_its_status() {
         assert_eq!(ending.to_string(), text);
     }
 }
+
+#[test]
+fn a_chain_of_causes_without_end_is_cut_here_and_refused_from_others() {
+    let texts = vec![String::new(); 1_000_000];
+    let failure = Failure::of(FailureKind::Setup, "").with_chain(&texts);
+    let mut bytes = postcard::to_stdvec(&failure).expect("it is encoded");
+    assert_eq!(postcard::from_bytes(&bytes), Ok(failure));
+    // A link is an empty text and a next one; the last but one says so in the last bytes but a few.
+    let link = bytes.windows(2).rposition(|pair| pair == [0, 1]).expect("a link");
+    let deep = [0, 1].repeat(1_000_000);
+    bytes.splice(link..link, deep);
+    assert!(postcard::from_bytes::<Failure>(&bytes).is_err());
+    assert!(postcard::from_bytes::<Failure>(&bytes).is_err(), "a refusal leaves no level behind");
+}
