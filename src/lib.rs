@@ -68,6 +68,9 @@ mod chance;
 mod channel;
 pub mod config;
 mod failure;
+#[cfg(all(any(test, fuzzing), feature = "actors"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod server;
 mod sys;
 mod wire;

@@ -101,11 +101,31 @@ impl World {
             let due = census.starting > 0 || self.ledger.next_tick().is_some();
             assert!(due, "somebody comes back to it");
         }
-        if self.ledger.phase() == Phase::Stopping {
-            assert!(
-                self.line.is_empty() && census.idle + census.starting == 0,
-                "a stopped pool keeps nothing"
+        if !open && self.line.is_empty() {
+            assert_eq!(
+                census.idle + census.starting,
+                0,
+                "a pool that ends keeps nothing that nobody asks for"
             );
+        }
+        assert!(
+            self.ledger.phase() < Phase::Stopping || self.line.is_empty(),
+            "a stopped pool serves nobody"
+        );
+        self.check_timer(useful);
+    }
+
+    /// P5, P7: whoever is idle is looked at again when it will have been so for too long, or be too old.
+    fn check_timer(&self, useful: usize) {
+        let (options, next) = (&self.plan.options, self.ledger.next_tick());
+        for number in &self.idle {
+            let worker = &self.workers[number];
+            let old_at = options.max_age.map(|limit| worker.born + limit);
+            let spare = useful > *options.workers.start() && self.idle.first() == Some(number);
+            let weary_at = options.idle_timeout.filter(|_| spare).map(|limit| worker.idle_since + limit);
+            for due in [old_at, weary_at].into_iter().flatten() {
+                assert!(next.is_some_and(|next| next <= due), "worker {number} is looked at when it is due");
+            }
         }
     }
 

@@ -269,7 +269,7 @@ impl World {
         self.carry_out();
         self.ask_to_attend();
         if self.ledger.is_drained() {
-            self.to_supervisor(Event::Drained);
+            self.tell_supervisor(Event::Drained);
         }
     }
 
@@ -300,7 +300,7 @@ impl World {
                     if let Some(worker) = self.workers.get_mut(&worker) {
                         worker.believed = Some(Believed::Ending);
                     }
-                    self.to_supervisor(Event::Retire(worker, reason));
+                    self.tell_supervisor(Event::Retire(worker, reason));
                 }
                 Action::Refuse(session) => {
                     assert_eq!(self.ledger.phase(), Phase::Stopping);
@@ -320,11 +320,11 @@ impl World {
         let before = self.workers.insert(worker, Worker::asked_for(now, self.backoff.early_ends));
         assert!(before.is_none(), "worker {worker} is asked for once");
         assert!(self.places() <= *self.plan.options.workers.end(), "never more than the most");
-        self.to_supervisor(Event::Hire(worker));
+        self.tell_supervisor(Event::Hire(worker));
     }
 
     /// The supervisor hears what the desk tells it in that order.
-    fn to_supervisor(&mut self, event: Event) {
+    fn tell_supervisor(&mut self, event: Event) {
         let at = (self.ran + self.delay()).max(self.supervisor.hears_until);
         self.supervisor.hears_until = at;
         self.at(at, event);

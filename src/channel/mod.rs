@@ -8,6 +8,8 @@ mod spin;
 pub(crate) use blocking::{BlockingEnd, Heard, Link};
 pub(crate) use buffers::{Inbox, Outbox};
 pub(crate) use ring::RingLink;
+#[cfg(all(any(test, fuzzing), feature = "actors"))]
+pub use ring::hostile_rings;
 #[cfg(feature = "actors")]
 pub(crate) use ring::{Need, Ring};
 #[cfg(feature = "actors")]

@@ -5,12 +5,16 @@
 //! itself knows it never reads back. A side that is about to sleep says so; only then a byte on the socket beside
 //! the rings wakes it.
 
+#[cfg(all(any(test, fuzzing), feature = "actors"))]
+mod hostile;
 mod link;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+#[cfg(all(any(test, fuzzing), feature = "actors"))]
+pub use hostile::hostile_rings;
 pub(crate) use link::RingLink;
 
 use crate::sys::process;
