@@ -2,7 +2,7 @@
 //!
 //! Decisions only: ids in, actions out. The clock and chance are arguments, so that a test can be both.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::life::{Event, Impossible, Life, Reason};
@@ -94,6 +94,8 @@ struct Entry {
     /// When it was asked for, and from then on when it became ready: its age counts from there.
     born: Instant,
     checkouts: u64,
+    /// Early ends there had been when it was asked for.
+    asked_after: u64,
 }
 
 struct Limits {
@@ -117,8 +119,12 @@ pub(super) struct Ledger {
     idle: Line,
     /// Front: first come.
     waiting: Line,
+    /// Workers that ended while they were lent, until their holders know: each may ask again.
+    bereaving: HashSet<u64>,
     last_number: u64,
-    /// Early ends since a worker last became ready.
+    /// Early ends so far.
+    early_ends: u64,
+    /// Early ends since a worker became ready that was asked for after the last of them.
     streak: u32,
     retry_at: Option<Instant>,
     actions: VecDeque<Action>,
@@ -143,7 +149,9 @@ impl Ledger {
             census: Census::default(),
             idle: Line::default(),
             waiting: Line::default(),
+            bereaving: HashSet::new(),
             last_number: 0,
+            early_ends: 0,
             streak: 0,
             retry_at: None,
             actions: VecDeque::new(),
@@ -178,7 +186,9 @@ impl Ledger {
 
     /// Whether nothing is left to wait for.
     pub(super) fn is_drained(&self) -> bool {
-        self.phase > Phase::Open && self.workers.is_empty() && self.waiting.is_empty()
+        // Whoever is still to be told that its worker is dead may ask for another, unless the pool was stopped.
+        let bereaved = !self.bereaving.is_empty() && self.phase < Phase::Stopping;
+        self.phase > Phase::Open && self.workers.is_empty() && self.waiting.is_empty() && !bereaved
     }
 
     /// The workers that are to be there from the beginning.
@@ -235,11 +245,14 @@ impl Ledger {
         if self.change(worker, Event::Ready, now).is_err() || was != Some(Life::Starting) {
             return;
         }
-        if let Some(entry) = self.workers.get_mut(&worker) {
-            entry.born = now;
+        let Some(entry) = self.workers.get_mut(&worker) else { return };
+        entry.born = now;
+        // One that was asked for before the last early end says nothing of what has come since. If it ended the
+        // wait, workers that do not last could have each other forked without any.
+        if entry.asked_after == self.early_ends {
+            self.streak = 0;
+            self.retry_at = None;
         }
-        self.streak = 0;
-        self.retry_at = None;
         self.offer(worker, now);
         self.restock(now);
     }
@@ -249,6 +262,7 @@ impl Ledger {
         let life = self.workers.get(&worker).map(|entry| entry.life);
         if !matches!(life, Some(Life::Leased { .. })) {
             // It was dismissed, or its end was seen, while it was on its way back.
+            self.bereaving.remove(&worker);
             return;
         }
         match self.reason_to_end(worker, facts, now) {
@@ -271,6 +285,7 @@ impl Ledger {
 
     /// A worker is being killed, or is known to be of no use; its replacement is asked for at once.
     pub(super) fn dismiss(&mut self, worker: u64, reason: Reason, now: Instant) {
+        self.bereaving.remove(&worker);
         if self.change(worker, Event::Dismissed(reason), now).is_ok() {
             self.idle.remove(worker);
             self.restock(now);
@@ -279,6 +294,7 @@ impl Ledger {
 
     /// A worker has begun to exit while it had a call: its place is free, also before it is reaped.
     pub(super) fn exits(&mut self, worker: u64, now: Instant) {
+        self.note_bereavement(worker);
         if self.change(worker, Event::Exits, now).is_ok() {
             self.idle.remove(worker);
             self.restock(now);
@@ -287,6 +303,7 @@ impl Ledger {
 
     /// A worker's process is gone. `has_call`: its holder had a call for it; `chance` is between 0 and 1.
     pub(super) fn ended(&mut self, worker: u64, has_call: bool, now: Instant, chance: f64) {
+        self.note_bereavement(worker);
         let Some(entry) = self.workers.remove(&worker) else {
             return;
         };
@@ -300,6 +317,13 @@ impl Ledger {
         self.restock(now);
     }
 
+    fn note_bereavement(&mut self, worker: u64) {
+        let entry = self.workers.get(&worker);
+        if entry.is_some_and(|entry| matches!(entry.life, Life::Leased { .. })) {
+            self.bereaving.insert(worker);
+        }
+    }
+
     /// A worker could not be set up; the next attempt waits. `chance` is between 0 and 1.
     pub(super) fn not_set_up(&mut self, worker: u64, now: Instant, chance: f64) {
         if self.change(worker, Event::Dismissed(Reason::NotSetUp), now).is_ok() {
@@ -308,6 +332,7 @@ impl Ledger {
     }
 
     fn back_off(&mut self, now: Instant, chance: f64) {
+        self.early_ends += 1;
         self.streak = self.streak.saturating_add(1);
         self.retry_at = now.checked_add(self.backoff.wait(self.streak, chance));
     }
@@ -356,9 +381,9 @@ impl Ledger {
         if let Some(to) = self.waiting.pop_front() {
             self.lend(worker, to, now);
             self.actions.push_back(Action::Grant { to, worker });
-            return;
+        } else {
+            self.idle.push_back(worker);
         }
-        self.idle.push_back(worker);
         self.retire_unneeded(now);
     }
 
@@ -369,6 +394,8 @@ impl Ledger {
         }
         let starting = self.workers.iter().filter(|(_, entry)| entry.life == Life::Starting);
         let mut unneeded: Vec<u64> = starting.map(|(worker, _)| *worker).collect();
+        // The order of a map is chance, and what is decided here depends on none.
+        unneeded.sort_unstable();
         unneeded.extend(self.idle.iter());
         for worker in unneeded {
             self.retire(worker, Reason::PoolEnds, now);
@@ -423,7 +450,8 @@ impl Ledger {
         self.retry_at = None;
         for _ in 0..self.missing() {
             self.last_number += 1;
-            let entry = Entry { life: Life::Starting, born: now, checkouts: 0 };
+            let asked_after = self.early_ends;
+            let entry = Entry { life: Life::Starting, born: now, checkouts: 0, asked_after };
             self.workers.insert(self.last_number, entry);
             self.census.starting += 1;
             self.actions.push_back(Action::Fork(self.last_number));

@@ -21,6 +21,8 @@ mod proxy_context;
 mod quarantine;
 mod server_link;
 mod session;
+#[cfg(test)]
+mod simulation;
 mod slot;
 mod stats;
 mod supervisor;

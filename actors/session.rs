@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::calls::{Call, Calls, Queued};
 use super::claim::{Claim, News, Obituary};
 use super::desk::Desk;
-use super::host_channel::{Arrived, HostChannel};
+use super::host_channel::Arrived;
 use super::lease::{DeathWatch, Lease};
 use super::life::Reason;
 use crate::channel::Outbox;

@@ -41,7 +41,8 @@ pub const LONGEST_NAME: usize = 64;
 /// How long to wait before another attempt after workers ended early.
 ///
 /// The wait starts at `first` and doubles up to `most`; each is changed by up to `jitter` of itself either
-/// way, so that pools that failed together do not retry together. The first worker that becomes ready resets it.
+/// way, so that pools that failed together do not retry together. The first worker that
+/// becomes ready resets it, if it was asked for after the last early end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backoff {
     /// The first wait; default 100 ms.

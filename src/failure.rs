@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 mod block;
+mod depth;
 mod kind;
 mod line;
 mod report;

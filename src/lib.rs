@@ -63,9 +63,14 @@
 #![warn(missing_docs, unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo))]
 
+#[cfg(test)]
+mod chance;
 mod channel;
 pub mod config;
 mod failure;
+#[cfg(all(any(test, fuzzing), feature = "actors"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod server;
 mod sys;
 mod wire;

@@ -1,6 +1,8 @@
 //! Idle workers that die, and whoever would have had them next.
 mod harness;
 
+use std::time::Duration;
+
 use forkpool::prelude::*;
 use harness::*;
 
@@ -76,5 +78,24 @@ fn an_idle_worker_that_dies_is_noticed_with_nobody_asking() {
             gone(pid).await;
         }
         settled(&pool, 2).await;
+    });
+}
+
+/// P12
+#[test]
+fn a_checkout_whose_unused_worker_dies_is_served_also_after_the_last_handle_is_gone() {
+    run(async {
+        let pool = pool_of_one();
+        settled(&pool, 1).await;
+        let checkout = pool.checkout().start();
+        until("it has its worker", || pool.stats().leased == 1).await;
+        let dead = pool.stats().pids[0];
+        drop(pool);
+        kill(dead);
+        gone(dead).await;
+        // Time enough for the pool to take itself for drained.
+        actix_rt::time::sleep(Duration::from_millis(50)).await;
+        let pid = answer(checkout.send(Pid)).await.expect("another worker");
+        assert_ne!(pid, dead);
     });
 }

@@ -66,6 +66,8 @@ struct World {
     ending: BTreeSet<u64>,
     /// No processes any more, but not reaped either.
     exiting: BTreeSet<u64>,
+    /// Dead, and their holders do not know yet.
+    bereaving: BTreeSet<u64>,
     waiting: VecDeque<u64>,
     last_checkout: u64,
 }
@@ -82,6 +84,7 @@ impl World {
             leased: Vec::new(),
             ending: BTreeSet::new(),
             exiting: BTreeSet::new(),
+            bereaving: BTreeSet::new(),
             waiting: VecDeque::new(),
             last_checkout: 0,
         };
@@ -167,7 +170,7 @@ impl World {
                 let leased = self.leased.iter().map(|(worker, _)| *worker);
                 let dying: BTreeSet<u64> = leased.chain(self.ending.iter().copied()).collect();
                 if let Some(worker) = pick(&dying, which) {
-                    self.leased.retain(|(leased, _)| *leased != worker);
+                    self.bereave(worker);
                     self.ending.remove(&worker);
                     self.exiting.insert(worker);
                     self.ledger.exits(worker, self.now);
@@ -238,15 +241,26 @@ impl World {
         if let Some(worker) = pick(&living, which) {
             self.starting.remove(&worker);
             self.idle.remove(&worker);
-            self.leased.retain(|(leased, _)| *leased != worker);
+            self.bereave(worker);
             self.ledger.ended(worker, true, self.now, 0.5);
+        }
+    }
+
+    fn bereave(&mut self, worker: u64) {
+        let before = self.leased.len();
+        self.leased.retain(|(leased, _)| *leased != worker);
+        if self.leased.len() < before {
+            self.bereaving.insert(worker);
         }
     }
 
     /// Lets everything go well for a while.
     fn settle(&mut self) {
         for _ in 0..1000 {
-            if self.ending.len() + self.exiting.len() > 0 {
+            if let Some(worker) = self.bereaving.pop_first() {
+                self.ledger.dismiss(worker, Reason::Broken, self.now);
+                self.carry_out();
+            } else if self.ending.len() + self.exiting.len() > 0 {
                 let before = self.ending.len() + self.exiting.len();
                 self.take(Step::Reap(0));
                 assert_eq!(self.ending.len() + self.exiting.len(), before - 1);
@@ -381,4 +395,62 @@ fn a_worn_out_worker_is_replaced_before_it_goes_where_there_is_room() {
     world.ledger.released(worker, Facts::default(), world.now);
     assert_eq!(world.ledger.next_action(), Some(Action::Fork(2)));
     assert_eq!(world.ledger.next_action(), Some(Action::Retire(worker, Reason::WornOut)));
+}
+
+/// P2
+#[test]
+fn only_a_worker_that_was_asked_for_after_the_last_early_end_ends_the_waiting() {
+    let mut world = World::new(options(|options| {
+        options.workers = 2..=2;
+        options.restart.jitter = 0.0;
+    }));
+    world.take(Step::Die(0));
+    let due = world.ledger.next_tick();
+    world.take(Step::Ready(0));
+    assert_eq!(world.starting.len(), 0, "the one that is ready was asked for before");
+    assert_eq!(world.ledger.next_tick(), due, "the wait goes on");
+    world.now = due.expect("another attempt is due");
+    world.ledger.tick(world.now);
+    world.carry_out();
+    assert_eq!(world.starting.len(), 1);
+}
+
+/// P12
+#[test]
+fn a_closing_pool_waits_for_a_holder_that_is_to_hear_of_its_worker_s_death() {
+    let table: [(&str, bool, bool); 3] =
+        [("asks again", true, false), ("gives up", false, false), ("is refused", false, true)];
+    for (row, asks_again, stops) in table {
+        let mut world = World::new(options(|options| options.workers = 1..=1));
+        world.take(Step::Ready(0));
+        world.take(Step::Ask);
+        let (worker, _) = world.leased[0];
+        world.ledger.close(world.now);
+        world.take(Step::Die(0));
+        assert!(!world.ledger.is_drained(), "{row}: it may ask again");
+        if asks_again {
+            world.take(Step::AskAgain);
+            assert_eq!(world.starting.len(), 1, "{row}: and is served");
+        }
+        if stops {
+            world.ledger.stop(world.now);
+            assert!(world.ledger.is_drained(), "{row}: nobody is served any more");
+        }
+        world.ledger.dismiss(worker, Reason::Broken, world.now);
+        assert_eq!(world.ledger.is_drained(), !asks_again, "{row}");
+    }
+}
+
+/// P12
+#[test]
+fn a_closing_pool_gives_up_what_it_starts_once_the_last_in_line_is_served() {
+    let mut world = World::new(options(|options| options.workers = 0..=2));
+    world.take(Step::Ask);
+    world.take(Step::Ask);
+    world.take(Step::Cancel(1));
+    world.ledger.close(world.now);
+    world.carry_out();
+    assert_eq!(world.starting.len(), 2, "somebody waits");
+    world.take(Step::Ready(0));
+    assert_eq!((world.starting.len(), world.ending.len()), (0, 1), "nobody does any more");
 }

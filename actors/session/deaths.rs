@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Arrived, Desk, HostChannel, Lease, Obituary, Session, Stage, Surroundings};
+use super::{Arrived, Desk, Lease, Obituary, Session, Stage, Surroundings};
 use crate::actors::lease::Identity;
 use crate::actors::life::Reason;
 use crate::failure::{Failure, FailureKind};
@@ -42,44 +42,48 @@ impl Session {
     }
 
     /// The worker ended by itself, or closed its channel.
-    pub(super) fn lost(&mut self, lease: Lease, obituary: Option<Obituary>, around: &mut dyn Surroundings) {
-        let worker = lease.worker.clone();
-        let channel = lease.kill(Reason::Broken);
-        // What a dying process had read it need not have begun.
-        // One that nobody saw die was killed just now, and may have begun since.
-        let begun = obituary.is_none() || channel.as_ref().is_some_and(HostChannel::begun);
+    pub(super) fn lost(
+        &mut self,
+        mut lease: Lease,
+        obituary: Option<Obituary>,
+        around: &mut dyn Surroundings,
+    ) {
+        // What a dying process had read it need not have begun. One that nobody saw die may begin until it is killed.
+        let begun = obituary.is_none() || lease.channel().is_some_and(|channel| channel.begun());
         let hopeless = self.false_starts >= MOST_FALSE_STARTS;
         let untouched = !self.heard && (self.calls.open() == 0 || !(begun || hopeless));
         if self.calls.is_empty() && (untouched || !around.is_connected()) {
             // It had nothing to do, so nothing is lost.
             self.calls.forget_pipe();
-            return self.continue_untouched(around);
-        }
-        if untouched {
-            if let Some(mut channel) = channel.filter(|_| self.calls.open() > 0) {
+            self.continue_untouched(around);
+        } else if untouched {
+            if let Some(channel) = lease.channel().filter(|_| self.calls.open() > 0) {
                 self.false_starts += 1;
                 channel.outbox().rewind();
                 self.unread = Some(std::mem::take(channel.outbox()));
             }
-            return self.ask(Desk::ask_again);
+            self.ask(Desk::ask_again);
+        } else {
+            let worker = lease.worker.clone();
+            drop(lease.kill(Reason::Broken));
+            let died = self.death(obituary, &worker);
+            return self.fatal_fault(died, around);
         }
-        let died = match obituary {
-            Some(obituary) => self.death(obituary, &worker),
-            None => {
-                let facts = worker.facts(Some(self.calls_served));
-                Failure::of(FailureKind::Died, "it closed its channel, and was killed").on_worker(facts)
-            }
-        };
-        self.fatal_fault(died, around);
+        // Behind the asking: a pool that ends waits for those who have a lease, and would be over before.
+        drop(lease.kill(Reason::Broken));
     }
 
-    fn death(&self, obituary: Obituary, worker: &Identity) -> Failure {
-        let options = &self.desk.options;
+    fn death(&self, obituary: Option<Obituary>, worker: &Identity) -> Failure {
+        let (options, calls_served) = (&self.desk.options, Some(self.calls_served));
+        let Some(obituary) = obituary else {
+            let text = "it closed its channel, and was killed";
+            return Failure::of(FailureKind::Died, text).on_worker(worker.facts(calls_served));
+        };
         let death = match options.hung_worker_timeout.filter(|_| obituary.says_it_hung()) {
             Some(limit) => Failure::of(FailureKind::Hung, "").at_limit(limit),
             None => Failure::of(FailureKind::Died, ""),
         };
-        obituary.note_in(death, worker, Some(self.calls_served), options.memory_limit)
+        obituary.note_in(death, worker, calls_served, options.memory_limit)
     }
 
     fn continue_untouched(&mut self, around: &mut dyn Surroundings) {

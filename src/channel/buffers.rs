@@ -54,6 +54,12 @@ impl Inbox {
         Ok(frame::length(unread, limit)?.is_some_and(|length| length <= unread.len()))
     }
 
+    /// Bytes that are kept room for.
+    #[cfg(all(any(test, fuzzing), feature = "actors"))]
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     fn make_room(&mut self) {
         if self.taken == self.bytes.len() {
             self.bytes.clear();

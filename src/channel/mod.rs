@@ -7,6 +7,8 @@ mod spin;
 
 pub(crate) use blocking::{BlockingEnd, Heard, Link};
 pub(crate) use buffers::{Inbox, Outbox};
+#[cfg(all(any(test, fuzzing), feature = "actors"))]
+pub use ring::hostile_rings;
 pub(crate) use ring::{Doing, Notes, RingLink};
 #[cfg(feature = "actors")]
 pub(crate) use ring::{Need, Ring};

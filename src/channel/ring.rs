@@ -5,6 +5,8 @@
 //! itself knows it never reads back. A side that is about to sleep says so; only then a byte on the socket beside
 //! the rings wakes it. Beside the rings the worker keeps notes for whoever looks at it from outside.
 
+#[cfg(all(any(test, fuzzing), feature = "actors"))]
+mod hostile;
 mod link;
 mod notes;
 
@@ -12,6 +14,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
+#[cfg(all(any(test, fuzzing), feature = "actors"))]
+pub use hostile::hostile_rings;
 pub(crate) use link::RingLink;
 pub(crate) use notes::{Doing, Notes};
 

@@ -3,7 +3,9 @@
 use std::error::Error;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::depth::{DEEPEST, Level};
 
 /// How a worker process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -166,7 +168,7 @@ fn texts(error: &dyn Error) -> Vec<String> {
 }
 
 /// One link of a chain of causes that came from another process as texts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Cause {
     text: String,
     next: Option<Box<Cause>>,
@@ -174,8 +176,20 @@ pub(super) struct Cause {
 
 impl Cause {
     pub(super) fn chain(texts: &[String]) -> Option<Box<Cause>> {
-        let (text, rest) = texts.split_first()?;
-        Some(Box::new(Cause { text: text.clone(), next: Cause::chain(rest) }))
+        let kept = texts.iter().take(DEEPEST - 1).rev();
+        kept.fold(None, |next, text| Some(Box::new(Cause { text: text.clone(), next })))
+    }
+}
+
+impl<'de> Deserialize<'de> for Cause {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Link {
+            text: String,
+            next: Option<Box<Cause>>,
+        }
+        let _level = Level::enter()?;
+        Link::deserialize(deserializer).map(|Link { text, next }| Cause { text, next })
     }
 }
 

@@ -156,3 +156,22 @@ fn an_end_names_its_signal_and_its_status() {
         assert_eq!(ending.to_string(), text);
     }
 }
+
+#[test]
+fn a_chain_of_causes_without_end_is_cut_here_and_refused_from_others() {
+    let texts = vec![String::new(); 1_000_000];
+    let failure = Failure::of(FailureKind::Setup, "").with_chain(&texts);
+    let mut dossier = postcard::to_stdvec(&*failure.0).expect("it is encoded");
+    let bytes = postcard::to_stdvec(&failure).expect("it is encoded");
+    assert_eq!(postcard::from_bytes(&bytes), Ok(failure));
+    // A link is an empty text and a next one; the last but one says so in the last bytes but a few.
+    let link = dossier.windows(2).rposition(|pair| pair == [0, 1]).expect("a link");
+    let deep = [0, 1].repeat(1_000_000);
+    dossier.splice(link..link, deep);
+    let bytes = postcard::to_stdvec(&("the line", "setup", dossier)).expect("it is encoded");
+    for _ in 0..2 * depth::DEEPEST {
+        // A refusal leaves no level behind.
+        let refused = postcard::from_bytes::<Failure>(&bytes).expect("its line is read");
+        assert_eq!((refused.kind(), refused.to_string()), (FailureKind::Other, "the line".to_owned()));
+    }
+}

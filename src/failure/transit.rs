@@ -7,7 +7,7 @@
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Dossier, Failure, FailureKind};
+use super::{Dossier, Failure, FailureKind, depth};
 
 /// In formats for people.
 #[derive(Serialize)]
@@ -51,6 +51,7 @@ impl Serialize for Failure {
 
 impl<'de> Deserialize<'de> for Failure {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let _level = depth::Level::enter()?;
         if deserializer.is_human_readable() {
             return Ok(match Read::deserialize(deserializer)? {
                 Read::Known(known) => Failure::read(known.line, Some(known.dossier)),
@@ -69,6 +70,7 @@ impl<'de> Deserialize<'de> for Failure {
 
 impl Failure {
     fn read(line: String, dossier: Option<Dossier>) -> Self {
+        let line = line.replace(['\n', '\r'], " ");
         match dossier {
             // A kind that is unknown here prints as it did where it was known.
             Some(dossier) if dossier.kind == FailureKind::Other => {

@@ -9,16 +9,16 @@ use crate::sys::clock;
 use crate::sys::shared::SharedMemory;
 
 /// Whether a call of the checkout at hand has begun.
-const BEGUN: usize = 6 * LINE;
+pub(super) const BEGUN: usize = 6 * LINE;
 
 /// Since when its code runs, on the coarse clock; 0 while it does not.
 const SINCE: usize = 7 * LINE;
 
 /// The call that ran last, counted from 1; 0 is none.
-const CALL: usize = 7 * LINE + 4;
+pub(super) const CALL: usize = 7 * LINE + 4;
 
 /// Bytes logged so far, modulo 2³².
-const LOGGED: usize = 8 * LINE;
+pub(super) const LOGGED: usize = 8 * LINE;
 
 /// Where the last bytes that were logged lie, in a circle.
 const LOG: usize = HEAD / 2;

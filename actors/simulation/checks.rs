@@ -1,0 +1,208 @@
+//! What must hold after every step, and what must hold in the end.
+
+use std::time::{Duration, Instant};
+
+use super::server::Server;
+use super::worker::Believed;
+use super::world::World;
+use crate::actors::ledger::{Census, Facts, Phase};
+use crate::actors::life::Reason;
+
+/// The waits behind early ends, kept a second time.
+#[derive(Default)]
+pub(super) struct Backoff {
+    pub(super) early_ends: u64,
+    /// Early ends since the last worker became ready that was asked for after the last of them.
+    streak: u32,
+    not_before: Option<Instant>,
+}
+
+impl Backoff {
+    pub(super) fn early_end(&mut self, waits: &crate::config::Backoff, now: Instant, jitter: f64) {
+        self.early_ends += 1;
+        self.streak += 1;
+        self.not_before = now.checked_add(waits.wait(self.streak, jitter));
+    }
+
+    /// A worker became ready that was asked for after so many early ends.
+    pub(super) fn ready(&mut self, asked_after: u64) {
+        if asked_after == self.early_ends {
+            self.streak = 0;
+            self.not_before = None;
+        }
+    }
+
+    pub(super) fn check_fork(&self, now: Instant, starting: usize) {
+        let early = self.not_before.is_some_and(|not_before| now < not_before);
+        assert!(!early, "a fork comes {:?} too early", self.not_before.map(|at| at.duration_since(now)));
+        assert!(self.streak == 0 || starting == 0, "after an early end one worker at a time is tried");
+    }
+}
+
+/// How often the pool was woken by its timer within one second.
+#[derive(Default)]
+pub(super) struct Ticks {
+    second: Duration,
+    count: u64,
+}
+
+/// Timers in one second beyond which the pool is taken to be busy with nothing.
+const MOST_TICKS: u64 = 2000;
+
+impl Ticks {
+    pub(super) fn count(&mut self, ran: Duration) {
+        if ran >= self.second + Duration::from_secs(1) {
+            (self.second, self.count) = (ran, 0);
+        }
+        self.count += 1;
+        assert!(self.count <= MOST_TICKS, "the pool is woken {} times a second", self.count);
+    }
+}
+
+impl World {
+    /// Places that are taken: a process counts until it has begun to exit.
+    pub(super) fn places(&self) -> usize {
+        self.believed(|believed| believed != Believed::Exiting)
+    }
+
+    fn census(&self) -> Census {
+        let mut census = Census::default();
+        for worker in self.workers.values() {
+            match worker.believed {
+                Some(Believed::Starting) => census.starting += 1,
+                Some(Believed::Idle) => census.idle += 1,
+                Some(Believed::Leased(_)) => census.leased += 1,
+                Some(Believed::Ending) => census.ending += 1,
+                Some(Believed::Exiting) => census.exiting += 1,
+                None => {}
+            }
+        }
+        census
+    }
+
+    /// P2, P3, P4: what holds after every step.
+    pub(super) fn check(&self) {
+        let census = self.census();
+        assert_eq!(self.ledger.census(), census, "the books are right");
+        let most = *self.plan.options.workers.end();
+        // One that was given up before it was known to be born is nobody's; it ends by itself.
+        let processes = self.workers.values().filter(|worker| worker.is_alive() && worker.ends == 0).count();
+        assert!(processes <= most, "{processes} processes are more than {most}");
+        let places = census.starting + census.idle + census.leased + census.ending;
+        assert!(places <= most, "{places} places are more than {most}");
+        assert!(self.ledger.waiting().eq(self.line.iter().copied()), "the line is kept");
+        assert!(self.line.is_empty() || census.idle == 0, "nobody waits beside an idle worker");
+        assert_eq!(census.idle, self.idle.len());
+        let useful = census.starting + census.idle + census.leased;
+        let open = self.ledger.phase() == Phase::Open;
+        let missing = !self.line.is_empty() || open && useful < *self.plan.options.workers.start();
+        if missing && places < most {
+            assert!(self.ledger.is_starting(), "what is missing is asked for, or will be: {census:?}");
+            let due = census.starting > 0 || self.ledger.next_tick().is_some();
+            assert!(due, "somebody comes back to it");
+        }
+        if !open && self.line.is_empty() {
+            assert_eq!(
+                census.idle + census.starting,
+                0,
+                "a pool that ends keeps nothing that nobody asks for"
+            );
+        }
+        assert!(
+            self.ledger.phase() < Phase::Stopping || self.line.is_empty(),
+            "a stopped pool serves nobody"
+        );
+        self.check_timer(useful);
+    }
+
+    /// P5, P7: whoever is idle is looked at again when it will have been so for too long, or be too old.
+    fn check_timer(&self, useful: usize) {
+        let (options, next) = (&self.plan.options, self.ledger.next_tick());
+        for number in &self.idle {
+            let worker = &self.workers[number];
+            let old_at = options.max_age.map(|limit| worker.born + limit);
+            let spare = useful > *options.workers.start() && self.idle.first() == Some(number);
+            let weary_at = options.idle_timeout.filter(|_| spare).map(|limit| worker.idle_since + limit);
+            for due in [old_at, weary_at].into_iter().flatten() {
+                assert!(next.is_some_and(|next| next <= due), "worker {number} is looked at when it is due");
+            }
+        }
+    }
+
+    /// Why a worker that comes back now has to end, by the options' own words.
+    pub(super) fn expected_reason(&self, number: u64, facts: Facts, now: Instant) -> Option<Reason> {
+        let (worker, options) = (self.workers.get(&number)?, &self.plan.options);
+        let too_old = options.max_age.is_some_and(|limit| now.duration_since(worker.born) >= limit);
+        let too_large = facts.private_bytes > options.max_memory && options.max_memory.is_some();
+        let worn_out = options.max_checkouts.is_some_and(|most| worker.checkouts >= most);
+        let reasons = [
+            (self.ledger.phase() == Phase::Stopping, Reason::PoolEnds),
+            (facts.stop, Reason::Asked),
+            (worn_out, Reason::WornOut),
+            (too_large, Reason::TooLarge),
+            (too_old, Reason::TooOld),
+        ];
+        reasons.into_iter().find(|(holds, _)| *holds).map(|(_, reason)| reason)
+    }
+
+    /// Whether a worker that the ledger has end may be told so, for that reason.
+    pub(super) fn check_reason(&self, number: u64, reason: Reason) {
+        let Some(worker) = self.workers.get(&number) else { return };
+        let (now, options) = (self.now(), &self.plan.options);
+        if matches!(worker.believed, Some(Believed::Ending | Believed::Exiting) | None) {
+            return;
+        }
+        let leased = matches!(worker.believed, Some(Believed::Leased(_)));
+        assert!(!leased, "nobody holds worker {number} that is to end");
+        match reason {
+            Reason::IdleTooLong => {
+                assert_eq!(self.idle.first(), Some(&number), "the least recently used goes first");
+                let limit = options.idle_timeout.unwrap_or(Duration::MAX);
+                assert!(now.duration_since(worker.idle_since) >= limit, "it was idle for long enough");
+                let useful = self.census().starting + self.census().idle + self.census().leased;
+                assert!(useful > *options.workers.start(), "the fewest are kept");
+            }
+            Reason::TooOld => {
+                let limit = options.max_age.unwrap_or(Duration::MAX);
+                assert!(now.duration_since(worker.born) >= limit, "it is old enough");
+            }
+            Reason::PoolEnds => assert_ne!(self.ledger.phase(), Phase::Open),
+            Reason::WornOut => assert!(options.max_checkouts.is_some_and(|most| worker.checkouts >= most)),
+            _ => {}
+        }
+    }
+
+    /// P2: whether the pool has what it is to have, and nothing is under way.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let census = self.census();
+        let (fewest, most) = (*self.plan.options.workers.start(), *self.plan.options.workers.end());
+        if !self.line.is_empty() || !self.sessions.is_empty() {
+            return false;
+        }
+        if self.ledger.phase() > Phase::Open {
+            return self.supervisor.server == Server::Over;
+        }
+        let useful = census.starting + census.leased + census.idle;
+        let up = self.supervisor.server == Server::Up;
+        if self.plan.options.max_age.is_some() {
+            // Some of them are always on their way out, and hold the places of those that follow.
+            return up && useful + census.ending >= fewest;
+        }
+        // Above the fewest some stay until they have been idle for too long.
+        let most = if self.plan.options.idle_timeout.is_some() { fewest } else { most };
+        up && useful == census.idle
+            && census.ending + census.exiting == 0
+            && (fewest..=most).contains(&useful)
+    }
+
+    /// P12: what holds once nothing is left to happen.
+    pub(super) fn check_end(&mut self) {
+        assert_eq!(self.ledger.census(), Census::default());
+        assert!(self.sessions.is_empty() && self.line.is_empty(), "every checkout has ended");
+        for (number, worker) in &self.workers {
+            assert!(!worker.is_alive(), "worker {number} has ended");
+            assert_eq!(worker.ends, 1, "the end of worker {number} was told once");
+        }
+        assert_eq!(self.ledger.next_tick(), None, "nothing wakes a pool that is over");
+    }
+}

@@ -1,0 +1,157 @@
+//! The supervisor and its fork server, as far as the ledger depends on what they do and leave undone.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::plan::millis;
+use super::worker::{Believed, News};
+use super::world::{Event, World};
+use crate::actors::ledger::Phase;
+use crate::actors::life::Reason;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Server {
+    #[default]
+    Down,
+    /// Requests wait in its channel.
+    Starting,
+    Up,
+    /// The pool is over.
+    Over,
+}
+
+#[derive(Default)]
+pub(super) struct Supervisor {
+    pub(super) server: Server,
+    /// Which server it is: what an earlier one said is not heard any more.
+    pub(super) generation: u32,
+    unconfirmed: BTreeSet<u64>,
+    leaving: Vec<u64>,
+    unborn: Vec<u64>,
+    /// Asked of a server that is not up yet.
+    requested: Vec<u64>,
+    streak: u32,
+    /// When it will have heard all that it was told.
+    pub(super) hears_until: Duration,
+}
+
+impl World {
+    pub(super) fn launch(&mut self) {
+        self.supervisor.generation += 1;
+        self.supervisor.server = Server::Starting;
+        let server = self.supervisor.generation;
+        let wait = self.delay();
+        self.after(wait, Event::ServerUp(server));
+        let unborn = std::mem::take(&mut self.supervisor.unborn);
+        unborn.into_iter().for_each(|worker| self.hire(worker));
+    }
+
+    pub(super) fn server_up(&mut self, server: u32) {
+        if server != self.supervisor.generation || self.supervisor.server != Server::Starting {
+            return;
+        }
+        if self.fault(self.plan.server_fails) {
+            self.note("a preload fails", String::new);
+            self.tell_first_in_line();
+            return self.server_lost();
+        }
+        self.note("the server is up", || server.to_string());
+        self.supervisor.server = Server::Up;
+        self.supervisor.streak = 0;
+        let requested = std::mem::take(&mut self.supervisor.requested);
+        requested.into_iter().for_each(|worker| self.request(worker));
+    }
+
+    pub(super) fn hire(&mut self, worker: u64) {
+        match self.supervisor.server {
+            Server::Down => return self.supervisor.unborn.push(worker),
+            Server::Over => panic!("worker {worker} is asked of a pool that is over"),
+            Server::Starting => self.supervisor.requested.push(worker),
+            Server::Up => self.request(worker),
+        }
+        self.supervisor.unconfirmed.insert(worker);
+        let server = self.supervisor.generation;
+        if let Some(worker) = self.worker(worker) {
+            worker.server = server;
+        }
+    }
+
+    fn request(&mut self, worker: u64) {
+        let server = self.supervisor.generation;
+        let wait = self.delay();
+        self.after(wait, Event::Forks { worker, server });
+    }
+
+    /// The server has told of a worker's birth, or that there was none.
+    pub(super) fn confirmed(&mut self, worker: u64) {
+        self.supervisor.unconfirmed.remove(&worker);
+        self.let_go();
+    }
+
+    pub(super) fn retires(&mut self, worker: u64, _: Reason) {
+        self.supervisor.leaving.push(worker);
+        self.let_go();
+    }
+
+    /// Those that are to end do so, unless one that was asked for in their place is still to come.
+    fn let_go(&mut self) {
+        if !self.supervisor.unconfirmed.is_empty() && self.ledger.phase() == Phase::Open {
+            return;
+        }
+        for worker in std::mem::take(&mut self.supervisor.leaving) {
+            match self.supervisor.unborn.iter().position(|unborn| *unborn == worker) {
+                Some(at) => {
+                    self.supervisor.unborn.swap_remove(at);
+                    self.bury(worker);
+                    self.forget(worker);
+                }
+                None => self.leaves(worker),
+            }
+        }
+    }
+
+    pub(super) fn server_lost(&mut self) {
+        if self.calm || matches!(self.supervisor.server, Server::Down | Server::Over) {
+            return;
+        }
+        let was = std::mem::replace(&mut self.supervisor.server, Server::Down);
+        self.note("the server is lost", || format!("{was:?}"));
+        self.supervisor.generation += 1;
+        self.supervisor.unconfirmed.clear();
+        self.supervisor.requested.clear();
+        self.let_go();
+        let registry: Vec<u64> = self.registry();
+        registry.into_iter().for_each(|worker| self.tell(worker, News::Orphaned));
+        if was == Server::Up {
+            return self.relaunch();
+        }
+        self.supervisor.streak += 1;
+        let jitter = self.jitter();
+        let wait = self.plan.options.restart.wait(self.supervisor.streak, jitter);
+        self.after(wait.max(millis(1)), Event::Relaunch);
+    }
+
+    pub(super) fn relaunch(&mut self) {
+        if self.supervisor.server == Server::Down && !self.ledger.is_drained() {
+            self.launch();
+        }
+    }
+
+    pub(super) fn end_if_drained(&mut self) {
+        if self.ledger.is_drained() && self.supervisor.server != Server::Over {
+            self.note("drained", String::new);
+            self.supervisor.server = Server::Over;
+        }
+    }
+
+    /// Workers with a proxy: asked of some server, and not yet told to have ended.
+    fn registry(&self) -> Vec<u64> {
+        let living = self.workers.iter().filter(|(_, worker)| worker.ends == 0 && worker.server > 0);
+        living.map(|(number, _)| *number).collect()
+    }
+
+    /// Workers that the ledger has in a state.
+    pub(super) fn believed(&self, is: impl Fn(Believed) -> bool) -> usize {
+        self.workers.values().filter(|worker| worker.believed.is_some_and(&is)).count()
+    }
+}

@@ -1,0 +1,145 @@
+//! Messages drawn at random: every field of each is named once.
+
+use std::time::Duration;
+
+use crate::chance::Chance;
+use crate::failure::{Ending, PanicReport, SetupError};
+use crate::wire::control::{Ended, FromServer, Guard, Hello, ToServer};
+use crate::wire::work::{Call, FromWorker, Outcome, Ready, Released, Reply, SetupReport, ToWorker};
+
+/// A value that chance can make.
+pub(super) trait Draw: Sized {
+    fn draw(chance: &mut Chance) -> Self;
+}
+
+fn any<T: Draw>(chance: &mut Chance) -> T {
+    T::draw(chance)
+}
+
+macro_rules! numbers {
+    ($($number:ty),+) => {$(
+        impl Draw for $number {
+            fn draw(chance: &mut Chance) -> Self {
+                // Every length of a varint is as likely as any other.
+                let shift = chance.below(64);
+                (chance.next() >> shift) as $number
+            }
+        }
+    )+};
+}
+
+numbers!(u8, u16, u32, u64, i32);
+
+impl Draw for bool {
+    fn draw(chance: &mut Chance) -> Self {
+        chance.happens(500)
+    }
+}
+
+impl Draw for String {
+    fn draw(chance: &mut Chance) -> Self {
+        let length = chance.pick(&[0, 1, 5, 40, 300]);
+        (0..length).map(|_| chance.pick(&['a', 'ß', '\n', '😀', '/'])).collect()
+    }
+}
+
+impl Draw for Duration {
+    fn draw(chance: &mut Chance) -> Self {
+        Duration::new(any(chance), any::<u32>(chance) % 1_000_000_000)
+    }
+}
+
+impl<T: Draw> Draw for Option<T> {
+    fn draw(chance: &mut Chance) -> Self {
+        any::<bool>(chance).then(|| any(chance))
+    }
+}
+
+impl<T: Draw> Draw for Vec<T> {
+    fn draw(chance: &mut Chance) -> Self {
+        (0..chance.pick(&[0, 1, 7, 60])).map(|_| any(chance)).collect()
+    }
+}
+
+/// Draws structs field by field, and enums variant by variant.
+macro_rules! messages {
+    (@pick $chance:ident [$($made:expr),+]) => {{
+        let made: &[fn(&mut Chance) -> Self] = &[$(|$chance| { let _ = &$chance; $made }),+];
+        let at = $chance.below(made.len());
+        made[at]($chance)
+    }};
+    ($($message:ident, |$chance:ident| [$($made:expr),+ $(,)?];)+) => {$(
+        impl Draw for $message {
+            fn draw($chance: &mut Chance) -> Self {
+                messages!(@pick $chance [$($made),+])
+            }
+        }
+    )+};
+}
+
+messages! {
+    ToWorker, |c| [ToWorker::Call(any(c)), ToWorker::Release];
+    Call, |c| [Call {
+        id: any(c),
+        method: any(c),
+        errors_seen: any(c),
+        last: any(c),
+        limit: any(c),
+        baggage: any(c),
+    }];
+    FromWorker, |c| [
+        FromWorker::Ready(any(c)),
+        FromWorker::SetupFailed(any(c)),
+        FromWorker::Reply(any(c)),
+        FromWorker::Released(any(c)),
+    ];
+    Ready, |c| [Ready { protocol: any(c), library: any(c), fingerprint: any(c) }];
+    Reply, |c| [Reply { id: any(c), outcome: any(c), keep: any(c), stop: any(c) }];
+    Outcome, |c| [
+        Outcome::Done,
+        Outcome::Failed,
+        Outcome::Cleared,
+        Outcome::Panicked { report: any(c), peak_memory: any(c), cpu_time: any(c) },
+        Outcome::Payload { text: any(c), error: any(c) },
+    ];
+    Released, |c| [Released { private_bytes: any(c), stop: any(c) }];
+    SetupReport, |c| [SetupReport::Error(any(c)), SetupReport::Panic(any(c))];
+    SetupError, |c| [SetupError::new(any::<String>(c))];
+    PanicReport, |c| [PanicReport { message: any(c), location: any(c), backtrace: any(c) }];
+    ToServer, |c| [
+        ToServer::Hello(any(c)),
+        ToServer::Fork { number: any(c) },
+    ];
+    Hello, |c| [Hello {
+        protocol: any(c),
+        library: any(c),
+        fingerprint: any(c),
+        pool: any(c),
+        max_payload: any(c),
+        max_memory: any(c),
+        guard: any(c),
+        config: any(c),
+    }];
+    Guard, |c| [Guard { hung_worker_timeout: any(c), kill_grace: any(c), memory_limit: any(c) }];
+    FromServer, |c| [
+        FromServer::Welcome,
+        FromServer::Refused { reason: any(c) },
+        FromServer::PreloadFailed(any(c)),
+        FromServer::Forked { number: any(c), pid: any(c) },
+        FromServer::NotForked { number: any(c), reason: any(c) },
+        FromServer::Ended(any(c)),
+    ];
+    Ended, |c| [Ended {
+        number: any(c),
+        ending: any(c),
+        peak_memory: any(c),
+        cpu_time: any(c),
+        hung: any(c),
+        out_of_memory: any(c),
+    }];
+    Ending, |c| [
+        Ending::Exited { code: any(c) },
+        Ending::Signaled { signal: any(c), core_dumped: any(c) },
+        Ending::Unknown,
+    ];
+}
