@@ -30,6 +30,7 @@ pub(super) fn current() -> Option<ErrorContext> {
 struct Entered<'a>(&'a mut Option<ErrorContext>);
 
 impl<'a> Entered<'a> {
+    #[inline]
     fn enter(slot: &'a mut Option<ErrorContext>) -> Self {
         exchange(slot);
         Entered(slot)
@@ -37,14 +38,19 @@ impl<'a> Entered<'a> {
 }
 
 impl Drop for Entered<'_> {
+    #[inline]
     fn drop(&mut self) {
         exchange(self.0);
     }
 }
 
+#[inline]
 fn exchange(slot: &mut Option<ErrorContext>) {
     // A thread that is being taken down has nothing in force any more.
-    let _ = IN_FORCE.try_with(|cell| *slot = cell.replace(slot.take()));
+    let _ = IN_FORCE.try_with(|cell| {
+        let before = cell.take();
+        cell.set(std::mem::replace(slot, before));
+    });
 }
 
 pub(super) fn run<T>(context: ErrorContext, work: impl FnOnce() -> T) -> T {
@@ -53,6 +59,7 @@ pub(super) fn run<T>(context: ErrorContext, work: impl FnOnce() -> T) -> T {
     work()
 }
 
+#[inline]
 pub(super) fn scope<F: Future>(context: ErrorContext, future: F) -> impl Future<Output = F::Output> + use<F> {
     let mut slot = Some(context);
     async move {
