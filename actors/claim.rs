@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -10,6 +11,10 @@ use super::lease::{Identity, Lease};
 use super::output::Output;
 use crate::failure::{Ending, Failure, MemoryVerdict, WorkerFacts};
 use crate::wire::control::Ended;
+
+/// How long after a worker closed its channel news of its death is waited for; one of which there is none by then
+/// has closed it and lives on.
+pub(super) const OBITUARY_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How a worker ended, as far as anybody saw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -192,6 +192,11 @@ impl HostChannel {
         expects && self.ring.peer_is_elsewhere() && self.spin.goes_on(Instant::now())
     }
 
+    /// Whether the worker has said anything that was not taken out yet, or nonsense.
+    pub(super) fn holds_bytes(&self) -> bool {
+        !self.inbox.is_empty() || self.ring.has_bytes() != Ok(false)
+    }
+
     /// Takes in what has arrived, whatever the reactor knows of it.
     pub(super) fn read_now(&mut self) -> Arrived {
         let ring = &mut self.ring;

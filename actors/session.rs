@@ -267,6 +267,8 @@ impl Session {
         self.in_doubt = false;
         self.asked_to_stop = false;
         self.heard = false;
+        let spoke = lease.channel().is_some_and(|channel| channel.holds_bytes());
+        self.false_starts += u32::from(spoke);
         let settled = lease.channel().is_some_and(|channel| {
             // What another checkout said to it was sent; it is not to be said again.
             *channel.outbox() = self.unread.take().unwrap_or_default();
@@ -275,14 +277,14 @@ impl Session {
             channel.settle_here().is_ok()
         });
         self.stage = Stage::Held(lease);
-        if !settled {
-            // Out of descriptors for the reactor, say: the worker is of no use to us.
-            self.hand_back_unsettled();
+        if !settled || (spoke && !self.is_hopeless()) {
+            // Out of descriptors for the reactor, say, or it spoke while nobody had asked: it is of no use to us.
+            self.hand_back_unused();
         }
     }
 
-    /// Kills a worker whose channel cannot be watched here, and keeps what was to be said to it.
-    fn hand_back_unsettled(&mut self) {
+    /// Kills a worker that cannot be used, and keeps what was to be said to it.
+    fn hand_back_unused(&mut self) {
         if let Stage::Held(lease) = std::mem::replace(&mut self.stage, Stage::Out) {
             let channel = lease.kill(Reason::Broken).filter(|_| self.calls.open() > 0);
             self.unread = channel.map(|mut channel| std::mem::take(channel.outbox()));

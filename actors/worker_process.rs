@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use actix::fut::{ActorFuture, WrapFuture};
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, SpawnHandle};
 
-use super::claim::Obituary;
+use super::claim::{OBITUARY_PATIENCE, Obituary};
 use super::desk::Desk;
 use super::host_channel::{Arrived, HostChannel};
 use super::lease::{DeathWatch, Identity};
@@ -197,6 +197,15 @@ impl WorkerProcess {
         ctx.stop();
     }
 
+    /// Its channel has ended, and most likely so has it.
+    fn await_obituary(&self, ctx: &mut Context<Self>) {
+        ctx.run_later(OBITUARY_PATIENCE, |process, _| {
+            if matches!(process.stage, Stage::SettingUp(_)) {
+                process.fail(Failure::of(FailureKind::Setup, "closed its channel, and was killed"));
+            }
+        });
+    }
+
     fn bound_setup(&mut self, ctx: &mut Context<Self>) {
         let Some(limit) = self.desk.options.setup_timeout else {
             return;
@@ -246,14 +255,13 @@ impl ActorFuture<WorkerProcess> for SetupPump {
         ctx: &mut Context<WorkerProcess>,
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
-        let polled = process.poll_setup(task);
-        if polled.is_ready()
-            && !matches!(process.stage, Stage::SettingUp(_))
-            && let Some(clock) = process.setup_clock.take()
-        {
+        std::task::ready!(process.poll_setup(task));
+        if matches!(process.stage, Stage::SettingUp(_)) {
+            process.await_obituary(ctx);
+        } else if let Some(clock) = process.setup_clock.take() {
             ctx.cancel_future(clock);
         }
-        polled
+        Poll::Ready(())
     }
 }
 

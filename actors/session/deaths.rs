@@ -1,17 +1,14 @@
 //! What a checkout does when its worker is gone, by itself or by its own doing.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Arrived, Desk, Lease, Obituary, Session, Stage, Surroundings};
+use crate::actors::claim::OBITUARY_PATIENCE;
 use crate::actors::lease::Identity;
 use crate::actors::life::Reason;
 use crate::failure::{Failure, FailureKind};
 
-/// How long after its worker closed the channel a checkout waits to be told of its death; one that is not told
-/// of by then has closed it and lives on.
-const OBITUARY_PATIENCE: Duration = Duration::from_millis(500);
-
-/// Workers that may die before they begin a call until that call is taken to be the reason.
+/// Workers that may be lost before they begin a call until that call is taken to be the reason.
 const MOST_FALSE_STARTS: u32 = 10;
 
 impl Session {
@@ -50,8 +47,7 @@ impl Session {
     ) {
         // What a dying process had read it need not have begun. One that nobody saw die may begin until it is killed.
         let begun = obituary.is_none() || lease.channel().is_some_and(|channel| channel.begun());
-        let hopeless = self.false_starts >= MOST_FALSE_STARTS;
-        let untouched = !self.heard && (self.calls.open() == 0 || !(begun || hopeless));
+        let untouched = !self.heard && (self.calls.open() == 0 || !(begun || self.is_hopeless()));
         if self.calls.is_empty() && (untouched || !around.is_connected()) {
             // It had nothing to do, so nothing is lost.
             self.calls.forget_pipe();
@@ -71,6 +67,10 @@ impl Session {
         }
         // Behind the asking: a pool that ends waits for those who have a lease, and would be over before.
         drop(lease.kill(Reason::Broken));
+    }
+
+    pub(super) fn is_hopeless(&self) -> bool {
+        self.false_starts >= MOST_FALSE_STARTS
     }
 
     fn death(&self, obituary: Option<Obituary>, worker: &Identity) -> Failure {

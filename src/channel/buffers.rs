@@ -54,6 +54,12 @@ impl Inbox {
         Ok(frame::length(unread, limit)?.is_some_and(|length| length <= unread.len()))
     }
 
+    /// Whether all that arrived was taken.
+    #[cfg(feature = "actors")]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.taken == self.bytes.len()
+    }
+
     /// Bytes that are kept room for.
     #[cfg(all(any(test, fuzzing), feature = "actors"))]
     pub(crate) fn capacity(&self) -> usize {
