@@ -7,9 +7,11 @@ mod contexts;
 mod events;
 mod leaks;
 mod mule;
+mod own_channel;
 mod probe;
 mod processes;
 mod rogue;
+mod wreck;
 
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
@@ -25,9 +27,11 @@ pub use contexts::*;
 pub use events::*;
 pub use leaks::{children, descendants, descriptors};
 pub use mule::*;
+pub use own_channel::*;
 pub use probe::*;
 pub use processes::*;
 pub use rogue::*;
+pub use wreck::*;
 
 /// Longest wait for a condition that is bound to come true.
 pub const PATIENCE: Duration = Duration::from_secs(20);
