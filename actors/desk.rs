@@ -242,14 +242,6 @@ impl Desk {
         wake.into_iter().for_each(Waker::wake);
     }
 
-    /// A worker has begun to exit in the middle of a call: another may be forked before it is reaped.
-    pub(super) fn exits(self: &Arc<Self>, worker: u64) {
-        self.update(|books, now| {
-            books.workers.remove(&worker);
-            books.ledger.exits(worker, now);
-        });
-    }
-
     /// A worker's process is gone.
     pub(super) fn ended(self: &Arc<Self>, worker: u64, obituary: Obituary) {
         let (holder, _) = self.update(|books, now| {

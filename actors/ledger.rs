@@ -63,8 +63,6 @@ pub(super) struct Census {
     pub(super) idle: usize,
     pub(super) leased: usize,
     pub(super) ending: usize,
-    /// No processes any more, and not reaped.
-    pub(super) exiting: usize,
 }
 
 impl Census {
@@ -74,7 +72,6 @@ impl Census {
             Life::Idle { .. } => &mut self.idle,
             Life::Leased { .. } => &mut self.leased,
             Life::Ending { .. } => &mut self.ending,
-            Life::Exiting => &mut self.exiting,
         }
     }
 
@@ -287,15 +284,6 @@ impl Ledger {
     pub(super) fn dismiss(&mut self, worker: u64, reason: Reason, now: Instant) {
         self.bereaving.remove(&worker);
         if self.change(worker, Event::Dismissed(reason), now).is_ok() {
-            self.idle.remove(worker);
-            self.restock(now);
-        }
-    }
-
-    /// A worker has begun to exit while it had a call: its place is free, also before it is reaped.
-    pub(super) fn exits(&mut self, worker: u64, now: Instant) {
-        self.note_bereavement(worker);
-        if self.change(worker, Event::Exits, now).is_ok() {
             self.idle.remove(worker);
             self.restock(now);
         }

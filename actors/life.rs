@@ -79,8 +79,6 @@ pub(super) enum Life {
     Leased { to: u64 },
     /// To end, and not yet seen to have ended.
     Ending { reason: Reason },
-    /// It has begun to exit: its place is free, and it is only still to be reaped.
-    Exiting,
 }
 
 /// What can happen to a worker.
@@ -90,7 +88,6 @@ pub(super) enum Event {
     Granted { to: u64 },
     Released,
     Dismissed(Reason),
-    Exits,
 }
 
 /// An event that cannot happen in this state.
@@ -114,15 +111,14 @@ impl Life {
             (Life::Starting | Life::Idle { .. } | Life::Leased { .. }, Event::Dismissed(reason)) => {
                 Ok(Life::Ending { reason })
             }
-            (_, Event::Exits) => Ok(Life::Exiting),
             // Two may see the same death, and the first to tell was right.
-            (Life::Ending { .. } | Life::Exiting, Event::Dismissed(_)) => Ok(self),
+            (Life::Ending { .. }, Event::Dismissed(_)) => Ok(self),
             // A set-up may finish while its worker is being killed for having taken too long.
-            (Life::Ending { .. } | Life::Exiting, Event::Ready) => Ok(self),
+            (Life::Ending { .. }, Event::Ready) => Ok(self),
             (Life::Starting, Event::Granted { .. } | Event::Released)
             | (Life::Idle { .. }, Event::Ready | Event::Released)
             | (Life::Leased { .. }, Event::Ready | Event::Granted { .. })
-            | (Life::Ending { .. } | Life::Exiting, Event::Granted { .. } | Event::Released) => {
+            | (Life::Ending { .. }, Event::Granted { .. } | Event::Released) => {
                 Err(Impossible { life: self, event })
             }
         }
@@ -134,8 +130,8 @@ impl Life {
         match self {
             Life::Starting => true,
             Life::Idle { .. } | Life::Leased { .. } => !used && age < EARLY,
-            // A failed set-up was counted when it failed, and one that was seen to exit had a call.
-            Life::Ending { .. } | Life::Exiting => false,
+            // A failed set-up was counted when it failed.
+            Life::Ending { .. } => false,
         }
     }
 }
@@ -144,14 +140,13 @@ impl Life {
 mod tests {
     use super::*;
 
-    const STATES: [&str; 5] = ["starting", "idle", "leased", "ending", "exiting"];
+    const STATES: [&str; 4] = ["starting", "idle", "leased", "ending"];
 
     fn state(name: &str, now: Instant) -> Life {
         match name {
             "starting" => Life::Starting,
             "idle" => Life::Idle { since: now },
             "leased" => Life::Leased { to: 7 },
-            "exiting" => Life::Exiting,
             _ => Life::Ending { reason: Reason::TimedOut },
         }
     }
@@ -162,7 +157,6 @@ mod tests {
             Life::Idle { .. } => "idle",
             Life::Leased { .. } => "leased",
             Life::Ending { .. } => "ending",
-            Life::Exiting => "exiting",
         }
     }
 
@@ -171,11 +165,10 @@ mod tests {
         let now = Instant::now();
         let table = [
             // event, then the state that follows each of STATES; "-" is impossible
-            (Event::Ready, ["idle", "-", "-", "ending", "exiting"]),
-            (Event::Granted { to: 7 }, ["-", "leased", "-", "-", "-"]),
-            (Event::Released, ["-", "-", "idle", "-", "-"]),
-            (Event::Dismissed(Reason::InDoubt), ["ending", "ending", "ending", "ending", "exiting"]),
-            (Event::Exits, ["exiting", "exiting", "exiting", "exiting", "exiting"]),
+            (Event::Ready, ["idle", "-", "-", "ending"]),
+            (Event::Granted { to: 7 }, ["-", "leased", "-", "-"]),
+            (Event::Released, ["-", "-", "idle", "-"]),
+            (Event::Dismissed(Reason::InDoubt), ["ending", "ending", "ending", "ending"]),
         ];
         for (event, expected) in table {
             for (from, to) in STATES.into_iter().zip(expected) {
@@ -198,7 +191,6 @@ mod tests {
             ("leased, with nothing to do", state("leased", now), false, young, true),
             ("leased, with a call", state("leased", now), true, young, false),
             ("killed", state("ending", now), true, young, false),
-            ("seen to exit", state("exiting", now), false, young, false),
         ];
         for (row, life, used, age, expected) in table {
             assert_eq!(life.ended_early(used, age), expected, "{row}");

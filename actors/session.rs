@@ -18,7 +18,7 @@ use super::calls::{Call, Calls, Queued};
 use super::claim::{Claim, News, Obituary};
 use super::desk::Desk;
 use super::host_channel::Arrived;
-use super::lease::{DeathWatch, Lease};
+use super::lease::Lease;
 use super::life::Reason;
 use crate::channel::Outbox;
 use crate::failure::{Failure, FailureKind};
@@ -61,8 +61,6 @@ enum Stage {
     Mourning {
         lease: Lease,
         until: Instant,
-        /// Tells when it is gone, as long as nobody was told so.
-        death: Option<DeathWatch>,
     },
 }
 
@@ -350,7 +348,6 @@ impl Session {
 
     /// Moves bytes and handles what arrived; whether anything did.
     fn exchange(&mut self, cx: &mut Context<'_>, around: &mut dyn Surroundings) -> bool {
-        self.watch_death(cx);
         let expects = !self.calls.pipe_is_empty();
         let (Stage::Held(lease) | Stage::Releasing { lease, .. }) = &mut self.stage else {
             return false;
@@ -359,16 +356,6 @@ impl Session {
         match channel.poll_exchange(cx, expects) {
             Poll::Ready(arrived) => self.arrived(arrived, around),
             Poll::Pending => false,
-        }
-    }
-
-    fn watch_death(&mut self, cx: &mut Context<'_>) {
-        if let Stage::Mourning { lease, death, .. } = &mut self.stage
-            && let Some(watch) = death
-            && watch.poll_ended(cx).is_ready()
-        {
-            *death = None;
-            self.desk.exits(lease.worker.number);
         }
     }
 

@@ -28,6 +28,10 @@ use crate::wire::control::{FromServer, ToServer};
 /// How long a server may take to end its workers and itself.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// Turns of the event loop between the wish for a worker and the making of its channel, which takes longer than telling
+/// a caller of the death that the wish comes from: by then the caller has heard.
+const TURNS: u32 = 4;
+
 /// What it takes to start the pool's server.
 pub(super) struct Recipe {
     pub(super) arguments: Vec<String>,
@@ -70,6 +74,9 @@ pub(super) struct Supervisor {
     unconfirmed: HashSet<u64>,
     /// Workers that go once their replacements are confirmed, with the channels whose end tells them to.
     leaving: Vec<Leaving>,
+    /// Workers that were asked for a few turns ago.
+    wanted: Vec<u64>,
+    turns_to_wait: u32,
     /// Workers that were asked for while there was no server.
     unborn: Vec<u64>,
     /// Servers that ended before they were up, since one was.
@@ -91,6 +98,8 @@ impl Supervisor {
             registry: HashMap::new(),
             unconfirmed: HashSet::new(),
             leaving: Vec::new(),
+            wanted: Vec::new(),
+            turns_to_wait: 0,
             unborn: Vec::new(),
             streak: 0,
             last_words: None,
@@ -110,6 +119,18 @@ impl Supervisor {
             }
             Err(error) => self.server_down(error.to_string(), ctx),
         }
+    }
+
+    /// Has those forked that are wanted, a few turns after they were; whether there is more to do.
+    fn hire_wanted(&mut self) -> bool {
+        if self.wanted.is_empty() {
+            return false;
+        }
+        match self.turns_to_wait.checked_sub(1) {
+            Some(fewer) => self.turns_to_wait = fewer,
+            None => std::mem::take(&mut self.wanted).into_iter().for_each(|number| self.hire(number)),
+        }
+        true
     }
 
     /// Has one worker forked.
@@ -151,18 +172,26 @@ impl Supervisor {
 
     /// Tells those that are to end to do so, unless one that was asked for in their place is still to come.
     fn let_go(&mut self) {
-        if !self.unconfirmed.is_empty() && self.desk.is_open() {
+        let is_awaited = !(self.wanted.is_empty() && self.unconfirmed.is_empty());
+        if is_awaited && self.desk.is_open() {
             return;
         }
         for Leaving { worker, reason, channel } in std::mem::take(&mut self.leaving) {
             drop(channel);
-            if let Some(at) = self.unborn.iter().position(|&unborn| unborn == worker) {
-                self.unborn.swap_remove(at);
+            if self.will_not_be_hired(worker) {
                 self.desk.ended(worker, Obituary::Unseen);
             } else if let Some(process) = self.registry.get(&worker) {
                 process.do_send(Leave(reason));
             }
         }
+    }
+
+    /// Strikes off a worker that the server was not asked for yet; whether it was one.
+    fn will_not_be_hired(&mut self, worker: u64) -> bool {
+        let before = self.wanted.len() + self.unborn.len();
+        self.wanted.retain(|&wanted| wanted != worker);
+        self.unborn.retain(|&unborn| unborn != worker);
+        self.wanted.len() + self.unborn.len() < before
     }
 
     fn take_in(&mut self, message: FromServer) {
@@ -317,6 +346,9 @@ impl ActorFuture<Supervisor> for Conversation {
                 Poll::Pending => break,
             }
         }
+        if supervisor.hire_wanted() {
+            task.waker().wake_by_ref();
+        }
         Poll::Pending
     }
 }
@@ -332,7 +364,11 @@ impl Handler<Hire> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Hire(numbers): Hire, _: &mut Self::Context) {
-        numbers.into_iter().for_each(|number| self.hire(number));
+        if self.wanted.is_empty() {
+            self.turns_to_wait = TURNS;
+        }
+        self.wanted.extend(numbers);
+        self.wake();
     }
 }
 

@@ -18,7 +18,6 @@ enum Step {
     TimeOut(usize),
     Die(usize),
     /// A worker that is lent, or was killed, is seen to exit.
-    Exit(usize),
     Reap(usize),
     Wait(u16),
 }
@@ -34,7 +33,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => which().prop_map(Step::Release),
         2 => which().prop_map(Step::TimeOut),
         1 => which().prop_map(Step::Die),
-        2 => which().prop_map(Step::Exit),
         3 => which().prop_map(Step::Reap),
         2 => any::<u16>().prop_map(Step::Wait),
     ];
@@ -64,8 +62,6 @@ struct World {
     /// Worker and checkout.
     leased: Vec<(u64, u64)>,
     ending: BTreeSet<u64>,
-    /// No processes any more, but not reaped either.
-    exiting: BTreeSet<u64>,
     /// Dead, and their holders do not know yet.
     bereaving: BTreeSet<u64>,
     waiting: VecDeque<u64>,
@@ -83,7 +79,6 @@ impl World {
             idle: BTreeSet::new(),
             leased: Vec::new(),
             ending: BTreeSet::new(),
-            exiting: BTreeSet::new(),
             bereaving: BTreeSet::new(),
             waiting: VecDeque::new(),
             last_checkout: 0,
@@ -132,7 +127,6 @@ impl World {
             idle: self.idle.len(),
             leased: self.leased.len(),
             ending: self.ending.len(),
-            exiting: self.exiting.len(),
         };
         assert_eq!(self.ledger.census(), census);
         assert!(self.ledger.waiting().eq(self.waiting.iter().copied()), "the line is the model's");
@@ -166,21 +160,9 @@ impl World {
                 }
             }
             Step::Die(which) => self.die(which),
-            Step::Exit(which) => {
-                let leased = self.leased.iter().map(|(worker, _)| *worker);
-                let dying: BTreeSet<u64> = leased.chain(self.ending.iter().copied()).collect();
-                if let Some(worker) = pick(&dying, which) {
-                    self.bereave(worker);
-                    self.ending.remove(&worker);
-                    self.exiting.insert(worker);
-                    self.ledger.exits(worker, self.now);
-                }
-            }
             Step::Reap(which) => {
-                let dead: BTreeSet<u64> = self.ending.union(&self.exiting).copied().collect();
-                if let Some(worker) = pick(&dead, which) {
+                if let Some(worker) = pick(&self.ending, which) {
                     self.ending.remove(&worker);
-                    self.exiting.remove(&worker);
                     self.ledger.ended(worker, true, self.now, 0.5);
                 }
             }
@@ -260,10 +242,10 @@ impl World {
             if let Some(worker) = self.bereaving.pop_first() {
                 self.ledger.dismiss(worker, Reason::Broken, self.now);
                 self.carry_out();
-            } else if self.ending.len() + self.exiting.len() > 0 {
-                let before = self.ending.len() + self.exiting.len();
+            } else if !self.ending.is_empty() {
+                let before = self.ending.len();
                 self.take(Step::Reap(0));
-                assert_eq!(self.ending.len() + self.exiting.len(), before - 1);
+                assert_eq!(self.ending.len(), before - 1);
             } else if !self.starting.is_empty() {
                 self.take(Step::Ready(0));
             } else if !self.leased.is_empty() {

@@ -16,9 +16,7 @@ impl Session {
         match std::mem::replace(&mut self.stage, Stage::Out) {
             Stage::Held(lease) | Stage::Releasing { lease, .. } => {
                 let until = Instant::now() + OBITUARY_PATIENCE;
-                // Where a call is lost the next worker is asked for as soon as this one exits, before it is reaped.
-                let death = if self.calls.open() > 0 { lease.worker.watch() } else { None };
-                self.stage = Stage::Mourning { lease, until, death };
+                self.stage = Stage::Mourning { lease, until };
             }
             other => self.stage = other,
         }

@@ -60,9 +60,9 @@ impl Ticks {
 }
 
 impl World {
-    /// Places that are taken: a process counts until it has begun to exit.
+    /// Places that are taken: a process counts until it is reaped.
     pub(super) fn places(&self) -> usize {
-        self.believed(|believed| believed != Believed::Exiting)
+        self.believed(|_| true)
     }
 
     fn census(&self) -> Census {
@@ -73,7 +73,6 @@ impl World {
                 Some(Believed::Idle) => census.idle += 1,
                 Some(Believed::Leased(_)) => census.leased += 1,
                 Some(Believed::Ending) => census.ending += 1,
-                Some(Believed::Exiting) => census.exiting += 1,
                 None => {}
             }
         }
@@ -149,7 +148,7 @@ impl World {
     pub(super) fn check_reason(&self, number: u64, reason: Reason) {
         let Some(worker) = self.workers.get(&number) else { return };
         let (now, options) = (self.now(), &self.plan.options);
-        if matches!(worker.believed, Some(Believed::Ending | Believed::Exiting) | None) {
+        if matches!(worker.believed, Some(Believed::Ending) | None) {
             return;
         }
         let leased = matches!(worker.believed, Some(Believed::Leased(_)));
@@ -190,9 +189,7 @@ impl World {
         }
         // Above the fewest some stay until they have been idle for too long.
         let most = if self.plan.options.idle_timeout.is_some() { fewest } else { most };
-        up && useful == census.idle
-            && census.ending + census.exiting == 0
-            && (fewest..=most).contains(&useful)
+        up && useful == census.idle && census.ending == 0 && (fewest..=most).contains(&useful)
     }
 
     /// P12: what holds once nothing is left to happen.

@@ -28,7 +28,6 @@ pub(super) enum Turn {
     Released,
     ChannelEnds,
     /// It watches its worker die in the middle of a call.
-    SeesExit,
     /// It is told how its worker ended, or gives up waiting for that.
     Obituary,
     MournsNoMore,
@@ -212,7 +211,6 @@ impl World {
             (Turn::ChannelEnds, Stage::Granted(worker) | Stage::Held(worker) | Stage::Releasing(worker)) => {
                 self.mourns(id, worker);
             }
-            (Turn::SeesExit, Stage::Mourning(worker)) => self.sees_exit(worker),
             (Turn::Obituary, stage) if stage != Stage::Waiting => self.lost(id),
             (Turn::MournsNoMore, Stage::Mourning(_)) => self.lost(id),
             _ => {}
@@ -294,7 +292,6 @@ impl World {
         self.holding.remove(&number);
         if let Some(worker) = self.worker(number)
             && let Some(believed) = &mut worker.believed
-            && *believed != Believed::Exiting
         {
             *believed = Believed::Ending;
         }
@@ -317,25 +314,8 @@ impl World {
     }
 
     fn mourns(&mut self, id: u64, worker: u64) {
-        let begun = self.sessions[&id].begun;
         self.enter(id, Stage::Mourning(worker));
-        if begun {
-            self.session_in(id, Turn::SeesExit);
-        }
         self.session_in_after(PATIENCE, id, Turn::MournsNoMore);
-    }
-
-    /// The session watches its worker and saw it exit in the middle of a call.
-    fn sees_exit(&mut self, number: u64) {
-        let now = self.now();
-        self.note("seen to exit", || number.to_string());
-        if let Some(worker) = self.worker(number)
-            && let Some(believed) = &mut worker.believed
-        {
-            *believed = Believed::Exiting;
-        }
-        self.ledger.exits(number, now);
-        self.settle_books();
     }
 
     /// The worker is known to be dead, or taken to be so and killed.

@@ -24,7 +24,6 @@ pub(super) enum Believed {
     Idle,
     Leased(u64),
     Ending,
-    Exiting,
 }
 
 /// How far a worker's proxy is.
@@ -111,7 +110,7 @@ impl Worker {
     }
 
     pub(super) fn is_known_to_live(&self) -> bool {
-        self.forked && self.believed.is_some_and(|believed| believed != Believed::Exiting)
+        self.forked && self.believed.is_some()
     }
 }
 
