@@ -63,10 +63,13 @@ impl ServerLink {
         self.process.pid()
     }
 
+    /// Says it at once, as far as it fits; the rest is left for [`poll_flush`](Self::poll_flush).
     pub(super) fn say(&mut self, message: &ToServer, passed: Vec<OwnedFd>) {
         let mut bytes = Vec::new();
         frame::append(&mut bytes, message);
         self.unsent.push_back(Unsent { bytes, sent: 0, passed });
+        // What it says is looked at by whoever flushes.
+        let _ = self.send_now();
     }
 
     /// Says bytes that are a frame already.
@@ -81,20 +84,26 @@ impl ServerLink {
 
     /// Writes what fits; registers the task for the rest. A server that is gone is told by the next read.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Some(next) = self.unsent.front_mut() {
-            match next.send(&self.socket) {
-                Ok(()) if next.sent == next.bytes.len() => {
-                    self.unsent.pop_front();
-                }
-                Ok(()) => {}
-                Err(Errno::AGAIN) => match ready!(self.socket.poll_write_ready(cx)) {
+        while let Err(error) = self.send_now() {
+            match error {
+                Errno::AGAIN => match ready!(self.socket.poll_write_ready(cx)) {
                     Ok(mut guard) => guard.clear_ready(),
                     Err(_) => return Poll::Ready(()),
                 },
-                Err(_) => self.unsent.clear(),
+                _ => self.unsent.clear(),
             }
         }
         Poll::Ready(())
+    }
+
+    fn send_now(&mut self) -> Result<(), Errno> {
+        while let Some(next) = self.unsent.front_mut() {
+            next.send(&self.socket)?;
+            if next.sent == next.bytes.len() {
+                self.unsent.pop_front();
+            }
+        }
+        Ok(())
     }
 
     /// The server's next message; `None` once the conversation is over.

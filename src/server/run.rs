@@ -67,6 +67,7 @@ fn prepare(program: &Program, socket: OwnedFd) -> Result<Server<'_>, Over> {
     let title = TitleSpace::find();
     process::set_short_name(&hello.pool, "server");
     write_title(title, &format!("forkpool: fork server of pool {}", hello.pool));
+    worker::break_ground();
     let preload = match preloaded(program, &hello, &control) {
         Ok(preload) => preload,
         Err(report) => {
@@ -258,7 +259,6 @@ impl Newborn<'_> {
         deaths.forget_in_child();
         // Where that fails it prints where the application prints.
         let _ = descriptors::replace_outputs(stdout, stderr);
-        process::write_c_output_by_lines();
         worker::run(Assignment {
             program,
             config: &hello.config,

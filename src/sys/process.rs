@@ -61,7 +61,7 @@ unsafe extern "C" {
 /// - [setvbuf(3)](https://man7.org/linux/man-pages/man3/setvbuf.3.html)
 pub(crate) fn write_c_output_by_lines() {
     // SAFETY: reading a `static mut` demands that nobody writes it at the same time; the C library sets it up before
-    // any of our code runs, and a worker that was just forked has one thread.
+    // any of our code runs, and a fork server has one thread.
     let stdout = unsafe { C_STDOUT };
     // SAFETY: setvbuf demands an open stream, which the C library's own is; it allocates the buffer itself. That it
     // fails leaves the buffering as it was.

@@ -45,6 +45,16 @@ pub(crate) struct Assignment<'a> {
     pub(crate) memory_limit: Option<u64>,
 }
 
+/// Does once, in the server, what every worker would have to do first and finds done then.
+///
+/// The first use of a thread's dispatcher has the dynamic linker look for a symbol, in pages that a forked process has
+/// to touch one by one.
+pub(crate) fn break_ground() {
+    process::write_c_output_by_lines();
+    let log = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
+    tracing::dispatcher::with_default(&log, || ());
+}
+
 /// Lives one worker's life.
 pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     let link = match RingLink::open(&assignment.memory, assignment.channel) {
