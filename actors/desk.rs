@@ -56,7 +56,7 @@ struct Books {
     attends_at: Option<Instant>,
 }
 
-/// What is to be done once the lock is given up.
+/// What follows from a change of the books.
 #[derive(Default)]
 struct Errands {
     wake: Vec<Waker>,
@@ -385,8 +385,9 @@ impl Desk {
             errands.attend = next;
         }
         errands.drained = books.ledger.is_drained();
+        let wake = self.tell_supervisor(errands);
         drop(books);
-        self.run(errands);
+        wake.into_iter().for_each(Waker::wake);
         result
     }
 
@@ -420,11 +421,12 @@ impl Desk {
         claim.tell(|news| news.lease = Some(lease))
     }
 
-    fn run(&self, errands: Errands) {
+    /// Under the lock, so that of two threads none tells it to let a worker go that the other has not yet told it to
+    /// hire. Returns who is to be woken.
+    fn tell_supervisor(&self, errands: Errands) -> Vec<Waker> {
         let Errands { wake, hire, retire, attend, drained } = errands;
-        wake.into_iter().for_each(Waker::wake);
         let Some(supervisor) = self.supervisor() else {
-            return;
+            return wake;
         };
         if !hire.is_empty() {
             supervisor.do_send(Hire(hire));
@@ -435,5 +437,6 @@ impl Desk {
         if attend.is_some() || drained {
             supervisor.do_send(Attend { at: attend });
         }
+        wake
     }
 }
