@@ -224,7 +224,7 @@ impl Options {
         }
         match self.hung_worker_timeout.filter(|limit| *limit > LONGEST_HUNG_WORKER_TIMEOUT) {
             Some(limit) => {
-                let rule = "at most 20 days are possible, or None for no limit";
+                let rule = "at most 20 days are possible, or None for none";
                 Err(OptionError::new("hung_worker_timeout", format!("{limit:?}"), rule))
             }
             None => Ok(()),
@@ -266,7 +266,7 @@ impl OptionError {
     }
 
     pub(crate) fn zero_duration(option: &'static str) -> Self {
-        OptionError::new(option, "0ns".to_owned(), "it must be longer than zero, or None for no limit")
+        OptionError::new(option, "0ns".to_owned(), "it must be longer than zero, or None for none")
     }
 
     /// The option's name, as its builder method is called.

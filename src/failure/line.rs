@@ -86,7 +86,7 @@ impl Dossier {
 
     fn write_retry(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.retry_after {
-            Some(estimate) => write!(f, "; retry in about {estimate:?}"),
+            Some(estimate) => write!(f, "; retry in about {estimate:.1?}"),
             None => Ok(()),
         }
     }
