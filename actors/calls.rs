@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::context::Origin;
 use super::describe::Describe;
+use super::replay::Listener;
 use super::slot::Slot;
 
 /// Calls written ahead of their replies, at most: enough to keep a worker busy while the host does other
@@ -101,6 +102,12 @@ impl Calls {
         let written = self.written.iter().find_map(|written| written.call.as_ref());
         let first = written.or_else(|| self.queued.front().map(|queued| &queued.call))?;
         Some((first, self.first_since?))
+    }
+
+    /// Who hears what the call in the worker's hands logs; `None` if it is not this one.
+    pub(super) fn logging(&self, id: u64) -> Option<Option<&Listener>> {
+        let first = self.written.front().filter(|first| first.id == id)?;
+        Some(first.call.as_ref().and_then(|call| call.origin.listener()))
     }
 
     /// When a call that is sent now came in. Only the first one's time is ever looked at, so behind a first one the

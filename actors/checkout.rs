@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::calls::{Call, Kind};
-use super::context::{Origin, Sent};
+use super::context::Origin;
 use super::interface::{Accepts, Worker};
 use super::proxy_context::{Here, ProxyContext};
 use super::session::{Session, SessionSeed, Surroundings};
@@ -85,9 +85,9 @@ impl<W: Worker> Checkout<W> {
         T: DeserializeOwned + 'static,
         E: DeserializeOwned + From<Failure> + 'static,
     {
-        let Sent { context, awaited } = ctx.take_sent();
-        let slot = TypedSlot::new(awaited);
-        let call = call::<W, M>(slot.clone(), limit, self.home.of_call(context, at));
+        let sent = ctx.take_sent();
+        let slot = TypedSlot::new(sent.awaited);
+        let call = call::<W, M>(slot.clone(), limit, self.home.of_call(sent, at));
         self.session.submit(call, &mut |out, most| encode(out, message, most), ctx);
         Reply(slot)
     }

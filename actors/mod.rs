@@ -19,6 +19,7 @@ mod pool;
 pub mod prelude;
 mod proxy_context;
 mod quarantine;
+mod replay;
 mod server_link;
 mod session;
 #[cfg(test)]
@@ -41,4 +42,5 @@ pub use interface::{Accepts, CallInfo, Interface, Method, Worker, WorkerContext}
 pub use interface::{NoMessage, last_segment};
 pub use pool::{Inspect, Pool, Stop};
 pub use proxy_context::{Here, ProxyContext, here};
+pub use replay::time_of_record;
 pub use stats::{Histogram, Stats};

@@ -58,7 +58,7 @@ impl<W: Worker> Pool<W> {
         at: Option<&'static Location<'static>>,
         ctx: &mut ProxyContext<Self>,
     ) -> Relay<W, M, N> {
-        Relay::new(&self.desk, message, limit, self.home.of_call(ctx.take_sent().context, at))
+        Relay::new(&self.desk, message, limit, self.home.of_call(ctx.take_sent(), at))
     }
 }
 

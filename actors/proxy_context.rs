@@ -13,6 +13,7 @@ use actix::fut::ActorFuture;
 use actix::{Actor, ActorContext, ActorState, Addr, AsyncContext, Handler, Message, SpawnHandle};
 
 use super::context::{ErrorContext, Sent};
+use super::replay::Listener;
 
 /// The execution context of [`Checkout`](super::Checkout) and [`Pool`](super::Pool).
 ///
@@ -100,8 +101,8 @@ where
 {
     /// Runs on the sender's thread, where the message is sent.
     fn pack(message: M, caller: Option<OneshotSender<M::Result>>) -> Envelope<A> {
-        let context = ErrorContext::current();
-        Envelope::with_proxy(Box::new(Letter { message: Some(message), caller, context }))
+        let (context, listener) = (ErrorContext::current(), Listener::here());
+        Envelope::with_proxy(Box::new(Letter { message: Some(message), caller, context, listener }))
     }
 }
 
@@ -110,6 +111,7 @@ struct Letter<M: Message> {
     message: Option<M>,
     caller: Option<OneshotSender<M::Result>>,
     context: Option<ErrorContext>,
+    listener: Option<Listener>,
 }
 
 impl<A, M> EnvelopeProxy<A> for Letter<M>
@@ -125,7 +127,8 @@ where
             return;
         }
         if let Some(message) = self.message.take() {
-            ctx.sent = Sent { context: self.context.take(), awaited: caller.is_some() };
+            let (context, listener) = (self.context.take(), self.listener.take());
+            ctx.sent = Sent { context, listener, awaited: caller.is_some() };
             let response = actor.handle(message, ctx);
             // Not every handler asks.
             drop(ctx.take_sent());

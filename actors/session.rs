@@ -20,6 +20,7 @@ use super::desk::Desk;
 use super::host_channel::Arrived;
 use super::lease::Lease;
 use super::life::Reason;
+use super::replay::{Listener, Replay};
 use crate::channel::Outbox;
 use crate::failure::{Failure, FailureKind};
 use crate::wire::frame::{self, PayloadError};
@@ -94,6 +95,7 @@ pub(super) struct Session {
     heard: bool,
     /// Workers that ended with the first call before they began it.
     false_starts: u32,
+    replay: Replay,
     /// What was written to a worker that ended before it read it.
     unread: Option<Outbox>,
     held_since: Instant,
@@ -322,6 +324,7 @@ impl Session {
             last: self.releases_itself,
             limit: self.calls.limit_when_running(&call, now),
             baggage: u32::try_from(baggage.len()).unwrap_or(u32::MAX),
+            verbosity: if call.origin.listener().is_some() { Listener::verbosity() } else { 0 },
         });
         let most = frame::room_beside(baggage.len(), self.desk.options.max_payload);
         let out = channel.outbox().buffer();

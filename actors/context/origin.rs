@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::delivery::Delivery;
 use super::{ErrorContext, Trace};
+use crate::actors::replay::Listener;
 use crate::failure::Failure;
 
 /// What a message tells of its sender.
@@ -12,6 +13,8 @@ use crate::failure::Failure;
 pub(in crate::actors) struct Sent {
     /// In force where it was sent.
     pub(in crate::actors) context: Option<ErrorContext>,
+    /// Who hears there what is logged.
+    pub(in crate::actors) listener: Option<Listener>,
     /// Whether the sender waits for an answer.
     pub(in crate::actors) awaited: bool,
 }
@@ -20,6 +23,7 @@ pub(in crate::actors) struct Sent {
 #[derive(Clone, Debug)]
 pub(in crate::actors) struct Origin {
     context: Option<ErrorContext>,
+    listener: Option<Listener>,
     at: &'static Location<'static>,
 }
 
@@ -27,28 +31,30 @@ impl Origin {
     /// A call or checkout made here, in the context in force.
     #[track_caller]
     pub(in crate::actors) fn here() -> Self {
-        Origin { context: ErrorContext::current(), at: Location::caller() }
+        Origin { context: ErrorContext::current(), listener: Listener::here(), at: Location::caller() }
     }
 
     /// A place that has no context of its own.
     #[track_caller]
     pub(in crate::actors) fn bare() -> Self {
-        Origin { context: None, at: Location::caller() }
+        Origin { context: None, listener: None, at: Location::caller() }
     }
 
     /// A call that was sent to what was made here: in its sender's context or else in that of the receiver, from
     /// where the sender says or else from where the receiver was made.
-    pub(in crate::actors) fn of_call(
-        &self,
-        context: Option<ErrorContext>,
-        at: Option<&'static Location<'static>>,
-    ) -> Self {
-        Origin { context: context.or_else(|| self.context.clone()), at: at.unwrap_or(self.at) }
+    pub(in crate::actors) fn of_call(&self, sent: Sent, at: Option<&'static Location<'static>>) -> Self {
+        let context = sent.context.or_else(|| self.context.clone());
+        Origin { context, listener: sent.listener, at: at.unwrap_or(self.at) }
     }
 
     /// The same in this context.
     pub(in crate::actors) fn within(self, context: Option<ErrorContext>) -> Self {
         Origin { context: context.or(self.context), ..self }
+    }
+
+    /// Who hears what the call logs.
+    pub(in crate::actors) fn listener(&self) -> Option<&Listener> {
+        self.listener.as_ref()
     }
 
     /// What travels with the call.

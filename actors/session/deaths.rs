@@ -48,7 +48,7 @@ impl Session {
         let untouched = !self.heard && (self.calls.open() == 0 || !(begun || self.is_hopeless()));
         if self.calls.is_empty() && (untouched || !around.is_connected()) {
             // It had nothing to do, so nothing is lost.
-            self.calls.forget_pipe();
+            self.forget_pipe();
             self.continue_untouched(around);
         } else if untouched {
             if let Some(channel) = lease.channel().filter(|_| self.calls.open() > 0) {
@@ -65,6 +65,12 @@ impl Session {
         }
         // Behind the asking: a pool that ends waits for those who have a lease, and would be over before.
         drop(lease.kill(Reason::Broken));
+    }
+
+    /// What was written is nobody's to answer any more, and what was logged is all there will be.
+    pub(super) fn forget_pipe(&mut self) {
+        self.calls.forget_pipe();
+        self.replay.end();
     }
 
     pub(super) fn is_hopeless(&self) -> bool {
@@ -99,7 +105,7 @@ impl Session {
                 drop(lease.kill(reason));
             }
         }
-        self.calls.forget_pipe();
+        self.forget_pipe();
         self.unread = None;
     }
 }

@@ -43,7 +43,7 @@ impl Session {
     /// The first call in the queue could not be run, and those behind it are cleared.
     pub(super) fn first_fails(&mut self, failure: Failure, around: &mut dyn Surroundings) {
         let mut calls = self.calls.clear().into_iter();
-        self.calls.forget_pipe();
+        self.forget_pipe();
         self.unread = None;
         let first = calls.next().map(|call| (call, Some(failure.clone())));
         self.raise(first, calls.collect(), Some(failure), None, around);
@@ -64,7 +64,7 @@ impl Session {
             _ => failure,
         };
         let mut calls = self.calls.clear().into_iter();
-        self.calls.forget_pipe();
+        self.forget_pipe();
         let first = calls.next().map(|call| (call, Some(failure.clone())));
         self.raise(first, calls.collect(), Some(failure.clone()), Some(failure), around);
     }
@@ -208,7 +208,7 @@ impl Session {
                 for call in self.calls.clear() {
                     self.answer(&call, refusal.clone());
                 }
-                self.calls.forget_pipe();
+                self.forget_pipe();
                 self.unread = None;
             }
             FailureKind::Setup if self.calls.is_empty() => self.ask(super::Desk::ask_again),

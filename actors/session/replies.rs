@@ -8,12 +8,14 @@ use crate::actors::ledger::Facts;
 use crate::actors::life::Reason;
 use crate::failure::{Failure, FailureKind, PanicReport, Phase, WorkerFacts};
 use crate::wire::frame;
+use crate::wire::record::Logged;
 use crate::wire::work::{FromWorker, Outcome, Released, Reply};
 
 /// What one frame asks for, once the buffer it lies in is given up.
 enum Said {
     Reply(Reply, Option<Decoded>),
     Released(Released),
+    Logged(Logged),
     Nonsense(String),
 }
 
@@ -33,6 +35,7 @@ impl Session {
             match said {
                 Said::Reply(reply, decoded) => self.replied(reply, decoded, around),
                 Said::Released(released) => self.was_released(released, around),
+                Said::Logged(logged) => self.logged(logged, around),
                 Said::Nonsense(what) => self.broke_protocol(&what, around),
             }
         }
@@ -50,6 +53,7 @@ impl Session {
         let reply = match frame::split(body) {
             Ok((FromWorker::Reply(reply), payload)) => (reply, payload),
             Ok((FromWorker::Released(released), [])) => return Some(Said::Released(released)),
+            Ok((FromWorker::Logged(logged), [])) => return Some(Said::Logged(logged)),
             Ok(_) => return Some(Said::Nonsense("it said what is out of turn".to_owned())),
             Err(error) => return Some(Said::Nonsense(error.to_string())),
         };
@@ -69,8 +73,19 @@ impl Session {
         Some(Said::Reply(reply, decoded))
     }
 
+    fn logged(&mut self, logged: Logged, around: &mut dyn Surroundings) {
+        let heard = match self.calls.logging(logged.call) {
+            Some(listener) => self.replay.take_in(listener, logged),
+            None => return self.broke_protocol("it logged for a call that does not run", around),
+        };
+        if !heard {
+            self.broke_protocol("it logged more in one call than it may", around);
+        }
+    }
+
     fn replied(&mut self, reply: Reply, decoded: Option<Decoded>, around: &mut dyn Surroundings) {
         self.confirm();
+        self.replay.end();
         if self.calls.is_empty() && self.terms.idle_checkout_timeout.is_some() {
             self.idle_since = Instant::now();
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Alarm, Calls, Claim, Desk, Session, Stage, Terms};
+use super::{Alarm, Calls, Claim, Desk, Replay, Session, Stage, Terms};
 
 /// A session that has joined the line and not yet begun to run; it may move to another thread.
 pub(in crate::actors) struct SessionSeed {
@@ -40,6 +40,7 @@ impl SessionSeed {
             asked_to_stop: false,
             heard: false,
             false_starts: 0,
+            replay: Replay::default(),
             unread: None,
             held_since: Instant::now(),
             idle_since: Instant::now(),

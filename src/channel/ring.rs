@@ -103,9 +103,14 @@ impl Ring {
         Ok(ring)
     }
 
-    /// The worker's side once more, for the last that is said on it.
+    /// The worker's side once more, for what is said in the middle of something.
     pub(crate) fn twin(&self) -> Self {
         Self::worker_side(self.memory.clone())
+    }
+
+    /// Goes on writing behind what twins of this side have written.
+    pub(crate) fn write_behind_twins(&mut self) {
+        self.written = self.memory.number(self.outgoing.written).load(Ordering::Relaxed);
     }
 
     fn worker_side(memory: Arc<SharedMemory>) -> Self {

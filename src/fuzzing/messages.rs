@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::chance::Chance;
 use crate::failure::{Ending, PanicReport, SetupError};
 use crate::wire::control::{Ended, FromServer, Guard, Hello, ToServer};
+use crate::wire::record::{Logged, Record, Source, Value};
 use crate::wire::work::{Call, FromWorker, Outcome, Ready, Released, Reply, SetupReport, ToWorker};
 
 /// A value that chance can make.
@@ -28,7 +29,7 @@ macro_rules! numbers {
     )+};
 }
 
-numbers!(u8, u16, u32, u64, i32);
+numbers!(u8, u16, u32, u64, i32, i64);
 
 impl Draw for bool {
     fn draw(chance: &mut Chance) -> Self {
@@ -52,6 +53,12 @@ impl Draw for Duration {
 impl<T: Draw> Draw for Option<T> {
     fn draw(chance: &mut Chance) -> Self {
         any::<bool>(chance).then(|| any(chance))
+    }
+}
+
+impl<A: Draw, B: Draw> Draw for (A, B) {
+    fn draw(chance: &mut Chance) -> Self {
+        (any(chance), any(chance))
     }
 }
 
@@ -86,12 +93,38 @@ messages! {
         last: any(c),
         limit: any(c),
         baggage: any(c),
+        verbosity: any(c),
     }];
     FromWorker, |c| [
         FromWorker::Ready(any(c)),
         FromWorker::SetupFailed(any(c)),
         FromWorker::Reply(any(c)),
         FromWorker::Released(any(c)),
+        FromWorker::Logged(any(c)),
+    ];
+    Logged, |c| [Logged { call: any(c), at: any(c), record: any(c) }];
+    Record, |c| [
+        Record::Event { parent: any(c), source: any(c), values: any(c) },
+        Record::Opened { span: any(c), parent: any(c), source: any(c), values: any(c) },
+        Record::Noted { span: any(c), values: any(c) },
+        Record::Closed { span: any(c) },
+        Record::LeftOut(any(c)),
+    ];
+    Source, |c| [Source {
+        level: any(c),
+        name: any(c),
+        target: any(c),
+        file: any(c),
+        line: any(c),
+        fields: any(c),
+    }];
+    Value, |c| [
+        Value::Bool(any(c)),
+        Value::Signed(any(c)),
+        Value::Unsigned(any(c)),
+        Value::Float(any(c)),
+        Value::Text(any(c)),
+        Value::Shown(any(c)),
     ];
     Ready, |c| [Ready { protocol: any(c), library: any(c), fingerprint: any(c) }];
     Reply, |c| [Reply { id: any(c), outcome: any(c), keep: any(c), stop: any(c) }];

@@ -1,4 +1,15 @@
-//! A clock that processes can compare.
+//! Clocks that processes can compare.
+
+/// Nanoseconds of the kernel's monotonic clock, which all processes of a machine read alike.
+///
+/// # References
+///
+/// - [clock_gettime(2)](https://man7.org/linux/man-pages/man2/clock_gettime.2.html), `CLOCK_MONOTONIC`
+pub(crate) fn monotonic_nanos() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
 
 /// Milliseconds of the kernel's coarse monotonic clock, modulo 2³², and never 0.
 ///

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::frame::{self, FrameError};
+use super::record::Logged;
 use crate::failure::{PanicReport, SetupError};
 
 /// What the host says. A call's baggage and its payload stand behind its header.
@@ -35,6 +36,8 @@ pub(crate) struct Call {
     pub(crate) limit: Option<Duration>,
     /// Bytes of baggage in front of the message.
     pub(crate) baggage: u32,
+    /// What is worth recording of what its handler logs: the highest [`level`](super::record::level); 0 is nothing.
+    pub(crate) verbosity: u8,
 }
 
 impl Call {
@@ -56,6 +59,8 @@ pub(crate) enum FromWorker {
     SetupFailed(SetupReport),
     Reply(Reply),
     Released(Released),
+    /// In the middle of a call, before its reply.
+    Logged(Logged),
 }
 
 /// The worker's half of the handshake.

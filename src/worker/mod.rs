@@ -6,6 +6,7 @@
 pub(crate) mod panics;
 mod recorder;
 mod service;
+mod voice;
 mod work;
 
 use std::os::fd::OwnedFd;
@@ -22,7 +23,7 @@ use crate::wire::frame;
 use crate::wire::work::{FromWorker, Ready, SetupReport};
 use crate::wire::{LIBRARY, PROTOCOL};
 use panics::LastWords;
-use recorder::Recorder;
+use recorder::{Kept, Recorder};
 use work::Limits;
 
 /// Exit status after a panic, the one Rust's own runtime uses.
@@ -68,8 +69,10 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     if let Some(Err(error)) = assignment.memory_limit.map(memory::limit_data) {
         eprintln!("forkpool: memory_limit cannot be set: {}", std::io::Error::from(error));
     }
-    let log = tracing::Dispatch::new(Recorder::new(link.notes()));
+    let kept = Kept::new(link.notes());
+    let log = tracing::Dispatch::new(Recorder::new(kept.clone()));
     panics::speak_through(&link);
+    voice::speak_through(link.twin());
     let limits = Limits { max_payload: assignment.max_payload, max_memory: assignment.max_memory };
     let mut end = BlockingEnd::new(link, frame::call_limit(limits.max_payload));
     let setup = || (assignment.program.setup)(assignment.config, assignment.preload);
@@ -79,6 +82,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     let attempt = std::panic::catch_unwind(AssertUnwindSafe(recorded));
     // That there is one already is the user's choice.
     let _ = tracing::dispatcher::set_global_default(log);
+    recorder::bridge_log(kept);
     let report = match attempt {
         Ok(Ok(mut service)) => {
             let ready = Ready {

@@ -48,7 +48,7 @@ pub(crate) fn capture() {
 /// Names the channel that last words go to, in a build whose panics abort.
 pub(super) fn speak_through(channel: &RingLink) {
     if cfg!(panic = "abort") {
-        captured().channel = channel.twin().ok();
+        captured().channel = Some(channel.twin());
     }
 }
 
@@ -111,7 +111,6 @@ fn say_last_words(captured: &mut Captured, report: PanicReport) {
     let mut bytes = Vec::new();
     frame::append(&mut bytes, &words);
     let Some(channel) = &mut captured.channel else { return };
-    channel.catch_up();
     let mut unsent = bytes.as_slice();
     while let Ok(count) = channel.send(unsent) {
         unsent = &unsent[count.min(unsent.len())..];

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::panics::{self, LastWords};
 use super::service::{Incoming, Replying, Service};
+use super::{recorder, voice};
 use crate::channel::{BlockingEnd, Doing, Heard, Link};
 use crate::sys::memory::{OnlyHere, private_bytes};
 use crate::wire::frame;
@@ -103,6 +104,10 @@ fn serve(
     let incoming = Incoming { id: call.id, method: call.method, payload, baggage, deadline };
     let mut reply_was_error = false;
     panics::expect(LastWords::Call(call.id));
+    if call.verbosity > 0 {
+        recorder::raise_ceiling(call.verbosity);
+        voice::begin(call.id, call.verbosity);
+    }
     let run = || {
         let replying = Replying {
             out: &mut *out,
@@ -113,6 +118,7 @@ fn serve(
         service.call(incoming, replying);
     };
     let survived = std::panic::catch_unwind(AssertUnwindSafe(run)).is_ok();
+    voice::end();
     if !survived {
         out.truncate(before);
         say_reply(out, call.id, panics::outcome(panics::take()));
@@ -194,7 +200,7 @@ mod tests {
     }
 
     fn call(id: u64, method: u32, errors_seen: u32) -> ToWorker {
-        ToWorker::Call(Call { id, method, errors_seen, last: false, limit: None, baggage: 0 })
+        ToWorker::Call(Call { id, method, errors_seen, last: false, limit: None, baggage: 0, verbosity: 0 })
     }
 
     fn play(script: &[ToWorker]) -> (Vec<FromWorker>, Exit) {
@@ -255,7 +261,8 @@ mod tests {
             for (method, errors_seen) in [(1, 0), (0, 0)] {
                 let mut said = Vec::new();
                 frame::append(&mut said, &call(1, method, 0));
-                let last = Call { id: 2, method: 0, errors_seen, last: false, limit: None, baggage };
+                let last =
+                    Call { id: 2, method: 0, errors_seen, last: false, limit: None, baggage, verbosity: 0 };
                 let header = ToWorker::Call(last);
                 let appended: Result<(), ()> = frame::append_with(&mut said, &header, |out| {
                     out.extend_from_slice(&[1, 2, 3]);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Corrupt, Doing, Need, Notes, Ring};
@@ -26,7 +27,7 @@ const RINGS: usize = 64;
 pub(crate) struct RingLink {
     ring: Ring,
     notes: Notes,
-    doorbell: OwnedFd,
+    doorbell: Arc<OwnedFd>,
     spin: Spin,
     /// Short waits in a row on the processor on which the host runs.
     crowded: u32,
@@ -34,26 +35,21 @@ pub(crate) struct RingLink {
 
 impl RingLink {
     pub(crate) fn open(memory: &OwnedFd, doorbell: OwnedFd) -> io::Result<Self> {
-        Ok(RingLink::new(Ring::open(memory)?, doorbell))
+        Ok(RingLink::new(Ring::open(memory)?, Arc::new(doorbell)))
     }
 
-    /// Another link to the same host, for the last that is said to it.
-    pub(crate) fn twin(&self) -> io::Result<Self> {
-        Ok(RingLink::new(self.ring.twin(), self.doorbell.try_clone()?))
+    /// Another link to the same host, for what is said in the middle of something. Each says whole frames.
+    pub(crate) fn twin(&self) -> Self {
+        RingLink::new(self.ring.twin(), self.doorbell.clone())
     }
 
-    fn new(ring: Ring, doorbell: OwnedFd) -> Self {
+    fn new(ring: Ring, doorbell: Arc<OwnedFd>) -> Self {
         RingLink { notes: ring.notes(), ring, doorbell, spin: Spin::new(LONGEST_SPIN), crowded: 0 }
     }
 
     /// Where this worker notes what it does.
     pub(crate) fn notes(&self) -> Notes {
         self.ring.notes()
-    }
-
-    /// Goes on where the other link stands.
-    pub(crate) fn catch_up(&mut self) {
-        self.ring = self.ring.twin();
     }
 
     /// Waits until there is something to be read; `false` if the host is gone.
@@ -147,6 +143,7 @@ impl Link for RingLink {
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // Code that closed what it does not own has ended its own channel, and is not heard on it any more.
         descriptors::check_open(self.doorbell.as_fd())?;
+        self.ring.write_behind_twins();
         loop {
             let count = self.ring.write(bytes).map_err(invalid)?;
             if count > 0 {
@@ -189,7 +186,7 @@ mod tests {
     fn two_sides_that_sleep_whenever_they_can_lose_no_wake() -> Result<(), Box<dyn std::error::Error>> {
         let (host, file) = Ring::create()?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        let mut host = RingLink::new(host, ours.into());
+        let mut host = RingLink::new(host, Arc::new(ours.into()));
         let mut worker = RingLink::open(&file, theirs.into())?;
         let echo = std::thread::spawn(move || -> io::Result<()> {
             let mut bytes = Vec::with_capacity(100_000);

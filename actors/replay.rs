@@ -1,0 +1,128 @@
+//! What a worker logged in the middle of a call, once more in the application's own `tracing`: under the span in which
+//! the call was made.
+
+use std::cell::Cell;
+use std::time::{Duration, SystemTime};
+
+use tracing::dispatcher::{self, Dispatch};
+use tracing::level_filters::LevelFilter;
+use tracing::{Event, Span};
+
+use crate::sys::clock;
+use crate::wire::record::{Logged, MOST_RECORDS, Record, Source, Value, Values, level};
+
+mod site;
+
+use site::Site;
+
+thread_local! {
+    /// When what is being replayed happened, on the monotonic clock.
+    static REPLAYED: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// When the record that is being handed to this thread's subscriber was made: in a worker, if it came from one, or now.
+///
+/// Records of workers are handed on as they arrive, a little after they were made. A subscriber that shows the time
+/// asks this function in place of the clock, for instance in the `FormatTime` of `tracing-subscriber`.
+pub fn time_of_record() -> SystemTime {
+    let ago = REPLAYED.get().map(|at| clock::monotonic_nanos().saturating_sub(at));
+    let now = SystemTime::now();
+    now.checked_sub(Duration::from_nanos(ago.unwrap_or(0))).unwrap_or(now)
+}
+
+/// Where what a call logs is to be heard.
+#[derive(Clone, Debug)]
+pub(super) struct Listener(Box<(Dispatch, Span)>);
+
+impl Listener {
+    /// Whoever listens here; nobody does in a program without a subscriber.
+    pub(super) fn here() -> Option<Self> {
+        if LevelFilter::current() == LevelFilter::OFF {
+            return None;
+        }
+        let dispatch = dispatcher::get_default(Dispatch::clone);
+        Some(Listener(Box::new((dispatch, Span::current()))))
+    }
+
+    /// The highest level that anybody may read.
+    pub(super) fn verbosity() -> u8 {
+        LevelFilter::current().into_level().map_or(0, level::number)
+    }
+}
+
+/// The spans of one call that a worker has opened, and what is left of its patience with it.
+#[derive(Default)]
+pub(super) struct Replay {
+    /// Outermost first; a worker's number for each.
+    open: Vec<(u64, Span)>,
+    heard: u32,
+}
+
+impl Replay {
+    /// Hands one record on; `false` if there are more of them than a worker may say.
+    pub(super) fn take_in(&mut self, listener: Option<&Listener>, logged: Logged) -> bool {
+        self.heard += 1;
+        // The number of those that were left out comes on top.
+        if self.heard > MOST_RECORDS + 1 {
+            return false;
+        }
+        if let Some(Listener(listener)) = listener {
+            let (dispatch, caller) = &**listener;
+            REPLAYED.set(Some(logged.at));
+            dispatcher::with_default(dispatch, || self.hand_on(caller, logged.record));
+            REPLAYED.set(None);
+        }
+        true
+    }
+
+    /// The call is over, and so are its spans.
+    pub(super) fn end(&mut self) {
+        while let Some((_, span)) = self.open.pop() {
+            drop(span);
+        }
+        self.heard = 0;
+    }
+
+    fn hand_on(&mut self, caller: &Span, record: Record) {
+        match record {
+            Record::Event { parent, source, values } => {
+                let parent = self.span(parent).unwrap_or(caller).id();
+                event(Site::of_event(source), parent, &values);
+            }
+            Record::Opened { span, parent, source, values } => {
+                let site = Site::of_span(source);
+                if site.is_enabled() {
+                    let parent = self.span(parent).unwrap_or(caller).id();
+                    let opened =
+                        site.with_values(&values, |values| Span::child_of(parent, site.metadata(), values));
+                    self.open.push((span, opened));
+                }
+            }
+            Record::Noted { span, values } => {
+                if let Some(span) = self.span(Some(span))
+                    && let Some(site) = span.metadata().and_then(Site::of_metadata)
+                {
+                    site.with_values(&values, |values| {
+                        span.record_all(values);
+                    });
+                }
+            }
+            Record::Closed { span } => self.open.retain(|(number, _)| *number != span),
+            Record::LeftOut(count) => {
+                tracing::warn!(target: "forkpool::worker", parent: caller.id(), count,
+                    "a worker logged too much in one call, and so many records were left out");
+            }
+        }
+    }
+
+    fn span(&self, number: Option<u64>) -> Option<&Span> {
+        let number = number?;
+        self.open.iter().rev().find(|(open, _)| *open == number).map(|(_, span)| span)
+    }
+}
+
+fn event(site: &'static Site, parent: Option<tracing::Id>, values: &Values) {
+    if site.is_enabled() {
+        site.with_values(values, |values| Event::child_of(parent, site.metadata(), values));
+    }
+}

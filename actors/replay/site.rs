@@ -1,0 +1,157 @@
+//! The places in a worker's program that log, made known to `tracing` in this process.
+//!
+//! A place is known to subscribers by a reference that lives for ever. Each is made once, when it is first heard of: a
+//! program has so many of them, and from a worker that makes them up no more than [`MOST_SITES`] are taken.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{LazyLock, OnceLock};
+
+use parking_lot::Mutex;
+use tracing::callsite::{self, Callsite, Identifier};
+use tracing::field::{self, FieldSet, ValueSet};
+use tracing::metadata::Kind;
+use tracing::subscriber::Interest;
+use tracing::{Metadata, dispatcher};
+
+use super::{Source, Value, Values, level};
+use crate::wire::record::MOST_FIELDS;
+
+/// Most places that are told apart; the rest are taken for one that has a message and nothing more.
+const MOST_SITES: usize = 10_000;
+
+const NEVER: u8 = 0;
+const SOMETIMES: u8 = 1;
+const ALWAYS: u8 = 2;
+
+type Key = (bool, Source);
+
+static SITES: LazyLock<Mutex<HashMap<Key, &'static Site>>> = LazyLock::new(Mutex::default);
+
+/// One place that logs.
+pub(super) struct Site {
+    metadata: OnceLock<Metadata<'static>>,
+    interest: AtomicU8,
+}
+
+impl Site {
+    pub(super) fn of_event(source: Source) -> &'static Site {
+        Site::of((false, source))
+    }
+
+    pub(super) fn of_span(source: Source) -> &'static Site {
+        Site::of((true, source))
+    }
+
+    /// The place with this metadata, if it is one of ours.
+    pub(super) fn of_metadata(metadata: &'static Metadata<'static>) -> Option<&'static Site> {
+        let sites = SITES.lock();
+        sites.values().copied().find(|site| site.metadata().callsite() == metadata.callsite())
+    }
+
+    fn of(mut key: Key) -> &'static Site {
+        let mut sites = SITES.lock();
+        if let Some(site) = sites.get(&key) {
+            return site;
+        }
+        if sites.len() >= MOST_SITES {
+            key.1 = Source {
+                level: key.1.level,
+                name: "worker".to_owned(),
+                target: "forkpool::worker".to_owned(),
+                file: None,
+                line: None,
+                fields: vec!["message".to_owned()],
+            };
+            if let Some(site) = sites.get(&key) {
+                return site;
+            }
+        }
+        let site = Site::make(&key);
+        sites.insert(key, site);
+        drop(sites);
+        // Which asks subscribers, who may log.
+        callsite::register(site);
+        site
+    }
+
+    fn make((is_span, source): &Key) -> &'static Site {
+        let forever = |text: &str| -> &'static str { Box::leak(text.to_owned().into_boxed_str()) };
+        let site: &'static Site =
+            Box::leak(Box::new(Site { metadata: OnceLock::new(), interest: AtomicU8::new(SOMETIMES) }));
+        let names: Vec<&'static str> =
+            source.fields.iter().take(MOST_FIELDS).map(|name| forever(name)).collect();
+        let metadata = Metadata::new(
+            forever(&source.name),
+            forever(&source.target),
+            level::named(source.level),
+            source.file.as_deref().map(forever),
+            source.line,
+            Some(forever(&source.target)),
+            FieldSet::new(Box::leak(names.into_boxed_slice()), Identifier(site)),
+            if *is_span { Kind::SPAN } else { Kind::EVENT },
+        );
+        site.metadata.get_or_init(|| metadata);
+        site
+    }
+
+    pub(super) fn metadata(&'static self) -> &'static Metadata<'static> {
+        // Set before anybody has the reference.
+        self.metadata.get().unwrap_or_else(|| unreachable!("a site has its metadata from the beginning"))
+    }
+
+    pub(super) fn is_enabled(&'static self) -> bool {
+        match self.interest.load(Ordering::Relaxed) {
+            NEVER => false,
+            ALWAYS => true,
+            _ => dispatcher::get_default(|current| current.enabled(self.metadata())),
+        }
+    }
+
+    /// Lends the values in the form in which subscribers take them. Those of no field are left out.
+    pub(super) fn with_values<T>(&'static self, values: &Values, then: impl FnOnce(&ValueSet<'_>) -> T) -> T {
+        let fields = self.metadata().fields();
+        let names: Vec<field::Field> = fields.iter().collect();
+        let boxed: Vec<(usize, Box<dyn field::Value + '_>)> = values
+            .iter()
+            .map(|(place, value)| (usize::from(*place), as_value(value)))
+            .filter(|(place, _)| *place < names.len())
+            .take(MOST_FIELDS)
+            .collect();
+        let Some(some) = names.first() else {
+            return then(&fields.value_set(&[]));
+        };
+        // `tracing` takes arrays of a known length alone; a place without a value is skipped.
+        let mut list: [(&field::Field, Option<&dyn field::Value>); MOST_FIELDS] = [(some, None); MOST_FIELDS];
+        for (slot, (place, value)) in list.iter_mut().zip(&boxed) {
+            *slot = (&names[*place], Some(&**value));
+        }
+        then(&fields.value_set(&list))
+    }
+}
+
+impl Callsite for Site {
+    fn set_interest(&self, interest: Interest) {
+        let interest = match interest {
+            interest if interest.is_never() => NEVER,
+            interest if interest.is_always() => ALWAYS,
+            _ => SOMETIMES,
+        };
+        self.interest.store(interest, Ordering::Relaxed);
+    }
+
+    fn metadata(&self) -> &Metadata<'_> {
+        self.metadata.get().unwrap_or_else(|| unreachable!("a site has its metadata from the beginning"))
+    }
+}
+
+fn as_value(value: &Value) -> Box<dyn field::Value + '_> {
+    match value {
+        Value::Bool(value) => Box::new(*value),
+        Value::Signed(value) => Box::new(*value),
+        Value::Unsigned(value) => Box::new(*value),
+        Value::Float(bits) => Box::new(f64::from_bits(*bits)),
+        Value::Text(text) => Box::new(text.as_str()),
+        Value::Shown(text) => Box::new(field::display(text)),
+    }
+}

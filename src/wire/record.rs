@@ -1,0 +1,98 @@
+//! What user code logged in the middle of a call, as it travels.
+
+use serde::{Deserialize, Serialize};
+
+/// How severe records are, as numbers: the larger, the less.
+pub(crate) mod level {
+    use tracing::Level;
+
+    pub(crate) const INFO: u8 = 30;
+
+    const NUMBERS: [(Level, u8); 5] =
+        [(Level::ERROR, 10), (Level::WARN, 20), (Level::INFO, INFO), (Level::DEBUG, 40), (Level::TRACE, 50)];
+
+    /// The number of a level.
+    pub(crate) fn number(of: Level) -> u8 {
+        NUMBERS.iter().find(|(level, _)| *level == of).map_or(INFO, |(_, number)| *number)
+    }
+
+    /// The level of a number, or the next beyond it.
+    pub(crate) fn named(number: u8) -> Level {
+        NUMBERS.iter().find(|(_, known)| number <= *known).map_or(Level::TRACE, |(level, _)| *level)
+    }
+}
+
+/// Most records of one call; of those beyond, the number is told.
+pub(crate) const MOST_RECORDS: u32 = 10_000;
+
+/// Most fields of one record; those beyond are left out.
+pub(crate) const MOST_FIELDS: usize = 32;
+
+/// Bytes of all texts of one record; what is longer is cut.
+pub(crate) const LONGEST_RECORD: usize = 16 << 10;
+
+/// One record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Logged {
+    /// The call in the middle of which it was logged.
+    pub(crate) call: u64,
+    /// When, in nanoseconds of the monotonic clock.
+    pub(crate) at: u64,
+    pub(crate) record: Record,
+}
+
+/// What there is to be recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Record {
+    Event {
+        parent: Option<u64>,
+        source: Source,
+        values: Values,
+    },
+    /// A span begins. Its number is not used again by this worker.
+    Opened {
+        span: u64,
+        parent: Option<u64>,
+        source: Source,
+        values: Values,
+    },
+    /// An open span has more to tell.
+    Noted {
+        span: u64,
+        values: Values,
+    },
+    Closed {
+        span: u64,
+    },
+    /// So many records were left out.
+    LeftOut(u64),
+}
+
+/// Where in the program a record is made.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Source {
+    /// See [`level`].
+    pub(crate) level: u8,
+    pub(crate) name: String,
+    pub(crate) target: String,
+    pub(crate) file: Option<String>,
+    pub(crate) line: Option<u32>,
+    /// The names of all its fields, also of those that have no value.
+    pub(crate) fields: Vec<String>,
+}
+
+/// Values of fields, by their places among the fields of the source.
+pub(crate) type Values = Vec<(u8, Value)>;
+
+/// The value of one field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Value {
+    Bool(bool),
+    Signed(i64),
+    Unsigned(u64),
+    /// The bits of a number with a point.
+    Float(u64),
+    Text(String),
+    /// A text that something was made into to be shown.
+    Shown(String),
+}

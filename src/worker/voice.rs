@@ -1,0 +1,106 @@
+//! Says what user code logs, from the middle of the call.
+//!
+//! A record goes into the ring to the host at once, where it outlives this process; the bound on what a crash loses is
+//! the record that is being written. Only the thread that runs the calls writes there. What other threads log is kept
+//! and said with the next record of that thread, or ahead of the reply.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::channel::{Link, RingLink};
+use crate::sys::clock;
+use crate::wire::frame;
+use crate::wire::record::{Logged, MOST_RECORDS, Record};
+use crate::wire::work::FromWorker;
+
+/// What is recorded of the call at hand: the highest level; 0 where there is none, or nobody reads it.
+static VERBOSITY: AtomicU8 = AtomicU8::new(0);
+
+static PENDING: Mutex<Pending> = Mutex::new(Pending { call: 0, bytes: Vec::new(), left: 0, left_out: 0 });
+
+thread_local! {
+    /// Set in the thread that runs the calls.
+    static LINK: RefCell<Option<RingLink>> = const { RefCell::new(None) };
+}
+
+/// What is to be said of the call at hand.
+struct Pending {
+    call: u64,
+    bytes: Vec<u8>,
+    /// Records that may still be kept.
+    left: u32,
+    left_out: u64,
+}
+
+fn pending() -> MutexGuard<'static, Pending> {
+    PENDING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on this thread says what is logged through this link.
+pub(super) fn speak_through(link: RingLink) {
+    LINK.with_borrow_mut(|place| *place = Some(link));
+}
+
+/// The highest level of what is worth recording now.
+pub(super) fn verbosity() -> u8 {
+    VERBOSITY.load(Ordering::Relaxed)
+}
+
+/// A call begins, of which this much is recorded.
+pub(super) fn begin(call: u64, verbosity: u8) {
+    *pending() = Pending { call, bytes: Vec::new(), left: MOST_RECORDS, left_out: 0 };
+    VERBOSITY.store(verbosity, Ordering::Relaxed);
+}
+
+/// The call is over; what was not said of it is said now.
+pub(super) fn end() {
+    if verbosity() == 0 {
+        return;
+    }
+    VERBOSITY.store(0, Ordering::Relaxed);
+    let mut pending = pending();
+    if pending.left_out > 0 {
+        let left_out = Record::LeftOut(pending.left_out);
+        pending.append(left_out);
+    }
+    pending.say();
+}
+
+/// Records what has just happened.
+pub(super) fn record(record: Record) {
+    let mut pending = pending();
+    match pending.left.checked_sub(1) {
+        None => pending.left_out += 1,
+        Some(left) => {
+            pending.left = left;
+            pending.append(record);
+            pending.say();
+        }
+    }
+}
+
+impl Pending {
+    fn append(&mut self, record: Record) {
+        let logged = Logged { call: self.call, at: clock::monotonic_nanos(), record };
+        frame::append(&mut self.bytes, &FromWorker::Logged(logged));
+    }
+
+    /// Says what there is, in the thread that may.
+    fn say(&mut self) {
+        // Also where that thread is being taken down, or is in the middle of saying something.
+        let _ = LINK.try_with(|link| {
+            let Ok(mut link) = link.try_borrow_mut() else { return };
+            let Some(link) = link.as_mut() else { return };
+            let mut unsent = self.bytes.as_slice();
+            while !unsent.is_empty() {
+                match link.send(unsent) {
+                    // The host is gone, and what the call says next will find that out.
+                    Ok(0) | Err(_) => break,
+                    Ok(count) => unsent = &unsent[count..],
+                }
+            }
+            self.bytes.clear();
+        });
+    }
+}

@@ -1,0 +1,429 @@
+//! What a worker logs in the middle of a call, in the application's own subscriber.
+mod harness;
+
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use actix::prelude::*;
+use forkpool::prelude::*;
+use harness::*;
+use opentelemetry::trace::TracerProvider;
+use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+use serde::{Deserialize, Serialize};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Instrument, Level, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
+
+/// A worker that logs.
+struct Scribe {
+    computed: u32,
+}
+
+impl Actor for Scribe {
+    type Context = WorkerContext<Self>;
+}
+
+impl Worker for Scribe {
+    type Config = ();
+
+    fn setup((): (), _: &mut WorkerContext<Self>) -> Result<Self, SetupError> {
+        tracing::info!("set up outside of any call");
+        Ok(Scribe { computed: 0 })
+    }
+
+    fn checkout_done(&mut self, _: &mut WorkerContext<Self>) {
+        tracing::info!("done outside of any call");
+    }
+}
+
+/// What a scribe does.
+#[derive(Clone, Debug, Message, Serialize, Deserialize)]
+#[rtype(result = "Result<u64, Failure>")]
+enum Write {
+    EveryKind,
+    Spans,
+    /// Logs at level debug what it first has to compute; answers how often it did.
+    Computed,
+    Many(u64),
+    FromAThread,
+    ByTheLogCrate,
+    /// Logs in a span, and then.
+    Then(End),
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum End {
+    Aborts,
+    Panics,
+    Hangs,
+}
+
+impl Handler<Write> for Scribe {
+    type Result = Result<u64, Failure>;
+
+    fn handle(&mut self, write: Write, _: &mut WorkerContext<Self>) -> Self::Result {
+        match write {
+            Write::EveryKind => {
+                tracing::error!("an error");
+                tracing::warn!(target: "elsewhere", count = 3_u64, minus = -3_i64, half = 0.5, yes = true, "a warning");
+                tracing::info!(text = "t\"x", shown = %"s", debugged = ?Some(1), "an info");
+                tracing::trace!("a trace");
+            }
+            Write::Spans => {
+                let outer = tracing::info_span!("outer", page = 1_u64, later = tracing::field::Empty);
+                outer.in_scope(|| {
+                    tracing::info!("in outer");
+                    outer.record("later", "now");
+                    tracing::info_span!("inner").in_scope(|| tracing::info!("in inner"));
+                    tracing::info!(parent: None, "without a parent");
+                });
+                drop(outer);
+                tracing::info!("behind both");
+            }
+            Write::Computed => {
+                tracing::debug!(computed = self.compute(), "computed");
+                return Ok(self.computed.into());
+            }
+            Write::Many(count) => (0..count).for_each(|number| tracing::info!(number, "one of many")),
+            Write::FromAThread => {
+                let thread = std::thread::spawn(|| tracing::info!("from a thread"));
+                thread.join().expect("it logs");
+            }
+            Write::ByTheLogCrate => {
+                log::warn!(target: "logger", "by {}", "log");
+                log::trace!("too fine");
+            }
+            Write::Then(end) => {
+                let _span = tracing::info_span!("to the end").entered();
+                tracing::info!("before the end");
+                match end {
+                    End::Aborts => std::process::abort(),
+                    End::Panics => panic!("told to"),
+                    End::Hangs => loop {
+                        std::hint::spin_loop();
+                    },
+                }
+            }
+        }
+        Ok(0)
+    }
+}
+
+impl Scribe {
+    fn compute(&mut self) -> u32 {
+        self.computed += 1;
+        self.computed
+    }
+}
+
+forkpool::interface!(Scribe { Write });
+forkpool::boot!(Scribe);
+
+/// One thing that a subscriber was told.
+#[derive(Clone, Debug, PartialEq)]
+struct Told {
+    what: &'static str,
+    level: Level,
+    target: String,
+    /// Of a span its name, of an event its message.
+    name: String,
+    fields: Vec<(String, String)>,
+    /// The span that it is in.
+    parent: Option<String>,
+    place: Option<(String, u32)>,
+    at: SystemTime,
+}
+
+impl Told {
+    fn field(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str())
+    }
+}
+
+static TOLD: Mutex<Vec<Told>> = Mutex::new(Vec::new());
+
+fn told() -> MutexGuard<'static, Vec<Told>> {
+    TOLD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps what it is told that comes from a worker.
+struct Keeper;
+
+fn listen() {
+    static INSTALLED: OnceLock<()> = OnceLock::new();
+    INSTALLED.get_or_init(|| {
+        let level = tracing_subscriber::filter::LevelFilter::INFO;
+        let tracer =
+            SdkTracerProvider::builder().with_simple_exporter(exporter().clone()).build().tracer("test");
+        let subscriber = tracing_subscriber::registry()
+            .with(level)
+            .with(Keeper)
+            .with(tracing_opentelemetry::layer().with_tracer(tracer))
+            .with(tracing_subscriber::fmt::layer().with_ansi(false).with_writer(|| Printed));
+        tracing::subscriber::set_global_default(subscriber).expect("the only subscriber");
+    });
+    told().clear();
+    exporter().reset();
+    printed().clear();
+}
+
+/// Where spans are exported to.
+fn exporter() -> &'static InMemorySpanExporter {
+    static EXPORTER: OnceLock<InMemorySpanExporter> = OnceLock::new();
+    EXPORTER.get_or_init(InMemorySpanExporter::default)
+}
+
+/// What was printed.
+fn printed() -> MutexGuard<'static, Vec<u8>> {
+    static PRINTED: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+    PRINTED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Printed;
+
+impl std::io::Write for Printed {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        printed().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Keeper {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let parent = context.span(id).and_then(|span| span.parent().map(|parent| parent.name().to_owned()));
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        keep("opened", attributes.metadata(), attributes.metadata().name().to_owned(), fields, parent);
+    }
+
+    fn on_record(&self, id: &Id, values: &Record<'_>, context: Context<'_, S>) {
+        let mut fields = Fields::default();
+        values.record(&mut fields);
+        let metadata = context.metadata(id).expect("it is open");
+        keep("noted", metadata, metadata.name().to_owned(), fields, None);
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let parent = context.event_span(event).map(|span| span.name().to_owned());
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let message = fields.0.iter().position(|(name, _)| name == "message");
+        let message = message.map(|at| fields.0.remove(at).1).unwrap_or_default();
+        keep("event", event.metadata(), message, fields, parent);
+    }
+
+    fn on_close(&self, id: Id, context: Context<'_, S>) {
+        let metadata = context.metadata(&id).expect("it was open");
+        keep("closed", metadata, metadata.name().to_owned(), Fields::default(), None);
+    }
+}
+
+fn keep(
+    what: &'static str,
+    metadata: &tracing::Metadata<'_>,
+    name: String,
+    fields: Fields,
+    parent: Option<String>,
+) {
+    if metadata.target() == "forkpool::worker::output" {
+        return;
+    }
+    told().push(Told {
+        what,
+        level: *metadata.level(),
+        target: metadata.target().to_owned(),
+        name,
+        fields: fields.0,
+        parent,
+        place: metadata.file().map(str::to_owned).zip(metadata.line()),
+        at: forkpool::time_of_record(),
+    });
+}
+
+#[derive(Default)]
+struct Fields(Vec<(String, String)>);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        self.0.push((field.name().to_owned(), format!("{value:?}")));
+    }
+}
+
+fn scribes() -> PoolHandle<Scribe> {
+    Pool::<Scribe>::builder(()).workers(1..=1).start().expect("the pool starts")
+}
+
+/// What was told, as `what name < parent`.
+fn lines() -> Vec<String> {
+    let line = |told: &Told| match &told.parent {
+        Some(parent) => format!("{} {} < {parent}", told.what, told.name),
+        None => format!("{} {}", told.what, told.name),
+    };
+    told().iter().map(line).collect()
+}
+
+/// L9
+#[test]
+fn events_of_a_worker_appear_under_the_span_of_the_call_with_all_that_they_are() {
+    run(async {
+        listen();
+        let pool = scribes();
+        let span = tracing::info_span!("request");
+        let before = SystemTime::now();
+        answer(pool.send(Write::EveryKind)).instrument(span.clone()).await.expect("it is written");
+        // The call is made when it is sent.
+        assert!(told().iter().all(|told| told.parent.is_none()), "{:?}", lines());
+        told().clear();
+        let call = span.in_scope(|| pool.send(Write::EveryKind));
+        answer(call).await.expect("it is written");
+        assert_eq!(
+            lines(),
+            ["event an error < request", "event a warning < request", "event an info < request"]
+        );
+        let all = told().clone();
+        let levels: Vec<Level> = all.iter().map(|told| told.level).collect();
+        assert_eq!(levels, [Level::ERROR, Level::WARN, Level::INFO]);
+        assert_eq!((all[0].target.as_str(), all[1].target.as_str()), ("worker_logs", "elsewhere"));
+        let names = ["count", "minus", "half", "yes"].map(|name| all[1].field(name));
+        assert_eq!(names, [Some("3"), Some("-3"), Some("0.5"), Some("true")]);
+        let texts = ["text", "shown", "debugged"].map(|name| all[2].field(name));
+        assert_eq!(texts, [Some("\"t\\\"x\""), Some("s"), Some("Some(1)")]);
+        assert!(all.iter().all(|told| told.place.as_ref().is_some_and(|place| place.0 == file!())));
+        let now = SystemTime::now();
+        assert!(all.iter().all(|told| before <= told.at && told.at <= now));
+        assert!(all.is_sorted_by_key(|told| told.at));
+    });
+}
+
+/// L9
+#[test]
+fn spans_of_a_worker_nest_as_they_did_there() {
+    run(async {
+        listen();
+        let pool = scribes();
+        let checkout = pool.checkout().start();
+        let call = tracing::info_span!("request").in_scope(|| checkout.send(Write::Spans));
+        answer(call).await.expect("it is written");
+        let expected = [
+            "opened request",
+            "opened outer < request",
+            "event in outer < outer",
+            "noted outer",
+            "opened inner < outer",
+            "event in inner < inner",
+            "closed inner",
+            "event without a parent < request",
+            "closed outer",
+            "event behind both < request",
+            "closed request",
+        ];
+        until("the request's span is closed", || lines().len() >= expected.len()).await;
+        assert_eq!(lines(), expected);
+        let all = told().clone();
+        assert_eq!((all[1].field("page"), all[1].field("later")), (Some("1"), None));
+        assert_eq!(all[3].field("later"), Some("\"now\""));
+    });
+}
+
+/// L9
+#[test]
+fn the_subscribers_that_people_use_show_the_spans_of_a_worker_under_those_of_the_caller() {
+    run(async {
+        listen();
+        let pool = scribes();
+        let call = tracing::info_span!("request").in_scope(|| pool.send(Write::Spans));
+        answer(call).await.expect("it is written");
+        until("all three spans are exported", || exported().len() == 3).await;
+        let spans = exported();
+        let named = |name: &str| spans.iter().find(|span| span.name == name).expect("it is exported");
+        let (request, outer, inner) = (named("request"), named("outer"), named("inner"));
+        assert_eq!(outer.parent_span_id, request.span_context.span_id());
+        assert_eq!(inner.parent_span_id, outer.span_context.span_id());
+        let traces = [request, outer, inner].map(|span| span.span_context.trace_id());
+        assert!(traces.iter().all(|trace| *trace == traces[0]), "one trace");
+        let events: Vec<_> = inner.events.iter().map(|event| event.name.as_ref()).collect();
+        assert_eq!(events, ["in inner"]);
+
+        let printed = String::from_utf8(printed().clone()).expect("text");
+        let line = printed.lines().find(|line| line.ends_with("in inner")).expect("it is printed");
+        let expected = "INFO request:outer{page=1 later=\"now\"}:inner: worker_logs: in inner";
+        assert!(line.ends_with(expected), "{line}");
+    });
+}
+
+fn exported() -> Vec<SpanData> {
+    exporter().get_finished_spans().expect("spans")
+}
+
+/// L9
+#[test]
+fn what_was_logged_before_a_worker_went_down_is_told() {
+    run(async {
+        for (end, kind) in [
+            (End::Aborts, FailureKind::Died),
+            (End::Panics, FailureKind::Panic),
+            (End::Hangs, FailureKind::Timeout),
+        ] {
+            listen();
+            let pool = scribes();
+            let call = tracing::info_span!("request")
+                .in_scope(|| pool.send_within(Duration::from_millis(300), Write::Then(end)));
+            assert_eq!(failure(call).await.kind(), kind);
+            let expected =
+                ["opened to the end < request", "event before the end < to the end", "closed to the end"];
+            until("its span is closed", || lines().len() >= 2 + expected.len()).await;
+            let of_the_worker: Vec<String> =
+                lines().into_iter().filter(|line| !line.ends_with("d request")).collect();
+            assert_eq!(of_the_worker, expected, "{end:?}");
+        }
+    });
+}
+
+/// L9
+#[test]
+fn what_nobody_reads_is_not_computed() {
+    run(async {
+        listen();
+        assert_eq!(answer(scribes().send(Write::Computed)).await, Ok(0));
+        assert!(lines().is_empty(), "{:?}", lines());
+    });
+}
+
+/// L9
+#[test]
+fn a_call_that_logs_without_end_is_cut_and_the_rest_is_counted() {
+    run(async {
+        listen();
+        let pool = scribes();
+        for _ in 0..2 {
+            told().clear();
+            answer(pool.send(Write::Many(100_000))).await.expect("it is written");
+            let all = told().clone();
+            assert_eq!(all.len(), 10_001);
+            assert!(all[..10_000].iter().all(|told| told.name == "one of many"));
+            let last = &all[10_000];
+            assert_eq!((last.level, last.field("count")), (Level::WARN, Some("90000")), "{last:?}");
+        }
+    });
+}
+
+/// L9
+#[test]
+fn other_threads_and_the_log_crate_are_heard_too() {
+    run(async {
+        listen();
+        let pool = scribes();
+        answer(pool.send(Write::FromAThread)).await.expect("it is written");
+        answer(pool.addr().send(Write::ByTheLogCrate)).await.expect("it is written");
+        let told = told().clone();
+        let seen: Vec<_> =
+            told.iter().map(|told| (told.name.as_str(), told.target.as_str(), told.level)).collect();
+        assert_eq!(seen, [("from a thread", "worker_logs", Level::INFO), ("by log", "logger", Level::WARN)]);
+    });
+}
