@@ -9,6 +9,8 @@ use super::context::Origin;
 use super::describe::Describe;
 use super::replay::Listener;
 use super::slot::Slot;
+use crate::failure::Failure;
+use crate::log::CallTimer;
 
 /// Calls written ahead of their replies, at most: enough to keep a worker busy while the host does other
 /// things, few enough that one that failed leaves little to clear.
@@ -36,6 +38,31 @@ pub(super) struct Call {
     /// What quarantine knows it by, where there is one.
     pub(super) mark: Option<u64>,
     pub(super) origin: Origin,
+    /// Runs from when it was written until it is dropped, if anybody asked for that.
+    pub(super) timer: Option<CallTimer>,
+}
+
+impl Call {
+    /// It is being written; what is written a second time began with the first.
+    pub(super) fn is_written(&mut self, now: Instant) {
+        if self.timer.is_none() {
+            self.timer = self.origin.listener().and_then(|listener| listener.timer(self.kind.name, now));
+        }
+    }
+
+    /// Its reply has come.
+    fn is_answered(&self, now: Instant) {
+        if let Some(timer) = &self.timer {
+            timer.ends(now);
+        }
+    }
+
+    /// Notes what it failed with, where it is timed.
+    pub(super) fn note_failure(&self, failure: &Failure) {
+        if let Some(timer) = &self.timer {
+            timer.fail(failure);
+        }
+    }
 }
 
 /// A call that waits to be written.
@@ -193,6 +220,7 @@ impl Calls {
         let Some(call) = written.call else {
             return Some(Due::Ghost);
         };
+        call.is_answered(now);
         self.open -= 1;
         self.restart_clock(Some(now));
         Some(Due::Call(call))

@@ -100,7 +100,7 @@ where
     M: Message,
     TypedSlot<M::Result>: super::slot::Slot,
 {
-    Call { slot, kind: KindOf::<W, M>::KIND, limit, mark: None, origin }
+    Call { slot, kind: KindOf::<W, M>::KIND, limit, mark: None, origin, timer: None }
 }
 
 struct KindOf<W, M>(PhantomData<(W, M)>);

@@ -23,6 +23,7 @@ use super::session::{SessionSeed, Terms};
 use super::stats::Stats;
 use crate::config::OnCancel;
 use crate::failure::{Failure, FailureKind};
+use crate::log::RequestLog;
 
 /// A pool of workers, to be cloned wherever it is needed.
 ///
@@ -164,6 +165,7 @@ impl<W: Worker> PoolHandle<W> {
             arbiter: self.shared.arbiter.clone(),
             terms: Terms::of(&self.shared.desk.options),
             context: None,
+            log: None,
             worker: PhantomData,
         }
     }
@@ -266,6 +268,7 @@ pub struct CheckoutBuilder<W: Worker> {
     arbiter: ArbiterHandle,
     terms: Terms,
     context: Option<ErrorContext>,
+    log: Option<RequestLog>,
     worker: PhantomData<fn() -> W>,
 }
 
@@ -314,6 +317,16 @@ impl<W: Worker> CheckoutBuilder<W> {
         self
     }
 
+    /// Attaches a log: each call is a timer in it, named after its message, from being written to the worker until it is
+    /// answered, and what the worker logs in the middle of a call joins it, in place of the application's subscriber.
+    ///
+    /// How much that is the log's verbosity decides, in the worker. The log is not delivered before the checkout has
+    /// been released.
+    pub fn log(mut self, log: &RequestLog) -> Self {
+        self.log = Some(log.clone());
+        self
+    }
+
     /// Joins the line for a worker and returns the checkout's address, on which calls queue at once.
     ///
     /// The actor runs on the current arbiter, or on the pool's where the thread has none. This never blocks and
@@ -327,7 +340,7 @@ impl<W: Worker> CheckoutBuilder<W> {
     /// As [`start`](Self::start), on this arbiter.
     #[track_caller]
     pub fn start_in(self, arbiter: &ArbiterHandle) -> Addr<Checkout<W>> {
-        let home = Origin::here().within(self.context);
+        let home = Origin::here().within(self.context).logged_to(self.log);
         let seed = SessionSeed::new(self.desk, self.terms);
         Checkout::start_on(arbiter, seed, self.terms.timeout, home)
     }

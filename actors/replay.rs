@@ -1,19 +1,22 @@
-//! What a worker logged in the middle of a call, once more in the application's own `tracing`: under the span in which
-//! the call was made.
+//! What a worker logged in the middle of a call, where whoever made the call reads it: in the log that its checkout is
+//! attached to, or once more in the application's own `tracing`, under the span in which the call was made.
 
 use std::cell::Cell;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tracing::dispatcher::{self, Dispatch};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Span};
 
+use crate::log::{CallTimer, RequestLog};
 use crate::sys::clock;
 use crate::wire::record::{Logged, MOST_RECORDS, Record, Source, Value, Values, level};
 
 mod site;
+mod transcript;
 
 use site::Site;
+use transcript::Transcript;
 
 thread_local! {
     /// When what is being replayed happened, on the monotonic clock.
@@ -32,7 +35,12 @@ pub fn time_of_record() -> SystemTime {
 
 /// Where what a call logs is to be heard.
 #[derive(Clone, Debug)]
-pub(super) struct Listener(Box<(Dispatch, Span)>);
+pub(super) enum Listener {
+    /// The subscriber of whoever made the call, and the span in which it was made.
+    Subscriber(Box<(Dispatch, Span)>),
+    /// The log that its checkout is attached to.
+    Log(RequestLog),
+}
 
 impl Listener {
     /// Whoever listens here; nobody does in a program without a subscriber.
@@ -41,12 +49,23 @@ impl Listener {
             return None;
         }
         let dispatch = dispatcher::get_default(Dispatch::clone);
-        Some(Listener(Box::new((dispatch, Span::current()))))
+        Some(Listener::Subscriber(Box::new((dispatch, Span::current()))))
     }
 
-    /// The highest level that anybody may read.
-    pub(super) fn verbosity() -> u8 {
-        LevelFilter::current().into_level().map_or(0, level::number)
+    /// The highest level that is read here.
+    pub(super) fn verbosity(&self) -> u8 {
+        match self {
+            Listener::Subscriber(_) => LevelFilter::current().into_level().map_or(0, level::number),
+            Listener::Log(log) => log.verbosity().0,
+        }
+    }
+
+    /// Begins to time a call that goes by this name.
+    pub(super) fn timer(&self, call: &'static str, now: Instant) -> Option<CallTimer> {
+        match self {
+            Listener::Subscriber(_) => None,
+            Listener::Log(log) => Some(CallTimer::new(log.clone(), call, now)),
+        }
     }
 }
 
@@ -55,6 +74,7 @@ impl Listener {
 pub(super) struct Replay {
     /// Outermost first; a worker's number for each.
     open: Vec<(u64, Span)>,
+    logged: Transcript,
     heard: u32,
 }
 
@@ -66,20 +86,25 @@ impl Replay {
         if self.heard > MOST_RECORDS + 1 {
             return false;
         }
-        if let Some(Listener(listener)) = listener {
-            let (dispatch, caller) = &**listener;
-            REPLAYED.set(Some(logged.at));
-            dispatcher::with_default(dispatch, || self.hand_on(caller, logged.record));
-            REPLAYED.set(None);
+        match listener {
+            None => {}
+            Some(Listener::Log(log)) => self.logged.take_in(log, logged),
+            Some(Listener::Subscriber(listener)) => {
+                let (dispatch, caller) = &**listener;
+                REPLAYED.set(Some(logged.at));
+                dispatcher::with_default(dispatch, || self.hand_on(caller, logged.record));
+                REPLAYED.set(None);
+            }
         }
         true
     }
 
-    /// The call is over, and so are its spans.
-    pub(super) fn end(&mut self) {
+    /// The call is over, and so are its spans; `cut`: there was no reply.
+    pub(super) fn end(&mut self, cut: bool) {
         while let Some((_, span)) = self.open.pop() {
             drop(span);
         }
+        self.logged.end(cut);
         self.heard = 0;
     }
 

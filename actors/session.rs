@@ -311,11 +311,12 @@ impl Session {
         }
     }
 
-    fn write(&mut self, call: Call, encode: Encode<'_>, now: Instant) {
+    fn write(&mut self, mut call: Call, encode: Encode<'_>, now: Instant) {
         let Stage::Held(lease) = &mut self.stage else { return };
         // A worker that is to be replaced has nothing to make ready for a next checkout.
         self.releases_itself = self.terms.single && self.desk.reason_to_end(lease.worker.number).is_none();
         let Some(channel) = lease.channel() else { return };
+        call.is_written(now);
         let baggage = call.origin.baggage();
         let header = ToWorker::Call(CallHeader {
             id: self.calls.next_id(),
@@ -324,7 +325,7 @@ impl Session {
             last: self.releases_itself,
             limit: self.calls.limit_when_running(&call, now),
             baggage: u32::try_from(baggage.len()).unwrap_or(u32::MAX),
-            verbosity: if call.origin.listener().is_some() { Listener::verbosity() } else { 0 },
+            verbosity: call.origin.listener().map_or(0, Listener::verbosity),
         });
         let most = frame::room_beside(baggage.len(), self.desk.options.max_payload);
         let out = channel.outbox().buffer();

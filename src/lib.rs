@@ -71,6 +71,7 @@ mod failure;
 #[cfg(all(any(test, fuzzing), feature = "actors"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod log;
 mod server;
 mod sys;
 mod wire;
@@ -83,6 +84,7 @@ pub mod worker;
 pub mod actors;
 
 pub use failure::{Ending, Failure, FailureKind, MemoryVerdict, PanicReport, Phase, SetupError};
+pub use log::{FinishedLog, LogLevel, LogMessage, LogTimer, LogTiming, RequestLog};
 
 #[cfg(feature = "actors")]
 pub use actors::*;

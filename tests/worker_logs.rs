@@ -4,122 +4,15 @@ mod harness;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use actix::prelude::*;
 use forkpool::prelude::*;
 use harness::*;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
-use serde::{Deserialize, Serialize};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Instrument, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
-
-/// A worker that logs.
-struct Scribe {
-    computed: u32,
-}
-
-impl Actor for Scribe {
-    type Context = WorkerContext<Self>;
-}
-
-impl Worker for Scribe {
-    type Config = ();
-
-    fn setup((): (), _: &mut WorkerContext<Self>) -> Result<Self, SetupError> {
-        tracing::info!("set up outside of any call");
-        Ok(Scribe { computed: 0 })
-    }
-
-    fn checkout_done(&mut self, _: &mut WorkerContext<Self>) {
-        tracing::info!("done outside of any call");
-    }
-}
-
-/// What a scribe does.
-#[derive(Clone, Debug, Message, Serialize, Deserialize)]
-#[rtype(result = "Result<u64, Failure>")]
-enum Write {
-    EveryKind,
-    Spans,
-    /// Logs at level debug what it first has to compute; answers how often it did.
-    Computed,
-    Many(u64),
-    FromAThread,
-    ByTheLogCrate,
-    /// Logs in a span, and then.
-    Then(End),
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-enum End {
-    Aborts,
-    Panics,
-    Hangs,
-}
-
-impl Handler<Write> for Scribe {
-    type Result = Result<u64, Failure>;
-
-    fn handle(&mut self, write: Write, _: &mut WorkerContext<Self>) -> Self::Result {
-        match write {
-            Write::EveryKind => {
-                tracing::error!("an error");
-                tracing::warn!(target: "elsewhere", count = 3_u64, minus = -3_i64, half = 0.5, yes = true, "a warning");
-                tracing::info!(text = "t\"x", shown = %"s", debugged = ?Some(1), "an info");
-                tracing::trace!("a trace");
-            }
-            Write::Spans => {
-                let outer = tracing::info_span!("outer", page = 1_u64, later = tracing::field::Empty);
-                outer.in_scope(|| {
-                    tracing::info!("in outer");
-                    outer.record("later", "now");
-                    tracing::info_span!("inner").in_scope(|| tracing::info!("in inner"));
-                    tracing::info!(parent: None, "without a parent");
-                });
-                drop(outer);
-                tracing::info!("behind both");
-            }
-            Write::Computed => {
-                tracing::debug!(computed = self.compute(), "computed");
-                return Ok(self.computed.into());
-            }
-            Write::Many(count) => (0..count).for_each(|number| tracing::info!(number, "one of many")),
-            Write::FromAThread => {
-                let thread = std::thread::spawn(|| tracing::info!("from a thread"));
-                thread.join().expect("it logs");
-            }
-            Write::ByTheLogCrate => {
-                log::warn!(target: "logger", "by {}", "log");
-                log::trace!("too fine");
-            }
-            Write::Then(end) => {
-                let _span = tracing::info_span!("to the end").entered();
-                tracing::info!("before the end");
-                match end {
-                    End::Aborts => std::process::abort(),
-                    End::Panics => panic!("told to"),
-                    End::Hangs => loop {
-                        std::hint::spin_loop();
-                    },
-                }
-            }
-        }
-        Ok(0)
-    }
-}
-
-impl Scribe {
-    fn compute(&mut self) -> u32 {
-        self.computed += 1;
-        self.computed
-    }
-}
-
-forkpool::interface!(Scribe { Write });
-forkpool::boot!(Scribe);
 
 /// One thing that a subscriber was told.
 #[derive(Clone, Debug, PartialEq)]
@@ -255,10 +148,6 @@ impl Visit for Fields {
     }
 }
 
-fn scribes() -> PoolHandle<Scribe> {
-    Pool::<Scribe>::builder(()).workers(1..=1).start().expect("the pool starts")
-}
-
 /// What was told, as `what name < parent`.
 fn lines() -> Vec<String> {
     let line = |told: &Told| match &told.parent {
@@ -289,12 +178,18 @@ fn events_of_a_worker_appear_under_the_span_of_the_call_with_all_that_they_are()
         let all = told().clone();
         let levels: Vec<Level> = all.iter().map(|told| told.level).collect();
         assert_eq!(levels, [Level::ERROR, Level::WARN, Level::INFO]);
-        assert_eq!((all[0].target.as_str(), all[1].target.as_str()), ("worker_logs", "elsewhere"));
+        assert_eq!(
+            (all[0].target.as_str(), all[1].target.as_str()),
+            ("worker_logs::harness::scribe", "elsewhere")
+        );
         let names = ["count", "minus", "half", "yes"].map(|name| all[1].field(name));
         assert_eq!(names, [Some("3"), Some("-3"), Some("0.5"), Some("true")]);
         let texts = ["text", "shown", "debugged"].map(|name| all[2].field(name));
         assert_eq!(texts, [Some("\"t\\\"x\""), Some("s"), Some("Some(1)")]);
-        assert!(all.iter().all(|told| told.place.as_ref().is_some_and(|place| place.0 == file!())));
+        assert!(
+            all.iter()
+                .all(|told| told.place.as_ref().is_some_and(|place| place.0 == "tests/harness/scribe.rs"))
+        );
         let now = SystemTime::now();
         assert!(all.iter().all(|told| before <= told.at && told.at <= now));
         assert!(all.is_sorted_by_key(|told| told.at));
@@ -352,7 +247,8 @@ fn the_subscribers_that_people_use_show_the_spans_of_a_worker_under_those_of_the
 
         let printed = String::from_utf8(printed().clone()).expect("text");
         let line = printed.lines().find(|line| line.ends_with("in inner")).expect("it is printed");
-        let expected = "INFO request:outer{page=1 later=\"now\"}:inner: worker_logs: in inner";
+        let expected =
+            "INFO request:outer{page=1 later=\"now\"}:inner: worker_logs::harness::scribe: in inner";
         assert!(line.ends_with(expected), "{line}");
     });
 }
@@ -424,6 +320,12 @@ fn other_threads_and_the_log_crate_are_heard_too() {
         let told = told().clone();
         let seen: Vec<_> =
             told.iter().map(|told| (told.name.as_str(), told.target.as_str(), told.level)).collect();
-        assert_eq!(seen, [("from a thread", "worker_logs", Level::INFO), ("by log", "logger", Level::WARN)]);
+        assert_eq!(
+            seen,
+            [
+                ("from a thread", "worker_logs::harness::scribe", Level::INFO),
+                ("by log", "logger", Level::WARN)
+            ]
+        );
     });
 }

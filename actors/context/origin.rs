@@ -7,6 +7,7 @@ use super::delivery::Delivery;
 use super::{ErrorContext, Trace};
 use crate::actors::replay::Listener;
 use crate::failure::Failure;
+use crate::log::RequestLog;
 
 /// What a message tells of its sender.
 #[derive(Default)]
@@ -44,12 +45,18 @@ impl Origin {
     /// where the sender says or else from where the receiver was made.
     pub(in crate::actors) fn of_call(&self, sent: Sent, at: Option<&'static Location<'static>>) -> Self {
         let context = sent.context.or_else(|| self.context.clone());
-        Origin { context, listener: sent.listener, at: at.unwrap_or(self.at) }
+        let log = self.listener.as_ref().filter(|listener| matches!(listener, Listener::Log(_)));
+        Origin { context, listener: log.cloned().or(sent.listener), at: at.unwrap_or(self.at) }
     }
 
     /// The same in this context.
     pub(in crate::actors) fn within(self, context: Option<ErrorContext>) -> Self {
         Origin { context: context.or(self.context), ..self }
+    }
+
+    /// The same, with calls that are logged here.
+    pub(in crate::actors) fn logged_to(self, log: Option<RequestLog>) -> Self {
+        Origin { listener: log.map(Listener::Log).or(self.listener), ..self }
     }
 
     /// Who hears what the call logs.

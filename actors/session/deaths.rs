@@ -70,7 +70,7 @@ impl Session {
     /// What was written is nobody's to answer any more, and what was logged is all there will be.
     pub(super) fn forget_pipe(&mut self) {
         self.calls.forget_pipe();
-        self.replay.end();
+        self.replay.end(true);
     }
 
     pub(super) fn is_hopeless(&self) -> bool {

@@ -166,6 +166,7 @@ impl Session {
     fn tell(&self, call: &Call, failure: Failure) -> Option<Failure> {
         self.desk.totals.answered_with(failure.kind());
         let failure = self.named(call, failure);
+        call.note_failure(&failure);
         let heard = self.is_heard(call).then(|| failure.clone());
         call.slot.fail(failure);
         heard
@@ -174,9 +175,13 @@ impl Session {
     /// Tells a caller of its handler's own `Err`; returns that as a failure if the call's context is to hear of it.
     fn tell_own_error(&self, call: &Call) -> Option<Failure> {
         self.desk.totals.erred();
-        let failure = if self.is_heard(call) { call.slot.own_failure(call.kind.describe) } else { None };
+        let heard = self.is_heard(call);
+        let asked = heard || call.timer.is_some();
+        let failure = if asked { call.slot.own_failure(call.kind.describe) } else { None };
         call.slot.deliver();
-        failure.map(|failure| self.named(call, failure))
+        let failure = failure.map(|failure| self.named(call, failure));
+        failure.iter().for_each(|failure| call.note_failure(failure));
+        failure.filter(|_| heard)
     }
 
     /// Whether anybody beside the caller is to hear of the failure; nobody is if a caller has given its call up.

@@ -85,7 +85,7 @@ impl Session {
 
     fn replied(&mut self, reply: Reply, decoded: Option<Decoded>, around: &mut dyn Surroundings) {
         self.confirm();
-        self.replay.end();
+        self.replay.end(false);
         if self.calls.is_empty() && self.terms.idle_checkout_timeout.is_some() {
             self.idle_since = Instant::now();
         }

@@ -20,7 +20,7 @@ pub use peers::{BareForkServer, Echoer, Sleeper, first_byte_of_a_command};
 pub use placement::{Placement, Setting, cpu_time, own_cpu_time, pin, process_id};
 pub use report::{Report, Series};
 pub use worker::{
-    Apprentice, Echo, Leave, Sleep, Whereabouts, announces_sleep, echo, pin_workers, sync_peers,
+    Apprentice, Echo, Leave, Log, Sleep, Whereabouts, announces_sleep, echo, pin_workers, sync_peers,
 };
 
 /// The placement an execution is to measure, as an argument.

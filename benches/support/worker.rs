@@ -46,6 +46,14 @@ impl Message for Leave {
     type Result = Result<(), Failure>;
 }
 
+/// Logs so many events at level info, and nothing else.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Log(pub u32);
+
+impl Message for Log {
+    type Result = Result<(), Failure>;
+}
+
 /// A worker that does next to nothing.
 pub struct Apprentice;
 
@@ -96,7 +104,16 @@ impl Handler<Leave> for Apprentice {
     }
 }
 
-forkpool::interface!(Apprentice { Echo, Whereabouts, Sleep, Leave });
+impl Handler<Log> for Apprentice {
+    type Result = Result<(), Failure>;
+
+    fn handle(&mut self, Log(count): Log, _: &mut WorkerContext<Self>) -> Self::Result {
+        (0..count).for_each(|number| tracing::info!(number, "an event of a worker"));
+        Ok(())
+    }
+}
+
+forkpool::interface!(Apprentice { Echo, Whereabouts, Sleep, Leave, Log });
 forkpool::boot!(Apprentice);
 
 /// The short name of a worker that is asleep.

@@ -5,7 +5,7 @@
 //! and said with the next record of that thread, or ahead of the reply.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::channel::{Link, RingLink};
@@ -17,7 +17,13 @@ use crate::wire::work::FromWorker;
 /// What is recorded of the call at hand: the highest level; 0 where there is none, or nobody reads it.
 static VERBOSITY: AtomicU8 = AtomicU8::new(0);
 
-static PENDING: Mutex<Pending> = Mutex::new(Pending { call: 0, bytes: Vec::new(), left: 0, left_out: 0 });
+/// The call at hand.
+static CALL: AtomicU64 = AtomicU64::new(0);
+
+/// Whether it has logged anything yet.
+static HAS_LOGGED: AtomicBool = AtomicBool::new(false);
+
+static PENDING: Mutex<Pending> = Mutex::new(Pending { bytes: Vec::new(), left: 0, left_out: 0 });
 
 thread_local! {
     /// Set in the thread that runs the calls.
@@ -26,7 +32,6 @@ thread_local! {
 
 /// What is to be said of the call at hand.
 struct Pending {
-    call: u64,
     bytes: Vec<u8>,
     /// Records that may still be kept.
     left: u32,
@@ -47,9 +52,9 @@ pub(super) fn verbosity() -> u8 {
     VERBOSITY.load(Ordering::Relaxed)
 }
 
-/// A call begins, of which this much is recorded.
+/// A call begins, of which this much is recorded. One that logs nothing costs no more than this.
 pub(super) fn begin(call: u64, verbosity: u8) {
-    *pending() = Pending { call, bytes: Vec::new(), left: MOST_RECORDS, left_out: 0 };
+    CALL.store(call, Ordering::Relaxed);
     VERBOSITY.store(verbosity, Ordering::Relaxed);
 }
 
@@ -59,7 +64,11 @@ pub(super) fn end() {
         return;
     }
     VERBOSITY.store(0, Ordering::Relaxed);
+    if !HAS_LOGGED.load(Ordering::Acquire) {
+        return;
+    }
     let mut pending = pending();
+    HAS_LOGGED.store(false, Ordering::Relaxed);
     if pending.left_out > 0 {
         let left_out = Record::LeftOut(pending.left_out);
         pending.append(left_out);
@@ -70,6 +79,9 @@ pub(super) fn end() {
 /// Records what has just happened.
 pub(super) fn record(record: Record) {
     let mut pending = pending();
+    if !HAS_LOGGED.swap(true, Ordering::AcqRel) {
+        *pending = Pending { bytes: Vec::new(), left: MOST_RECORDS, left_out: 0 };
+    }
     match pending.left.checked_sub(1) {
         None => pending.left_out += 1,
         Some(left) => {
@@ -82,7 +94,7 @@ pub(super) fn record(record: Record) {
 
 impl Pending {
     fn append(&mut self, record: Record) {
-        let logged = Logged { call: self.call, at: clock::monotonic_nanos(), record };
+        let logged = Logged { call: CALL.load(Ordering::Relaxed), at: clock::monotonic_nanos(), record };
         frame::append(&mut self.bytes, &FromWorker::Logged(logged));
     }
 

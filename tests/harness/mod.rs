@@ -11,6 +11,7 @@ mod own_channel;
 mod probe;
 mod processes;
 mod rogue;
+mod scribe;
 mod wreck;
 
 use std::future::Future;
@@ -31,6 +32,7 @@ pub use own_channel::*;
 pub use probe::*;
 pub use processes::*;
 pub use rogue::*;
+pub use scribe::*;
 pub use wreck::*;
 
 /// Longest wait for a condition that is bound to come true.

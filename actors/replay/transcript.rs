@@ -1,0 +1,101 @@
+//! What a worker logged in the middle of a call, in a request's log: events are messages, and spans are timers.
+
+use serde_json::{Map, Value as Json};
+
+use super::{Logged, Record, Source, Value, Values};
+use crate::log::{LogLevel, RequestLog};
+use crate::sys::clock;
+
+/// The spans of one call that are open.
+#[derive(Default)]
+pub(super) struct Transcript {
+    open: Vec<Open>,
+}
+
+struct Open {
+    span: u64,
+    log: RequestLog,
+    name: String,
+    began: u64,
+}
+
+impl Open {
+    fn close(self, ended: u64, failure: Option<String>) {
+        self.log.add_timer(self.name, self.began, ended, failure);
+    }
+}
+
+impl Transcript {
+    pub(super) fn take_in(&mut self, log: &RequestLog, Logged { at, record, .. }: Logged) {
+        match record {
+            Record::Event { source, values, .. } => {
+                let level = LogLevel(source.level);
+                // Asked once more: no worker is taken at its word.
+                if log.is_enabled(level) {
+                    let (text, fields) = message(source, values);
+                    log.add_message(at, level, text, fields);
+                }
+            }
+            Record::Opened { span, source, values, .. } => {
+                let name = name(source, values);
+                self.open.push(Open { span, log: log.clone(), name, began: at });
+            }
+            Record::Noted { .. } => {}
+            Record::Closed { span } => {
+                if let Some(place) = self.open.iter().rposition(|open| open.span == span) {
+                    self.open.remove(place).close(at, None);
+                }
+            }
+            Record::LeftOut(count) => {
+                let text =
+                    format!("the worker logged too much in one call, and {count} records were left out");
+                log.add_message(at, LogLevel::WARN, text, None);
+            }
+        }
+    }
+
+    /// Ends what is open, `cut` meaning that the call had no reply.
+    pub(super) fn end(&mut self, cut: bool) {
+        let now = clock::monotonic_nanos();
+        while let Some(open) = self.open.pop() {
+            open.close(now, cut.then(|| "its call was cut short".to_owned()));
+        }
+    }
+}
+
+/// An event's text, and its fields and target behind it.
+fn message(source: Source, values: Values) -> (String, Option<Json>) {
+    let mut fields = named(&source, values);
+    let text = match fields.remove("message") {
+        Some(Json::String(text)) => text,
+        Some(other) => other.to_string(),
+        None => source.name,
+    };
+    fields.entry("target").or_insert(Json::String(source.target));
+    (text, Some(Json::Object(fields)))
+}
+
+/// A span's name, and its fields.
+fn name(source: Source, values: Values) -> String {
+    let fields = named(&source, values);
+    if fields.is_empty() { source.name } else { format!("{} {}", source.name, Json::Object(fields)) }
+}
+
+fn named(source: &Source, values: Values) -> Map<String, Json> {
+    let field = |(place, value): (u8, Value)| {
+        let name = source.fields.get(usize::from(place))?.clone();
+        Some((name, json(value)))
+    };
+    values.into_iter().filter_map(field).collect()
+}
+
+fn json(value: Value) -> Json {
+    match value {
+        Value::Bool(value) => value.into(),
+        Value::Signed(value) => value.into(),
+        Value::Unsigned(value) => value.into(),
+        // What is no number is null.
+        Value::Float(bits) => f64::from_bits(bits).into(),
+        Value::Text(text) | Value::Shown(text) => text.into(),
+    }
+}

@@ -1,0 +1,130 @@
+//! What a request's log costs: attached with nothing to log, and with workers that log.
+//!
+//! Pairs of rounds on the same worker, one with a log and one without, each going first as often as the other.
+
+mod support;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use actix::Addr;
+use forkpool::RequestLog;
+use forkpool::prelude::*;
+use support::{Apprentice, Placement, Report, Series, Setting, each, echo};
+
+/// Calls of one round.
+const CALLS: usize = 200;
+
+/// Events of one call that logs.
+const EVENTS: u32 = 10;
+
+/// Timers and messages of the logs that were delivered, so that no log can be left out.
+static DELIVERED: AtomicUsize = AtomicUsize::new(0);
+
+fn main() {
+    support::run("logging", &Placement::ALL, measure);
+}
+
+async fn measure(setting: Setting) -> Report {
+    let pool = Pool::<Apprentice>::builder(()).workers(1..=1).start().expect("a pool");
+    let mut report = Report::default();
+    let at = setting.placement;
+
+    let mut attached = Series::seconds("a call with a log attached, nothing logged");
+    let mut bare = Series::seconds("the same without");
+    let ratio =
+        compare(setting, &pool, 400, &mut attached, &mut bare, |checkout| Box::pin(calls(checkout))).await;
+    report.row(&attached);
+    report.row(&bare);
+    report.ratio(&format!("logging/attached@{at}"), ratio);
+
+    let mut logging = Series::seconds("a call that logs ten events, with a log attached");
+    let mut silent = Series::seconds("the same without, where nobody reads them");
+    let ratio =
+        compare(setting, &pool, 100, &mut logging, &mut silent, |checkout| Box::pin(talk(checkout))).await;
+    report.row(&logging);
+    report.row(&silent);
+    report.ratio(&format!("logging/ten_events@{at}"), ratio);
+    let cost = (logging.median() - silent.median()) / f64::from(EVENTS);
+    report.note(format!(
+        "an event of a worker costs {:.0} ns, in the worker and in the log together",
+        cost * 1e9
+    ));
+
+    let mut deep = Series::seconds("a call that logs ten events, 64 in flight, with a log attached");
+    let mut shallow = Series::seconds("the same without");
+    let ratio =
+        compare(setting, &pool, 50, &mut deep, &mut shallow, |checkout| Box::pin(in_flight(checkout))).await;
+    report.row(&deep);
+    report.row(&shallow);
+    report.ratio(&format!("logging/ten_events_in_flight@{at}"), ratio);
+
+    pool.stop(Duration::from_secs(5)).await;
+    assert!(DELIVERED.load(Ordering::Relaxed) > 0, "logs were delivered");
+    report
+}
+
+type Round<'a> = Pin<Box<dyn Future<Output = f64> + 'a>>;
+
+/// The median of what a call costs with a log in proportion to what it costs without, of rounds right behind each other.
+async fn compare(
+    setting: Setting,
+    pool: &PoolHandle<Apprentice>,
+    rounds: usize,
+    with: &mut Series,
+    without: &mut Series,
+    round: impl Fn(&Addr<Checkout<Apprentice>>) -> Round<'_>,
+) -> f64 {
+    let mut ratios = Series::seconds("");
+    for number in 0..setting.rounds(rounds) {
+        let mut took = [0.0, 0.0];
+        for turn in 0..2 {
+            let is_logged = (number + turn) % 2 == 0;
+            let builder = pool.checkout();
+            let checkout = if is_logged { builder.log(&log()).start() } else { builder.start() };
+            support::pin_workers(setting, std::slice::from_ref(&checkout)).await;
+            took[usize::from(is_logged)] = round(&checkout).await;
+            drop(checkout);
+            support::until("the worker is free", || pool.stats().idle == 1).await;
+        }
+        without.push(took[0]);
+        with.push(took[1]);
+        ratios.push(took[1] / took[0]);
+    }
+    ratios.median()
+}
+
+fn log() -> RequestLog {
+    RequestLog::new(|log| {
+        DELIVERED.fetch_add(log.timers.len() + log.messages.len(), Ordering::Relaxed);
+    })
+}
+
+async fn calls(checkout: &Addr<Checkout<Apprentice>>) -> f64 {
+    let began = Instant::now();
+    for _ in 0..CALLS {
+        checkout.send(echo()).await.expect("an answer").expect("an echo");
+    }
+    each(CALLS, began)
+}
+
+async fn talk(checkout: &Addr<Checkout<Apprentice>>) -> f64 {
+    let began = Instant::now();
+    for _ in 0..CALLS {
+        checkout.send(support::Log(EVENTS)).await.expect("an answer").expect("it has logged");
+    }
+    each(CALLS, began)
+}
+
+async fn in_flight(checkout: &Addr<Checkout<Apprentice>>) -> f64 {
+    let began = Instant::now();
+    for _ in 0..CALLS / 50 {
+        let requests: Vec<_> = (0..64).map(|_| checkout.send(support::Log(EVENTS))).collect();
+        for request in requests {
+            request.await.expect("an answer").expect("it has logged");
+        }
+    }
+    each(CALLS / 50 * 64, began)
+}

@@ -1,0 +1,115 @@
+//! A worker that logs.
+
+use actix::prelude::*;
+use forkpool::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// A worker that logs.
+pub struct Scribe {
+    computed: u32,
+}
+
+impl Actor for Scribe {
+    type Context = WorkerContext<Self>;
+}
+
+impl Worker for Scribe {
+    type Config = ();
+
+    fn setup((): (), _: &mut WorkerContext<Self>) -> Result<Self, SetupError> {
+        tracing::info!("set up outside of any call");
+        Ok(Scribe { computed: 0 })
+    }
+
+    fn checkout_done(&mut self, _: &mut WorkerContext<Self>) {
+        tracing::info!("done outside of any call");
+    }
+}
+
+/// What a scribe does.
+#[derive(Clone, Debug, Message, Serialize, Deserialize)]
+#[rtype(result = "Result<u64, Failure>")]
+pub enum Write {
+    EveryKind,
+    Spans,
+    /// Logs at level debug what it first has to compute; answers how often it did.
+    Computed,
+    Many(u64),
+    FromAThread,
+    ByTheLogCrate,
+    /// Logs in a span, and then.
+    Then(End),
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum End {
+    Aborts,
+    Panics,
+    Hangs,
+}
+
+impl Handler<Write> for Scribe {
+    type Result = Result<u64, Failure>;
+
+    fn handle(&mut self, write: Write, _: &mut WorkerContext<Self>) -> Self::Result {
+        match write {
+            Write::EveryKind => {
+                tracing::error!("an error");
+                tracing::warn!(target: "elsewhere", count = 3_u64, minus = -3_i64, half = 0.5, yes = true, "a warning");
+                tracing::info!(text = "t\"x", shown = %"s", debugged = ?Some(1), "an info");
+                tracing::trace!("a trace");
+            }
+            Write::Spans => {
+                let outer = tracing::info_span!("outer", page = 1_u64, later = tracing::field::Empty);
+                outer.in_scope(|| {
+                    tracing::info!("in outer");
+                    outer.record("later", "now");
+                    tracing::info_span!("inner").in_scope(|| tracing::info!("in inner"));
+                    tracing::info!(parent: None, "without a parent");
+                });
+                drop(outer);
+                tracing::info!("behind both");
+            }
+            Write::Computed => {
+                tracing::debug!(computed = self.compute(), "computed");
+                return Ok(self.computed.into());
+            }
+            Write::Many(count) => (0..count).for_each(|number| tracing::info!(number, "one of many")),
+            Write::FromAThread => {
+                let thread = std::thread::spawn(|| tracing::info!("from a thread"));
+                thread.join().expect("it logs");
+            }
+            Write::ByTheLogCrate => {
+                log::warn!(target: "logger", "by {}", "log");
+                log::trace!("too fine");
+            }
+            Write::Then(end) => {
+                let _span = tracing::info_span!("to the end").entered();
+                tracing::info!("before the end");
+                match end {
+                    End::Aborts => std::process::abort(),
+                    End::Panics => panic!("told to"),
+                    End::Hangs => loop {
+                        std::hint::spin_loop();
+                    },
+                }
+            }
+        }
+        Ok(0)
+    }
+}
+
+impl Scribe {
+    fn compute(&mut self) -> u32 {
+        self.computed += 1;
+        self.computed
+    }
+}
+
+forkpool::interface!(Scribe { Write });
+forkpool::boot!(Scribe);
+
+/// A pool of one scribe.
+pub fn scribes() -> PoolHandle<Scribe> {
+    Pool::<Scribe>::builder(()).workers(1..=1).start().expect("the pool starts")
+}

@@ -1,0 +1,154 @@
+//! One log for one request: its own messages, those of the workers, and a timer for each call.
+mod harness;
+
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use forkpool::prelude::*;
+use forkpool::{FinishedLog, LogLevel, LogMessage, RequestLog};
+use harness::*;
+use serde_json::json;
+
+/// A log and where it is delivered.
+fn request_log() -> (RequestLog, Receiver<FinishedLog>) {
+    let (sender, delivered) = channel();
+    (RequestLog::new(move |log| sender.send(log).expect("somebody waits for it")), delivered)
+}
+
+async fn delivered(of: &Receiver<FinishedLog>) -> FinishedLog {
+    let mut log = None;
+    until("the log is delivered", || {
+        log = of.try_recv().ok();
+        log.is_some()
+    })
+    .await;
+    log.expect("it was there")
+}
+
+fn texts(log: &FinishedLog) -> Vec<String> {
+    log.messages.iter().map(LogMessage::text).collect()
+}
+
+fn timers(log: &FinishedLog) -> Vec<&str> {
+    log.timers.iter().map(|timer| timer.name.as_str()).collect()
+}
+
+/// L3, L4
+#[test]
+fn the_log_of_a_request_has_its_messages_those_of_its_workers_and_its_calls() {
+    run(async {
+        let (log, outcome) = request_log();
+        let (one, two) = (scribes(), scribes());
+        log.info("before");
+        for pool in [&one, &two] {
+            let checkout = pool.checkout().log(&log).start();
+            answer(checkout.send(Write::Spans)).await.expect("it is written");
+            log.info("between");
+        }
+        drop(log);
+        let log = delivered(&outcome).await;
+        let of_a_call = ["in outer", "in inner", "without a parent", "behind both", "between"];
+        assert_eq!(texts(&log), [&["before"][..], &of_a_call, &of_a_call].concat());
+        let of_a_call = ["Write", "outer {\"page\":1}", "inner"];
+        assert_eq!(timers(&log), [of_a_call, of_a_call].concat());
+        for (call, spans) in [(0, [1, 2]), (3, [4, 5])] {
+            let call = &log.timers[call];
+            assert!(spans.iter().all(|&span| call.start <= log.timers[span].start));
+            assert!(spans.iter().all(|&span| log.timers[span].end <= call.end));
+        }
+        assert!(log.timers.iter().all(|timer| timer.failure.is_none() && timer.end <= log.end));
+        assert!(log.messages.is_sorted_by_key(|message| message.at));
+        let fields = log.messages[1].fields().expect("fields");
+        assert_eq!(fields.get("target"), Some(&json!("request_log::harness::scribe")));
+        for pool in [one, two] {
+            pool.stop(Duration::ZERO).await;
+        }
+    });
+}
+
+/// L3, L4
+#[test]
+fn what_was_logged_before_a_worker_went_down_is_in_the_log_and_so_is_its_end() {
+    run(async {
+        let ends = [
+            (End::Aborts, FailureKind::Died, "killed by SIGABRT"),
+            (End::Panics, FailureKind::Panic, "told to"),
+            (End::Hangs, FailureKind::Timeout, "300ms"),
+        ];
+        for (end, kind, text) in ends {
+            let (log, outcome) = request_log();
+            let pool = scribes();
+            let checkout = pool.checkout().log(&log).timeout(Duration::from_millis(300)).start();
+            let first = checkout.send(Write::Then(end));
+            let behind = checkout.send(Write::Spans);
+            assert_eq!(failure(first).await.kind(), kind);
+            assert_eq!(failure(behind).await.kind(), FailureKind::Cleared);
+            drop((checkout, log));
+            let log = delivered(&outcome).await;
+            assert_eq!(texts(&log), ["before the end"], "{end:?}");
+            // A call that was cleared before it was written took no time.
+            assert_eq!(timers(&log), ["Write", "to the end"]);
+            let call = log.timers[0].failure.as_deref().expect("the call has failed");
+            assert!(call.contains(text), "{call}");
+            let span = log.timers[1].failure.as_deref();
+            // A panic unwinds through the span, so that it is closed in time.
+            assert_eq!(span.is_some(), !matches!(end, End::Panics), "{span:?}");
+        }
+    });
+}
+
+/// L6
+#[test]
+fn the_verbosity_of_the_log_decides_in_the_worker() {
+    run(async {
+        let pool = scribes();
+        for (verbosity, texts_of_it, computed) in [
+            (LogLevel::ERROR, &["an error"][..], 0),
+            (LogLevel::WARN, &["an error", "a warning"], 0),
+            (LogLevel::INFO, &["an error", "a warning", "an info"], 0),
+            (LogLevel::DEBUG, &["an error", "a warning", "an info", "computed"], 1),
+            (LogLevel::TRACE, &["an error", "a warning", "an info", "a trace", "computed"], 2),
+            (LogLevel::ERROR, &["an error"], 2),
+        ] {
+            let (log, outcome) = request_log();
+            let log = log.with_verbosity(verbosity);
+            let checkout = pool.checkout().log(&log).start();
+            answer(checkout.send(Write::EveryKind)).await.expect("it is written");
+            assert_eq!(answer(checkout.send(Write::Computed)).await, Ok(computed));
+            drop((checkout, log));
+            assert_eq!(texts(&delivered(&outcome).await), texts_of_it, "{verbosity}");
+        }
+    });
+}
+
+/// L1, L3
+#[test]
+fn the_log_waits_for_what_was_sent_and_forgotten() {
+    run(async {
+        let pool = pool_of_one();
+        let (log, outcome) = request_log();
+        let checkout = pool.checkout().log(&log).start();
+        for number in 0..20 {
+            checkout.do_send(Slow(Duration::from_millis(1), number));
+        }
+        drop((checkout, log));
+        let log = delivered(&outcome).await;
+        assert_eq!(timers(&log), ["Slow"; 20]);
+        assert!(log.timers.iter().all(|timer| timer.end.is_some() && timer.failure.is_none()));
+    });
+}
+
+/// L3
+#[test]
+fn an_error_of_the_handlers_own_is_in_the_log() {
+    run(async {
+        let pool = pool_of_one();
+        let (log, outcome) = request_log();
+        let checkout = pool.checkout().log(&log).start();
+        assert_eq!(failure(checkout.send(Fail("not today".to_owned()))).await, Failure::task("not today"));
+        drop((checkout, log));
+        let log = delivered(&outcome).await;
+        let failure = log.timers[0].failure.as_deref().expect("it failed");
+        assert!(failure.contains("not today"), "{failure}");
+    });
+}
