@@ -13,7 +13,7 @@ use super::describe::Describe;
 use crate::failure::SetupError;
 use crate::server::Boot;
 use crate::wire::{baggage, frame};
-use crate::worker::{Incoming, Preload, Program, Replying, Service};
+use crate::worker::{Incoming, Preload, Program, Replying, Service, WorkerLog};
 
 /// An actor whose context is a forked process.
 ///
@@ -258,6 +258,11 @@ impl<W> WorkerContext<W> {
     /// it cannot be decoded.
     pub fn baggage<T: DeserializeOwned>(&self) -> Option<T> {
         baggage::read(&self.baggage)
+    }
+
+    /// The log of the request that the running call belongs to.
+    pub fn log(&self) -> WorkerLog {
+        WorkerLog::new()
     }
 
     /// What the preload put into the shared memory, or `None` if it put no value of this type there.

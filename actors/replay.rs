@@ -132,6 +132,8 @@ impl Replay {
                     });
                 }
             }
+            // An event would be its place there, but it says nothing of what happened.
+            Record::Data { .. } => {}
             Record::Closed { span } => self.open.retain(|(number, _)| *number != span),
             Record::LeftOut(count) => {
                 tracing::warn!(target: "forkpool::worker", parent: caller.id(), count,

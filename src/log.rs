@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 use crate::sys::clock;
 
 mod finished;
-mod json;
+pub(crate) mod json;
 #[cfg(test)]
 mod tests;
 mod text;

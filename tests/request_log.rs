@@ -152,3 +152,24 @@ fn an_error_of_the_handlers_own_is_in_the_log() {
         assert!(failure.contains("not today"), "{failure}");
     });
 }
+
+/// L1, L4
+#[test]
+fn a_handler_adds_messages_timers_and_data_by_its_context() {
+    run(async {
+        let pool = scribes();
+        let (log, outcome) = request_log();
+        log.data("key", "from the application");
+        let checkout = pool.checkout().log(&log).start();
+        answer(checkout.send(Write::ByTheContext)).await.expect("it is written");
+        drop((checkout, log));
+        let log = delivered(&outcome).await;
+        assert_eq!(texts(&log), ["an info", "between levels"]);
+        assert_eq!(log.messages[1].level, LogLevel(15));
+        assert_eq!(log.messages[0].fields(), None);
+        assert_eq!(log.messages[1].items[1], json!({ "list": [1, 2] }));
+        assert_eq!(timers(&log), ["Write", "a timer"]);
+        assert!(log.timers[1].start <= log.messages[0].at && Some(log.messages[1].at) <= log.timers[1].end);
+        assert_eq!(log.data.get("key"), Some(&json!([["nested", true]])));
+    });
+}

@@ -311,6 +311,20 @@ fn a_call_that_logs_without_end_is_cut_and_the_rest_is_counted() {
 
 /// L9
 #[test]
+fn what_a_handler_says_by_its_context_appears_too() {
+    run(async {
+        listen();
+        answer(scribes().send(Write::ByTheContext)).await.expect("it is written");
+        // A timer is no place to be in.
+        let expected = ["opened a timer", "event an info", "event between levels", "closed a timer"];
+        assert_eq!(lines(), expected);
+        let between = told()[2].clone();
+        assert_eq!((between.level, between.field("list")), (Level::WARN, Some("[1,2]")));
+    });
+}
+
+/// L9
+#[test]
 fn other_threads_and_the_log_crate_are_heard_too() {
     run(async {
         listen();

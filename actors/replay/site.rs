@@ -152,6 +152,6 @@ fn as_value(value: &Value) -> Box<dyn field::Value + '_> {
         Value::Unsigned(value) => Box::new(*value),
         Value::Float(bits) => Box::new(f64::from_bits(*bits)),
         Value::Text(text) => Box::new(text.as_str()),
-        Value::Shown(text) => Box::new(field::display(text)),
+        Value::Shown(text) | Value::Json(text) => Box::new(field::display(text)),
     }
 }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value as Json};
 use super::{Logged, Record, Source, Value, Values};
 use crate::log::{LogLevel, RequestLog};
 use crate::sys::clock;
+use crate::wire::record::OWN_TARGET;
 
 /// The spans of one call that are open.
 #[derive(Default)]
@@ -46,6 +47,7 @@ impl Transcript {
                     self.open.remove(place).close(at, None);
                 }
             }
+            Record::Data { name, value } => log.data(name, parsed(value)),
             Record::LeftOut(count) => {
                 let text =
                     format!("the worker logged too much in one call, and {count} records were left out");
@@ -71,8 +73,10 @@ fn message(source: Source, values: Values) -> (String, Option<Json>) {
         Some(other) => other.to_string(),
         None => source.name,
     };
-    fields.entry("target").or_insert(Json::String(source.target));
-    (text, Some(Json::Object(fields)))
+    if source.target != OWN_TARGET {
+        fields.entry("target").or_insert(Json::String(source.target));
+    }
+    (text, Some(Json::Object(fields)).filter(|fields| fields != &Json::Object(Map::new())))
 }
 
 /// A span's name, and its fields.
@@ -89,6 +93,11 @@ fn named(source: &Source, values: Values) -> Map<String, Json> {
     values.into_iter().filter_map(field).collect()
 }
 
+/// JSON as the worker wrote it; as a text where it is none.
+fn parsed(text: String) -> Json {
+    serde_json::from_str(&text).unwrap_or(Json::String(text))
+}
+
 fn json(value: Value) -> Json {
     match value {
         Value::Bool(value) => value.into(),
@@ -97,5 +106,6 @@ fn json(value: Value) -> Json {
         // What is no number is null.
         Value::Float(bits) => f64::from_bits(bits).into(),
         Value::Text(text) | Value::Shown(text) => text.into(),
+        Value::Json(text) => parsed(text),
     }
 }

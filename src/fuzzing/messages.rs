@@ -108,6 +108,7 @@ messages! {
         Record::Opened { span: any(c), parent: any(c), source: any(c), values: any(c) },
         Record::Noted { span: any(c), values: any(c) },
         Record::Closed { span: any(c) },
+        Record::Data { name: any(c), value: any(c) },
         Record::LeftOut(any(c)),
     ];
     Source, |c| [Source {
@@ -125,6 +126,7 @@ messages! {
         Value::Float(any(c)),
         Value::Text(any(c)),
         Value::Shown(any(c)),
+        Value::Json(any(c)),
     ];
     Ready, |c| [Ready { protocol: any(c), library: any(c), fingerprint: any(c) }];
     Reply, |c| [Reply { id: any(c), outcome: any(c), keep: any(c), stop: any(c) }];

@@ -14,12 +14,12 @@ use serde_json::{Map, Value, json};
 use super::{FinishedLog, LogLevel, LogMessage, LogTiming};
 
 /// Any value as JSON, or why it is none.
-pub(super) fn value(value: impl Serialize) -> Value {
+pub(crate) fn value(value: impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or_else(|error| Value::String(format!("no JSON: {error}")))
 }
 
 /// Fields as a JSON object, also where they come as a list of pairs.
-pub(super) fn fields(fields: impl Serialize) -> Value {
+pub(crate) fn fields(fields: impl Serialize) -> Value {
     match value(fields) {
         Value::Array(pairs) => pairs
             .iter()

@@ -28,6 +28,9 @@ pub(crate) const MOST_RECORDS: u32 = 10_000;
 /// Most fields of one record; those beyond are left out.
 pub(crate) const MOST_FIELDS: usize = 32;
 
+/// The target of what a handler says by its context, which comes from no place in the program.
+pub(crate) const OWN_TARGET: &str = "forkpool::log";
+
 /// Bytes of all texts of one record; what is longer is cut.
 pub(crate) const LONGEST_RECORD: usize = 16 << 10;
 
@@ -64,6 +67,11 @@ pub(crate) enum Record {
     Closed {
         span: u64,
     },
+    /// A value for the data of a request's log, in JSON.
+    Data {
+        name: String,
+        value: String,
+    },
     /// So many records were left out.
     LeftOut(u64),
 }
@@ -95,4 +103,6 @@ pub(crate) enum Value {
     Text(String),
     /// A text that something was made into to be shown.
     Shown(String),
+    /// What a handler said as JSON.
+    Json(String),
 }

@@ -6,6 +6,7 @@
 pub(crate) mod panics;
 mod recorder;
 mod service;
+mod user_log;
 mod voice;
 mod work;
 
@@ -13,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 
 pub use service::{Incoming, Preload, Program, Replying, Service, Setup};
+pub use user_log::{WorkerLog, WorkerTimer};
 
 pub use crate::wire::frame::PayloadError;
 

@@ -93,7 +93,7 @@ impl Subscriber for Recorder {
     }
 
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
-        let span = SPANS.fetch_add(1, Ordering::Relaxed) + 1;
+        let span = next_span();
         let metadata = attributes.metadata();
         self.spans().insert(span, Span { metadata, handles: 1 });
         let parent = match attributes.parent() {
@@ -180,8 +180,13 @@ impl Subscriber for Recorder {
     }
 }
 
+/// The number of a new span.
+pub(super) fn next_span() -> u64 {
+    SPANS.fetch_add(1, Ordering::Relaxed) + 1
+}
+
 /// The span that this thread is in.
-fn innermost() -> Option<u64> {
+pub(super) fn innermost() -> Option<u64> {
     ENTERED.with_borrow(|entered| entered.last().copied())
 }
 

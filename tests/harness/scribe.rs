@@ -1,6 +1,7 @@
 //! A worker that logs.
 
 use actix::prelude::*;
+use forkpool::LogLevel;
 use forkpool::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,7 @@ pub enum Write {
     Many(u64),
     FromAThread,
     ByTheLogCrate,
+    ByTheContext,
     /// Logs in a span, and then.
     Then(End),
 }
@@ -51,7 +53,7 @@ pub enum End {
 impl Handler<Write> for Scribe {
     type Result = Result<u64, Failure>;
 
-    fn handle(&mut self, write: Write, _: &mut WorkerContext<Self>) -> Self::Result {
+    fn handle(&mut self, write: Write, ctx: &mut WorkerContext<Self>) -> Self::Result {
         match write {
             Write::EveryKind => {
                 tracing::error!("an error");
@@ -78,6 +80,15 @@ impl Handler<Write> for Scribe {
             Write::FromAThread => {
                 let thread = std::thread::spawn(|| tracing::info!("from a thread"));
                 thread.join().expect("it logs");
+            }
+            Write::ByTheContext => {
+                let log = ctx.log();
+                let timer = log.timer("a timer");
+                log.info("an info");
+                log.debug("too fine");
+                log.record(LogLevel(15), "between levels", [("list", [1, 2])]);
+                drop(timer);
+                log.data("key", [("nested", true)]);
             }
             Write::ByTheLogCrate => {
                 log::warn!(target: "logger", "by {}", "log");
