@@ -72,10 +72,18 @@ impl Listener {
 /// The spans of one call that a worker has opened, and what is left of its patience with it.
 #[derive(Default)]
 pub(super) struct Replay {
-    /// Outermost first; a worker's number for each.
-    open: Vec<(u64, Span)>,
+    /// Outermost first.
+    open: Vec<Open>,
     logged: Transcript,
     heard: u32,
+}
+
+/// A span of a worker's.
+struct Open {
+    /// The worker's number for it.
+    number: u64,
+    span: Span,
+    site: &'static Site,
 }
 
 impl Replay {
@@ -101,8 +109,8 @@ impl Replay {
 
     /// The call is over, and so are its spans; `cut`: there was no reply.
     pub(super) fn end(&mut self, cut: bool) {
-        while let Some((_, span)) = self.open.pop() {
-            drop(span);
+        while let Some(open) = self.open.pop() {
+            drop(open);
         }
         self.logged.end(cut);
         self.heard = 0;
@@ -111,22 +119,20 @@ impl Replay {
     fn hand_on(&mut self, caller: &Span, record: Record) {
         match record {
             Record::Event { parent, source, values } => {
-                let parent = self.span(parent).unwrap_or(caller).id();
+                let parent = self.find(parent).map_or(caller, |open| &open.span).id();
                 event(Site::of_event(source), parent, &values);
             }
             Record::Opened { span, parent, source, values } => {
                 let site = Site::of_span(source);
                 if site.is_enabled() {
-                    let parent = self.span(parent).unwrap_or(caller).id();
+                    let parent = self.find(parent).map_or(caller, |open| &open.span).id();
                     let opened =
                         site.with_values(&values, |values| Span::child_of(parent, site.metadata(), values));
-                    self.open.push((span, opened));
+                    self.open.push(Open { number: span, span: opened, site });
                 }
             }
             Record::Noted { span, values } => {
-                if let Some(span) = self.span(Some(span))
-                    && let Some(site) = span.metadata().and_then(Site::of_metadata)
-                {
+                if let Some(Open { span, site, .. }) = self.find(Some(span)) {
                     site.with_values(&values, |values| {
                         span.record_all(values);
                     });
@@ -134,7 +140,7 @@ impl Replay {
             }
             // An event would be its place there, but it says nothing of what happened.
             Record::Data { .. } => {}
-            Record::Closed { span } => self.open.retain(|(number, _)| *number != span),
+            Record::Closed { span } => self.open.retain(|open| open.number != span),
             Record::LeftOut(count) => {
                 tracing::warn!(target: "forkpool::worker", parent: caller.id(), count,
                     "a worker logged too much in one call, and so many records were left out");
@@ -142,9 +148,9 @@ impl Replay {
         }
     }
 
-    fn span(&self, number: Option<u64>) -> Option<&Span> {
+    fn find(&self, number: Option<u64>) -> Option<&Open> {
         let number = number?;
-        self.open.iter().rev().find(|(open, _)| *open == number).map(|(_, span)| span)
+        self.open.iter().rev().find(|open| open.number == number)
     }
 }
 

@@ -325,6 +325,23 @@ fn what_a_handler_says_by_its_context_appears_too() {
 
 /// L9
 #[test]
+fn what_is_too_long_is_cut_and_breaks_nothing() {
+    run(async {
+        listen();
+        let pool =
+            Pool::<Scribe>::builder(()).workers(1..=1).max_payload(100).start().expect("the pool starts");
+        assert_eq!(answer(pool.send(Write::Huge)).await, Ok(0));
+        let told = told().clone();
+        assert_eq!(told.len(), 6, "four events, and a timer's begin and end");
+        let longest = told
+            .iter()
+            .map(|told| told.name.len() + told.fields.iter().map(|(_, text)| text.len()).sum::<usize>());
+        assert!(longest.max().is_some_and(|longest| longest < 64 << 10));
+    });
+}
+
+/// L9
+#[test]
 fn other_threads_and_the_log_crate_are_heard_too() {
     run(async {
         listen();

@@ -43,12 +43,6 @@ impl Site {
         Site::of((true, source))
     }
 
-    /// The place with this metadata, if it is one of ours.
-    pub(super) fn of_metadata(metadata: &'static Metadata<'static>) -> Option<&'static Site> {
-        let sites = SITES.lock();
-        sites.values().copied().find(|site| site.metadata().callsite() == metadata.callsite())
-    }
-
     fn of(mut key: Key) -> &'static Site {
         let mut sites = SITES.lock();
         if let Some(site) = sites.get(&key) {

@@ -8,6 +8,9 @@ use crate::log::{LogLevel, json};
 use crate::wire::frame;
 use crate::wire::record::{LONGEST_RECORD, MOST_FIELDS, OWN_TARGET, Record, Source, Value, Values, level};
 
+/// Longest name of a field, in bytes; a longer one is cut.
+const LONGEST_NAME: usize = 256;
+
 /// The log of the request whose call is being handled: the `RequestLog` that its checkout is attached to.
 ///
 /// Without one, messages and timers are events and spans in the application's subscriber. Between calls nothing is
@@ -97,6 +100,7 @@ fn say(level: LogLevel, text: String, fields: Vec<(String, Json)>) {
     let text = Value::Shown(fitted(text, &mut room));
     let values = values.into_iter().map(|value| as_value(value, &mut room));
     let values: Values = (0..).zip(std::iter::once(text).chain(values)).collect();
+    let names = names.into_iter().map(|name| frame::cut(name, LONGEST_NAME));
     let names = std::iter::once("message".to_owned()).chain(names).collect();
     let source = source(level.0, "message".to_owned(), names);
     voice::record(Record::Event { parent: recorder::innermost(), source, values });

@@ -39,6 +39,8 @@ pub enum Write {
     FromAThread,
     ByTheLogCrate,
     ByTheContext,
+    /// Says far more at once than a record may hold.
+    Huge,
     /// Logs in a span, and then.
     Then(End),
 }
@@ -89,6 +91,18 @@ impl Handler<Write> for Scribe {
                 log.record(LogLevel(15), "between levels", [("list", [1, 2])]);
                 drop(timer);
                 log.data("key", [("nested", true)]);
+            }
+            Write::Huge => {
+                let text = "ä".repeat(1 << 20);
+                tracing::info!(first = %text, second = text, "{text}");
+                log::info!("{text}");
+                let log = ctx.log();
+                log.info(text.clone());
+                let fields: Vec<(String, &str)> =
+                    (0..100).map(|number| (format!("{number} {text}"), text.as_str())).collect();
+                log.record(LogLevel::INFO, text.clone(), fields);
+                log.data(text.clone(), &text);
+                drop(log.timer(text));
             }
             Write::ByTheLogCrate => {
                 log::warn!(target: "logger", "by {}", "log");
