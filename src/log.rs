@@ -19,6 +19,7 @@ use crate::sys::clock;
 
 mod finished;
 pub(crate) mod json;
+mod svg;
 #[cfg(test)]
 mod tests;
 mod text;

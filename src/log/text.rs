@@ -37,7 +37,7 @@ impl FinishedLog {
     fn write_text(&self, out: &mut String, columns: usize, colour: bool) -> fmt::Result {
         writeln!(out, "{}, {:.1?}", calendar(self.start), self.length())?;
         for message in &self.messages {
-            let line = format!("{:>10}  {:<5}  {}", time(message.at), message.level, shown(message));
+            let line = format!("{:>10}  {:<5}  {}", time(message.at), message.level, message_line(message));
             writeln!(out, "{}", tinted(&line, message_tint(message.level).filter(|_| colour)))?;
         }
         let names = self.timers.iter().map(|timer| printable(&timer.name).chars().count()).max().unwrap_or(0);
@@ -83,7 +83,7 @@ fn time(at: Duration) -> String {
     format!("{at:.1?}")
 }
 
-fn shown(message: &LogMessage) -> String {
+pub(super) fn message_line(message: &LogMessage) -> String {
     let mut line = printable(&message.text());
     for item in message.items.iter().skip(1) {
         line += &format!(" {item}");
@@ -92,7 +92,7 @@ fn shown(message: &LogMessage) -> String {
 }
 
 /// A text without what would move a terminal's cursor.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for char in text.chars() {
         match char.is_control() {
@@ -137,7 +137,7 @@ impl Chart {
     }
 }
 
-fn cut(text: &str, columns: usize) -> String {
+pub(super) fn cut(text: &str, columns: usize) -> String {
     match text.chars().count() <= columns {
         true => text.to_owned(),
         false => text.chars().take(columns.saturating_sub(1)).chain(['…']).collect(),
