@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tracing::dispatcher::{self, Dispatch};
 use tracing::level_filters::LevelFilter;
+use tracing::subscriber::NoSubscriber;
 use tracing::{Event, Span};
 
 use crate::log::{CallTimer, RequestLog};
@@ -21,6 +22,22 @@ use transcript::Transcript;
 thread_local! {
     /// When what is being replayed happened, on the monotonic clock.
     static REPLAYED: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// Until it is dropped, also by a subscriber that panics.
+struct Replaying;
+
+impl Replaying {
+    fn since(at: u64) -> Self {
+        REPLAYED.set(Some(at));
+        Replaying
+    }
+}
+
+impl Drop for Replaying {
+    fn drop(&mut self) {
+        REPLAYED.set(None);
+    }
 }
 
 /// When the record that is being handed to this thread's subscriber was made: in a worker, if it came from one, or now.
@@ -48,7 +65,9 @@ impl Listener {
         if LevelFilter::current() == LevelFilter::OFF {
             return None;
         }
-        let dispatch = dispatcher::get_default(Dispatch::clone);
+        // The level above is that of all threads, also after a subscriber has gone.
+        let dispatch =
+            dispatcher::get_default(|current| (!current.is::<NoSubscriber>()).then(|| current.clone()))?;
         Some(Listener::Subscriber(Box::new((dispatch, Span::current()))))
     }
 
@@ -99,9 +118,8 @@ impl Replay {
             Some(Listener::Log(log)) => self.logged.take_in(log, logged),
             Some(Listener::Subscriber(listener)) => {
                 let (dispatch, caller) = &**listener;
-                REPLAYED.set(Some(logged.at));
+                let _back = Replaying::since(logged.at);
                 dispatcher::with_default(dispatch, || self.hand_on(caller, logged.record));
-                REPLAYED.set(None);
             }
         }
         true

@@ -1,11 +1,9 @@
-//! What a request's log costs: attached with nothing to log, and with workers that log.
+//! What it costs to listen to workers: by a request's log or by a subscriber, with nothing to log and with workers that log.
 //!
-//! Pairs of rounds on the same worker, one with a log and one without, each going first as often as the other.
+//! Pairs of rounds on the same worker, one listened to and one not, each going first as often as the other.
 
 mod support;
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -13,6 +11,8 @@ use actix::Addr;
 use forkpool::RequestLog;
 use forkpool::prelude::*;
 use support::{Apprentice, Placement, Report, Series, Setting, each, echo};
+use tracing::Instrument;
+use tracing::subscriber::DefaultGuard;
 
 /// Calls of one round.
 const CALLS: usize = 200;
@@ -34,16 +34,14 @@ async fn measure(setting: Setting) -> Report {
 
     let mut attached = Series::seconds("a call with a log attached, nothing logged");
     let mut bare = Series::seconds("the same without");
-    let ratio =
-        compare(setting, &pool, 400, &mut attached, &mut bare, |checkout| Box::pin(calls(checkout))).await;
+    let ratio = compare(setting, &pool, Listener::Log, 400, &mut attached, &mut bare, calls).await;
     report.row(&attached);
     report.row(&bare);
     report.ratio(&format!("logging/attached@{at}"), ratio);
 
     let mut logging = Series::seconds("a call that logs ten events, with a log attached");
     let mut silent = Series::seconds("the same without, where nobody reads them");
-    let ratio =
-        compare(setting, &pool, 100, &mut logging, &mut silent, |checkout| Box::pin(talk(checkout))).await;
+    let ratio = compare(setting, &pool, Listener::Log, 100, &mut logging, &mut silent, talk).await;
     report.row(&logging);
     report.row(&silent);
     report.ratio(&format!("logging/ten_events@{at}"), ratio);
@@ -55,37 +53,53 @@ async fn measure(setting: Setting) -> Report {
 
     let mut deep = Series::seconds("a call that logs ten events, 64 in flight, with a log attached");
     let mut shallow = Series::seconds("the same without");
-    let ratio =
-        compare(setting, &pool, 50, &mut deep, &mut shallow, |checkout| Box::pin(in_flight(checkout))).await;
+    let ratio = compare(setting, &pool, Listener::Log, 50, &mut deep, &mut shallow, in_flight).await;
     report.row(&deep);
     report.row(&shallow);
     report.ratio(&format!("logging/ten_events_in_flight@{at}"), ratio);
+
+    let mut heard = Series::seconds("a call in a span of a subscriber's, nothing logged");
+    let mut unheard = Series::seconds("the same without a subscriber");
+    let ratio = compare(setting, &pool, Listener::Subscriber, 400, &mut heard, &mut unheard, calls).await;
+    report.row(&heard);
+    report.row(&unheard);
+    report.ratio(&format!("logging/subscriber@{at}"), ratio);
 
     pool.stop(Duration::from_secs(5)).await;
     assert!(DELIVERED.load(Ordering::Relaxed) > 0, "logs were delivered");
     report
 }
 
-type Round<'a> = Pin<Box<dyn Future<Output = f64> + 'a>>;
+/// Who listens to the calls of a round, in every other one.
+#[derive(Clone, Copy, PartialEq)]
+enum Listener {
+    Log,
+    Subscriber,
+}
 
-/// The median of what a call costs with a log in proportion to what it costs without, of rounds right behind each other.
+/// The median of what a call costs with a listener in proportion to what it costs without, of rounds right behind each
+/// other.
 async fn compare(
     setting: Setting,
     pool: &PoolHandle<Apprentice>,
+    listener: Listener,
     rounds: usize,
     with: &mut Series,
     without: &mut Series,
-    round: impl Fn(&Addr<Checkout<Apprentice>>) -> Round<'_>,
+    round: impl AsyncFn(&Addr<Checkout<Apprentice>>) -> f64,
 ) -> f64 {
     let mut ratios = Series::seconds("");
     for number in 0..setting.rounds(rounds) {
         let mut took = [0.0, 0.0];
         for turn in 0..2 {
-            let is_logged = (number + turn) % 2 == 0;
+            let is_heard = (number + turn) % 2 == 0;
+            let by = |one| is_heard && listener == one;
+            let _subscriber = by(Listener::Subscriber).then(subscriber);
             let builder = pool.checkout();
-            let checkout = if is_logged { builder.log(&log()).start() } else { builder.start() };
+            let checkout = if by(Listener::Log) { builder.log(&log()).start() } else { builder.start() };
             support::pin_workers(setting, std::slice::from_ref(&checkout)).await;
-            took[usize::from(is_logged)] = round(&checkout).await;
+            let span = tracing::info_span!("request");
+            took[usize::from(is_heard)] = round(&checkout).instrument(span).await;
             drop(checkout);
             support::until("the worker is free", || pool.stats().idle == 1).await;
         }
@@ -94,6 +108,11 @@ async fn compare(
         ratios.push(took[1] / took[0]);
     }
     ratios.median()
+}
+
+/// One that reads what is of level info, until the guard is dropped.
+fn subscriber() -> DefaultGuard {
+    tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(std::io::sink).finish())
 }
 
 fn log() -> RequestLog {

@@ -49,7 +49,7 @@ fn the_log_of_a_request_has_its_messages_those_of_its_workers_and_its_calls() {
         let log = delivered(&outcome).await;
         let of_a_call = ["in outer", "in inner", "without a parent", "behind both", "between"];
         assert_eq!(texts(&log), [&["before"][..], &of_a_call, &of_a_call].concat());
-        let of_a_call = ["Write", "outer {\"page\":1}", "inner"];
+        let of_a_call = ["Write", "outer {\"later\":\"now\",\"page\":1}", "inner"];
         assert_eq!(timers(&log), [of_a_call, of_a_call].concat());
         for (call, spans) in [(0, [1, 2]), (3, [4, 5])] {
             let call = &log.timers[call];
@@ -93,6 +93,24 @@ fn what_was_logged_before_a_worker_went_down_is_in_the_log_and_so_is_its_end() {
             let span = log.timers[1].failure.as_deref();
             // A panic unwinds through the span, so that it is closed in time.
             assert_eq!(span.is_some(), !matches!(end, End::Panics), "{span:?}");
+        }
+    });
+}
+
+/// L4
+#[test]
+fn a_worker_that_is_cut_off_in_the_middle_of_a_record_leaves_the_whole_ones() {
+    run(async {
+        let pool = scribes();
+        for least in 1..=30 {
+            let (log, outcome) = request_log();
+            let checkout = pool.checkout().log(&log).start();
+            assert_eq!(failure(checkout.send(Write::UntilCut(least))).await.kind(), FailureKind::Died);
+            drop((checkout, log));
+            let log = delivered(&outcome).await;
+            let number = |message: &LogMessage| message.fields()?.get("number")?.as_u64();
+            let numbers: Vec<u64> = log.messages.iter().filter_map(number).collect();
+            assert!(numbers.len() as u64 >= least && numbers.iter().copied().eq(0..numbers.len() as u64));
         }
     });
 }

@@ -16,13 +16,18 @@ pub(super) struct Transcript {
 struct Open {
     span: u64,
     log: RequestLog,
-    name: String,
+    source: Source,
+    fields: Map<String, Json>,
     began: u64,
 }
 
 impl Open {
     fn close(self, ended: u64, failure: Option<String>) {
-        self.log.add_timer(self.name, self.began, ended, failure);
+        let mut name = self.source.name;
+        if !self.fields.is_empty() {
+            name += &format!(" {}", Json::Object(self.fields));
+        }
+        self.log.add_timer(name, self.began, ended, failure);
     }
 }
 
@@ -38,10 +43,14 @@ impl Transcript {
                 }
             }
             Record::Opened { span, source, values, .. } => {
-                let name = name(source, values);
-                self.open.push(Open { span, log: log.clone(), name, began: at });
+                let fields = named(&source, values);
+                self.open.push(Open { span, log: log.clone(), source, fields, began: at });
             }
-            Record::Noted { .. } => {}
+            Record::Noted { span, values } => {
+                if let Some(open) = self.open.iter_mut().rfind(|open| open.span == span) {
+                    open.fields.extend(named(&open.source, values));
+                }
+            }
             Record::Closed { span } => {
                 if let Some(place) = self.open.iter().rposition(|open| open.span == span) {
                     self.open.remove(place).close(at, None);
@@ -77,12 +86,6 @@ fn message(source: Source, values: Values) -> (String, Option<Json>) {
         fields.entry("target").or_insert(Json::String(source.target));
     }
     (text, Some(Json::Object(fields)).filter(|fields| fields != &Json::Object(Map::new())))
-}
-
-/// A span's name, and its fields.
-fn name(source: Source, values: Values) -> String {
-    let fields = named(&source, values);
-    if fields.is_empty() { source.name } else { format!("{} {}", source.name, Json::Object(fields)) }
 }
 
 fn named(source: &Source, values: Values) -> Map<String, Json> {

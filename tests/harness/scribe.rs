@@ -1,5 +1,7 @@
 //! A worker that logs.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use actix::prelude::*;
 use forkpool::LogLevel;
 use forkpool::prelude::*;
@@ -41,6 +43,8 @@ pub enum Write {
     ByTheContext,
     /// Says far more at once than a record may hold.
     Huge,
+    /// Logs without end, and goes down anywhere in it once there are this many records.
+    UntilCut(u64),
     /// Logs in a span, and then.
     Then(End),
 }
@@ -79,6 +83,19 @@ impl Handler<Write> for Scribe {
                 return Ok(self.computed.into());
             }
             Write::Many(count) => (0..count).for_each(|number| tracing::info!(number, "one of many")),
+            Write::UntilCut(least) => {
+                static LOGGED: AtomicU64 = AtomicU64::new(0);
+                std::thread::spawn(move || {
+                    while LOGGED.load(Ordering::Relaxed) < least {
+                        std::hint::spin_loop();
+                    }
+                    std::process::abort();
+                });
+                for number in 0.. {
+                    tracing::info!(number, "one of many");
+                    LOGGED.store(number + 1, Ordering::Relaxed);
+                }
+            }
             Write::FromAThread => {
                 let thread = std::thread::spawn(|| tracing::info!("from a thread"));
                 thread.join().expect("it logs");
