@@ -67,15 +67,24 @@ pub fn memory_of(pid: u32, field: &str) -> u64 {
     kibibytes.unwrap_or(0) * 1024
 }
 
-/// A path in the temporary directory that nobody else uses; whatever is there is removed at the end.
+/// A path that nobody else uses, in the temporary directory unless it is to be elsewhere; whatever is there is removed at the end.
 pub struct Scratch(PathBuf);
 
 impl Scratch {
     /// A path at which nothing is yet.
     pub fn path() -> Self {
+        Scratch::within(&std::env::temp_dir())
+    }
+
+    /// The same beside a file, on the same disk.
+    pub fn beside(file: &Path) -> Self {
+        Scratch::within(file.parent().expect("the directory of a file"))
+    }
+
+    fn within(directory: &Path) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        Scratch(std::env::temp_dir().join(format!("forkpool-scratch-{}-{number}", std::process::id())))
+        Scratch(directory.join(format!("forkpool-scratch-{}-{number}", std::process::id())))
     }
 
     /// An empty file.
