@@ -44,9 +44,9 @@ pub(super) struct Call {
 
 impl Call {
     /// It is being written; what is written a second time began with the first.
-    pub(super) fn is_written(&mut self, now: Instant) {
+    pub(super) fn is_written(&mut self) {
         if self.timer.is_none() {
-            self.timer = self.origin.listener().and_then(|listener| listener.timer(self.kind.name, now));
+            self.timer = self.origin.listener().and_then(|listener| listener.timer(self.kind.name));
         }
     }
 
@@ -57,10 +57,12 @@ impl Call {
         }
     }
 
-    /// Notes what it failed with, where it is timed.
+    /// Notes what it failed with where there is a log: with its timer, or as a message if it was never written.
     pub(super) fn note_failure(&self, failure: &Failure) {
-        if let Some(timer) = &self.timer {
-            timer.fail(failure);
+        match (&self.timer, self.origin.listener().and_then(Listener::log)) {
+            (Some(timer), _) => timer.fail(failure),
+            (None, Some(log)) => log.error(failure.to_string()),
+            (None, None) => {}
         }
     }
 }

@@ -218,7 +218,9 @@ impl Desk {
 
     /// A worker could not be set up: the first checkout in line that has a call is told.
     pub(super) fn not_set_up(self: &Arc<Self>, worker: Option<u64>, failure: Failure) {
-        tracing::warn!(target: "forkpool", pool = %self.options.name, worker, error = %failure, "set-up failed");
+        // As an error and not as its text, so that subscribers show its causes.
+        let error: &(dyn std::error::Error + 'static) = &failure;
+        tracing::warn!(target: "forkpool", pool = %self.options.name, worker, error, "set-up failed");
         self.tell_first_in_line(failure);
         if let Some(worker) = worker {
             self.update(|books, now| books.ledger.not_set_up(worker, now, self.chance()));

@@ -320,8 +320,9 @@ impl<W: Worker> CheckoutBuilder<W> {
     /// Attaches a log: each call is a timer in it, named after its message, from being written to the worker until it is
     /// answered, and what the worker logs in the middle of a call joins it, in place of the application's subscriber.
     ///
-    /// How much that is the log's verbosity decides, in the worker. The log is not delivered before the checkout has
-    /// been released.
+    /// How much that is the log's verbosity decides, in the worker. A call that fails before it is written is told of by a
+    /// message. The log is not delivered before the checkout has been released. Of two logs the second takes the place
+    /// of the first.
     pub fn log(mut self, log: &RequestLog) -> Self {
         self.log = Some(log.clone());
         self

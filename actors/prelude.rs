@@ -5,4 +5,4 @@ pub use super::{
     WorkerContext, here,
 };
 pub use crate::worker::Preload;
-pub use crate::{Failure, FailureKind, SetupError};
+pub use crate::{Failure, FailureKind, FinishedLog, LogLevel, RequestLog, SetupError};

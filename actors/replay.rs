@@ -43,7 +43,24 @@ impl Drop for Replaying {
 /// When the record that is being handed to this thread's subscriber was made: in a worker, if it came from one, or now.
 ///
 /// Records of workers are handed on as they arrive, a little after they were made. A subscriber that shows the time
-/// asks this function in place of the clock, for instance in the `FormatTime` of `tracing-subscriber`.
+/// asks this function in place of the clock:
+///
+/// ```
+/// use std::fmt;
+/// use tracing_subscriber::fmt::{format::Writer, time::FormatTime};
+///
+/// struct RecordTime;
+///
+/// impl FormatTime for RecordTime {
+///     fn format_time(&self, to: &mut Writer<'_>) -> fmt::Result {
+///         let since_1970 = forkpool::time_of_record().duration_since(std::time::UNIX_EPOCH);
+///         write!(to, "{:.6}", since_1970.unwrap_or_default().as_secs_f64())
+///     }
+/// }
+///
+/// let subscriber = tracing_subscriber::fmt().with_timer(RecordTime).finish();
+/// # drop(subscriber);
+/// ```
 pub fn time_of_record() -> SystemTime {
     let ago = REPLAYED.get().map(|at| clock::monotonic_nanos().saturating_sub(at));
     let now = SystemTime::now();
@@ -75,15 +92,21 @@ impl Listener {
     pub(super) fn verbosity(&self) -> u8 {
         match self {
             Listener::Subscriber(_) => LevelFilter::current().into_level().map_or(0, level::number),
-            Listener::Log(log) => log.verbosity().0,
+            // 0 would mean that nobody listens.
+            Listener::Log(log) => log.verbosity().0.max(1),
         }
     }
 
     /// Begins to time a call that goes by this name.
-    pub(super) fn timer(&self, call: &'static str, now: Instant) -> Option<CallTimer> {
+    pub(super) fn timer(&self, call: &'static str) -> Option<CallTimer> {
+        self.log().map(|log| CallTimer::new(log.clone(), call, Instant::now()))
+    }
+
+    /// The log, where that is what listens.
+    pub(super) fn log(&self) -> Option<&RequestLog> {
         match self {
             Listener::Subscriber(_) => None,
-            Listener::Log(log) => Some(CallTimer::new(log.clone(), call, now)),
+            Listener::Log(log) => Some(log),
         }
     }
 }
@@ -119,7 +142,7 @@ impl Replay {
             Some(Listener::Subscriber(listener)) => {
                 let (dispatch, caller) = &**listener;
                 let _back = Replaying::since(logged.at);
-                dispatcher::with_default(dispatch, || self.hand_on(caller, logged.record));
+                dispatcher::with_default(dispatch, || self.hand_on(caller, logged.record.cut()));
             }
         }
         true
@@ -138,10 +161,11 @@ impl Replay {
         match record {
             Record::Event { parent, source, values } => {
                 let parent = self.find(parent).map_or(caller, |open| &open.span).id();
-                event(Site::of_event(source), parent, &values);
+                let (site, values) = Site::of_event(source, values);
+                event(site, parent, &values);
             }
             Record::Opened { span, parent, source, values } => {
-                let site = Site::of_span(source);
+                let (site, values) = Site::of_span(source, values);
                 if site.is_enabled() {
                     let parent = self.find(parent).map_or(caller, |open| &open.span).id();
                     let opened =
@@ -150,7 +174,9 @@ impl Replay {
                 }
             }
             Record::Noted { span, values } => {
-                if let Some(Open { span, site, .. }) = self.find(Some(span)) {
+                if let Some(Open { span, site, .. }) =
+                    self.find(Some(span)).filter(|open| !open.site.is_shared())
+                {
                     site.with_values(&values, |values| {
                         span.record_all(values);
                     });

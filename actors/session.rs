@@ -316,7 +316,7 @@ impl Session {
         // A worker that is to be replaced has nothing to make ready for a next checkout.
         self.releases_itself = self.terms.single && self.desk.reason_to_end(lease.worker.number).is_none();
         let Some(channel) = lease.channel() else { return };
-        call.is_written(now);
+        call.is_written();
         let baggage = call.origin.baggage();
         let header = ToWorker::Call(CallHeader {
             id: self.calls.next_id(),
@@ -415,6 +415,10 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        // An actor that goes with its system leaves calls behind.
+        self.replay.end(true);
+        let ended = Failure::of(FailureKind::Aborted, "its system ended").in_pool(&self.desk.options.name);
+        self.calls.clear().iter().for_each(|call| call.note_failure(&ended));
         // A lease that is held is given up by its own drop; one that was granted and not yet taken is not.
         if matches!(self.stage, Stage::Waiting) {
             drop(self.desk.cancel(&self.claim));

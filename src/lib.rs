@@ -54,7 +54,8 @@
 //!
 //! Reading order: [`prelude`] is what a user needs in scope. [`Worker`] and [`WorkerContext`] are a worker's side
 //! of a call, [`Pool`], [`PoolHandle`] and [`Checkout`] its caller's, [`Failure`] is what a caller gets where no
-//! handler answered. [`Builder`] and [`config`] have the options, [`Stats`] the figures. [`mod@worker`] is what the
+//! handler answered. [`RequestLog`] is what belongs to one request, in all its processes, [`time_of_record`] and
+//! [`WorkerLog`] are its two ends. [`Builder`] and [`config`] have the options, [`Stats`] the figures. [`mod@worker`] is what the
 //! loop in a worker process sees of all this, and builds without actix.
 //!
 //! How it is built, what a worker inherits, and what is said between the processes is in the `docs` folder of the

@@ -26,8 +26,11 @@ mod text;
 
 pub use finished::{FinishedLog, LogMessage, LogTiming};
 
-/// Most messages, and most timers, of one log; of those beyond, the number is told by its last message.
+/// Most messages, most timers and most data of one log; of those beyond, the number is told by a message at its end.
 const MOST_ENTRIES: usize = 100_000;
+
+/// Bytes of all messages, timers and data of one log, roughly.
+const MOST_BYTES: usize = 64 << 20;
 
 /// How severe a message is: the larger, the less. Any number is possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,7 +68,8 @@ impl fmt::Display for LogLevel {
 /// A handle of the log of one request: messages, timers and data, in one time line.
 ///
 /// Handles are cloned to wherever something is to be added. When the last one goes, and with it the last timer and the
-/// last checkout that the log is attached to, the log is delivered.
+/// last checkout that the log is attached to, the log is delivered. It takes 100,000 messages, as many timers, and 64 MiB
+/// of all; of what is beyond, the number is told by a message.
 ///
 /// ```
 /// # use forkpool::{LogLevel, RequestLog};
@@ -87,8 +91,6 @@ type Deliver = Box<dyn FnOnce(FinishedLog) + Send>;
 struct Shared {
     /// On the monotonic clock, in nanoseconds.
     began: u64,
-    #[cfg(feature = "actors")]
-    began_at: Instant,
     /// The same by the calendar.
     start: Duration,
     verbosity: AtomicU8,
@@ -110,7 +112,8 @@ struct Entries {
     messages: Vec<LogMessage>,
     timers: Vec<Timed>,
     data: Map<String, Value>,
-    /// Messages and timers there was no room for.
+    bytes: usize,
+    /// What there was no room for.
     left_out: u64,
 }
 
@@ -122,8 +125,6 @@ impl RequestLog {
     pub fn new(deliver: impl FnOnce(FinishedLog) + Send + 'static) -> Self {
         RequestLog(Arc::new(Shared {
             began: clock::monotonic_nanos(),
-            #[cfg(feature = "actors")]
-            began_at: Instant::now(),
             start: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             verbosity: AtomicU8::new(LogLevel::INFO.0),
             entries: Mutex::default(),
@@ -131,7 +132,8 @@ impl RequestLog {
         }))
     }
 
-    /// The same, which from now on records what is at least as severe as this, here and in workers.
+    /// The same, which from now on records what is at least as severe as this, here and in workers. It holds for all
+    /// handles of this log.
     #[must_use]
     pub fn with_verbosity(self, least_severe: LogLevel) -> Self {
         self.0.verbosity.store(least_severe.0, Ordering::Relaxed);
@@ -171,17 +173,18 @@ impl RequestLog {
     /// Adds a message whose text is made only if it is recorded.
     pub fn lazy<T: Into<String>>(&self, level: LogLevel, text: impl FnOnce() -> T) {
         if self.is_enabled(level) {
-            self.add_message(clock::monotonic_nanos(), level, text().into(), None);
+            self.add_message(clock::monotonic_nanos(), level, text().into(), Map::new());
         }
     }
 
-    /// Adds a message with fields: names and values, in an array, a map, a struct or what else serializes as such.
+    /// Adds a message with fields: names and values, in an array of pairs, a map or a struct; anything else becomes one
+    /// field, called `fields`.
     ///
     /// Fields that cannot be made into JSON are replaced by the reason.
     pub fn record(&self, level: LogLevel, text: impl Into<String>, fields: impl Serialize) {
         if self.is_enabled(level) {
             let fields = json::fields(fields);
-            self.add_message(clock::monotonic_nanos(), level, text.into(), Some(fields));
+            self.add_message(clock::monotonic_nanos(), level, text.into(), fields);
         }
     }
 
@@ -195,12 +198,14 @@ impl RequestLog {
     ///
     /// A value that cannot be made into JSON is replaced by the reason.
     pub fn data(&self, name: impl Into<String>, value: impl Serialize) {
-        self.entries().data.insert(name.into(), json::value(value));
+        // User code, which may log itself, runs before the lock is taken.
+        let (name, value) = (name.into(), json::value(value));
+        self.entries().add_data(name, value);
     }
 
     /// Takes in another log: in the order of time, and its data in place of ours of the same name.
     pub fn merge(&self, other: FinishedLog) {
-        let shift = |at: Duration| (other.start + at).saturating_sub(self.0.start);
+        let shift = |at: Duration| other.start.saturating_add(at).saturating_sub(self.0.start);
         let mut entries = self.entries();
         for message in other.messages {
             entries.add(LogMessage { at: shift(message.at), ..message });
@@ -209,11 +214,12 @@ impl RequestLog {
             let (start, end) = (shift(timer.start), shift(timer.end.or(other.end).unwrap_or(timer.start)));
             entries.add_timer(Timed { name: timer.name.into(), start, end, failure: timer.failure });
         }
-        entries.data.extend(other.data);
+        other.data.into_iter().for_each(|(name, value)| entries.add_data(name, value));
     }
 
     /// Adds a message of this time on the monotonic clock; one that lies before the log's begin is moved there.
-    pub(crate) fn add_message(&self, at: u64, level: LogLevel, text: String, fields: Option<Value>) {
+    pub(crate) fn add_message(&self, at: u64, level: LogLevel, text: String, fields: Map<String, Value>) {
+        let fields = (!fields.is_empty()).then_some(Value::Object(fields));
         let items = std::iter::once(Value::String(text)).chain(fields).collect();
         let at = self.since_start(at);
         self.entries().add(LogMessage { at, level, items });
@@ -241,31 +247,53 @@ impl fmt::Debug for RequestLog {
 }
 
 impl Entries {
-    fn add(&mut self, message: LogMessage) {
-        if self.messages.len() < MOST_ENTRIES {
+    fn add(&mut self, mut message: LogMessage) {
+        let bytes = message.items.iter_mut().map(json::weigh).sum();
+        if self.has_room(self.messages.len(), bytes) {
             self.messages.push(message);
-        } else {
-            self.left_out += 1;
         }
     }
 
     fn add_timer(&mut self, timer: Timed) {
-        if self.timers.len() < MOST_ENTRIES {
+        let failure = timer.failure.as_ref().map_or(0, String::len);
+        if self.has_room(self.timers.len(), timer.name.len() + failure) {
             self.timers.push(timer);
-        } else {
-            self.left_out += 1;
         }
     }
 
+    fn add_data(&mut self, name: String, mut value: Value) {
+        let bytes = name.len() + json::weigh(&mut value);
+        // What is replaced makes room.
+        let known = self.data.get_mut(&name).map(|known| name.len() + json::weigh(known));
+        let count = self.data.len() - usize::from(known.is_some());
+        self.bytes -= known.unwrap_or(0);
+        if self.has_room(count, bytes) {
+            self.data.insert(name, value);
+        } else {
+            self.bytes += known.unwrap_or(0);
+        }
+    }
+
+    /// Takes room for one more of so many; `false` and a note where there is none.
+    fn has_room(&mut self, count: usize, bytes: usize) -> bool {
+        let has_room = count < MOST_ENTRIES && self.bytes.saturating_add(bytes) <= MOST_BYTES;
+        if has_room {
+            self.bytes += bytes;
+        } else {
+            self.left_out += 1;
+        }
+        has_room
+    }
+
     fn finish(mut self, start: Duration, end: Duration) -> FinishedLog {
-        // Stable: what came in at the same time stays in its order.
-        self.messages.sort_by_key(|message| message.at);
-        self.timers.sort_by_key(|timer| timer.start);
         if self.left_out > 0 {
-            let text = format!("{} messages and timers were left out", self.left_out);
+            let text = format!("{} messages, timers and data were left out", self.left_out);
             let items = vec![Value::String(text)];
             self.messages.push(LogMessage { at: end, level: LogLevel::WARN, items });
         }
+        // Stable: what came in at the same time stays in its order.
+        self.messages.sort_by_key(|message| message.at);
+        self.timers.sort_by_key(|timer| timer.start);
         let timing = |Timed { name, start, end, failure }| LogTiming {
             name: Cow::into_owned(name),
             start,
@@ -319,7 +347,7 @@ impl CallTimer {
 #[cfg(feature = "actors")]
 impl Drop for CallTimer {
     fn drop(&mut self) {
-        let since = |at: Instant| at.saturating_duration_since(self.log.0.began_at);
+        let since = |at: Instant| self.log.since_start(clock::nanos_of(at));
         let (start, end) = (since(self.began), self.ended.get().unwrap_or_else(Instant::now));
         let timing = Timed {
             name: Cow::Borrowed(self.call),

@@ -85,8 +85,9 @@ fn what_was_logged_before_a_worker_went_down_is_in_the_log_and_so_is_its_end() {
             assert_eq!(failure(behind).await.kind(), FailureKind::Cleared);
             drop((checkout, log));
             let log = delivered(&outcome).await;
-            assert_eq!(texts(&log), ["before the end"], "{end:?}");
             // A call that was cleared before it was written took no time.
+            let cleared = "Write was not run: a call before it on its checkout failed";
+            assert_eq!(texts(&log), ["before the end", cleared], "{end:?}");
             assert_eq!(timers(&log), ["Write", "to the end"]);
             let call = log.timers[0].failure.as_deref().expect("the call has failed");
             assert!(call.contains(text), "{call}");
@@ -189,5 +190,114 @@ fn a_handler_adds_messages_timers_and_data_by_its_context() {
         assert_eq!(timers(&log), ["Write", "a timer"]);
         assert!(log.timers[1].start <= log.messages[0].at && Some(log.messages[1].at) <= log.timers[1].end);
         assert_eq!(log.data.get("key"), Some(&json!([["nested", true]])));
+    });
+}
+
+/// L3
+#[test]
+fn the_timer_of_a_call_begins_when_it_is_written_also_behind_another() {
+    run(async {
+        let pool = pool_of_one();
+        let (log, outcome) = request_log();
+        let checkout = pool.checkout().log(&log).start();
+        let slow = |millis, number| checkout.send(Slow(Duration::from_millis(millis), number));
+        // A worker that has answered once is written ahead to.
+        answer(slow(0, 0)).await.expect("it runs");
+        let first = slow(100, 1);
+        let mut rounds = 0;
+        until("the checkout has had its turn", || {
+            rounds += 1;
+            rounds > 2
+        })
+        .await;
+        log.info("the second is sent");
+        answer(slow(0, 2)).await.expect("it runs");
+        answer(first).await.expect("it runs");
+        drop((checkout, log));
+        let log = delivered(&outcome).await;
+        let sent = log.messages[0].at;
+        let [_, first, second] = log.timers.as_slice() else { panic!("three calls: {log:?}") };
+        assert!(first.start < sent && second.start >= sent, "{log:?}");
+    });
+}
+
+/// L3
+#[test]
+fn a_call_that_no_worker_ever_had_is_told_of_by_a_message() {
+    run(async {
+        let pool = pool_of_one();
+        let holder = pool.checkout().start();
+        let _ = answer(holder.send(Pid)).await;
+        let (log, outcome) = request_log();
+        let checkout = pool.checkout().log(&log).wait_timeout(Duration::from_millis(20)).start();
+        assert_eq!(failure(checkout.send(Pid)).await.kind(), FailureKind::Timeout);
+        drop((checkout, log));
+        let log = delivered(&outcome).await;
+        assert_eq!((timers(&log), log.messages.len()), (vec![], 1));
+        assert_eq!(log.messages[0].level, LogLevel::ERROR);
+        assert!(texts(&log)[0].contains("Pid"), "{:?}", texts(&log));
+    });
+}
+
+/// L1
+#[test]
+fn a_context_says_what_has_odd_fields_or_the_severest_level() {
+    run(async {
+        let pool = scribes();
+        for (verbosity, expected) in [(0, &["a text"][..]), (30, &["a text", "another"])] {
+            let (log, outcome) = request_log();
+            let checkout = pool.checkout().log(&log.clone().with_verbosity(LogLevel(verbosity))).start();
+            answer(checkout.send(Write::OddFields)).await.expect("it is written");
+            drop((checkout, log));
+            let log = delivered(&outcome).await;
+            assert_eq!(texts(&log), expected);
+            let fields: Vec<_> = log.messages.iter().map(|message| message.items[1].clone()).collect();
+            let all = [json!({ "message": "a field" }), json!({ "fields": 7 })];
+            assert_eq!(fields, all[..expected.len()]);
+        }
+    });
+}
+
+/// L4
+#[test]
+fn a_thread_that_outlives_its_call_speaks_in_the_next_or_not_at_all() {
+    run(async {
+        let pool = scribes();
+        answer(pool.send(Write::FromBehind)).await.expect("it is written");
+        let (mut heard, mut rounds) = (0, 0);
+        while rounds < 300 || heard == 0 {
+            rounds += 1;
+            assert!(rounds < 100_000, "the thread is never heard");
+            let (log, outcome) = request_log();
+            let checkout = pool.checkout().log(&log).start();
+            answer(checkout.send(Write::EveryKind)).await.expect("the worker lives");
+            drop((checkout, log));
+            // Nobody hears what this one logs.
+            answer(pool.send(Write::EveryKind)).await.expect("the worker lives");
+            let log = delivered(&outcome).await;
+            heard += texts(&log).iter().filter(|text| *text == "from behind").count();
+            assert!(texts(&log).iter().any(|text| text == "an error"), "{rounds}");
+        }
+        assert_eq!(pool.stats().forked, 1);
+    });
+}
+
+/// L3
+#[test]
+fn calls_that_run_when_their_system_ends_are_timers_that_failed() {
+    run(async {
+        let (log, outcome) = request_log();
+        let pool = pool_of_one();
+        let handle = pool.clone();
+        on_an_arbiter(move || async move {
+            let checkout = handle.checkout().log(&log).start();
+            checkout.do_send(Slow(Duration::from_secs(60), 0));
+            until("it runs", || handle.stats().leased == 1).await;
+        })
+        .await;
+        let log = delivered(&outcome).await;
+        assert_eq!(timers(&log), ["Slow"]);
+        let failure = log.timers[0].failure.as_deref().expect("it has failed");
+        assert!(failure.contains("its system ended"), "{failure}");
     });
 }

@@ -360,3 +360,26 @@ fn other_threads_and_the_log_crate_are_heard_too() {
         );
     });
 }
+
+/// L9
+#[test]
+fn a_span_that_is_kept_across_calls_is_open_in_the_first_alone() {
+    run(async {
+        listen();
+        let pool = scribes();
+        for _ in 0..3 {
+            // Each of these has a checkout of its own, and the span is noted in `checkout_done` as well.
+            answer(pool.send(Write::Keep)).await.expect("it is written");
+        }
+        let expected = [
+            "opened kept",
+            "noted kept",
+            "event in kept < kept",
+            "closed kept",
+            "event in kept",
+            "event in kept",
+        ];
+        assert_eq!(lines(), expected);
+        assert_eq!(pool.stats().forked, 1);
+    });
+}

@@ -1,24 +1,27 @@
 //! The places in a worker's program that log, made known to `tracing` in this process.
 //!
 //! A place is known to subscribers by a reference that lives for ever. Each is made once, when it is first heard of: a
-//! program has so many of them, and from a worker that makes them up no more than [`MOST_SITES`] are taken.
+//! program has so many of them. Where more come than [`MOST_SITES`], from a handler that names its timers after what they
+//! time or from a worker that makes places up, the rest share one place, with what they say in its fields.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{LazyLock, OnceLock};
 
 use parking_lot::Mutex;
+use serde_json::Value as Json;
 use tracing::callsite::{self, Callsite, Identifier};
 use tracing::field::{self, FieldSet, ValueSet};
 use tracing::metadata::Kind;
 use tracing::subscriber::Interest;
 use tracing::{Metadata, dispatcher};
 
+use super::transcript::{message, named};
 use super::{Source, Value, Values, level};
 use crate::wire::record::MOST_FIELDS;
 
-/// Most places that are told apart; the rest are taken for one that has a message and nothing more.
-const MOST_SITES: usize = 10_000;
+/// Most places that are told apart.
+const MOST_SITES: usize = 4096;
 
 const NEVER: u8 = 0;
 const SOMETIMES: u8 = 1;
@@ -32,47 +35,49 @@ static SITES: LazyLock<Mutex<HashMap<Key, &'static Site>>> = LazyLock::new(Mutex
 pub(super) struct Site {
     metadata: OnceLock<Metadata<'static>>,
     interest: AtomicU8,
+    /// Whether it stands for many, so that its fields are not those of what is said there.
+    shared: bool,
 }
 
 impl Site {
-    pub(super) fn of_event(source: Source) -> &'static Site {
-        Site::of((false, source))
+    /// The site of an event, and its values there.
+    pub(super) fn of_event(source: Source, values: Values) -> (&'static Site, Values) {
+        Site::of(false, source, values)
     }
 
-    pub(super) fn of_span(source: Source) -> &'static Site {
-        Site::of((true, source))
+    /// The site of a span, and its values there.
+    pub(super) fn of_span(source: Source, values: Values) -> (&'static Site, Values) {
+        Site::of(true, source, values)
     }
 
-    fn of(mut key: Key) -> &'static Site {
+    fn of(is_span: bool, source: Source, values: Values) -> (&'static Site, Values) {
         let mut sites = SITES.lock();
+        let key = (is_span, source);
         if let Some(site) = sites.get(&key) {
-            return site;
+            return (site, values);
         }
-        if sites.len() >= MOST_SITES {
-            key.1 = Source {
-                level: key.1.level,
-                name: "worker".to_owned(),
-                target: "forkpool::worker".to_owned(),
-                file: None,
-                line: None,
-                fields: vec!["message".to_owned()],
-            };
-            if let Some(site) = sites.get(&key) {
-                return site;
-            }
+        let shared = sites.len() >= MOST_SITES;
+        let (key, values) = if shared { share(key, values) } else { (key, values) };
+        if let Some(site) = sites.get(&key) {
+            return (site, values);
         }
-        let site = Site::make(&key);
+        let site = Site::make(&key, shared);
         sites.insert(key, site);
         drop(sites);
         // Which asks subscribers, who may log.
         callsite::register(site);
-        site
+        (site, values)
     }
 
-    fn make((is_span, source): &Key) -> &'static Site {
+    /// Whether values that come later, by the places of what was said there first, have no place.
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    fn make((is_span, source): &Key, shared: bool) -> &'static Site {
         let forever = |text: &str| -> &'static str { Box::leak(text.to_owned().into_boxed_str()) };
-        let site: &'static Site =
-            Box::leak(Box::new(Site { metadata: OnceLock::new(), interest: AtomicU8::new(SOMETIMES) }));
+        let site = Site { metadata: OnceLock::new(), interest: AtomicU8::new(SOMETIMES), shared };
+        let site: &'static Site = Box::leak(Box::new(site));
         let names: Vec<&'static str> =
             source.fields.iter().take(MOST_FIELDS).map(|name| forever(name)).collect();
         let metadata = Metadata::new(
@@ -122,6 +127,23 @@ impl Site {
         }
         then(&fields.value_set(&list))
     }
+}
+
+/// What is said at a place that there is no room for, as it is said at the one that all such places of its level share.
+fn share((is_span, source): Key, values: Values) -> (Key, Values) {
+    let name = if is_span { "name" } else { "message" };
+    let shared = Source {
+        level: level::number(level::named(source.level)),
+        name: "worker".to_owned(),
+        target: "forkpool::worker".to_owned(),
+        file: None,
+        line: None,
+        fields: [name, "target", "fields"].map(str::to_owned).to_vec(),
+    };
+    let (said, fields) =
+        if is_span { (source.name.clone(), named(&source, values)) } else { message(&source, values) };
+    let values = [(0, said), (1, source.target), (2, Json::Object(fields).to_string())];
+    ((is_span, shared), values.map(|(place, text)| (place, Value::Shown(text))).to_vec())
 }
 
 impl Callsite for Site {

@@ -33,12 +33,17 @@ impl Open {
 
 impl Transcript {
     pub(super) fn take_in(&mut self, log: &RequestLog, Logged { at, record, .. }: Logged) {
-        match record {
+        // What was logged has been logged, whatever the worker says of the time.
+        let at = at.min(clock::monotonic_nanos());
+        match record.cut() {
             Record::Event { source, values, .. } => {
                 let level = LogLevel(source.level);
                 // Asked once more: no worker is taken at its word.
                 if log.is_enabled(level) {
-                    let (text, fields) = message(source, values);
+                    let (text, mut fields) = message(&source, values);
+                    if source.target != OWN_TARGET {
+                        fields.entry("target").or_insert(Json::String(source.target));
+                    }
                     log.add_message(at, level, text, fields);
                 }
             }
@@ -60,7 +65,7 @@ impl Transcript {
             Record::LeftOut(count) => {
                 let text =
                     format!("the worker logged too much in one call, and {count} records were left out");
-                log.add_message(at, LogLevel::WARN, text, None);
+                log.add_message(at, LogLevel::WARN, text, Map::new());
             }
         }
     }
@@ -74,21 +79,21 @@ impl Transcript {
     }
 }
 
-/// An event's text, and its fields and target behind it.
-fn message(source: Source, values: Values) -> (String, Option<Json>) {
-    let mut fields = named(&source, values);
-    let text = match fields.remove("message") {
+/// An event's text, and its other fields.
+pub(super) fn message(source: &Source, mut values: Values) -> (String, Map<String, Json>) {
+    // The first of that name; a handler may have a field that is called so too.
+    let place = source.fields.iter().position(|name| name == "message");
+    let text = values.iter().position(|(of, _)| Some(usize::from(*of)) == place);
+    let text = text.map(|at| json(values.remove(at).1));
+    let text = match text {
         Some(Json::String(text)) => text,
         Some(other) => other.to_string(),
-        None => source.name,
+        None => source.name.clone(),
     };
-    if source.target != OWN_TARGET {
-        fields.entry("target").or_insert(Json::String(source.target));
-    }
-    (text, Some(Json::Object(fields)).filter(|fields| fields != &Json::Object(Map::new())))
+    (text, named(source, values))
 }
 
-fn named(source: &Source, values: Values) -> Map<String, Json> {
+pub(super) fn named(source: &Source, values: Values) -> Map<String, Json> {
     let field = |(place, value): (u8, Value)| {
         let name = source.fields.get(usize::from(place))?.clone();
         Some((name, json(value)))

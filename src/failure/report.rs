@@ -128,7 +128,8 @@ impl fmt::Display for PanicReport {
 
 /// Why a worker could not be set up, as its chain of texts, outermost first.
 ///
-/// Every standard error converts into it, so `?` works in `setup` and `preload`.
+/// Every standard error converts into it, so `?` works in `setup` and `preload`. A text is no error: that is
+/// `Err(SetupError::new("no database"))`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetupError {
     chain: Vec<String>,

@@ -10,7 +10,9 @@ use super::LogLevel;
 ///
 /// It serializes in the shape of the messages of [Log::Defer](https://metacpan.org/pod/Log::Defer), and reads what
 /// Log::Defer has written: `{"start": …, "end": …, "logs": [[time, level, item…]], "timers": [[name, start, end]],
-/// "data": {…}}`, where `start` is in seconds since 1970 and all other times are in seconds since `start`.
+/// "data": {…}}`, where `start` is in seconds since 1970 and all other times are in seconds since `start`, to the
+/// microsecond. A timer that failed has a fourth item, `{"failed": "why"}`, which other readers pass over; what they know
+/// no place for is not kept when their logs are read.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct FinishedLog {
@@ -63,6 +65,13 @@ impl LogMessage {
     /// Its fields, where the second item is an object.
     pub fn fields(&self) -> Option<&Map<String, Value>> {
         self.items.get(1)?.as_object()
+    }
+}
+
+impl LogTiming {
+    /// How long it took, as a text.
+    pub(super) fn took(&self) -> String {
+        self.end.map_or_else(|| "runs".to_owned(), |end| format!("{:.1?}", end.saturating_sub(self.start)))
     }
 }
 

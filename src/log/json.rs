@@ -18,15 +18,44 @@ pub(crate) fn value(value: impl Serialize) -> Value {
     serde_json::to_value(value).unwrap_or_else(|error| Value::String(format!("no JSON: {error}")))
 }
 
-/// Fields as a JSON object, also where they come as a list of pairs.
-pub(crate) fn fields(fields: impl Serialize) -> Value {
-    match value(fields) {
-        Value::Array(pairs) => pairs
-            .iter()
-            .map(pair)
-            .collect::<Option<Map<_, _>>>()
-            .map_or_else(|| Value::Array(pairs.clone()), Value::Object),
-        other => other,
+/// Fields as a JSON object, also where they come as a list of pairs; what is neither is one called `fields`.
+pub(crate) fn fields(fields: impl Serialize) -> Map<String, Value> {
+    let fields = value(fields);
+    let pairs = || fields.as_array()?.iter().map(pair).collect();
+    match pairs() {
+        Some(pairs) => pairs,
+        None => match fields {
+            Value::Object(fields) => fields,
+            Value::Null => Map::new(),
+            other => Map::from_iter([("fields".to_owned(), other)]),
+        },
+    }
+}
+
+/// Deepest nesting of a value; a whole log, which lies around it, can then be read back: `serde_json` reads 127 levels.
+const DEEPEST: usize = 100;
+
+/// Makes a text of what lies too deep in a value, and tells how many bytes it takes, roughly.
+pub(super) fn weigh(value: &mut Value) -> usize {
+    weigh_at(value, 0)
+}
+
+fn weigh_at(value: &mut Value, depth: usize) -> usize {
+    let own = size_of::<Value>();
+    match value {
+        Value::Array(_) | Value::Object(_) if depth >= DEEPEST => {
+            *value = Value::String("no JSON: too deep".to_owned());
+            own
+        }
+        Value::Array(items) => own + items.iter_mut().map(|item| weigh_at(item, depth + 1)).sum::<usize>(),
+        Value::Object(map) => {
+            own + map
+                .iter_mut()
+                .map(|(name, item)| own + name.len() + weigh_at(item, depth + 1))
+                .sum::<usize>()
+        }
+        Value::String(text) => own + text.len(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => own,
     }
 }
 
@@ -45,7 +74,8 @@ fn seconds(time: Duration) -> f64 {
 fn duration(seconds: &Value) -> Option<Duration> {
     // A clock that was set back makes times that lie before the start.
     let micros = (seconds.as_f64()? * 1e6).round().max(0.0);
-    (micros < u64::MAX as f64).then(|| Duration::from_micros(micros as u64))
+    // And what lies beyond all times is the last of them.
+    Some(Duration::from_micros(micros as u64))
 }
 
 impl Serialize for FinishedLog {

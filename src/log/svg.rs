@@ -64,7 +64,7 @@ impl<'a> Picture<'a> {
     fn draw_axis(&self, svg: &mut String, height: usize) -> fmt::Result {
         for tick in 0..=TICKS {
             let x = self.left + AXIS * tick / TICKS;
-            let at = self.length.mul_f64(tick as f64 / TICKS as f64);
+            let at = self.length / TICKS as u32 * tick as u32;
             let (top, bottom) = (MARGIN + ROW, height - MARGIN);
             writeln!(svg, "<path d=\"M{x} {top}V{bottom}\" stroke=\"#dddddd\"/>")?;
             text(svg, x, baseline(0), "#888888", &format!("{at:.1?}"))?;
@@ -92,9 +92,7 @@ impl<'a> Picture<'a> {
         let (from, to) = (self.x(timer.start), self.x(timer.end.unwrap_or(self.length)));
         let (bar, ink) =
             if timer.failure.is_some() { ("#d94040", "#aa0000") } else { ("#80b080", "#222222") };
-        let took = timer
-            .end
-            .map_or_else(|| "runs".to_owned(), |end| format!("{:.1?}", end.saturating_sub(timer.start)));
+        let took = timer.took();
         let failure = timer.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();
         let title = escaped(&printable(&format!("{}, {took}{failure}", timer.name)));
         self.label(svg, row, &name(timer), ink)?;
@@ -130,6 +128,8 @@ fn text(svg: &mut String, x: usize, y: usize, ink: &str, said: &str) -> fmt::Res
 }
 
 fn escaped(text: &str) -> String {
+    // No XML has these two.
+    let text = text.replace(['\u{fffe}', '\u{ffff}'], "\u{fffd}");
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
@@ -150,7 +150,7 @@ mod tests {
         let message = |number: usize| LogMessage {
             at: at(number),
             level: LogLevel(10 * (number % 6) as u8),
-            items: vec![json!(format!("message {number}\u{1}")), json!({ "field": "<" })],
+            items: vec![json!(format!("message {number}\u{1}\u{ffff}")), json!({ "field": "<" })],
         };
         FinishedLog {
             end: Some(at(calls)),
@@ -206,7 +206,10 @@ mod tests {
         assert_eq!(svg.matches("#d94040").count(), 2);
         assert_eq!(svg.matches(" failed</text>").count(), 2);
         assert!(svg.contains("killed by SIGKILL</title>"));
-        assert!(svg.chars().all(|char| char == '\n' || !char.is_control()), "no XML has others");
+        assert!(
+            svg.chars().all(|char| char == '\n' || !(char.is_control() || char == '\u{ffff}')),
+            "no XML has others"
+        );
         let tags = svg.replace("&amp;", "").replace("&lt;", "").replace("&gt;", "");
         assert!(!tags.contains('&') && tags.matches('<').count() == tags.matches('>').count());
     }

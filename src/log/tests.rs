@@ -174,7 +174,8 @@ fn logs_of_others_are_read_and_what_is_none_is_refused() {
         assert!(serde_json::from_str::<FinishedLog>(none).is_err(), "{none}");
     }
     let odd = r#"{"start":1,"logs":[[-1,9999,{"a":1}],[1e300,30]]}"#;
-    assert!(serde_json::from_str::<FinishedLog>(odd).is_err(), "a time beyond all times");
+    let log: FinishedLog = serde_json::from_str(odd).expect("it is a log");
+    assert_eq!((log.messages[0].at, log.messages[0].level), (Duration::ZERO, LogLevel(255)));
 }
 
 #[test]
@@ -184,17 +185,89 @@ fn a_log_takes_no_more_than_so_much_and_says_how_much_more_there_was() {
     drop(log);
     let log = delivered(outcome);
     assert_eq!(log.messages.len(), MOST_ENTRIES + 1);
-    assert_eq!(texts(&log).last().map(String::as_str), Some("7 messages and timers were left out"));
+    assert_eq!(texts(&log).last().map(String::as_str), Some("7 messages, timers and data were left out"));
 }
 
 #[test]
 fn a_clock_that_jumps_and_a_delivery_that_panics_harm_nobody() {
     let (log, outcome) = log();
-    log.add_message(0, LogLevel::INFO, "before all time".to_owned(), None);
+    log.add_message(0, LogLevel::INFO, "before all time".to_owned(), Map::new());
     log.add_timer("backwards".to_owned(), u64::MAX, 0, None);
     drop(log);
     let log = delivered(outcome);
     assert_eq!(log.messages[0].at, Duration::ZERO);
     assert!(log.timers[0].end >= Some(log.timers[0].start));
     drop(RequestLog::new(|_| std::panic::resume_unwind(Box::new("no"))));
+}
+
+/// L5, L8
+#[test]
+fn times_that_cannot_be_are_shown_and_merged_without_a_panic() {
+    let never = Duration::MAX;
+    let other = FinishedLog {
+        start: never,
+        end: Some(never),
+        messages: vec![LogMessage { at: never, level: LogLevel::INFO, items: vec![] }],
+        timers: vec![LogTiming { name: "backwards".to_owned(), start: never, end: None, failure: None }],
+        ..FinishedLog::default()
+    };
+    assert!(other.to_text(80, false).contains("backwards") && other.to_svg().contains("backwards"));
+    let (log, outcome) = log();
+    log.merge(other);
+    drop(log);
+    let log = delivered(outcome);
+    assert_eq!((log.messages.len(), log.timers.len()), (1, 1));
+    let back: FinishedLog = serde_json::from_str(&log.to_json()).expect("it is a log");
+    assert_eq!(back.timers[0].name, "backwards");
+}
+
+/// L5
+#[test]
+fn data_without_end_is_bounded_and_what_is_replaced_makes_room() {
+    let (log, outcome) = log();
+    let large = "x".repeat(MOST_BYTES / 10);
+    (0..100).for_each(|_| log.data("the same", &large));
+    (0..20).for_each(|number| log.data(number.to_string(), &large));
+    (0..MOST_ENTRIES).for_each(|number| log.data(format!("small {number}"), ()));
+    drop(log);
+    let log = delivered(outcome);
+    assert_eq!(log.data.values().filter(|value| value.is_string()).count(), 9);
+    assert_eq!(log.data.len(), MOST_ENTRIES);
+    let left_out = 20 - 8 + 9;
+    assert_eq!(texts(&log), [format!("{left_out} messages, timers and data were left out")]);
+}
+
+/// L7
+#[test]
+fn whatever_is_logged_can_be_read_back() {
+    let (log, outcome) = log();
+    let deep = (0..1000).fold(json!("the bottom"), |value, _| json!([value]));
+    log.data("deep", &deep);
+    log.record(LogLevel::INFO, "deep", [("deep", &deep)]);
+    log.record(LogLevel::INFO, "a number", 7);
+    log.record(LogLevel::INFO, "nothing", ());
+    log.data("infinite", f64::INFINITY);
+    drop(log);
+    let log = delivered(outcome);
+    assert_eq!(log.messages[1].items[1], json!({ "fields": 7 }));
+    assert_eq!(log.messages[2].fields(), None);
+    let back: FinishedLog = serde_json::from_str(&log.to_json()).expect("it is a log");
+    assert_eq!((back.messages.len(), back.data), (3, log.data));
+}
+
+/// L1
+#[test]
+fn a_value_may_log_while_it_is_being_logged() {
+    struct Talks(RequestLog);
+    impl Serialize for Talks {
+        fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            self.0.info("talking");
+            serializer.serialize_unit()
+        }
+    }
+    let (log, outcome) = log();
+    log.data("talks", Talks(log.clone()));
+    log.record(LogLevel::INFO, "talked", Talks(log.clone()));
+    drop(log);
+    assert_eq!(texts(&delivered(outcome)), ["talking", "talking", "talked"]);
 }

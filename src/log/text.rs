@@ -1,6 +1,7 @@
 //! A log as text: what was said, line by line, and a chart of what was timed.
 
 use std::fmt::{self, Write};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{FinishedLog, LogLevel, LogMessage, LogTiming};
@@ -8,8 +9,8 @@ use super::{FinishedLog, LogLevel, LogMessage, LogTiming};
 /// Columns of a text that is made for no terminal.
 const WIDTH: usize = 100;
 
-/// Fewest columns that a chart takes.
-const NARROWEST: usize = 40;
+/// Fewest columns that a chart takes, and most: no text is formatted wider than 65,535.
+const COLUMNS: RangeInclusive<usize> = 40..=10_000;
 
 const RED: &str = "\x1b[31m";
 const YELLOW: &str = "\x1b[33m";
@@ -23,14 +24,14 @@ impl fmt::Display for FinishedLog {
 }
 
 impl FinishedLog {
-    /// What was said, a line each with its time, and a chart of the timers as wide as that many columns, at least 40. A
+    /// What was said, a line each with its time, and a chart of the timers as wide as that many columns, 40 to 10,000. A
     /// failed one ends with an `x`.
     ///
     /// `colour` is for terminals: severe messages and failed timers stand out then.
     pub fn to_text(&self, columns: usize, colour: bool) -> String {
         let mut text = String::new();
         // Writing to a text does not fail.
-        let _ = self.write_text(&mut text, columns.max(NARROWEST), colour);
+        let _ = self.write_text(&mut text, columns.clamp(*COLUMNS.start(), *COLUMNS.end()), colour);
         text
     }
 
@@ -50,7 +51,7 @@ impl FinishedLog {
             }
         }
         for (name, value) in &self.data {
-            writeln!(out, "{}: {value}", printable(name))?;
+            writeln!(out, "{}", printable(&format!("{name}: {value}")))?;
         }
         Ok(())
     }
@@ -86,7 +87,7 @@ fn time(at: Duration) -> String {
 pub(super) fn message_line(message: &LogMessage) -> String {
     let mut line = printable(&message.text());
     for item in message.items.iter().skip(1) {
-        line += &format!(" {item}");
+        line += &printable(&format!(" {item}"));
     }
     line
 }
@@ -112,7 +113,6 @@ struct Chart {
 
 impl Chart {
     fn row(&self, timer: &LogTiming) -> String {
-        let took = timer.end.map_or_else(|| "runs".to_owned(), |end| time(end.saturating_sub(timer.start)));
         // Two columns between, two at the bars' ends, ten for how long it took.
         let room = self.columns.saturating_sub(self.names + 14).max(10);
         let from = self.column(timer.start, room).min(room - 1);
@@ -126,6 +126,7 @@ impl Chart {
         format!(
             "{name:<names$}  |{:from$}{bar:<left$}|{took:>10}",
             "",
+            took = timer.took(),
             names = self.names,
             left = room - from
         )
@@ -195,7 +196,7 @@ mod tests {
             end: Some(Duration::from_millis(100)),
             messages: vec![
                 message(0, LogLevel::INFO, vec![json!("signing up"), json!({ "id": 7 })]),
-                message(50, LogLevel::WARN, vec![json!("line\n\u{1b}[2Jtwo")]),
+                message(50, LogLevel::WARN, vec![json!("line\n\u{1b}[2Jtwo"), json!("\u{9b}2J")]),
                 message(60, LogLevel(35), vec![json!("of another level")]),
             ],
             timers: vec![
@@ -219,7 +220,7 @@ mod tests {
             [
                 "2012-06-23 03:21:42.168684 UTC, 100.0ms",
                 "     0.0ns  INFO   signing up {\"id\":7}",
-                "    50.0ms  WARN   line\\n\\u{1b}[2Jtwo",
+                "    50.0ms  WARN   line\\n\\u{1b}[2Jtwo \"\\u{9b}2J\"",
                 "    60.0ms  35     of another level",
             ]
         );
@@ -241,12 +242,13 @@ mod tests {
     /// L8
     #[test]
     fn a_text_is_as_wide_as_it_is_to_be_and_coloured_where_that_is_asked_for() {
-        for columns in [0, 40, 80, 200] {
+        for columns in [0, 40, 80, 200, 70_000] {
             let text = example().to_text(columns, false);
             assert!(!text.contains('\x1b'));
             let bars = text.lines().filter(|line| line.contains('|'));
             assert!(
-                bars.clone().count() == 5 && bars.clone().all(|bar| bar.chars().count() == columns.max(40))
+                bars.clone().count() == 5
+                    && bars.clone().all(|bar| bar.chars().count() == columns.clamp(40, 10_000))
             );
         }
         let coloured = example().to_text(80, true);

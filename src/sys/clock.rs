@@ -1,5 +1,8 @@
 //! Clocks that processes can compare.
 
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
 /// Nanoseconds of the kernel's monotonic clock, which all processes of a machine read alike.
 ///
 /// # References
@@ -9,6 +12,24 @@ pub(crate) fn monotonic_nanos() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+/// What that clock said at an instant of this process, to a microsecond or so, and the same for the same instant.
+pub(crate) fn nanos_of(instant: Instant) -> u64 {
+    static ANCHOR: LazyLock<(Instant, u64)> = LazyLock::new(|| {
+        // The reading that was interrupted least of a few.
+        let reading = |_| {
+            let (before, instant, after) = (monotonic_nanos(), Instant::now(), monotonic_nanos());
+            (after - before, (instant, before))
+        };
+        (0..8).map(reading).min().map_or_else(|| (Instant::now(), monotonic_nanos()), |(_, best)| best)
+    });
+    let (anchor, nanos) = *ANCHOR;
+    let short = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    match instant.checked_duration_since(anchor) {
+        Some(since) => nanos.saturating_add(short(since)),
+        None => nanos.saturating_sub(short(anchor.duration_since(instant))),
+    }
 }
 
 /// Milliseconds of the kernel's coarse monotonic clock, modulo 2³², and never 0.
@@ -26,4 +47,22 @@ pub(crate) fn coarse_millis() -> u32 {
     // The low bits are what is wanted.
     let millis = (time.tv_sec as u32).wrapping_mul(1000).wrapping_add((time.tv_nsec / 1_000_000) as u32);
     millis.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_are_told_by_the_clock_of_all_processes() {
+        nanos_of(Instant::now());
+        for _ in 0..100 {
+            let (before, instant, after) = (monotonic_nanos(), Instant::now(), monotonic_nanos());
+            let told = nanos_of(instant);
+            // The anchor itself is no more exact than the gap between two readings.
+            assert!(before <= told + 100_000 && told <= after + 100_000, "{before} {told} {after}");
+        }
+        let earlier = Instant::now() - Duration::from_secs(1);
+        assert!(nanos_of(earlier) + 900_000_000 < monotonic_nanos());
+    }
 }

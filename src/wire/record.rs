@@ -2,14 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::frame;
+
 /// How severe records are, as numbers: the larger, the less.
 pub(crate) mod level {
     use tracing::Level;
 
-    pub(crate) const INFO: u8 = 30;
+    use crate::log::LogLevel;
 
-    const NUMBERS: [(Level, u8); 5] =
-        [(Level::ERROR, 10), (Level::WARN, 20), (Level::INFO, INFO), (Level::DEBUG, 40), (Level::TRACE, 50)];
+    pub(crate) const INFO: u8 = LogLevel::INFO.0;
+
+    const NUMBERS: [(Level, u8); 5] = [
+        (Level::ERROR, LogLevel::ERROR.0),
+        (Level::WARN, LogLevel::WARN.0),
+        (Level::INFO, INFO),
+        (Level::DEBUG, LogLevel::DEBUG.0),
+        (Level::TRACE, LogLevel::TRACE.0),
+    ];
 
     /// The number of a level.
     pub(crate) fn number(of: Level) -> u8 {
@@ -33,6 +42,28 @@ pub(crate) const OWN_TARGET: &str = "forkpool::log";
 
 /// Bytes of all texts of one record; what is longer is cut.
 pub(crate) const LONGEST_RECORD: usize = 16 << 10;
+
+/// Bytes of the longest name, of a field, a target or a file.
+const LONGEST_NAME: usize = 256;
+
+/// What room a record's texts have left.
+#[derive(Debug)]
+pub(crate) struct Room(usize);
+
+impl Default for Room {
+    fn default() -> Self {
+        Room(LONGEST_RECORD)
+    }
+}
+
+impl Room {
+    /// Cuts a text to the room that is left, and takes that.
+    pub(crate) fn fit(&mut self, text: String) -> String {
+        let text = frame::cut(text, self.0);
+        self.0 -= text.len();
+        text
+    }
+}
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +107,22 @@ pub(crate) enum Record {
     LeftOut(u64),
 }
 
+impl Record {
+    /// The same with no name longer than it may be.
+    pub(crate) fn cut(self) -> Self {
+        match self {
+            Record::Event { parent, source, values } => {
+                Record::Event { parent, source: source.cut(), values }
+            }
+            Record::Opened { span, parent, source, values } => {
+                Record::Opened { span, parent, source: source.cut(), values }
+            }
+            Record::Data { name, value } => Record::Data { name: frame::cut(name, LONGEST_NAME), value },
+            other => other,
+        }
+    }
+}
+
 /// Where in the program a record is made.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Source {
@@ -87,6 +134,16 @@ pub(crate) struct Source {
     pub(crate) line: Option<u32>,
     /// The names of all its fields, also of those that have no value.
     pub(crate) fields: Vec<String>,
+}
+
+impl Source {
+    fn cut(mut self) -> Self {
+        let short = |name: &mut String| *name = frame::cut(std::mem::take(name), LONGEST_NAME);
+        self.fields.truncate(MOST_FIELDS);
+        let names = [&mut self.name, &mut self.target].into_iter().chain(self.file.as_mut());
+        names.chain(&mut self.fields).for_each(short);
+        self
+    }
 }
 
 /// Values of fields, by their places among the fields of the source.

@@ -74,7 +74,9 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     let kept = Kept::new(link.notes());
     let log = tracing::Dispatch::new(Recorder::new(kept.clone()));
     panics::speak_through(&link);
-    voice::speak_through(link.twin());
+    if let Err(error) = voice::speak_through(link.twin()) {
+        eprintln!("forkpool: what handlers log is not handed on: {error}");
+    }
     let limits = Limits { max_payload: assignment.max_payload, max_memory: assignment.max_memory };
     let mut end = BlockingEnd::new(link, frame::call_limit(limits.max_payload));
     let setup = || (assignment.program.setup)(assignment.config, assignment.preload);

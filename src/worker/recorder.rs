@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt::{self, Write};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::field::{Field, Visit};
@@ -14,16 +14,19 @@ use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_core::span::Current;
 
-use super::voice;
+use super::voice::{self, Turn};
 use crate::channel::Notes;
 use crate::wire::frame;
-use crate::wire::record::{LONGEST_RECORD, MOST_FIELDS, Record, Source, Value, Values, level};
+use crate::wire::record::{LONGEST_RECORD, MOST_FIELDS, Record, Room, Source, Value, Values, level};
 
 /// The least severe level that is kept for a report.
 const KEPT: u8 = level::INFO;
 
 /// The least severe level that was of use so far: what is below it costs a worker nothing.
 static CEILING: AtomicU8 = AtomicU8::new(KEPT);
+
+/// Whether the `log` crate's macros log to us, and not to a logger of the user's.
+static BRIDGED: AtomicBool = AtomicBool::new(false);
 
 /// The number of the last span.
 static SPANS: AtomicU64 = AtomicU64::new(0);
@@ -57,13 +60,17 @@ impl Kept {
 struct Span {
     metadata: &'static Metadata<'static>,
     handles: usize,
+    /// When its begin was said, if it was.
+    told: Option<Turn>,
 }
 
 /// From now on records up to this level are of use.
 pub(super) fn raise_ceiling(verbosity: u8) {
     if CEILING.fetch_max(verbosity, Ordering::Relaxed) < verbosity {
         tracing::callsite::rebuild_interest_cache();
-        log::set_max_level(log_level(verbosity));
+        if BRIDGED.load(Ordering::Relaxed) {
+            log::set_max_level(log_level(verbosity));
+        }
     }
 }
 
@@ -95,7 +102,6 @@ impl Subscriber for Recorder {
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
         let span = next_span();
         let metadata = attributes.metadata();
-        self.spans().insert(span, Span { metadata, handles: 1 });
         let parent = match attributes.parent() {
             Some(parent) => Some(parent.into_u64()),
             None if attributes.is_contextual() => innermost(),
@@ -103,11 +109,15 @@ impl Subscriber for Recorder {
         };
         let mut values = Gathered::default();
         attributes.record(&mut values);
-        voice::record(Record::Opened { span, parent, source: source_of(metadata), values: values.list });
+        let opened = Record::Opened { span, parent, source: source_of(metadata), values: values.list };
+        self.spans().insert(span, Span { metadata, handles: 1, told: voice::open(opened) });
         Id::from_u64(span)
     }
 
     fn record(&self, span: &Id, later: &LaterValues<'_>) {
+        if voice::verbosity() == 0 {
+            return;
+        }
         let mut values = Gathered::default();
         later.record(&mut values);
         voice::record(Record::Noted { span: span.into_u64(), values: values.list });
@@ -163,10 +173,11 @@ impl Subscriber for Recorder {
         if known.handles > 0 {
             return false;
         }
+        let told = known.told;
         spans.remove(&number);
         drop(spans);
-        if voice::verbosity() > 0 {
-            voice::record(Record::Closed { span: number });
+        if let Some(told) = told {
+            voice::close(number, told);
         }
         true
     }
@@ -222,7 +233,7 @@ impl Visit for Line {
 #[derive(Default)]
 struct Gathered {
     list: Values,
-    bytes: usize,
+    room: Room,
 }
 
 impl Gathered {
@@ -232,13 +243,6 @@ impl Gathered {
         {
             self.list.push((place, value));
         }
-    }
-
-    /// Cuts a text to what room is left for texts.
-    fn fit(&mut self, text: String) -> String {
-        let text = frame::cut(text, LONGEST_RECORD - self.bytes);
-        self.bytes += text.len();
-        text
     }
 }
 
@@ -260,17 +264,17 @@ impl Visit for Gathered {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        let text = self.fit(value.to_owned());
+        let text = self.room.fit(value.to_owned());
         self.add(field, Value::Text(text));
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let text = self.fit(value.to_string());
+        let text = self.room.fit(value.to_string());
         self.add(field, Value::Shown(text));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let text = self.fit(format!("{value:?}"));
+        let text = self.room.fit(format!("{value:?}"));
         self.add(field, Value::Shown(text));
     }
 }
@@ -282,6 +286,7 @@ struct LogBridge(Kept);
 pub(super) fn bridge_log(kept: Kept) {
     // That there is one already is the user's choice.
     if log::set_boxed_logger(Box::new(LogBridge(kept))).is_ok() {
+        BRIDGED.store(true, Ordering::Relaxed);
         log::set_max_level(log_level(KEPT));
     }
 }
@@ -293,6 +298,10 @@ impl log::Log for LogBridge {
     }
 
     fn log(&self, record: &log::Record<'_>) {
+        // The macros themselves do not ask.
+        if !self.enabled(record.metadata()) {
+            return;
+        }
         let number = number_of_log(record.level());
         let message = record.args().to_string();
         if number <= KEPT {

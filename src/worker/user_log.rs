@@ -3,18 +3,19 @@
 use serde::Serialize;
 use serde_json::Value as Json;
 
-use super::{recorder, voice};
+use super::recorder;
+use super::voice::{self, Turn};
 use crate::log::{LogLevel, json};
-use crate::wire::frame;
-use crate::wire::record::{LONGEST_RECORD, MOST_FIELDS, OWN_TARGET, Record, Source, Value, Values, level};
-
-/// Longest name of a field, in bytes; a longer one is cut.
-const LONGEST_NAME: usize = 256;
+use crate::wire::record::{
+    LONGEST_RECORD, MOST_FIELDS, OWN_TARGET, Record, Room, Source, Value, Values, level,
+};
 
 /// The log of the request whose call is being handled: the `RequestLog` that its checkout is attached to.
 ///
-/// Without one, messages and timers are events and spans in the application's subscriber. Between calls nothing is
-/// recorded. Levels and verbosity are those of the requester.
+/// Without one, messages and timers are events and spans in the application's subscriber, with the target
+/// `forkpool::log` and the level of `tracing` whose number is the next from there: 15 is a warning, 31 a debug message.
+/// Outside of a call, in a set-up or between calls, nothing is recorded. Levels and verbosity are those of the requester.
+/// Texts of more than 16 KiB in one record, and names of more than 256 bytes, are cut.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerLog(());
 
@@ -26,7 +27,8 @@ impl WorkerLog {
 
     /// Whether a message of this level is recorded.
     pub fn is_enabled(self, level: LogLevel) -> bool {
-        level.0 <= voice::verbosity()
+        // There is no call where nothing at all is recorded.
+        level.0.max(1) <= voice::verbosity()
     }
 
     /// Adds a message of level 10.
@@ -61,23 +63,19 @@ impl WorkerLog {
     /// Fields that cannot be made into JSON are replaced by the reason.
     pub fn record(self, level: LogLevel, text: impl Into<String>, fields: impl Serialize) {
         if self.is_enabled(level) {
-            let fields = match json::fields(fields) {
-                Json::Object(fields) => fields.into_iter().take(MOST_FIELDS - 1).collect(),
-                other => vec![("fields".to_owned(), other)],
-            };
-            say(level, text.into(), fields);
+            say(level, text.into(), json::fields(fields).into_iter().take(MOST_FIELDS - 1).collect());
         }
     }
 
     /// Begins a timer; it ends when its guard is dropped, or with the call.
     pub fn timer(self, name: impl Into<String>) -> WorkerTimer {
-        let span = recorder::next_span();
-        if voice::verbosity() > 0 {
-            let source = source(level::INFO, name.into(), Vec::new());
-            let parent = recorder::innermost();
-            voice::record(Record::Opened { span, parent, source, values: Vec::new() });
+        if voice::verbosity() == 0 {
+            return WorkerTimer { begun: None };
         }
-        WorkerTimer { span }
+        let span = recorder::next_span();
+        let source = source(level::INFO, name.into(), Vec::new());
+        let opened = Record::Opened { span, parent: recorder::innermost(), source, values: Vec::new() };
+        WorkerTimer { begun: voice::open(opened).map(|turn| (span, turn)) }
     }
 
     /// Adds a value under a name to the log's data, in place of one that is there already. An application's subscriber
@@ -88,7 +86,7 @@ impl WorkerLog {
         if voice::verbosity() > 0 {
             let value = json::value(value).to_string();
             if value.len() <= LONGEST_RECORD {
-                voice::record(Record::Data { name: frame::cut(name.into(), LONGEST_RECORD), value });
+                voice::record(Record::Data { name: name.into(), value });
             }
         }
     }
@@ -96,51 +94,42 @@ impl WorkerLog {
 
 fn say(level: LogLevel, text: String, fields: Vec<(String, Json)>) {
     let (names, values): (Vec<String>, Vec<Json>) = fields.into_iter().unzip();
-    let mut room = LONGEST_RECORD;
-    let text = Value::Shown(fitted(text, &mut room));
+    let mut room = Room::default();
+    let text = Value::Shown(room.fit(text));
     let values = values.into_iter().map(|value| as_value(value, &mut room));
     let values: Values = (0..).zip(std::iter::once(text).chain(values)).collect();
-    let names = names.into_iter().map(|name| frame::cut(name, LONGEST_NAME));
     let names = std::iter::once("message".to_owned()).chain(names).collect();
     let source = source(level.0, "message".to_owned(), names);
     voice::record(Record::Event { parent: recorder::innermost(), source, values });
 }
 
 fn source(level: u8, name: String, fields: Vec<String>) -> Source {
-    let name = frame::cut(name, LONGEST_RECORD);
     Source { level, name, target: OWN_TARGET.to_owned(), file: None, line: None, fields }
 }
 
-fn as_value(value: Json, room: &mut usize) -> Value {
+fn as_value(value: Json, room: &mut Room) -> Value {
     match value {
         Json::Bool(value) => Value::Bool(value),
-        Json::String(text) => Value::Text(fitted(text, room)),
+        Json::String(text) => Value::Text(room.fit(text)),
         Json::Number(number) => number
             .as_u64()
             .map(Value::Unsigned)
             .or_else(|| number.as_i64().map(Value::Signed))
             .unwrap_or_else(|| Value::Float(number.as_f64().unwrap_or(f64::NAN).to_bits())),
-        other => Value::Json(fitted(other.to_string(), room)),
+        other => Value::Json(room.fit(other.to_string())),
     }
-}
-
-/// Cuts a text to what room is left.
-fn fitted(text: String, room: &mut usize) -> String {
-    let text = frame::cut(text, *room);
-    *room -= text.len();
-    text
 }
 
 /// A timer that a handler has begun, until it is dropped.
 #[derive(Debug)]
 pub struct WorkerTimer {
-    span: u64,
+    begun: Option<(u64, Turn)>,
 }
 
 impl Drop for WorkerTimer {
     fn drop(&mut self) {
-        if voice::verbosity() > 0 {
-            voice::record(Record::Closed { span: self.span });
+        if let Some((span, turn)) = self.begun {
+            voice::close(span, turn);
         }
     }
 }

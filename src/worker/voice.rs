@@ -2,49 +2,59 @@
 //!
 //! A record goes into the ring to the host at once, where it outlives this process; the bound on what a crash loses is
 //! the record that is being written. Only the thread that runs the calls writes there. What other threads log is kept
-//! and said with the next record of that thread, or ahead of the reply.
+//! and said with the next record of that thread, or ahead of the reply. What is logged between calls is dropped.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::channel::{Link, RingLink};
 use crate::sys::clock;
+use crate::sys::memory::OnlyHere;
 use crate::wire::frame;
 use crate::wire::record::{Logged, MOST_RECORDS, Record};
 use crate::wire::work::FromWorker;
 
-/// What is recorded of the call at hand: the highest level; 0 where there is none, or nobody reads it.
+/// The highest level that is recorded of the call at hand; 0 where there is none, or nobody reads it. A hint to threads
+/// that do not run the calls: what holds is decided under the lock.
 static VERBOSITY: AtomicU8 = AtomicU8::new(0);
 
-/// The call at hand.
-static CALL: AtomicU64 = AtomicU64::new(0);
-
-/// Whether it has logged anything yet.
-static HAS_LOGGED: AtomicBool = AtomicBool::new(false);
-
-static PENDING: Mutex<Pending> = Mutex::new(Pending { bytes: Vec::new(), left: 0, left_out: 0 });
+static PENDING: Mutex<Pending> =
+    Mutex::new(Pending { call: None, turn: 0, bytes: Vec::new(), left: 0, left_out: 0 });
 
 thread_local! {
     /// Set in the thread that runs the calls.
-    static LINK: RefCell<Option<RingLink>> = const { RefCell::new(None) };
+    static LINK: RefCell<Option<(RingLink, OnlyHere)>> = const { RefCell::new(None) };
 }
 
 /// What is to be said of the call at hand.
 struct Pending {
+    call: Option<u64>,
+    /// The number of the call in this worker's life: calls of other checkouts go by the same numbers.
+    turn: u64,
     bytes: Vec<u8>,
-    /// Records that may still be kept.
+    /// Records that may still be said.
     left: u32,
     left_out: u64,
 }
+
+/// A span's begin was said, in this turn; its end will have room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Turn(u64);
 
 fn pending() -> MutexGuard<'static, Pending> {
     PENDING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From now on this thread says what is logged through this link.
-pub(super) fn speak_through(link: RingLink) {
-    LINK.with_borrow_mut(|place| *place = Some(link));
+/// From now on this thread, in this process, says what is logged through this link.
+///
+/// # Errors
+///
+/// No memory for the mark that tells this process from its copies.
+pub(super) fn speak_through(link: RingLink) -> std::io::Result<()> {
+    let original = OnlyHere::new()?;
+    LINK.with_borrow_mut(|place| *place = Some((link, original)));
+    Ok(())
 }
 
 /// The highest level of what is worth recording now.
@@ -54,7 +64,11 @@ pub(super) fn verbosity() -> u8 {
 
 /// A call begins, of which this much is recorded. One that logs nothing costs no more than this.
 pub(super) fn begin(call: u64, verbosity: u8) {
-    CALL.store(call, Ordering::Relaxed);
+    let mut pending = pending();
+    pending.call = Some(call);
+    pending.turn += 1;
+    pending.left = MOST_RECORDS;
+    pending.left_out = 0;
     VERBOSITY.store(verbosity, Ordering::Relaxed);
 }
 
@@ -63,39 +77,56 @@ pub(super) fn end() {
     if verbosity() == 0 {
         return;
     }
-    VERBOSITY.store(0, Ordering::Relaxed);
-    if !HAS_LOGGED.load(Ordering::Acquire) {
-        return;
-    }
     let mut pending = pending();
-    HAS_LOGGED.store(false, Ordering::Relaxed);
+    VERBOSITY.store(0, Ordering::Relaxed);
     if pending.left_out > 0 {
         let left_out = Record::LeftOut(pending.left_out);
         pending.append(left_out);
     }
     pending.say();
+    pending.call = None;
 }
 
 /// Records what has just happened.
 pub(super) fn record(record: Record) {
+    pending().take(record, 1);
+}
+
+/// Records the begin of a span, and keeps room for its end; `None` where nobody is to hear of it.
+pub(super) fn open(record: Record) -> Option<Turn> {
     let mut pending = pending();
-    if !HAS_LOGGED.swap(true, Ordering::AcqRel) {
-        *pending = Pending { bytes: Vec::new(), left: MOST_RECORDS, left_out: 0 };
-    }
-    match pending.left.checked_sub(1) {
-        None => pending.left_out += 1,
-        Some(left) => {
-            pending.left = left;
-            pending.append(record);
-            pending.say();
-        }
+    pending.take(record, 2).then_some(Turn(pending.turn))
+}
+
+/// Records the end of a span, unless it was begun in another call.
+pub(super) fn close(span: u64, begun: Turn) {
+    let mut pending = pending();
+    if begun == Turn(pending.turn) {
+        pending.take(Record::Closed { span }, 0);
     }
 }
 
 impl Pending {
+    /// Says a record that takes so much room; `false` if there is none, or no call.
+    fn take(&mut self, record: Record, room: u32) -> bool {
+        if self.call.is_none() {
+            return false;
+        }
+        let Some(left) = self.left.checked_sub(room) else {
+            self.left_out += 1;
+            return false;
+        };
+        self.left = left;
+        self.append(record);
+        self.say();
+        true
+    }
+
     fn append(&mut self, record: Record) {
-        let logged = Logged { call: CALL.load(Ordering::Relaxed), at: clock::monotonic_nanos(), record };
-        frame::append(&mut self.bytes, &FromWorker::Logged(logged));
+        if let Some(call) = self.call {
+            let logged = Logged { call, at: clock::monotonic_nanos(), record: record.cut() };
+            frame::append(&mut self.bytes, &FromWorker::Logged(logged));
+        }
     }
 
     /// Says what there is, in the thread that may.
@@ -103,7 +134,8 @@ impl Pending {
         // Also where that thread is being taken down, or is in the middle of saying something.
         let _ = LINK.try_with(|link| {
             let Ok(mut link) = link.try_borrow_mut() else { return };
-            let Some(link) = link.as_mut() else { return };
+            // A copy of this process has the same ring, and nothing to say there.
+            let Some((link, _)) = link.as_mut().filter(|(_, original)| original.holds()) else { return };
             let mut unsent = self.bytes.as_slice();
             while !unsent.is_empty() {
                 match link.send(unsent) {
@@ -114,5 +146,54 @@ impl Pending {
             }
             self.bytes.clear();
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spoken() -> Vec<Logged> {
+        let bytes = std::mem::take(&mut pending().bytes);
+        let mut rest = bytes.as_slice();
+        let mut all = Vec::new();
+        while let Ok(Some(length)) = frame::length(rest, 1 << 20) {
+            if let Ok((FromWorker::Logged(logged), _)) = frame::split(&rest[frame::LENGTH..length]) {
+                all.push(logged);
+            }
+            rest = &rest[length..];
+        }
+        all
+    }
+
+    fn event() -> Record {
+        Record::Data { name: "name".to_owned(), value: "1".to_owned() }
+    }
+
+    /// L4, L6
+    #[test]
+    fn what_is_logged_belongs_to_the_call_at_hand_or_to_none() {
+        record(event());
+        assert!(open(event()).is_none());
+        begin(7, 30);
+        let kept = open(event()).expect("there is a call");
+        end();
+        assert_eq!(spoken().iter().map(|logged| logged.call).collect::<Vec<_>>(), [7]);
+        // Between calls, and then in the first call of another checkout, which goes by the same number.
+        close(1, kept);
+        record(event());
+        begin(7, 10);
+        close(1, kept);
+        let open = open(event()).expect("there is a call");
+        (0..MOST_RECORDS).for_each(|_| record(event()));
+        close(1, open);
+        end();
+        let said = spoken();
+        assert_eq!(said.len(), MOST_RECORDS as usize + 1);
+        assert_eq!(said[said.len() - 2].record, Record::Closed { span: 1 });
+        assert_eq!(said[said.len() - 1].record, Record::LeftOut(2));
+        begin(8, 10);
+        end();
+        assert_eq!(spoken(), []);
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// A worker that logs.
 pub struct Scribe {
     computed: u32,
+    kept: Option<tracing::Span>,
 }
 
 impl Actor for Scribe {
@@ -21,11 +22,16 @@ impl Worker for Scribe {
 
     fn setup((): (), _: &mut WorkerContext<Self>) -> Result<Self, SetupError> {
         tracing::info!("set up outside of any call");
-        Ok(Scribe { computed: 0 })
+        Ok(Scribe { computed: 0, kept: None })
     }
 
-    fn checkout_done(&mut self, _: &mut WorkerContext<Self>) {
+    fn checkout_done(&mut self, ctx: &mut WorkerContext<Self>) {
         tracing::info!("done outside of any call");
+        ctx.log().record(LogLevel(0), "however severe", [("outside", "of any call")]);
+        drop(ctx.log().timer("outside of any call"));
+        if let Some(kept) = &self.kept {
+            kept.record("later", "outside of any call");
+        }
     }
 }
 
@@ -41,6 +47,14 @@ pub enum Write {
     FromAThread,
     ByTheLogCrate,
     ByTheContext,
+    /// Opens a span, which stays open, or goes on in it.
+    Keep,
+    /// Begins a thread that logs for as long as the worker lives.
+    FromBehind,
+    /// Says by the context what has a field of a name that is taken, and what has no fields but a value.
+    OddFields,
+    /// Times so many things under names of their own.
+    Names(u64),
     /// Says far more at once than a record may hold.
     Huge,
     /// Logs without end, and goes down anywhere in it once there are this many records.
@@ -108,6 +122,29 @@ impl Handler<Write> for Scribe {
                 log.record(LogLevel(15), "between levels", [("list", [1, 2])]);
                 drop(timer);
                 log.data("key", [("nested", true)]);
+            }
+            Write::Keep => {
+                let new = || tracing::info_span!("kept", later = tracing::field::Empty);
+                let kept = self.kept.get_or_insert_with(new);
+                kept.record("later", "now");
+                kept.in_scope(|| tracing::info!("in kept"));
+            }
+            Write::FromBehind => {
+                std::thread::spawn(|| {
+                    loop {
+                        tracing::info!("from behind");
+                        std::thread::yield_now();
+                    }
+                });
+            }
+            Write::OddFields => {
+                ctx.log().record(LogLevel(0), "a text", [("message", "a field")]);
+                ctx.log().record(LogLevel::INFO, "another", 7);
+            }
+            Write::Names(count) => {
+                for number in 0..count {
+                    drop(ctx.log().timer(format!("timer {number}")));
+                }
             }
             Write::Huge => {
                 let text = "ä".repeat(1 << 20);
