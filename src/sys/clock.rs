@@ -1,6 +1,8 @@
 //! Clocks that processes can compare.
 
+#[cfg(feature = "actors")]
 use std::sync::LazyLock;
+#[cfg(feature = "actors")]
 use std::time::{Duration, Instant};
 
 /// Nanoseconds of the kernel's monotonic clock, which all processes of a machine read alike.
@@ -15,6 +17,7 @@ pub(crate) fn monotonic_nanos() -> u64 {
 }
 
 /// What that clock said at an instant of this process, to a microsecond or so, and the same for the same instant.
+#[cfg(feature = "actors")]
 pub(crate) fn nanos_of(instant: Instant) -> u64 {
     static ANCHOR: LazyLock<(Instant, u64)> = LazyLock::new(|| {
         // The reading that was interrupted least of a few.
@@ -49,7 +52,7 @@ pub(crate) fn coarse_millis() -> u32 {
     millis.max(1)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "actors"))]
 mod tests {
     use super::*;
 
