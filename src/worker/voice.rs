@@ -19,8 +19,7 @@ use crate::wire::work::FromWorker;
 /// that do not run the calls: what holds is decided under the lock.
 static VERBOSITY: AtomicU8 = AtomicU8::new(0);
 
-static PENDING: Mutex<Pending> =
-    Mutex::new(Pending { call: None, turn: 0, bytes: Vec::new(), left: 0, left_out: 0 });
+static PENDING: Mutex<Pending> = Mutex::new(Pending::new());
 
 thread_local! {
     /// Set in the thread that runs the calls.
@@ -64,27 +63,16 @@ pub(super) fn verbosity() -> u8 {
 
 /// A call begins, of which this much is recorded. One that logs nothing costs no more than this.
 pub(super) fn begin(call: u64, verbosity: u8) {
-    let mut pending = pending();
-    pending.call = Some(call);
-    pending.turn += 1;
-    pending.left = MOST_RECORDS;
-    pending.left_out = 0;
+    pending().begin(call);
     VERBOSITY.store(verbosity, Ordering::Relaxed);
 }
 
 /// The call is over; what was not said of it is said now.
 pub(super) fn end() {
-    if verbosity() == 0 {
-        return;
+    if verbosity() != 0 {
+        VERBOSITY.store(0, Ordering::Relaxed);
+        pending().end();
     }
-    let mut pending = pending();
-    VERBOSITY.store(0, Ordering::Relaxed);
-    if pending.left_out > 0 {
-        let left_out = Record::LeftOut(pending.left_out);
-        pending.append(left_out);
-    }
-    pending.say();
-    pending.call = None;
 }
 
 /// Records what has just happened.
@@ -94,19 +82,44 @@ pub(super) fn record(record: Record) {
 
 /// Records the begin of a span, and keeps room for its end; `None` where nobody is to hear of it.
 pub(super) fn open(record: Record) -> Option<Turn> {
-    let mut pending = pending();
-    pending.take(record, 2).then_some(Turn(pending.turn))
+    pending().open(record)
 }
 
 /// Records the end of a span, unless it was begun in another call.
 pub(super) fn close(span: u64, begun: Turn) {
-    let mut pending = pending();
-    if begun == Turn(pending.turn) {
-        pending.take(Record::Closed { span }, 0);
-    }
+    pending().close(span, begun);
 }
 
 impl Pending {
+    const fn new() -> Self {
+        Pending { call: None, turn: 0, bytes: Vec::new(), left: 0, left_out: 0 }
+    }
+
+    fn begin(&mut self, call: u64) {
+        self.call = Some(call);
+        self.turn += 1;
+        self.left = MOST_RECORDS;
+        self.left_out = 0;
+    }
+
+    fn end(&mut self) {
+        if self.left_out > 0 {
+            self.append(Record::LeftOut(self.left_out));
+        }
+        self.say();
+        self.call = None;
+    }
+
+    fn open(&mut self, record: Record) -> Option<Turn> {
+        self.take(record, 2).then_some(Turn(self.turn))
+    }
+
+    fn close(&mut self, span: u64, begun: Turn) {
+        if begun == Turn(self.turn) {
+            self.take(Record::Closed { span }, 0);
+        }
+    }
+
     /// Says a record that takes so much room; `false` if there is none, or no call.
     fn take(&mut self, record: Record, room: u32) -> bool {
         if self.call.is_none() {
@@ -153,8 +166,9 @@ impl Pending {
 mod tests {
     use super::*;
 
-    fn spoken() -> Vec<Logged> {
-        let bytes = std::mem::take(&mut pending().bytes);
+    /// What would have been said, had this thread anybody to say it to.
+    fn unsaid(pending: &mut Pending) -> Vec<Logged> {
+        let bytes = std::mem::take(&mut pending.bytes);
         let mut rest = bytes.as_slice();
         let mut all = Vec::new();
         while let Ok(Some(length)) = frame::length(rest, 1 << 20) {
@@ -166,34 +180,37 @@ mod tests {
         all
     }
 
-    fn event() -> Record {
+    fn datum() -> Record {
         Record::Data { name: "name".to_owned(), value: "1".to_owned() }
     }
 
     /// L4, L6
     #[test]
     fn what_is_logged_belongs_to_the_call_at_hand_or_to_none() {
-        record(event());
-        assert!(open(event()).is_none());
-        begin(7, 30);
-        let kept = open(event()).expect("there is a call");
-        end();
-        assert_eq!(spoken().iter().map(|logged| logged.call).collect::<Vec<_>>(), [7]);
+        let mut pending = Pending::new();
+        pending.take(datum(), 1);
+        assert_eq!(pending.open(datum()), None);
+        pending.begin(7);
+        let kept = pending.open(datum()).expect("there is a call");
+        pending.end();
+        assert_eq!(unsaid(&mut pending).iter().map(|logged| logged.call).collect::<Vec<_>>(), [7]);
         // Between calls, and then in the first call of another checkout, which goes by the same number.
-        close(1, kept);
-        record(event());
-        begin(7, 10);
-        close(1, kept);
-        let open = open(event()).expect("there is a call");
-        (0..MOST_RECORDS).for_each(|_| record(event()));
-        close(1, open);
-        end();
-        let said = spoken();
+        pending.close(1, kept);
+        pending.take(datum(), 1);
+        pending.begin(7);
+        pending.close(1, kept);
+        let open = pending.open(datum()).expect("there is a call");
+        for _ in 0..MOST_RECORDS {
+            pending.take(datum(), 1);
+        }
+        pending.close(1, open);
+        pending.end();
+        let said = unsaid(&mut pending);
         assert_eq!(said.len(), MOST_RECORDS as usize + 1);
         assert_eq!(said[said.len() - 2].record, Record::Closed { span: 1 });
         assert_eq!(said[said.len() - 1].record, Record::LeftOut(2));
-        begin(8, 10);
-        end();
-        assert_eq!(spoken(), []);
+        pending.begin(8);
+        pending.end();
+        assert_eq!(unsaid(&mut pending), []);
     }
 }
