@@ -14,7 +14,7 @@ use super::handle::PoolHandle;
 use super::interface::{Method, Worker};
 use super::pool::Pool;
 use super::proxy_context::ProxyContext;
-use super::server_link;
+use super::server_link::Source;
 use super::supervisor::{Recipe, Supervisor};
 use crate::config::{Backoff, OnCancel, OptionError, Options};
 use crate::server::{Boot, boot};
@@ -48,6 +48,9 @@ pub enum StartError {
     /// The workers' configuration cannot be encoded.
     #[error("the configuration of the workers cannot be sent to them")]
     Config(#[source] PayloadError),
+    /// What is to be the address of a server is none.
+    #[error("{0:?} is no address of a server: it is written as unix:/path")]
+    Address(String),
     /// This program cannot be executed again as the fork server.
     #[error("the fork server cannot be started")]
     Launch(#[source] io::Error),
@@ -64,10 +67,17 @@ impl fmt::Debug for StartError {
     }
 }
 
-/// Options of a pool, each with a default; made by [`Pool::builder`].
+/// Whose fork server a pool's workers come from.
+enum Whose<W: Worker> {
+    Own(W::Config),
+    Listening(String),
+}
+
+/// Options of a pool, each with a default; made by [`Pool::builder`] or [`Pool::connect`].
 #[must_use = "a pool exists once it is started"]
 pub struct Builder<W: Worker> {
-    config: W::Config,
+    /// With what to start a server, or where there is one.
+    server: Whose<W>,
     options: Options,
     worker: PhantomData<fn() -> W>,
 }
@@ -80,8 +90,16 @@ impl<W: Worker> std::fmt::Debug for Builder<W> {
 
 impl<W: Worker> Builder<W> {
     pub(super) fn new(config: W::Config) -> Self {
+        Builder::of(Whose::Own(config))
+    }
+
+    pub(super) fn connecting(address: String) -> Self {
+        Builder::of(Whose::Listening(address))
+    }
+
+    fn of(server: Whose<W>) -> Self {
         let options = Options::named(short_name::<W>().to_lowercase());
-        Builder { config, options, worker: PhantomData }
+        Builder { server, options, worker: PhantomData }
     }
 
     /// The pool's name in `ps`, failures and logs: at most 64 bytes, without `/` and control characters.
@@ -249,12 +267,14 @@ impl<W: Worker> Builder<W> {
     #[track_caller]
     pub fn start_in(self, arbiter: &ArbiterHandle) -> Result<PoolHandle<W>, StartError> {
         self.options.validate()?;
-        if !boot::is_booted(&W::PROGRAM) {
+        let is_own = matches!(self.server, Whose::Own(_));
+        if is_own && !boot::is_booted(&W::PROGRAM) {
             let type_name = std::any::type_name::<W>();
             return Err(StartError::NotBooted { type_name, short_name: short_name::<W>() });
         }
         let recipe = self.recipe()?;
-        let launched = server_link::launch(&recipe.arguments).map_err(StartError::Launch)?;
+        // A server that is to be there may come later.
+        let launched = is_own.then(|| recipe.source.reach()).transpose().map_err(StartError::Launch)?;
         let desk = Desk::new(self.options);
         let supervisor = {
             let desk = desk.clone();
@@ -266,8 +286,18 @@ impl<W: Worker> Builder<W> {
     }
 
     fn recipe(&self) -> Result<Recipe, StartError> {
-        let mut config = Vec::new();
-        frame::encode(&mut config, &self.config, usize::MAX / 2).map_err(StartError::Config)?;
+        let (source, config) = match &self.server {
+            Whose::Own(config) => {
+                let mut encoded = Vec::new();
+                frame::encode(&mut encoded, config, usize::MAX / 2).map_err(StartError::Config)?;
+                (Source::Own(boot::arguments(&W::PROGRAM)), Some(encoded))
+            }
+            Whose::Listening(address) => {
+                let path = address.strip_prefix("unix:").filter(|path| !path.is_empty());
+                let path = path.ok_or_else(|| StartError::Address(address.clone()))?;
+                (Source::Listening(path.into()), None)
+            }
+        };
         let fingerprint = (W::PROGRAM.fingerprint)();
         let hello = ToServer::Hello(Hello {
             protocol: PROTOCOL,
@@ -286,7 +316,7 @@ impl<W: Worker> Builder<W> {
         let mut bytes = Vec::new();
         frame::append(&mut bytes, &hello);
         let name_of = |call| W::METHODS.get(usize::try_from(call).ok()?).map(Method::name);
-        Ok(Recipe { arguments: boot::arguments(&W::PROGRAM), hello: bytes, fingerprint, name_of })
+        Ok(Recipe { source, hello: bytes, fingerprint, name_of })
     }
 }
 

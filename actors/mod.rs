@@ -20,6 +20,7 @@ pub mod prelude;
 mod proxy_context;
 mod quarantine;
 mod replay;
+mod server;
 mod server_link;
 mod session;
 #[cfg(test)]
@@ -43,4 +44,5 @@ pub use interface::{NoMessage, last_segment};
 pub use pool::{Inspect, Pool, Stop};
 pub use proxy_context::{Here, ProxyContext, here};
 pub use replay::time_of_record;
+pub use server::Server;
 pub use stats::{Histogram, Stats};

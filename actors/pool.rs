@@ -46,6 +46,14 @@ impl<W: Worker> Pool<W> {
         Builder::new(config)
     }
 
+    /// Options of a pool whose workers are those of a [`Server`](crate::Server) that listens at this address,
+    /// `unix:/path`, and are set up with its configuration.
+    ///
+    /// The server may come and go, before and after the pool is started: calls wait for it within their clocks.
+    pub fn connect(address: impl Into<String>) -> Builder<W> {
+        Builder::connecting(address.into())
+    }
+
     #[track_caller]
     pub(super) fn new(desk: Arc<Desk>) -> Self {
         Pool { desk, home: Origin::bare(), worker: PhantomData }

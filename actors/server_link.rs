@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::unix::AsyncFd;
 
-use crate::channel::Inbox;
+use crate::channel::{Inbox, Parcels};
 use crate::sys::launch::ServerProcess;
 use crate::sys::{Errno, descriptors, reactor};
 use crate::wire::control::{BODY_LIMIT, FromServer, ToServer};
@@ -17,34 +18,52 @@ use crate::wire::frame;
 pub(super) struct ServerLink {
     // The channel goes before the process: its end is what tells the server to end.
     socket: AsyncFd<OwnedFd>,
-    process: ServerProcess,
+    /// Where it is ours.
+    process: Option<ServerProcess>,
     inbox: Inbox,
-    unsent: VecDeque<Unsent>,
+    unsent: Parcels,
     passed: VecDeque<OwnedFd>,
 }
 
-struct Unsent {
-    bytes: Vec<u8>,
-    sent: usize,
-    /// Descriptors that go with the first byte.
-    passed: Vec<OwnedFd>,
-}
-
-/// A server process and our end of its control channel, not yet registered with a reactor.
+/// Our end of a control channel, not yet registered with a reactor, and the server process if it is ours.
 pub(super) struct Launched {
     socket: OwnedFd,
-    process: ServerProcess,
+    process: Option<ServerProcess>,
 }
 
-/// Starts this program again as a fork server.
-///
-/// # Errors
-///
-/// What the system said; nothing is left behind.
-pub(super) fn launch(arguments: &[String]) -> io::Result<Launched> {
-    let (ours, theirs) = descriptors::socket_pair()?;
-    descriptors::set_nonblocking(ours.as_fd())?;
-    Ok(Launched { socket: ours, process: ServerProcess::launch(arguments, theirs)? })
+/// Where a pool has its fork server from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// This program, started again with these arguments.
+    Own(Vec<String>),
+    /// A server that listens at this path.
+    Listening(PathBuf),
+}
+
+impl Source {
+    /// Starts the server, or goes to it.
+    ///
+    /// # Errors
+    ///
+    /// What the system said; nothing is left behind.
+    pub(super) fn reach(&self) -> io::Result<Launched> {
+        match self {
+            Source::Own(arguments) => {
+                let (ours, theirs) = descriptors::socket_pair()?;
+                descriptors::set_nonblocking(ours.as_fd())?;
+                Ok(Launched { socket: ours, process: Some(ServerProcess::launch(arguments, theirs)?) })
+            }
+            Source::Listening(path) => Ok(Launched { socket: descriptors::connect(path)?, process: None }),
+        }
+    }
+
+    /// What it is that cannot be done where it cannot be reached.
+    pub(super) fn unreachable(&self, error: &io::Error) -> String {
+        match self {
+            Source::Own(_) => format!("this program cannot be started again: {error}"),
+            Source::Listening(path) => format!("no server at {}: {error}", path.display()),
+        }
+    }
 }
 
 impl ServerLink {
@@ -54,27 +73,26 @@ impl ServerLink {
             socket: reactor::register_both_ways(launched.socket)?,
             process: launched.process,
             inbox: Inbox::default(),
-            unsent: VecDeque::new(),
+            unsent: Parcels::default(),
             passed: VecDeque::new(),
         })
     }
 
-    pub(super) fn pid(&self) -> u32 {
-        self.process.pid()
+    /// The server's process, where it is ours.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(ServerProcess::pid)
     }
 
     /// Says it at once, as far as it fits; the rest is left for [`poll_flush`](Self::poll_flush).
     pub(super) fn say(&mut self, message: &ToServer, passed: Vec<OwnedFd>) {
-        let mut bytes = Vec::new();
-        frame::append(&mut bytes, message);
-        self.unsent.push_back(Unsent { bytes, sent: 0, passed });
+        self.unsent.put(message, passed);
         // What it says is looked at by whoever flushes.
-        let _ = self.send_now();
+        let _ = self.unsent.send(self.socket.as_fd());
     }
 
     /// Says bytes that are a frame already.
     pub(super) fn say_frame(&mut self, bytes: Vec<u8>) {
-        self.unsent.push_back(Unsent { bytes, sent: 0, passed: Vec::new() });
+        self.unsent.put_frame(bytes);
     }
 
     /// The descriptor that came with the message at hand.
@@ -84,7 +102,7 @@ impl ServerLink {
 
     /// Writes what fits; registers the task for the rest. A server that is gone is told by the next read.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Err(error) = self.send_now() {
+        while let Err(error) = self.unsent.send(self.socket.as_fd()) {
             match error {
                 Errno::AGAIN => match ready!(self.socket.poll_write_ready(cx)) {
                     Ok(mut guard) => guard.clear_ready(),
@@ -94,16 +112,6 @@ impl ServerLink {
             }
         }
         Poll::Ready(())
-    }
-
-    fn send_now(&mut self) -> Result<(), Errno> {
-        while let Some(next) = self.unsent.front_mut() {
-            next.send(&self.socket)?;
-            if next.sent == next.bytes.len() {
-                self.unsent.pop_front();
-            }
-        }
-        Ok(())
     }
 
     /// The server's next message; `None` once the conversation is over.
@@ -128,23 +136,8 @@ impl ServerLink {
         }
     }
 
-    /// Ends the conversation, which ends the server; the process is left to be waited for.
-    pub(super) fn hang_up(self) -> ServerProcess {
+    /// Ends the conversation, which ends a server of ours; its process is left to be waited for.
+    pub(super) fn hang_up(self) -> Option<ServerProcess> {
         self.process
-    }
-}
-
-impl Unsent {
-    fn send(&mut self, socket: &AsyncFd<OwnedFd>) -> Result<(), Errno> {
-        let rest = &self.bytes[self.sent..];
-        let count = if self.passed.is_empty() {
-            descriptors::send(socket.as_fd(), rest)?
-        } else {
-            let passed: Vec<BorrowedFd<'_>> = self.passed.iter().map(AsFd::as_fd).collect();
-            descriptors::send_with(socket.as_fd(), rest, &passed)?
-        };
-        self.passed.clear();
-        self.sent += count;
-        Ok(())
     }
 }

@@ -19,7 +19,7 @@ use super::host_channel::{HostChannel, WorkerEnd};
 use super::lease::Identity;
 use super::life::Reason;
 use super::output::{NameOf, Output, Outputs};
-use super::server_link::{self, Launched, ServerLink};
+use super::server_link::{Launched, ServerLink, Source};
 use super::worker_process::{self, Forked, Gone, Leave, Orphaned, WorkerProcess};
 use crate::failure::{Failure, FailureKind, WorkerFacts};
 use crate::sys::launch::ServerProcess;
@@ -32,9 +32,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// a caller of the death that the wish comes from: by then the caller has heard.
 const TURNS: u32 = 4;
 
-/// What it takes to start the pool's server.
+/// What it takes to have a server for the pool.
 pub(super) struct Recipe {
-    pub(super) arguments: Vec<String>,
+    pub(super) source: Source,
     /// The first frame of the conversation.
     pub(super) hello: Vec<u8>,
     pub(super) fingerprint: u64,
@@ -90,11 +90,11 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(super) fn new(desk: Arc<Desk>, recipe: Recipe, launched: Launched) -> Self {
+    pub(super) fn new(desk: Arc<Desk>, recipe: Recipe, launched: Option<Launched>) -> Self {
         Supervisor {
             desk,
             recipe,
-            server: Server::Launched(launched),
+            server: launched.map_or(Server::Down, Server::Launched),
             registry: HashMap::new(),
             unconfirmed: HashSet::new(),
             leaving: Vec::new(),
@@ -240,8 +240,7 @@ impl Supervisor {
         let before = std::mem::replace(&mut self.server, Server::Down);
         let was_up = matches!(before, Server::Up(_));
         if let Server::Starting(link) | Server::Up(link) = before {
-            let mut process = link.hang_up();
-            process.kill();
+            link.hang_up().iter_mut().for_each(ServerProcess::kill);
         }
         self.unconfirmed.clear();
         self.let_go();
@@ -272,9 +271,12 @@ impl Supervisor {
         if !matches!(self.server, Server::Down) || self.desk.is_drained() {
             return;
         }
-        match server_link::launch(&self.recipe.arguments) {
+        match self.recipe.source.reach() {
             Ok(launched) => self.greet(launched, ctx),
-            Err(error) => self.server_down(format!("this program cannot be started again: {error}"), ctx),
+            Err(error) => {
+                let why = self.recipe.source.unreachable(&error);
+                self.server_down(why, ctx);
+            }
         }
     }
 
@@ -295,7 +297,7 @@ impl Supervisor {
             Server::Down | Server::Over => None,
         };
         let farewell = async move {
-            let process = link.map(ServerLink::hang_up);
+            let process = link.and_then(ServerLink::hang_up);
             if let Some(Ok(handle)) = process.as_ref().map(ServerProcess::handle) {
                 worker_process::ended(handle, FAREWELL).await;
             }
@@ -317,8 +319,9 @@ impl Actor for Supervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        if let Server::Launched(launched) = std::mem::replace(&mut self.server, Server::Down) {
-            self.greet(launched, ctx);
+        match std::mem::replace(&mut self.server, Server::Down) {
+            Server::Launched(launched) => self.greet(launched, ctx),
+            _ => self.relaunch(ctx),
         }
         ctx.spawn(Conversation);
     }

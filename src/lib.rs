@@ -86,6 +86,7 @@ pub mod actors;
 
 pub use failure::{Ending, Failure, FailureKind, MemoryVerdict, PanicReport, Phase, SetupError};
 pub use log::{FinishedLog, LogLevel, LogMessage, LogTimer, LogTiming, RequestLog};
+pub use server::{ListenError, ServerError, serve};
 pub use worker::{WorkerLog, WorkerTimer};
 
 #[cfg(feature = "actors")]

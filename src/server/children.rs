@@ -17,49 +17,54 @@ const LARGE: u64 = 32 << 20;
 
 /// A worker that was forked and not reaped.
 struct Child {
+    /// Whom it works for, and their number for it.
+    client: ClientId,
     number: u64,
+    patience: Option<Patience>,
     standing: Standing,
     notes: Option<Notes>,
 }
 
+/// The number of an application in the life of its server.
+pub(super) type ClientId = u64;
+
 /// The workers that were forked and not reaped, by pid.
 pub(super) struct Children {
     living: HashMap<Pid, Child>,
-    patience: Option<Patience>,
     /// What the kernel's count of kills for want of memory was when it was last looked at.
     kills_for_memory: Option<u64>,
 }
 
 impl Children {
-    pub(super) fn new(guard: Guard) -> Self {
-        Children {
-            living: HashMap::new(),
-            patience: guard.hung_worker_timeout.map(|limit| Patience { limit, grace: guard.kill_grace }),
-            kills_for_memory: memory::out_of_memory_kills(),
-        }
+    pub(super) fn new() -> Self {
+        Children { living: HashMap::new(), kills_for_memory: memory::out_of_memory_kills() }
     }
 
-    /// Whether what a worker notes is worth looking at.
-    pub(super) fn are_guarded(&self) -> bool {
-        self.patience.is_some()
-    }
-
-    pub(super) fn born(&mut self, pid: Pid, number: u64, notes: Option<Notes>) {
-        self.living.insert(pid, Child { number, standing: Standing::default(), notes });
+    /// A worker was forked for a client; `open_notes` is asked for what it notes where somebody is to look at that.
+    pub(super) fn born(
+        &mut self,
+        pid: Pid,
+        (client, number): (ClientId, u64),
+        guard: Guard,
+        open_notes: impl FnOnce() -> Option<Notes>,
+    ) {
+        let patience = guard.hung_worker_timeout.map(|limit| Patience { limit, grace: guard.kill_grace });
+        // A worker that cannot be looked at is bounded by its caller's clocks alone.
+        let notes = patience.and_then(|_| open_notes());
+        self.living.insert(pid, Child { client, number, patience, standing: Standing::default(), notes });
     }
 
     /// Ends those that hang; how long until it is worth looking again, if it is.
     pub(super) fn end_hung(&mut self) -> Option<Duration> {
-        let patience = self.patience?;
         let now = clock::coarse_millis();
-        let looks = self.living.iter_mut().filter_map(|(&pid, child)| child.look(pid, now, patience));
+        let looks = self.living.iter_mut().filter_map(|(&pid, child)| child.look(pid, now));
         looks.min()
     }
 
     /// Reaps the next worker that has ended, after killing whatever is left of its group.
     ///
     /// Orphans of dead workers are children of the server, too; they are reaped on the way and not told of.
-    pub(super) fn next_ended(&mut self) -> Option<Ended> {
+    pub(super) fn next_ended(&mut self) -> Option<(ClientId, Ended)> {
         while let Some(pid) = process::next_dead() {
             let child = self.living.remove(&pid);
             if child.is_some() {
@@ -70,14 +75,15 @@ impl Children {
             if let Some(child) = child {
                 let hung = child.standing.has_acted();
                 let out_of_memory = !hung && self.was_killed_for_memory(&corpse);
-                return Some(Ended {
+                let ended = Ended {
                     number: child.number,
                     ending: corpse.ending,
                     peak_memory: corpse.peak_memory,
                     cpu_time: corpse.cpu_time,
                     hung,
                     out_of_memory,
-                });
+                };
+                return Some((child.client, ended));
             }
         }
         None
@@ -94,6 +100,12 @@ impl Children {
         before.is_some() && before < kills
     }
 
+    /// Kills the workers of one client with their groups; they are reaped like any other.
+    pub(super) fn kill_those_of(&mut self, client: ClientId) {
+        let theirs = self.living.iter().filter(|(_, child)| child.client == client);
+        theirs.for_each(|(&pid, _)| process::kill_group(pid));
+    }
+
     /// Kills every worker with its group and reaps them, for at most `patience`.
     pub(super) fn end_all(&mut self, patience: Duration) {
         let until = Instant::now() + patience;
@@ -108,8 +120,8 @@ impl Children {
 }
 
 impl Child {
-    fn look(&mut self, pid: Pid, now: u32, patience: Patience) -> Option<Duration> {
-        let since = self.notes.as_ref()?.running_since();
+    fn look(&mut self, pid: Pid, now: u32) -> Option<Duration> {
+        let (patience, since) = (self.patience?, self.notes.as_ref()?.running_since());
         match self.standing.look(since, now, patience) {
             Verdict::Wait(wait) => Some(wait),
             Verdict::Terminate => {

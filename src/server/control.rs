@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::channel::{Inbox, Outbox};
+use crate::channel::{Inbox, Parcels};
 use crate::sys::{Errno, descriptors};
 use crate::wire::control::{BODY_LIMIT, FromServer, HELLO_LIMIT, ToServer};
 use crate::wire::frame;
@@ -21,7 +21,7 @@ pub(super) enum Over {
 pub(super) struct Control {
     socket: OwnedFd,
     inbox: Inbox,
-    outbox: Outbox,
+    unsent: Parcels,
     /// Descriptors that arrived; they belong to the fork requests in their order, four to each.
     passed: VecDeque<OwnedFd>,
     limit: usize,
@@ -32,10 +32,15 @@ impl Control {
         Control {
             socket,
             inbox: Inbox::default(),
-            outbox: Outbox::default(),
+            unsent: Parcels::default(),
             passed: VecDeque::new(),
             limit: HELLO_LIMIT,
         }
+    }
+
+    /// The channel to whoever comes to a server that listens; its hello has nothing to carry.
+    pub(super) fn to_stranger(socket: OwnedFd) -> Self {
+        Control { limit: BODY_LIMIT, ..Control::new(socket) }
     }
 
     /// Waits for one message, as the server does before it has anything else to do.
@@ -81,44 +86,27 @@ impl Control {
     }
 
     pub(super) fn say(&mut self, message: &FromServer) {
-        frame::append(self.outbox.buffer(), message);
+        self.unsent.put(message, Vec::new());
     }
 
     /// Says a message that a descriptor goes with.
-    pub(super) fn say_with(&mut self, message: &FromServer, passed: OwnedFd) -> Result<(), Over> {
-        // What was said before must be on its way, for the descriptor to go with the right message.
-        self.flush_all()?;
-        let mut bytes = Vec::new();
-        frame::append(&mut bytes, message);
-        loop {
-            match descriptors::send_with(self.socket.as_fd(), &bytes, &[passed.as_fd()]) {
-                Ok(count) => {
-                    self.outbox.buffer().extend_from_slice(&bytes[count..]);
-                    return Ok(());
-                }
-                Err(Errno::AGAIN) => self.wait_for_room()?,
-                Err(_) => return Err(Over::Closed),
-            }
-        }
+    pub(super) fn say_with(&mut self, message: &FromServer, passed: OwnedFd) {
+        self.unsent.put(message, vec![passed]);
     }
 
     /// Writes what fits.
     pub(super) fn flush(&mut self) -> Result<(), Over> {
-        while !self.outbox.is_empty() {
-            match descriptors::send(self.socket.as_fd(), self.outbox.unsent()) {
-                Ok(count) => self.outbox.wrote(count),
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(_) => return Err(Over::Closed),
-            }
+        match self.unsent.send(self.socket.as_fd()) {
+            Ok(()) | Err(Errno::AGAIN) => Ok(()),
+            Err(_) => Err(Over::Closed),
         }
-        Ok(())
     }
 
     /// Writes everything, waiting for room.
     pub(super) fn flush_all(&mut self) -> Result<(), Over> {
         loop {
             self.flush()?;
-            if self.outbox.is_empty() {
+            if self.unsent.is_empty() {
                 return Ok(());
             }
             self.wait_for_room()?;
@@ -126,7 +114,7 @@ impl Control {
     }
 
     pub(super) fn has_unsent(&self) -> bool {
-        !self.outbox.is_empty()
+        !self.unsent.is_empty()
     }
 
     fn wait_for_room(&self) -> Result<(), Over> {

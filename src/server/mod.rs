@@ -1,13 +1,18 @@
-//! The fork server: one thread, no runtime, one pool.
+//! The fork server: one thread, no runtime, one preload, and as many applications as come to it.
 //!
 //! It begins where the application's start-up would have gone on to `main`, loads what the pool's workers
 //! share, and then forks when it is told to, reaps what ends and tells of both. It never decides when to fork
 //! and never runs a user's call.
 
+mod apart;
 pub(crate) mod boot;
 mod children;
 mod control;
+mod door;
 mod guard;
 mod run;
+mod serve;
 
+pub use apart::{ServerError, serve};
 pub use boot::{Boot, enter};
+pub use door::ListenError;

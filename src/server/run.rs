@@ -1,24 +1,17 @@
-//! The life of a fork server: hello, preload, then births and deaths until the application is gone.
+//! The life of the fork server of one application: hello, preload, then its work until the application is gone.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
-use std::time::Duration;
 
-use rustix::process::Pid;
-
-use super::children::Children;
 use super::control::{Control, Over};
-use crate::channel::Notes;
-use crate::sys::process::{self, Forked, TitleSpace, exit_now};
-use crate::sys::signals::{self, ChildDeaths, HangUpWatch};
-use crate::sys::{Errno, descriptors};
+use super::serve::ForkServer;
+use crate::sys::descriptors;
+use crate::sys::process::{self, TitleSpace, exit_now};
+use crate::sys::signals::{self, HangUpWatch};
 use crate::wire::control::{FromServer, Hello, ToServer};
 use crate::wire::work::SetupReport;
 use crate::wire::{LIBRARY, PROTOCOL};
-use crate::worker::{self, Assignment, Preload, Program, panics};
-
-/// How long the server waits for killed workers to be gone before it ends itself.
-const LAST_RITES: Duration = Duration::from_secs(1);
+use crate::worker::{self, Preload, Program, panics};
 
 /// Exit status of a server that was started by hand.
 const USAGE: i32 = 64;
@@ -37,7 +30,7 @@ pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
         exit_now(USAGE)
     };
     start_up();
-    match prepare(program, socket).and_then(Server::serve) {
+    match prepare(program, socket).and_then(ForkServer::serve) {
         Ok(newborn) => newborn.live(),
         Err(Over::Closed) => exit_now(0),
         Err(Over::Broken) => exit_now(UNABLE),
@@ -54,11 +47,12 @@ fn control_socket() -> Option<OwnedFd> {
 }
 
 /// Takes the hello and runs the preload.
-fn prepare(program: &Program, socket: OwnedFd) -> Result<Server<'_>, Over> {
+fn prepare(program: &Program, socket: OwnedFd) -> Result<ForkServer<'_>, Over> {
     let mut control = Control::new(socket);
     let ToServer::Hello(hello) = control.wait()? else {
         return Err(Over::Broken);
     };
+    let Some(config) = hello.config.clone() else { return Err(Over::Broken) };
     if let Err(reason) = fits(&hello, program) {
         control.say(&FromServer::Refused { reason });
         control.flush_all()?;
@@ -68,7 +62,11 @@ fn prepare(program: &Program, socket: OwnedFd) -> Result<Server<'_>, Over> {
     process::set_short_name(&hello.pool, "server");
     write_title(title, &format!("forkpool: fork server of pool {}", hello.pool));
     worker::break_ground();
-    let preload = match preloaded(program, &hello, &control) {
+    let watch = HangUpWatch::start(control.as_fd());
+    // The application may end in the meantime, and this process is to end with it.
+    let preload = preloaded(program, &config);
+    drop(watch);
+    let preload = match preload {
         Ok(preload) => preload,
         Err(report) => {
             control.say(&FromServer::PreloadFailed(report));
@@ -76,17 +74,18 @@ fn prepare(program: &Program, socket: OwnedFd) -> Result<Server<'_>, Over> {
             return Err(Over::Broken);
         }
     };
-    let server = Server::new(program, hello, preload, control, title).map_err(|_| Over::Broken)?;
+    let mut server = ForkServer::new(program, config, preload, title, None).map_err(|_| Over::Broken)?;
+    server.welcome(control, hello).map_err(|_| Over::Broken)?;
     Ok(server)
 }
 
-fn write_title(space: Option<TitleSpace>, title: &str) {
+pub(super) fn write_title(space: Option<TitleSpace>, title: &str) {
     if let Some(space) = space {
         space.write(title);
     }
 }
 
-fn fits(hello: &Hello, program: &Program) -> Result<(), String> {
+pub(super) fn fits(hello: &Hello, program: &Program) -> Result<(), String> {
     let fingerprint = (program.fingerprint)();
     if hello.protocol == PROTOCOL && hello.library == LIBRARY && hello.fingerprint == fingerprint {
         return Ok(());
@@ -98,176 +97,15 @@ fn fits(hello: &Hello, program: &Program) -> Result<(), String> {
     ))
 }
 
-/// Runs the preload, ending with the application if that ends in the meantime.
-fn preloaded(program: &Program, hello: &Hello, control: &Control) -> Result<&'static Preload, SetupReport> {
-    let watch = HangUpWatch::start(control.as_fd());
+/// Runs the preload.
+pub(super) fn preloaded(program: &Program, config: &[u8]) -> Result<&'static Preload, SetupReport> {
     panics::capture();
     let mut preload = Preload::default();
-    let load = || (program.preload)(&hello.config, &mut preload);
+    let load = || (program.preload)(config, &mut preload);
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(load));
-    drop(watch);
     match outcome {
         Ok(Ok(())) => Ok(Box::leak(Box::new(preload))),
         Ok(Err(error)) => Err(SetupReport::of(error)),
         Err(_) => Err(SetupReport::Panic(panics::take())),
-    }
-}
-
-/// A server that has its preload.
-struct Server<'a> {
-    program: &'a Program,
-    hello: Hello,
-    preload: &'static Preload,
-    control: Control,
-    deaths: ChildDeaths,
-    children: Children,
-    title: Option<TitleSpace>,
-}
-
-impl<'a> Server<'a> {
-    fn new(
-        program: &'a Program,
-        hello: Hello,
-        preload: &'static Preload,
-        control: Control,
-        title: Option<TitleSpace>,
-    ) -> rustix::io::Result<Self> {
-        process::adopt_orphans()?;
-        control.stop_waiting()?;
-        let deaths = ChildDeaths::watch()?;
-        let children = Children::new(hello.guard);
-        Ok(Server { program, hello, preload, control, deaths, children, title })
-    }
-
-    /// Works until the application is gone, then leaves nothing behind; returns in every child it forks.
-    fn serve(mut self) -> Result<Newborn<'a>, Over> {
-        match self.converse() {
-            Ok(birth) => Ok(Newborn { server: self, birth }),
-            Err(over) => {
-                self.children.end_all(LAST_RITES);
-                Err(over)
-            }
-        }
-    }
-
-    /// Returns what makes a worker, in the process that is to be that worker.
-    fn converse(&mut self) -> Result<Birth, Over> {
-        self.control.say(&FromServer::Welcome);
-        loop {
-            if let Some(newborn) = self.obey()? {
-                return Ok(newborn);
-            }
-            self.control.flush()?;
-            let next_look = self.children.end_hung();
-            let want_write = self.control.has_unsent();
-            let awake = signals::wait(self.control.as_fd(), want_write, &self.deaths, next_look);
-            let awake = awake.map_err(|_| Over::Broken)?;
-            if awake.deaths {
-                self.deaths.acknowledge();
-                self.tell_deaths();
-            }
-            if awake.control_readable {
-                self.control.read()?;
-            }
-            if awake.control_writable {
-                self.control.flush()?;
-            }
-        }
-    }
-
-    fn obey(&mut self) -> Result<Option<Birth>, Over> {
-        while let Some(message) = self.control.next()? {
-            let newborn = match message {
-                ToServer::Fork { number } => self.fork(number)?,
-                ToServer::Hello(_) => return Err(Over::Broken),
-            };
-            if newborn.is_some() {
-                return Ok(newborn);
-            }
-        }
-        Ok(None)
-    }
-
-    fn tell_deaths(&mut self) {
-        while let Some(ended) = self.children.next_ended() {
-            self.control.say(&FromServer::Ended(ended));
-        }
-    }
-
-    /// Forks; in the child returns what makes it a worker.
-    fn fork(&mut self, number: u64) -> Result<Option<Birth>, Over> {
-        // The descriptors came with the first byte of their message, so they are there.
-        let mut passed = || self.control.take_passed().ok_or(Over::Broken);
-        let (channel, memory, stdout, stderr) = (passed()?, passed()?, passed()?, passed()?);
-        match process::fork() {
-            Ok(Forked::Child) => return Ok(Some(Birth { number, channel, memory, stdout, stderr })),
-            Ok(Forked::Parent(pid)) => self.announce(number, pid, &memory)?,
-            Err(error) => self.refuse(number, error),
-        }
-        Ok(None)
-    }
-
-    fn announce(&mut self, number: u64, pid: Pid, memory: &OwnedFd) -> Result<(), Over> {
-        process::own_group(Some(pid));
-        match process::open(pid) {
-            Ok(handle) => {
-                // A worker that cannot be looked at is bounded by its caller's clocks alone.
-                let notes = self.children.are_guarded().then(|| Notes::open(memory.as_fd()).ok()).flatten();
-                self.children.born(pid, number, notes);
-                let pid = pid.as_raw_nonzero().get().unsigned_abs();
-                self.control.say_with(&FromServer::Forked { number, pid }, handle)
-            }
-            Err(error) => {
-                // Without a handle the host could not kill it, so it was never born.
-                process::kill_group(pid);
-                self.refuse(number, error);
-                Ok(())
-            }
-        }
-    }
-
-    fn refuse(&mut self, number: u64, error: Errno) {
-        let reason = std::io::Error::from(error).to_string();
-        self.control.say(&FromServer::NotForked { number, reason });
-    }
-}
-
-/// A process that was just forked and is about to become a worker.
-struct Newborn<'a> {
-    server: Server<'a>,
-    birth: Birth,
-}
-
-/// What makes a forked process a worker.
-struct Birth {
-    number: u64,
-    channel: OwnedFd,
-    memory: OwnedFd,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-}
-
-impl Newborn<'_> {
-    /// Leaves everything of the server's behind, and lives.
-    fn live(self) -> ! {
-        let Newborn { server, birth: Birth { number, channel, memory, stdout, stderr } } = self;
-        let Server { program, hello, preload, control, deaths, children: _, title } = server;
-        process::own_group(None);
-        process::set_short_name(&hello.pool, &number.to_string());
-        write_title(title, &format!("forkpool: worker {}/{number}", hello.pool));
-        drop(control);
-        deaths.forget_in_child();
-        // Where that fails it prints where the application prints.
-        let _ = descriptors::replace_outputs(stdout, stderr);
-        worker::run(Assignment {
-            program,
-            config: &hello.config,
-            preload,
-            channel: descriptors::raise(channel),
-            memory,
-            max_payload: usize::try_from(hello.max_payload).unwrap_or(usize::MAX),
-            max_memory: hello.max_memory,
-            memory_limit: hello.guard.memory_limit,
-        })
     }
 }

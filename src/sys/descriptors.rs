@@ -117,6 +117,26 @@ pub(crate) fn check_open(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
     rustix::io::fcntl_getfd(fd).map(|_| ())
 }
 
+/// A connection to whoever listens at a path; it does not wait for a listener that is busy.
+#[cfg(feature = "actors")]
+pub(crate) fn connect(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
+    use rustix::net::{AddressFamily, SocketFlags};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let address = rustix::net::SocketAddrUnix::new(path)?;
+    rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
+    Ok(socket)
+}
+
+/// Whether the process at the other end of a Unix socket runs under our user.
+///
+/// # References
+///
+/// - [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), `SO_PEERCRED`
+pub(crate) fn peer_is_ours(fd: BorrowedFd<'_>) -> bool {
+    rustix::net::sockopt::socket_peercred(fd).is_ok_and(|peer| peer.uid == rustix::process::geteuid())
+}
+
 /// Whether a stream socket is what stands at this number.
 pub(crate) fn is_stream_socket(fd: BorrowedFd<'_>) -> bool {
     rustix::net::sockopt::socket_type(fd) == Ok(SocketType::STREAM)

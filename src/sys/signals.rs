@@ -22,20 +22,24 @@ pub(crate) fn start_afresh() {
     }
 }
 
-/// Deaths of children, readable as a descriptor.
-pub(crate) struct ChildDeaths(OwnedFd);
+/// Deaths of children, and requests to end if that is asked for, readable as a descriptor.
+pub(crate) struct ChildDeaths {
+    notes: OwnedFd,
+    and_ends: bool,
+}
 
 impl ChildDeaths {
-    /// Blocks SIGCHLD for this thread and everything it forks, and makes it readable instead.
+    /// Blocks SIGCHLD for this thread and everything it forks, and makes it readable instead; `and_ends`: and so are the
+    /// requests to end, SIGTERM and SIGINT.
     ///
     /// # References
     ///
     /// - [signalfd(2)](https://man7.org/linux/man-pages/man2/signalfd.2.html)
-    pub(crate) fn watch() -> rustix::io::Result<Self> {
+    pub(crate) fn watch(and_ends: bool) -> rustix::io::Result<Self> {
         // A start-up function or a preload that ignores deaths of children would leave nobody to be reaped.
         // SAFETY: signal demands a valid signal and disposition; SIG_DFL runs no code of ours.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-        let set = child_set();
+        let set = set(and_ends);
         mask(libc::SIG_BLOCK, &set)?;
         // SAFETY: signalfd demands a valid set; `set` lives on this frame and was filled by sigemptyset.
         let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
@@ -43,35 +47,44 @@ impl ChildDeaths {
             return Err(last_errno());
         }
         // SAFETY: from_raw_fd demands an open descriptor nobody else owns; signalfd just made it.
-        Ok(ChildDeaths(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(ChildDeaths { notes: unsafe { OwnedFd::from_raw_fd(fd) }, and_ends })
     }
 
-    /// Takes the note; the deaths themselves are asked of the kernel, since notes of the same kind merge.
-    pub(crate) fn acknowledge(&self) {
+    /// Takes the notes; the deaths themselves are asked of the kernel, since notes of the same kind merge. Whether this
+    /// process is to end.
+    pub(crate) fn acknowledge(&self) -> bool {
         let mut note = [0_u8; size_of::<libc::signalfd_siginfo>()];
+        let mut is_to_end = false;
         // An empty read only says that another pass took the note already.
-        while rustix::io::read(&self.0, &mut note).is_ok() {}
+        while rustix::io::read(&self.notes, &mut note).is_ok() {
+            // The number of the signal is the first field, of 32 bits.
+            is_to_end |= note[..4] != (libc::SIGCHLD as u32).to_ne_bytes();
+        }
+        is_to_end
     }
 
     /// Undoes the blocking in a worker, whose own children are its own business.
     pub(crate) fn forget_in_child(self) {
-        let _ = mask(libc::SIG_UNBLOCK, &child_set());
+        let _ = mask(libc::SIG_UNBLOCK, &set(self.and_ends));
     }
 }
 
 impl AsFd for ChildDeaths {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.notes.as_fd()
     }
 }
 
-fn child_set() -> libc::sigset_t {
+fn set(and_ends: bool) -> libc::sigset_t {
     // SAFETY: zeroed demands that zero bytes are a valid sigset_t; it is an array of integers.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: sigemptyset demands a valid set; it is on this frame.
     unsafe { libc::sigemptyset(&mut set) };
-    // SAFETY: sigaddset demands an initialised set and a valid signal; the line above initialised it.
-    unsafe { libc::sigaddset(&mut set, libc::SIGCHLD) };
+    let ends: &[i32] = if and_ends { &[libc::SIGTERM, libc::SIGINT] } else { &[] };
+    for &signal in [libc::SIGCHLD].iter().chain(ends) {
+        // SAFETY: sigaddset demands an initialised set and a valid signal; sigemptyset initialised it.
+        unsafe { libc::sigaddset(&mut set, signal) };
+    }
     set
 }
 
@@ -166,31 +179,32 @@ fn set_async(fd: RawFd, on: bool) -> rustix::io::Result<()> {
     }
 }
 
-/// What the server waits for.
+/// What became of a wait.
 pub(crate) struct Awake {
-    pub(crate) control_readable: bool,
-    pub(crate) control_writable: bool,
+    /// Of each channel, in their order, whether there is something to read, or its end.
+    pub(crate) readable: Vec<bool>,
     pub(crate) deaths: bool,
 }
 
-/// Waits until the control channel or a death wants attention, or for so long.
-pub(crate) fn wait(
-    control: BorrowedFd<'_>,
-    want_write: bool,
-    deaths: &ChildDeaths,
+/// Waits until one of these channels or a death wants attention, or for so long. A channel comes with whether there is
+/// something to be written to it.
+pub(crate) fn wait<'a>(
+    channels: impl Iterator<Item = (BorrowedFd<'a>, bool)>,
+    deaths: &'a ChildDeaths,
     at_most: Option<Duration>,
 ) -> rustix::io::Result<Awake> {
     // More than what fits is for ever; a signal makes the wait begin anew, which makes it longer and harms nothing.
     let timeout = at_most.and_then(|wait| Timespec::try_from(wait).ok());
-    let interest = if want_write { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
-    let deaths = deaths.as_fd();
-    let mut entries =
-        [PollFd::from_borrowed_fd(control, interest), PollFd::from_borrowed_fd(deaths, PollFlags::IN)];
+    let mut entries = vec![PollFd::from_borrowed_fd(deaths.as_fd(), PollFlags::IN)];
+    entries.extend(channels.map(|(channel, has_unsent)| {
+        let out = if has_unsent { PollFlags::OUT } else { PollFlags::empty() };
+        PollFd::from_borrowed_fd(channel, PollFlags::IN | out)
+    }));
     rustix::io::retry_on_intr(|| rustix::event::poll(&mut entries, timeout.as_ref()))?;
-    let happened = entries[0].revents();
+    let readable =
+        |entry: &PollFd<'_>| entry.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
     Ok(Awake {
-        control_readable: happened.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR),
-        control_writable: happened.contains(PollFlags::OUT),
-        deaths: entries[1].revents().contains(PollFlags::IN),
+        deaths: entries[0].revents().contains(PollFlags::IN),
+        readable: entries[1..].iter().map(readable).collect(),
     })
 }

@@ -38,8 +38,8 @@ pub(crate) struct Hello {
     /// Private memory in bytes above which a worker is replaced; it is measured where this is given.
     pub(crate) max_memory: Option<u64>,
     pub(crate) guard: Guard,
-    /// The user's configuration, encoded.
-    pub(crate) config: Vec<u8>,
+    /// The user's configuration, encoded; a server that was started by itself has one of its own.
+    pub(crate) config: Option<Vec<u8>>,
 }
 
 /// What bounds a worker from outside, whatever code it runs.

@@ -81,9 +81,13 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     let mut end = BlockingEnd::new(link, frame::call_limit(limits.max_payload));
     let setup = || (assignment.program.setup)(assignment.config, assignment.preload);
     panics::expect(LastWords::Setup);
+    // A server that is a program of its own may have a subscriber, which is not to hear of what is logged here.
+    let inherited = tracing::dispatcher::has_been_set();
     // A set-up may name a subscriber of its own for what comes after it, so ours is not the program's until then.
     let recorded = || tracing::dispatcher::with_default(&log, setup);
     let attempt = std::panic::catch_unwind(AssertUnwindSafe(recorded));
+    // Until this process ends, which is not by returning.
+    let _for_this_thread = inherited.then(|| tracing::dispatcher::set_default(&log));
     // That there is one already is the user's choice.
     let _ = tracing::dispatcher::set_global_default(log);
     recorder::bridge_log(kept);

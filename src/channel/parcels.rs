@@ -1,0 +1,77 @@
+//! What is still to be sent on a control channel: frames and the descriptors that go with them, in order.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use serde::Serialize;
+
+use crate::sys::{Errno, descriptors};
+use crate::wire::frame;
+
+/// Frames that wait for room in a socket.
+#[derive(Default)]
+pub(crate) struct Parcels {
+    queue: VecDeque<Parcel>,
+}
+
+struct Parcel {
+    bytes: Vec<u8>,
+    sent: usize,
+    /// Descriptors that go with the first byte.
+    passed: Vec<OwnedFd>,
+}
+
+impl Parcels {
+    /// Queues a message with the descriptors that go with it.
+    pub(crate) fn put<M: Serialize>(&mut self, message: &M, passed: Vec<OwnedFd>) {
+        let mut bytes = Vec::new();
+        frame::append(&mut bytes, message);
+        self.queue.push_back(Parcel { bytes, sent: 0, passed });
+    }
+
+    /// Queues bytes that are a frame already.
+    #[cfg(feature = "actors")]
+    pub(crate) fn put_frame(&mut self, bytes: Vec<u8>) {
+        self.queue.push_back(Parcel { bytes, sent: 0, passed: Vec::new() });
+    }
+
+    /// Sends what fits.
+    ///
+    /// # Errors
+    ///
+    /// `AGAIN` where there is no room, with the rest still queued; anything else is the end of the channel.
+    pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
+        while let Some(next) = self.queue.front_mut() {
+            next.send(socket)?;
+            if next.sent == next.bytes.len() {
+                self.queue.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Gives up what was not sent.
+    #[cfg(feature = "actors")]
+    pub(crate) fn clear(&mut self) {
+        self.queue.clear();
+    }
+}
+
+impl Parcel {
+    fn send(&mut self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
+        let rest = &self.bytes[self.sent..];
+        let count = if self.passed.is_empty() {
+            descriptors::send(socket, rest)?
+        } else {
+            let passed: Vec<BorrowedFd<'_>> = self.passed.iter().map(AsFd::as_fd).collect();
+            descriptors::send_with(socket, rest, &passed)?
+        };
+        self.passed.clear();
+        self.sent += count;
+        Ok(())
+    }
+}
