@@ -16,7 +16,7 @@ use super::pool::Pool;
 use super::proxy_context::ProxyContext;
 use super::server_link::Source;
 use super::supervisor::{Recipe, Supervisor};
-use crate::config::{Backoff, OnCancel, OptionError, Options};
+use crate::config::{Backoff, OnCancel, OptionError, Options, Transport};
 use crate::server::{Boot, boot};
 use crate::wire::control::{Guard, Hello, ToServer};
 use crate::wire::frame::{self, PayloadError};
@@ -242,6 +242,13 @@ impl<W: Worker> Builder<W> {
     /// Waits after workers that ended before they could do anything. Default: 100 ms doubling to 5 s, ±20 %.
     pub fn restart(mut self, backoff: Backoff) -> Self {
         self.options.restart = backoff;
+        self
+    }
+
+    /// How messages and replies travel between the application and its workers. Default:
+    /// [`Transport::SharedMemory`], which is the faster one.
+    pub fn transport(mut self, transport: Transport) -> Self {
+        self.options.transport = transport;
         self
     }
 

@@ -15,12 +15,13 @@ use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Ha
 
 use super::claim::Obituary;
 use super::desk::Desk;
-use super::host_channel::{HostChannel, WorkerEnd};
+use super::host_channel::HostChannel;
 use super::lease::Identity;
 use super::life::Reason;
 use super::output::{NameOf, Output, Outputs};
 use super::server_link::{Launched, ServerLink, Source};
 use super::worker_process::{self, Forked, Gone, Leave, Orphaned, WorkerProcess};
+use crate::channel::WorkerEnd;
 use crate::failure::{Failure, FailureKind, WorkerFacts};
 use crate::sys::launch::ServerProcess;
 use crate::wire::control::{FromServer, ToServer};
@@ -139,14 +140,18 @@ impl Supervisor {
             self.unborn.push(number);
             return;
         };
-        let ends = HostChannel::new(self.desk.options.max_payload).and_then(|(channel, ends)| {
-            let name = &self.desk.options.name;
-            let (output, outputs) = Output::new(name, number, channel.notes(), self.recipe.name_of)?;
-            Ok((channel, output, ends, outputs))
+        let options = &self.desk.options;
+        let ends = HostChannel::new(options.transport, options.max_payload).and_then(|(channel, end)| {
+            let (output, outputs) = Output::new(&options.name, number, channel.notes(), self.recipe.name_of)?;
+            Ok((channel, output, end, outputs))
         });
         match ends {
-            Ok((channel, output, WorkerEnd { doorbell, memory }, Outputs { stdout, stderr })) => {
-                link.say(&ToServer::Fork { number }, vec![doorbell, memory, stdout, stderr]);
+            Ok((channel, output, end, Outputs { stdout, stderr })) => {
+                let (rings, socket, memory) = match end {
+                    WorkerEnd::Rings { doorbell, memory } => (true, doorbell, memory),
+                    WorkerEnd::Stream { socket, memory } => (false, socket, memory),
+                };
+                link.say(&ToServer::Fork { number, rings }, vec![socket, memory, stdout, stderr]);
                 self.unconfirmed.insert(number);
                 let fingerprint = self.recipe.fingerprint;
                 let process = WorkerProcess::new(self.desk.clone(), number, fingerprint, channel, output);

@@ -81,6 +81,17 @@ pub enum OnCancel {
     Kill,
 }
 
+/// How messages and replies travel between the application and its workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Through memory that both share, 516 KiB for each worker; a short wait is spun through where there are processors
+    /// enough.
+    #[default]
+    SharedMemory,
+    /// Over a socket: a system call for each message, and a wake. It takes no memory worth mentioning and never spins.
+    Socket,
+}
+
 /// All options of a pool.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -125,6 +136,8 @@ pub struct Options {
     pub keep_after_error: bool,
     /// Waits after workers that ended early.
     pub restart: Backoff,
+    /// How messages and replies travel.
+    pub transport: Transport,
 }
 
 impl Options {
@@ -151,6 +164,7 @@ impl Options {
             max_payload: DEFAULT_MAX_PAYLOAD,
             keep_after_error: false,
             restart: Backoff::default(),
+            transport: Transport::default(),
         }
     }
 

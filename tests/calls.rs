@@ -74,7 +74,7 @@ fn calls_queue_before_any_worker_exists() {
     run(async {
         let script = Script::Sleep(Duration::from_millis(100));
         let slow = Setup { script, ..Setup::default() };
-        let pool = Pool::<Probe>::builder(slow).workers(0..=1).start().expect("the pool starts");
+        let pool = builder::<Probe>(slow).workers(0..=1).start().expect("the pool starts");
         assert_eq!(pool.stats().forked, 0);
         let checkouts: Vec<_> = (0..20).map(|_| pool.checkout().start()).collect();
         assert_eq!(pool.stats().waiting, 20);
@@ -94,7 +94,7 @@ fn calls_queue_before_any_worker_exists() {
 fn a_checkout_is_made_at_once_where_no_worker_will_ever_be() {
     run(async {
         let hangs = Setup { script: Script::Hang, ..Setup::default() };
-        let pool = Pool::<Probe>::builder(hangs).workers(1..=1).start().expect("the pool starts");
+        let pool = builder::<Probe>(hangs).workers(1..=1).start().expect("the pool starts");
         let checkouts: Vec<_> = (0..1000).map(|_| pool.checkout().start()).collect();
         checkouts.iter().for_each(|checkout| checkout.do_send(Pid));
         assert_eq!(pool.stats().waiting, 1000);
@@ -252,7 +252,7 @@ fn a_checkout_is_released_once_its_last_address_is_gone() {
     run(async {
         let done = Scratch::path();
         let setup = Setup { done_journal: done.some(), ..Setup::default() };
-        let pool = Pool::<Probe>::builder(setup).workers(1..=1).start().expect("the pool starts");
+        let pool = builder::<Probe>(setup).workers(1..=1).start().expect("the pool starts");
         let checkout = pool.checkout().start();
         let worker = pid(&checkout).await;
         let (clone, recipient) = (checkout.clone(), checkout.clone().recipient::<Pid>());

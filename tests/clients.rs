@@ -127,7 +127,7 @@ forkpool::boot!(Picky);
 #[test]
 fn an_error_type_that_panics_leaks_no_worker() {
     run(async {
-        let pool = Pool::<Picky>::builder(()).workers(1..=1).start().expect("the pool starts");
+        let pool = builder::<Picky>(()).workers(1..=1).start().expect("the pool starts");
         let long = || Sleep(Duration::from_secs(60));
         let soon = Duration::from_millis(50);
         let checkout = pool.checkout().timeout(soon).start();

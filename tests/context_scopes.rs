@@ -263,7 +263,7 @@ fn calls_made_one_after_the_other_do_not_lengthen_the_chain() {
                 assert_eq!(depth(), 1);
             })
         };
-        bounded("the calls", stays_flat("a loop", calls)).await;
+        within(PATIENCE * 10, "the calls", stays_flat("a loop", calls)).await;
         assert_eq!(heard.kinds(), []);
     });
 }
@@ -316,7 +316,7 @@ fn calls_made_from_reply_handlers_do_not_lengthen_the_chain() {
             Relay { context, checkout: checkout.clone(), left, done: Some(done) }.start();
             async { all.await.expect("all calls are made") }
         };
-        bounded("the calls", stays_flat("reply handlers", calls)).await;
+        within(PATIENCE * 10, "the calls", stays_flat("reply handlers", calls)).await;
     });
 }
 
@@ -384,7 +384,7 @@ forkpool::boot!(Odd);
 #[test]
 fn an_error_of_the_users_own_type_is_told_by_the_best_text_it_has() {
     run(async {
-        let pool = Pool::<Odd>::builder(()).workers(1..=1).start().expect("the pool starts");
+        let pool = builder::<Odd>(()).workers(1..=1).start().expect("the pool starts");
         let (context, heard) = listening("context");
         let checkout = pool.checkout().in_context(&context).keep_after_error(true).start();
         assert!(answer(checkout.send(Show)).await.is_err());

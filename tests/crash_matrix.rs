@@ -139,7 +139,7 @@ async fn play(way: Way, moment: Moment) -> Seen {
 }
 
 fn options(plan: &Plan, way: Way) -> Builder<Wreck> {
-    let options = Pool::<Wreck>::builder(plan.clone()).workers(2..=2).name("matrix");
+    let options = builder::<Wreck>(plan.clone()).workers(2..=2).name("matrix");
     match way {
         StopsItself => options.setup_timeout(CLOCK),
         ExceedsItsMemory => options.memory_limit(WRECK_LIMIT),

@@ -72,7 +72,7 @@ fn failures_that_the_application_decides_on_have_one_too() {
 #[test]
 fn a_failed_set_up_shows_what_it_printed_and_its_chain() {
     run(async {
-        let pool = Pool::<Mule>::builder(Some("no hay".to_owned())).workers(1..=1);
+        let pool = builder::<Mule>(Some("no hay".to_owned())).workers(1..=1);
         let pool = pool.start().expect("the pool starts");
         let failed = answer(pool.send(Trick::Nothing)).await.expect_err("no set-up");
         assert_eq!(failed.kind(), FailureKind::Setup);

@@ -220,7 +220,7 @@ fn a_pool_whose_set_up_hangs_can_be_stopped() {
     run(async {
         let journal = Scratch::path();
         let setup = Setup { script: Script::Hang, journal: journal.some(), ..Setup::default() };
-        let pool = Pool::<Probe>::builder(setup).workers(2..=2).start().expect("the pool starts");
+        let pool = builder::<Probe>(setup).workers(2..=2).start().expect("the pool starts");
         let call = pool.send(Pid);
         until("both are being set up", || journal.lines().len() == 2).await;
         let end = ending(&pool, Duration::ZERO).await;
@@ -234,7 +234,7 @@ fn a_pool_whose_set_up_hangs_can_be_stopped() {
 fn a_pool_that_waits_before_its_next_attempt_can_be_stopped() {
     run(async {
         let setup = Setup { script: Script::Exit(1), ..Setup::default() };
-        let builder = Pool::<Probe>::builder(setup).workers(1..=1).restart(NEVER);
+        let builder = builder::<Probe>(setup).workers(1..=1).restart(NEVER);
         let pool = builder.start().expect("the pool starts");
         until("the attempt has failed", || pool.stats().forked == 1 && pool.stats().workers() == 0).await;
         let call = pool.send(Pid);
@@ -249,7 +249,7 @@ fn a_pool_that_waits_before_its_next_attempt_can_be_stopped() {
 fn a_pool_whose_preload_hangs_can_be_stopped() {
     run(async {
         let setup = Setup { preload: Script::Hang, ..Setup::default() };
-        let pool = Pool::<Probe>::builder(setup).workers(1..=1).start().expect("the pool starts");
+        let pool = builder::<Probe>(setup).workers(1..=1).start().expect("the pool starts");
         the_server().await;
         let call = pool.send(Pid);
         let end = ending(&pool, Duration::ZERO).await;
@@ -263,7 +263,7 @@ fn a_pool_whose_preload_hangs_can_be_stopped() {
 fn a_pool_whose_preload_hangs_ends_with_its_last_handle() {
     run(async {
         let setup = Setup { preload: Script::Hang, ..Setup::default() };
-        let pool = Pool::<Probe>::builder(setup).workers(1..=1).start().expect("the pool starts");
+        let pool = builder::<Probe>(setup).workers(1..=1).start().expect("the pool starts");
         the_server().await;
         drop(pool);
         until("nothing is left", || descendants(std::process::id()).is_empty()).await;
@@ -275,7 +275,7 @@ fn a_pool_whose_preload_hangs_ends_with_its_last_handle() {
 fn a_pool_whose_preload_failed_can_be_stopped() {
     run(async {
         let setup = Setup { preload: Script::Error("no model".to_owned()), ..Setup::default() };
-        let builder = Pool::<Probe>::builder(setup).workers(1..=1).restart(NEVER);
+        let builder = builder::<Probe>(setup).workers(1..=1).restart(NEVER);
         let pool = builder.start().expect("the pool starts");
         let failure = answer(pool.send(Pid)).await.unwrap_err();
         assert_eq!(failure.kind(), FailureKind::Setup);
@@ -359,7 +359,7 @@ fn messages_sent_to_the_pool_before_its_last_handle_went_are_answered() {
     run(async {
         let done = Scratch::path();
         let setup = Setup { done_journal: done.some(), ..Setup::default() };
-        let pool = Pool::<Probe>::builder(setup).workers(1..=1).start().expect("the pool starts");
+        let pool = builder::<Probe>(setup).workers(1..=1).start().expect("the pool starts");
         let calls = [1, 2].map(|number| pool.send(Slow(Duration::from_millis(50), number)));
         pool.do_send(Pid);
         drop(pool);
@@ -418,7 +418,7 @@ fn calls_sent_and_forgotten_finish_before_the_end() {
     run(async {
         let done = Scratch::path();
         let setup = Setup { done_journal: done.some(), ..Setup::default() };
-        let pool = Pool::<Probe>::builder(setup).workers(1..=1).start().expect("the pool starts");
+        let pool = builder::<Probe>(setup).workers(1..=1).start().expect("the pool starts");
         let checkout = pool.checkout().start();
         assert!(answer(checkout.send(Pid)).await.is_ok());
         for number in 0..3 {

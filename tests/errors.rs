@@ -258,14 +258,16 @@ fn a_call_sent_while_the_error_was_not_seen_yet_never_runs_from_whatever_thread(
                 // Of the last one nobody knows.
                 drop(sent.pop());
                 behind += sent.len();
-                for request in sent {
-                    let cleared = block_on(request).expect("an answer").map_err(|failure| failure.kind());
-                    late += usize::from(cleared != Err(FailureKind::Cleared));
-                }
+                let answers: Vec<_> =
+                    sent.into_iter().map(|request| block_on(request).expect("an answer")).collect();
+                let ran = answers
+                    .iter()
+                    .any(|answer| answer.as_ref().err().map(Failure::kind) != Some(FailureKind::Cleared));
+                late += u32::from(ran);
             }
             // Between the mark and the telling lie some nanoseconds, in which a thread that never pauses may send a
-            // call and look once more.
-            assert!(behind > 0 && late < 20, "{late} of {behind} ran");
+            // call and look once more, or many if the machine takes the processor away right then.
+            assert!(behind > 0 && late < 20, "calls ran in {late} of 2000 rounds");
         })
         .await;
     });
@@ -339,7 +341,7 @@ fn a_checkout_that_saw_an_error_replaces_its_worker_unless_told_to_keep_it() {
         for (name, of_pool, of_checkout, of_handler, expected) in table {
             let done = Scratch::path();
             let setup = Setup { done_journal: done.some(), ..Setup::default() };
-            let mut options = Pool::<Probe>::builder(setup).workers(1..=1);
+            let mut options = builder::<Probe>(setup).workers(1..=1);
             if let Some(keep) = of_pool {
                 options = options.keep_after_error(keep);
             }

@@ -46,12 +46,12 @@ async fn one_of_each() -> Vec<(FailureKind, Failure)> {
         [Script::Error("no\ndatabase".to_owned()), Script::Panic("no\ndatabase".to_owned()), Script::Exit(3)];
     for script in scripts {
         let broken = Setup { script, ..Setup::default() };
-        let pool = Pool::<Probe>::builder(broken).workers(0..=1).start().expect("the pool starts");
+        let pool = builder::<Probe>(broken).workers(0..=1).start().expect("the pool starts");
         all.push((FailureKind::Setup, failure(pool.send(Pid)).await));
     }
     all.push((FailureKind::Timeout, timed_out_after_a_failed_setup().await));
     let impossible = Setup { preload: Script::Exit(1), ..Setup::default() };
-    let pool = Pool::<Probe>::builder(impossible).timeout(millis(300)).start().expect("the pool starts");
+    let pool = builder::<Probe>(impossible).timeout(millis(300)).start().expect("the pool starts");
     all.push((FailureKind::NoServer, failure(pool.send(Pid)).await));
     all
 }
@@ -62,8 +62,7 @@ async fn timed_out_after_a_failed_setup() -> Failure {
     let script = Script::Error("no database".to_owned());
     let broken = Setup { script, journal: journal.some(), ..Setup::default() };
     let backoff = Backoff { first: PATIENCE, most: PATIENCE, jitter: 0.0 };
-    let pool =
-        Pool::<Probe>::builder(broken).workers(1..=1).restart(backoff).start().expect("the pool starts");
+    let pool = builder::<Probe>(broken).workers(1..=1).restart(backoff).start().expect("the pool starts");
     until("the first attempt has failed", || !journal.lines().is_empty() && pool.stats().workers() == 0)
         .await;
     failure(pool.addr().send(Within(millis(50), Pid))).await

@@ -4,6 +4,7 @@ mod harness;
 use std::time::Duration;
 
 use actix::prelude::*;
+use forkpool::config::Transport;
 use forkpool::prelude::*;
 use forkpool::{Ending, Phase};
 use harness::*;
@@ -64,7 +65,11 @@ fn a_fatal_failure_is_remembered_and_clears_the_queue_and_its_worker_is_never_us
             ("an empty frame", Deed::Babble(vec![0; 4]), FailureKind::Protocol),
             ("a reply to no call", Deed::Babble(vec![5, 0, 0, 0, 2, 99, 0, 0, 0]), FailureKind::Protocol),
         ];
+        let has_counters = transport() == Transport::SharedMemory;
         for (name, deed, kind) in kinds {
+            if matches!(deed, Deed::Scribble { .. }) && !has_counters {
+                continue;
+            }
             let failure = ends_with(name, &pool, deed).await;
             assert_eq!(failure.kind(), kind, "{name}: {failure}");
         }

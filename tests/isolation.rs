@@ -237,7 +237,7 @@ forkpool::boot!(Reader);
 #[test]
 fn a_worker_has_the_descriptors_that_its_own_preload_opened() {
     run(async {
-        let pool = Pool::<Reader>::builder(()).workers(1..=1).start().expect("the pool starts");
+        let pool = builder::<Reader>(()).workers(1..=1).start().expect("the pool starts");
         let expected = ("Linux".to_owned(), 2);
         assert_eq!(answer(pool.send(Opened)).await, Ok(expected), "the file and the channel");
     });

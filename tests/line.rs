@@ -313,7 +313,7 @@ fn every_way_to_send_to_the_pool_runs_the_message() {
 fn stats_show_workers_by_state_and_the_length_of_the_line() {
     run(async {
         let slow = Setup { script: Script::Sleep(Duration::from_millis(100)), ..Setup::default() };
-        let pool = Pool::<Probe>::builder(slow).workers(2..=2).start().expect("the pool starts");
+        let pool = builder::<Probe>(slow).workers(2..=2).start().expect("the pool starts");
         assert_eq!((pool.stats().starting, pool.stats().idle), (2, 0));
         until("two are idle", || pool.stats().idle == 2).await;
         let holders = [(); 2].map(|()| pool.checkout().start());

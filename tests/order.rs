@@ -56,7 +56,7 @@ fn calls_sent_before_there_is_a_worker_run_in_one_order() {
     run(async {
         let script = Script::Sleep(Duration::from_millis(100));
         let slow = Setup { script, ..Setup::default() };
-        let pool = Pool::<Probe>::builder(slow).workers(0..=1).start().expect("the pool starts");
+        let pool = builder::<Probe>(slow).workers(0..=1).start().expect("the pool starts");
         let checkout = pool.checkout().start();
         assert_eq!(remembered(checkout).await, in_order());
     });

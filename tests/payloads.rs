@@ -191,7 +191,7 @@ fn everything(nested: Option<Box<Everything>>) -> Everything {
 }
 
 fn parcels() -> PoolHandle<Parcel> {
-    Pool::<Parcel>::builder(()).workers(1..=1).start().expect("the pool starts")
+    builder::<Parcel>(()).workers(1..=1).start().expect("the pool starts")
 }
 
 /// C6
@@ -388,8 +388,7 @@ fn what_cannot_travel_to_a_pool_or_from_it_fails_alone() {
 #[test]
 fn max_payload_counts_the_message_alone_to_the_byte() {
     run(async {
-        let pool =
-            Pool::<Parcel>::builder(()).workers(1..=1).max_payload(1000).start().expect("the pool starts");
+        let pool = builder::<Parcel>(()).workers(1..=1).max_payload(1000).start().expect("the pool starts");
         let checkout = pool.checkout().start();
         // A message of n bytes takes two more for their number.
         assert_eq!(answer(checkout.send(Swallow(vec![0; 998]))).await, Ok(998));
@@ -406,8 +405,7 @@ fn max_payload_counts_the_message_alone_to_the_byte() {
 #[test]
 fn max_payload_counts_the_reply_alone_to_the_byte() {
     run(async {
-        let pool =
-            Pool::<Parcel>::builder(()).workers(1..=1).max_payload(1000).start().expect("the pool starts");
+        let pool = builder::<Parcel>(()).workers(1..=1).max_payload(1000).start().expect("the pool starts");
         let checkout = pool.checkout().start();
         // A reply of n bytes takes two more for their number and one that says `Ok`.
         assert_eq!(answer(checkout.send(Produce(997))).await, Ok(vec![7; 997]));
@@ -425,8 +423,7 @@ fn max_payload_counts_the_reply_alone_to_the_byte() {
 #[test]
 fn an_error_too_large_to_travel_is_a_failure_of_its_own_call() {
     run(async {
-        let pool =
-            Pool::<Parcel>::builder(()).workers(1..=1).max_payload(1000).start().expect("the pool starts");
+        let pool = builder::<Parcel>(()).workers(1..=1).max_payload(1000).start().expect("the pool starts");
         let checkout = pool.checkout().start();
         let worker = answer(checkout.send(Whoami(()))).await;
         let failure = failure(checkout.send(ProduceError(2000))).await;

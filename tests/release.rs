@@ -13,7 +13,7 @@ const NEVER: Backoff =
     Backoff { first: Duration::from_secs(3600), most: Duration::from_secs(3600), jitter: 0.0 };
 
 fn pool_with(setup: Setup) -> Builder<Probe> {
-    Pool::<Probe>::builder(setup)
+    builder::<Probe>(setup)
 }
 
 /// W5

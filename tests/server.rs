@@ -71,9 +71,9 @@ fn an_application() {
         answer(checkout.send(StartChild)).await.expect("a child");
         checkout.do_send(Spin);
         let hanging = Setup { script: Script::Hang, ..Setup::default() };
-        let setting_up = Pool::<Probe>::builder(hanging).name("setup").workers(1..=1).start();
+        let setting_up = builder::<Probe>(hanging).name("setup").workers(1..=1).start();
         let hanging = Setup { preload: Script::Hang, ..Setup::default() };
-        let loading = Pool::<Probe>::builder(hanging).name("preload").workers(1..=1).start();
+        let loading = builder::<Probe>(hanging).name("preload").workers(1..=1).start();
         let names = || servers().into_iter().map(comm).collect::<BTreeSet<_>>();
         until("three servers are there", || {
             names() == ["preload/server", "probe/server", "setup/server"].map(str::to_owned).into()

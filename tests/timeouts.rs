@@ -270,7 +270,7 @@ fn a_call_that_runs_out_of_time_in_line_says_so_and_harms_nobody() {
 fn a_call_that_runs_out_of_time_while_its_worker_starts_says_so() {
     run(async {
         let hangs = Setup { script: Script::Hang, ..Setup::default() };
-        let pool = Pool::<Probe>::builder(hangs).workers(1..=1).start().expect("the pool starts");
+        let pool = builder::<Probe>(hangs).workers(1..=1).start().expect("the pool starts");
         until("the worker is forked", || pool.stats().forked == 1).await;
         let began = Instant::now();
         let timed_out = failure(pool.checkout().timeout(millis(100)).start().send(Pid)).await;
@@ -378,7 +378,7 @@ fn a_busy_event_loop_times_no_call_out() {
 fn a_worker_that_is_ready_when_the_clock_fires_is_no_timeout() {
     run(async {
         let slow = Setup { script: Script::Sleep(millis(100)), ..Setup::default() };
-        let pool = Pool::<Probe>::builder(slow).workers(0..=1).start().expect("the pool starts");
+        let pool = builder::<Probe>(slow).workers(0..=1).start().expect("the pool starts");
         let server = the_server().await;
         let request = pool.addr().send(Within(millis(500), Slow(Duration::ZERO, 1)));
         until("the worker is forked", || !children(server).is_empty()).await;
@@ -419,7 +419,7 @@ fn wait_timeout_bounds_the_wait_for_a_worker_alone() {
 fn without_a_server_a_call_fails_at_its_timeout() {
     run(async {
         let impossible = Setup { preload: Script::Exit(1), ..Setup::default() };
-        let pool = Pool::<Probe>::builder(impossible).workers(1..=2).start().expect("the pool starts");
+        let pool = builder::<Probe>(impossible).workers(1..=2).start().expect("the pool starts");
         let limits = [millis(200), millis(400), millis(600)];
         let began = Instant::now();
         let requests = limits.map(|limit| pool.checkout().timeout(limit).start().send(Pid));
@@ -440,7 +440,7 @@ fn without_a_server_a_call_fails_at_its_timeout() {
 fn a_server_that_is_killed_again_and_again_fails_a_call_at_its_timeout_and_no_other() {
     run(async {
         let slow = Setup { preload: Script::Sleep(millis(300)), ..Setup::default() };
-        let pool = Pool::<Probe>::builder(slow).workers(1..=1).start().expect("the pool starts");
+        let pool = builder::<Probe>(slow).workers(1..=1).start().expect("the pool starts");
         let limit = millis(800);
         let began = Instant::now();
         let request = actix_rt::spawn(failure(pool.checkout().timeout(limit).start().send(Pid)));

@@ -328,8 +328,7 @@ fn what_a_handler_says_by_its_context_appears_too() {
 fn what_is_too_long_is_cut_and_breaks_nothing() {
     run(async {
         listen();
-        let pool =
-            Pool::<Scribe>::builder(()).workers(1..=1).max_payload(100).start().expect("the pool starts");
+        let pool = builder::<Scribe>(()).workers(1..=1).max_payload(100).start().expect("the pool starts");
         assert_eq!(answer(pool.send(Write::Huge)).await, Ok(0));
         let told = told().clone();
         assert_eq!(told.len(), 6, "four events, and a timer's begin and end");

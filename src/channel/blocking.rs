@@ -3,7 +3,7 @@
 use std::io;
 
 use super::buffers::{Inbox, Outbox};
-use super::ring::Doing;
+use super::notes::Doing;
 use crate::sys::Errno;
 use crate::wire::frame;
 

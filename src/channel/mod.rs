@@ -2,18 +2,22 @@
 
 mod blocking;
 mod buffers;
+mod link;
+mod notes;
 mod parcels;
 mod ring;
 mod spin;
+mod stream;
 
 pub(crate) use blocking::{BlockingEnd, Heard, Link};
 pub(crate) use buffers::Inbox;
 #[cfg(feature = "actors")]
 pub(crate) use buffers::Outbox;
+pub(crate) use link::{WorkerEnd, WorkerLink};
+pub(crate) use notes::{Doing, Notes};
 pub(crate) use parcels::Parcels;
 #[cfg(all(any(test, fuzzing), feature = "actors"))]
 pub use ring::hostile_rings;
-pub(crate) use ring::{Doing, Notes, RingLink};
 #[cfg(feature = "actors")]
 pub(crate) use ring::{Need, Ring};
 #[cfg(feature = "actors")]

@@ -8,7 +8,6 @@
 #[cfg(all(any(test, fuzzing), feature = "actors"))]
 mod hostile;
 mod link;
-mod notes;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -17,22 +16,16 @@ use std::sync::atomic::{Ordering, fence};
 #[cfg(all(any(test, fuzzing), feature = "actors"))]
 pub use hostile::hostile_rings;
 pub(crate) use link::RingLink;
-pub(crate) use notes::{Doing, Notes};
 
+use super::notes::{HEAD, LINE, Notes};
 use crate::sys::process;
 use crate::sys::shared::SharedMemory;
 
 /// Bytes one ring holds: as many as a socket would buffer, and a power of two.
 const CAPACITY: u32 = 256 << 10;
 
-/// Where the rings begin; before them lie the counters, each on a cache line of its own.
-const HEAD: usize = 4096;
-
-/// Bytes of the whole.
+/// Bytes of the whole: a page for the counters, each on a cache line of its own, and for the notes, then the rings.
 const LENGTH: usize = HEAD + 2 * CAPACITY as usize;
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
 
 /// What a side sleeps for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +91,8 @@ impl Ring {
 
     /// The worker's side.
     pub(crate) fn open(file: &OwnedFd) -> rustix::io::Result<Self> {
-        let ring = Self::worker_side(Arc::new(SharedMemory::open(file.as_fd(), LENGTH)?));
+        let memory = SharedMemory::open_beginning(file.as_fd(), LENGTH)?;
+        let ring = Self::worker_side(Arc::new(memory));
         ring.note_processor();
         Ok(ring)
     }

@@ -143,7 +143,7 @@ messages! {
     PanicReport, |c| [PanicReport { message: any(c), location: any(c), backtrace: any(c) }];
     ToServer, |c| [
         ToServer::Hello(any(c)),
-        ToServer::Fork { number: any(c) },
+        ToServer::Fork { number: any(c), rings: any(c) },
     ];
     Hello, |c| [Hello {
         protocol: any(c),

@@ -8,7 +8,7 @@ use super::children::{Children, ClientId};
 use super::control::{Control, Over};
 use super::door::Door;
 use super::run::{fits, write_title};
-use crate::channel::Notes;
+use crate::channel::{Notes, WorkerEnd};
 use crate::sys::descriptors;
 use crate::sys::process::{self, Forked, TitleSpace};
 use crate::sys::signals::{self, ChildDeaths};
@@ -192,8 +192,8 @@ impl<'a> ForkServer<'a> {
                     known.control.flush()?;
                     break;
                 }
-                Some(ToServer::Fork { number }) => {
-                    let birth = self.fork(client, number)?;
+                Some(ToServer::Fork { number, rings }) => {
+                    let birth = self.fork(client, number, rings)?;
                     if birth.is_some() {
                         return Ok(birth);
                     }
@@ -242,15 +242,19 @@ impl<'a> ForkServer<'a> {
     }
 
     /// Forks; in the child returns what makes it a worker.
-    fn fork(&mut self, client: ClientId, number: u64) -> Result<Option<Birth>, Over> {
+    fn fork(&mut self, client: ClientId, number: u64, rings: bool) -> Result<Option<Birth>, Over> {
         let Some(known) = self.clients.get_mut(&client) else { return Ok(None) };
         let guard = known.hello.as_ref().ok_or(Over::Broken)?.guard;
         // The descriptors came with the first byte of their message, so they are there.
         let mut passed = || known.control.take_passed().ok_or(Over::Broken);
-        let (channel, memory, stdout, stderr) = (passed()?, passed()?, passed()?, passed()?);
+        let (socket, memory, stdout, stderr) = (passed()?, passed()?, passed()?, passed()?);
+        let channel = match rings {
+            true => WorkerEnd::Rings { doorbell: socket, memory },
+            false => WorkerEnd::Stream { socket, memory },
+        };
         let forked = match process::fork() {
             Ok(Forked::Child) => {
-                return Ok(Some(Birth { client, number, channel, memory, stdout, stderr }));
+                return Ok(Some(Birth { client, number, channel, stdout, stderr }));
             }
             Ok(Forked::Parent(pid)) => {
                 process::own_group(Some(pid));
@@ -261,7 +265,7 @@ impl<'a> ForkServer<'a> {
         };
         match forked {
             Ok((pid, handle)) => {
-                let open_notes = || Notes::open(memory.as_fd()).ok();
+                let open_notes = || Notes::open(channel.memory().as_fd()).ok();
                 self.children.born(pid, (client, number), guard, open_notes);
                 let pid = pid.as_raw_nonzero().get().unsigned_abs();
                 known.control.say_with(&FromServer::Forked { number, pid }, handle);
@@ -285,8 +289,7 @@ pub(super) struct Newborn<'a> {
 struct Birth {
     client: ClientId,
     number: u64,
-    channel: OwnedFd,
-    memory: OwnedFd,
+    channel: WorkerEnd,
     stdout: OwnedFd,
     stderr: OwnedFd,
 }
@@ -294,7 +297,7 @@ struct Birth {
 impl Newborn<'_> {
     /// Leaves everything of the server's behind, and lives.
     pub(super) fn live(self) -> ! {
-        let Newborn { server, birth: Birth { client, number, channel, memory, stdout, stderr } } = self;
+        let Newborn { server, birth: Birth { client, number, channel, stdout, stderr } } = self;
         let ForkServer { program, config, preload, door, mut clients, deaths, title, .. } = server;
         let Some(Client { control, hello: Some(hello), .. }) = clients.remove(&client) else {
             process::exit_now(0)
@@ -310,8 +313,7 @@ impl Newborn<'_> {
             program,
             config: &config,
             preload,
-            channel: descriptors::raise(channel),
-            memory,
+            channel: channel.raised(descriptors::raise),
             max_payload: usize::try_from(hello.max_payload).unwrap_or(usize::MAX),
             max_memory: hello.max_memory,
             memory_limit: hello.guard.memory_limit,

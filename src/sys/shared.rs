@@ -39,19 +39,17 @@ impl SharedMemory {
         Ok((Self::map(file.as_fd(), length)?, file))
     }
 
-    /// Maps memory that another process made, which must have this length.
-    pub(crate) fn open(file: BorrowedFd<'_>, length: usize) -> rustix::io::Result<Self> {
-        Self::open_beginning(file, length, length)
-    }
-
-    /// The same for its first bytes, in whole pages.
-    pub(crate) fn open_beginning(
-        file: BorrowedFd<'_>,
-        length: usize,
-        beginning: usize,
-    ) -> rustix::io::Result<Self> {
-        let found = rustix::fs::fstat(file)?.st_size;
-        if usize::try_from(found) != Ok(length) || beginning > length {
+    /// Maps the first bytes, in whole pages, of memory that another process made.
+    ///
+    /// # Errors
+    ///
+    /// What the system said, or `INVAL` for memory that is shorter, or not sealed against becoming so: who reads what is
+    /// not there any more is killed by SIGBUS.
+    pub(crate) fn open_beginning(file: BorrowedFd<'_>, beginning: usize) -> rustix::io::Result<Self> {
+        use rustix::fs::SealFlags;
+        let is_firm = rustix::fs::fcntl_get_seals(file)?.contains(SealFlags::SHRINK);
+        let length = usize::try_from(rustix::fs::fstat(file)?.st_size).map_err(|_| Errno::INVAL)?;
+        if !is_firm || beginning > length {
             return Err(Errno::INVAL);
         }
         Self::map(file, beginning)
@@ -142,7 +140,7 @@ mod tests {
     fn what_one_mapping_writes_another_reads_wherever_it_lies() -> rustix::io::Result<()> {
         use std::os::fd::AsFd;
         let (ours, file) = SharedMemory::create(4096)?;
-        let theirs = SharedMemory::open(file.as_fd(), 4096)?;
+        let theirs = SharedMemory::open_beginning(file.as_fd(), 4096)?;
         let bytes: Vec<u8> = (0..=255).collect();
         for at in 0..17 {
             for count in 0..40 {
@@ -152,8 +150,22 @@ mod tests {
                 assert_eq!(read, bytes[..count], "{count} bytes at {at}");
             }
         }
-        assert_eq!(SharedMemory::open(file.as_fd(), 8192).err(), Some(Errno::INVAL));
+        assert_eq!(SharedMemory::open_beginning(file.as_fd(), 8192).err(), Some(Errno::INVAL));
         assert_eq!(rustix::fs::ftruncate(&file, 0), Err(Errno::PERM), "nobody can make it shorter");
+        Ok(())
+    }
+
+    #[test]
+    fn memory_that_others_could_make_shorter_is_not_mapped() -> rustix::io::Result<()> {
+        use std::os::fd::AsFd;
+
+        use rustix::fs::MemfdFlags;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = rustix::fs::memfd_create(c"forkpool-test", flags)?;
+        rustix::fs::ftruncate(&file, 4096)?;
+        assert_eq!(SharedMemory::open_beginning(file.as_fd(), 4096).err(), Some(Errno::INVAL));
+        let no_memory = std::fs::File::open("/proc/self/exe").map_err(|_| Errno::IO)?;
+        assert!(SharedMemory::open_beginning(no_memory.as_fd(), 4096).is_err());
         Ok(())
     }
 }

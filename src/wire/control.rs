@@ -20,10 +20,12 @@ pub(crate) const HELLO_LIMIT: usize = 1 << 30;
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ToServer {
     Hello(Hello),
-    /// Fork worker `number`; the worker's ends are passed along: of its channel, a socket and the memory of its rings,
-    /// and then of the pipes that are to be its standard output and its standard error.
+    /// Fork worker `number`; the worker's ends are passed along: of its channel, a socket and memory, and then of the
+    /// pipes that are to be its standard output and its standard error.
     Fork {
         number: u64,
+        /// Whether calls go through rings in that memory, or over the socket.
+        rings: bool,
     },
 }
 

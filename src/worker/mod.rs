@@ -10,7 +10,6 @@ mod user_log;
 mod voice;
 mod work;
 
-use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 
 pub use service::{Incoming, Preload, Program, Replying, Service, Setup};
@@ -18,7 +17,7 @@ pub use user_log::{WorkerLog, WorkerTimer};
 
 pub use crate::wire::frame::PayloadError;
 
-use crate::channel::{BlockingEnd, RingLink};
+use crate::channel::{BlockingEnd, WorkerEnd, WorkerLink};
 use crate::sys::process::exit_now;
 use crate::sys::{memory, process};
 use crate::wire::frame;
@@ -39,9 +38,7 @@ pub(crate) struct Assignment<'a> {
     pub(crate) program: &'a Program,
     pub(crate) config: &'a [u8],
     pub(crate) preload: &'static Preload,
-    pub(crate) channel: OwnedFd,
-    /// The rings beside the channel's socket.
-    pub(crate) memory: OwnedFd,
+    pub(crate) channel: WorkerEnd,
     pub(crate) max_payload: usize,
     pub(crate) max_memory: Option<u64>,
     /// Bytes of data beyond which allocations fail.
@@ -60,14 +57,13 @@ pub(crate) fn break_ground() {
 
 /// Lives one worker's life.
 pub(crate) fn run(assignment: Assignment<'_>) -> ! {
-    let link = match RingLink::open(&assignment.memory, assignment.channel) {
+    let link = match WorkerLink::open(assignment.channel) {
         Ok(link) => link,
         Err(error) => {
             eprintln!("forkpool: the channel cannot be mapped: {error}");
             exit_now(BROKEN)
         }
     };
-    drop(assignment.memory);
     if let Some(Err(error)) = assignment.memory_limit.map(memory::limit_data) {
         eprintln!("forkpool: memory_limit cannot be set: {}", std::io::Error::from(error));
     }

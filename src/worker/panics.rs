@@ -5,7 +5,7 @@ use std::panic::PanicHookInfo;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
-use crate::channel::{Link, RingLink};
+use crate::channel::{Link, WorkerLink};
 use crate::failure::PanicReport;
 use crate::sys::process;
 use crate::wire::frame;
@@ -26,7 +26,7 @@ struct Captured {
     report: Option<PanicReport>,
     last_words: LastWords,
     /// A second end of the channel, for a build whose panics abort.
-    channel: Option<RingLink>,
+    channel: Option<WorkerLink>,
 }
 
 static CAPTURED: Mutex<Captured> =
@@ -46,7 +46,7 @@ pub(crate) fn capture() {
 }
 
 /// Names the channel that last words go to, in a build whose panics abort.
-pub(super) fn speak_through(channel: &RingLink) {
+pub(super) fn speak_through(channel: &WorkerLink) {
     if cfg!(panic = "abort") {
         captured().channel = Some(channel.twin());
     }

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::channel::{Link, RingLink};
+use crate::channel::{Link, WorkerLink};
 use crate::sys::clock;
 use crate::sys::memory::OnlyHere;
 use crate::wire::frame;
@@ -23,7 +23,7 @@ static PENDING: Mutex<Pending> = Mutex::new(Pending::new());
 
 thread_local! {
     /// Set in the thread that runs the calls.
-    static LINK: RefCell<Option<(RingLink, OnlyHere)>> = const { RefCell::new(None) };
+    static LINK: RefCell<Option<(WorkerLink, OnlyHere)>> = const { RefCell::new(None) };
 }
 
 /// What is to be said of the call at hand.
@@ -50,7 +50,7 @@ fn pending() -> MutexGuard<'static, Pending> {
 /// # Errors
 ///
 /// No memory for the mark that tells this process from its copies.
-pub(super) fn speak_through(link: RingLink) -> std::io::Result<()> {
+pub(super) fn speak_through(link: WorkerLink) -> std::io::Result<()> {
     let original = OnlyHere::new()?;
     LINK.with_borrow_mut(|place| *place = Some((link, original)));
     Ok(())

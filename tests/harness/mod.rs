@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use actix::System;
 use forkpool::Builder;
+use forkpool::config::Transport;
 use forkpool::prelude::*;
 use rustix::process::{Pid as ProcessId, Signal};
 
@@ -59,9 +60,26 @@ pub fn run<T>(test: impl Future<Output = T>) -> T {
     result
 }
 
+/// The variable that has the pools of these tests use a transport other than the default: `socket`.
+const TRANSPORT: &str = "FORKPOOL_TEST_TRANSPORT";
+
+/// How the workers of these tests are talked with.
+pub fn transport() -> Transport {
+    match std::env::var(TRANSPORT).ok().as_deref() {
+        None | Some("" | "shared-memory") => Transport::SharedMemory,
+        Some("socket") => Transport::Socket,
+        Some(other) => panic!("{TRANSPORT} is {other:?}, which is no transport"),
+    }
+}
+
+/// A pool of workers of any type, as all tests begin it.
+pub fn builder<W: Worker>(config: W::Config) -> Builder<W> {
+    Pool::<W>::builder(config).transport(transport())
+}
+
 /// A pool of probes that are set up as `Setup::default()`.
 pub fn pool() -> Builder<Probe> {
-    Pool::<Probe>::builder(Setup::default())
+    builder::<Probe>(Setup::default())
 }
 
 /// A pool of one probe, started.
@@ -97,7 +115,12 @@ pub async fn settled<W: Worker>(pool: &PoolHandle<W>, idle: usize) {
 ///
 /// If it does not, with `what`.
 pub async fn bounded<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match actix_rt::time::timeout(PATIENCE, future).await {
+    within(PATIENCE, what, future).await
+}
+
+/// As [`bounded`], for what takes its time.
+pub async fn within<T>(patience: Duration, what: &str, future: impl Future<Output = T>) -> T {
+    match actix_rt::time::timeout(patience, future).await {
         Ok(result) => result,
         Err(_) => panic!("still waiting for {what}"),
     }

@@ -10,6 +10,8 @@ use forkpool::prelude::*;
 use nix::sys::signal::SigSet;
 use serde::{Deserialize, Serialize};
 
+use super::builder;
+
 /// A worker of few virtues.
 pub struct Mule {
     hangs_when_done: bool,
@@ -154,5 +156,5 @@ fn spin_until(done: impl Fn() -> bool) {
 
 /// Options of a pool of one mule, whose calls have no clock of their own.
 pub fn mules() -> forkpool::Builder<Mule> {
-    Pool::<Mule>::builder(None).workers(1..=1).timeout(None)
+    builder::<Mule>(None).workers(1..=1).timeout(None)
 }

@@ -8,7 +8,7 @@ use actix::prelude::*;
 use forkpool::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{OwnChannel, failure, hang_up, wait_to_be_killed};
+use super::{OwnChannel, builder, failure, hang_up};
 
 /// A worker with an error type of its own, which also attacks its own channel.
 pub struct Rogue;
@@ -71,12 +71,14 @@ impl Handler<Deed> for Rogue {
             Deed::Nothing => {}
             Deed::Fail(grief) => return Err(grief),
             Deed::Babble(bytes) => {
-                OwnChannel::find().say(&bytes);
-                wait_to_be_killed();
+                let channel = OwnChannel::find();
+                channel.say(&bytes);
+                channel.wait_to_be_killed();
             }
             Deed::Scribble { at, number } => {
-                OwnChannel::find().scribble(at, number);
-                wait_to_be_killed();
+                let channel = OwnChannel::find();
+                channel.scribble(at, number);
+                channel.wait_to_be_killed();
             }
             Deed::EndUnbegun => {
                 OwnChannel::find().deny_the_call();
@@ -106,7 +108,7 @@ forkpool::boot!(Rogue);
 
 /// A pool of one rogue.
 pub fn rogues() -> PoolHandle<Rogue> {
-    Pool::<Rogue>::builder(()).workers(1..=1).start().expect("the pool starts")
+    builder::<Rogue>(()).workers(1..=1).start().expect("the pool starts")
 }
 
 /// The failure a deed is answered with, where it was not the handler's own error.

@@ -7,6 +7,8 @@ use forkpool::LogLevel;
 use forkpool::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::builder;
+
 /// A worker that logs.
 pub struct Scribe {
     computed: u32,
@@ -190,5 +192,5 @@ forkpool::boot!(Scribe);
 
 /// A pool of one scribe.
 pub fn scribes() -> PoolHandle<Scribe> {
-    Pool::<Scribe>::builder(()).workers(1..=1).start().expect("the pool starts")
+    builder::<Scribe>(()).workers(1..=1).start().expect("the pool starts")
 }

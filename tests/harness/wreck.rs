@@ -9,7 +9,7 @@ use forkpool::prelude::*;
 use rustix::process::Signal;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{OwnChannel, hang_up, own_memory, until, wait_to_be_killed};
+use super::{OwnChannel, hang_up, own_memory, until};
 
 /// How a worker goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,10 +88,11 @@ impl Way {
 const REPLY: [u8; 11] = [7, 0, 0, 0, 2, FIRST as u8, 0, 0, 0, 0, FIRST as u8];
 
 fn say(bytes: &[u8]) {
-    OwnChannel::find().say(bytes);
+    let channel = OwnChannel::find();
+    channel.say(bytes);
     let scene = PLAN.get().map(|plan| &plan.scene).expect("a plan");
     std::fs::write(scene.0.join("said"), "").expect("a file");
-    wait_to_be_killed();
+    channel.wait_to_be_killed();
 }
 
 fn send_oneself(signal: Signal) {

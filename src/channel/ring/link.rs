@@ -5,8 +5,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Corrupt, Doing, Need, Notes, Ring};
+use super::{Corrupt, Need, Ring};
 use crate::channel::blocking::Link;
+use crate::channel::notes::{Doing, Notes};
 use crate::channel::spin::Spin;
 use crate::sys::{Errno, descriptors, process};
 

@@ -1,12 +1,18 @@
-//! What a worker notes beside its rings for whoever looks at it from outside, also when it is dead: what it does, since
-//! when, and what it logged last.
+//! What a worker notes in memory for whoever looks at it from outside, also when it is dead: what it does, since when,
+//! and what it logged last.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{HEAD, LENGTH, LINE};
 use crate::sys::clock;
 use crate::sys::shared::SharedMemory;
+
+/// Bytes of a cache line.
+pub(super) const LINE: usize = 64;
+
+/// Bytes of the page that holds the notes. Its first six lines are for the counters of rings, if the channel has any.
+pub(super) const HEAD: usize = 4096;
 
 /// Whether a call of the checkout at hand has begun.
 pub(super) const BEGUN: usize = 6 * LINE;
@@ -45,17 +51,29 @@ pub(crate) enum Doing {
 }
 
 /// The notes of one worker.
+#[derive(Clone)]
 pub(crate) struct Notes(Arc<SharedMemory>);
 
 impl Notes {
+    /// Memory for the notes of a worker whose channel has none, and what others open it with.
+    #[cfg(any(feature = "actors", test))]
+    pub(crate) fn create() -> rustix::io::Result<(Self, std::os::fd::OwnedFd)> {
+        let (memory, file) = SharedMemory::create(HEAD)?;
+        Ok((Notes(Arc::new(memory)), file))
+    }
+
     /// The notes in memory that is mapped already.
     pub(super) fn of(memory: Arc<SharedMemory>) -> Self {
         Notes(memory)
     }
 
-    /// The notes alone, for somebody who has nothing to do with the rings.
-    pub(crate) fn open(file: std::os::fd::BorrowedFd<'_>) -> rustix::io::Result<Self> {
-        SharedMemory::open_beginning(file, LENGTH, HEAD).map(|memory| Notes(Arc::new(memory)))
+    /// The notes alone, whatever lies behind them.
+    ///
+    /// # Errors
+    ///
+    /// What the system said, or `INVAL` for memory that is too short or that others can make shorter.
+    pub(crate) fn open(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
+        SharedMemory::open_beginning(file, HEAD).map(|memory| Notes(Arc::new(memory)))
     }
 
     /// Notes what this worker does from now on.
@@ -126,7 +144,7 @@ mod tests {
     use super::*;
 
     fn notes() -> rustix::io::Result<Notes> {
-        SharedMemory::create(HEAD).map(|(memory, _)| Notes(Arc::new(memory)))
+        Notes::create().map(|(notes, _)| notes)
     }
 
     #[test]

@@ -1,0 +1,111 @@
+//! A channel over a stream socket alone.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::unix::AsyncFd;
+
+use super::{Arrived, Boxes, LOOKS};
+use crate::channel::{Notes, WorkerEnd};
+use crate::sys::{Errno, descriptors, reactor};
+
+/// The host's end of a socket.
+pub(super) struct Stream {
+    /// `None` only where it could not be registered anew.
+    socket: Option<AsyncFd<OwnedFd>>,
+    /// The same socket, watched for room, since there was none: as long as nothing waits for it, it is not watched,
+    /// for a peer that reads would wake this end each time.
+    room: Option<AsyncFd<OwnedFd>>,
+    /// Reads since this end last gave way.
+    looks: u32,
+}
+
+impl Stream {
+    pub(super) fn pair() -> io::Result<(Self, Notes, WorkerEnd)> {
+        let (ours, socket) = descriptors::socket_pair()?;
+        descriptors::set_nonblocking(ours.as_fd())?;
+        let (notes, memory) = Notes::create()?;
+        let stream = Stream { socket: Some(reactor::register(ours)?), room: None, looks: 0 };
+        Ok((stream, notes, WorkerEnd::Stream { socket, memory }))
+    }
+
+    pub(super) fn settle_here(&mut self) -> io::Result<()> {
+        self.room = None;
+        if let Some(socket) = self.socket.take() {
+            self.socket = Some(reactor::register(socket.into_inner())?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn poll_exchange(&mut self, boxes: &mut Boxes, cx: &mut Context<'_>) -> Poll<Arrived> {
+        let polled = self.exchange(boxes, cx);
+        if polled.is_pending() {
+            self.looks = 0;
+        }
+        polled
+    }
+
+    fn exchange(&mut self, boxes: &mut Boxes, cx: &mut Context<'_>) -> Poll<Arrived> {
+        loop {
+            self.looks += 1;
+            if self.looks > LOOKS {
+                // However much a worker has to say.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            self.write_now(boxes);
+            if !boxes.outgoing.is_empty() && self.poll_room(cx).is_ready() {
+                continue;
+            }
+            let Some(socket) = &self.socket else { return Poll::Ready(Arrived::End) };
+            let Ok(mut guard) = ready!(socket.poll_read_ready(cx)) else {
+                return Poll::Ready(Arrived::End);
+            };
+            match read(socket, boxes) {
+                Arrived::Nothing => guard.clear_ready(),
+                arrived => return Poll::Ready(arrived),
+            }
+        }
+    }
+
+    /// Ready if there may be room by now.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.room.is_none() {
+            let socket = self.socket.as_ref().map(|socket| socket.as_fd().try_clone_to_owned());
+            // Out of descriptors, say: then it is tried again whenever something arrives.
+            self.room =
+                socket.and_then(Result::ok).and_then(|socket| reactor::register_both_ways(socket).ok());
+        }
+        let Some(room) = &self.room else { return Poll::Pending };
+        if let Ok(mut guard) = ready!(room.poll_write_ready(cx)) {
+            guard.clear_ready();
+        }
+        Poll::Ready(())
+    }
+
+    pub(super) fn read_now(&mut self, boxes: &mut Boxes) -> Arrived {
+        self.socket.as_ref().map_or(Arrived::End, |socket| read(socket, boxes))
+    }
+
+    pub(super) fn write_now(&mut self, boxes: &mut Boxes) {
+        let Some(socket) = &self.socket else { return };
+        while !boxes.outgoing.is_empty() {
+            match descriptors::send(socket.as_fd(), boxes.outgoing.unsent()) {
+                Ok(count) => boxes.outgoing.wrote(count),
+                // No room, or nobody there any more: what it said before it went is read first.
+                Err(_) => return,
+            }
+        }
+        self.room = None;
+    }
+}
+
+fn read(socket: &AsyncFd<OwnedFd>, boxes: &mut Boxes) -> Arrived {
+    match boxes.incoming.fill(|buffer| descriptors::receive(socket.as_fd(), buffer)) {
+        Ok((0, _)) => Arrived::End,
+        Ok(_) => Arrived::Some,
+        Err(Errno::AGAIN) => Arrived::Nothing,
+        Err(_) => Arrived::End,
+    }
+}

@@ -1,0 +1,93 @@
+//! The worker's end of its channel, whichever way its bytes move.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::blocking::Link;
+use super::notes::{Doing, Notes};
+use super::ring::RingLink;
+use super::stream::StreamLink;
+
+/// What a worker's end is made of.
+pub(crate) enum WorkerEnd {
+    /// Rings in shared memory, and the socket that wakes.
+    Rings { doorbell: OwnedFd, memory: OwnedFd },
+    /// A socket, and memory for the worker's notes alone.
+    Stream { socket: OwnedFd, memory: OwnedFd },
+}
+
+impl WorkerEnd {
+    /// The memory in which the worker keeps its notes.
+    pub(crate) fn memory(&self) -> &OwnedFd {
+        match self {
+            WorkerEnd::Rings { memory, .. } | WorkerEnd::Stream { memory, .. } => memory,
+        }
+    }
+
+    /// The same end, out of the way of descriptors that other code opens and closes by number.
+    pub(crate) fn raised(self, raise: impl FnOnce(OwnedFd) -> OwnedFd) -> Self {
+        match self {
+            WorkerEnd::Rings { doorbell, memory } => WorkerEnd::Rings { doorbell: raise(doorbell), memory },
+            WorkerEnd::Stream { socket, memory } => WorkerEnd::Stream { socket: raise(socket), memory },
+        }
+    }
+}
+
+/// A worker's end that is in use.
+pub(crate) enum WorkerLink {
+    Ring(RingLink),
+    Stream(StreamLink),
+}
+
+impl WorkerLink {
+    /// # Errors
+    ///
+    /// What the system said of its memory.
+    pub(crate) fn open(end: WorkerEnd) -> io::Result<Self> {
+        Ok(match end {
+            WorkerEnd::Rings { doorbell, memory } => WorkerLink::Ring(RingLink::open(&memory, doorbell)?),
+            WorkerEnd::Stream { socket, memory } => {
+                WorkerLink::Stream(StreamLink::new(socket, Notes::open(memory.as_fd())?))
+            }
+        })
+    }
+
+    /// Another link to the same host, for what is said in the middle of something. Each says whole frames.
+    pub(crate) fn twin(&self) -> Self {
+        match self {
+            WorkerLink::Ring(link) => WorkerLink::Ring(link.twin()),
+            WorkerLink::Stream(link) => WorkerLink::Stream(link.twin()),
+        }
+    }
+
+    /// Where this worker notes what it does.
+    pub(crate) fn notes(&self) -> Notes {
+        match self {
+            WorkerLink::Ring(link) => link.notes(),
+            WorkerLink::Stream(link) => link.notes(),
+        }
+    }
+}
+
+impl Link for WorkerLink {
+    fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+        match self {
+            WorkerLink::Ring(link) => link.receive(bytes),
+            WorkerLink::Stream(link) => link.receive(bytes),
+        }
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            WorkerLink::Ring(link) => link.send(bytes),
+            WorkerLink::Stream(link) => link.send(bytes),
+        }
+    }
+
+    fn note(&self, doing: Doing) {
+        match self {
+            WorkerLink::Ring(link) => link.note(doing),
+            WorkerLink::Stream(link) => link.note(doing),
+        }
+    }
+}
