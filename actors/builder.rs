@@ -14,9 +14,12 @@ use super::handle::PoolHandle;
 use super::interface::{Method, Worker};
 use super::pool::Pool;
 use super::proxy_context::ProxyContext;
+use super::schema;
 use super::server_link::Source;
 use super::supervisor::{Recipe, Supervisor};
+use crate::address::{Address, AddressError};
 use crate::config::{Backoff, OnCancel, OptionError, Options, Transport};
+use crate::failure;
 use crate::server::{Boot, boot};
 use crate::wire::control::{Guard, Hello, ToServer};
 use crate::wire::frame::{self, PayloadError};
@@ -49,8 +52,8 @@ pub enum StartError {
     #[error("the configuration of the workers cannot be sent to them")]
     Config(#[source] PayloadError),
     /// What is to be the address of a server is none.
-    #[error("{0:?} is no address of a server: it is written as unix:/path")]
-    Address(String),
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// This program cannot be executed again as the fork server.
     #[error("the fork server cannot be started")]
     Launch(#[source] io::Error),
@@ -59,18 +62,14 @@ pub enum StartError {
 /// For people: what an unhandled `?` in `main` prints is what is wrong and what to do.
 impl fmt::Debug for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)?;
-        match std::error::Error::source(self) {
-            Some(source) => write!(f, "\ncaused by: {source}"),
-            None => Ok(()),
-        }
+        failure::for_people(f, self)
     }
 }
 
 /// Whose fork server a pool's workers come from.
 enum Whose<W: Worker> {
     Own(W::Config),
-    Listening(String),
+    Listening { address: String, trusted: Option<u32> },
 }
 
 /// Options of a pool, each with a default; made by [`Pool::builder`] or [`Pool::connect`].
@@ -94,7 +93,7 @@ impl<W: Worker> Builder<W> {
     }
 
     pub(super) fn connecting(address: String) -> Self {
-        Builder::of(Whose::Listening(address))
+        Builder::of(Whose::Listening { address, trusted: None })
     }
 
     fn of(server: Whose<W>) -> Self {
@@ -252,6 +251,16 @@ impl<W: Worker> Builder<W> {
         self
     }
 
+    /// Has a pool that [connects](Pool::connect) go to a server that runs as this user, by its number, beside the
+    /// application's own and root. Whoever may make a socket at the server's path could listen there in its place and would
+    /// be sent everything.
+    pub fn trust_user(mut self, user: u32) -> Self {
+        if let Whose::Listening { trusted, .. } = &mut self.server {
+            *trusted = Some(user);
+        }
+        self
+    }
+
     /// Starts the pool on the current thread's arbiter.
     ///
     /// The fork server is started at once; its preload and the first workers follow without blocking this
@@ -293,23 +302,31 @@ impl<W: Worker> Builder<W> {
     }
 
     fn recipe(&self) -> Result<Recipe, StartError> {
-        let (source, config) = match &self.server {
+        let (source, config, interface) = match &self.server {
             Whose::Own(config) => {
                 let mut encoded = Vec::new();
                 frame::encode(&mut encoded, config, usize::MAX / 2).map_err(StartError::Config)?;
-                (Source::Own(boot::arguments(&W::PROGRAM)), Some(encoded))
+                (Source::Own(boot::arguments(&W::PROGRAM)), Some(encoded), Vec::new())
             }
-            Whose::Listening(address) => {
-                let path = address.strip_prefix("unix:").filter(|path| !path.is_empty());
-                let path = path.ok_or_else(|| StartError::Address(address.clone()))?;
-                (Source::Listening(path.into()), None)
-            }
+            Whose::Listening { address, trusted } => match Address::parse(address)? {
+                Address::Unix(path) => {
+                    let source = Source::Listening { path, trusted: *trusted };
+                    (source, None, (W::PROGRAM.interface)())
+                }
+                Address::Inherited(_) => {
+                    return Err(AddressError::ForServers { address: address.clone() }.into());
+                }
+            },
         };
-        let fingerprint = (W::PROGRAM.fingerprint)();
+        let fingerprint = match interface.is_empty() {
+            true => (W::PROGRAM.fingerprint)(),
+            false => schema::fingerprint(&interface),
+        };
         let hello = ToServer::Hello(Hello {
             protocol: PROTOCOL,
             library: LIBRARY.to_owned(),
             fingerprint,
+            interface,
             pool: self.options.name.clone(),
             max_payload: self.options.max_payload as u64,
             max_memory: self.options.max_memory,

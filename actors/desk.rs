@@ -22,7 +22,7 @@ use super::ledger::{Action, Answer, Facts, Ledger, Phase};
 use super::life::Reason;
 use super::quarantine::Quarantine;
 use super::stats::{Stats, Totals};
-use super::supervisor::{Attend, Hire, KillLater, Leaving, Retire, Supervisor};
+use super::supervisor::{Attend, Condemn, Hire, KillLater, Leaving, Retire, Supervisor};
 use crate::config::Options;
 use crate::failure::{self, Failure, FailureKind};
 
@@ -178,13 +178,33 @@ impl Desk {
         });
     }
 
+    /// Kills a worker: from here, or through its server where this process may not.
+    pub(super) fn kill(&self, worker: &Identity) {
+        if worker.kill().is_err() {
+            self.have_ended(worker, true);
+        }
+    }
+
     /// Asks a worker to end, and has it killed if it has not after this time.
     pub(super) fn end_gently(&self, worker: &Identity, grace: Duration) {
-        worker.terminate();
+        if worker.terminate().is_err() {
+            self.have_ended(worker, false);
+        }
         let killing = KillLater { worker: worker.clone(), grace };
         if self.supervisor().is_none_or(|supervisor| supervisor.try_send(killing).is_err()) {
-            worker.kill();
+            self.kill(worker);
         }
+    }
+
+    fn have_ended(&self, worker: &Identity, kill: bool) {
+        if let Some(supervisor) = self.supervisor() {
+            supervisor.do_send(Condemn { worker: worker.number, kill });
+        }
+    }
+
+    /// These workers' server takes no more work; `succeeded`: another does already.
+    pub(super) fn outdate(self: &Arc<Self>, workers: &[u64], succeeded: bool) {
+        self.update(|books, now| books.ledger.outdate(workers.iter().copied(), succeeded, now));
     }
 
     /// Why this worker will be replaced after the checkout that has it, if it will.
@@ -334,6 +354,11 @@ impl Desk {
 
     pub(super) fn is_open(&self) -> bool {
         self.books.lock().ledger.phase() == Phase::Open
+    }
+
+    /// Who this worker is, if it is alive as far as was seen.
+    pub(super) fn identity(&self, worker: u64) -> Option<Identity> {
+        self.books.lock().workers.get(&worker).cloned()
     }
 
     /// Workers that are alive, as far as was seen.

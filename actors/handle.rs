@@ -21,9 +21,11 @@ use super::interface::{Accepts, Worker};
 use super::pool::{self, Pool, Relay};
 use super::session::{SessionSeed, Terms};
 use super::stats::Stats;
+use super::supervisor::InspectServer;
 use crate::config::OnCancel;
 use crate::failure::{Failure, FailureKind};
 use crate::log::RequestLog;
+use crate::wire::control::ServerStats;
 
 /// A pool of workers, to be cloned wherever it is needed.
 ///
@@ -173,6 +175,16 @@ impl<W: Worker> PoolHandle<W> {
     /// What the pool is doing and has done.
     pub fn stats(&self) -> Stats {
         self.shared.desk.stats()
+    }
+
+    /// What the pool's fork server is doing and has done, for all applications that it works for; `None` where there is no
+    /// server.
+    pub fn server_stats(&self) -> impl Future<Output = Option<ServerStats>> + Send + 'static {
+        let (inquirer, stats) = oneshot::channel();
+        if let Some(supervisor) = self.shared.desk.supervisor() {
+            supervisor.do_send(InspectServer(inquirer));
+        }
+        async { stats.await.ok() }
     }
 
     /// Ends the pool: nobody new gets a worker, what is queued on held checkouts may finish for `drain`, then

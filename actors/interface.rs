@@ -10,8 +10,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::describe::Describe;
+use super::schema;
 use crate::failure::SetupError;
 use crate::server::Boot;
+use crate::wire::control::Signature;
 use crate::wire::{baggage, frame};
 use crate::worker::{Incoming, Preload, Program, Replying, Service, WorkerLog};
 
@@ -82,6 +84,7 @@ type Run<W> = fn(&mut W, &mut WorkerContext<W>, Incoming<'_>, Replying<'_>);
 pub struct Method<W> {
     name: &'static str,
     type_names: fn() -> [&'static str; 2],
+    signature: fn(&'static str) -> Signature,
     run: Run<W>,
 }
 
@@ -97,10 +100,10 @@ impl<W: Actor<Context = WorkerContext<W>>> Method<W> {
     where
         W: Handler<M, Result = Result<T, E>>,
         M: Message<Result = Result<T, E>> + DeserializeOwned,
-        T: Serialize + 'static,
-        E: Serialize + 'static,
+        T: Serialize + DeserializeOwned + 'static,
+        E: Serialize + DeserializeOwned + 'static,
     {
-        Method { name, type_names: type_names::<M>, run: run::<W, M, T, E> }
+        Method { name, type_names: type_names::<M>, signature: signature::<M, T, E>, run: run::<W, M, T, E> }
     }
 
     /// The message's name.
@@ -111,6 +114,10 @@ impl<W: Actor<Context = WorkerContext<W>>> Method<W> {
 
 fn type_names<M: Message>() -> [&'static str; 2] {
     [std::any::type_name::<M>(), std::any::type_name::<M::Result>()]
+}
+
+fn signature<M: DeserializeOwned, T: DeserializeOwned, E: DeserializeOwned>(name: &'static str) -> Signature {
+    schema::signature(name, &[schema::shape::<M>(), schema::shape::<T>(), schema::shape::<E>()])
 }
 
 fn run<W, M, T, E>(worker: &mut W, ctx: &mut WorkerContext<W>, call: Incoming<'_>, reply: Replying<'_>)
@@ -327,6 +334,7 @@ impl<W: Worker> Boot for W {
         type_name: std::any::type_name::<W>,
         identity: identity::<W>,
         fingerprint: fingerprint::<W>,
+        interface: interface::<W>,
         preload: preload::<W>,
         setup: setup::<W>,
     };
@@ -345,6 +353,10 @@ fn fingerprint<W: Worker>() -> u64 {
         (method.name, (method.type_names)()).hash(&mut hasher);
     }
     hasher.finish()
+}
+
+fn interface<W: Worker>() -> Vec<Signature> {
+    W::METHODS.iter().map(|method| (method.signature)(method.name)).collect()
 }
 
 fn preload<W: Worker>(config: &[u8], shared: &mut Preload) -> Result<(), SetupError> {

@@ -27,13 +27,22 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    pub(super) fn kill(&self) {
-        process::kill(self.handle.as_fd());
+    /// Kills the process.
+    ///
+    /// # Errors
+    ///
+    /// Where this process may not; [`Desk::kill`] knows another way.
+    pub(super) fn kill(&self) -> rustix::io::Result<()> {
+        process::kill(self.handle.as_fd())
     }
 
     /// Asks the process to end by itself.
-    pub(super) fn terminate(&self) {
-        process::terminate(self.handle.as_fd());
+    ///
+    /// # Errors
+    ///
+    /// As [`kill`](Self::kill).
+    pub(super) fn terminate(&self) -> rustix::io::Result<()> {
+        process::terminate(self.handle.as_fd())
     }
 
     /// What is known of it now, for a failure that it is the reason of.
@@ -55,9 +64,14 @@ impl Identity {
         WorkerFacts { peak_memory, cpu_time, ..self.facts(calls_served) }
     }
 
+    /// What the process can be killed with by somebody else.
+    pub(super) fn duplicate_handle(&self) -> std::io::Result<OwnedFd> {
+        self.handle.as_fd().try_clone_to_owned()
+    }
+
     /// Tells when the process has ended; `None` where it cannot be watched.
     pub(super) fn watch(&self) -> Option<DeathWatch> {
-        reactor::register(self.handle.as_fd().try_clone_to_owned().ok()?).ok().map(DeathWatch)
+        reactor::register(self.duplicate_handle().ok()?).ok().map(DeathWatch)
     }
 }
 
@@ -107,7 +121,7 @@ impl Lease {
         let channel = self.channel.take();
         match self.desk.options.kill_grace.filter(|_| reason.may_be_gentle()) {
             Some(grace) => self.desk.end_gently(&self.worker, grace),
-            None => self.worker.kill(),
+            None => self.desk.kill(&self.worker),
         }
         self.desk.dismiss(self.worker.number, reason);
         channel
@@ -117,7 +131,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.channel.is_some() {
-            self.worker.kill();
+            self.desk.kill(&self.worker);
             self.desk.dismiss(self.worker.number, Reason::Abandoned);
         }
     }

@@ -86,13 +86,31 @@ impl Census {
     }
 }
 
+/// Whether a worker's server still makes workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Vintage {
+    Current,
+    /// It does not, and another does: this worker stands in until those of the other are ready.
+    Outdated,
+    /// It ends with its last worker: this one goes as soon as nobody holds it.
+    Obsolete,
+}
+
 struct Entry {
     life: Life,
+    vintage: Vintage,
     /// When it was asked for, and from then on when it became ready: its age counts from there.
     born: Instant,
     checkouts: u64,
     /// Early ends there had been when it was asked for.
     asked_after: u64,
+}
+
+impl Entry {
+    /// Whether it is or will be of use, and is to be replaced.
+    fn is_of_old(&self) -> bool {
+        self.vintage != Vintage::Current && !matches!(self.life, Life::Ending { .. })
+    }
 }
 
 struct Limits {
@@ -112,6 +130,8 @@ pub(super) struct Ledger {
     phase: Phase,
     workers: HashMap<u64, Entry>,
     census: Census,
+    /// Of the useful ones, those that are to be replaced.
+    of_old: usize,
     /// Front: least recently used.
     idle: Line,
     /// Front: first come.
@@ -144,6 +164,7 @@ impl Ledger {
             phase: Phase::Open,
             workers: HashMap::new(),
             census: Census::default(),
+            of_old: 0,
             idle: Line::default(),
             waiting: Line::default(),
             bereaving: HashSet::new(),
@@ -203,7 +224,7 @@ impl Ledger {
             return Answer::Granted { worker };
         }
         // Whoever a worker is being started for does not wait in the line that max_waiting bounds.
-        let supply = self.census.starting + self.limits.most.saturating_sub(self.census.all());
+        let supply = self.census.starting + self.room();
         let waiting = self.waiting.len();
         if waiting >= supply.saturating_add(self.limits.max_waiting) {
             return Answer::Overloaded { waiting };
@@ -252,6 +273,7 @@ impl Ledger {
         }
         self.offer(worker, now);
         self.restock(now);
+        self.renew(now);
     }
 
     /// A worker comes back from its checkout.
@@ -296,6 +318,7 @@ impl Ledger {
             return;
         };
         *self.census.of(entry.life) -= 1;
+        self.of_old -= usize::from(entry.is_of_old());
         self.idle.remove(worker);
         let earlier = if matches!(entry.life, Life::Leased { .. }) { 1 } else { 0 };
         let used = has_call || entry.checkouts > earlier;
@@ -303,6 +326,7 @@ impl Ledger {
             self.back_off(now, chance);
         }
         self.restock(now);
+        self.renew(now);
     }
 
     fn note_bereavement(&mut self, worker: u64) {
@@ -323,22 +347,6 @@ impl Ledger {
         self.early_ends += 1;
         self.streak = self.streak.saturating_add(1);
         self.retry_at = now.checked_add(self.backoff.wait(self.streak, chance));
-    }
-
-    /// Time has passed: retires what has been idle for too long or is too old, and tries again what failed.
-    pub(super) fn tick(&mut self, now: Instant) {
-        while let Some(worker) = self.overdue(now) {
-            let (worker, reason) = worker;
-            self.retire(worker, reason, now);
-        }
-        self.restock(now);
-    }
-
-    /// When [`tick`](Self::tick) has something to do next, unless something else happens first.
-    pub(super) fn next_tick(&self) -> Option<Instant> {
-        let lru = self.idle.front().and_then(|worker| self.idle_until(worker));
-        let oldest = self.idle.iter().filter_map(|worker| self.young_until(worker)).min();
-        [lru, oldest, self.retry_at].into_iter().flatten().min()
     }
 
     /// No new checkouts; those waiting and held are served.
@@ -390,46 +398,6 @@ impl Ledger {
         }
     }
 
-    /// Why a worker is to be replaced when it comes back now, if it is.
-    pub(super) fn reason_to_end(&self, worker: u64, facts: Facts, now: Instant) -> Option<Reason> {
-        let entry = self.workers.get(&worker)?;
-        if self.phase == Phase::Stopping {
-            Some(Reason::PoolEnds)
-        } else if facts.stop {
-            Some(Reason::Asked)
-        } else if entry.checkouts >= self.limits.max_checkouts {
-            Some(Reason::WornOut)
-        } else if facts.private_bytes.is_some_and(|bytes| bytes > self.limits.max_memory) {
-            Some(Reason::TooLarge)
-        } else if self.limits.max_age.is_some_and(|limit| now.duration_since(entry.born) >= limit) {
-            Some(Reason::TooOld)
-        } else {
-            None
-        }
-    }
-
-    fn overdue(&self, now: Instant) -> Option<(u64, Reason)> {
-        let passed = |until: Option<Instant>| until.is_some_and(|until| until <= now);
-        let old = self.idle.iter().find(|&worker| passed(self.young_until(worker)));
-        let lru = self.idle.front().filter(|&worker| passed(self.idle_until(worker)));
-        old.map(|worker| (worker, Reason::TooOld)).or(lru.map(|worker| (worker, Reason::IdleTooLong)))
-    }
-
-    fn idle_until(&self, worker: u64) -> Option<Instant> {
-        if self.census.useful() <= self.limits.fewest {
-            return None;
-        }
-        match self.workers.get(&worker)?.life {
-            Life::Idle { since } => since.checked_add(self.limits.idle_timeout?),
-            _ => None,
-        }
-    }
-
-    fn young_until(&self, worker: u64) -> Option<Instant> {
-        let limit = self.limits.max_age?;
-        self.workers.get(&worker)?.born.checked_add(limit)
-    }
-
     /// Asks for as many workers as are missing, and may be, and are worth an attempt now.
     fn restock(&mut self, now: Instant) {
         if self.retry_at.is_some_and(|at| now < at) {
@@ -439,7 +407,8 @@ impl Ledger {
         for _ in 0..self.missing() {
             self.last_number += 1;
             let asked_after = self.early_ends;
-            let entry = Entry { life: Life::Starting, born: now, checkouts: 0, asked_after };
+            let (life, vintage) = (Life::Starting, Vintage::Current);
+            let entry = Entry { life, vintage, born: now, checkouts: 0, asked_after };
             self.workers.insert(self.last_number, entry);
             self.census.starting += 1;
             self.actions.push_back(Action::Fork(self.last_number));
@@ -448,15 +417,19 @@ impl Ledger {
 
     fn missing(&self) -> usize {
         let fewest = if self.phase == Phase::Open { self.limits.fewest } else { 0 };
-        let below_fewest = fewest.saturating_sub(self.census.useful());
+        let below_fewest = fewest.saturating_sub(self.census.useful() - self.of_old);
         let for_waiting = self.waiting.len().saturating_sub(self.census.starting);
-        let room = self.limits.most.saturating_sub(self.census.all());
+        let room = self.room();
         let missing = below_fewest.max(for_waiting).min(room);
         if self.streak == 0 {
             return missing;
         }
         // After an early end one worker at a time has to show that it can be done at all.
         missing.min(1_usize.saturating_sub(self.census.starting))
+    }
+
+    fn room(&self) -> usize {
+        self.limits.most.saturating_sub(self.census.all())
     }
 
     fn change(&mut self, worker: u64, event: Event, now: Instant) -> Result<(), Impossible> {
@@ -467,10 +440,14 @@ impl Ledger {
         let next = entry.life.on(event, now)?;
         *self.census.of(entry.life) -= 1;
         *self.census.of(next) += 1;
+        self.of_old -= usize::from(entry.is_of_old());
         entry.life = next;
+        self.of_old += usize::from(entry.is_of_old());
         Ok(())
     }
 }
 
+mod renewal;
+mod retirement;
 #[cfg(test)]
 mod tests;

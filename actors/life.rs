@@ -19,6 +19,8 @@ pub(super) enum Reason {
     TooLarge,
     /// A handler called `stop`.
     Asked,
+    /// Its server makes no more workers, and another does.
+    Outdated,
     /// Its last checkout saw an error, so what it holds is in doubt.
     InDoubt,
     /// Its call's clock ran out.
@@ -55,6 +57,7 @@ impl fmt::Display for Reason {
             Reason::TooOld => "older than max_age",
             Reason::TooLarge => "more private memory than max_memory",
             Reason::Asked => "asked to be replaced",
+            Reason::Outdated => "its server takes no more work",
             Reason::InDoubt => "its checkout saw an error",
             Reason::TimedOut => "its call timed out",
             Reason::Aborted => "its checkout was aborted",

@@ -20,6 +20,7 @@ pub mod prelude;
 mod proxy_context;
 mod quarantine;
 mod replay;
+mod schema;
 mod server;
 mod server_link;
 mod session;

@@ -1,7 +1,12 @@
 //! A fork server that is a program of its own.
 
+use std::time::Duration;
+
 use super::interface::Worker;
-use crate::server::{self, Boot, ServerError};
+use crate::address::Address;
+use crate::config::ServerOptions;
+use crate::server::{self, Boot, ListenError, ServerError};
+use crate::sys::process;
 use crate::wire::frame;
 
 /// A fork server for workers of one type, to which applications connect their pools with
@@ -24,38 +29,101 @@ use crate::wire::frame;
 /// #     fn handle(&mut self, _: Hash, _: &mut WorkerContext<Self>) -> Self::Result { Ok(()) }
 /// # }
 /// # forkpool::interface!(Hasher { Hash });
-/// # forkpool::boot!(Hasher);
 /// fn main() -> Result<(), forkpool::ServerError> {
-///     forkpool::Server::<Hasher>::new(12).listen("unix:/run/passwords.sock").run()
+///     forkpool::Server::<Hasher>::new(12).name("passwords").listen("unix:/run/passwords.sock")?.run()
 /// }
 /// ```
+#[must_use = "a server serves once it runs"]
 pub struct Server<W: Worker> {
     config: W::Config,
-    address: Option<String>,
+    addresses: Vec<String>,
+    options: ServerOptions,
 }
 
 impl<W: Worker> std::fmt::Debug for Server<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("addresses", &self.addresses)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
 impl<W: Worker> Server<W> {
     /// A server whose workers are set up with `config`.
     pub fn new(config: W::Config) -> Self {
-        Server { config, address: None }
+        Server { config, addresses: Vec::new(), options: ServerOptions::default() }
     }
 
-    /// Where it listens: `unix:/path`. The socket there is for processes of the same user alone (mode 0600), one that a
-    /// dead server has left is replaced, and a file beside it, of the same name with `.lock`, tells who is there.
-    #[must_use = "a server serves once it runs"]
-    pub fn listen(mut self, address: impl Into<String>) -> Self {
-        self.address = Some(address.into());
+    /// The server's name in `ps`: 1 to 64 bytes, without `/` and control characters. Workers are named after the pools
+    /// of the applications that they work for. Default: the name of the program.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.options.name = Some(name.into());
         self
     }
 
-    /// Runs the preload, then serves on this thread, which has to be the only one of its process, until SIGTERM or SIGINT
-    /// ends it and its workers. A client that goes takes its workers with it.
+    /// One more place to listen at.
+    ///
+    /// `unix:/path` is a socket for processes of the same user and of root (mode 0600). One that a dead server has left is
+    /// replaced, one of a server that is alive is refused by [`run`](Self::run), or [taken over](Self::take_over). A file
+    /// beside it, of the same name with `.lock`, tells who is there.
+    ///
+    /// `systemd:` is whatever a service manager listens at for this process (socket activation), `systemd:name` what it
+    /// has named so.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError::Address`] for what is no address. Whether one can listen there is found out by [`run`](Self::run).
+    pub fn listen(mut self, address: impl Into<String>) -> Result<Self, ListenError> {
+        let address = address.into();
+        Address::parse(&address)?;
+        self.addresses.push(address);
+        Ok(self)
+    }
+
+    /// Has the members of this group connect as well, by its name or number: sockets have mode 0660 and belong to it.
+    /// Default: nobody but processes of the server's own user and of root.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError::Io`] where there is no such group.
+    pub fn group(mut self, group: &str) -> Result<Self, ServerError> {
+        self.options.group = Some(process::group_number(group).map_err(ServerError::Io)?);
+        Ok(self)
+    }
+
+    /// Whether a server that is alive at one of the addresses is replaced: once this one is ready, it is given the
+    /// sockets, so nobody who comes in between is turned away; the other one's workers finish what they do, and it ends
+    /// with the last of them. Default: `false`, it is refused.
+    pub fn take_over(mut self, take_over: bool) -> Self {
+        self.options.take_over = take_over;
+        self
+    }
+
+    /// How long workers may finish what they do after SIGTERM, before they are killed. Default: `None`, no limit.
+    pub fn drain_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.options.drain_timeout = limit.into();
+        self
+    }
+
+    /// Most workers of all clients together; a client that asks for more is refused, and asks again later. Default:
+    /// `None`, what the system has room for.
+    pub fn max_workers(mut self, count: impl Into<Option<usize>>) -> Self {
+        self.options.max_workers = count.into();
+        self
+    }
+
+    /// Most clients, one for each pool; one more is refused, and tries again later. Default: 512.
+    pub fn max_clients(mut self, count: usize) -> Self {
+        self.options.max_clients = count;
+        self
+    }
+
+    /// Runs the preload, then serves on this thread, which has to be the only one of its process.
+    ///
+    /// SIGTERM has it take no more work, tell its clients so, and end with its last worker; SIGINT, or a second SIGTERM,
+    /// ends it and its workers at once. A client that goes takes its workers with it. What happens is told by `tracing`
+    /// events with the target `forkpool::server`.
     ///
     /// # Errors
     ///
@@ -63,7 +131,6 @@ impl<W: Worker> Server<W> {
     pub fn run(self) -> Result<(), ServerError> {
         let mut config = Vec::new();
         frame::encode(&mut config, &self.config, usize::MAX / 2).map_err(ServerError::Config)?;
-        let address = self.address.ok_or(ServerError::NoAddress)?;
-        server::serve(&W::PROGRAM, config, &address)
+        server::serve(&W::PROGRAM, config, &self.addresses, &self.options)
     }
 }

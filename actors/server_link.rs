@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::unix::AsyncFd;
 
 use crate::channel::{Inbox, Parcels};
+use crate::sys::descriptors::Bundle;
 use crate::sys::launch::ServerProcess;
 use crate::sys::{Errno, descriptors, reactor};
 use crate::wire::control::{BODY_LIMIT, FromServer, ToServer};
@@ -22,7 +23,7 @@ pub(super) struct ServerLink {
     process: Option<ServerProcess>,
     inbox: Inbox,
     unsent: Parcels,
-    passed: VecDeque<OwnedFd>,
+    passed: VecDeque<Bundle>,
 }
 
 /// Our end of a control channel, not yet registered with a reactor, and the server process if it is ours.
@@ -36,8 +37,8 @@ pub(super) struct Launched {
 pub(super) enum Source {
     /// This program, started again with these arguments.
     Own(Vec<String>),
-    /// A server that listens at this path.
-    Listening(PathBuf),
+    /// A server that listens at this path, and runs as our user, as root or as the one that is trusted.
+    Listening { path: PathBuf, trusted: Option<u32> },
 }
 
 impl Source {
@@ -53,7 +54,31 @@ impl Source {
                 descriptors::set_nonblocking(ours.as_fd())?;
                 Ok(Launched { socket: ours, process: Some(ServerProcess::launch(arguments, theirs)?) })
             }
-            Source::Listening(path) => Ok(Launched { socket: descriptors::connect(path)?, process: None }),
+            Source::Listening { path, trusted } => {
+                let socket = descriptors::connect(path)?;
+                let user = descriptors::peer(socket.as_fd())?.user;
+                let is_trusted = user == descriptors::own_user() || user == 0 || *trusted == Some(user);
+                if !is_trusted {
+                    let why = format!("it is of user {user}, whom this application does not trust");
+                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+                }
+                Ok(Launched { socket, process: None })
+            }
+        }
+    }
+
+    /// Whether the server is this program, started for this pool alone.
+    pub(super) fn is_own(&self) -> bool {
+        matches!(self, Source::Own(_))
+    }
+
+    /// What is wrong as long as it was reached and says nothing; a server of ours may take its time to load.
+    pub(super) fn unanswered(&self) -> Option<String> {
+        match self {
+            Source::Own(_) => None,
+            Source::Listening { path, .. } => {
+                Some(format!("no word yet from the server at {}", path.display()))
+            }
         }
     }
 
@@ -61,7 +86,7 @@ impl Source {
     pub(super) fn unreachable(&self, error: &io::Error) -> String {
         match self {
             Source::Own(_) => format!("this program cannot be started again: {error}"),
-            Source::Listening(path) => format!("no server at {}: {error}", path.display()),
+            Source::Listening { path, .. } => format!("no server at {}: {error}", path.display()),
         }
     }
 }
@@ -97,7 +122,7 @@ impl ServerLink {
 
     /// The descriptor that came with the message at hand.
     pub(super) fn take_passed(&mut self) -> Option<OwnedFd> {
-        self.passed.pop_front()
+        self.passed.pop_front()?.pop()
     }
 
     /// Writes what fits; registers the task for the rest. A server that is gone is told by the next read.

@@ -173,7 +173,7 @@ impl WorkerProcess {
 
     fn kill(&self) {
         if let Some(identity) = &self.identity {
-            identity.kill();
+            self.desk.kill(identity);
         }
     }
 
@@ -344,6 +344,21 @@ impl Handler<Gone> for WorkerProcess {
 
     fn handle(&mut self, Gone(obituary): Gone, ctx: &mut Self::Context) {
         self.bury(obituary, ctx);
+    }
+}
+
+/// It will not be born: its server takes no more work, and another is asked for a worker of its number.
+pub(super) struct Withdrawn;
+
+impl Message for Withdrawn {
+    type Result = ();
+}
+
+impl Handler<Withdrawn> for WorkerProcess {
+    type Result = ();
+
+    fn handle(&mut self, Withdrawn: Withdrawn, ctx: &mut Self::Context) {
+        ctx.stop();
     }
 }
 

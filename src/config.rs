@@ -1,7 +1,11 @@
 //! The options of a pool: plain values, their defaults with the reason, and what is impossible.
 
+mod server;
+
 use std::ops::RangeInclusive;
 use std::time::Duration;
+
+pub use server::{DEFAULT_MAX_CLIENTS, ServerOptions};
 
 /// Workers a pool keeps and grows to, unless told otherwise: one to work and one in reserve, and as many as a
 /// small machine can hold.

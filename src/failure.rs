@@ -20,6 +20,15 @@ pub(crate) use kind::KIND_NAMES;
 use report::Cause;
 pub use report::{Ending, MemoryVerdict, PanicReport, SetupError};
 
+/// Prints an error that ends `main`, with whatever it comes from.
+pub(crate) fn for_people(f: &mut fmt::Formatter<'_>, error: &dyn Error) -> fmt::Result {
+    write!(f, "{error}")?;
+    match error.source() {
+        Some(source) => write!(f, "\ncaused by: {source}"),
+        None => Ok(()),
+    }
+}
+
 /// How far a call had come when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]

@@ -64,6 +64,7 @@
 #![warn(missing_docs, unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo))]
 
+mod address;
 #[cfg(test)]
 mod chance;
 mod channel;
@@ -84,9 +85,11 @@ pub mod worker;
 #[path = "../actors/mod.rs"]
 pub mod actors;
 
+pub use address::AddressError;
 pub use failure::{Ending, Failure, FailureKind, MemoryVerdict, PanicReport, Phase, SetupError};
 pub use log::{FinishedLog, LogLevel, LogMessage, LogTimer, LogTiming, RequestLog};
 pub use server::{ListenError, ServerError, serve};
+pub use wire::control::ServerStats;
 pub use worker::{WorkerLog, WorkerTimer};
 
 #[cfg(feature = "actors")]

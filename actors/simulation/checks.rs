@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::server::Server;
-use super::worker::Believed;
+use super::worker::{Believed, Vintage};
 use super::world::World;
 use crate::actors::ledger::{Census, Facts, Phase};
 use crate::actors::life::Reason;
@@ -93,8 +93,9 @@ impl World {
         assert!(self.line.is_empty() || census.idle == 0, "nobody waits beside an idle worker");
         assert_eq!(census.idle, self.idle.len());
         let useful = census.starting + census.idle + census.leased;
+        let current = useful - self.of_old(|_| true);
         let open = self.ledger.phase() == Phase::Open;
-        let missing = !self.line.is_empty() || open && useful < *self.plan.options.workers.start();
+        let missing = !self.line.is_empty() || open && current < *self.plan.options.workers.start();
         if missing && places < most {
             assert!(self.ledger.is_starting(), "what is missing is asked for, or will be: {census:?}");
             let due = census.starting > 0 || self.ledger.next_tick().is_some();
@@ -111,7 +112,12 @@ impl World {
             self.ledger.phase() < Phase::Stopping || self.line.is_empty(),
             "a stopped pool serves nobody"
         );
-        self.check_timer(useful);
+        self.check_timer(current);
+    }
+
+    /// The least recently used of those that are not to be replaced anyway.
+    fn first_current(&self) -> Option<u64> {
+        self.idle.iter().copied().find(|number| self.workers[number].vintage == Vintage::Current)
     }
 
     /// P5, P7: whoever is idle is looked at again when it will have been so for too long, or be too old.
@@ -120,12 +126,32 @@ impl World {
         for number in &self.idle {
             let worker = &self.workers[number];
             let old_at = options.max_age.map(|limit| worker.born + limit);
-            let spare = useful > *options.workers.start() && self.idle.first() == Some(number);
+            let spare = useful > *options.workers.start() && self.first_current() == Some(*number);
             let weary_at = options.idle_timeout.filter(|_| spare).map(|limit| worker.idle_since + limit);
             for due in [old_at, weary_at].into_iter().flatten() {
                 assert!(next.is_some_and(|next| next <= due), "worker {number} is looked at when it is due");
             }
         }
+    }
+
+    /// Useful workers whose server takes no more work, in some state.
+    fn of_old(&self, is: impl Fn(Believed) -> bool) -> usize {
+        let old = self.workers.values().filter(|worker| worker.vintage != Vintage::Current);
+        let useful =
+            old.filter_map(|worker| worker.believed).filter(|believed| *believed != Believed::Ending);
+        useful.filter(|believed| is(*believed)).count()
+    }
+
+    /// S4: whether a worker whose server takes no more work is still needed; `idle`: it is among those that are.
+    fn stands_in(&self, vintage: Vintage, idle: bool) -> bool {
+        let (census, options) = (self.census(), &self.plan.options);
+        let ready = census.idle + census.leased
+            - self.of_old(|believed| matches!(believed, Believed::Idle | Believed::Leased(_)));
+        let coming = census.starting - self.of_old(|believed| believed == Believed::Starting);
+        let beside = self.of_old(|believed| believed == Believed::Idle) - usize::from(idle);
+        let wanted = (*options.workers.start()).max(usize::from(!self.line.is_empty()));
+        let full = census.starting + census.idle + census.leased == *options.workers.end();
+        vintage == Vintage::Outdated && ready + beside < wanted && !(full && coming == 0)
     }
 
     /// Why a worker that comes back now has to end, by the options' own words.
@@ -137,6 +163,7 @@ impl World {
         let reasons = [
             (self.ledger.phase() == Phase::Stopping, Reason::PoolEnds),
             (facts.stop, Reason::Asked),
+            (worker.vintage != Vintage::Current && !self.stands_in(worker.vintage, false), Reason::Outdated),
             (worn_out, Reason::WornOut),
             (too_large, Reason::TooLarge),
             (too_old, Reason::TooOld),
@@ -155,10 +182,11 @@ impl World {
         assert!(!leased, "nobody holds worker {number} that is to end");
         match reason {
             Reason::IdleTooLong => {
-                assert_eq!(self.idle.first(), Some(&number), "the least recently used goes first");
+                assert_eq!(self.first_current(), Some(number), "the least recently used goes first");
                 let limit = options.idle_timeout.unwrap_or(Duration::MAX);
                 assert!(now.duration_since(worker.idle_since) >= limit, "it was idle for long enough");
                 let useful = self.census().starting + self.census().idle + self.census().leased;
+                let useful = useful - self.of_old(|_| true);
                 assert!(useful > *options.workers.start(), "the fewest are kept");
             }
             Reason::TooOld => {
@@ -166,6 +194,9 @@ impl World {
                 assert!(now.duration_since(worker.born) >= limit, "it is old enough");
             }
             Reason::PoolEnds => assert_ne!(self.ledger.phase(), Phase::Open),
+            Reason::Outdated => {
+                assert!(!self.stands_in(worker.vintage, true), "worker {number} was still needed");
+            }
             Reason::WornOut => assert!(options.max_checkouts.is_some_and(|most| worker.checkouts >= most)),
             _ => {}
         }
@@ -186,6 +217,9 @@ impl World {
         if self.plan.options.max_age.is_some() {
             // Some of them are always on their way out, and hold the places of those that follow.
             return up && useful + census.ending >= fewest;
+        }
+        if self.of_old(|_| true) > 0 {
+            return false;
         }
         // Above the fewest some stay until they have been idle for too long.
         let most = if self.plan.options.idle_timeout.is_some() { fewest } else { most };

@@ -32,6 +32,8 @@ pub(super) struct Plan {
     /// When faults cease.
     pub(super) calm_at: Duration,
     pub(super) server_losses: usize,
+    /// Servers that take no more work, most of them since another does.
+    pub(super) drains: usize,
     pub(super) jumps: usize,
     /// When the pool is told to end in the middle of all this, if it is.
     pub(super) ends_at: Option<Duration>,
@@ -62,6 +64,7 @@ impl Plan {
             requesters: chance.below(40),
             calm_at,
             server_losses: chance.pick(&[0, 0, 1, 4]),
+            drains: chance.pick(&[0, 0, 1, 4]),
             jumps: chance.pick(&[0, 0, 1, 3]),
             ends_at: ends.then(|| calm_at.mul_f64(chance.below(100) as f64 / 100.0)),
             closes: chance.happens(500),
@@ -95,6 +98,7 @@ impl Plan {
             requesters: 0,
             calm_at: millis(20_000),
             server_losses: 0,
+            drains: 0,
             jumps: 0,
             ends_at: None,
             ..drawn

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::plan::millis;
-use super::worker::{Believed, News};
+use super::worker::{Believed, News, Vintage};
 use super::world::{Event, World};
 use crate::actors::ledger::Phase;
 use crate::actors::life::Reason;
@@ -25,6 +25,8 @@ pub(super) struct Supervisor {
     pub(super) server: Server,
     /// Which server it is: what an earlier one said is not heard any more.
     pub(super) generation: u32,
+    /// Those before it that take no more work, and are heard until their workers are gone.
+    pub(super) departing: BTreeSet<u32>,
     unconfirmed: BTreeSet<u64>,
     leaving: Vec<u64>,
     unborn: Vec<u64>,
@@ -120,8 +122,10 @@ impl World {
         self.supervisor.unconfirmed.clear();
         self.supervisor.requested.clear();
         self.let_go();
-        let registry: Vec<u64> = self.registry();
-        registry.into_iter().for_each(|worker| self.tell(worker, News::Orphaned));
+        let departing = self.supervisor.departing.clone();
+        let its =
+            self.registry().into_iter().filter(|worker| !departing.contains(&self.workers[worker].server));
+        its.collect::<Vec<_>>().into_iter().for_each(|worker| self.tell(worker, News::Orphaned));
         if was == Server::Up {
             return self.relaunch();
         }
@@ -129,6 +133,41 @@ impl World {
         let jitter = self.jitter();
         let wait = self.plan.options.restart.wait(self.supervisor.streak, jitter);
         self.after(wait.max(millis(1)), Event::Relaunch);
+    }
+
+    /// The server takes no more work: what it was asked for and has not forked is asked of the next.
+    pub(super) fn server_drains(&mut self, succeeded: bool) {
+        if self.calm || self.supervisor.server != Server::Up {
+            return;
+        }
+        let old = self.supervisor.generation;
+        self.note("the server drains", || format!("{old}, succeeded: {succeeded}"));
+        self.supervisor.departing.insert(old);
+        self.supervisor.server = Server::Down;
+        self.supervisor.generation += 1;
+        let its = self.registry().into_iter().filter(|worker| self.workers[worker].server == old);
+        let (unborn, its): (Vec<u64>, Vec<u64>) = its.partition(|worker| self.workers[worker].is_unborn());
+        for worker in unborn {
+            self.supervisor.unconfirmed.remove(&worker);
+            self.supervisor.unborn.push(worker);
+            if let Some(worker) = self.worker(worker) {
+                worker.server = 0;
+            }
+        }
+        self.relaunch();
+        for &worker in &its {
+            if let Some(worker) = self.worker(worker) {
+                worker.vintage = if succeeded { Vintage::Outdated } else { Vintage::Obsolete };
+            }
+        }
+        let now = self.now();
+        self.ledger.outdate(its.into_iter(), succeeded, now);
+        self.settle_books();
+    }
+
+    /// Whether what this server says is still heard.
+    pub(super) fn is_heard(&self, server: u32) -> bool {
+        server == self.supervisor.generation || self.supervisor.departing.contains(&server)
     }
 
     pub(super) fn relaunch(&mut self) {

@@ -26,6 +26,14 @@ pub(super) enum Believed {
     Ending,
 }
 
+/// Whether a worker's server still makes workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Vintage {
+    Current,
+    Outdated,
+    Obsolete,
+}
+
 /// How far a worker's proxy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -76,6 +84,7 @@ pub(super) struct Worker {
     abandoned: bool,
     /// Which server was asked for it, from 1; 0 is none.
     pub(super) server: u32,
+    pub(super) vintage: Vintage,
     pub(super) ends: u32,
     pub(super) checkouts: u64,
     /// When it was asked for, and from its being ready on when that was.
@@ -96,6 +105,7 @@ impl Worker {
             watched: false,
             abandoned: false,
             server: 0,
+            vintage: Vintage::Current,
             ends: 0,
             checkouts: 0,
             born: now,
@@ -107,6 +117,10 @@ impl Worker {
 
     pub(super) fn is_alive(&self) -> bool {
         matches!(self.truth, Truth::SettingUp | Truth::Ready)
+    }
+
+    pub(super) fn is_unborn(&self) -> bool {
+        self.truth == Truth::Unborn
     }
 
     pub(super) fn is_known_to_live(&self) -> bool {
@@ -231,13 +245,17 @@ impl World {
     }
 
     fn take_in(&mut self, number: u64, news: News) {
-        let current = self.supervisor.generation;
+        let is_heard = match news {
+            News::Forked { server } | News::NotForked { server } | News::Ended { server } => {
+                self.is_heard(server)
+            }
+            _ => true,
+        };
         let Some(worker) = self.worker(number) else { return };
         let (known, is_buried) = (worker.forked, worker.ends > 0);
         match news {
             // What a lost server was still to say is lost with it.
-            News::Forked { server } | News::NotForked { server } | News::Ended { server }
-                if server != current => {}
+            _ if !is_heard => {}
             News::Forked { .. } => {
                 if !is_buried {
                     self.is_forked(number);

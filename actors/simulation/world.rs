@@ -47,6 +47,8 @@ pub(super) enum Event {
     Turn(u64, u32, Turn),
     ServerUp(u32),
     ServerLost,
+    /// The server takes no more work; whether another does in its place.
+    Drains(bool),
     Relaunch,
     /// The supervisor looks whether nothing is left to wait for, and ends itself then.
     Drained,
@@ -146,6 +148,10 @@ impl World {
             let at = self.sometime(calm_at);
             self.at(at, Event::ServerLost);
         }
+        for _ in 0..self.plan.drains {
+            let (at, succeeded) = (self.sometime(calm_at), self.chance.happens(700));
+            self.at(at, Event::Drains(succeeded));
+        }
         for _ in 0..self.plan.jumps {
             let at = self.sometime(calm_at);
             let leap = Duration::from_secs(self.chance.pick(&[1, 61, 3 * 3600, 48 * 3600]));
@@ -237,6 +243,7 @@ impl World {
             Event::Turn(session, number, turn) => self.turn(session, number, turn),
             Event::ServerUp(server) => self.server_up(server),
             Event::ServerLost => self.server_lost(),
+            Event::Drains(succeeded) => self.server_drains(succeeded),
             Event::Relaunch => self.relaunch(),
             Event::Drained => self.end_if_drained(),
             Event::Jump(leap) => {

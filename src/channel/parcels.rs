@@ -12,6 +12,8 @@ use crate::wire::frame;
 #[derive(Default)]
 pub(crate) struct Parcels {
     queue: VecDeque<Parcel>,
+    /// Bytes of all that are queued.
+    bytes: usize,
 }
 
 struct Parcel {
@@ -26,12 +28,14 @@ impl Parcels {
     pub(crate) fn put<M: Serialize>(&mut self, message: &M, passed: Vec<OwnedFd>) {
         let mut bytes = Vec::new();
         frame::append(&mut bytes, message);
+        self.bytes += bytes.len();
         self.queue.push_back(Parcel { bytes, sent: 0, passed });
     }
 
     /// Queues bytes that are a frame already.
     #[cfg(feature = "actors")]
     pub(crate) fn put_frame(&mut self, bytes: Vec<u8>) {
+        self.bytes += bytes.len();
         self.queue.push_back(Parcel { bytes, sent: 0, passed: Vec::new() });
     }
 
@@ -44,6 +48,7 @@ impl Parcels {
         while let Some(next) = self.queue.front_mut() {
             next.send(socket)?;
             if next.sent == next.bytes.len() {
+                self.bytes -= next.bytes.len();
                 self.queue.pop_front();
             }
         }
@@ -54,10 +59,16 @@ impl Parcels {
         self.queue.is_empty()
     }
 
+    /// Bytes of all frames that were not sent whole.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Gives up what was not sent.
     #[cfg(feature = "actors")]
     pub(crate) fn clear(&mut self) {
         self.queue.clear();
+        self.bytes = 0;
     }
 }
 

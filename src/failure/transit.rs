@@ -4,7 +4,6 @@
 //! still has it. In formats for people the dossier's fields stand beside it by name; in binary ones, which do not say
 //! what is what, they are bytes of their own, so that a reader need not understand them to read on behind them.
 
-use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Dossier, Failure, FailureKind, depth};
@@ -61,9 +60,6 @@ impl<'de> Deserialize<'de> for Failure {
         let (line, _, dossier) = Packed::deserialize(deserializer)?;
         // Fields that a newer version added stand behind those we know.
         let dossier = postcard::take_from_bytes::<Dossier>(&dossier).ok().map(|(dossier, _)| dossier);
-        if line.is_empty() && dossier.is_none() {
-            return Err(D::Error::custom("a failure that says nothing"));
-        }
         Ok(Failure::read(line, dossier))
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::chance::Chance;
 use crate::failure::{Ending, PanicReport, SetupError};
-use crate::wire::control::{Ended, FromServer, Guard, Hello, ToServer};
+use crate::wire::control::{Ended, FromServer, Guard, Hello, ServerStats, Signature, ToServer};
 use crate::wire::record::{Logged, Record, Source, Value};
 use crate::wire::work::{Call, FromWorker, Outcome, Ready, Released, Reply, SetupReport, ToWorker};
 
@@ -144,17 +144,23 @@ messages! {
     ToServer, |c| [
         ToServer::Hello(any(c)),
         ToServer::Fork { number: any(c), rings: any(c) },
+        ToServer::End { number: any(c), kill: any(c) },
+        ToServer::Adopt { number: any(c) },
+        ToServer::Inspect,
+        ToServer::TakeOver,
     ];
     Hello, |c| [Hello {
         protocol: any(c),
         library: any(c),
         fingerprint: any(c),
+        interface: any(c),
         pool: any(c),
         max_payload: any(c),
         max_memory: any(c),
         guard: any(c),
         config: any(c),
     }];
+    Signature, |c| [Signature { name: any(c), shape: any(c) }];
     Guard, |c| [Guard { hung_worker_timeout: any(c), kill_grace: any(c), memory_limit: any(c) }];
     FromServer, |c| [
         FromServer::Welcome,
@@ -163,7 +169,21 @@ messages! {
         FromServer::Forked { number: any(c), pid: any(c) },
         FromServer::NotForked { number: any(c), reason: any(c) },
         FromServer::Ended(any(c)),
+        FromServer::Draining { succeeded: any(c) },
+        FromServer::Inspected(any(c)),
+        FromServer::HandedOver { address: any(c), more: any(c) },
     ];
+    ServerStats, |c| [ServerStats {
+        pid: any(c),
+        library: any(c),
+        uptime: any(c),
+        clients: any(c),
+        workers: any(c),
+        forked: any(c),
+        not_forked: any(c),
+        turned_away: any(c),
+        draining: any(c),
+    }];
     Ended, |c| [Ended {
         number: any(c),
         ending: any(c),

@@ -1,16 +1,29 @@
 //! A fork server that is a program of its own, to which applications come and go.
 
+use std::path::{Path, PathBuf};
+
+use super::agreement::Own;
+use super::claim::Claim;
 use super::control::Over;
-use super::door::{Claim, ListenError};
+use super::door::{Access, Door, ListenError};
+use super::manager::{self, Inherited};
 use super::run::preloaded;
-use super::serve::ForkServer;
+use super::serve::{ForkServer, Mold};
+use super::succession::Incumbent;
+use crate::address::{Address, AddressError};
+use crate::config::{OptionError, ServerOptions};
+use crate::sys::descriptors::OpenBefore;
+use crate::sys::process::{self, TitleSpace};
 use crate::wire::work::SetupReport;
 use crate::worker::{self, Program};
 
 /// Why a server does not serve.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
+    /// An option cannot be what it is.
+    #[error(transparent)]
+    Option(#[from] OptionError),
     /// It cannot listen.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -40,18 +53,43 @@ pub enum ServerError {
     Io(#[source] std::io::Error),
 }
 
-/// Serves workers of a program at an address, `unix:/path`, until SIGTERM or SIGINT;
-/// `Server` does so for a type of worker. `config` is their configuration, encoded by postcard.
+/// For people: what an unhandled `?` in `main` prints is what is wrong and what to do.
+impl std::fmt::Debug for ServerError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        crate::failure::for_people(f, self)
+    }
+}
+
+impl From<AddressError> for ServerError {
+    fn from(error: AddressError) -> Self {
+        ServerError::Listen(error.into())
+    }
+}
+
+/// Serves workers of a program at these addresses until SIGTERM or SIGINT; `Server` does so for a type of worker.
+/// `config` is their configuration, encoded by postcard.
 ///
 /// # Errors
 ///
-/// [`ServerError`]; no client was let in then, and nothing is left behind.
-pub fn serve(program: &Program, config: Vec<u8>, address: &str) -> Result<(), ServerError> {
+/// [`ServerError`]; no client was let in then, nothing is left behind, and a server that was to be replaced goes on.
+pub fn serve(
+    program: &Program,
+    config: Vec<u8>,
+    addresses: &[String],
+    options: &ServerOptions,
+) -> Result<(), ServerError> {
+    options.validate()?;
+    let addresses: Vec<Address> =
+        addresses.iter().map(|address| Address::parse(address)).collect::<Result<_, _>>()?;
+    if addresses.is_empty() {
+        return Err(ServerError::NoAddress);
+    }
     let count = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     if count > 1 {
         return Err(ServerError::Threads { count });
     }
-    let claim = Claim::new(address)?;
+    let open_before = OpenBefore::note();
+    let places = Places::find(&addresses, options)?;
     worker::break_ground();
     let preload = preloaded(program, &config).map_err(|report| ServerError::Preload {
         reason: match report {
@@ -60,10 +98,101 @@ pub fn serve(program: &Program, config: Vec<u8>, address: &str) -> Result<(), Se
         },
     })?;
     let io = |error| ServerError::Io(std::io::Error::from(error));
-    let server = ForkServer::new(program, config, preload, None, Some(claim.open()?)).map_err(io)?;
+    let own = Own { fingerprint: (program.fingerprint)(), interface: (program.interface)() };
+    let mold = Mold { program, config, preload, title: TitleSpace::find(), open_before };
+    process::set_short_name(&name(options), "server");
+    let Opened { doors, incumbents } = places.open()?;
+    let listens = doors.iter().map(|door| door.address.as_str()).collect::<Vec<_>>().join(", ");
+    let server = ForkServer::new(mold, options.clone(), own, doors).map_err(io)?;
+    // From here on nothing can fail any more.
+    incumbents.into_iter().for_each(Incumbent::thank);
+    tracing::info!(target: "forkpool::server", listens, "serves");
+    manager::notify_ready();
     match server.serve() {
         Ok(newborn) => newborn.live(),
         Err(Over::Closed) => Ok(()),
         Err(Over::Broken) => Err(ServerError::Io(std::io::Error::last_os_error())),
+    }
+}
+
+/// The server's name, or that of its program.
+fn name(options: &ServerOptions) -> String {
+    let program = std::env::args_os().next().map(PathBuf::from);
+    let program =
+        program.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+    options.name.clone().or(program).unwrap_or_else(|| "forkpool".to_owned())
+}
+
+/// Where the server is to listen, before its preload: nobody else can, but nobody can come yet.
+struct Places {
+    access: Access,
+    claims: Vec<(PathBuf, Claim)>,
+    /// Paths at which another server listens that is to be replaced.
+    taken: Vec<PathBuf>,
+    doors: Vec<Door>,
+}
+
+/// Where the server listens, and whom it replaces.
+struct Opened {
+    doors: Vec<Door>,
+    incumbents: Vec<Incumbent>,
+}
+
+impl Places {
+    fn find(addresses: &[Address], options: &ServerOptions) -> Result<Self, ListenError> {
+        let access = Access { group: options.group };
+        let mut inherited = Inherited::take();
+        let mut places = Places { access, claims: Vec::new(), taken: Vec::new(), doors: Vec::new() };
+        for address in addresses {
+            match address {
+                Address::Unix(path) => match Claim::new(path) {
+                    Ok(claim) => places.claims.push((path.clone(), claim)),
+                    Err(ListenError::Taken { .. }) if options.take_over => places.taken.push(path.clone()),
+                    Err(error) => return Err(error),
+                },
+                Address::Inherited(name) => places.doors.extend(inherited.doors(name.as_deref(), access)?),
+            }
+        }
+        Ok(places)
+    }
+
+    fn open(self) -> Result<Opened, ListenError> {
+        let Places { access, mut claims, taken, mut doors } = self;
+        let mut incumbents = Vec::new();
+        let mut handed: Vec<Door> = Vec::new();
+        for path in taken {
+            let address = Address::Unix(path.clone()).to_string();
+            if handed.iter().all(|door| door.address != address) {
+                match Incumbent::at(&path).and_then(|mut incumbent| Ok((incumbent.doors(access)?, incumbent)))
+                {
+                    Ok((theirs, incumbent)) => {
+                        handed.extend(theirs);
+                        incumbents.push(incumbent);
+                    }
+                    // It may have ended meanwhile.
+                    Err(error) => match Claim::new(&path) {
+                        Ok(claim) => claims.push((path.clone(), claim)),
+                        Err(_) => return Err(Incumbent::refusal(&path, &error)),
+                    },
+                }
+            }
+            // What else it had is not asked for, and goes with it.
+            let door = handed.iter().position(|door| door.address == address);
+            let is_claimed = claims.last().is_some_and(|(claimed, _)| *claimed == path);
+            if door.is_none() && !is_claimed {
+                let error = std::io::Error::other("it was started with the same path in other words");
+                return Err(Incumbent::refusal(&path, &error));
+            }
+            doors.extend(door.map(|at| handed.swap_remove(at)));
+        }
+        for (path, claim) in claims {
+            let listener = claim.listen(access.group)?;
+            doors.push(Door::new(Address::Unix(path).to_string(), listener, access, Some(claim)));
+        }
+        for claim in doors.iter().filter_map(|door| door.claim.as_ref()) {
+            // It is for people, and what it says is looked up nowhere else.
+            let _ = claim.sign();
+        }
+        Ok(Opened { doors, incumbents })
     }
 }

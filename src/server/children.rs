@@ -1,6 +1,7 @@
 //! The server's children: how they are told apart from what they leave behind, and what becomes of those that hang.
 
 use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
@@ -28,16 +29,34 @@ struct Child {
 /// The number of an application in the life of its server.
 pub(super) type ClientId = u64;
 
-/// The workers that were forked and not reaped, by pid.
+/// A worker of a server that is gone: nobody's child here, and to end with its client all the same.
+struct Adopted {
+    client: ClientId,
+    number: u64,
+    /// Stands for exactly this process, also after its number is used again.
+    handle: OwnedFd,
+}
+
+/// The workers that were forked and not reaped, by pid, and those that were adopted.
 pub(super) struct Children {
     living: HashMap<Pid, Child>,
+    adopted: Vec<Adopted>,
     /// What the kernel's count of kills for want of memory was when it was last looked at.
     kills_for_memory: Option<u64>,
 }
 
 impl Children {
     pub(super) fn new() -> Self {
-        Children { living: HashMap::new(), kills_for_memory: memory::out_of_memory_kills() }
+        Children {
+            living: HashMap::new(),
+            adopted: Vec::new(),
+            kills_for_memory: memory::out_of_memory_kills(),
+        }
+    }
+
+    /// Workers that live.
+    pub(super) fn count(&self) -> usize {
+        self.living.len() + self.adopted.len()
     }
 
     /// A worker was forked for a client; `open_notes` is asked for what it notes where somebody is to look at that.
@@ -52,6 +71,43 @@ impl Children {
         // A worker that cannot be looked at is bounded by its caller's clocks alone.
         let notes = patience.and_then(|_| open_notes());
         self.living.insert(pid, Child { client, number, patience, standing: Standing::default(), notes });
+    }
+
+    /// A worker of a server that is gone is to end with this client.
+    pub(super) fn adopt(&mut self, client: ClientId, number: u64, handle: OwnedFd) {
+        self.adopted.push(Adopted { client, number, handle });
+    }
+
+    /// Leaves the descriptors of those that were adopted to the server that this process was forked from.
+    pub(super) fn forget_in_child(&mut self) {
+        self.adopted.clear();
+    }
+
+    /// Descriptors that become readable when a worker that was adopted has ended.
+    pub(super) fn adopted(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.adopted.iter().map(|adopted| adopted.handle.as_fd())
+    }
+
+    /// Of those that were adopted, as they were last told of, these have ended.
+    pub(super) fn forget_adopted(&mut self, ended: &[bool]) {
+        let mut ended = ended.iter();
+        self.adopted.retain(|_| !ended.next().is_some_and(|ended| *ended));
+    }
+
+    /// Kills a worker with its group, or asks it to end.
+    pub(super) fn end(&self, client: ClientId, number: u64, kill: bool) {
+        let is_meant = |child: &Child| (child.client, child.number) == (client, number);
+        if let Some((&pid, _)) = self.living.iter().find(|(_, child)| is_meant(child)) {
+            match kill {
+                true => process::kill_group(pid),
+                false => process::terminate_child(pid),
+            }
+        }
+        let adopted =
+            self.adopted.iter().find(|adopted| (adopted.client, adopted.number) == (client, number));
+        if let Some(adopted) = adopted.filter(|_| kill) {
+            process::kill_stranger(adopted.handle.as_fd());
+        }
     }
 
     /// Ends those that hang; how long until it is worth looking again, if it is.
@@ -104,12 +160,16 @@ impl Children {
     pub(super) fn kill_those_of(&mut self, client: ClientId) {
         let theirs = self.living.iter().filter(|(_, child)| child.client == client);
         theirs.for_each(|(&pid, _)| process::kill_group(pid));
+        let theirs = self.adopted.iter().filter(|adopted| adopted.client == client);
+        theirs.for_each(|adopted| process::kill_stranger(adopted.handle.as_fd()));
+        self.adopted.retain(|adopted| adopted.client != client);
     }
 
     /// Kills every worker with its group and reaps them, for at most `patience`.
     pub(super) fn end_all(&mut self, patience: Duration) {
         let until = Instant::now() + patience;
         self.living.keys().for_each(|&pid| process::kill_group(pid));
+        self.adopted.drain(..).for_each(|adopted| process::kill_stranger(adopted.handle.as_fd()));
         while !self.living.is_empty() && Instant::now() < until {
             if self.next_ended().is_none() {
                 // A killed process ends within microseconds; only one stuck in the kernel makes us come back.

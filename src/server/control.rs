@@ -4,26 +4,37 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::channel::{Inbox, Parcels};
+use crate::sys::descriptors::Bundle;
 use crate::sys::{Errno, descriptors};
-use crate::wire::control::{BODY_LIMIT, FromServer, HELLO_LIMIT, ToServer};
+use crate::wire::control::{BODY_LIMIT, FromServer, HELLO_LIMIT, Origin, STRANGER_LIMIT, ToServer};
 use crate::wire::frame;
+
+/// Most bytes that wait for a client that does not read.
+const MOST_UNSENT: usize = 4 << 20;
 
 /// Why the conversation is over.
 #[derive(Debug)]
 pub(super) enum Over {
     /// The application is gone or has had enough.
     Closed,
-    /// What arrived is not this conversation.
+    /// What arrived is not this conversation, or what was said is not read.
     Broken,
 }
 
-/// The control channel: frames with, here and there, a descriptor.
+/// What a stranger says first.
+pub(super) enum FirstWord {
+    Message(ToServer),
+    /// A hello of another version.
+    Foreign(Origin),
+}
+
+/// The control channel: frames with, here and there, descriptors.
 pub(super) struct Control {
     socket: OwnedFd,
     inbox: Inbox,
     unsent: Parcels,
-    /// Descriptors that arrived; they belong to the fork requests in their order, four to each.
-    passed: VecDeque<OwnedFd>,
+    /// Descriptors that arrived; they belong to the messages that need some, in their order.
+    passed: VecDeque<Bundle>,
     limit: usize,
 }
 
@@ -40,18 +51,23 @@ impl Control {
 
     /// The channel to whoever comes to a server that listens; its hello has nothing to carry.
     pub(super) fn to_stranger(socket: OwnedFd) -> Self {
-        Control { limit: BODY_LIMIT, ..Control::new(socket) }
+        Control { limit: STRANGER_LIMIT, ..Control::new(socket) }
     }
 
     /// Waits for one message, as the server does before it has anything else to do.
     pub(super) fn wait(&mut self) -> Result<ToServer, Over> {
         loop {
             if let Some(message) = self.next()? {
-                self.limit = BODY_LIMIT;
+                self.is_known();
                 return Ok(message);
             }
             self.read()?;
         }
+    }
+
+    /// It has said who it is.
+    pub(super) fn is_known(&mut self) {
+        self.limit = BODY_LIMIT;
     }
 
     /// From now on reads and writes return instead of waiting.
@@ -75,29 +91,54 @@ impl Control {
     pub(super) fn next(&mut self) -> Result<Option<ToServer>, Over> {
         match self.inbox.next(self.limit) {
             Ok(Some(body)) => frame::whole(body).map(Some).map_err(|_| Over::Broken),
+            // Descriptors come with the first byte of the message that they belong to, and at most one has begun.
+            Ok(None) if self.passed.len() > 1 => Err(Over::Broken),
             Ok(None) => Ok(None),
             Err(_) => Err(Over::Broken),
         }
     }
 
-    /// The descriptor that came with the message at hand.
-    pub(super) fn take_passed(&mut self) -> Option<OwnedFd> {
-        self.passed.pop_front()
+    /// The first message of somebody who may be of another version.
+    pub(super) fn first(&mut self) -> Result<Option<FirstWord>, Over> {
+        let Some(body) = self.inbox.next(self.limit).map_err(|_| Over::Broken)? else {
+            return Ok(None);
+        };
+        match (frame::whole(body), Origin::of(body)) {
+            (Ok(message), _) => Ok(Some(FirstWord::Message(message))),
+            (Err(_), Some(origin)) => Ok(Some(FirstWord::Foreign(origin))),
+            (Err(_), None) => Err(Over::Broken),
+        }
+    }
+
+    /// The descriptors that came with the message at hand, if as many as there have to be.
+    ///
+    /// # Errors
+    ///
+    /// [`Over::Broken`] where none were passed. `Ok(None)`: some were, for which this process had no room.
+    pub(super) fn take_passed<const COUNT: usize>(&mut self) -> Result<Option<[OwnedFd; COUNT]>, Over> {
+        let bundle = self.passed.pop_front().ok_or(Over::Broken)?;
+        Ok(bundle.try_into().ok())
     }
 
     pub(super) fn say(&mut self, message: &FromServer) {
         self.unsent.put(message, Vec::new());
     }
 
-    /// Says a message that a descriptor goes with.
-    pub(super) fn say_with(&mut self, message: &FromServer, passed: OwnedFd) {
-        self.unsent.put(message, vec![passed]);
+    /// Says a message that descriptors go with.
+    pub(super) fn say_with(&mut self, message: &FromServer, passed: Vec<OwnedFd>) {
+        self.unsent.put(message, passed);
     }
 
     /// Writes what fits.
+    ///
+    /// # Errors
+    ///
+    /// [`Over::Closed`], or [`Over::Broken`] where too much waits to be read.
     pub(super) fn flush(&mut self) -> Result<(), Over> {
         match self.unsent.send(self.socket.as_fd()) {
-            Ok(()) | Err(Errno::AGAIN) => Ok(()),
+            Ok(()) => Ok(()),
+            Err(Errno::AGAIN) if self.unsent.bytes() <= MOST_UNSENT => Ok(()),
+            Err(Errno::AGAIN) => Err(Over::Broken),
             Err(_) => Err(Over::Closed),
         }
     }

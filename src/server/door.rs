@@ -1,54 +1,38 @@
-//! Where applications come to a server of its own: a Unix socket with a name.
-//!
-//! Whoever holds the lock beside the socket is the server there, for as long as it lives; so one that is alive is never
-//! pushed aside, and what a dead one has left is replaced.
+//! Where applications come to a server of its own.
 
-use std::fs::{File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::sys::descriptors;
-
-/// Longest path of a Unix socket, in bytes.
-///
-/// # References
-///
-/// - [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), `sun_path`
-const LONGEST_PATH: usize = 107;
-
-/// Room for what stands behind the path in the name under which a socket is made.
-const NEW: &str = ".new";
+use super::claim::Claim;
+use crate::address::AddressError;
+use crate::sys::descriptors::{self, Peer};
 
 /// Why a server cannot listen. Nothing is left behind, and a server that is there is not disturbed.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ListenError {
     /// An address is none.
-    #[error("{address:?} is no address to listen on: it is written as unix:/path")]
-    Address {
-        /// As it was given.
-        address: String,
-    },
-    /// The path is longer than a socket's can be.
-    #[error("{path:?} is {length} bytes long, and the path of a socket is at most {most}")]
-    TooLong {
-        /// The path.
-        path: PathBuf,
-        /// Its bytes.
-        length: usize,
-        /// Most bytes.
-        most: usize,
-    },
+    #[error(transparent)]
+    Address(#[from] AddressError),
     /// Another server listens there.
-    #[error("{path:?} belongs to a server that is alive, process {pid}")]
+    #[error(
+        "{path:?} belongs to a server that is alive, process {pid}; one that is to replace it takes over"
+    )]
     Taken {
         /// The path.
         path: PathBuf,
         /// The server's process, as it says; 0 where it does not.
         pid: u32,
+    },
+    /// The server there does not give its place away.
+    #[error("{path:?} is not handed over by the server that is alive there: {reason}")]
+    NotHandedOver {
+        /// The path.
+        path: PathBuf,
+        /// What it said.
+        reason: String,
     },
     /// What the system said: no such directory, no permission.
     #[error("a socket cannot be made at {path:?}")]
@@ -58,82 +42,64 @@ pub enum ListenError {
         /// What it said.
         source: io::Error,
     },
+    /// The service manager has passed nothing that fits.
+    #[error("{address} is where the service manager listens, and it has passed {passed}")]
+    NotInherited {
+        /// As it was given.
+        address: String,
+        /// What it has passed.
+        passed: String,
+    },
 }
 
-/// A path that this process alone may listen on.
-#[derive(Debug)]
-pub(super) struct Claim {
-    path: PathBuf,
-    lock: File,
+/// For people: what an unhandled `?` in `main` prints is what is wrong and what to do.
+impl std::fmt::Debug for ListenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        crate::failure::for_people(f, self)
+    }
+}
+
+/// Who may come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Access {
+    /// The group whose members may, beside processes of the server's own user and of root.
+    pub(super) group: Option<u32>,
+}
+
+impl Access {
+    fn admits(self, peer: &Peer, own_user: u32) -> bool {
+        let is_member = self.group.is_some_and(|group| peer.groups.contains(&group));
+        peer.user == own_user || peer.user == 0 || is_member
+    }
 }
 
 /// An open door.
 pub(super) struct Door {
+    /// What it was asked for as.
+    pub(super) address: String,
     listener: UnixListener,
-    claim: Claim,
+    access: Access,
+    /// `None` where the service manager holds the place.
+    pub(super) claim: Option<Claim>,
 }
 
-impl Claim {
-    /// Takes the place of the server there, unless there is one alive.
-    pub(super) fn new(address: &str) -> Result<Claim, ListenError> {
-        let no_address = || ListenError::Address { address: address.to_owned() };
-        let path = PathBuf::from(
-            address.strip_prefix("unix:").filter(|path| !path.is_empty()).ok_or_else(no_address)?,
-        );
-        let (length, most) = (path.as_os_str().len(), LONGEST_PATH - NEW.len());
-        if length > most {
-            return Err(ListenError::TooLong { path, length, most });
-        }
-        let lock = beside(&path, ".lock");
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let told = |source| ListenError::Io { path: path.clone(), source };
-        let mut lock = options.open(lock).map_err(told)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                // It is for people; one that cannot be read is told as 0.
-                let _ = lock.read_to_string(&mut pid);
-                return Err(ListenError::Taken { path, pid: pid.trim().parse().unwrap_or(0) });
-            }
-            Err(TryLockError::Error(source)) => return Err(ListenError::Io { path, source }),
-        }
-        lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(told)?;
-        Ok(Claim { path, lock })
-    }
-
-    /// Opens the door: from the first moment it has the mode that it is to have, and it takes the place of what a dead
-    /// server has left at once.
-    pub(super) fn open(self) -> Result<Door, ListenError> {
-        let told = |source| ListenError::Io { path: self.path.clone(), source };
-        let new = beside(&self.path, NEW);
-        match std::fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(told(error)),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&new).map_err(told)?;
-        let opened = listener
-            .set_nonblocking(true)
-            .and_then(|()| std::fs::set_permissions(&new, Permissions::from_mode(0o600)))
-            .and_then(|()| std::fs::rename(&new, &self.path));
-        if let Err(error) = opened {
-            let _ = std::fs::remove_file(&new);
-            return Err(told(error));
-        }
-        Ok(Door { listener, claim: self })
-    }
-}
-
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    PathBuf::from(name)
+/// Somebody who has come.
+pub(super) struct Arrival {
+    pub(super) socket: OwnedFd,
+    pub(super) peer: Peer,
 }
 
 impl Door {
-    /// The next application that has come, if one has; those of other users are turned away.
-    pub(super) fn next(&self) -> io::Result<Option<OwnedFd>> {
+    pub(super) fn new(address: String, listener: UnixListener, access: Access, claim: Option<Claim>) -> Self {
+        Door { address, listener, access, claim }
+    }
+
+    /// The next one who has come, if somebody has; those who may not are turned away, which is told.
+    ///
+    /// # Errors
+    ///
+    /// What the system said: that this process may have no more descriptors, say.
+    pub(super) fn next(&self, mut turned_away: impl FnMut(String)) -> io::Result<Option<Arrival>> {
         loop {
             let socket: OwnedFd = match self.listener.accept() {
                 Ok((socket, _)) => socket.into(),
@@ -141,24 +107,57 @@ impl Door {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            if descriptors::peer_is_ours(socket.as_fd()) {
-                return Ok(Some(socket));
+            match descriptors::peer(socket.as_fd()) {
+                Ok(peer) if self.access.admits(&peer, descriptors::own_user()) => {
+                    return Ok(Some(Arrival { socket, peer }));
+                }
+                Ok(peer) => {
+                    turned_away(format!("process {} of user {} may not come in", peer.pid, peer.user))
+                }
+                // It is gone already.
+                Err(_) => {}
             }
-            tracing::warn!(target: "forkpool::server", path = ?self.claim.path, "a process of another user was turned away");
         }
     }
 
-    /// Takes the socket away, so that nobody comes any more.
+    /// What a successor needs to go on with it.
+    pub(super) fn duplicates(&self) -> io::Result<Vec<OwnedFd>> {
+        let listener = self.listener.as_fd().try_clone_to_owned()?;
+        let lock = self.claim.as_ref().map(|claim| claim.as_fd().try_clone_to_owned()).transpose()?;
+        Ok([Some(listener), lock].into_iter().flatten().collect())
+    }
+
+    /// Takes it away, so that nobody comes any more.
     pub(super) fn close(self) {
-        // Where that fails a dead socket is left, which the next server replaces.
-        let _ = std::fs::remove_file(&self.claim.path);
-        drop(self.listener);
-        let _ = self.claim.lock.unlock();
+        if let Some(claim) = self.claim {
+            claim.give_up();
+        }
     }
 }
 
 impl AsFd for Door {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// S10
+    #[test]
+    fn only_the_own_user_root_and_members_of_the_group_may_come_in() {
+        let peer = |user, groups: &[u32]| Peer { pid: 1, user, groups: groups.to_vec() };
+        let table = [
+            ("oneself", None, peer(7, &[]), true),
+            ("root", None, peer(0, &[0]), true),
+            ("somebody else", None, peer(8, &[7]), false),
+            ("a member", Some(33), peer(8, &[100, 33]), true),
+            ("no member", Some(33), peer(8, &[100]), false),
+        ];
+        for (who, group, peer, expected) in table {
+            assert_eq!(Access { group }.admits(&peer, 7), expected, "{who}");
+        }
     }
 }

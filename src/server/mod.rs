@@ -4,14 +4,21 @@
 //! share, and then forks when it is told to, reaps what ends and tells of both. It never decides when to fork
 //! and never runs a user's call.
 
+mod agreement;
 mod apart;
+mod birth;
 pub(crate) mod boot;
 mod children;
+mod claim;
+mod clients;
 mod control;
 mod door;
 mod guard;
+mod manager;
+mod notices;
 mod run;
 mod serve;
+mod succession;
 
 pub use apart::{ServerError, serve};
 pub use boot::{Boot, enter};

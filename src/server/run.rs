@@ -3,14 +3,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
 
+use super::agreement::Own;
 use super::control::{Control, Over};
-use super::serve::ForkServer;
-use crate::sys::descriptors;
+use super::serve::{ForkServer, Mold};
+use crate::config::ServerOptions;
+use crate::sys::descriptors::{self, OpenBefore};
 use crate::sys::process::{self, TitleSpace, exit_now};
 use crate::sys::signals::{self, HangUpWatch};
-use crate::wire::control::{FromServer, Hello, ToServer};
+use crate::wire::control::{FromServer, ToServer};
 use crate::wire::work::SetupReport;
-use crate::wire::{LIBRARY, PROTOCOL};
 use crate::worker::{self, Preload, Program, panics};
 
 /// Exit status of a server that was started by hand.
@@ -53,7 +54,8 @@ fn prepare(program: &Program, socket: OwnedFd) -> Result<ForkServer<'_>, Over> {
         return Err(Over::Broken);
     };
     let Some(config) = hello.config.clone() else { return Err(Over::Broken) };
-    if let Err(reason) = fits(&hello, program) {
+    let own = Own { fingerprint: (program.fingerprint)(), interface: Vec::new() };
+    if let Some(reason) = own.disagreement(&hello) {
         control.say(&FromServer::Refused { reason });
         control.flush_all()?;
         return Err(Over::Broken);
@@ -74,7 +76,11 @@ fn prepare(program: &Program, socket: OwnedFd) -> Result<ForkServer<'_>, Over> {
             return Err(Over::Broken);
         }
     };
-    let mut server = ForkServer::new(program, config, preload, title, None).map_err(|_| Over::Broken)?;
+    // All that was open was closed before the preload.
+    let open_before = OpenBefore::default();
+    let mold = Mold { program, config, preload, title, open_before };
+    let server = ForkServer::new(mold, ServerOptions::default(), own, Vec::new());
+    let mut server = server.map_err(|_| Over::Broken)?;
     server.welcome(control, hello).map_err(|_| Over::Broken)?;
     Ok(server)
 }
@@ -83,18 +89,6 @@ pub(super) fn write_title(space: Option<TitleSpace>, title: &str) {
     if let Some(space) = space {
         space.write(title);
     }
-}
-
-pub(super) fn fits(hello: &Hello, program: &Program) -> Result<(), String> {
-    let fingerprint = (program.fingerprint)();
-    if hello.protocol == PROTOCOL && hello.library == LIBRARY && hello.fingerprint == fingerprint {
-        return Ok(());
-    }
-    Err(format!(
-        "the application speaks protocol {} of forkpool {} with interface {:016x}, this server speaks protocol \
-         {PROTOCOL} of forkpool {LIBRARY} with interface {fingerprint:016x}",
-        hello.protocol, hello.library, hello.fingerprint
-    ))
 }
 
 /// Runs the preload.

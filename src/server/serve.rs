@@ -1,146 +1,116 @@
-//! The work of a fork server: births and deaths, for as many applications as it has.
+//! A fork server at work: who comes and goes, births and deaths, for as many applications as it has.
 
-use std::collections::BTreeMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::agreement::{self, Own};
+use super::birth::{Birth, Newborn};
 use super::children::{Children, ClientId};
-use super::control::{Control, Over};
+use super::clients::{Clients, Errand};
+use super::control::{Control, FirstWord, Over};
 use super::door::Door;
-use super::run::{fits, write_title};
-use crate::channel::{Notes, WorkerEnd};
-use crate::sys::descriptors;
-use crate::sys::process::{self, Forked, TitleSpace};
-use crate::sys::signals::{self, ChildDeaths};
-use crate::wire::control::{FromServer, Hello, ToServer};
-use crate::worker::{self, Assignment, Preload, Program};
+use super::manager;
+use super::notices::Notices;
+use crate::config::ServerOptions;
+use crate::sys::descriptors::{self, OpenBefore};
+use crate::sys::process::{self, TitleSpace};
+use crate::sys::signals::{self, ChildDeaths, Request};
+use crate::wire::LIBRARY;
+use crate::wire::control::{Ended, FromServer, Hello, ServerStats, ToServer};
+use crate::worker::{Preload, Program};
 
 /// How long the server waits for killed workers to be gone before it ends itself.
 const LAST_RITES: Duration = Duration::from_secs(1);
 
-/// Most applications at a time.
-const MOST_CLIENTS: usize = 1024;
-
-/// How long a stranger may take to say who it is.
-const PATIENCE: Duration = Duration::from_secs(5);
-
 /// How long nobody is let in after somebody could not be.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// An application that a server works for.
-struct Client {
-    control: Control,
-    /// What it said first; nothing is done for it before.
-    hello: Option<Hello>,
-    came: Instant,
+/// What workers are made of.
+pub(super) struct Mold<'a> {
+    pub(super) program: &'a Program,
+    pub(super) config: Vec<u8>,
+    pub(super) preload: &'static Preload,
+    pub(super) title: Option<TitleSpace>,
+    /// What was open before the preload, and is nothing to a worker.
+    pub(super) open_before: OpenBefore,
 }
 
 /// A server that has its preload.
 pub(super) struct ForkServer<'a> {
-    program: &'a Program,
-    config: Vec<u8>,
-    preload: &'static Preload,
-    door: Option<Door>,
-    /// When the door is looked at again.
+    pub(super) mold: Mold<'a>,
+    pub(super) options: ServerOptions,
+    own: Own,
+    /// Without any it ends with its last client; a server of its own ends when it is told to.
+    pub(super) doors: Vec<Door>,
+    is_private: bool,
+    /// When the doors are looked at again.
     pause: Option<Instant>,
-    clients: BTreeMap<ClientId, Client>,
-    last_client: ClientId,
-    deaths: ChildDeaths,
-    children: Children,
-    title: Option<TitleSpace>,
+    /// A descriptor to be given up for somebody who is to be told that there are no more.
+    pub(super) spare: Option<OwnedFd>,
+    pub(super) clients: Clients,
+    pub(super) deaths: ChildDeaths,
+    pub(super) children: Children,
+    /// Set once it takes no more work: until when its workers may finish.
+    draining: Option<Option<Instant>>,
+    began: Instant,
+    pub(super) forked: u64,
+    pub(super) not_forked: u64,
+    notices: Notices,
+}
+
+/// What is watched while there is nothing to do.
+#[derive(Clone, Copy)]
+enum Watched {
+    Door,
+    Party(ClientId),
+    Adopted,
 }
 
 impl<'a> ForkServer<'a> {
-    /// A server that nobody has come to yet. Clients come in by the door; without one it ends with its last client.
+    /// A server that nobody has come to yet: clients come in by a door, or are welcomed.
     pub(super) fn new(
-        program: &'a Program,
-        config: Vec<u8>,
-        preload: &'static Preload,
-        title: Option<TitleSpace>,
-        door: Option<Door>,
+        mold: Mold<'a>,
+        options: ServerOptions,
+        own: Own,
+        doors: Vec<Door>,
     ) -> rustix::io::Result<Self> {
         process::adopt_orphans()?;
-        // A server of an application's ends with that and when it is killed, one of its own when it is told to.
-        let (deaths, children) = (ChildDeaths::watch(door.is_some())?, Children::new());
-        let clients = BTreeMap::new();
+        let is_private = doors.is_empty();
+        let now = Instant::now();
         Ok(ForkServer {
-            program,
-            config,
-            preload,
-            door,
+            mold,
+            options,
+            own,
+            // A server of an application's ends with that and when it is killed, one of its own when it is told to.
+            deaths: ChildDeaths::watch(!is_private)?,
+            is_private,
+            doors,
             pause: None,
-            clients,
-            last_client: 0,
-            deaths,
-            children,
-            title,
+            spare: (!is_private).then(descriptors::null).transpose()?,
+            clients: Clients::default(),
+            children: Children::new(),
+            draining: None,
+            began: now,
+            forked: 0,
+            not_forked: 0,
+            notices: Notices::new(now),
         })
     }
 
-    /// Takes in an application that fits.
+    /// Takes in the application of a private server, which fits.
     pub(super) fn welcome(&mut self, mut control: Control, hello: Hello) -> rustix::io::Result<()> {
-        control.say(&FromServer::Welcome);
-        self.let_in(control, Some(hello))
-    }
-
-    fn let_in(&mut self, control: Control, hello: Option<Hello>) -> rustix::io::Result<()> {
         control.stop_waiting()?;
-        self.last_client += 1;
-        self.clients.insert(self.last_client, Client { control, hello, came: Instant::now() });
+        control.say(&FromServer::Welcome);
+        self.clients.welcome(control, hello);
         Ok(())
     }
 
-    /// Sends those away who have not said who they are for too long; how long until the next has been.
-    fn send_silent_away(&mut self) -> Option<Duration> {
-        let silent = |client: &Client| client.hello.is_none() && client.came.elapsed() >= PATIENCE;
-        let before = self.clients.len();
-        self.clients.retain(|_, client| !silent(client));
-        if self.clients.len() < before {
-            let count = before - self.clients.len();
-            tracing::warn!(target: "forkpool::server", count, "clients said nothing and were sent away");
-        }
-        let strangers = self.clients.values().filter(|client| client.hello.is_none());
-        strangers.map(|client| PATIENCE.saturating_sub(client.came.elapsed())).min()
-    }
-
-    /// How long the door is still not looked at, if it is not.
-    fn end_pause(&mut self) -> Option<Duration> {
-        let left = self.pause?.saturating_duration_since(Instant::now());
-        self.pause = self.pause.filter(|_| !left.is_zero());
-        self.pause.map(|_| left)
-    }
-
-    /// Lets in whoever has come.
-    fn look_outside(&mut self) {
-        if self.pause.is_some() {
-            return;
-        }
-        while self.clients.len() < MOST_CLIENTS {
-            match self.door.as_ref().map(Door::next) {
-                None | Some(Ok(None)) => return,
-                Some(Ok(Some(socket))) => {
-                    if let Err(error) = self.let_in(Control::to_stranger(socket), None) {
-                        tracing::warn!(target: "forkpool::server", %error, "a client could not be let in");
-                    }
-                }
-                Some(Err(error)) => {
-                    // Out of descriptors, say. Whoever has come waits until one is free.
-                    tracing::warn!(target: "forkpool::server", %error, "clients cannot be let in");
-                    self.pause = Instant::now().checked_add(PAUSE);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Works until its last application is gone, then leaves nothing behind; returns in every child it forks.
+    /// Works until it has nothing more to do, then leaves nothing behind; returns in every child it forks.
     pub(super) fn serve(mut self) -> Result<Newborn<'a>, Over> {
         match self.work() {
             Ok(birth) => Ok(Newborn { server: self, birth }),
             Err(over) => {
-                if let Some(door) = self.door.take() {
-                    door.close();
-                }
+                self.doors.drain(..).for_each(Door::close);
                 self.children.end_all(LAST_RITES);
                 Err(over)
             }
@@ -150,173 +120,302 @@ impl<'a> ForkServer<'a> {
     /// Returns what makes a worker, in the process that is to be that worker.
     fn work(&mut self) -> Result<Birth, Over> {
         loop {
-            for client in self.clients.keys().copied().collect::<Vec<_>>() {
+            for id in self.clients.stranger_ids() {
+                self.meet(id);
+            }
+            for client in self.clients.ids() {
                 match self.attend(client) {
                     Ok(None) => {}
                     Ok(Some(birth)) => return Ok(birth),
                     Err(over) => self.take_leave(client, over)?,
                 }
             }
-            let clients: Vec<ClientId> = self.clients.keys().copied().collect();
-            let looks = [self.children.end_hung(), self.send_silent_away(), self.end_pause()];
-            let next_look = looks.into_iter().flatten().min();
-            let door =
-                self.door.as_ref().filter(|_| self.pause.is_none() && self.clients.len() < MOST_CLIENTS);
-            let strangers = door.map(|door| (door.as_fd(), false));
-            let channels =
-                self.clients.values().map(|client| (client.control.as_fd(), client.control.has_unsent()));
-            let awake = signals::wait(channels.chain(strangers), &self.deaths, next_look)
-                .map_err(|_| Over::Broken)?;
-            if awake.deaths {
-                let is_to_end = self.deaths.acknowledge();
-                self.tell_deaths();
-                if is_to_end {
-                    return Err(Over::Closed);
-                }
+            let is_overdue = self.draining.flatten().is_some_and(|until| until <= Instant::now());
+            if self.draining.is_some() && (is_overdue || self.children.count() == 0) {
+                return Err(Over::Closed);
             }
-            for (&client, _) in clients.iter().zip(&awake.readable).filter(|(_, readable)| **readable) {
-                let read = self.clients.get_mut(&client).map_or(Ok(false), |client| client.control.read());
-                if let Err(over) = read {
-                    self.take_leave(client, over)?;
-                }
-            }
-            self.look_outside();
+            self.wait()?;
         }
     }
 
+    /// Waits for something to do, and takes in what there is.
+    fn wait(&mut self) -> Result<(), Over> {
+        let now = Instant::now();
+        self.notices.sum_up(now);
+        let next_looks = [
+            self.children.end_hung(),
+            self.clients.next_overdue(now),
+            self.end_pause(now),
+            self.notices.next(now),
+            self.draining.flatten().map(|until| until.saturating_duration_since(now)),
+        ];
+        let next_look = next_looks.into_iter().flatten().min();
+        let (tokens, awake) = {
+            let (tokens, watched): (Vec<Watched>, Vec<(BorrowedFd<'_>, bool)>) = self.watched().unzip();
+            (tokens, signals::wait(&watched, &self.deaths, next_look).map_err(|_| Over::Broken)?)
+        };
+        if awake.deaths {
+            let request = self.deaths.acknowledge();
+            self.tell_deaths();
+            self.heed(request)?;
+        }
+        let is_adopted = |(token, _): &(&Watched, &bool)| matches!(token, Watched::Adopted);
+        let adopted: Vec<bool> =
+            tokens.iter().zip(&awake.readable).filter(is_adopted).map(|(_, &readable)| readable).collect();
+        self.children.forget_adopted(&adopted);
+        for (token, _) in tokens.iter().zip(&awake.readable).filter(|(_, readable)| **readable) {
+            match *token {
+                Watched::Party(id) => self.read(id)?,
+                Watched::Door => self.look_outside(),
+                Watched::Adopted => {}
+            }
+        }
+        self.send_silent_away(Instant::now());
+        Ok(())
+    }
+
+    fn watched(&self) -> impl Iterator<Item = (Watched, (BorrowedFd<'_>, bool))> {
+        let doors = self.doors.iter().filter(|_| self.pause.is_none());
+        let doors = doors.map(|door| (Watched::Door, (door.as_fd(), false)));
+        let parties = self.clients.watched().map(|(id, fd, unsent)| (Watched::Party(id), (fd, unsent)));
+        let adopted = self.children.adopted().map(|handle| (Watched::Adopted, (handle, false)));
+        doors.chain(parties).chain(adopted)
+    }
+
+    fn read(&mut self, id: ClientId) -> Result<(), Over> {
+        let Err(over) = self.clients.read(id) else { return Ok(()) };
+        match self.clients.remove_stranger(id) {
+            Some(stranger) => {
+                // One that leaves without a word has only looked whether anybody is here.
+                if !matches!(over, Over::Closed) {
+                    self.turn_away(&format!("process {} did not say who it is", stranger.peer.pid));
+                }
+                Ok(())
+            }
+            None => self.take_leave(id, over),
+        }
+    }
+
+    fn heed(&mut self, request: Option<Request>) -> Result<(), Over> {
+        match request {
+            None => Ok(()),
+            // Who asks twice does not want to wait.
+            Some(Request::Drain) if self.draining.is_none() => {
+                self.doors.drain(..).for_each(Door::close);
+                self.drain(false);
+                Ok(())
+            }
+            Some(Request::Drain | Request::Stop) => Err(Over::Closed),
+        }
+    }
+
+    /// Takes no more work, and tells its clients to do without it.
+    pub(super) fn drain(&mut self, succeeded: bool) {
+        let until = self.options.drain_timeout.and_then(|limit| Instant::now().checked_add(limit));
+        self.draining = Some(until);
+        manager::notify_stopping();
+        let workers = self.children.count();
+        tracing::info!(target: "forkpool::server", workers, succeeded, "takes no more work");
+        self.clients.say_to_all(&FromServer::Draining { succeeded });
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.is_some()
+    }
+
+    /// How long the doors are still not looked at, if they are not.
+    fn end_pause(&mut self, now: Instant) -> Option<Duration> {
+        let left = self.pause?.saturating_duration_since(now);
+        self.pause = self.pause.filter(|_| !left.is_zero());
+        self.pause.map(|_| left)
+    }
+
+    /// Lets in whoever has come.
+    fn look_outside(&mut self) {
+        let now = Instant::now();
+        for at in 0..self.doors.len() {
+            let mut away = Vec::new();
+            let next = self.doors.get(at).map(|door| door.next(|why| away.push(why)));
+            away.into_iter().for_each(|why| self.turn_away(&why));
+            match next {
+                None | Some(Ok(None)) => {}
+                Some(Ok(Some(arrival))) => match self.clients.arrive(arrival, now) {
+                    Ok(None) => {}
+                    Ok(Some(_)) => self.turn_away("too many have come and not said who they are"),
+                    Err(error) => self.turn_away(&std::io::Error::from(error).to_string()),
+                },
+                Some(Err(error)) => self.cannot_let_in(at, &error),
+            }
+        }
+    }
+
+    /// Out of descriptors, say. Whoever has come is told so, or waits where that cannot be done either.
+    fn cannot_let_in(&mut self, door: usize, error: &std::io::Error) {
+        self.turn_away(&error.to_string());
+        drop(self.spare.take());
+        let next = self.doors.get(door).map(|door| door.next(|_| ()));
+        if let Some(Ok(Some(arrival))) = next {
+            let mut control = Control::to_stranger(arrival.socket);
+            control.say(&FromServer::Refused { reason: format!("the server can let nobody in: {error}") });
+            // There is room for so little in a new socket.
+            let _ = control.stop_waiting().map(|()| control.flush());
+        } else {
+            self.pause = Instant::now().checked_add(PAUSE);
+        }
+        self.spare = descriptors::null().ok();
+    }
+
+    pub(super) fn turn_away(&mut self, why: &str) {
+        self.notices.turned_away(why, Instant::now());
+    }
+
+    fn send_silent_away(&mut self, now: Instant) {
+        for stranger in self.clients.overdue(now) {
+            if stranger.errand == Errand::Unknown {
+                self.turn_away(&format!("process {} has said nothing", stranger.peer.pid));
+            }
+        }
+    }
+
+    /// Hears what a stranger wants, once it has said so.
+    fn meet(&mut self, id: ClientId) {
+        let Some(stranger) = self.clients.stranger(id) else { return };
+        let outcome = match stranger.errand {
+            Errand::Unknown => match stranger.control.first() {
+                Ok(None) => Ok(()),
+                Ok(Some(FirstWord::Message(ToServer::Hello(hello)))) => self.greet(id, hello),
+                Ok(Some(FirstWord::Message(ToServer::TakeOver))) => self.hand_over(id),
+                Ok(Some(FirstWord::Message(_))) => Err(Over::Broken),
+                Ok(Some(FirstWord::Foreign(origin))) => {
+                    self.refuse(id, agreement::versions(origin.protocol, &origin.library))
+                }
+                Err(over) => Err(over),
+            },
+            Errand::Refused => self.see_off(id),
+            Errand::TakesOver => self.await_successor(id),
+        };
+        if outcome.is_err() {
+            let pid = self.clients.remove_stranger(id).map_or(0, |stranger| stranger.peer.pid);
+            self.turn_away(&format!("process {pid} did not say who it is"));
+        }
+    }
+
+    /// A stranger has said who it is.
+    fn greet(&mut self, id: ClientId, hello: Hello) -> Result<(), Over> {
+        if let Some(reason) = self.own.disagreement(&hello) {
+            return self.refuse(id, reason);
+        }
+        if self.is_draining() {
+            return self.refuse(id, "the server takes no more work".to_owned());
+        }
+        let (clients, most) = (self.clients.count(), self.options.max_clients);
+        if clients >= most {
+            return self.refuse(id, format!("the server is full: it has {clients} clients, its max_clients"));
+        }
+        tracing::info!(target: "forkpool::server", client = id, pool = hello.pool, "a client has come");
+        if let Some(client) = self.clients.adopt(id, hello) {
+            client.control.say(&FromServer::Welcome);
+        }
+        Ok(())
+    }
+
+    /// Tells a stranger why it is not let in.
+    pub(super) fn refuse(&mut self, id: ClientId, reason: String) -> Result<(), Over> {
+        self.turn_away(&reason);
+        if let Some(stranger) = self.clients.stranger(id) {
+            stranger.control.say(&FromServer::Refused { reason });
+            stranger.errand = Errand::Refused;
+        }
+        self.see_off(id)
+    }
+
+    /// Lets a stranger go that was told why, once it can read that.
+    fn see_off(&mut self, id: ClientId) -> Result<(), Over> {
+        if let Some(stranger) = self.clients.stranger(id) {
+            let gone = stranger.control.flush().is_err() || !stranger.control.has_unsent();
+            if gone {
+                self.clients.remove_stranger(id);
+            }
+        }
+        Ok(())
+    }
+
     /// Does what one client has asked for, and says what there is to say to it.
-    fn attend(&mut self, client: ClientId) -> Result<Option<Birth>, Over> {
-        while let Some(known) = self.clients.get_mut(&client) {
-            match known.control.next()? {
+    fn attend(&mut self, id: ClientId) -> Result<Option<Birth>, Over> {
+        while let Some(client) = self.clients.get(id) {
+            match client.control.next()? {
                 None => {
-                    known.control.flush()?;
+                    client.control.flush()?;
                     break;
                 }
                 Some(ToServer::Fork { number, rings }) => {
-                    let birth = self.fork(client, number, rings)?;
+                    let birth = self.fork(id, number, rings)?;
                     if birth.is_some() {
                         return Ok(birth);
                     }
                 }
-                Some(ToServer::Hello(hello)) => self.greet(client, hello)?,
+                Some(ToServer::End { number, kill }) => self.children.end(id, number, kill),
+                Some(ToServer::Adopt { number }) => {
+                    // One for which there is no room is bounded by its own guard.
+                    if let Some([handle]) = client.control.take_passed()? {
+                        tracing::info!(target: "forkpool::server", client = id, worker = number, "a worker was adopted");
+                        self.children.adopt(id, number, handle);
+                    }
+                }
+                Some(ToServer::Inspect) => {
+                    let stats = self.stats();
+                    if let Some(client) = self.clients.get(id) {
+                        client.control.say(&FromServer::Inspected(stats));
+                    }
+                }
+                Some(ToServer::Hello(_) | ToServer::TakeOver) => return Err(Over::Broken),
             }
         }
         Ok(None)
     }
 
-    /// A stranger says who it is.
-    fn greet(&mut self, client: ClientId, hello: Hello) -> Result<(), Over> {
-        let Some(known) = self.clients.get_mut(&client) else { return Ok(()) };
-        if known.hello.is_some() || hello.config.is_some() {
-            return Err(Over::Broken);
-        }
-        if let Err(reason) = fits(&hello, self.program) {
-            tracing::warn!(target: "forkpool::server", client, reason, "a client does not fit");
-            known.control.say(&FromServer::Refused { reason });
-            known.control.flush()?;
-            return Err(Over::Broken);
-        }
-        tracing::info!(target: "forkpool::server", client, pool = hello.pool, "a client has come");
-        known.control.say(&FromServer::Welcome);
-        known.hello = Some(hello);
-        Ok(())
-    }
-
-    /// One client is gone, and so are its workers. With the last the server has nothing to do.
-    fn take_leave(&mut self, client: ClientId, over: Over) -> Result<(), Over> {
-        self.clients.remove(&client);
-        self.children.kill_those_of(client);
-        if self.door.is_some() {
-            tracing::info!(target: "forkpool::server", client, ?over, "a client is gone");
+    /// One client is gone, and so are its workers. With the last a private server has nothing to do.
+    fn take_leave(&mut self, id: ClientId, over: Over) -> Result<(), Over> {
+        self.clients.remove(id);
+        self.children.kill_those_of(id);
+        if !self.is_private {
+            tracing::info!(target: "forkpool::server", client = id, ?over, "a client is gone");
             return Ok(());
         }
-        if self.clients.is_empty() { Err(over) } else { Ok(()) }
+        if self.clients.count() == 0 { Err(over) } else { Ok(()) }
     }
 
     fn tell_deaths(&mut self) {
-        while let Some((client, ended)) = self.children.next_ended() {
-            if let Some(client) = self.clients.get_mut(&client) {
-                client.control.say(&FromServer::Ended(ended));
+        while let Some((id, ended)) = self.children.next_ended() {
+            let Some(client) = self.clients.get(id) else { continue };
+            if !self.is_private {
+                log_end(&client.hello.pool, id, &ended);
             }
+            client.control.say(&FromServer::Ended(ended));
         }
     }
 
-    /// Forks; in the child returns what makes it a worker.
-    fn fork(&mut self, client: ClientId, number: u64, rings: bool) -> Result<Option<Birth>, Over> {
-        let Some(known) = self.clients.get_mut(&client) else { return Ok(None) };
-        let guard = known.hello.as_ref().ok_or(Over::Broken)?.guard;
-        // The descriptors came with the first byte of their message, so they are there.
-        let mut passed = || known.control.take_passed().ok_or(Over::Broken);
-        let (socket, memory, stdout, stderr) = (passed()?, passed()?, passed()?, passed()?);
-        let channel = match rings {
-            true => WorkerEnd::Rings { doorbell: socket, memory },
-            false => WorkerEnd::Stream { socket, memory },
-        };
-        let forked = match process::fork() {
-            Ok(Forked::Child) => {
-                return Ok(Some(Birth { client, number, channel, stdout, stderr }));
-            }
-            Ok(Forked::Parent(pid)) => {
-                process::own_group(Some(pid));
-                // Without a handle the host could not kill it, so then it was never born.
-                process::open(pid).map(|handle| (pid, handle)).inspect_err(|_| process::kill_group(pid))
-            }
-            Err(error) => Err(error),
-        };
-        match forked {
-            Ok((pid, handle)) => {
-                let open_notes = || Notes::open(channel.memory().as_fd()).ok();
-                self.children.born(pid, (client, number), guard, open_notes);
-                let pid = pid.as_raw_nonzero().get().unsigned_abs();
-                known.control.say_with(&FromServer::Forked { number, pid }, handle);
-            }
-            Err(error) => {
-                let reason = std::io::Error::from(error).to_string();
-                known.control.say(&FromServer::NotForked { number, reason });
-            }
+    fn stats(&self) -> ServerStats {
+        ServerStats {
+            pid: std::process::id(),
+            library: LIBRARY.to_owned(),
+            uptime: self.began.elapsed(),
+            clients: self.clients.count() as u64,
+            workers: self.children.count() as u64,
+            forked: self.forked,
+            not_forked: self.not_forked,
+            turned_away: self.notices.count(),
+            draining: self.is_draining(),
         }
-        Ok(None)
+    }
+
+    pub(super) fn logs_lives(&self) -> bool {
+        !self.is_private
     }
 }
 
-/// A process that was just forked and is about to become a worker.
-pub(super) struct Newborn<'a> {
-    server: ForkServer<'a>,
-    birth: Birth,
-}
-
-/// What makes a forked process a worker.
-struct Birth {
-    client: ClientId,
-    number: u64,
-    channel: WorkerEnd,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-}
-
-impl Newborn<'_> {
-    /// Leaves everything of the server's behind, and lives.
-    pub(super) fn live(self) -> ! {
-        let Newborn { server, birth: Birth { client, number, channel, stdout, stderr } } = self;
-        let ForkServer { program, config, preload, door, mut clients, deaths, title, .. } = server;
-        let Some(Client { control, hello: Some(hello), .. }) = clients.remove(&client) else {
-            process::exit_now(0)
-        };
-        process::own_group(None);
-        process::set_short_name(&hello.pool, &number.to_string());
-        write_title(title, &format!("forkpool: worker {}/{number}", hello.pool));
-        drop((control, clients, door));
-        deaths.forget_in_child();
-        // Where that fails it prints where the application prints.
-        let _ = descriptors::replace_outputs(stdout, stderr);
-        worker::run(Assignment {
-            program,
-            config: &config,
-            preload,
-            channel: channel.raised(descriptors::raise),
-            max_payload: usize::try_from(hello.max_payload).unwrap_or(usize::MAX),
-            max_memory: hello.max_memory,
-            memory_limit: hello.guard.memory_limit,
-        })
-    }
+fn log_end(pool: &str, client: ClientId, ended: &Ended) {
+    let Ended { number, ending, peak_memory, cpu_time, .. } = *ended;
+    tracing::info!(target: "forkpool::server", client, pool, worker = number, %ending, peak_memory, ?cpu_time,
+        "a worker has ended");
 }

@@ -2,12 +2,12 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketType,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketType,
 };
 
 /// Lowest number a worker's channel may get.
@@ -49,6 +49,11 @@ pub(crate) fn read(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Resul
     rustix::io::retry_on_intr(|| rustix::io::read(fd, rustix::buffer::spare_capacity(bytes)))
 }
 
+/// Makes this this process's standard input.
+pub(crate) fn replace_input(stdin: OwnedFd) -> rustix::io::Result<()> {
+    rustix::stdio::dup2_stdin(stdin)
+}
+
 /// Makes these this process's standard output and standard error.
 pub(crate) fn replace_outputs(stdout: OwnedFd, stderr: OwnedFd) -> rustix::io::Result<()> {
     rustix::stdio::dup2_stdout(stdout)?;
@@ -88,28 +93,40 @@ pub(crate) fn send_with(
     })
 }
 
-/// Reads into the spare capacity of `bytes` and keeps every descriptor that comes along; 0 is the end of the stream.
+/// Descriptors that came along with one message: fewer than were sent where this process may have no more.
+pub(crate) type Bundle = Vec<OwnedFd>;
+
+/// Reads into the spare capacity of `bytes` and keeps what descriptors come along; 0 is the end of the stream.
+///
+/// One read brings at most one bundle, with the first byte of its message.
+///
+/// # References
+///
+/// - [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), `SCM_RIGHTS`
 pub(crate) fn receive_with(
     fd: BorrowedFd<'_>,
     bytes: &mut Vec<u8>,
-    passed: &mut impl Extend<OwnedFd>,
+    passed: &mut impl Extend<Bundle>,
 ) -> rustix::io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_PASSED))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let start = bytes.len();
     bytes.resize(bytes.capacity(), 0);
-    let read = rustix::io::retry_on_intr(|| {
+    let received = rustix::io::retry_on_intr(|| {
         let mut room = [IoSliceMut::new(&mut bytes[start..])];
         rustix::net::recvmsg(fd, &mut room, &mut control, RecvFlags::CMSG_CLOEXEC)
-            .map(|message| message.bytes)
     });
-    bytes.truncate(start + read.unwrap_or(0));
+    let read = received.as_ref().map_or(0, |message| message.bytes);
+    bytes.truncate(start + read);
+    let mut bundle = Bundle::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-            passed.extend(descriptors);
+            bundle.extend(descriptors);
         }
     }
-    read
+    let cut = received.as_ref().is_ok_and(|message| message.flags.contains(ReturnFlags::CTRUNC));
+    passed.extend((cut || !bundle.is_empty()).then_some(bundle));
+    received.map(|_| read)
 }
 
 /// Fails where the descriptor was closed by code that does not own it.
@@ -128,18 +145,97 @@ pub(crate) fn connect(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Whether the process at the other end of a Unix socket runs under our user.
+/// A connection to whoever listens at a path, whose connecting, reading and writing wait for at most so long each.
+///
+/// # References
+///
+/// - [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), `SO_RCVTIMEO`
+pub(crate) fn connect_waiting(
+    path: &std::path::Path,
+    patience: std::time::Duration,
+) -> rustix::io::Result<OwnedFd> {
+    use rustix::net::sockopt::{Timeout, set_socket_timeout};
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags};
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    for timeout in [Timeout::Recv, Timeout::Send] {
+        set_socket_timeout(&socket, timeout, Some(patience))?;
+    }
+    let address = SocketAddrUnix::new(path)?;
+    rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
+    Ok(socket)
+}
+
+/// Whose the other end of a Unix socket is: of whoever connected, or at their end of whoever listened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Peer {
+    pub(crate) pid: u32,
+    pub(crate) user: u32,
+    /// Its own group and its supplementary ones.
+    pub(crate) groups: Vec<u32>,
+}
+
+/// The most groups that are asked for.
+const MOST_GROUPS: usize = 1024;
+
+/// Tells who is at the other end of a Unix socket.
 ///
 /// # References
 ///
 /// - [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), `SO_PEERCRED`
-pub(crate) fn peer_is_ours(fd: BorrowedFd<'_>) -> bool {
-    rustix::net::sockopt::socket_peercred(fd).is_ok_and(|peer| peer.uid == rustix::process::geteuid())
+/// - [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), `SO_PEERGROUPS`
+pub(crate) fn peer(fd: BorrowedFd<'_>) -> rustix::io::Result<Peer> {
+    let credentials = rustix::net::sockopt::socket_peercred(fd)?;
+    let mut groups = vec![0_u32; MOST_GROUPS];
+    let mut length = libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(|_| Errno::INVAL)?;
+    // SAFETY: getsockopt demands room for as many bytes as `length` says, and a valid length; both live on this frame,
+    // and any bytes are numbers.
+    let told = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &mut length,
+        )
+    };
+    // Somebody with more groups than that is known by the first of them alone.
+    groups.truncate(if told == 0 { length as usize / size_of::<u32>() } else { 0 });
+    groups.push(credentials.gid.as_raw());
+    let pid = u32::try_from(credentials.pid.as_raw_nonzero().get()).map_err(|_| Errno::SRCH)?;
+    Ok(Peer { pid, user: credentials.uid.as_raw(), groups })
+}
+
+/// The user this process acts as.
+pub(crate) fn own_user() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 /// Whether a stream socket is what stands at this number.
 pub(crate) fn is_stream_socket(fd: BorrowedFd<'_>) -> bool {
     rustix::net::sockopt::socket_type(fd) == Ok(SocketType::STREAM)
+}
+
+/// Whether this is a Unix stream socket that listens.
+pub(crate) fn is_unix_listener(fd: BorrowedFd<'_>) -> bool {
+    use rustix::net::{AddressFamily, sockopt};
+    is_stream_socket(fd)
+        && sockopt::socket_domain(fd) == Ok(AddressFamily::UNIX)
+        && sockopt::socket_acceptconn(fd) == Ok(true)
+}
+
+/// Takes over a descriptor that whoever started this process has passed by its number; `None` if it is not open.
+pub(crate) fn take_inherited(number: RawFd) -> Option<OwnedFd> {
+    if number <= 2 {
+        return None;
+    }
+    // SAFETY: borrow_raw demands a number that is open as long as it is borrowed, and -1 is none. It is borrowed for the
+    // next line alone, which finds out whether it is open, in a process of one thread.
+    let inherited = unsafe { BorrowedFd::borrow_raw(number) };
+    check_open(inherited).ok()?;
+    // SAFETY: from_raw_fd demands an open descriptor that nobody else owns. It is open, and it is above the standard
+    // ones and named by a service manager for this process to take, which it does once.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Moves a channel out of the way of descriptors that other code opens and closes by number.
@@ -152,10 +248,14 @@ pub(crate) fn raise(fd: OwnedFd) -> OwnedFd {
 pub(crate) fn take_stdin() -> rustix::io::Result<OwnedFd> {
     let stdin = std::io::stdin();
     let taken = rustix::io::fcntl_dupfd_cloexec(stdin.as_fd(), 3)?;
-    let null = std::fs::File::open("/dev/null")
-        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-    rustix::stdio::dup2_stdin(&null)?;
+    replace_input(null()?)?;
     Ok(taken)
+}
+
+/// The null device, to be read from.
+pub(crate) fn null() -> rustix::io::Result<OwnedFd> {
+    let null = std::fs::File::open("/dev/null");
+    null.map(OwnedFd::from).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 /// Closes every descriptor above 2 but the one to keep, which gets number 3.
@@ -184,6 +284,31 @@ pub(crate) fn close_all_but(keep: OwnedFd) -> rustix::io::Result<OwnedFd> {
     // SAFETY: from_raw_fd demands an open descriptor nobody else owns; 3 was made by the dup3 above, or is
     // the number `keep` gave up ownership of.
     Ok(unsafe { OwnedFd::from_raw_fd(KEPT) })
+}
+
+/// Descriptors above the standard ones that are open in this process now.
+#[derive(Default)]
+pub(crate) struct OpenBefore(Vec<RawFd>);
+
+impl OpenBefore {
+    pub(crate) fn note() -> Self {
+        let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+        let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let numbers: Vec<RawFd> = numbers.filter(|&number| number > 2).collect();
+        // The one by which they were read is among them, and is closed by now.
+        let is_open = |number: &RawFd| std::fs::read_link(format!("/proc/self/fd/{number}")).is_ok();
+        OpenBefore(numbers.into_iter().filter(is_open).collect())
+    }
+
+    /// Closes them in a process that was forked and uses none of them.
+    pub(crate) fn close_in_child(self) {
+        for number in self.0 {
+            // SAFETY: close demands a plain number; one that is not open any more is refused. Whatever owns it was made
+            // by code that runs in the process this one was forked from, and docs/FORK-SAFETY.md says that a worker
+            // has none of it.
+            unsafe { libc::close(number) };
+        }
+    }
 }
 
 pub(super) fn last_errno() -> Errno {

@@ -9,6 +9,7 @@ pub(crate) mod descriptors;
 #[cfg(feature = "actors")]
 pub(crate) mod launch;
 pub(crate) mod memory;
+pub(crate) mod orphan;
 pub(crate) mod process;
 #[cfg(feature = "actors")]
 pub(crate) mod reactor;

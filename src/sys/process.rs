@@ -1,11 +1,12 @@
 //! Processes: fork, reap, kill, groups and names.
 
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal};
+pub(crate) use rustix::process::Pid;
+use rustix::process::{PidfdFlags, Signal};
 
 use super::descriptors::last_errno;
 use crate::failure::Ending;
@@ -41,6 +42,11 @@ pub(crate) fn fork() -> rustix::io::Result<Forked> {
         0 => Ok(Forked::Child),
         pid => Pid::from_raw(pid).map(Forked::Parent).ok_or(rustix::io::Errno::SRCH),
     }
+}
+
+/// This process.
+pub(crate) fn own_pid() -> Pid {
+    rustix::process::getpid()
 }
 
 /// Ends this process at once: no destructor, no exit handler, no buffer written twice.
@@ -115,17 +121,53 @@ pub(crate) fn open(pid: Pid) -> rustix::io::Result<OwnedFd> {
 }
 
 /// Kills a process; one that is gone already is no error.
+///
+/// # Errors
+///
+/// `PERM` for a process of another user's, `INVAL` for one of another namespace; it lives on then.
 #[cfg(feature = "actors")]
-pub(crate) fn kill(process: std::os::fd::BorrowedFd<'_>) {
-    // The only failures are "gone", which was wanted, and "not permitted", for a worker that changed its user.
-    let _ = rustix::process::pidfd_send_signal(process, Signal::KILL);
+pub(crate) fn kill(process: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    send(process, Signal::KILL)
 }
 
 /// Asks a process to end; one that is gone already is no error.
+///
+/// # Errors
+///
+/// As [`kill`].
 #[cfg(feature = "actors")]
-pub(crate) fn terminate(process: std::os::fd::BorrowedFd<'_>) {
-    // The only failures are those of `kill`.
-    let _ = rustix::process::pidfd_send_signal(process, Signal::TERM);
+pub(crate) fn terminate(process: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    send(process, Signal::TERM)
+}
+
+#[cfg(feature = "actors")]
+fn send(process: BorrowedFd<'_>, signal: Signal) -> rustix::io::Result<()> {
+    match rustix::process::pidfd_send_signal(process, signal) {
+        Err(rustix::io::Errno::SRCH) => Ok(()),
+        sent => sent,
+    }
+}
+
+/// Sends the signal to the whole group of the process, which Linux knows since 6.9.
+///
+/// # References
+///
+/// - [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html)
+const TO_ITS_GROUP: libc::c_uint = 1 << 2;
+
+/// Kills a process that is no child of ours and what is left of its group, as far as the kernel can; one that is gone
+/// already is no error.
+pub(crate) fn kill_stranger(process: BorrowedFd<'_>) {
+    let send = |flags: libc::c_uint| {
+        let none = std::ptr::null::<libc::siginfo_t>();
+        // SAFETY: pidfd_send_signal demands a descriptor, and for the information a valid place or null, which has the
+        // kernel make it up as kill does.
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, none, flags) }
+    };
+    if send(TO_ITS_GROUP) < 0 {
+        // An older kernel, or one that has nothing of it any more, which is what was wanted.
+        send(0);
+    }
 }
 
 /// Asks a child of this process that was not reaped yet to end.
@@ -242,6 +284,40 @@ fn duration(time: libc::timeval) -> Duration {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let micros = u64::try_from(time.tv_usec).unwrap_or(0);
     Duration::from_secs(seconds) + Duration::from_micros(micros)
+}
+
+/// The number of a group, by its name or by that number.
+///
+/// # Errors
+///
+/// `NotFound` where there is no group of that name.
+///
+/// # References
+///
+/// - [getgrnam(3)](https://man7.org/linux/man-pages/man3/getgrnam.3.html)
+#[cfg(feature = "actors")]
+pub(crate) fn group_number(group: &str) -> std::io::Result<u32> {
+    use std::io::{Error, ErrorKind};
+    if let Ok(number) = group.parse() {
+        return Ok(number);
+    }
+    let unknown = || Error::new(ErrorKind::NotFound, format!("there is no group {group:?}"));
+    let name = CString::new(group).map_err(|_| unknown())?;
+    // SAFETY: zeroed demands that zero bytes are a valid group; it is pointers and an integer.
+    let mut entry: libc::group = unsafe { std::mem::zeroed() };
+    let mut found = std::ptr::null_mut();
+    // Names of members of large groups take room.
+    let mut room = vec![0_u8; 1 << 20];
+    // SAFETY: getgrnam_r demands a name that ends with a zero, and valid places for entry, texts and answer, with the
+    // length of the room for the texts; all live on this frame.
+    let error = unsafe {
+        libc::getgrnam_r(name.as_ptr(), &mut entry, room.as_mut_ptr().cast(), room.len(), &mut found)
+    };
+    match (error, found.is_null()) {
+        (0, false) => Ok(entry.gr_gid),
+        (0, true) => Err(unknown()),
+        (error, _) => Err(Error::from_raw_os_error(error)),
+    }
 }
 
 /// Sets the short name that `ps -o comm` shows: `pool/tail`, the pool's part cut where it is too long.

@@ -22,6 +22,15 @@ pub(crate) fn start_afresh() {
     }
 }
 
+/// What a process is asked for by a signal, the more urgent the later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Request {
+    /// SIGTERM: finish what there is and end.
+    Drain,
+    /// SIGINT: end.
+    Stop,
+}
+
 /// Deaths of children, and requests to end if that is asked for, readable as a descriptor.
 pub(crate) struct ChildDeaths {
     notes: OwnedFd,
@@ -50,17 +59,22 @@ impl ChildDeaths {
         Ok(ChildDeaths { notes: unsafe { OwnedFd::from_raw_fd(fd) }, and_ends })
     }
 
-    /// Takes the notes; the deaths themselves are asked of the kernel, since notes of the same kind merge. Whether this
-    /// process is to end.
-    pub(crate) fn acknowledge(&self) -> bool {
+    /// Takes the notes; the deaths themselves are asked of the kernel, since notes of the same kind merge. What this
+    /// process was asked to do, if it was.
+    pub(crate) fn acknowledge(&self) -> Option<Request> {
         let mut note = [0_u8; size_of::<libc::signalfd_siginfo>()];
-        let mut is_to_end = false;
+        let mut request = None;
         // An empty read only says that another pass took the note already.
         while rustix::io::read(&self.notes, &mut note).is_ok() {
             // The number of the signal is the first field, of 32 bits.
-            is_to_end |= note[..4] != (libc::SIGCHLD as u32).to_ne_bytes();
+            let signal = i32::from_ne_bytes([note[0], note[1], note[2], note[3]]);
+            request = request.max(match signal {
+                libc::SIGINT => Some(Request::Stop),
+                libc::SIGTERM => Some(Request::Drain),
+                _ => None,
+            });
         }
-        is_to_end
+        request
     }
 
     /// Undoes the blocking in a worker, whose own children are its own business.
@@ -181,24 +195,24 @@ fn set_async(fd: RawFd, on: bool) -> rustix::io::Result<()> {
 
 /// What became of a wait.
 pub(crate) struct Awake {
-    /// Of each channel, in their order, whether there is something to read, or its end.
+    /// Of each descriptor, in their order, whether there is something to read, or its end.
     pub(crate) readable: Vec<bool>,
     pub(crate) deaths: bool,
 }
 
-/// Waits until one of these channels or a death wants attention, or for so long. A channel comes with whether there is
-/// something to be written to it.
-pub(crate) fn wait<'a>(
-    channels: impl Iterator<Item = (BorrowedFd<'a>, bool)>,
-    deaths: &'a ChildDeaths,
+/// Waits until one of these descriptors or a death wants attention, or for so long. A descriptor comes with whether there
+/// is something to be written to it.
+pub(crate) fn wait(
+    watched: &[(BorrowedFd<'_>, bool)],
+    deaths: &ChildDeaths,
     at_most: Option<Duration>,
 ) -> rustix::io::Result<Awake> {
     // More than what fits is for ever; a signal makes the wait begin anew, which makes it longer and harms nothing.
     let timeout = at_most.and_then(|wait| Timespec::try_from(wait).ok());
     let mut entries = vec![PollFd::from_borrowed_fd(deaths.as_fd(), PollFlags::IN)];
-    entries.extend(channels.map(|(channel, has_unsent)| {
+    entries.extend(watched.iter().map(|&(descriptor, has_unsent)| {
         let out = if has_unsent { PollFlags::OUT } else { PollFlags::empty() };
-        PollFd::from_borrowed_fd(channel, PollFlags::IN | out)
+        PollFd::from_borrowed_fd(descriptor, PollFlags::IN | out)
     }));
     rustix::io::retry_on_intr(|| rustix::event::poll(&mut entries, timeout.as_ref()))?;
     let readable =

@@ -13,8 +13,12 @@ use crate::failure::Ending;
 /// Longest body of this conversation but for the hello, in bytes.
 pub(crate) const BODY_LIMIT: usize = 1 << 20;
 
-/// Longest hello, in bytes: it carries the user's configuration.
+/// Longest hello of an application to its own server, in bytes: it carries the user's configuration.
 pub(crate) const HELLO_LIMIT: usize = 1 << 30;
+
+/// Longest first message of whoever comes to a server that listens, in bytes: it has nothing to carry but the names of
+/// an interface.
+pub(crate) const STRANGER_LIMIT: usize = 64 << 10;
 
 /// What the host says.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,14 +31,30 @@ pub(crate) enum ToServer {
         /// Whether calls go through rings in that memory, or over the socket.
         rings: bool,
     },
+    /// End a worker that the host cannot end by itself: kill it with its group, or ask it to end.
+    End {
+        number: u64,
+        kill: bool,
+    },
+    /// A worker of a server that is gone: a descriptor for its process is passed along. It ends with this client.
+    Adopt {
+        number: u64,
+    },
+    /// Tell what you are doing.
+    Inspect,
+    /// Said first, in place of a hello, by a server that is to take this one's place.
+    TakeOver,
 }
 
 /// Everything a server needs to know before it can fork.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hello {
+    /// These two stay where they are in all versions, so that each can tell the other which it is.
     pub(crate) protocol: u16,
     pub(crate) library: String,
     pub(crate) fingerprint: u64,
+    /// What the fingerprint is made of, for a server of another program.
+    pub(crate) interface: Vec<Signature>,
     pub(crate) pool: String,
     pub(crate) max_payload: u64,
     /// Private memory in bytes above which a worker is replaced; it is measured where this is given.
@@ -42,6 +62,32 @@ pub(crate) struct Hello {
     pub(crate) guard: Guard,
     /// The user's configuration, encoded; a server that was started by itself has one of its own.
     pub(crate) config: Option<Vec<u8>>,
+}
+
+/// One message of an interface: its name, and a number that changes with what it and its result look like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature {
+    /// The message's name.
+    pub name: String,
+    /// A number that changes with the shape of the message and of its result.
+    pub shape: u64,
+}
+
+/// The beginning of a hello of any version.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Origin {
+    /// The place of `Hello` among the messages.
+    variant: u32,
+    pub(crate) protocol: u16,
+    pub(crate) library: String,
+}
+
+impl Origin {
+    /// Of whom a first message is that this version cannot read, if it is a hello at all.
+    pub(crate) fn of(body: &[u8]) -> Option<Origin> {
+        let (origin, _) = postcard::take_from_bytes::<Origin>(body).ok()?;
+        Some(origin).filter(|origin| origin.variant == 0)
+    }
 }
 
 /// What bounds a worker from outside, whatever code it runs.
@@ -60,7 +106,7 @@ pub(crate) struct Guard {
 pub(crate) enum FromServer {
     /// The preload is done.
     Welcome,
-    /// The two ends do not fit, and why.
+    /// The two ends do not fit, or there is no room, and why.
     Refused { reason: String },
     /// The preload failed; the server ends.
     PreloadFailed(SetupReport),
@@ -70,6 +116,19 @@ pub(crate) enum FromServer {
     NotForked { number: u64, reason: String },
     /// A worker was reaped.
     Ended(Ended),
+    /// No more workers come from here. Those there are may finish what they do; the server ends with the last.
+    Draining {
+        /// Whether another serves already where this one did.
+        succeeded: bool,
+    },
+    /// What was asked for with `Inspect`.
+    Inspected(ServerStats),
+    /// To a successor: a place to listen at is passed along, and the lock of its path if it has one.
+    HandedOver {
+        address: String,
+        /// Whether there are more.
+        more: bool,
+    },
 }
 
 /// One worker's end.
@@ -83,4 +142,28 @@ pub(crate) struct Ended {
     pub(crate) hung: bool,
     /// Whether the kernel's out-of-memory killer was at work when it was killed.
     pub(crate) out_of_memory: bool,
+}
+
+/// What a fork server is doing at one moment, and what it has done since its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ServerStats {
+    /// Its process.
+    pub pid: u32,
+    /// The version of this library that it is built with.
+    pub library: String,
+    /// How long it has been serving.
+    pub uptime: Duration,
+    /// Applications it works for: one for each pool.
+    pub clients: u64,
+    /// Workers of all of them that live.
+    pub workers: u64,
+    /// Workers forked since its start.
+    pub forked: u64,
+    /// Forks that failed.
+    pub not_forked: u64,
+    /// Whoever came and was not let in: strangers who said nothing or nonsense, clients that do not fit or are too many.
+    pub turned_away: u64,
+    /// Whether it takes no more work and ends with its last worker.
+    pub draining: bool,
 }

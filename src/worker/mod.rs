@@ -11,15 +11,17 @@ mod voice;
 mod work;
 
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 pub use service::{Incoming, Preload, Program, Replying, Service, Setup};
 pub use user_log::{WorkerLog, WorkerTimer};
 
+pub use crate::wire::control::Signature;
 pub use crate::wire::frame::PayloadError;
 
 use crate::channel::{BlockingEnd, WorkerEnd, WorkerLink};
-use crate::sys::process::exit_now;
-use crate::sys::{memory, process};
+use crate::sys::process::{Pid, exit_now};
+use crate::sys::{memory, orphan, process};
 use crate::wire::frame;
 use crate::wire::work::{FromWorker, Ready, SetupReport};
 use crate::wire::{LIBRARY, PROTOCOL};
@@ -39,10 +41,15 @@ pub(crate) struct Assignment<'a> {
     pub(crate) config: &'a [u8],
     pub(crate) preload: &'static Preload,
     pub(crate) channel: WorkerEnd,
+    /// What the host knows the interface by.
+    pub(crate) fingerprint: u64,
     pub(crate) max_payload: usize,
     pub(crate) max_memory: Option<u64>,
     /// Bytes of data beyond which allocations fail.
     pub(crate) memory_limit: Option<u64>,
+    /// Who has forked it, and how long a call may run once that is dead.
+    pub(crate) parent: Pid,
+    pub(crate) hung_worker_timeout: Option<Duration>,
 }
 
 /// Does once, in the server, what every worker would have to do first and finds done then.
@@ -67,6 +74,10 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     if let Some(Err(error)) = assignment.memory_limit.map(memory::limit_data) {
         eprintln!("forkpool: memory_limit cannot be set: {}", std::io::Error::from(error));
     }
+    let bound = assignment.hung_worker_timeout.map(|limit| orphan::bound(limit, assignment.parent));
+    if let Some(Err(error)) = bound {
+        eprintln!("forkpool: hung_worker_timeout holds only while the fork server lives: {error}");
+    }
     let kept = Kept::new(link.notes());
     let log = tracing::Dispatch::new(Recorder::new(kept.clone()));
     panics::speak_through(&link);
@@ -81,7 +92,9 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     let inherited = tracing::dispatcher::has_been_set();
     // A set-up may name a subscriber of its own for what comes after it, so ours is not the program's until then.
     let recorded = || tracing::dispatcher::with_default(&log, setup);
+    orphan::begins();
     let attempt = std::panic::catch_unwind(AssertUnwindSafe(recorded));
+    orphan::ends();
     // Until this process ends, which is not by returning.
     let _for_this_thread = inherited.then(|| tracing::dispatcher::set_default(&log));
     // That there is one already is the user's choice.
@@ -92,7 +105,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
             let ready = Ready {
                 protocol: PROTOCOL,
                 library: LIBRARY.to_owned(),
-                fingerprint: (assignment.program.fingerprint)(),
+                fingerprint: assignment.fingerprint,
             };
             frame::append(end.buffer(), &FromWorker::Ready(ready));
             leave(work::work(&mut end, service.as_mut(), limits))

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use crate::failure::SetupError;
 use crate::wire::baggage;
+use crate::wire::control::Signature;
 use crate::wire::frame::{self, PayloadError};
 use crate::wire::work::{FromWorker, Outcome, Reply};
 
@@ -136,8 +137,10 @@ pub struct Program {
     pub type_name: fn() -> &'static str,
     /// A number that differs between types and is the same in every process of this program.
     pub identity: fn() -> u64,
-    /// A number that changes with the interface.
+    /// A number that changes with the interface, between builds of one program.
     pub fingerprint: fn() -> u64,
+    /// The messages of the interface, the same in every program that has the same.
+    pub interface: fn() -> Vec<Signature>,
     /// Runs once in the fork server, with the encoded configuration.
     pub preload: fn(&[u8], &mut Preload) -> Result<(), SetupError>,
     /// Makes one worker, with the encoded configuration.

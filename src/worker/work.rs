@@ -9,6 +9,7 @@ use super::service::{Incoming, Replying, Service};
 use super::{recorder, voice};
 use crate::channel::{BlockingEnd, Doing, Heard, Link};
 use crate::sys::memory::{OnlyHere, private_bytes};
+use crate::sys::orphan;
 use crate::wire::frame;
 use crate::wire::work::{Call, FromWorker, Outcome, Released, Reply, ToWorker};
 
@@ -61,7 +62,9 @@ pub(super) fn work<L: Link>(
             ToWorker::Call(call) => {
                 let parts = call.split(payload).map_err(invalid)?;
                 link.note(Doing::Call(call.method));
+                orphan::begins();
                 let survived = serve(service, &call, parts, out, limits, &mut errors);
+                orphan::ends();
                 link.note(Doing::Nothing);
                 (survived, call.last)
             }
@@ -78,7 +81,9 @@ pub(super) fn work<L: Link>(
         if over {
             errors = 0;
             end.note(Doing::Release);
+            orphan::begins();
             let survived = release(service, end.buffer(), limits);
+            orphan::ends();
             end.note(Doing::Nothing);
             if !survived {
                 return Ok(Exit::Panicked);

@@ -139,12 +139,16 @@ pub fn role() -> Option<String> {
     role.split('/').next().map(str::to_owned)
 }
 
+/// A user with no rights, and the group of that number.
+pub const NOBODY: u32 = 65534;
+
 /// This test program run once more, as an application of its own that may be killed.
 pub struct Application {
     child: Child,
     /// An entry of its environment that it shares with whatever it starts, and with nothing else.
     mark: String,
-    input: ChildStdin,
+    /// `None` once it was closed.
+    input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
 
@@ -156,11 +160,22 @@ impl Application {
 
     /// As [`start`](Self::start), from a copy of the program.
     pub fn start_from(program: &Path, test: &str, role: &str) -> Self {
+        Self::spawn(&mut Command::new(program), test, role)
+    }
+
+    /// As [`start`](Self::start), as another user and a member of the group of the same number.
+    pub fn start_as(user: u32, test: &str, role: &str) -> Self {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        Self::spawn(command.uid(user).gid(user), test, role)
+    }
+
+    fn spawn(command: &mut Command, test: &str, role: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let role = format!("{role}/{}/{number}", std::process::id());
         let mark = format!("{ROLE}={role}");
-        let mut child = Command::new(program)
+        let mut child = command
             .args([test, "--exact", "--ignored", "--nocapture", "--test-threads=1"])
             .env(ROLE, role)
             .stdin(Stdio::piped())
@@ -168,7 +183,7 @@ impl Application {
             .stderr(Stdio::null())
             .spawn()
             .expect("this program starts again");
-        let input = child.stdin.take().expect("a pipe");
+        let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().expect("a pipe"));
         Application { child, mark, input, output }
     }
@@ -186,7 +201,13 @@ impl Application {
 
     /// Tells the application to go on.
     pub fn go_on(&mut self) {
-        writeln!(self.input, "go on").expect("the application listens");
+        let input = self.input.as_mut().expect("it is open");
+        writeln!(input, "go on").expect("the application listens");
+    }
+
+    /// Tells the application that it will be told no more.
+    pub fn close_input(&mut self) {
+        self.input = None;
     }
 
     /// The rest of the next line that it prints with this mark at its beginning.
@@ -195,15 +216,67 @@ impl Application {
     ///
     /// If it ends without such a line.
     pub fn says(&mut self, mark: &str) -> String {
+        self.says_either("\0", mark).expect("it cannot be the other")
+    }
+
+    /// Which of two marks comes first: `None` for the one, and what is behind the other.
+    ///
+    /// # Panics
+    ///
+    /// If it ends without a line that has one of them, or says nothing at all for [`PATIENCE`].
+    pub fn says_either(&mut self, one: &str, mark: &str) -> Option<String> {
         let mut line = String::new();
-        while self.output.read_line(&mut line).expect("a line") > 0 {
+        while self.next_line(&mut line, mark) > 0 {
             // The first one may stand behind what the test harness printed without ending its line.
             if let Some((_, rest)) = line.split_once(mark) {
-                return rest.trim().to_owned();
+                return Some(rest.trim().to_owned());
+            }
+            if line.contains(one) {
+                return None;
             }
             line.clear();
         }
         panic!("the application ended without saying {mark:?}");
+    }
+
+    /// As [`says`](Self::says), for something that it says because of what happens in this process meanwhile.
+    ///
+    /// # Panics
+    ///
+    /// If it ends without such a line, or after [`PATIENCE`].
+    pub async fn tells(&mut self, mark: &str) -> String {
+        let patience = Instant::now() + PATIENCE;
+        while self.output.buffer().is_empty() && !self.has_spoken(Duration::ZERO) {
+            assert!(Instant::now() < patience, "still waiting for the application to say {mark:?}");
+            actix_rt::time::sleep(Duration::from_millis(1)).await;
+        }
+        let mut line = String::new();
+        assert!(self.next_line(&mut line, mark) > 0, "the application ended without saying {mark:?}");
+        match line.split_once(mark) {
+            Some((_, rest)) => rest.trim().to_owned(),
+            None => Box::pin(self.tells(mark)).await,
+        }
+    }
+
+    fn has_spoken(&self, within: Duration) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let within = Timespec::try_from(within).expect("a short time");
+        poll(&mut [PollFd::new(self.output.get_ref(), PollFlags::IN)], Some(&within)).expect("a pipe") == 1
+    }
+
+    fn next_line(&mut self, line: &mut String, wanted: &str) -> usize {
+        while !line.ends_with('\n') {
+            let is_there = !self.output.buffer().is_empty() || self.has_spoken(PATIENCE);
+            assert!(is_there, "still waiting for the application to say {wanted:?}");
+            let available = self.output.fill_buf().expect("what it says");
+            if available.is_empty() {
+                break;
+            }
+            let end = available.iter().position(|&byte| byte == b'\n').map_or(available.len(), |at| at + 1);
+            line.push_str(&String::from_utf8_lossy(&available[..end]));
+            self.output.consume(end);
+        }
+        line.len()
     }
 
     /// Kills it with SIGKILL and does not wait.

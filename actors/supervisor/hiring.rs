@@ -1,0 +1,97 @@
+//! Having workers forked, and letting those go that are replaced.
+
+use actix::Actor;
+
+use super::requests::Leaving;
+use super::servers::ServerId;
+use super::{Post, Supervisor};
+use crate::actors::claim::Obituary;
+use crate::actors::host_channel::HostChannel;
+use crate::actors::output::{Output, Outputs};
+use crate::actors::worker_process::{Leave, Withdrawn, WorkerProcess};
+use crate::channel::WorkerEnd;
+use crate::wire::control::ToServer;
+
+impl Supervisor {
+    /// Has those forked that are wanted, a few turns after they were; whether there is more to do.
+    pub(super) fn hire_wanted(&mut self) -> bool {
+        if self.wanted.is_empty() {
+            return false;
+        }
+        match self.turns_to_wait.checked_sub(1) {
+            Some(fewer) => self.turns_to_wait = fewer,
+            None => std::mem::take(&mut self.wanted).into_iter().for_each(|number| self.hire(number)),
+        }
+        true
+    }
+
+    /// Has one worker forked.
+    pub(super) fn hire(&mut self, number: u64) {
+        let Some(link) = self.server.link() else {
+            self.unborn.push(number);
+            return;
+        };
+        let options = &self.desk.options;
+        let ends = HostChannel::new(options.transport, options.max_payload).and_then(|(channel, end)| {
+            let (output, outputs) = Output::new(&options.name, number, channel.notes(), self.recipe.name_of)?;
+            Ok((channel, output, end, outputs))
+        });
+        match ends {
+            Ok((channel, output, end, Outputs { stdout, stderr })) => {
+                let (rings, socket, memory) = match end {
+                    WorkerEnd::Rings { doorbell, memory } => (true, doorbell, memory),
+                    WorkerEnd::Stream { socket, memory } => (false, socket, memory),
+                };
+                link.say(&ToServer::Fork { number, rings }, vec![socket, memory, stdout, stderr]);
+                self.unconfirmed.insert(number);
+                let fingerprint = self.recipe.fingerprint;
+                let process = WorkerProcess::new(self.desk.clone(), number, fingerprint, channel, output);
+                let post = Post { process: process.start(), server: Some(self.server_id), guardian: None };
+                self.registry.insert(number, post);
+            }
+            Err(error) => self.not_forked(number, &error.to_string()),
+        }
+    }
+
+    /// This server was asked for workers that it will not make any more: another is asked. Whether there were any.
+    pub(super) fn withdraw_from(&mut self, server: ServerId) -> bool {
+        let asked = self
+            .registry
+            .iter()
+            .filter(|(number, post)| post.server == Some(server) && self.unconfirmed.contains(number));
+        let mut asked: Vec<u64> = asked.map(|(number, _)| *number).collect();
+        asked.sort_unstable();
+        for &number in &asked {
+            self.unconfirmed.remove(&number);
+            if let Some(post) = self.registry.remove(&number) {
+                post.process.do_send(Withdrawn);
+            }
+            self.hire(number);
+        }
+        !asked.is_empty()
+    }
+
+    /// Tells those that are to end to do so, unless one that was asked for in their place is still to come.
+    pub(super) fn let_go(&mut self) {
+        let is_awaited = !(self.wanted.is_empty() && self.unconfirmed.is_empty());
+        if is_awaited && self.desk.is_open() {
+            return;
+        }
+        for Leaving { worker, reason, channel } in std::mem::take(&mut self.leaving) {
+            drop(channel);
+            if self.will_not_be_hired(worker) {
+                self.desk.ended(worker, Obituary::Unseen);
+            } else if let Some(post) = self.registry.get(&worker) {
+                post.process.do_send(Leave(reason));
+            }
+        }
+    }
+
+    /// Strikes off a worker that the server was not asked for yet; whether it was one.
+    fn will_not_be_hired(&mut self, worker: u64) -> bool {
+        let before = self.wanted.len() + self.unborn.len();
+        self.wanted.retain(|&wanted| wanted != worker);
+        self.unborn.retain(|&unborn| unborn != worker);
+        self.wanted.len() + self.unborn.len() < before
+    }
+}

@@ -1,0 +1,165 @@
+//! What the supervisor is asked for.
+
+use std::time::{Duration, Instant};
+
+use actix::dev::OneshotSender;
+use actix::{AsyncContext, Context, Handler, Message};
+
+use super::Supervisor;
+use crate::actors::host_channel::HostChannel;
+use crate::actors::lease::Identity;
+use crate::actors::life::Reason;
+use crate::wire::control::{ServerStats, ToServer};
+
+/// Turns of the event loop between the wish for a worker and the making of its channel, which takes longer than telling
+/// a caller of the death that the wish comes from: by then the caller has heard.
+const TURNS: u32 = 4;
+
+/// Have these workers forked.
+pub(in crate::actors) struct Hire(pub(in crate::actors) Vec<u64>);
+
+impl Message for Hire {
+    type Result = ();
+}
+
+impl Handler<Hire> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Hire(numbers): Hire, _: &mut Context<Self>) {
+        if self.wanted.is_empty() {
+            self.turns_to_wait = TURNS;
+        }
+        self.wanted.extend(numbers);
+        self.wake();
+    }
+}
+
+/// A worker that is to end, and its channel, whose end tells it to.
+pub(in crate::actors) struct Leaving {
+    pub(in crate::actors) worker: u64,
+    pub(in crate::actors) reason: Reason,
+    pub(in crate::actors) channel: Option<HostChannel>,
+}
+
+/// Have these workers end, which nobody holds.
+pub(in crate::actors) struct Retire(pub(in crate::actors) Vec<Leaving>);
+
+impl Message for Retire {
+    type Result = ();
+}
+
+impl Handler<Retire> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Retire(workers): Retire, ctx: &mut Context<Self>) {
+        self.leaving.extend(workers);
+        self.let_go();
+        self.end_if_drained(ctx);
+    }
+}
+
+/// Have this worker killed after a while, which was asked to end.
+pub(in crate::actors) struct KillLater {
+    pub(in crate::actors) worker: Identity,
+    pub(in crate::actors) grace: Duration,
+}
+
+impl Message for KillLater {
+    type Result = ();
+}
+
+impl Handler<KillLater> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, KillLater { worker, grace }: KillLater, ctx: &mut Context<Self>) {
+        // Its handle stands for exactly this process, also after it is gone.
+        ctx.run_later(grace, move |supervisor, _| supervisor.desk.kill(&worker));
+    }
+}
+
+/// Have a worker ended by its server, which this process may not end.
+pub(in crate::actors) struct Condemn {
+    pub(in crate::actors) worker: u64,
+    pub(in crate::actors) kill: bool,
+}
+
+impl Message for Condemn {
+    type Result = ();
+}
+
+impl Handler<Condemn> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Condemn { worker: number, kill }: Condemn, _: &mut Context<Self>) {
+        let server = self.registry.get(&number).and_then(|post| post.server.or(post.guardian));
+        if let Some(link) = server.and_then(|server| self.link_of(server)) {
+            link.say(&ToServer::End { number, kill }, Vec::new());
+            self.wake();
+        }
+    }
+}
+
+/// Ask the server what it does; where there is none, whoever asks hears that its sender is gone.
+pub(in crate::actors) struct InspectServer(pub(in crate::actors) OneshotSender<ServerStats>);
+
+impl Message for InspectServer {
+    type Result = ();
+}
+
+impl Handler<InspectServer> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, InspectServer(inquirer): InspectServer, _: &mut Context<Self>) {
+        if let Some(link) = self.server.link() {
+            link.say(&ToServer::Inspect, Vec::new());
+            self.inquirers.push_back(inquirer);
+            self.wake();
+        }
+    }
+}
+
+/// Something may be due: at a time, or at once.
+pub(in crate::actors) struct Attend {
+    pub(in crate::actors) at: Option<Instant>,
+}
+
+impl Message for Attend {
+    type Result = ();
+}
+
+impl Handler<Attend> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Attend { at }: Attend, ctx: &mut Context<Self>) {
+        if let Some(at) = at {
+            let wait = at.saturating_duration_since(Instant::now());
+            ctx.run_later(wait, |supervisor, _| supervisor.desk.tick());
+        }
+        self.end_if_drained(ctx);
+    }
+}
+
+/// End the pool: what is queued on held checkouts may finish for so long.
+pub(in crate::actors) struct End {
+    pub(in crate::actors) drain: Duration,
+    pub(in crate::actors) done: OneshotSender<()>,
+}
+
+impl Message for End {
+    type Result = ();
+}
+
+impl Handler<End> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, End { drain, done }: End, ctx: &mut Context<Self>) {
+        self.mourners.push(done);
+        self.desk.stop();
+        ctx.run_later(drain, |supervisor, _| {
+            supervisor.desk.stop_now();
+            // Also where whoever holds one does not come to do it.
+            supervisor.desk.living().iter().for_each(|worker| supervisor.desk.kill(worker));
+        });
+        self.end_if_drained(ctx);
+    }
+}

@@ -1,0 +1,237 @@
+//! The fork servers that a pool has: the one that is asked for workers, and those before it that take no more work.
+
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use actix::{AsyncContext, Context};
+
+use super::{Post, Supervisor};
+use crate::actors::server_link::{Launched, ServerLink};
+use crate::actors::worker_process::{self, Orphaned};
+use crate::sys::launch::ServerProcess;
+use crate::wire::control::{FromServer, ToServer};
+
+/// How long a server may take to end its workers and itself.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Which server, in the life of a pool.
+pub(super) type ServerId = u64;
+
+/// The fork server, as the supervisor knows it.
+pub(super) enum Server {
+    /// Launched, and to be spoken to once the supervisor runs.
+    Launched(Launched),
+    /// The preload runs; fork requests wait in the channel.
+    Starting(ServerLink),
+    Up(ServerLink),
+    /// There is none, and another attempt is due.
+    Down,
+    /// The pool is over.
+    Over,
+}
+
+impl Server {
+    pub(super) fn link(&mut self) -> Option<&mut ServerLink> {
+        match self {
+            Server::Starting(link) | Server::Up(link) => Some(link),
+            Server::Launched(_) | Server::Down | Server::Over => None,
+        }
+    }
+}
+
+/// What was lost with a server.
+enum Loss {
+    OfUse,
+    BeforeItWasReady,
+}
+
+/// A server that takes no more work and has workers of ours.
+pub(super) struct Departing {
+    id: ServerId,
+    link: ServerLink,
+}
+
+impl Supervisor {
+    pub(super) fn greet(&mut self, launched: Launched, ctx: &mut Context<Self>) {
+        match ServerLink::new(launched) {
+            Ok(mut link) => {
+                link.say_frame(self.recipe.hello.clone());
+                if let Some(unanswered) = self.recipe.source.unanswered() {
+                    self.desk.set_outage(Some(unanswered));
+                }
+                self.server = Server::Starting(link);
+                self.server_id += 1;
+                let unborn = std::mem::take(&mut self.unborn);
+                unborn.into_iter().for_each(|number| self.hire(number));
+                self.wake();
+            }
+            Err(error) => self.server_down(error.to_string(), ctx),
+        }
+    }
+
+    pub(super) fn welcomed(&mut self) {
+        if self.unconfirmed.is_empty() {
+            self.streak = 0;
+        }
+        self.desk.set_outage(None);
+        if let Server::Starting(link) = std::mem::replace(&mut self.server, Server::Down) {
+            tracing::debug!(target: "forkpool", pool = %self.desk.options.name, server = link.pid(), "fork server is up");
+            self.server = Server::Up(link);
+            self.have_orphans_adopted();
+        }
+    }
+
+    /// Workers whose server is gone are to end with this application all the same: the server there is now sees to that.
+    fn have_orphans_adopted(&mut self) {
+        self.registry.retain(|_, post| post.process.connected());
+        let is_orphan = |post: &Post| post.server.is_none() && post.guardian.is_none();
+        let orphans = self.registry.iter().filter(|(_, post)| is_orphan(post));
+        let orphans: Vec<u64> = orphans.map(|(number, _)| *number).collect();
+        if !self.recipe.source.is_own() {
+            // It may be of a newer build than they are.
+            self.desk.outdate(&orphans, true);
+        }
+        for number in orphans {
+            let handle = self.desk.identity(number).and_then(|worker| worker.duplicate_handle().ok());
+            let post = self.registry.get_mut(&number);
+            if let (Some(handle), Some(link), Some(post)) = (handle, self.server.link(), post) {
+                link.say(&ToServer::Adopt { number }, vec![handle]);
+                post.guardian = Some(self.server_id);
+            }
+        }
+    }
+
+    /// The way to a server that is still spoken with.
+    pub(super) fn link_of(&mut self, id: ServerId) -> Option<&mut ServerLink> {
+        if id == self.server_id {
+            return self.server.link();
+        }
+        self.departing.iter_mut().find(|departing| departing.id == id).map(|departing| &mut departing.link)
+    }
+
+    /// The next message of any server, or `None` in its place where the conversation with one is over.
+    pub(super) fn poll_servers(
+        &mut self,
+        task: &mut TaskContext<'_>,
+    ) -> Option<(ServerId, Option<FromServer>)> {
+        let current = self.server.link().map(|link| (self.server_id, link));
+        let departing = self.departing.iter_mut().map(|departing| (departing.id, &mut departing.link));
+        for (id, link) in current.into_iter().chain(departing) {
+            // What cannot be written yet wakes this task when it can.
+            let _ = link.poll_flush(task);
+            if let Poll::Ready(said) = link.poll_next(task) {
+                return Some((id, said));
+            }
+        }
+        None
+    }
+
+    /// A server takes no more work. Where another has its place it is gone to.
+    pub(super) fn server_drains(&mut self, from: ServerId, succeeded: bool, ctx: &mut Context<Self>) {
+        tracing::info!(target: "forkpool", pool = %self.desk.options.name, succeeded, "the fork server takes no more work");
+        if from == self.server_id
+            && let Server::Starting(link) | Server::Up(link) =
+                std::mem::replace(&mut self.server, Server::Down)
+        {
+            self.departing.push(Departing { id: from, link });
+            self.inquirers.clear();
+            self.server_id += 1;
+            self.withdraw_from(from);
+            self.relaunch(ctx);
+        }
+        let its_workers = self.registry.iter().filter(|(_, post)| post.is_with(from));
+        let its_workers: Vec<u64> = its_workers.map(|(number, _)| *number).collect();
+        self.desk.outdate(&its_workers, succeeded);
+        self.take_leave_of_departed();
+    }
+
+    /// A server that takes no more work and has no worker of ours any more is nothing to us.
+    pub(super) fn take_leave_of_departed(&mut self) {
+        let registry = &self.registry;
+        let lives = |post: &&Post| post.process.connected();
+        let has_workers = |id| registry.values().filter(lives).any(|post| post.is_with(id));
+        self.departing.retain(|departing| has_workers(departing.id));
+    }
+
+    /// The conversation with a server has ended without our doing.
+    pub(super) fn server_lost(&mut self, id: ServerId, ctx: &mut Context<Self>) {
+        self.registry.retain(|_, post| post.process.connected());
+        let outcome = (id == self.server_id).then(|| self.lose_server());
+        let owed_some = self.withdraw_from(id);
+        // They stay in the registry: an orphan can still be told to leave.
+        for post in self.registry.values_mut().filter(|post| post.is_with(id)) {
+            post.guardian = None;
+            if post.server.take().is_some() {
+                post.process.do_send(Orphaned);
+            }
+        }
+        self.departing.retain(|departing| departing.id != id);
+        self.let_go();
+        match outcome {
+            None => {}
+            Some(Loss::OfUse) if !owed_some => {
+                self.desk.set_outage(Some("the fork server died".to_owned()));
+                self.relaunch(ctx);
+            }
+            // One that dies of what it is asked for is not asked again at once.
+            Some(Loss::OfUse) => self.server_down("the fork server died".to_owned(), ctx),
+            Some(Loss::BeforeItWasReady) => {
+                let said = self.last_words.take();
+                let why = said.unwrap_or_else(|| "the fork server ended before it was ready".to_owned());
+                self.server_down(why, ctx);
+            }
+        }
+    }
+
+    /// What is left of the server that is asked for workers; whether it was of use.
+    fn lose_server(&mut self) -> Loss {
+        let before = std::mem::replace(&mut self.server, Server::Down);
+        let loss = if matches!(before, Server::Up(_)) { Loss::OfUse } else { Loss::BeforeItWasReady };
+        if let Server::Starting(link) | Server::Up(link) = before {
+            link.hang_up().iter_mut().for_each(ServerProcess::kill);
+        }
+        self.inquirers.clear();
+        loss
+    }
+
+    /// There is no server, and there will be an attempt to start one after a while.
+    fn server_down(&mut self, why: String, ctx: &mut Context<Self>) {
+        self.streak = self.streak.saturating_add(1);
+        let wait = self.desk.options.restart.wait(self.streak, self.desk.chance());
+        tracing::warn!(target: "forkpool", pool = %self.desk.options.name, why, ?wait, "no fork server");
+        self.desk.set_outage(Some(why));
+        self.server = Server::Down;
+        ctx.run_later(wait, |supervisor, ctx| supervisor.relaunch(ctx));
+    }
+
+    pub(super) fn relaunch(&mut self, ctx: &mut Context<Self>) {
+        if !matches!(self.server, Server::Down) || self.desk.is_drained() {
+            return;
+        }
+        match self.recipe.source.reach() {
+            Ok(launched) => self.greet(launched, ctx),
+            Err(error) => {
+                let why = self.recipe.source.unreachable(&error);
+                self.server_down(why, ctx);
+            }
+        }
+    }
+
+    /// Takes leave of all servers; ready once a server of ours has ended.
+    pub(super) fn farewell(&mut self) -> impl Future<Output = ()> + 'static {
+        self.departing.clear();
+        let link = match std::mem::replace(&mut self.server, Server::Over) {
+            Server::Starting(link) | Server::Up(link) => Some(link),
+            Server::Launched(launched) => ServerLink::new(launched).ok(),
+            Server::Down | Server::Over => None,
+        };
+        async move {
+            let process = link.and_then(ServerLink::hang_up);
+            if let Some(Ok(handle)) = process.as_ref().map(ServerProcess::handle) {
+                worker_process::ended(handle, FAREWELL).await;
+            }
+            // Dropping the process reaps it.
+            drop(process);
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Where servers listen, as text.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Longest path of a Unix socket, in bytes.
+///
+/// # References
+///
+/// - [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), `sun_path`
+const LONGEST_PATH: usize = 107;
+
+/// Room for what stands behind the path in the name under which a socket is made.
+pub(crate) const NEW: &str = ".new";
+
+/// Where a server listens, or an application goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Address {
+    /// A Unix socket with this name in the file system.
+    Unix(PathBuf),
+    /// What the service manager listens at, of this name if it has one.
+    Inherited(Option<String>),
+}
+
+/// A text that is no address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddressError {
+    /// It is written in another way.
+    #[error("{address:?} is no address: it is written as unix:/path, or as systemd: for a server")]
+    Unknown {
+        /// As it was given.
+        address: String,
+    },
+    /// The path is longer than a socket's can be.
+    #[error("{path:?} is {length} bytes long, and the path of a socket is at most {most}")]
+    TooLong {
+        /// The path.
+        path: PathBuf,
+        /// Its bytes.
+        length: usize,
+        /// Most bytes.
+        most: usize,
+    },
+    /// It is not for applications.
+    #[error("{address:?} is where a server listens; an application goes to unix:/path")]
+    ForServers {
+        /// As it was given.
+        address: String,
+    },
+}
+
+impl Address {
+    /// # Errors
+    ///
+    /// [`AddressError`].
+    pub(crate) fn parse(text: &str) -> Result<Address, AddressError> {
+        let unknown = || AddressError::Unknown { address: text.to_owned() };
+        match text.split_once(':') {
+            Some(("unix", path)) if !path.is_empty() => unix(path.into()),
+            Some(("systemd", "")) => Ok(Address::Inherited(None)),
+            Some(("systemd", name)) => Ok(Address::Inherited(Some(name.to_owned()))),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+fn unix(path: PathBuf) -> Result<Address, AddressError> {
+    let (length, most) = (path.as_os_str().len(), LONGEST_PATH - NEW.len());
+    if length > most {
+        return Err(AddressError::TooLong { path, length, most });
+    }
+    Ok(Address::Unix(path))
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Inherited(name) => write!(f, "systemd:{}", name.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_as_it_is_written() {
+        for text in ["unix:/run/a.sock", "unix:a.sock", "systemd:", "systemd:passwords"] {
+            assert_eq!(Address::parse(text).map(|address| address.to_string()).as_deref(), Ok(text));
+        }
+        for text in ["", "unix:", "/run/a.sock", "udp:1", "unix"] {
+            let error = Address::parse(text).map_err(|error| error.to_string());
+            assert!(error.as_ref().is_err_and(|error| error.contains("unix:/path")), "{text:?}: {error:?}");
+        }
+        let long = format!("unix:/{}", "x".repeat(103));
+        let error = Address::parse(&long).map_err(|error| error.to_string());
+        assert!(error.is_err_and(|error| error.contains("104 bytes long") && error.contains("at most 103")));
+    }
+}

@@ -1,0 +1,93 @@
+//! The options of a server that is a program of its own.
+
+use std::time::Duration;
+
+use super::{LONGEST_NAME, OptionError};
+
+/// Applications that a server works for at a time, unless told otherwise: far more than a machine has, few enough that
+/// their control channels do not use up its descriptors.
+pub const DEFAULT_MAX_CLIENTS: usize = 512;
+
+/// All options of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerOptions {
+    /// The server's name in `ps` and logs; `None` leaves it the name of its program.
+    pub name: Option<String>,
+    /// The group whose members may connect to its Unix sockets, by number; `None` is nobody but the server's own user
+    /// and root.
+    pub group: Option<u32>,
+    /// Whether a server that listens at the same addresses is replaced.
+    pub take_over: bool,
+    /// How long workers may finish what they do after SIGTERM; `None` is no limit.
+    pub drain_timeout: Option<Duration>,
+    /// Most workers of all clients together; `None` is no limit.
+    pub max_workers: Option<usize>,
+    /// Most clients, one for each pool.
+    pub max_clients: usize,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        ServerOptions {
+            name: None,
+            group: None,
+            take_over: false,
+            drain_timeout: None,
+            max_workers: None,
+            max_clients: DEFAULT_MAX_CLIENTS,
+        }
+    }
+}
+
+impl ServerOptions {
+    /// Refuses what cannot work.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`], with the name of the first impossible option, its value and what is possible.
+    pub fn validate(&self) -> Result<(), OptionError> {
+        if let Some(name) = &self.name {
+            let is_possible = !name.is_empty()
+                && name.len() <= LONGEST_NAME
+                && !name.chars().any(|char| char.is_control() || char == '/');
+            if !is_possible {
+                let rule = "1 to 64 bytes without '/' and control characters are possible";
+                return Err(OptionError::new("name", format!("{name:?}"), rule));
+            }
+        }
+        if self.drain_timeout == Some(Duration::ZERO) {
+            return Err(OptionError::zero_duration("drain_timeout"));
+        }
+        let counts = [("max_workers", self.max_workers), ("max_clients", Some(self.max_clients))];
+        match counts.into_iter().find(|(_, count)| *count == Some(0)) {
+            Some((option, _)) => Err(OptionError::new(option, "0".to_owned(), "it must be at least 1")),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_impossible_option_of_a_server_is_refused_by_name_and_value() {
+        type Spoil = fn(&mut ServerOptions);
+        let table: [(&str, &str, Spoil); 5] = [
+            ("name", "\"\"", |options| options.name = Some(String::new())),
+            ("name", "\"a/b\"", |options| options.name = Some("a/b".to_owned())),
+            ("drain_timeout", "0ns", |options| options.drain_timeout = Some(Duration::ZERO)),
+            ("max_workers", "0", |options| options.max_workers = Some(0)),
+            ("max_clients", "0", |options| options.max_clients = 0),
+        ];
+        for (option, value, spoil) in table {
+            let mut options = ServerOptions::default();
+            spoil(&mut options);
+            let text = options.validate().map_err(|error| error.to_string());
+            let expected = format!("option {option} cannot be {value}: ");
+            assert!(text.as_ref().is_err_and(|text| text.starts_with(&expected)), "{option}: {text:?}");
+        }
+        assert_eq!(ServerOptions::default().validate(), Ok(()));
+    }
+}

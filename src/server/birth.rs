@@ -1,0 +1,136 @@
+//! From a request for a worker to the worker.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::children::ClientId;
+use super::control::Over;
+use super::run::write_title;
+use super::serve::{ForkServer, Mold};
+use crate::channel::{Notes, WorkerEnd};
+use crate::sys::descriptors;
+use crate::sys::process::{self, Forked, Pid};
+use crate::wire::control::{FromServer, Hello};
+use crate::worker::{self, Assignment};
+
+/// A process that was just forked and is about to become a worker.
+pub(super) struct Newborn<'a> {
+    pub(super) server: ForkServer<'a>,
+    pub(super) birth: Birth,
+}
+
+/// What makes a forked process a worker.
+pub(super) struct Birth {
+    /// The server.
+    parent: Pid,
+    client: ClientId,
+    number: u64,
+    channel: WorkerEnd,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+impl ForkServer<'_> {
+    /// Forks; in the child returns what makes it a worker.
+    pub(super) fn fork(&mut self, id: ClientId, number: u64, rings: bool) -> Result<Option<Birth>, Over> {
+        let Some(client) = self.clients.get(id) else { return Ok(None) };
+        // The descriptors came with the first byte of their message, so they are there.
+        let passed = client.control.take_passed()?;
+        let refusal = self.refusal_of_a_worker();
+        let Some([socket, memory, stdout, stderr]) = passed.filter(|_| refusal.is_none()) else {
+            let reason = refusal.unwrap_or_else(|| "the server may have no more descriptors".to_owned());
+            self.was_not_forked(id, number, reason);
+            return Ok(None);
+        };
+        let channel = match rings {
+            true => WorkerEnd::Rings { doorbell: socket, memory },
+            false => WorkerEnd::Stream { socket, memory },
+        };
+        let parent = process::own_pid();
+        let forked = match process::fork() {
+            Ok(Forked::Child) => {
+                return Ok(Some(Birth { parent, client: id, number, channel, stdout, stderr }));
+            }
+            Ok(Forked::Parent(pid)) => {
+                process::own_group(Some(pid));
+                // Without a handle the host could not kill it, so then it was never born.
+                process::open(pid).map(|handle| (pid, handle)).inspect_err(|_| process::kill_group(pid))
+            }
+            Err(error) => Err(error),
+        };
+        match forked {
+            Ok((pid, handle)) => self.was_forked(id, number, pid, handle, &channel),
+            Err(error) => self.was_not_forked(id, number, std::io::Error::from(error).to_string()),
+        }
+        Ok(None)
+    }
+
+    fn refusal_of_a_worker(&self) -> Option<String> {
+        if self.is_draining() {
+            return Some("the server takes no more work".to_owned());
+        }
+        let most = self.options.max_workers?;
+        (self.children.count() >= most).then(|| format!("the server is full: it has max_workers, {most}"))
+    }
+
+    fn was_forked(&mut self, id: ClientId, number: u64, pid: Pid, handle: OwnedFd, channel: &WorkerEnd) {
+        self.forked += 1;
+        let logs = self.logs_lives();
+        let Some(client) = self.clients.get(id) else { return };
+        let open_notes = || Notes::open(channel.memory().as_fd()).ok();
+        self.children.born(pid, (id, number), client.hello.guard, open_notes);
+        let pid = pid.as_raw_nonzero().get().unsigned_abs();
+        client.control.say_with(&FromServer::Forked { number, pid }, vec![handle]);
+        if logs {
+            let pool = client.hello.pool.as_str();
+            tracing::info!(target: "forkpool::server", client = id, pool, worker = number, pid, "a worker was forked");
+        }
+    }
+
+    fn was_not_forked(&mut self, id: ClientId, number: u64, reason: String) {
+        self.not_forked += 1;
+        let logs = self.logs_lives();
+        let Some(client) = self.clients.get(id) else { return };
+        if logs {
+            let pool = client.hello.pool.as_str();
+            tracing::warn!(target: "forkpool::server", client = id, pool, worker = number, reason,
+                "a worker was not forked");
+        }
+        client.control.say(&FromServer::NotForked { number, reason });
+    }
+}
+
+impl Newborn<'_> {
+    /// Leaves everything of the server's behind, and lives.
+    pub(super) fn live(self) -> ! {
+        let Newborn { server, birth: Birth { parent, client, number, channel, stdout, stderr } } = self;
+        let ForkServer { mold, mut clients, doors, deaths, mut children, spare, .. } = server;
+        let Mold { program, config, preload, title, open_before } = mold;
+        let Some(hello) = clients.remove(client).map(|client| client.hello) else { process::exit_now(0) };
+        process::own_group(None);
+        process::set_short_name(&hello.pool, &number.to_string());
+        write_title(title, &format!("forkpool: worker {}/{number}", hello.pool));
+        if let Some(null) = spare {
+            // A private server has put it there already. Where that fails it reads what its server would.
+            let _ = descriptors::replace_input(null);
+        }
+        drop((clients, doors));
+        children.forget_in_child();
+        open_before.close_in_child();
+        deaths.forget_in_child();
+        // Where that fails it prints where the application prints.
+        let _ = descriptors::replace_outputs(stdout, stderr);
+        let Hello { fingerprint, max_payload, max_memory, guard, .. } = hello;
+        worker::run(Assignment {
+            program,
+            config: &config,
+            preload,
+            channel: channel.raised(descriptors::raise),
+            fingerprint,
+            max_payload: usize::try_from(max_payload).unwrap_or(usize::MAX),
+            max_memory,
+            memory_limit: guard.memory_limit,
+            parent,
+            hung_worker_timeout: guard.hung_worker_timeout,
+        })
+    }
+}

@@ -1,0 +1,139 @@
+//! The applications that a server works for, and whoever has come and not said yet who it is.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use super::children::ClientId;
+use super::control::{Control, Over};
+use super::door::Arrival;
+use crate::sys::descriptors::Peer;
+use crate::wire::control::{FromServer, Hello};
+
+/// Most strangers at a time; beyond that the one who has been silent for longest goes.
+const MOST_STRANGERS: usize = 256;
+
+/// How long a stranger may take to say who it is, and to take in what it is told.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An application that a server works for.
+pub(super) struct Client {
+    pub(super) control: Control,
+    pub(super) hello: Hello,
+}
+
+/// What a stranger is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Errand {
+    /// It has not said yet.
+    Unknown,
+    /// It was refused, and goes once it knows.
+    Refused,
+    /// It takes this server's place once it has what it needs.
+    TakesOver,
+}
+
+/// Somebody who is no client.
+pub(super) struct Stranger {
+    pub(super) control: Control,
+    pub(super) peer: Peer,
+    pub(super) errand: Errand,
+    came: Instant,
+}
+
+/// Everybody who is connected, by number.
+#[derive(Default)]
+pub(super) struct Clients {
+    last: ClientId,
+    known: BTreeMap<ClientId, Client>,
+    strangers: BTreeMap<ClientId, Stranger>,
+}
+
+impl Clients {
+    pub(super) fn count(&self) -> usize {
+        self.known.len()
+    }
+
+    pub(super) fn ids(&self) -> Vec<ClientId> {
+        self.known.keys().copied().collect()
+    }
+
+    pub(super) fn get(&mut self, id: ClientId) -> Option<&mut Client> {
+        self.known.get_mut(&id)
+    }
+
+    pub(super) fn remove(&mut self, id: ClientId) -> Option<Client> {
+        self.known.remove(&id)
+    }
+
+    /// The only application of a private server.
+    pub(super) fn welcome(&mut self, control: Control, hello: Hello) {
+        self.last += 1;
+        self.known.insert(self.last, Client { control, hello });
+    }
+
+    /// Says the same to all.
+    pub(super) fn say_to_all(&mut self, message: &FromServer) {
+        self.known.values_mut().for_each(|client| client.control.say(message));
+    }
+
+    pub(super) fn stranger_ids(&self) -> Vec<ClientId> {
+        self.strangers.keys().copied().collect()
+    }
+
+    pub(super) fn stranger(&mut self, id: ClientId) -> Option<&mut Stranger> {
+        self.strangers.get_mut(&id)
+    }
+
+    pub(super) fn remove_stranger(&mut self, id: ClientId) -> Option<Stranger> {
+        self.strangers.remove(&id)
+    }
+
+    /// Somebody has come. Who had to go for that, if somebody had.
+    pub(super) fn arrive(&mut self, arrival: Arrival, now: Instant) -> rustix::io::Result<Option<Stranger>> {
+        let control = Control::to_stranger(arrival.socket);
+        control.stop_waiting()?;
+        self.last += 1;
+        let stranger = Stranger { control, peer: arrival.peer, errand: Errand::Unknown, came: now };
+        self.strangers.insert(self.last, stranger);
+        // The first in the map has been here for longest.
+        let is_one_too_many = self.strangers.len() > MOST_STRANGERS;
+        Ok(is_one_too_many.then(|| self.strangers.pop_first().map(|(_, stranger)| stranger)).flatten())
+    }
+
+    /// A stranger has become a client, under the same number.
+    pub(super) fn adopt(&mut self, id: ClientId, hello: Hello) -> Option<&mut Client> {
+        let Stranger { mut control, .. } = self.strangers.remove(&id)?;
+        control.is_known();
+        self.known.insert(id, Client { control, hello });
+        self.known.get_mut(&id)
+    }
+
+    /// Those who have been strangers for too long.
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<Stranger> {
+        let overdue = |stranger: &Stranger| now.saturating_duration_since(stranger.came) >= PATIENCE;
+        let ids: Vec<ClientId> =
+            self.strangers.iter().filter(|(_, stranger)| overdue(stranger)).map(|(id, _)| *id).collect();
+        ids.into_iter().filter_map(|id| self.strangers.remove(&id)).collect()
+    }
+
+    /// How long until the next stranger has been one for too long.
+    pub(super) fn next_overdue(&self, now: Instant) -> Option<Duration> {
+        let oldest = self.strangers.values().next()?;
+        Some(PATIENCE.saturating_sub(now.saturating_duration_since(oldest.came)))
+    }
+
+    /// Everybody's socket, and whether there is something to be written to it.
+    pub(super) fn watched(&self) -> impl Iterator<Item = (ClientId, BorrowedFd<'_>, bool)> {
+        let known = self.known.iter().map(|(id, client)| (*id, &client.control));
+        let strangers = self.strangers.iter().map(|(id, stranger)| (*id, &stranger.control));
+        known.chain(strangers).map(|(id, control)| (id, control.as_fd(), control.has_unsent()))
+    }
+
+    /// Takes in what somebody has sent.
+    pub(super) fn read(&mut self, id: ClientId) -> Result<(), Over> {
+        let known = self.known.get_mut(&id).map(|client| &mut client.control);
+        let stranger = self.strangers.get_mut(&id).map(|stranger| &mut stranger.control);
+        known.or(stranger).map_or(Ok(()), |control| control.read().map(drop))
+    }
+}

@@ -1,0 +1,100 @@
+//! Servers that are programs of their own, and the applications that come to them.
+//!
+//! A server is alone in its process, where a test is beside the thread that waits for it; so this program has a `main` of
+//! its own, which is a server, an application, or runs the tests.
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod faults;
+mod lives;
+mod restarts;
+mod roles;
+mod strangers;
+
+use std::path::PathBuf;
+
+use forkpool::Builder;
+use forkpool::prelude::*;
+use harness::*;
+
+/// The address of one test's servers, which are children of that test's process; whatever they leave there is removed at
+/// the end.
+struct Place(PathBuf);
+
+impl Place {
+    fn new() -> Self {
+        Place(Place::of(std::process::id()))
+    }
+
+    fn of(test: u32) -> PathBuf {
+        std::env::temp_dir().join(format!("forkpool-apart-{test}.sock"))
+    }
+
+    fn address(&self) -> String {
+        format!("unix:{}", self.0.display())
+    }
+
+    /// A pool of one worker from here.
+    fn pool(&self) -> Builder<Probe> {
+        Pool::<Probe>::connect(self.address()).workers(1..=1).transport(transport())
+    }
+
+    /// The same, started.
+    fn start(&self) -> PoolHandle<Probe> {
+        self.pool().start().expect("the pool starts")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+        let _ = std::fs::remove_file(self.0.with_extension("sock.lock"));
+    }
+}
+
+/// The process of the worker that answers.
+async fn served_by(pool: &PoolHandle<Probe>) -> u32 {
+    answer(pool.send(Pid)).await.expect("a worker")
+}
+
+/// A server at this test's place, with what [`roles::server`] knows of options.
+fn server(options: &str) -> Application {
+    Application::start("an_application", &format!("server {options}"))
+}
+
+/// The same once somebody can come.
+fn serving(options: &str) -> Application {
+    let mut server = server(options);
+    server.says("serves");
+    server
+}
+
+fn main() {
+    let place = Place::of(std::os::unix::process::parent_id());
+    match role() {
+        Some(role) => roles::play(&role, &format!("unix:{}", place.display())),
+        None => run_tests(),
+    }
+}
+
+/// Runs the tests whose names contain the first argument that is no option, or all.
+fn run_tests() {
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    let all = [lives::TESTS, restarts::TESTS, faults::TESTS, strangers::TESTS].concat();
+    let chosen: Vec<_> = all.into_iter().filter(|(name, _)| name.contains(&filter)).collect();
+    for (name, test) in &chosen {
+        println!("test {name} ...");
+        // A panic ends this program, and tells why.
+        test();
+        println!("test {name} ... ok");
+    }
+    println!("{} passed, 0 failed", chosen.len());
+}
+
+/// Names the tests of a file.
+macro_rules! tests {
+    ($($test:ident),+ $(,)?) => {
+        pub const TESTS: &[(&str, fn())] = &[$((stringify!($test), $test)),+];
+    };
+}
+use tests;

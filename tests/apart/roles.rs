@@ -1,0 +1,155 @@
+//! What this program is when it is no test.
+
+use std::time::Duration;
+
+use actix::System;
+use forkpool::prelude::*;
+use forkpool::{Server, ServerError};
+use rustix::process::{Resource, Rlimit, setrlimit};
+
+use crate::harness::*;
+
+/// Plays a role: a word, and what it is about.
+pub fn play(role: &str, address: &str) {
+    let (part, options) = role.split_once(' ').unwrap_or((role, ""));
+    match part {
+        "server" => server(options, address),
+        "client" => System::new().block_on(client(options, address)),
+        "guest" => System::new().block_on(guest(address)),
+        "load" => System::new().block_on(load(address)),
+        other => panic!("no part {other:?}"),
+    }
+}
+
+/// A server. `options` are words: `quiet`, `take_over`, `stranger` for one of another type of worker, and `name=value`.
+fn server(options: &str, address: &str) {
+    // As a program may have whatever it likes open.
+    let _open = std::fs::File::open("/proc/self/exe").expect("a file");
+    let words: Vec<(&str, &str)> =
+        options.split_whitespace().map(|word| word.split_once('=').unwrap_or((word, ""))).collect();
+    let value = |wanted: &str| words.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
+    let number = |wanted: &str| value(wanted).map(|value| value.parse::<u64>().expect("a number"));
+    // Its log is what it prints, which somebody has to read before the pipe is full.
+    if value("quiet").is_none() {
+        let log = tracing_subscriber::fmt().with_writer(std::io::stdout).with_ansi(false).finish();
+        tracing::subscriber::set_global_default(log).expect("the only one");
+    }
+    for (name, resource) in [("descriptors", Resource::Nofile), ("processes", Resource::Nproc)] {
+        if let most @ Some(_) = number(name) {
+            setrlimit(resource, Rlimit { current: most, maximum: most }).expect("a limit");
+        }
+    }
+    let mut setup = Setup::default();
+    if value("setup_fails").is_some() {
+        setup.script = Script::Error("as it was told".to_owned());
+    }
+    if value("preload_fails").is_some() {
+        setup.preload = Script::Error("as it was told".to_owned());
+    }
+    let ended = if value("stranger").is_some() {
+        Server::<Mule>::new(None).listen(address).map_err(ServerError::from).and_then(Server::run)
+    } else {
+        let mut server = Server::<Probe>::new(setup)
+            .name("probes")
+            .take_over(value("take_over").is_some())
+            .drain_timeout(number("drain").map(Duration::from_millis))
+            .max_workers(number("workers").map(|count| count as usize))
+            .max_clients(number("clients").map_or(512, |count| count as usize));
+        if let Some(group) = value("group") {
+            server = server.group(group).expect("a group");
+        }
+        server.listen(value("at").unwrap_or(address)).map_err(ServerError::from).and_then(Server::run)
+    };
+    match ended {
+        Ok(()) => println!("good bye"),
+        Err(error) => println!("refused: {error:?}"),
+    }
+}
+
+/// A client whose only worker spins; `hung=` milliseconds are its guard's.
+async fn client(options: &str, address: &str) {
+    let hung = options.strip_prefix("hung=").map(|millis| millis.parse().expect("a number"));
+    let pool = Pool::<Probe>::connect(address).workers(1..=1);
+    let pool = pool.hung_worker_timeout(hung.map(Duration::from_millis)).start().expect("the pool starts");
+    let checkout = pool.checkout().timeout(None).start();
+    let pid = answer(checkout.send(Pid)).await.expect("a pid");
+    checkout.do_send(Spin);
+    // Once it is written, it will be read.
+    until("it spins", || pool.stats().waited.count() == 2).await;
+    println!("worker {pid}");
+    std::future::pending::<()>().await;
+}
+
+/// A client that tells whether it may come, and has a call that hangs killed.
+async fn guest(address: &str) {
+    let pool = Pool::<Probe>::connect(address).workers(1..=1).trust_user(0).start().expect("the pool starts");
+    match answer(pool.send_within(Duration::from_millis(500), Pid)).await {
+        Err(failure) => println!("told {}", format!("{failure:#}").replace('\n', " ")),
+        Ok(pid) => {
+            let hung = failure(pool.send_within(Duration::from_millis(50), Spin)).await;
+            assert_eq!(hung.kind(), FailureKind::Timeout);
+            until("its worker is killed", || !runs(pid)).await;
+            println!("told it killed {pid}");
+        }
+    }
+    bounded("the end", pool.stop(Duration::ZERO)).await;
+}
+
+/// A client under constant load: calls to the pool, and checkouts with several calls each. Told to go on it pauses, and
+/// says so; the next time it goes on. At the end of its input it tells how it went.
+async fn load(address: &str) {
+    let pool = Pool::<Probe>::connect(address).workers(2..=4).start().expect("the pool starts");
+    let (orders, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        while std::io::stdin().read_line(&mut line).is_ok_and(|count| count > 0) {
+            let _ = orders.send(());
+            line.clear();
+        }
+    });
+    println!("ready");
+    let (mut served, mut failed) = (0_u64, Vec::new());
+    loop {
+        let round = (0..4_u64).map(|client| one_round(pool.clone(), client));
+        let rounds: Vec<_> = round.map(actix_rt::spawn).collect();
+        for round in rounds {
+            for outcome in round.await.expect("a round") {
+                match outcome {
+                    Ok(()) => served += 1,
+                    Err(failure) => failed.push(failure.to_string()),
+                }
+            }
+        }
+        match heard.try_recv() {
+            Err(tokio::sync::mpsc::error::TryRecvError::Empty) => {}
+            Ok(()) => {
+                println!("pauses");
+                if heard.recv().await.is_none() {
+                    break;
+                }
+                println!("goes on");
+            }
+            Err(_) => break,
+        }
+    }
+    println!("served {served} failed {failed:?} pids {:?}", pool.stats().pids);
+    bounded("the end", pool.stop(Duration::ZERO)).await;
+}
+
+async fn one_round(pool: PoolHandle<Probe>, client: u64) -> Vec<Result<(), Failure>> {
+    let checkout = pool.checkout().start();
+    let work = Duration::from_millis(client);
+    let first = checkout.send(Slow(work, client));
+    let mut calls = vec![
+        answer(first).await.map(drop),
+        answer(checkout.send(Remember(client))).await.map(drop),
+        answer(checkout.send(Remember(client))).await.and_then(|all| match all.len() {
+            // Both calls of a checkout are of one worker.
+            2 => Ok(()),
+            others => Err(Failure::task(format!("{others} of 2"))),
+        }),
+    ];
+    drop(checkout);
+    calls.push(answer(pool.send(Setups)).await.map(drop));
+    calls
+}
