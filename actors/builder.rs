@@ -18,6 +18,7 @@ use super::schema;
 use super::server_link::Source;
 use super::supervisor::{Recipe, Supervisor};
 use crate::address::{Address, AddressError};
+use crate::certificates::Certificates;
 use crate::config::{Backoff, OnCancel, OptionError, Options, Transport};
 use crate::failure;
 use crate::server::{Boot, boot};
@@ -69,7 +70,15 @@ impl fmt::Debug for StartError {
 /// Whose fork server a pool's workers come from.
 enum Whose<W: Worker> {
     Own(W::Config),
-    Listening { address: String, trusted: Option<u32> },
+    Listening(Listening),
+}
+
+/// A server that is there already, or will be.
+struct Listening {
+    address: String,
+    trusted: Option<u32>,
+    certificates: Option<Certificates>,
+    beyond_loopback: bool,
 }
 
 /// Options of a pool, each with a default; made by [`Pool::builder`] or [`Pool::connect`].
@@ -93,7 +102,12 @@ impl<W: Worker> Builder<W> {
     }
 
     pub(super) fn connecting(address: String) -> Self {
-        Builder::of(Whose::Listening { address, trusted: None })
+        Builder::of(Whose::Listening(Listening {
+            address,
+            trusted: None,
+            certificates: None,
+            beyond_loopback: false,
+        }))
     }
 
     fn of(server: Whose<W>) -> Self {
@@ -255,8 +269,26 @@ impl<W: Worker> Builder<W> {
     /// application's own and root. Whoever may make a socket at the server's path could listen there in its place and would
     /// be sent everything.
     pub fn trust_user(mut self, user: u32) -> Self {
-        if let Whose::Listening { trusted, .. } = &mut self.server {
-            *trusted = Some(user);
+        if let Whose::Listening(listening) = &mut self.server {
+            listening.trusted = Some(user);
+        }
+        self
+    }
+
+    /// What a pool that [connects](Pool::connect) to `tls:host:port` shows to the server, and whom it believes to be that
+    /// host.
+    pub fn certificates(mut self, certificates: Certificates) -> Self {
+        if let Whose::Listening(listening) = &mut self.server {
+            listening.certificates = Some(certificates);
+        }
+        self
+    }
+
+    /// Whether a pool that [connects](Pool::connect) to `tcp:host:port` may go to other machines: whoever answers there, or
+    /// stands in between, is sent everything, for nothing is encrypted and nobody shows who it is. Default: `false`.
+    pub fn allow_unauthenticated_beyond_loopback(mut self, allow: bool) -> Self {
+        if let Whose::Listening(listening) = &mut self.server {
+            listening.beyond_loopback = allow;
         }
         self
     }
@@ -290,7 +322,8 @@ impl<W: Worker> Builder<W> {
         }
         let recipe = self.recipe()?;
         // A server that is to be there may come later.
-        let launched = is_own.then(|| recipe.source.reach()).transpose().map_err(StartError::Launch)?;
+        let launched = if is_own { recipe.source.reach_at_once() } else { None };
+        let launched = launched.transpose().map_err(StartError::Launch)?;
         let desk = Desk::new(self.options);
         let supervisor = {
             let desk = desk.clone();
@@ -308,15 +341,7 @@ impl<W: Worker> Builder<W> {
                 frame::encode(&mut encoded, config, usize::MAX / 2).map_err(StartError::Config)?;
                 (Source::Own(boot::arguments(&W::PROGRAM)), Some(encoded), Vec::new())
             }
-            Whose::Listening { address, trusted } => match Address::parse(address)? {
-                Address::Unix(path) => {
-                    let source = Source::Listening { path, trusted: *trusted };
-                    (source, None, (W::PROGRAM.interface)())
-                }
-                Address::Inherited(_) => {
-                    return Err(AddressError::ForServers { address: address.clone() }.into());
-                }
-            },
+            Whose::Listening(listening) => (listening.source()?, None, (W::PROGRAM.interface)()),
         };
         let fingerprint = match interface.is_empty() {
             true => (W::PROGRAM.fingerprint)(),
@@ -341,6 +366,23 @@ impl<W: Worker> Builder<W> {
         frame::append(&mut bytes, &hello);
         let name_of = |call| W::METHODS.get(usize::try_from(call).ok()?).map(Method::name);
         Ok(Recipe { source, hello: bytes, fingerprint, name_of })
+    }
+}
+
+impl Listening {
+    fn source(&self) -> Result<Source, AddressError> {
+        let (address, certificates) = (self.address.clone(), self.certificates.clone());
+        match Address::parse(&address)? {
+            Address::Unix(path) => Ok(Source::Path { path, trusted: self.trusted }),
+            Address::Net { tls: true, .. } if certificates.is_none() => {
+                Err(AddressError::NoCertificates { address })
+            }
+            Address::Net { host, port, tls } => {
+                let certificates = certificates.filter(|_| tls);
+                Ok(Source::Port { host, port, certificates, beyond_loopback: self.beyond_loopback })
+            }
+            Address::Inherited(_) => Err(AddressError::ForServers { address }),
+        }
     }
 }
 

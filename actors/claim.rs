@@ -17,7 +17,7 @@ use crate::wire::control::Ended;
 pub(super) const OBITUARY_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How a worker ended, as far as anybody saw.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Obituary {
     Seen(Ended),
     /// Its fork server was gone before it.
@@ -27,7 +27,7 @@ pub(super) enum Obituary {
 impl Obituary {
     /// Notes in a failure whom it is about and how that one ended; `memory_limit` is what it was bound to.
     pub(super) fn note_in(
-        self,
+        &self,
         failure: Failure,
         worker: &Identity,
         calls_served: Option<u64>,
@@ -39,7 +39,7 @@ impl Obituary {
                 let facts = WorkerFacts {
                     peak_memory: Some(ended.peak_memory),
                     cpu_time: Some(ended.cpu_time),
-                    killed_for_memory: verdict(&ended, &worker.output, memory_limit),
+                    killed_for_memory: verdict(ended, &worker.output, memory_limit),
                     ..facts
                 };
                 failure.on_worker(facts).with_ending(ended.ending)
@@ -49,8 +49,16 @@ impl Obituary {
     }
 
     /// Whether its server killed it because its call ran for too long.
-    pub(super) fn says_it_hung(self) -> bool {
+    pub(super) fn says_it_hung(&self) -> bool {
         matches!(self, Obituary::Seen(Ended { hung: true, .. }))
+    }
+
+    /// Whether a call of the checkout at hand had begun, as far as this tells.
+    pub(super) fn says_it_had_begun(&self) -> Option<bool> {
+        match self {
+            Obituary::Seen(ended) => ended.remains.as_ref().map(|remains| remains.begun),
+            Obituary::Unseen => None,
+        }
     }
 }
 

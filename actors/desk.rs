@@ -22,7 +22,7 @@ use super::ledger::{Action, Answer, Facts, Ledger, Phase};
 use super::life::Reason;
 use super::quarantine::Quarantine;
 use super::stats::{Stats, Totals};
-use super::supervisor::{Attend, Condemn, Hire, KillLater, Leaving, Retire, Supervisor};
+use super::supervisor::{Attend, Condemn, Forget, Hire, KillLater, Leaving, Retire, Supervisor};
 use crate::config::Options;
 use crate::failure::{self, Failure, FailureKind};
 
@@ -176,6 +176,11 @@ impl Desk {
             books.ledger.dismiss(worker, reason, now);
             (books.holding.remove(&worker), books.channels.remove(&worker))
         });
+        if self.identity(worker).is_some_and(|worker| worker.is_unwatched())
+            && let Some(supervisor) = self.supervisor()
+        {
+            supervisor.do_send(Forget(worker));
+        }
     }
 
     /// Kills a worker: from here, or through its server where this process may not.
@@ -354,6 +359,14 @@ impl Desk {
 
     pub(super) fn is_open(&self) -> bool {
         self.books.lock().ledger.phase() == Phase::Open
+    }
+
+    /// Nobody will tell of this worker's end any more: it is taken to be gone once it is dismissed. `false` if it was.
+    pub(super) fn leave_unwatched(&self, worker: u64) -> bool {
+        let books = self.books.lock();
+        let Some(identity) = books.workers.get(&worker) else { return false };
+        identity.unwatched.store(true, Ordering::Relaxed);
+        books.holding.contains_key(&worker) || books.channels.contains_key(&worker)
     }
 
     /// Who this worker is, if it is alive as far as was seen.

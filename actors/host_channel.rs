@@ -4,11 +4,13 @@ mod rings;
 mod stream;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 use std::thread::ThreadId;
 
-use crate::channel::{Inbox, Notes, Outbox, WorkerEnd};
+use crate::channel::{Inbox, Notes, Outbox, Security, WorkerEnd};
 use crate::config::Transport;
+use crate::wire::control::ToServer;
 use crate::wire::frame::{self, FrameError};
 use rings::Rings;
 use stream::Stream;
@@ -32,7 +34,8 @@ pub(super) enum Arrived {
 /// One end of a worker's channel.
 pub(super) struct HostChannel {
     line: Line,
-    notes: Notes,
+    /// `None` where the worker is on another machine.
+    notes: Option<Notes>,
     /// Calls that the worker has answered, as far as its last holder told.
     pub(super) calls_served: u64,
     home: ThreadId,
@@ -70,15 +73,33 @@ impl HostChannel {
                 (Line::Stream(stream), notes, end)
             }
         };
-        let channel = HostChannel {
+        Ok((Self::of(line, Some(notes), max_payload), end))
+    }
+
+    /// A channel to another machine, over a connection that may still be on its way, on which this is said first.
+    ///
+    /// # Errors
+    ///
+    /// What the system said; nothing is left behind.
+    pub(super) fn over(
+        (socket, security): (OwnedFd, Security),
+        first: &ToServer,
+        max_payload: usize,
+    ) -> io::Result<Self> {
+        let mut channel = Self::of(Line::Stream(Stream::over(socket, security)?), None, max_payload);
+        frame::append(channel.outbox().buffer(), first);
+        Ok(channel)
+    }
+
+    fn of(line: Line, notes: Option<Notes>, max_payload: usize) -> Self {
+        HostChannel {
             line,
             notes,
             calls_served: 0,
             home: std::thread::current().id(),
             limit: frame::body_limit(max_payload),
             boxes: Boxes::default(),
-        };
-        Ok((channel, end))
+        }
     }
 
     /// Moves the registration to the current thread's reactor, if it is with another's.
@@ -105,13 +126,14 @@ impl HostChannel {
         }
     }
 
-    /// Whether the worker had begun a call of the checkout at hand, now or before it died.
-    pub(super) fn begun(&self) -> bool {
-        self.notes.begun()
+    /// Whether the worker had begun a call of the checkout at hand, now or before it died; `None` where that cannot be
+    /// seen from here.
+    pub(super) fn begun(&self) -> Option<bool> {
+        self.notes.as_ref().map(Notes::begun)
     }
 
-    /// What the worker notes for whoever looks at it.
-    pub(super) fn notes(&self) -> Notes {
+    /// What the worker notes for whoever looks at it, where that can be seen from here.
+    pub(super) fn notes(&self) -> Option<Notes> {
         self.notes.clone()
     }
 

@@ -1,7 +1,8 @@
 //! A worker lent to a checkout: its channel, the right to kill it, and the duty to give it back.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -13,15 +14,17 @@ use super::ledger::Facts;
 use super::life::Reason;
 use super::output::Output;
 use crate::failure::WorkerFacts;
-use crate::sys::{process, reactor};
+use crate::sys::{Errno, process, reactor};
 
 /// What the desk knows of one living worker, beside its life.
 #[derive(Clone)]
 pub(super) struct Identity {
     pub(super) number: u64,
     pub(super) pid: u32,
-    /// Stands for exactly this process, also after its number is used again.
-    pub(super) handle: Arc<OwnedFd>,
+    /// Stands for exactly this process, also after its number is used again; `None` where it is on another machine.
+    pub(super) handle: Option<Arc<OwnedFd>>,
+    /// Whether nobody will tell of its end: its server is gone, and it is on another machine.
+    pub(super) unwatched: Arc<AtomicBool>,
     pub(super) born: Instant,
     pub(super) output: Arc<Output>,
 }
@@ -33,7 +36,7 @@ impl Identity {
     ///
     /// Where this process may not; [`Desk::kill`] knows another way.
     pub(super) fn kill(&self) -> rustix::io::Result<()> {
-        process::kill(self.handle.as_fd())
+        process::kill(self.handle()?)
     }
 
     /// Asks the process to end by itself.
@@ -42,7 +45,16 @@ impl Identity {
     ///
     /// As [`kill`](Self::kill).
     pub(super) fn terminate(&self) -> rustix::io::Result<()> {
-        process::terminate(self.handle.as_fd())
+        process::terminate(self.handle()?)
+    }
+
+    fn handle(&self) -> rustix::io::Result<BorrowedFd<'_>> {
+        self.handle.as_ref().map(|handle| handle.as_fd()).ok_or(Errno::PERM)
+    }
+
+    /// Whether nobody will tell of its end.
+    pub(super) fn is_unwatched(&self) -> bool {
+        self.unwatched.load(Ordering::Relaxed)
     }
 
     /// What is known of it now, for a failure that it is the reason of.
@@ -60,13 +72,14 @@ impl Identity {
 
     /// The same of one that is about to be killed, and what it uses.
     pub(super) fn facts_and_usage(&self, calls_served: Option<u64>) -> WorkerFacts {
-        let (peak_memory, cpu_time) = process::usage(self.pid);
+        // The number of a process on another machine says nothing here.
+        let (peak_memory, cpu_time) = self.handle.as_ref().map_or((None, None), |_| process::usage(self.pid));
         WorkerFacts { peak_memory, cpu_time, ..self.facts(calls_served) }
     }
 
     /// What the process can be killed with by somebody else.
     pub(super) fn duplicate_handle(&self) -> std::io::Result<OwnedFd> {
-        self.handle.as_fd().try_clone_to_owned()
+        self.handle()?.try_clone_to_owned()
     }
 
     /// Tells when the process has ended; `None` where it cannot be watched.

@@ -50,17 +50,23 @@ pub(super) struct Outputs {
     pub(super) stderr: OwnedFd,
 }
 
-/// The reading ends of a worker's outputs, and what was read.
+/// What a worker prints and notes, and what was read of it.
 pub(super) struct Output {
     pool: String,
     worker: u64,
     /// 0 until it was forked.
     pid: AtomicU32,
-    notes: Notes,
     name_of: NameOf,
-    stdout: Arc<OwnedFd>,
-    stderr: Arc<OwnedFd>,
+    source: Source,
     read: Mutex<Read>,
+}
+
+/// Where it comes from.
+enum Source {
+    /// The reading ends of its outputs, and the memory of its notes.
+    Here { notes: Notes, stdout: Arc<OwnedFd>, stderr: Arc<OwnedFd> },
+    /// Its server, which is on another machine; the last records come with its end.
+    Told { records: Mutex<Vec<String>> },
 }
 
 /// What was read so far, and is not told yet.
@@ -86,6 +92,17 @@ impl Output {
     ) -> io::Result<(Arc<Self>, Outputs)> {
         let (stdout, stdout_end) = descriptors::pipe()?;
         let (stderr, stderr_end) = descriptors::pipe()?;
+        let source = Source::Here { notes, stdout: Arc::new(stdout), stderr: Arc::new(stderr) };
+        let outputs = Outputs { stdout: stdout_end, stderr: stderr_end };
+        Ok((Output::of(pool, worker, name_of, source), outputs))
+    }
+
+    /// The output of a worker on another machine.
+    pub(super) fn told(pool: &str, worker: u64, name_of: NameOf) -> Arc<Self> {
+        Output::of(pool, worker, name_of, Source::Told { records: Mutex::default() })
+    }
+
+    fn of(pool: &str, worker: u64, name_of: NameOf, source: Source) -> Arc<Self> {
         let read = Read {
             stdout: Lines::default(),
             stderr: Lines::default(),
@@ -93,17 +110,26 @@ impl Output {
             budget: Budget { until: Instant::now(), left: 0, left_out: 0 },
             chunk: Vec::new(),
         };
-        let output = Output {
-            pool: pool.to_owned(),
-            worker,
-            pid: AtomicU32::new(0),
-            notes,
-            name_of,
-            stdout: Arc::new(stdout),
-            stderr: Arc::new(stderr),
-            read: Mutex::new(read),
-        };
-        Ok((Arc::new(output), Outputs { stdout: stdout_end, stderr: stderr_end }))
+        let (pool, pid) = (pool.to_owned(), AtomicU32::new(0));
+        Arc::new(Output { pool, worker, pid, name_of, source, read: Mutex::new(read) })
+    }
+
+    /// Whether its server tells of it.
+    pub(super) fn is_told(&self) -> bool {
+        matches!(self.source, Source::Told { .. })
+    }
+
+    /// The worker's server has told of something that it printed.
+    pub(super) fn hear(&self, stderr: bool, bytes: &[u8]) {
+        let stream = if stderr { Stream::Stderr } else { Stream::Stdout };
+        self.take_in(stream, bytes, &mut self.read.lock());
+    }
+
+    /// The worker's server has told what it logged last.
+    pub(super) fn hear_records(&self, told: Vec<String>) {
+        if let Source::Told { records } = &self.source {
+            *records.lock() = told;
+        }
     }
 
     pub(super) fn born(&self, pid: u32) {
@@ -116,8 +142,10 @@ impl Output {
     ///
     /// What the system said.
     pub(super) fn watch(self: &Arc<Self>) -> io::Result<impl Future<Output = ()> + 'static> {
-        let ends = [&self.stdout, &self.stderr];
-        let [stdout, stderr] = ends.map(|end| reactor::register_shared(end.clone()));
+        let Source::Here { stdout, stderr, .. } = &self.source else {
+            return Ok(Watch { output: self.clone(), ends: [None, None] });
+        };
+        let [stdout, stderr] = [stdout, stderr].map(|end| reactor::register_shared(end.clone()));
         Ok(Watch { output: self.clone(), ends: [Some(stdout?), Some(stderr?)] })
     }
 
@@ -135,7 +163,10 @@ impl Output {
 
     /// The last records that the worker logged.
     pub(super) fn records(&self) -> Vec<String> {
-        self.notes.records()
+        match &self.source {
+            Source::Here { notes, .. } => notes.records(),
+            Source::Told { records } => records.lock().clone(),
+        }
     }
 
     /// The worker has ended: tells what it printed last, whole lines or not.
@@ -159,17 +190,29 @@ impl Output {
     }
 
     fn read_chunk(&self, stream: Stream, read: &mut Read) -> bool {
-        let Read { stdout, stderr, tail, budget, chunk } = read;
-        let (end, lines) = match stream {
-            Stream::Stdout => (&self.stdout, stdout),
-            Stream::Stderr => (&self.stderr, stderr),
+        let end = match (&self.source, stream) {
+            (Source::Here { stdout, .. }, Stream::Stdout) => stdout,
+            (Source::Here { stderr, .. }, Stream::Stderr) => stderr,
+            (Source::Told { .. }, _) => return false,
         };
+        let mut chunk = std::mem::take(&mut read.chunk);
         chunk.clear();
         chunk.reserve(CHUNK);
         // Nothing yet, or closed, of which the reactor tells.
-        if !descriptors::read(end.as_fd(), chunk).is_ok_and(|count| count > 0) {
-            return false;
+        let has_read = descriptors::read(end.as_fd(), &mut chunk).is_ok_and(|count| count > 0);
+        if has_read {
+            self.take_in(stream, &chunk, read);
         }
+        read.chunk = chunk;
+        has_read
+    }
+
+    fn take_in(&self, stream: Stream, chunk: &[u8], read: &mut Read) {
+        let Read { stdout, stderr, tail, budget, .. } = read;
+        let lines = match stream {
+            Stream::Stdout => stdout,
+            Stream::Stderr => stderr,
+        };
         if stream == Stream::Stderr {
             tail.push(chunk);
         }
@@ -179,7 +222,6 @@ impl Output {
         } else {
             lines.push(chunk, &mut |line| self.tell(stream, line, budget));
         }
-        true
     }
 
     fn tell(&self, stream: Stream, line: &str, budget: &mut Budget) {
@@ -188,7 +230,11 @@ impl Output {
             return;
         }
         budget.left -= 1;
-        let call = self.notes.last_call().and_then(self.name_of);
+        let last_call = match &self.source {
+            Source::Here { notes, .. } => notes.last_call(),
+            Source::Told { .. } => None,
+        };
+        let call = last_call.and_then(self.name_of);
         let (pool, worker) = (self.pool.as_str(), self.worker);
         let pid = self.pid.load(Ordering::Relaxed);
         if !tracing::dispatcher::has_been_set() {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::interface::Worker;
 use crate::address::Address;
+use crate::certificates::Certificates;
 use crate::config::ServerOptions;
 use crate::server::{self, Boot, ListenError, ServerError};
 use crate::sys::process;
@@ -38,6 +39,7 @@ pub struct Server<W: Worker> {
     config: W::Config,
     addresses: Vec<String>,
     options: ServerOptions,
+    certificates: Option<Certificates>,
 }
 
 impl<W: Worker> std::fmt::Debug for Server<W> {
@@ -52,7 +54,7 @@ impl<W: Worker> std::fmt::Debug for Server<W> {
 impl<W: Worker> Server<W> {
     /// A server whose workers are set up with `config`.
     pub fn new(config: W::Config) -> Self {
-        Server { config, addresses: Vec::new(), options: ServerOptions::default() }
+        Server { config, addresses: Vec::new(), options: ServerOptions::default(), certificates: None }
     }
 
     /// The server's name in `ps`: 1 to 64 bytes, without `/` and control characters. Workers are named after the pools
@@ -67,6 +69,10 @@ impl<W: Worker> Server<W> {
     /// `unix:/path` is a socket for processes of the same user and of root (mode 0600). One that a dead server has left is
     /// replaced, one of a server that is alive is refused by [`run`](Self::run), or [taken over](Self::take_over). A file
     /// beside it, of the same name with `.lock`, tells who is there.
+    ///
+    /// `tls:host:port` is for whoever shows a certificate that one of the authorities of this server's
+    /// [certificates](Self::certificates) has signed, from anywhere. `tcp:host:port` is for any process of this machine, since
+    /// nobody shows who it is, and has to be an address of its loopback.
     ///
     /// `systemd:` is whatever a service manager listens at for this process (socket activation), `systemd:name` what it
     /// has named so.
@@ -92,9 +98,23 @@ impl<W: Worker> Server<W> {
         Ok(self)
     }
 
+    /// What this server shows to whoever comes to it by TLS, and whom it lets in.
+    pub fn certificates(mut self, certificates: Certificates) -> Self {
+        self.certificates = Some(certificates);
+        self
+    }
+
+    /// Whether plain TCP may be listened at where other machines can come: whoever reaches the port runs code in workers
+    /// and reads what others send, for nothing is encrypted and nobody shows who it is. Default: `false`.
+    pub fn allow_unauthenticated_beyond_loopback(mut self, allow: bool) -> Self {
+        self.options.unauthenticated_beyond_loopback = allow;
+        self
+    }
+
     /// Whether a server that is alive at one of the addresses is replaced: once this one is ready, it is given the
     /// sockets, so nobody who comes in between is turned away; the other one's workers finish what they do, and it ends
-    /// with the last of them. Default: `false`, it is refused.
+    /// with the last of them. At least one of the addresses has to be a path; ports go along with it. Default: `false`, it
+    /// is refused.
     pub fn take_over(mut self, take_over: bool) -> Self {
         self.options.take_over = take_over;
         self
@@ -131,6 +151,6 @@ impl<W: Worker> Server<W> {
     pub fn run(self) -> Result<(), ServerError> {
         let mut config = Vec::new();
         frame::encode(&mut config, &self.config, usize::MAX / 2).map_err(ServerError::Config)?;
-        server::serve(&W::PROGRAM, config, &self.addresses, &self.options)
+        server::serve(&W::PROGRAM, config, &self.addresses, &self.options, self.certificates)
     }
 }

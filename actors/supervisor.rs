@@ -21,10 +21,12 @@ use super::claim::Obituary;
 use super::desk::Desk;
 use super::output::NameOf;
 use super::server_link::{Launched, ServerLink, Source};
-use super::worker_process::{self, Forked, Gone, Leave, WorkerProcess};
+use super::worker_process::{self, Forked, Gone, Leave, Printed, WorkerProcess};
 use crate::failure::{Failure, FailureKind, WorkerFacts};
 use crate::wire::control::{FromServer, ServerStats};
-pub(super) use requests::{Attend, Condemn, End, Hire, InspectServer, KillLater, Leaving, Retire};
+pub(super) use requests::{
+    Attend, Condemn, End, Forget, Hire, InspectServer, KillLater, Leaving, Retire, Unborn,
+};
 use servers::{Departing, Server, ServerId};
 
 /// What it takes to have a server for the pool.
@@ -108,7 +110,7 @@ impl Supervisor {
 
     fn take_in(&mut self, message: FromServer, from: ServerId, ctx: &mut Context<Self>) {
         match message {
-            FromServer::Welcome => self.welcomed(),
+            FromServer::Welcome { ticket } => self.welcomed(ticket),
             FromServer::Refused { reason } => self.last_words = Some(reason),
             FromServer::PreloadFailed(report) => {
                 self.last_words = Some("its preload failed".to_owned());
@@ -133,20 +135,27 @@ impl Supervisor {
                     let _ = inquirer.send(stats);
                 }
             }
+            FromServer::Printed { number, stderr, bytes } => {
+                if let Some(post) = self.registry.get(&number) {
+                    post.process.do_send(Printed { stderr, bytes });
+                }
+            }
             // Nobody here asked for that.
             FromServer::HandedOver { .. } => {}
         }
     }
 
     fn forked(&mut self, number: u64, pid: u32, from: ServerId) {
-        let handle = self.link_of(from).and_then(ServerLink::take_passed);
-        match (self.registry.get(&number), handle) {
+        let link = self.link_of(from);
+        let is_remote = link.as_ref().is_some_and(|link| link.is_remote());
+        let handle = link.filter(|_| !is_remote).and_then(ServerLink::take_passed);
+        match self.registry.get(&number) {
             // One that was given up before it was born finds its channel closed, and ends.
-            (Some(post), Some(handle)) => post.process.do_send(Forked { pid, handle }),
+            Some(post) if is_remote || handle.is_some() => post.process.do_send(Forked { pid, handle }),
             // Without a handle it could not be watched; without its channel it ends.
-            (Some(post), None) => post.process.do_send(Leave(super::life::Reason::Broken)),
+            Some(post) => post.process.do_send(Leave(super::life::Reason::Broken)),
             // It was given up while the server was being asked for it.
-            (None, _) => {}
+            None => {}
         }
         self.unconfirmed.remove(&number);
         if from == self.server_id {

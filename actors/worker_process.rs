@@ -16,8 +16,10 @@ use super::host_channel::{Arrived, HostChannel};
 use super::lease::{DeathWatch, Identity};
 use super::life::Reason;
 use super::output::Output;
+use super::supervisor::Unborn;
 use crate::failure::{Failure, FailureKind, Phase, WorkerFacts};
 use crate::sys::reactor;
+use crate::wire::control::Ended;
 use crate::wire::work::{FromWorker, Ready, SetupReport};
 use crate::wire::{LIBRARY, PROTOCOL, frame};
 
@@ -159,8 +161,12 @@ impl WorkerProcess {
         self.kill();
     }
 
+    fn is_remote(&self) -> bool {
+        self.identity.as_ref().is_some_and(|identity| identity.handle.is_none())
+    }
+
     /// Its set-up ended the process.
-    fn stillborn(&mut self, obituary: Obituary) {
+    fn stillborn(&mut self, obituary: &Obituary) {
         let failure = Failure::of(FailureKind::Setup, "ended its process");
         match &self.identity {
             Some(identity) => {
@@ -177,7 +183,10 @@ impl WorkerProcess {
         }
     }
 
-    fn bury(&mut self, obituary: Obituary, ctx: &mut Context<Self>) {
+    fn bury(&mut self, mut obituary: Obituary, ctx: &mut Context<Self>) {
+        if let Obituary::Seen(Ended { remains: Some(remains), .. }) = &mut obituary {
+            self.output.hear_records(std::mem::take(&mut remains.records));
+        }
         if self.identity.is_none()
             && let Stage::FailedUnforked(failure) = std::mem::replace(&mut self.stage, Stage::Ending)
         {
@@ -188,7 +197,7 @@ impl WorkerProcess {
         while let Stage::SettingUp(channel) = &mut self.stage {
             let arrived = channel.read_now();
             if !self.take_in(arrived) && matches!(self.stage, Stage::SettingUp(_)) {
-                self.stillborn(obituary);
+                self.stillborn(&obituary);
             }
         }
         // Ahead of the news of its end, so that what it printed last is in the report on it.
@@ -200,7 +209,15 @@ impl WorkerProcess {
     /// Its channel has ended, and most likely so has it.
     fn await_obituary(&self, ctx: &mut Context<Self>) {
         ctx.run_later(OBITUARY_PATIENCE, |process, _| {
-            if matches!(process.stage, Stage::SettingUp(_)) {
+            if !matches!(process.stage, Stage::SettingUp(_)) {
+                return;
+            }
+            if process.identity.is_none() && process.output.is_told() {
+                // The connection that was to be its channel came to nothing.
+                if let Some(supervisor) = process.desk.supervisor() {
+                    supervisor.do_send(Unborn(process.number));
+                }
+            } else {
                 process.fail(Failure::of(FailureKind::Setup, "closed its channel, and was killed"));
             }
         });
@@ -268,7 +285,8 @@ impl ActorFuture<WorkerProcess> for SetupPump {
 /// The fork server has forked it.
 pub(super) struct Forked {
     pub(super) pid: u32,
-    pub(super) handle: OwnedFd,
+    /// `None` where it is on another machine.
+    pub(super) handle: Option<OwnedFd>,
 }
 
 impl Message for Forked {
@@ -283,7 +301,8 @@ impl Handler<Forked> for WorkerProcess {
         let identity = Identity {
             number: self.number,
             pid,
-            handle: Arc::new(handle),
+            handle: handle.map(Arc::new),
+            unwatched: Arc::default(),
             born: Instant::now(),
             output: self.output.clone(),
         };
@@ -317,6 +336,9 @@ impl Handler<Leave> for WorkerProcess {
             "worker retires");
         match self.stage {
             // Without its channel, which the desk has dropped, it ends by itself.
+            Stage::Lent if self.identity.as_ref().is_some_and(Identity::is_unwatched) => {
+                self.bury(Obituary::Unseen, ctx);
+            }
             Stage::Lent => {
                 ctx.run_later(FAREWELL, |process, _| process.kill());
             }
@@ -344,6 +366,24 @@ impl Handler<Gone> for WorkerProcess {
 
     fn handle(&mut self, Gone(obituary): Gone, ctx: &mut Self::Context) {
         self.bury(obituary, ctx);
+    }
+}
+
+/// It has printed something, as its server tells.
+pub(super) struct Printed {
+    pub(super) stderr: bool,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl Message for Printed {
+    type Result = ();
+}
+
+impl Handler<Printed> for WorkerProcess {
+    type Result = ();
+
+    fn handle(&mut self, Printed { stderr, bytes }: Printed, _: &mut Self::Context) {
+        self.output.hear(stderr, &bytes);
     }
 }
 
@@ -377,6 +417,8 @@ impl Handler<Orphaned> for WorkerProcess {
             Some(watch) => {
                 ctx.spawn(Vigil(watch));
             }
+            // On another machine, and in use perhaps: its channel's end will be all there is to see.
+            None if self.is_remote() && self.desk.leave_unwatched(self.number) => {}
             // It was never born, or cannot be watched: without its channel it ends by itself.
             None => {
                 self.kill();

@@ -18,6 +18,8 @@ pub(crate) const NEW: &str = ".new";
 pub(crate) enum Address {
     /// A Unix socket with this name in the file system.
     Unix(PathBuf),
+    /// A port of a host, with or without TLS.
+    Net { host: String, port: u16, tls: bool },
     /// What the service manager listens at, of this name if it has one.
     Inherited(Option<String>),
 }
@@ -27,7 +29,10 @@ pub(crate) enum Address {
 #[non_exhaustive]
 pub enum AddressError {
     /// It is written in another way.
-    #[error("{address:?} is no address: it is written as unix:/path, or as systemd: for a server")]
+    #[error(
+        "{address:?} is no address: it is written as unix:/path, tcp:host:port or tls:host:port, or as systemd: for a \
+         server"
+    )]
     Unknown {
         /// As it was given.
         address: String,
@@ -43,8 +48,18 @@ pub enum AddressError {
         most: usize,
     },
     /// It is not for applications.
-    #[error("{address:?} is where a server listens; an application goes to unix:/path")]
+    #[error(
+        "{address:?} is where a server listens; an application goes to unix:/path, tcp:host:port or tls:host:port"
+    )]
     ForServers {
+        /// As it was given.
+        address: String,
+    },
+    /// It needs certificates, and there are none.
+    #[error(
+        "{address:?} needs certificates: give some with certificates, which the feature tls of forkpool has"
+    )]
+    NoCertificates {
         /// As it was given.
         address: String,
     },
@@ -58,6 +73,10 @@ impl Address {
         let unknown = || AddressError::Unknown { address: text.to_owned() };
         match text.split_once(':') {
             Some(("unix", path)) if !path.is_empty() => unix(path.into()),
+            Some((scheme @ ("tcp" | "tls"), place)) => {
+                let (host, port) = host_and_port(place).ok_or_else(unknown)?;
+                Ok(Address::Net { host, port, tls: scheme == "tls" })
+            }
             Some(("systemd", "")) => Ok(Address::Inherited(None)),
             Some(("systemd", name)) => Ok(Address::Inherited(Some(name.to_owned()))),
             _ => Err(unknown()),
@@ -73,10 +92,25 @@ fn unix(path: PathBuf) -> Result<Address, AddressError> {
     Ok(Address::Unix(path))
 }
 
+/// `host:port`, or `[host]:port` where the host has colons of its own.
+fn host_and_port(place: &str) -> Option<(String, u16)> {
+    let (host, port) = place.rsplit_once(':')?;
+    let bare = host.strip_prefix('[').map_or(Some(host), |host| host.strip_suffix(']'))?;
+    let is_clear = bare == host.trim_matches(['[', ']']) && (bare != host || !bare.contains(':'));
+    (is_clear && !bare.is_empty()).then_some((bare.to_owned(), port.parse().ok()?))
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Net { host, port, tls } => {
+                let scheme = if *tls { "tls" } else { "tcp" };
+                match host.contains(':') {
+                    true => write!(f, "{scheme}:[{host}]:{port}"),
+                    false => write!(f, "{scheme}:{host}:{port}"),
+                }
+            }
             Address::Inherited(name) => write!(f, "systemd:{}", name.as_deref().unwrap_or_default()),
         }
     }
@@ -88,10 +122,32 @@ mod tests {
 
     #[test]
     fn an_address_is_read_as_it_is_written() {
-        for text in ["unix:/run/a.sock", "unix:a.sock", "systemd:", "systemd:passwords"] {
+        for text in [
+            "unix:/run/a.sock",
+            "unix:a.sock",
+            "systemd:",
+            "systemd:passwords",
+            "tcp:127.0.0.1:7000",
+            "tls:passwords.example:7443",
+            "tls:[::1]:7443",
+        ] {
             assert_eq!(Address::parse(text).map(|address| address.to_string()).as_deref(), Ok(text));
         }
-        for text in ["", "unix:", "/run/a.sock", "udp:1", "unix"] {
+        for text in [
+            "",
+            "unix:",
+            "/run/a.sock",
+            "udp:1",
+            "unix",
+            "tcp:",
+            "tcp:7000",
+            "tcp::7000",
+            "tcp:host:70000",
+            "tcp:host:",
+            "tcp:::1:7000",
+            "tcp:[::1:7000",
+            "tls:[]:1",
+        ] {
             let error = Address::parse(text).map_err(|error| error.to_string());
             assert!(error.as_ref().is_err_and(|error| error.contains("unix:/path")), "{text:?}: {error:?}");
         }

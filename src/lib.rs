@@ -65,6 +65,11 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo))]
 
 mod address;
+#[cfg(feature = "tls")]
+mod certificates;
+#[cfg(not(feature = "tls"))]
+#[path = "certificates/absent.rs"]
+mod certificates;
 #[cfg(test)]
 mod chance;
 mod channel;
@@ -86,6 +91,9 @@ pub mod worker;
 pub mod actors;
 
 pub use address::AddressError;
+#[cfg(feature = "tls")]
+pub use certificates::CertificateError;
+pub use certificates::Certificates;
 pub use failure::{Ending, Failure, FailureKind, MemoryVerdict, PanicReport, Phase, SetupError};
 pub use log::{FinishedLog, LogLevel, LogMessage, LogTimer, LogTiming, RequestLog};
 pub use server::{ListenError, ServerError, serve};

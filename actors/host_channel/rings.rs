@@ -9,7 +9,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::{Arrived, Boxes, LOOKS};
 use crate::channel::{Need, Notes, Ring, Spin, WorkerEnd};
-use crate::sys::{Errno, descriptors, reactor};
+use crate::sys::{Errno, descriptors, reactor, sockets};
 
 /// Sleeps between two looks into the socket: the worker rings at most once for each, and the smallest socket takes
 /// more bytes than that before it refuses one.
@@ -37,7 +37,7 @@ pub(super) struct Rings {
 
 impl Rings {
     pub(super) fn new() -> io::Result<(Self, Notes, WorkerEnd)> {
-        let (ours, doorbell) = descriptors::socket_pair()?;
+        let (ours, doorbell) = sockets::socket_pair()?;
         descriptors::set_nonblocking(ours.as_fd())?;
         let (ring, memory) = Ring::create()?;
         let notes = ring.notes();

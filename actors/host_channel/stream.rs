@@ -7,13 +7,14 @@ use std::task::{Context, Poll, ready};
 use tokio::io::unix::AsyncFd;
 
 use super::{Arrived, Boxes, LOOKS};
-use crate::channel::{Notes, WorkerEnd};
-use crate::sys::{Errno, descriptors, reactor};
+use crate::channel::{Notes, Security, WorkerEnd};
+use crate::sys::{descriptors, reactor, sockets};
 
 /// The host's end of a socket.
 pub(super) struct Stream {
     /// `None` only where it could not be registered anew.
     socket: Option<AsyncFd<OwnedFd>>,
+    security: Security,
     /// The same socket, watched for room, since there was none: as long as nothing waits for it, it is not watched,
     /// for a peer that reads would wake this end each time.
     room: Option<AsyncFd<OwnedFd>>,
@@ -23,11 +24,16 @@ pub(super) struct Stream {
 
 impl Stream {
     pub(super) fn pair() -> io::Result<(Self, Notes, WorkerEnd)> {
-        let (ours, socket) = descriptors::socket_pair()?;
+        let (ours, socket) = sockets::socket_pair()?;
         descriptors::set_nonblocking(ours.as_fd())?;
         let (notes, memory) = Notes::create()?;
-        let stream = Stream { socket: Some(reactor::register(ours)?), room: None, looks: 0 };
-        Ok((stream, notes, WorkerEnd::Stream { socket, memory }))
+        let end = WorkerEnd::Stream { socket, security: Security::None, memory };
+        Ok((Stream::over(ours, Security::None)?, notes, end))
+    }
+
+    /// A connection that may still be on its way.
+    pub(super) fn over(socket: OwnedFd, security: Security) -> io::Result<Self> {
+        Ok(Stream { socket: Some(reactor::register(socket)?), security, room: None, looks: 0 })
     }
 
     pub(super) fn settle_here(&mut self) -> io::Result<()> {
@@ -55,14 +61,15 @@ impl Stream {
                 return Poll::Pending;
             }
             self.write_now(boxes);
-            if !boxes.outgoing.is_empty() && self.poll_room(cx).is_ready() {
+            let has_unsent = !boxes.outgoing.is_empty() || self.security.has_unsent();
+            if has_unsent && self.poll_room(cx).is_ready() {
                 continue;
             }
             let Some(socket) = &self.socket else { return Poll::Ready(Arrived::End) };
             let Ok(mut guard) = ready!(socket.poll_read_ready(cx)) else {
                 return Poll::Ready(Arrived::End);
             };
-            match read(socket, boxes) {
+            match read(socket, &mut self.security, boxes) {
                 Arrived::Nothing => guard.clear_ready(),
                 arrived => return Poll::Ready(arrived),
             }
@@ -85,27 +92,29 @@ impl Stream {
     }
 
     pub(super) fn read_now(&mut self, boxes: &mut Boxes) -> Arrived {
-        self.socket.as_ref().map_or(Arrived::End, |socket| read(socket, boxes))
+        self.socket.as_ref().map_or(Arrived::End, |socket| read(socket, &mut self.security, boxes))
     }
 
     pub(super) fn write_now(&mut self, boxes: &mut Boxes) {
         let Some(socket) = &self.socket else { return };
         while !boxes.outgoing.is_empty() {
-            match descriptors::send(socket.as_fd(), boxes.outgoing.unsent()) {
+            match self.security.send(socket.as_fd(), boxes.outgoing.unsent()) {
                 Ok(count) => boxes.outgoing.wrote(count),
                 // No room, or nobody there any more: what it said before it went is read first.
                 Err(_) => return,
             }
         }
-        self.room = None;
+        if self.security.flush(socket.as_fd()).is_ok() {
+            self.room = None;
+        }
     }
 }
 
-fn read(socket: &AsyncFd<OwnedFd>, boxes: &mut Boxes) -> Arrived {
-    match boxes.incoming.fill(|buffer| descriptors::receive(socket.as_fd(), buffer)) {
+fn read(socket: &AsyncFd<OwnedFd>, security: &mut Security, boxes: &mut Boxes) -> Arrived {
+    match boxes.incoming.fill(|buffer| security.receive(socket.as_fd(), buffer)) {
         Ok((0, _)) => Arrived::End,
         Ok(_) => Arrived::Some,
-        Err(Errno::AGAIN) => Arrived::Nothing,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Arrived::Nothing,
         Err(_) => Arrived::End,
     }
 }

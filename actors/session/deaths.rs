@@ -44,7 +44,12 @@ impl Session {
         around: &mut dyn Surroundings,
     ) {
         // What a dying process had read it need not have begun. One that nobody saw die may begin until it is killed.
-        let begun = obituary.is_none() || lease.channel().is_some_and(|channel| channel.begun());
+        // Of one on another machine its server tells; if nobody does it may have.
+        let seen = lease.channel().and_then(|channel| channel.begun());
+        let begun = match &obituary {
+            Some(obituary) => seen.or(obituary.says_it_had_begun()).unwrap_or(true),
+            None => true,
+        };
         let untouched = !self.heard && (self.calls.open() == 0 || !(begun || self.is_hopeless()));
         if self.calls.is_empty() && (untouched || !around.is_connected()) {
             // It had nothing to do, so nothing is lost.

@@ -1,5 +1,8 @@
 //! Having workers forked, and letting those go that are replaced.
 
+use std::io;
+use std::sync::Arc;
+
 use actix::Actor;
 
 use super::requests::Leaving;
@@ -8,6 +11,7 @@ use super::{Post, Supervisor};
 use crate::actors::claim::Obituary;
 use crate::actors::host_channel::HostChannel;
 use crate::actors::output::{Output, Outputs};
+use crate::actors::server_link::Remote;
 use crate::actors::worker_process::{Leave, Withdrawn, WorkerProcess};
 use crate::channel::WorkerEnd;
 use crate::wire::control::ToServer;
@@ -27,30 +31,54 @@ impl Supervisor {
 
     /// Has one worker forked.
     pub(super) fn hire(&mut self, number: u64) {
-        let Some(link) = self.server.link() else {
-            self.unborn.push(number);
-            return;
+        let asked = match self.server.link() {
+            // Before it has said how we are called nothing can be asked of a server over a network.
+            Some(link) if link.is_remote() => link.remote().map(|server| self.attach(number, server)),
+            Some(_) => Some(self.ask_for(number)),
+            None => None,
         };
-        let options = &self.desk.options;
-        let ends = HostChannel::new(options.transport, options.max_payload).and_then(|(channel, end)| {
-            let (output, outputs) = Output::new(&options.name, number, channel.notes(), self.recipe.name_of)?;
-            Ok((channel, output, end, outputs))
-        });
-        match ends {
-            Ok((channel, output, end, Outputs { stdout, stderr })) => {
-                let (rings, socket, memory) = match end {
-                    WorkerEnd::Rings { doorbell, memory } => (true, doorbell, memory),
-                    WorkerEnd::Stream { socket, memory } => (false, socket, memory),
-                };
-                link.say(&ToServer::Fork { number, rings }, vec![socket, memory, stdout, stderr]);
-                self.unconfirmed.insert(number);
-                let fingerprint = self.recipe.fingerprint;
-                let process = WorkerProcess::new(self.desk.clone(), number, fingerprint, channel, output);
-                let post = Post { process: process.start(), server: Some(self.server_id), guardian: None };
-                self.registry.insert(number, post);
-            }
-            Err(error) => self.not_forked(number, &error.to_string()),
+        match asked {
+            None => self.unborn.push(number),
+            Some(Ok((channel, output))) => self.post(number, channel, output),
+            Some(Err(error)) => self.not_forked(number, &error.to_string()),
         }
+    }
+
+    /// Asks for a worker on this machine, to which the ends of its channel and outputs are passed.
+    fn ask_for(&mut self, number: u64) -> io::Result<(HostChannel, Arc<Output>)> {
+        let options = &self.desk.options;
+        let (channel, end) = HostChannel::new(options.transport, options.max_payload)?;
+        let notes = channel.notes().ok_or(io::ErrorKind::Unsupported)?;
+        let (output, outputs) = Output::new(&options.name, number, notes, self.recipe.name_of)?;
+        let (rings, socket, memory) = match end {
+            WorkerEnd::Rings { doorbell, memory } => (true, doorbell, memory),
+            WorkerEnd::Stream { socket, memory, .. } => (false, socket, memory),
+        };
+        let Outputs { stdout, stderr } = outputs;
+        if let Some(link) = self.server.link() {
+            link.say(&ToServer::Fork { number, rings }, vec![socket, memory, stdout, stderr]);
+        }
+        Ok((channel, output))
+    }
+
+    /// Asks for a worker on another machine, by the connection that is to be its channel.
+    fn attach(
+        &self,
+        number: u64,
+        (server, ticket): (Remote, u128),
+    ) -> io::Result<(HostChannel, Arc<Output>)> {
+        let options = &self.desk.options;
+        let request = ToServer::Attach { ticket, number };
+        let channel = HostChannel::over(server.connect()?, &request, options.max_payload)?;
+        Ok((channel, Output::told(&options.name, number, self.recipe.name_of)))
+    }
+
+    fn post(&mut self, number: u64, channel: HostChannel, output: Arc<Output>) {
+        self.unconfirmed.insert(number);
+        let fingerprint = self.recipe.fingerprint;
+        let process = WorkerProcess::new(self.desk.clone(), number, fingerprint, channel, output);
+        let post = Post { process: process.start(), server: Some(self.server_id), guardian: None };
+        self.registry.insert(number, post);
     }
 
     /// This server was asked for workers that it will not make any more: another is asked. Whether there were any.

@@ -6,9 +6,11 @@ use actix::dev::OneshotSender;
 use actix::{AsyncContext, Context, Handler, Message};
 
 use super::Supervisor;
+use crate::actors::claim::Obituary;
 use crate::actors::host_channel::HostChannel;
 use crate::actors::lease::Identity;
 use crate::actors::life::Reason;
+use crate::actors::worker_process::Gone;
 use crate::wire::control::{ServerStats, ToServer};
 
 /// Turns of the event loop between the wish for a worker and the making of its channel, which takes longer than telling
@@ -95,6 +97,40 @@ impl Handler<Condemn> for Supervisor {
         if let Some(link) = server.and_then(|server| self.link_of(server)) {
             link.say(&ToServer::End { number, kill }, Vec::new());
             self.wake();
+        }
+    }
+}
+
+/// A worker was dismissed of whose end nobody will tell: it is taken to be gone.
+pub(in crate::actors) struct Forget(pub(in crate::actors) u64);
+
+impl Message for Forget {
+    type Result = ();
+}
+
+impl Handler<Forget> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Forget(number): Forget, _: &mut Context<Self>) {
+        if let Some(post) = self.registry.remove(&number) {
+            post.process.do_send(Gone(Obituary::Unseen));
+        }
+    }
+}
+
+/// It is not known what became of a worker that a server was asked for: its channel was closed before the server told.
+pub(in crate::actors) struct Unborn(pub(in crate::actors) u64);
+
+impl Message for Unborn {
+    type Result = ();
+}
+
+impl Handler<Unborn> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, Unborn(number): Unborn, _: &mut Context<Self>) {
+        if self.unconfirmed.contains(&number) {
+            self.not_forked(number, "the connection for its channel was closed");
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The fork servers that a pool has: the one that is asked for workers, and those before it that take no more work.
 
+use std::io;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use actix::{AsyncContext, Context};
+use actix::fut::WrapFuture;
+use actix::{ActorFutureExt, AsyncContext, Context};
 
 use super::{Post, Supervisor};
 use crate::actors::server_link::{Launched, ServerLink};
@@ -21,6 +23,8 @@ pub(super) type ServerId = u64;
 pub(super) enum Server {
     /// Launched, and to be spoken to once the supervisor runs.
     Launched(Launched),
+    /// On the way to one over a network.
+    Reaching,
     /// The preload runs; fork requests wait in the channel.
     Starting(ServerLink),
     Up(ServerLink),
@@ -34,7 +38,7 @@ impl Server {
     pub(super) fn link(&mut self) -> Option<&mut ServerLink> {
         match self {
             Server::Starting(link) | Server::Up(link) => Some(link),
-            Server::Launched(_) | Server::Down | Server::Over => None,
+            Server::Launched(_) | Server::Reaching | Server::Down | Server::Over => None,
         }
     }
 }
@@ -61,24 +65,30 @@ impl Supervisor {
                 }
                 self.server = Server::Starting(link);
                 self.server_id += 1;
-                let unborn = std::mem::take(&mut self.unborn);
-                unborn.into_iter().for_each(|number| self.hire(number));
+                self.hire_unborn();
                 self.wake();
             }
             Err(error) => self.server_down(error.to_string(), ctx),
         }
     }
 
-    pub(super) fn welcomed(&mut self) {
+    pub(super) fn welcomed(&mut self, ticket: Option<u128>) {
         if self.unconfirmed.is_empty() {
             self.streak = 0;
         }
         self.desk.set_outage(None);
-        if let Server::Starting(link) = std::mem::replace(&mut self.server, Server::Down) {
+        if let Server::Starting(mut link) = std::mem::replace(&mut self.server, Server::Down) {
+            link.is_known_as(ticket);
             tracing::debug!(target: "forkpool", pool = %self.desk.options.name, server = link.pid(), "fork server is up");
             self.server = Server::Up(link);
             self.have_orphans_adopted();
+            self.hire_unborn();
         }
+    }
+
+    fn hire_unborn(&mut self) {
+        let unborn = std::mem::take(&mut self.unborn);
+        unborn.into_iter().for_each(|number| self.hire(number));
     }
 
     /// Workers whose server is gone are to end with this application all the same: the server there is now sees to that.
@@ -87,7 +97,7 @@ impl Supervisor {
         let is_orphan = |post: &Post| post.server.is_none() && post.guardian.is_none();
         let orphans = self.registry.iter().filter(|(_, post)| is_orphan(post));
         let orphans: Vec<u64> = orphans.map(|(number, _)| *number).collect();
-        if !self.recipe.source.is_own() {
+        if !self.recipe.source.is_own() && !self.recipe.source.is_remote() {
             // It may be of a newer build than they are.
             self.desk.outdate(&orphans, true);
         }
@@ -159,11 +169,17 @@ impl Supervisor {
         let outcome = (id == self.server_id).then(|| self.lose_server());
         let owed_some = self.withdraw_from(id);
         // They stay in the registry: an orphan can still be told to leave.
-        for post in self.registry.values_mut().filter(|post| post.is_with(id)) {
+        let mut orphans = Vec::new();
+        for (&number, post) in self.registry.iter_mut().filter(|(_, post)| post.is_with(id)) {
             post.guardian = None;
             if post.server.take().is_some() {
                 post.process.do_send(Orphaned);
+                orphans.push(number);
             }
+        }
+        if self.recipe.source.is_remote() {
+            // Nobody would tell of their ends, so they go once nobody holds them.
+            self.desk.outdate(&orphans, false);
         }
         self.departing.retain(|departing| departing.id != id);
         self.let_go();
@@ -187,7 +203,9 @@ impl Supervisor {
     fn lose_server(&mut self) -> Loss {
         let before = std::mem::replace(&mut self.server, Server::Down);
         let loss = if matches!(before, Server::Up(_)) { Loss::OfUse } else { Loss::BeforeItWasReady };
-        if let Server::Starting(link) | Server::Up(link) = before {
+        if let Server::Starting(mut link) | Server::Up(mut link) = before {
+            // What it said itself is more to the point.
+            self.last_words = self.last_words.take().or(link.take_complaint());
             link.hang_up().iter_mut().for_each(ServerProcess::kill);
         }
         self.inquirers.clear();
@@ -208,7 +226,20 @@ impl Supervisor {
         if !matches!(self.server, Server::Down) || self.desk.is_drained() {
             return;
         }
-        match self.recipe.source.reach() {
+        if let Some(reached) = self.recipe.source.reach_at_once() {
+            return self.reached(reached, ctx);
+        }
+        self.server = Server::Reaching;
+        let reaching = self.recipe.source.clone().reach().into_actor(self);
+        ctx.spawn(reaching.map(|reached, supervisor, ctx| {
+            if matches!(supervisor.server, Server::Reaching) {
+                supervisor.reached(reached, ctx);
+            }
+        }));
+    }
+
+    fn reached(&mut self, reached: io::Result<Launched>, ctx: &mut Context<Self>) {
+        match reached {
             Ok(launched) => self.greet(launched, ctx),
             Err(error) => {
                 let why = self.recipe.source.unreachable(&error);
@@ -223,7 +254,7 @@ impl Supervisor {
         let link = match std::mem::replace(&mut self.server, Server::Over) {
             Server::Starting(link) | Server::Up(link) => Some(link),
             Server::Launched(launched) => ServerLink::new(launched).ok(),
-            Server::Down | Server::Over => None,
+            Server::Reaching | Server::Down | Server::Over => None,
         };
         async move {
             let process = link.and_then(ServerLink::hang_up);

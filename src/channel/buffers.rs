@@ -55,7 +55,6 @@ impl Inbox {
     }
 
     /// Whether all that arrived was taken.
-    #[cfg(feature = "actors")]
     pub(crate) fn is_empty(&self) -> bool {
         self.taken == self.bytes.len()
     }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::blocking::Link;
 use super::notes::{Doing, Notes};
 use super::ring::RingLink;
+use super::security::Security;
 use super::stream::StreamLink;
 
 /// What a worker's end is made of.
@@ -13,7 +14,7 @@ pub(crate) enum WorkerEnd {
     /// Rings in shared memory, and the socket that wakes.
     Rings { doorbell: OwnedFd, memory: OwnedFd },
     /// A socket, and memory for the worker's notes alone.
-    Stream { socket: OwnedFd, memory: OwnedFd },
+    Stream { socket: OwnedFd, security: Security, memory: OwnedFd },
 }
 
 impl WorkerEnd {
@@ -28,7 +29,9 @@ impl WorkerEnd {
     pub(crate) fn raised(self, raise: impl FnOnce(OwnedFd) -> OwnedFd) -> Self {
         match self {
             WorkerEnd::Rings { doorbell, memory } => WorkerEnd::Rings { doorbell: raise(doorbell), memory },
-            WorkerEnd::Stream { socket, memory } => WorkerEnd::Stream { socket: raise(socket), memory },
+            WorkerEnd::Stream { socket, security, memory } => {
+                WorkerEnd::Stream { socket: raise(socket), security, memory }
+            }
         }
     }
 }
@@ -46,8 +49,8 @@ impl WorkerLink {
     pub(crate) fn open(end: WorkerEnd) -> io::Result<Self> {
         Ok(match end {
             WorkerEnd::Rings { doorbell, memory } => WorkerLink::Ring(RingLink::open(&memory, doorbell)?),
-            WorkerEnd::Stream { socket, memory } => {
-                WorkerLink::Stream(StreamLink::new(socket, Notes::open(memory.as_fd())?))
+            WorkerEnd::Stream { socket, security, memory } => {
+                WorkerLink::Stream(StreamLink::new(socket, security, Notes::open(memory.as_fd())?))
             }
         })
     }

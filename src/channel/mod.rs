@@ -6,8 +6,11 @@ mod link;
 mod notes;
 mod parcels;
 mod ring;
+mod security;
 mod spin;
 mod stream;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub(crate) use blocking::{BlockingEnd, Heard, Link};
 pub(crate) use buffers::Inbox;
@@ -20,5 +23,8 @@ pub(crate) use parcels::Parcels;
 pub use ring::hostile_rings;
 #[cfg(feature = "actors")]
 pub(crate) use ring::{Need, Ring};
+pub(crate) use security::Security;
 #[cfg(feature = "actors")]
 pub(crate) use spin::Spin;
+#[cfg(feature = "tls")]
+pub(crate) use tls::Tls;

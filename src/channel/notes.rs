@@ -36,7 +36,6 @@ const LOG_BYTES: usize = HEAD / 2;
 const LONGEST_RECORD: usize = 512;
 
 /// Most records that are read back.
-#[cfg(feature = "actors")]
 const MOST_RECORDS: usize = 20;
 
 /// What a worker does.
@@ -56,7 +55,6 @@ pub(crate) struct Notes(Arc<SharedMemory>);
 
 impl Notes {
     /// Memory for the notes of a worker whose channel has none, and what others open it with.
-    #[cfg(any(feature = "actors", test))]
     pub(crate) fn create() -> rustix::io::Result<(Self, std::os::fd::OwnedFd)> {
         let (memory, file) = SharedMemory::create(HEAD)?;
         Ok((Notes(Arc::new(memory)), file))
@@ -99,7 +97,6 @@ impl Notes {
     }
 
     /// Whether a call of the checkout at hand had begun, for whoever finds the worker dead.
-    #[cfg(any(feature = "actors", test))]
     pub(crate) fn begun(&self) -> bool {
         self.0.number(BEGUN).load(Ordering::Acquire) != 0
     }
@@ -123,7 +120,6 @@ impl Notes {
     }
 
     /// The last records, oldest first.
-    #[cfg(feature = "actors")]
     pub(crate) fn records(&self) -> Vec<String> {
         let logged = self.0.number(LOGGED).load(Ordering::Acquire) as usize;
         let count = logged.min(LOG_BYTES);

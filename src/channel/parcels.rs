@@ -1,11 +1,13 @@
 //! What is still to be sent on a control channel: frames and the descriptors that go with them, in order.
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use serde::Serialize;
 
-use crate::sys::{Errno, descriptors};
+use super::Security;
+use crate::sys::descriptors;
 use crate::wire::frame;
 
 /// Frames that wait for room in a socket.
@@ -43,10 +45,10 @@ impl Parcels {
     ///
     /// # Errors
     ///
-    /// `AGAIN` where there is no room, with the rest still queued; anything else is the end of the channel.
-    pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    /// `WouldBlock` where there is no room, with the rest still queued; anything else is the end of the channel.
+    pub(crate) fn send(&mut self, socket: BorrowedFd<'_>, security: &mut Security) -> io::Result<()> {
         while let Some(next) = self.queue.front_mut() {
-            next.send(socket)?;
+            next.send(socket, security)?;
             if next.sent == next.bytes.len() {
                 self.bytes -= next.bytes.len();
                 self.queue.pop_front();
@@ -73,10 +75,10 @@ impl Parcels {
 }
 
 impl Parcel {
-    fn send(&mut self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    fn send(&mut self, socket: BorrowedFd<'_>, security: &mut Security) -> io::Result<()> {
         let rest = &self.bytes[self.sent..];
         let count = if self.passed.is_empty() {
-            descriptors::send(socket, rest)?
+            security.send(socket, rest)?
         } else {
             let passed: Vec<BorrowedFd<'_>> = self.passed.iter().map(AsFd::as_fd).collect();
             descriptors::send_with(socket, rest, &passed)?

@@ -19,6 +19,8 @@ pub struct ServerOptions {
     pub group: Option<u32>,
     /// Whether a server that listens at the same addresses is replaced.
     pub take_over: bool,
+    /// Whether plain TCP, on which nobody shows who it is, may be listened at beyond this machine.
+    pub unauthenticated_beyond_loopback: bool,
     /// How long workers may finish what they do after SIGTERM; `None` is no limit.
     pub drain_timeout: Option<Duration>,
     /// Most workers of all clients together; `None` is no limit.
@@ -33,6 +35,7 @@ impl Default for ServerOptions {
             name: None,
             group: None,
             take_over: false,
+            unauthenticated_beyond_loopback: false,
             drain_timeout: None,
             max_workers: None,
             max_clients: DEFAULT_MAX_CLIENTS,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::chance::Chance;
 use crate::failure::{Ending, PanicReport, SetupError};
-use crate::wire::control::{Ended, FromServer, Guard, Hello, ServerStats, Signature, ToServer};
+use crate::wire::control::{Ended, FromServer, Guard, Hello, Remains, ServerStats, Signature, ToServer};
 use crate::wire::record::{Logged, Record, Source, Value};
 use crate::wire::work::{Call, FromWorker, Outcome, Ready, Released, Reply, SetupReport, ToWorker};
 
@@ -29,7 +29,7 @@ macro_rules! numbers {
     )+};
 }
 
-numbers!(u8, u16, u32, u64, i32, i64);
+numbers!(u8, u16, u32, u64, u128, i32, i64);
 
 impl Draw for bool {
     fn draw(chance: &mut Chance) -> Self {
@@ -148,6 +148,7 @@ messages! {
         ToServer::Adopt { number: any(c) },
         ToServer::Inspect,
         ToServer::TakeOver,
+        ToServer::Attach { ticket: any(c), number: any(c) },
     ];
     Hello, |c| [Hello {
         protocol: any(c),
@@ -163,7 +164,7 @@ messages! {
     Signature, |c| [Signature { name: any(c), shape: any(c) }];
     Guard, |c| [Guard { hung_worker_timeout: any(c), kill_grace: any(c), memory_limit: any(c) }];
     FromServer, |c| [
-        FromServer::Welcome,
+        FromServer::Welcome { ticket: any(c) },
         FromServer::Refused { reason: any(c) },
         FromServer::PreloadFailed(any(c)),
         FromServer::Forked { number: any(c), pid: any(c) },
@@ -172,7 +173,9 @@ messages! {
         FromServer::Draining { succeeded: any(c) },
         FromServer::Inspected(any(c)),
         FromServer::HandedOver { address: any(c), more: any(c) },
+        FromServer::Printed { number: any(c), stderr: any(c), bytes: any(c) },
     ];
+    Remains, |c| [Remains { begun: any(c), records: any(c) }];
     ServerStats, |c| [ServerStats {
         pid: any(c),
         library: any(c),
@@ -191,6 +194,7 @@ messages! {
         cpu_time: any(c),
         hung: any(c),
         out_of_memory: any(c),
+        remains: any(c),
     }];
     Ending, |c| [
         Ending::Exited { code: any(c) },

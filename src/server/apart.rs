@@ -1,5 +1,6 @@
 //! A fork server that is a program of its own, to which applications come and go.
 
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use super::agreement::Own;
@@ -11,6 +12,7 @@ use super::run::preloaded;
 use super::serve::{ForkServer, Mold};
 use super::succession::Incumbent;
 use crate::address::{Address, AddressError};
+use crate::certificates::Certificates;
 use crate::config::{OptionError, ServerOptions};
 use crate::sys::descriptors::OpenBefore;
 use crate::sys::process::{self, TitleSpace};
@@ -77,8 +79,14 @@ pub fn serve(
     config: Vec<u8>,
     addresses: &[String],
     options: &ServerOptions,
+    certificates: Option<Certificates>,
 ) -> Result<(), ServerError> {
     options.validate()?;
+    let access = Access {
+        group: options.group,
+        unauthenticated_beyond_loopback: options.unauthenticated_beyond_loopback,
+        certificates,
+    };
     let addresses: Vec<Address> =
         addresses.iter().map(|address| Address::parse(address)).collect::<Result<_, _>>()?;
     if addresses.is_empty() {
@@ -89,7 +97,7 @@ pub fn serve(
         return Err(ServerError::Threads { count });
     }
     let open_before = OpenBefore::note();
-    let places = Places::find(&addresses, options)?;
+    let places = Places::find(&addresses, access, options.take_over)?;
     worker::break_ground();
     let preload = preloaded(program, &config).map_err(|report| ServerError::Preload {
         reason: match report {
@@ -111,7 +119,7 @@ pub fn serve(
     match server.serve() {
         Ok(newborn) => newborn.live(),
         Err(Over::Closed) => Ok(()),
-        Err(Over::Broken) => Err(ServerError::Io(std::io::Error::last_os_error())),
+        Err(Over::Broken | Over::Untrusted(_)) => Err(ServerError::Io(std::io::Error::last_os_error())),
     }
 }
 
@@ -129,6 +137,8 @@ struct Places {
     claims: Vec<(PathBuf, Claim)>,
     /// Paths at which another server listens that is to be replaced.
     taken: Vec<PathBuf>,
+    /// Ports that are still to be listened at.
+    ports: Vec<Address>,
     doors: Vec<Door>,
 }
 
@@ -139,31 +149,63 @@ struct Opened {
 }
 
 impl Places {
-    fn find(addresses: &[Address], options: &ServerOptions) -> Result<Self, ListenError> {
-        let access = Access { group: options.group };
+    fn find(addresses: &[Address], access: Access, take_over: bool) -> Result<Self, ListenError> {
         let mut inherited = Inherited::take();
-        let mut places = Places { access, claims: Vec::new(), taken: Vec::new(), doors: Vec::new() };
+        let (claims, taken, ports, doors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut places = Places { access, claims, taken, ports, doors };
         for address in addresses {
             match address {
                 Address::Unix(path) => match Claim::new(path) {
                     Ok(claim) => places.claims.push((path.clone(), claim)),
-                    Err(ListenError::Taken { .. }) if options.take_over => places.taken.push(path.clone()),
+                    Err(ListenError::Taken { .. }) if take_over => places.taken.push(path.clone()),
                     Err(error) => return Err(error),
                 },
-                Address::Inherited(name) => places.doors.extend(inherited.doors(name.as_deref(), access)?),
+                Address::Net { .. } => places.ports.push(address.clone()),
+                Address::Inherited(name) => {
+                    places.doors.extend(inherited.doors(name.as_deref(), &places.access)?);
+                }
             }
+        }
+        if places.taken.is_empty() {
+            // Whether they are free is better known before the preload than behind it.
+            places.listen_at_ports()?;
         }
         Ok(places)
     }
 
-    fn open(self) -> Result<Opened, ListenError> {
-        let Places { access, mut claims, taken, mut doors } = self;
+    fn listen_at_ports(&mut self) -> Result<(), ListenError> {
+        for port in std::mem::take(&mut self.ports) {
+            if let Address::Net { host, port: number, tls } = &port {
+                let address = port.to_string();
+                let told = |source| ListenError::Net { address: address.clone(), source };
+                let listener = TcpListener::bind((host.as_str(), *number)).map_err(told)?;
+                self.doors.push(Door::net(address.clone(), listener, self.access.clone(), *tls)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ports that the server has which is replaced are taken from it.
+    fn take_ports(&mut self, handed: &mut Vec<Door>) {
+        for port in std::mem::take(&mut self.ports) {
+            let address = port.to_string();
+            match handed.iter().position(|door| door.address == address) {
+                Some(at) => self.doors.push(handed.swap_remove(at)),
+                None => self.ports.push(port),
+            }
+        }
+    }
+
+    fn open(mut self) -> Result<Opened, ListenError> {
+        let (mut claims, taken) = (std::mem::take(&mut self.claims), std::mem::take(&mut self.taken));
         let mut incumbents = Vec::new();
         let mut handed: Vec<Door> = Vec::new();
+        let access = self.access.clone();
         for path in taken {
             let address = Address::Unix(path.clone()).to_string();
             if handed.iter().all(|door| door.address != address) {
-                match Incumbent::at(&path).and_then(|mut incumbent| Ok((incumbent.doors(access)?, incumbent)))
+                match Incumbent::at(&path)
+                    .and_then(|mut incumbent| Ok((incumbent.doors(&access)?, incumbent)))
                 {
                     Ok((theirs, incumbent)) => {
                         handed.extend(theirs);
@@ -183,11 +225,15 @@ impl Places {
                 let error = std::io::Error::other("it was started with the same path in other words");
                 return Err(Incumbent::refusal(&path, &error));
             }
-            doors.extend(door.map(|at| handed.swap_remove(at)));
+            self.doors.extend(door.map(|at| handed.swap_remove(at)));
         }
+        self.take_ports(&mut handed);
+        self.listen_at_ports()?;
+        let mut doors = self.doors;
         for (path, claim) in claims {
             let listener = claim.listen(access.group)?;
-            doors.push(Door::new(Address::Unix(path).to_string(), listener, access, Some(claim)));
+            let address = Address::Unix(path).to_string();
+            doors.push(Door::unix(address, listener, access.clone(), Some(claim)));
         }
         for claim in doors.iter().filter_map(|door| door.claim.as_ref()) {
             // It is for people, and what it says is looked up nowhere else.

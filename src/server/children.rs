@@ -9,8 +9,8 @@ use rustix::process::Pid;
 use super::guard::{Patience, Standing, Verdict};
 use crate::channel::Notes;
 use crate::failure::Ending;
-use crate::sys::{clock, memory, process};
-use crate::wire::control::{Ended, Guard};
+use crate::sys::{Errno, clock, descriptors, memory, process};
+use crate::wire::control::{Ended, FromServer, Guard, Remains};
 
 /// Memory that a worker must have had for the out-of-memory killer to be worth a look, in bytes: it takes the largest
 /// process there is, and the look costs more than the rest of a death.
@@ -24,7 +24,28 @@ struct Child {
     patience: Option<Patience>,
     standing: Standing,
     notes: Option<Notes>,
+    /// Its outputs, for a client that does not have them itself; `None` once one is closed.
+    outputs: Option<Outputs>,
 }
+
+/// The reading ends of a worker's outputs.
+type Outputs = [Option<OwnedFd>; 2];
+
+/// Which of a worker's outputs: of which process, and whether its standard error.
+pub(super) type OutputId = (Pid, bool);
+
+/// What a worker's client does not have itself, since it is on another machine.
+pub(super) struct ForRemote {
+    pub(super) notes: Notes,
+    pub(super) stdout: OwnedFd,
+    pub(super) stderr: OwnedFd,
+}
+
+/// Bytes that are passed on at once of what a worker has printed.
+const CHUNK: usize = 16 << 10;
+
+/// Chunks passed on of each output of a worker that has ended.
+const LAST_CHUNKS: usize = 8;
 
 /// The number of an application in the life of its server.
 pub(super) type ClientId = u64;
@@ -67,10 +88,39 @@ impl Children {
         guard: Guard,
         open_notes: impl FnOnce() -> Option<Notes>,
     ) {
-        let patience = guard.hung_worker_timeout.map(|limit| Patience { limit, grace: guard.kill_grace });
+        let patience = patience(guard);
         // A worker that cannot be looked at is bounded by its caller's clocks alone.
         let notes = patience.and_then(|_| open_notes());
-        self.living.insert(pid, Child { client, number, patience, standing: Standing::default(), notes });
+        let standing = Standing::default();
+        self.living.insert(pid, Child { client, number, patience, standing, notes, outputs: None });
+    }
+
+    /// The same for a client on another machine.
+    pub(super) fn born_for_remote(
+        &mut self,
+        pid: Pid,
+        (client, number): (ClientId, u64),
+        guard: Guard,
+        ForRemote { notes, stdout, stderr }: ForRemote,
+    ) {
+        let (patience, standing) = (patience(guard), Standing::default());
+        let (notes, outputs) = (Some(notes), Some([Some(stdout), Some(stderr)]));
+        self.living.insert(pid, Child { client, number, patience, standing, notes, outputs });
+    }
+
+    /// Outputs that are passed on, and whose.
+    pub(super) fn outputs(&self) -> impl Iterator<Item = (OutputId, ClientId, BorrowedFd<'_>)> {
+        self.living.iter().flat_map(|(&pid, child)| {
+            let ends = child.outputs.iter().flatten().enumerate();
+            ends.filter_map(move |(at, end)| Some(((pid, at == 1), child.client, end.as_ref()?.as_fd())))
+        })
+    }
+
+    /// What a worker has printed and nobody was told of yet; `None` where there is nothing.
+    pub(super) fn printed(&mut self, (pid, stderr): OutputId) -> Option<(ClientId, FromServer)> {
+        let child = self.living.get_mut(&pid)?;
+        let bytes = child.read(stderr)?;
+        Some((child.client, FromServer::Printed { number: child.number, stderr, bytes }))
     }
 
     /// A worker of a server that is gone is to end with this client.
@@ -78,9 +128,11 @@ impl Children {
         self.adopted.push(Adopted { client, number, handle });
     }
 
-    /// Leaves the descriptors of those that were adopted to the server that this process was forked from.
+    /// Leaves the descriptors of those that were adopted, and the outputs of others, to the server that this process was
+    /// forked from.
     pub(super) fn forget_in_child(&mut self) {
         self.adopted.clear();
+        self.living.values_mut().for_each(|child| child.outputs = None);
     }
 
     /// Descriptors that become readable when a worker that was adopted has ended.
@@ -117,10 +169,11 @@ impl Children {
         looks.min()
     }
 
-    /// Reaps the next worker that has ended, after killing whatever is left of its group.
+    /// Reaps the next worker that has ended, after killing whatever is left of its group; what it printed last comes
+    /// ahead of its end.
     ///
     /// Orphans of dead workers are children of the server, too; they are reaped on the way and not told of.
-    pub(super) fn next_ended(&mut self) -> Option<(ClientId, Ended)> {
+    pub(super) fn next_ended(&mut self) -> Option<(ClientId, Vec<FromServer>, Ended)> {
         while let Some(pid) = process::next_dead() {
             let child = self.living.remove(&pid);
             if child.is_some() {
@@ -128,7 +181,8 @@ impl Children {
                 process::kill_group(pid);
             }
             let corpse = process::reap(pid)?;
-            if let Some(child) = child {
+            if let Some(mut child) = child {
+                let (printed, remains) = (child.last_prints(), child.remains());
                 let hung = child.standing.has_acted();
                 let out_of_memory = !hung && self.was_killed_for_memory(&corpse);
                 let ended = Ended {
@@ -138,8 +192,9 @@ impl Children {
                     cpu_time: corpse.cpu_time,
                     hung,
                     out_of_memory,
+                    remains,
                 };
-                return Some((child.client, ended));
+                return Some((child.client, printed, ended));
             }
         }
         None
@@ -179,7 +234,41 @@ impl Children {
     }
 }
 
+fn patience(guard: Guard) -> Option<Patience> {
+    guard.hung_worker_timeout.map(|limit| Patience { limit, grace: guard.kill_grace })
+}
+
 impl Child {
+    /// What there is in one of its outputs, which is closed if it was.
+    fn read(&mut self, stderr: bool) -> Option<Vec<u8>> {
+        let end = &mut self.outputs.as_mut()?[usize::from(stderr)];
+        let mut bytes = Vec::with_capacity(CHUNK);
+        match descriptors::read(end.as_ref()?.as_fd(), &mut bytes) {
+            Ok(1..) => Some(bytes),
+            Err(Errno::AGAIN) => None,
+            Ok(0) | Err(_) => {
+                *end = None;
+                None
+            }
+        }
+    }
+
+    fn last_prints(&mut self) -> Vec<FromServer> {
+        let mut printed = Vec::new();
+        for stderr in [false, true] {
+            let chunks = std::iter::from_fn(|| self.read(stderr)).take(LAST_CHUNKS);
+            printed.extend(chunks.map(|bytes| (stderr, bytes)));
+        }
+        let number = self.number;
+        printed.into_iter().map(|(stderr, bytes)| FromServer::Printed { number, stderr, bytes }).collect()
+    }
+
+    /// For a client that does not share its memory.
+    fn remains(&self) -> Option<Remains> {
+        let notes = self.outputs.as_ref().and(self.notes.as_ref())?;
+        Some(Remains { begun: notes.begun(), records: notes.records() })
+    }
+
     fn look(&mut self, pid: Pid, now: u32) -> Option<Duration> {
         let (patience, since) = (self.patience?, self.notes.as_ref()?.running_since());
         match self.standing.look(since, now, patience) {

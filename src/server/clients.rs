@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::children::ClientId;
 use super::control::{Control, Over};
-use super::door::Arrival;
-use crate::sys::descriptors::Peer;
+use super::door::{Arrival, Caller};
+use crate::sys::chance;
 use crate::wire::control::{FromServer, Hello};
 
 /// Most strangers at a time; beyond that the one who has been silent for longest goes.
@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Client {
     pub(super) control: Control,
     pub(super) hello: Hello,
+    /// What the channels of its workers name it by, where they come over a network.
+    pub(super) ticket: Option<u128>,
 }
 
 /// What a stranger is there for.
@@ -36,7 +38,7 @@ pub(super) enum Errand {
 /// Somebody who is no client.
 pub(super) struct Stranger {
     pub(super) control: Control,
-    pub(super) peer: Peer,
+    pub(super) caller: Caller,
     pub(super) errand: Errand,
     came: Instant,
 }
@@ -69,7 +71,7 @@ impl Clients {
     /// The only application of a private server.
     pub(super) fn welcome(&mut self, control: Control, hello: Hello) {
         self.last += 1;
-        self.known.insert(self.last, Client { control, hello });
+        self.known.insert(self.last, Client { control, hello, ticket: None });
     }
 
     /// Says the same to all.
@@ -91,10 +93,10 @@ impl Clients {
 
     /// Somebody has come. Who had to go for that, if somebody had.
     pub(super) fn arrive(&mut self, arrival: Arrival, now: Instant) -> rustix::io::Result<Option<Stranger>> {
-        let control = Control::to_stranger(arrival.socket);
+        let control = Control::to_stranger(arrival.socket, arrival.security);
         control.stop_waiting()?;
         self.last += 1;
-        let stranger = Stranger { control, peer: arrival.peer, errand: Errand::Unknown, came: now };
+        let stranger = Stranger { control, caller: arrival.caller, errand: Errand::Unknown, came: now };
         self.strangers.insert(self.last, stranger);
         // The first in the map has been here for longest.
         let is_one_too_many = self.strangers.len() > MOST_STRANGERS;
@@ -103,10 +105,23 @@ impl Clients {
 
     /// A stranger has become a client, under the same number.
     pub(super) fn adopt(&mut self, id: ClientId, hello: Hello) -> Option<&mut Client> {
-        let Stranger { mut control, .. } = self.strangers.remove(&id)?;
+        let Stranger { mut control, caller, .. } = self.strangers.remove(&id)?;
         control.is_known();
-        self.known.insert(id, Client { control, hello });
+        let is_remote = matches!(caller, Caller::Remote(_));
+        let ticket = is_remote.then(chance::unforeseeable).transpose().ok()?;
+        self.known.insert(id, Client { control, hello, ticket });
         self.known.get_mut(&id)
+    }
+
+    /// Whether a client has much to read already.
+    pub(super) fn is_slow(&self, id: ClientId) -> bool {
+        self.known.get(&id).is_some_and(|client| client.control.is_slow())
+    }
+
+    /// Who has this ticket.
+    pub(super) fn holder_of(&self, ticket: u128) -> Option<ClientId> {
+        let holder = self.known.iter().find(|(_, client)| client.ticket == Some(ticket));
+        holder.map(|(id, _)| *id)
     }
 
     /// Those who have been strangers for too long.

@@ -1,16 +1,20 @@
 //! The server's end of the control channel.
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::channel::{Inbox, Parcels};
+use crate::channel::{Inbox, Parcels, Security};
+use crate::sys::descriptors;
 use crate::sys::descriptors::Bundle;
-use crate::sys::{Errno, descriptors};
 use crate::wire::control::{BODY_LIMIT, FromServer, HELLO_LIMIT, Origin, STRANGER_LIMIT, ToServer};
 use crate::wire::frame;
 
 /// Most bytes that wait for a client that does not read.
 const MOST_UNSENT: usize = 4 << 20;
+
+/// Bytes beyond which what workers print is no longer passed on to a client until it reads again.
+const MUCH_UNSENT: usize = 256 << 10;
 
 /// Why the conversation is over.
 #[derive(Debug)]
@@ -19,6 +23,8 @@ pub(super) enum Over {
     Closed,
     /// What arrived is not this conversation, or what was said is not read.
     Broken,
+    /// It could not show who it is, or did not believe who this is.
+    Untrusted(String),
 }
 
 /// What a stranger says first.
@@ -31,6 +37,7 @@ pub(super) enum FirstWord {
 /// The control channel: frames with, here and there, descriptors.
 pub(super) struct Control {
     socket: OwnedFd,
+    security: Security,
     inbox: Inbox,
     unsent: Parcels,
     /// Descriptors that arrived; they belong to the messages that need some, in their order.
@@ -42,6 +49,7 @@ impl Control {
     pub(super) fn new(socket: OwnedFd) -> Self {
         Control {
             socket,
+            security: Security::default(),
             inbox: Inbox::default(),
             unsent: Parcels::default(),
             passed: VecDeque::new(),
@@ -50,8 +58,13 @@ impl Control {
     }
 
     /// The channel to whoever comes to a server that listens; its hello has nothing to carry.
-    pub(super) fn to_stranger(socket: OwnedFd) -> Self {
-        Control { limit: STRANGER_LIMIT, ..Control::new(socket) }
+    pub(super) fn to_stranger(socket: OwnedFd, security: Security) -> Self {
+        Control { limit: STRANGER_LIMIT, security, ..Control::new(socket) }
+    }
+
+    /// The connection itself, for somebody else to go on with; `None` where more has arrived than was taken.
+    pub(super) fn into_connection(self) -> Option<(OwnedFd, Security)> {
+        (self.inbox.is_empty() && self.unsent.is_empty()).then_some((self.socket, self.security))
     }
 
     /// Waits for one message, as the server does before it has anything else to do.
@@ -77,12 +90,22 @@ impl Control {
 
     /// Takes in what has arrived; `false` if nothing had.
     pub(super) fn read(&mut self) -> Result<bool, Over> {
-        let (socket, passed) = (&self.socket, &mut self.passed);
-        let filled = self.inbox.fill(|buffer| descriptors::receive_with(socket.as_fd(), buffer, passed));
+        let (socket, security, passed) = (&self.socket, &mut self.security, &mut self.passed);
+        let filled = self.inbox.fill(|buffer| match security {
+            // Descriptors come along only where nothing stands between.
+            Security::None => {
+                descriptors::receive_with(socket.as_fd(), buffer, passed).map_err(io::Error::from)
+            }
+            #[cfg(feature = "tls")]
+            secured @ Security::Tls(_) => secured.receive(socket.as_fd(), buffer),
+        });
         match filled {
             Ok((0, _)) => Err(Over::Closed),
             Ok(_) => Ok(true),
-            Err(Errno::AGAIN) => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                Err(Over::Untrusted(error.to_string()))
+            }
             Err(_) => Err(Over::Closed),
         }
     }
@@ -135,11 +158,12 @@ impl Control {
     ///
     /// [`Over::Closed`], or [`Over::Broken`] where too much waits to be read.
     pub(super) fn flush(&mut self) -> Result<(), Over> {
-        match self.unsent.send(self.socket.as_fd()) {
+        let sent = self.unsent.send(self.socket.as_fd(), &mut self.security);
+        match sent.and_then(|()| self.security.flush(self.socket.as_fd())) {
             Ok(()) => Ok(()),
-            Err(Errno::AGAIN) if self.unsent.bytes() <= MOST_UNSENT => Ok(()),
-            Err(Errno::AGAIN) => Err(Over::Broken),
-            Err(_) => Err(Over::Closed),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(Over::Closed),
+            Err(_) if self.unsent.bytes() <= MOST_UNSENT => Ok(()),
+            Err(_) => Err(Over::Broken),
         }
     }
 
@@ -147,7 +171,7 @@ impl Control {
     pub(super) fn flush_all(&mut self) -> Result<(), Over> {
         loop {
             self.flush()?;
-            if self.unsent.is_empty() {
+            if !self.has_unsent() {
                 return Ok(());
             }
             self.wait_for_room()?;
@@ -155,7 +179,12 @@ impl Control {
     }
 
     pub(super) fn has_unsent(&self) -> bool {
-        !self.unsent.is_empty()
+        !self.unsent.is_empty() || self.security.has_unsent()
+    }
+
+    /// Whether so much waits to be read that less important things had better wait as well.
+    pub(super) fn is_slow(&self) -> bool {
+        self.unsent.bytes() > MUCH_UNSENT
     }
 
     fn wait_for_room(&self) -> Result<(), Over> {

@@ -1,13 +1,17 @@
 //! Where applications come to a server of its own.
 
+use std::fmt;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use super::claim::Claim;
 use crate::address::AddressError;
-use crate::sys::descriptors::{self, Peer};
+use crate::certificates::Certificates;
+use crate::channel::Security;
+use crate::sys::sockets::{self, Peer};
 
 /// Why a server cannot listen. Nothing is left behind, and a server that is there is not disturbed.
 #[derive(thiserror::Error)]
@@ -42,6 +46,23 @@ pub enum ListenError {
         /// What it said.
         source: io::Error,
     },
+    /// What the system said of a port: it is in use, say, or there is no such host.
+    #[error("one cannot listen at {address}")]
+    Net {
+        /// As it was given.
+        address: String,
+        /// What it said.
+        source: io::Error,
+    },
+    /// Others than this machine's could come, and nobody would have to show who it is.
+    #[error(
+        "{address} can be reached from other machines, and on plain TCP nobody shows who it is: listen at tls:host:port \
+         with certificates, or at 127.0.0.1, or say allow_unauthenticated_beyond_loopback(true)"
+    )]
+    Unauthenticated {
+        /// As it was given.
+        address: String,
+    },
     /// The service manager has passed nothing that fits.
     #[error("{address} is where the service manager listens, and it has passed {passed}")]
     NotInherited {
@@ -53,21 +74,25 @@ pub enum ListenError {
 }
 
 /// For people: what an unhandled `?` in `main` prints is what is wrong and what to do.
-impl std::fmt::Debug for ListenError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         crate::failure::for_people(f, self)
     }
 }
 
 /// Who may come in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(super) struct Access {
-    /// The group whose members may, beside processes of the server's own user and of root.
+    /// The group whose members may by a Unix socket, beside processes of the server's own user and of root.
     pub(super) group: Option<u32>,
+    /// Whether plain TCP may be listened at where other machines could come.
+    pub(super) unauthenticated_beyond_loopback: bool,
+    /// What whoever comes by TLS has to match.
+    pub(super) certificates: Option<Certificates>,
 }
 
 impl Access {
-    fn admits(self, peer: &Peer, own_user: u32) -> bool {
+    fn admits(&self, peer: &Peer, own_user: u32) -> bool {
         let is_member = self.group.is_some_and(|group| peer.groups.contains(&group));
         peer.user == own_user || peer.user == 0 || is_member
     }
@@ -77,21 +102,87 @@ impl Access {
 pub(super) struct Door {
     /// What it was asked for as.
     pub(super) address: String,
-    listener: UnixListener,
+    listener: Listener,
     access: Access,
-    /// `None` where the service manager holds the place.
+    /// `None` where the service manager holds the place, or the system does.
     pub(super) claim: Option<Claim>,
+}
+
+enum Listener {
+    Unix(UnixListener),
+    /// And what certificate whoever comes has to match.
+    Net(TcpListener, Option<Certificates>),
+}
+
+/// Whoever is at the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Caller {
+    Local(Peer),
+    Remote(SocketAddr),
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Caller::Local(peer) => write!(f, "process {} of user {}", peer.pid, peer.user),
+            Caller::Remote(address) => write!(f, "{address}"),
+        }
+    }
 }
 
 /// Somebody who has come.
 pub(super) struct Arrival {
     pub(super) socket: OwnedFd,
-    pub(super) peer: Peer,
+    pub(super) security: Security,
+    pub(super) caller: Caller,
 }
 
 impl Door {
-    pub(super) fn new(address: String, listener: UnixListener, access: Access, claim: Option<Claim>) -> Self {
-        Door { address, listener, access, claim }
+    /// A Unix socket that listens.
+    pub(super) fn unix(address: String, socket: UnixListener, access: Access, claim: Option<Claim>) -> Self {
+        Door { address, listener: Listener::Unix(socket), access, claim }
+    }
+
+    /// A port that is listened at; `tls`: whoever comes shows a certificate.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError::Unauthenticated`] for one that others than this machine's may come to, and nobody shows anything.
+    pub(super) fn net(
+        address: String,
+        socket: TcpListener,
+        access: Access,
+        tls: bool,
+    ) -> Result<Self, ListenError> {
+        let told = |source| ListenError::Net { address: address.clone(), source };
+        socket.set_nonblocking(true).map_err(told)?;
+        let is_local = socket.local_addr().map_err(told)?.ip().is_loopback();
+        let certificates = access.certificates.clone().filter(|_| tls);
+        if tls && certificates.is_none() {
+            return Err(AddressError::NoCertificates { address }.into());
+        }
+        if !(tls || is_local || access.unauthenticated_beyond_loopback) {
+            return Err(ListenError::Unauthenticated { address });
+        }
+        Ok(Door { address, listener: Listener::Net(socket, certificates), access, claim: None })
+    }
+
+    /// The door of a server that has given it to this one.
+    pub(super) fn inherited(
+        address: String,
+        socket: OwnedFd,
+        access: Access,
+        claim: Option<Claim>,
+    ) -> Result<Self, ListenError> {
+        match sockets::is_unix_listener(socket.as_fd()) {
+            true => Ok(Door::unix(address, UnixListener::from(socket), access, claim)),
+            false => {
+                // What the service manager listens at has no scheme.
+                let is_secured = address.starts_with("systemd:") && access.certificates.is_some();
+                let tls = is_secured || address.starts_with("tls:");
+                Door::net(address, TcpListener::from(socket), access, tls)
+            }
+        }
     }
 
     /// The next one who has come, if somebody has; those who may not are turned away, which is told.
@@ -101,28 +192,53 @@ impl Door {
     /// What the system said: that this process may have no more descriptors, say.
     pub(super) fn next(&self, mut turned_away: impl FnMut(String)) -> io::Result<Option<Arrival>> {
         loop {
-            let socket: OwnedFd = match self.listener.accept() {
-                Ok((socket, _)) => socket.into(),
+            let accepted = match &self.listener {
+                Listener::Unix(listener) => {
+                    listener.accept().map(|(socket, _)| (OwnedFd::from(socket), None))
+                }
+                Listener::Net(listener, _) => {
+                    listener.accept().map(|(socket, from)| (OwnedFd::from(socket), Some(from)))
+                }
+            };
+            let (socket, from) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // It was gone before it was let in, say.
+                Err(error) if is_theirs(&error) => continue,
                 Err(error) => return Err(error),
             };
-            match descriptors::peer(socket.as_fd()) {
-                Ok(peer) if self.access.admits(&peer, descriptors::own_user()) => {
-                    return Ok(Some(Arrival { socket, peer }));
-                }
-                Ok(peer) => {
-                    turned_away(format!("process {} of user {} may not come in", peer.pid, peer.user))
-                }
-                // It is gone already.
-                Err(_) => {}
+            match self.identify(socket, from) {
+                Ok(arrival) => return Ok(Some(arrival)),
+                Err(why) => turned_away(why),
             }
+        }
+    }
+
+    fn identify(&self, socket: OwnedFd, from: Option<SocketAddr>) -> Result<Arrival, String> {
+        let told = |error: io::Error| format!("a connection is of no use: {error}");
+        if let Some(address) = from {
+            sockets::set_up_net(socket.as_fd()).map_err(|error| told(error.into()))?;
+            let security = self.security().map_err(told)?;
+            return Ok(Arrival { socket, security, caller: Caller::Remote(address) });
+        }
+        let peer = sockets::peer(socket.as_fd()).map_err(|error| told(error.into()))?;
+        let (is_admitted, caller) = (self.access.admits(&peer, sockets::own_user()), Caller::Local(peer));
+        match is_admitted {
+            true => Ok(Arrival { socket, security: Security::None, caller }),
+            false => Err(format!("{caller} may not come in")),
+        }
+    }
+
+    fn security(&self) -> io::Result<Security> {
+        match &self.listener {
+            Listener::Net(_, Some(certificates)) => certificates.accept(),
+            Listener::Net(_, None) | Listener::Unix(_) => Ok(Security::None),
         }
     }
 
     /// What a successor needs to go on with it.
     pub(super) fn duplicates(&self) -> io::Result<Vec<OwnedFd>> {
-        let listener = self.listener.as_fd().try_clone_to_owned()?;
+        let listener = self.as_fd().try_clone_to_owned()?;
         let lock = self.claim.as_ref().map(|claim| claim.as_fd().try_clone_to_owned()).transpose()?;
         Ok([Some(listener), lock].into_iter().flatten().collect())
     }
@@ -135,9 +251,23 @@ impl Door {
     }
 }
 
+/// Whether it is the connection that failed, and not this process.
+///
+/// # References
+///
+/// - [accept(2)](https://man7.org/linux/man-pages/man2/accept.2.html), "Error handling"
+fn is_theirs(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, PermissionDenied, TimedOut};
+    let kinds = [ConnectionAborted, ConnectionReset, Interrupted, PermissionDenied, TimedOut];
+    kinds.contains(&error.kind())
+}
+
 impl AsFd for Door {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+        match &self.listener {
+            Listener::Unix(listener) => listener.as_fd(),
+            Listener::Net(listener, _) => listener.as_fd(),
+        }
     }
 }
 
@@ -157,7 +287,8 @@ mod tests {
             ("no member", Some(33), peer(8, &[100]), false),
         ];
         for (who, group, peer, expected) in table {
-            assert_eq!(Access { group }.admits(&peer, 7), expected, "{who}");
+            let access = Access { group, unauthenticated_beyond_loopback: false, certificates: None };
+            assert_eq!(access.admits(&peer, 7), expected, "{who}");
         }
     }
 }

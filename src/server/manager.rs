@@ -1,13 +1,12 @@
 //! The service manager that may have started this server: what it listens at for it, and what it is told.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 
 use sd_notify::NotifyState;
 
 use super::door::{Access, Door, ListenError};
 use crate::address::Address;
-use crate::sys::descriptors;
+use crate::sys::{descriptors, sockets};
 
 /// What a service manager has passed to this process: descriptors and their names.
 #[derive(Default)]
@@ -32,7 +31,7 @@ impl Inherited {
     /// # Errors
     ///
     /// [`ListenError::NotInherited`] where there is none, or one that nobody could come to.
-    pub(super) fn doors(&mut self, name: Option<&str>, access: Access) -> Result<Vec<Door>, ListenError> {
+    pub(super) fn doors(&mut self, name: Option<&str>, access: &Access) -> Result<Vec<Door>, ListenError> {
         let address = Address::Inherited(name.map(str::to_owned)).to_string();
         let fits = |passed: &(String, OwnedFd)| name.is_none_or(|name| passed.0 == name);
         let (fitting, others): (Vec<_>, Vec<_>) = std::mem::take(&mut self.0).into_iter().partition(fits);
@@ -45,13 +44,15 @@ impl Inherited {
         }
         self.0 = others;
         let door = |(name, socket): (String, OwnedFd)| {
-            if !descriptors::is_unix_listener(socket.as_fd()) {
-                return Err(refused(format!("{name}, which is no Unix stream socket that listens")));
+            if !sockets::listens(socket.as_fd()) {
+                return Err(refused(format!("{name}, which is no stream socket that listens")));
             }
-            let listener = UnixListener::from(socket);
-            let told = |source| ListenError::Io { path: name.clone().into(), source };
-            listener.set_nonblocking(true).map_err(told)?;
-            Ok(Door::new(format!("systemd:{name}"), listener, access, None))
+            let told = |source: rustix::io::Errno| ListenError::Io {
+                path: name.clone().into(),
+                source: source.into(),
+            };
+            descriptors::set_nonblocking(socket.as_fd()).map_err(told)?;
+            Door::inherited(format!("systemd:{name}"), socket, access.clone(), None)
         };
         fitting.into_iter().map(door).collect()
     }

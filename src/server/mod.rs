@@ -18,6 +18,7 @@ mod manager;
 mod notices;
 mod run;
 mod serve;
+mod strangers;
 mod succession;
 
 pub use apart::{ServerError, serve};

@@ -10,6 +10,7 @@ use crate::config::ServerOptions;
 use crate::sys::descriptors::{self, OpenBefore};
 use crate::sys::process::{self, TitleSpace, exit_now};
 use crate::sys::signals::{self, HangUpWatch};
+use crate::sys::sockets;
 use crate::wire::control::{FromServer, ToServer};
 use crate::wire::work::SetupReport;
 use crate::worker::{self, Preload, Program, panics};
@@ -34,13 +35,13 @@ pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
     match prepare(program, socket).and_then(ForkServer::serve) {
         Ok(newborn) => newborn.live(),
         Err(Over::Closed) => exit_now(0),
-        Err(Over::Broken) => exit_now(UNABLE),
+        Err(Over::Broken | Over::Untrusted(_)) => exit_now(UNABLE),
     }
 }
 
 /// The control channel, which is standard input, with everything else that was inherited closed.
 fn control_socket() -> Option<OwnedFd> {
-    if !descriptors::is_stream_socket(std::io::stdin().as_fd()) {
+    if !sockets::is_stream_socket(std::io::stdin().as_fd()) {
         return None;
     }
     let socket = descriptors::take_stdin().ok()?;

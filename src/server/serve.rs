@@ -3,11 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::agreement::{self, Own};
+use super::agreement::Own;
 use super::birth::{Birth, Newborn};
-use super::children::{Children, ClientId};
-use super::clients::{Clients, Errand};
-use super::control::{Control, FirstWord, Over};
+use super::children::{Children, ClientId, OutputId};
+use super::clients::Clients;
+use super::control::{Control, Over};
 use super::door::Door;
 use super::manager;
 use super::notices::Notices;
@@ -21,9 +21,6 @@ use crate::worker::{Preload, Program};
 
 /// How long the server waits for killed workers to be gone before it ends itself.
 const LAST_RITES: Duration = Duration::from_secs(1);
-
-/// How long nobody is let in after somebody could not be.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// What workers are made of.
 pub(super) struct Mold<'a> {
@@ -39,12 +36,12 @@ pub(super) struct Mold<'a> {
 pub(super) struct ForkServer<'a> {
     pub(super) mold: Mold<'a>,
     pub(super) options: ServerOptions,
-    own: Own,
+    pub(super) own: Own,
     /// Without any it ends with its last client; a server of its own ends when it is told to.
     pub(super) doors: Vec<Door>,
     is_private: bool,
     /// When the doors are looked at again.
-    pause: Option<Instant>,
+    pub(super) pause: Option<Instant>,
     /// A descriptor to be given up for somebody who is to be told that there are no more.
     pub(super) spare: Option<OwnedFd>,
     pub(super) clients: Clients,
@@ -55,7 +52,7 @@ pub(super) struct ForkServer<'a> {
     began: Instant,
     pub(super) forked: u64,
     pub(super) not_forked: u64,
-    notices: Notices,
+    pub(super) notices: Notices,
 }
 
 /// What is watched while there is nothing to do.
@@ -63,6 +60,7 @@ pub(super) struct ForkServer<'a> {
 enum Watched {
     Door,
     Party(ClientId),
+    Output(OutputId),
     Adopted,
 }
 
@@ -100,7 +98,7 @@ impl<'a> ForkServer<'a> {
     /// Takes in the application of a private server, which fits.
     pub(super) fn welcome(&mut self, mut control: Control, hello: Hello) -> rustix::io::Result<()> {
         control.stop_waiting()?;
-        control.say(&FromServer::Welcome);
+        control.say(&FromServer::Welcome { ticket: None });
         self.clients.welcome(control, hello);
         Ok(())
     }
@@ -121,7 +119,9 @@ impl<'a> ForkServer<'a> {
     fn work(&mut self) -> Result<Birth, Over> {
         loop {
             for id in self.clients.stranger_ids() {
-                self.meet(id);
+                if let Some(birth) = self.meet(id) {
+                    return Ok(birth);
+                }
             }
             for client in self.clients.ids() {
                 match self.attend(client) {
@@ -167,6 +167,7 @@ impl<'a> ForkServer<'a> {
             match *token {
                 Watched::Party(id) => self.read(id)?,
                 Watched::Door => self.look_outside(),
+                Watched::Output(output) => self.pass_on(output),
                 Watched::Adopted => {}
             }
         }
@@ -179,20 +180,27 @@ impl<'a> ForkServer<'a> {
         let doors = doors.map(|door| (Watched::Door, (door.as_fd(), false)));
         let parties = self.clients.watched().map(|(id, fd, unsent)| (Watched::Party(id), (fd, unsent)));
         let adopted = self.children.adopted().map(|handle| (Watched::Adopted, (handle, false)));
-        doors.chain(parties).chain(adopted)
+        // Whoever prints more than its client reads waits, as it would for a full pipe.
+        let outputs = self.children.outputs().filter(|(_, client, _)| !self.clients.is_slow(*client));
+        let outputs = outputs.map(|(output, _, end)| (Watched::Output(output), (end, false)));
+        doors.chain(parties).chain(adopted).chain(outputs)
     }
 
     fn read(&mut self, id: ClientId) -> Result<(), Over> {
         let Err(over) = self.clients.read(id) else { return Ok(()) };
-        match self.clients.remove_stranger(id) {
-            Some(stranger) => {
-                // One that leaves without a word has only looked whether anybody is here.
-                if !matches!(over, Over::Closed) {
-                    self.turn_away(&format!("process {} did not say who it is", stranger.peer.pid));
-                }
-                Ok(())
-            }
-            None => self.take_leave(id, over),
+        if self.clients.get(id).is_some() {
+            return self.take_leave(id, over);
+        }
+        self.is_no_client(id, &over);
+        Ok(())
+    }
+
+    /// Passes on what a worker has printed.
+    fn pass_on(&mut self, output: OutputId) {
+        if let Some((id, printed)) = self.children.printed(output)
+            && let Some(client) = self.clients.get(id)
+        {
+            client.control.say(&printed);
         }
     }
 
@@ -223,123 +231,6 @@ impl<'a> ForkServer<'a> {
         self.draining.is_some()
     }
 
-    /// How long the doors are still not looked at, if they are not.
-    fn end_pause(&mut self, now: Instant) -> Option<Duration> {
-        let left = self.pause?.saturating_duration_since(now);
-        self.pause = self.pause.filter(|_| !left.is_zero());
-        self.pause.map(|_| left)
-    }
-
-    /// Lets in whoever has come.
-    fn look_outside(&mut self) {
-        let now = Instant::now();
-        for at in 0..self.doors.len() {
-            let mut away = Vec::new();
-            let next = self.doors.get(at).map(|door| door.next(|why| away.push(why)));
-            away.into_iter().for_each(|why| self.turn_away(&why));
-            match next {
-                None | Some(Ok(None)) => {}
-                Some(Ok(Some(arrival))) => match self.clients.arrive(arrival, now) {
-                    Ok(None) => {}
-                    Ok(Some(_)) => self.turn_away("too many have come and not said who they are"),
-                    Err(error) => self.turn_away(&std::io::Error::from(error).to_string()),
-                },
-                Some(Err(error)) => self.cannot_let_in(at, &error),
-            }
-        }
-    }
-
-    /// Out of descriptors, say. Whoever has come is told so, or waits where that cannot be done either.
-    fn cannot_let_in(&mut self, door: usize, error: &std::io::Error) {
-        self.turn_away(&error.to_string());
-        drop(self.spare.take());
-        let next = self.doors.get(door).map(|door| door.next(|_| ()));
-        if let Some(Ok(Some(arrival))) = next {
-            let mut control = Control::to_stranger(arrival.socket);
-            control.say(&FromServer::Refused { reason: format!("the server can let nobody in: {error}") });
-            // There is room for so little in a new socket.
-            let _ = control.stop_waiting().map(|()| control.flush());
-        } else {
-            self.pause = Instant::now().checked_add(PAUSE);
-        }
-        self.spare = descriptors::null().ok();
-    }
-
-    pub(super) fn turn_away(&mut self, why: &str) {
-        self.notices.turned_away(why, Instant::now());
-    }
-
-    fn send_silent_away(&mut self, now: Instant) {
-        for stranger in self.clients.overdue(now) {
-            if stranger.errand == Errand::Unknown {
-                self.turn_away(&format!("process {} has said nothing", stranger.peer.pid));
-            }
-        }
-    }
-
-    /// Hears what a stranger wants, once it has said so.
-    fn meet(&mut self, id: ClientId) {
-        let Some(stranger) = self.clients.stranger(id) else { return };
-        let outcome = match stranger.errand {
-            Errand::Unknown => match stranger.control.first() {
-                Ok(None) => Ok(()),
-                Ok(Some(FirstWord::Message(ToServer::Hello(hello)))) => self.greet(id, hello),
-                Ok(Some(FirstWord::Message(ToServer::TakeOver))) => self.hand_over(id),
-                Ok(Some(FirstWord::Message(_))) => Err(Over::Broken),
-                Ok(Some(FirstWord::Foreign(origin))) => {
-                    self.refuse(id, agreement::versions(origin.protocol, &origin.library))
-                }
-                Err(over) => Err(over),
-            },
-            Errand::Refused => self.see_off(id),
-            Errand::TakesOver => self.await_successor(id),
-        };
-        if outcome.is_err() {
-            let pid = self.clients.remove_stranger(id).map_or(0, |stranger| stranger.peer.pid);
-            self.turn_away(&format!("process {pid} did not say who it is"));
-        }
-    }
-
-    /// A stranger has said who it is.
-    fn greet(&mut self, id: ClientId, hello: Hello) -> Result<(), Over> {
-        if let Some(reason) = self.own.disagreement(&hello) {
-            return self.refuse(id, reason);
-        }
-        if self.is_draining() {
-            return self.refuse(id, "the server takes no more work".to_owned());
-        }
-        let (clients, most) = (self.clients.count(), self.options.max_clients);
-        if clients >= most {
-            return self.refuse(id, format!("the server is full: it has {clients} clients, its max_clients"));
-        }
-        tracing::info!(target: "forkpool::server", client = id, pool = hello.pool, "a client has come");
-        if let Some(client) = self.clients.adopt(id, hello) {
-            client.control.say(&FromServer::Welcome);
-        }
-        Ok(())
-    }
-
-    /// Tells a stranger why it is not let in.
-    pub(super) fn refuse(&mut self, id: ClientId, reason: String) -> Result<(), Over> {
-        self.turn_away(&reason);
-        if let Some(stranger) = self.clients.stranger(id) {
-            stranger.control.say(&FromServer::Refused { reason });
-            stranger.errand = Errand::Refused;
-        }
-        self.see_off(id)
-    }
-
-    /// Lets a stranger go that was told why, once it can read that.
-    fn see_off(&mut self, id: ClientId) -> Result<(), Over> {
-        if let Some(stranger) = self.clients.stranger(id) {
-            let gone = stranger.control.flush().is_err() || !stranger.control.has_unsent();
-            if gone {
-                self.clients.remove_stranger(id);
-            }
-        }
-        Ok(())
-    }
-
     /// Does what one client has asked for, and says what there is to say to it.
     fn attend(&mut self, id: ClientId) -> Result<Option<Birth>, Over> {
         while let Some(client) = self.clients.get(id) {
@@ -368,7 +259,9 @@ impl<'a> ForkServer<'a> {
                         client.control.say(&FromServer::Inspected(stats));
                     }
                 }
-                Some(ToServer::Hello(_) | ToServer::TakeOver) => return Err(Over::Broken),
+                Some(ToServer::Hello(_) | ToServer::TakeOver | ToServer::Attach { .. }) => {
+                    return Err(Over::Broken);
+                }
             }
         }
         Ok(None)
@@ -386,8 +279,9 @@ impl<'a> ForkServer<'a> {
     }
 
     fn tell_deaths(&mut self) {
-        while let Some((id, ended)) = self.children.next_ended() {
+        while let Some((id, printed, ended)) = self.children.next_ended() {
             let Some(client) = self.clients.get(id) else { continue };
+            printed.iter().for_each(|printed| client.control.say(printed));
             if !self.is_private {
                 log_end(&client.hello.pool, id, &ended);
             }
@@ -415,7 +309,7 @@ impl<'a> ForkServer<'a> {
 }
 
 fn log_end(pool: &str, client: ClientId, ended: &Ended) {
-    let Ended { number, ending, peak_memory, cpu_time, .. } = *ended;
+    let Ended { number, ending, peak_memory, cpu_time, .. } = ended;
     tracing::info!(target: "forkpool::server", client, pool, worker = number, %ending, peak_memory, ?cpu_time,
         "a worker has ended");
 }

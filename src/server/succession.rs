@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,11 +11,12 @@ use super::children::ClientId;
 use super::claim::Claim;
 use super::clients::Errand;
 use super::control::Over;
-use super::door::{Access, Door, ListenError};
+use super::door::{Access, Caller, Door, ListenError};
 use super::serve::ForkServer;
 use crate::address::Address;
-use crate::channel::{Inbox, Parcels};
+use crate::channel::{Inbox, Parcels, Security};
 use crate::sys::descriptors::{self, Bundle};
+use crate::sys::sockets;
 use crate::wire::control::{BODY_LIMIT, FromServer, ToServer};
 use crate::wire::frame;
 
@@ -37,9 +37,9 @@ impl Incumbent {
     ///
     /// What the system said.
     pub(super) fn at(path: &Path) -> io::Result<Self> {
-        let socket = descriptors::connect_waiting(path, PATIENCE)?;
-        let peer = descriptors::peer(socket.as_fd())?;
-        if peer.user != descriptors::own_user() && peer.user != 0 {
+        let socket = sockets::connect_waiting(path, PATIENCE)?;
+        let peer = sockets::peer(socket.as_fd())?;
+        if peer.user != sockets::own_user() && peer.user != 0 {
             return Err(io::Error::other(format!("it is of user {}", peer.user)));
         }
         let incumbent = Incumbent { socket, inbox: Inbox::default(), passed: VecDeque::new() };
@@ -52,7 +52,7 @@ impl Incumbent {
     /// # Errors
     ///
     /// What it said, or the system did.
-    pub(super) fn doors(&mut self, access: Access) -> io::Result<Vec<Door>> {
+    pub(super) fn doors(&mut self, access: &Access) -> io::Result<Vec<Door>> {
         let mut doors = Vec::new();
         loop {
             let (address, more) = match self.next()? {
@@ -66,7 +66,8 @@ impl Incumbent {
                 (Ok(Address::Unix(path)), Some(lock)) => Some(Claim::inherited(path, lock)),
                 _ => None,
             };
-            doors.push(Door::new(address, UnixListener::from(listener), access, claim));
+            let door = Door::inherited(address, listener, access.clone(), claim);
+            doors.push(door.map_err(io::Error::other)?);
             if !more {
                 return Ok(doors);
             }
@@ -82,7 +83,7 @@ impl Incumbent {
     fn say(&self) -> io::Result<()> {
         let mut parcels = Parcels::default();
         parcels.put(&ToServer::TakeOver, Vec::new());
-        Ok(parcels.send(self.socket.as_fd())?)
+        parcels.send(self.socket.as_fd(), &mut Security::None)
     }
 
     fn next(&mut self) -> io::Result<FromServer> {
@@ -115,9 +116,11 @@ impl ForkServer<'_> {
     /// A stranger wants to take this server's place.
     pub(super) fn hand_over(&mut self, id: ClientId) -> Result<(), Over> {
         let Some(stranger) = self.clients.stranger(id) else { return Ok(()) };
-        let user = stranger.peer.user;
-        if user != descriptors::own_user() && user != 0 {
-            return self.refuse(id, format!("only its own user may take its place, and not user {user}"));
+        let own = sockets::own_user();
+        let is_own = matches!(&stranger.caller, Caller::Local(peer) if peer.user == own || peer.user == 0);
+        if !is_own {
+            let caller = stranger.caller.clone();
+            return self.refuse(id, format!("only its own user may take its place, and not {caller}"));
         }
         if self.is_draining() {
             return self.refuse(id, "it is ending already".to_owned());
@@ -143,7 +146,7 @@ impl ForkServer<'_> {
         match stranger.control.next()? {
             None => stranger.control.flush(),
             Some(ToServer::TakeOver) => {
-                tracing::info!(target: "forkpool::server", by = stranger.peer.pid, "another server takes over");
+                tracing::info!(target: "forkpool::server", by = %stranger.caller, "another server takes over");
                 self.clients.remove_stranger(id);
                 // They are the other's now, with the locks: nothing is taken away.
                 self.doors.clear();

@@ -2,12 +2,12 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketType,
+    SendAncillaryMessage, SendFlags,
 };
 
 /// Lowest number a worker's channel may get.
@@ -20,23 +20,11 @@ const CHANNEL_FLOOR: RawFd = 60;
 /// Most descriptors one message of the control channel carries.
 const MOST_PASSED: usize = 4;
 
-/// A connected pair of close-on-exec stream sockets.
-///
-/// # References
-///
-/// - [socketpair(2)](https://man7.org/linux/man-pages/man2/socketpair.2.html)
-#[cfg(feature = "actors")]
-pub(crate) fn socket_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
-    use rustix::net::{AddressFamily, SocketFlags};
-    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-}
-
 /// A close-on-exec pipe, the reading end first, which returns instead of waiting.
 ///
 /// # References
 ///
 /// - [pipe2(2)](https://man7.org/linux/man-pages/man2/pipe2.2.html)
-#[cfg(feature = "actors")]
 pub(crate) fn pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     set_nonblocking(ours.as_fd())?;
@@ -44,7 +32,6 @@ pub(crate) fn pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Reads from a pipe into the spare capacity of `bytes`; 0 is the end.
-#[cfg(feature = "actors")]
 pub(crate) fn read(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Result<usize> {
     rustix::io::retry_on_intr(|| rustix::io::read(fd, rustix::buffer::spare_capacity(bytes)))
 }
@@ -65,11 +52,22 @@ pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
     rustix::io::ioctl_fionbio(fd, true)
 }
 
+/// Makes reads and writes of this end wait.
+pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    rustix::io::ioctl_fionbio(fd, false)
+}
+
 /// Reads into the spare capacity of `bytes`; 0 is the end of the stream.
 pub(crate) fn receive(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Result<usize> {
     rustix::io::retry_on_intr(|| {
         rustix::net::recv(fd, rustix::buffer::spare_capacity(bytes), RecvFlags::empty()).map(|(read, _)| read)
     })
+}
+
+/// Reads what fits into `bytes`; 0 is the end of the stream.
+#[cfg(feature = "tls")]
+pub(crate) fn receive_into(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> rustix::io::Result<usize> {
+    rustix::io::retry_on_intr(|| rustix::net::recv(fd, &mut *bytes, RecvFlags::empty()).map(|(read, _)| read))
 }
 
 /// Writes what fits. A descriptor that is no socket any more is refused, never written to.
@@ -132,96 +130,6 @@ pub(crate) fn receive_with(
 /// Fails where the descriptor was closed by code that does not own it.
 pub(crate) fn check_open(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
     rustix::io::fcntl_getfd(fd).map(|_| ())
-}
-
-/// A connection to whoever listens at a path; it does not wait for a listener that is busy.
-#[cfg(feature = "actors")]
-pub(crate) fn connect(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
-    use rustix::net::{AddressFamily, SocketFlags};
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    let address = rustix::net::SocketAddrUnix::new(path)?;
-    rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
-    Ok(socket)
-}
-
-/// A connection to whoever listens at a path, whose connecting, reading and writing wait for at most so long each.
-///
-/// # References
-///
-/// - [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), `SO_RCVTIMEO`
-pub(crate) fn connect_waiting(
-    path: &std::path::Path,
-    patience: std::time::Duration,
-) -> rustix::io::Result<OwnedFd> {
-    use rustix::net::sockopt::{Timeout, set_socket_timeout};
-    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags};
-    let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    for timeout in [Timeout::Recv, Timeout::Send] {
-        set_socket_timeout(&socket, timeout, Some(patience))?;
-    }
-    let address = SocketAddrUnix::new(path)?;
-    rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
-    Ok(socket)
-}
-
-/// Whose the other end of a Unix socket is: of whoever connected, or at their end of whoever listened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Peer {
-    pub(crate) pid: u32,
-    pub(crate) user: u32,
-    /// Its own group and its supplementary ones.
-    pub(crate) groups: Vec<u32>,
-}
-
-/// The most groups that are asked for.
-const MOST_GROUPS: usize = 1024;
-
-/// Tells who is at the other end of a Unix socket.
-///
-/// # References
-///
-/// - [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), `SO_PEERCRED`
-/// - [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), `SO_PEERGROUPS`
-pub(crate) fn peer(fd: BorrowedFd<'_>) -> rustix::io::Result<Peer> {
-    let credentials = rustix::net::sockopt::socket_peercred(fd)?;
-    let mut groups = vec![0_u32; MOST_GROUPS];
-    let mut length = libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(|_| Errno::INVAL)?;
-    // SAFETY: getsockopt demands room for as many bytes as `length` says, and a valid length; both live on this frame,
-    // and any bytes are numbers.
-    let told = unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERGROUPS,
-            groups.as_mut_ptr().cast(),
-            &mut length,
-        )
-    };
-    // Somebody with more groups than that is known by the first of them alone.
-    groups.truncate(if told == 0 { length as usize / size_of::<u32>() } else { 0 });
-    groups.push(credentials.gid.as_raw());
-    let pid = u32::try_from(credentials.pid.as_raw_nonzero().get()).map_err(|_| Errno::SRCH)?;
-    Ok(Peer { pid, user: credentials.uid.as_raw(), groups })
-}
-
-/// The user this process acts as.
-pub(crate) fn own_user() -> u32 {
-    rustix::process::geteuid().as_raw()
-}
-
-/// Whether a stream socket is what stands at this number.
-pub(crate) fn is_stream_socket(fd: BorrowedFd<'_>) -> bool {
-    rustix::net::sockopt::socket_type(fd) == Ok(SocketType::STREAM)
-}
-
-/// Whether this is a Unix stream socket that listens.
-pub(crate) fn is_unix_listener(fd: BorrowedFd<'_>) -> bool {
-    use rustix::net::{AddressFamily, sockopt};
-    is_stream_socket(fd)
-        && sockopt::socket_domain(fd) == Ok(AddressFamily::UNIX)
-        && sockopt::socket_acceptconn(fd) == Ok(true)
 }
 
 /// Takes over a descriptor that whoever started this process has passed by its number; `None` if it is not open.

@@ -4,6 +4,7 @@
 //! precondition is checked where it is used or carried in a type.
 #![expect(unsafe_code, reason = "fork, wait4, signalfd and the process title have no safe equivalent")]
 
+pub(crate) mod chance;
 pub(crate) mod clock;
 pub(crate) mod descriptors;
 #[cfg(feature = "actors")]
@@ -15,6 +16,7 @@ pub(crate) mod process;
 pub(crate) mod reactor;
 pub(crate) mod shared;
 pub(crate) mod signals;
+pub(crate) mod sockets;
 pub(crate) mod startup;
 
 pub(crate) use rustix::io::Errno;

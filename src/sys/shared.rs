@@ -27,7 +27,6 @@ impl SharedMemory {
     /// # References
     ///
     /// - [memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html), file sealing
-    #[cfg(any(feature = "actors", test))]
     pub(crate) fn create(length: usize) -> rustix::io::Result<(Self, std::os::fd::OwnedFd)> {
         use std::os::fd::AsFd;
 

@@ -44,6 +44,12 @@ pub(crate) enum ToServer {
     Inspect,
     /// Said first, in place of a hello, by a server that is to take this one's place.
     TakeOver,
+    /// Said first, in place of a hello, on a connection over a network that is to be the channel of a worker: fork it.
+    Attach {
+        /// Whose: what the client was told with its welcome.
+        ticket: u128,
+        number: u64,
+    },
 }
 
 /// Everything a server needs to know before it can fork.
@@ -105,12 +111,15 @@ pub(crate) struct Guard {
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum FromServer {
     /// The preload is done.
-    Welcome,
+    Welcome {
+        /// What a client over a network names itself by on the channels of its workers.
+        ticket: Option<u128>,
+    },
     /// The two ends do not fit, or there is no room, and why.
     Refused { reason: String },
     /// The preload failed; the server ends.
     PreloadFailed(SetupReport),
-    /// A worker was born; a descriptor for its process is passed along.
+    /// A worker was born; a descriptor for its process is passed along, if descriptors can be.
     Forked { number: u64, pid: u32 },
     /// A worker could not be forked.
     NotForked { number: u64, reason: String },
@@ -129,10 +138,12 @@ pub(crate) enum FromServer {
         /// Whether there are more.
         more: bool,
     },
+    /// A worker whose outputs the host does not have has printed something.
+    Printed { number: u64, stderr: bool, bytes: Vec<u8> },
 }
 
 /// One worker's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ended {
     pub(crate) number: u64,
     pub(crate) ending: Ending,
@@ -142,6 +153,17 @@ pub(crate) struct Ended {
     pub(crate) hung: bool,
     /// Whether the kernel's out-of-memory killer was at work when it was killed.
     pub(crate) out_of_memory: bool,
+    /// What it had noted, for a host that does not share the memory of its notes.
+    pub(crate) remains: Option<Remains>,
+}
+
+/// What a dead worker had noted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Remains {
+    /// Whether a call of the checkout at hand had begun.
+    pub(crate) begun: bool,
+    /// What it logged last, oldest first.
+    pub(crate) records: Vec<String>,
 }
 
 /// What a fork server is doing at one moment, and what it has done since its start.

@@ -223,8 +223,9 @@ fn after_thousands_of_workers_a_server_holds_no_more_than_before() {
     let count: u64 = std::env::var(SOAK).map_or(3000, |count| count.parse().expect("a number"));
     run(async {
         let place = Place::new();
-        let server = server("quiet");
-        until("it listens", || place.0.exists()).await;
+        let mut server = serving("");
+        server.is_not_listened_to();
+        let unused = Holdings::of(server.pid());
         let lives = |until: u64| {
             let place = &place;
             async move {
@@ -245,11 +246,11 @@ fn after_thousands_of_workers_a_server_holds_no_more_than_before() {
             }
         };
         lives(500).await;
-        until("it is at rest", || children(server.pid()).is_empty()).await;
-        let (before, data) = (Holdings::of(server.pid()), memory_of(server.pid(), "VmData"));
+        until("it is at rest", || Holdings::of(server.pid()) == unused).await;
+        let data = memory_of(server.pid(), "VmData");
         lives(count).await;
         let grown = memory_of(server.pid(), "VmData").saturating_sub(data);
         assert!(grown <= ONE_STEP, "{grown} bytes more after {count} workers");
-        until("everything is as it was", || Holdings::of(server.pid()) == before).await;
+        until("everything is as it was", || Holdings::of(server.pid()) == unused).await;
     });
 }

@@ -7,9 +7,12 @@ mod harness;
 
 mod faults;
 mod lives;
+mod network;
 mod restarts;
 mod roles;
 mod strangers;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::path::PathBuf;
 
@@ -77,10 +80,18 @@ fn main() {
     }
 }
 
+/// Tests and their names.
+type Tests = &'static [(&'static str, fn())];
+
 /// Runs the tests whose names contain the first argument that is no option, or all.
 fn run_tests() {
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
-    let all = [lives::TESTS, restarts::TESTS, faults::TESTS, strangers::TESTS].concat();
+    #[cfg(feature = "tls")]
+    let secured = tls::TESTS;
+    #[cfg(not(feature = "tls"))]
+    let secured: Tests = &[];
+    let all =
+        [lives::TESTS, restarts::TESTS, faults::TESTS, strangers::TESTS, network::TESTS, secured].concat();
     let chosen: Vec<_> = all.into_iter().filter(|(name, _)| name.contains(&filter)).collect();
     for (name, test) in &chosen {
         println!("test {name} ...");
@@ -94,7 +105,7 @@ fn run_tests() {
 /// Names the tests of a file.
 macro_rules! tests {
     ($($test:ident),+ $(,)?) => {
-        pub const TESTS: &[(&str, fn())] = &[$((stringify!($test), $test)),+];
+        pub const TESTS: crate::Tests = &[$((stringify!($test), $test)),+];
     };
 }
 use tests;

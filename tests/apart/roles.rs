@@ -16,12 +16,12 @@ pub fn play(role: &str, address: &str) {
         "server" => server(options, address),
         "client" => System::new().block_on(client(options, address)),
         "guest" => System::new().block_on(guest(address)),
-        "load" => System::new().block_on(load(address)),
+        "load" => System::new().block_on(load(place(options, address))),
         other => panic!("no part {other:?}"),
     }
 }
 
-/// A server. `options` are words: `quiet`, `take_over`, `stranger` for one of another type of worker, and `name=value`.
+/// A server. `options` are words: `take_over`, `stranger` for one of another type of worker, and `name=value`.
 fn server(options: &str, address: &str) {
     // As a program may have whatever it likes open.
     let _open = std::fs::File::open("/proc/self/exe").expect("a file");
@@ -30,10 +30,8 @@ fn server(options: &str, address: &str) {
     let value = |wanted: &str| words.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
     let number = |wanted: &str| value(wanted).map(|value| value.parse::<u64>().expect("a number"));
     // Its log is what it prints, which somebody has to read before the pipe is full.
-    if value("quiet").is_none() {
-        let log = tracing_subscriber::fmt().with_writer(std::io::stdout).with_ansi(false).finish();
-        tracing::subscriber::set_global_default(log).expect("the only one");
-    }
+    let log = tracing_subscriber::fmt().with_writer(std::io::stdout).with_ansi(false).finish();
+    tracing::subscriber::set_global_default(log).expect("the only one");
     for (name, resource) in [("descriptors", Resource::Nofile), ("processes", Resource::Nproc)] {
         if let most @ Some(_) = number(name) {
             setrlimit(resource, Rlimit { current: most, maximum: most }).expect("a limit");
@@ -58,7 +56,15 @@ fn server(options: &str, address: &str) {
         if let Some(group) = value("group") {
             server = server.group(group).expect("a group");
         }
-        server.listen(value("at").unwrap_or(address)).map_err(ServerError::from).and_then(Server::run)
+        #[cfg(feature = "tls")]
+        if let Some(name) = value("certificate") {
+            server = server.certificates(certificates(name));
+        }
+        server = server.allow_unauthenticated_beyond_loopback(value("for_all").is_some());
+        let places = [Some(value("at").unwrap_or(address)), value("also")];
+        let listening =
+            places.into_iter().flatten().try_fold(server, |server, address| server.listen(address));
+        listening.map_err(ServerError::from).and_then(Server::run)
     };
     match ended {
         Ok(()) => println!("good bye"),
@@ -66,10 +72,25 @@ fn server(options: &str, address: &str) {
     }
 }
 
+/// What `certificates/make.sh` has made under this name.
+#[cfg(feature = "tls")]
+pub fn certificates(name: &str) -> forkpool::Certificates {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apart/certificates");
+    let file = |name: String| folder.join(name);
+    let (chain, key) = (file(format!("{name}.pem")), file(format!("{name}.key")));
+    forkpool::Certificates::read(chain, key, file("authority.pem".to_owned())).expect("certificates")
+}
+
+/// Where a client goes: to the test's place, unless it is told otherwise with `at=`.
+fn place<'a>(options: &'a str, address: &'a str) -> &'a str {
+    options.split_whitespace().find_map(|word| word.strip_prefix("at=")).unwrap_or(address)
+}
+
 /// A client whose only worker spins; `hung=` milliseconds are its guard's.
 async fn client(options: &str, address: &str) {
-    let hung = options.strip_prefix("hung=").map(|millis| millis.parse().expect("a number"));
-    let pool = Pool::<Probe>::connect(address).workers(1..=1);
+    let hung = options.split_whitespace().find_map(|word| word.strip_prefix("hung="));
+    let hung = hung.map(|millis| millis.parse().expect("a number"));
+    let pool = Pool::<Probe>::connect(place(options, address)).workers(1..=1);
     let pool = pool.hung_worker_timeout(hung.map(Duration::from_millis)).start().expect("the pool starts");
     let checkout = pool.checkout().timeout(None).start();
     let pid = answer(checkout.send(Pid)).await.expect("a pid");

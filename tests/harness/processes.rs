@@ -258,6 +258,15 @@ impl Application {
         }
     }
 
+    /// From now on what it says is read and dropped, so that it never waits for somebody to read it.
+    pub fn is_not_listened_to(&mut self) {
+        let (silence, _) = std::io::pipe().expect("a pipe");
+        let silence = BufReader::new(ChildStdout::from(std::os::fd::OwnedFd::from(silence)));
+        let mut output = std::mem::replace(&mut self.output, silence);
+        // It ends with the application.
+        std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
+    }
+
     fn has_spoken(&self, within: Duration) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let within = Timespec::try_from(within).expect("a short time");
