@@ -7,10 +7,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use actix::dev::ToEnvelope;
-use actix::{Actor, Addr, Arbiter, Handler};
+use actix::{Addr, Arbiter};
 use forkpool::prelude::*;
-use support::{Apprentice, Echo, Echoer, Placement, Report, Series, Setting, each, echo};
+use support::{Apprentice, Echoer, Placement, Report, Series, Setting, each};
 use tokio::sync::oneshot;
 
 /// Calls of one round; a round is short so that a disturbance of the machine spoils few samples.
@@ -33,9 +32,9 @@ async fn measure(setting: Setting) -> Report {
     let mut socket = Series::seconds("blocking ping-pong over a socket pair");
     let mut sync = Series::seconds("SyncArbiter, one thread");
     for _ in 0..setting.rounds(100) {
-        ours.push(calls(&here).await);
+        ours.push(support::calls(&here, CALLS).await);
         socket.push(pings(&mut echoer));
-        sync.push(calls(&threads).await);
+        sync.push(support::calls(&threads, CALLS).await);
         foreign.push(abroad.calls().await);
     }
 
@@ -48,19 +47,6 @@ async fn measure(setting: Setting) -> Report {
     drop((here, abroad));
     pool.stop(Duration::from_secs(5)).await;
     report
-}
-
-/// Seconds for each of some calls, one after the other.
-async fn calls<A>(addr: &Addr<A>) -> f64
-where
-    A: Actor + Handler<Echo>,
-    A::Context: ToEnvelope<A, Echo>,
-{
-    let began = Instant::now();
-    for _ in 0..CALLS {
-        addr.send(echo()).await.expect("an answer").expect("an echo");
-    }
-    each(CALLS, began)
 }
 
 fn pings(echoer: &mut Echoer) -> f64 {
@@ -90,7 +76,7 @@ impl Abroad {
         let (done, measured) = oneshot::channel();
         self.arbiter.spawn(async move {
             // Whoever asked waits for it below.
-            let _ = done.send(calls(&checkout).await);
+            let _ = done.send(support::calls(&checkout, CALLS).await);
         });
         measured.await.expect("the arbiter runs")
     }

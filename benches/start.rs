@@ -9,7 +9,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use forkpool::prelude::*;
-use support::{Apprentice, BareForkServer, Leave, Placement, Report, Series, Setting, Whereabouts, echo};
+use support::{Apprentice, BareForkServer, Placement, Report, Series, Setting};
 
 fn main() {
     support::run("start", &Placement::ALL, measure);
@@ -17,14 +17,14 @@ fn main() {
 
 async fn measure(setting: Setting) -> Report {
     let pool = Pool::<Apprentice>::builder(()).workers(0..=20).start().expect("a pool");
-    place_server(setting, &pool).await;
+    support::place_server(setting, &pool).await;
     let mut bare_server = BareForkServer::start(setting);
 
     let mut ours = Series::seconds("forkpool, from no worker to the first reply");
     let mut bare = Series::seconds("bare fork server, to the child's first byte");
     let mut command = Series::seconds("std::process::Command, to the first byte");
     for _ in 0..setting.rounds(300) {
-        ours.push(first_reply(&pool).await);
+        ours.push(support::first_reply(&pool).await);
         bare.push(first_byte(&mut bare_server));
         command.push(first_byte_from_scratch());
     }
@@ -36,32 +36,6 @@ async fn measure(setting: Setting) -> Report {
     report.ratio(&format!("start/command@{at}"), ours.median() / command.median());
     pool.stop(Duration::ZERO).await;
     report
-}
-
-/// Workers run where their server runs, so it is the server that is placed.
-async fn place_server(setting: Setting, pool: &PoolHandle<Apprentice>) {
-    let (_, server) = pool.send(Whereabouts).await.expect("an answer").expect("a worker");
-    setting.place(server);
-    dismiss(pool).await;
-}
-
-async fn first_reply(pool: &PoolHandle<Apprentice>) -> f64 {
-    let began = Instant::now();
-    pool.send(echo()).await.expect("an answer").expect("an echo");
-    let took = began.elapsed();
-    dismiss(pool).await;
-    took.as_secs_f64()
-}
-
-/// Leaves the pool without a worker. There may be two: a call that follows another at once can come before the
-/// first one's worker is free again, and then it has a second forked.
-async fn dismiss(pool: &PoolHandle<Apprentice>) {
-    while pool.stats().workers() > 0 {
-        support::until("no worker is at work", || pool.stats().idle == pool.stats().workers()).await;
-        if pool.stats().idle > 0 {
-            pool.send(Leave).await.expect("an answer").expect("a worker");
-        }
-    }
 }
 
 fn first_byte(server: &mut BareForkServer) -> f64 {

@@ -5,6 +5,7 @@
 //! own. Nothing here asserts; what the machine cannot offer is skipped by name.
 #![allow(dead_code, unused_imports, reason = "every benchmark uses its part of the support")]
 
+mod calls;
 mod peers;
 mod placement;
 mod report;
@@ -16,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use actix::System;
 
-pub use peers::{BareForkServer, Echoer, Sleeper, first_byte_of_a_command};
+pub use calls::{calls, dismiss, first_reply, place_server};
+pub use peers::{BareForkServer, Echoer, ForkServer, Sleeper, first_byte_of_a_command};
 pub use placement::{Placement, Setting, cpu_time, own_cpu_time, pin, process_id};
 pub use report::{Report, Series};
 pub use worker::{

@@ -6,12 +6,14 @@
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
+use forkpool::Server;
 use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
 
 use super::placement::process_id;
-use super::{Setting, this_program};
+use super::{Apprentice, Setting, this_program};
 
 /// A part to play, as an argument.
 pub(super) const PART: &str = "--part=";
@@ -27,6 +29,7 @@ pub(super) fn play(part: &str) {
         "server" => play_server(stream),
         "byte" => say(&stream),
         "sleep" => play_sleep(&stream),
+        "listen" => play_listener(&stream),
         _ => eprintln!("there is no part {part}"),
     }
 }
@@ -74,6 +77,14 @@ fn play_server(stream: UnixStream) {
 fn play_sleep(stream: &UnixStream) {
     say(stream);
     std::thread::sleep(std::time::Duration::from_secs(600));
+}
+
+/// Serves this benchmark's worker at the path that it hears.
+fn play_listener(mut stream: &UnixStream) {
+    let mut path = String::new();
+    stream.read_to_string(&mut path).expect("a path");
+    let server = Server::<Apprentice>::new(()).listen(format!("unix:{path}")).expect("an address");
+    server.run().expect("it can listen there");
 }
 
 /// Starts a part with a socket for standard input.
@@ -215,5 +226,35 @@ impl Sleeper {
 impl Drop for Sleeper {
     fn drop(&mut self) {
         reap(&mut self.process);
+    }
+}
+
+/// A server of ours that is a program of its own and listens at a path.
+#[derive(Debug)]
+pub struct ForkServer {
+    process: Child,
+    path: PathBuf,
+}
+
+impl ForkServer {
+    /// Starts one; a pool may connect to it before it listens.
+    pub fn start() -> Self {
+        let path = std::env::temp_dir().join(format!("forkpool-bench-{}.sock", std::process::id()));
+        let (process, mut stream) = start("listen", None);
+        stream.write_all(path.as_os_str().as_encoded_bytes()).expect("the process is there");
+        ForkServer { process, path }
+    }
+
+    /// Where pools connect to.
+    pub fn address(&self) -> String {
+        format!("unix:{}", self.path.display())
+    }
+}
+
+impl Drop for ForkServer {
+    fn drop(&mut self) {
+        kill_process(process_id(self.process.id()), Signal::TERM).expect("the process is there");
+        reap(&mut self.process);
+        let _ = std::fs::remove_file(self.path.with_extension("sock.lock"));
     }
 }
