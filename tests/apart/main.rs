@@ -10,6 +10,7 @@ mod lives;
 mod network;
 mod restarts;
 mod roles;
+mod services;
 mod strangers;
 #[cfg(feature = "tls")]
 mod tls;
@@ -90,8 +91,16 @@ fn run_tests() {
     let secured = tls::TESTS;
     #[cfg(not(feature = "tls"))]
     let secured: Tests = &[];
-    let all =
-        [lives::TESTS, restarts::TESTS, faults::TESTS, strangers::TESTS, network::TESTS, secured].concat();
+    let all = [
+        lives::TESTS,
+        restarts::TESTS,
+        faults::TESTS,
+        strangers::TESTS,
+        services::TESTS,
+        network::TESTS,
+        secured,
+    ]
+    .concat();
     let chosen: Vec<_> = all.into_iter().filter(|(name, _)| name.contains(&filter)).collect();
     for (name, test) in &chosen {
         println!("test {name} ...");

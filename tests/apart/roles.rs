@@ -1,5 +1,6 @@
 //! What this program is when it is no test.
 
+use std::os::unix::process::CommandExt as _;
 use std::time::Duration;
 
 use actix::System;
@@ -13,12 +14,38 @@ use crate::harness::*;
 pub fn play(role: &str, address: &str) {
     let (part, options) = role.split_once(' ').unwrap_or((role, ""));
     match part {
-        "server" => server(options, address),
+        "server" => {
+            start_as_a_service(options, address);
+            server(options, address);
+        }
         "client" => System::new().block_on(client(options, address)),
         "guest" => System::new().block_on(guest(address)),
         "load" => System::new().block_on(load(place(options, address))),
         other => panic!("no part {other:?}"),
     }
+}
+
+/// Starts this process again as a service manager would: with the listening socket that it has under the number
+/// `inherits=` as its descriptor 3, and somewhere to say how it does.
+fn start_as_a_service(options: &str, address: &str) {
+    let socket = options.split_whitespace().find_map(|word| word.strip_prefix("inherits="));
+    let (Some(socket), None) = (socket, std::env::var_os("LISTEN_PID")) else { return };
+    let socket = socket.parse().expect("a number");
+    nix::unistd::dup2(socket, 3).expect("a socket");
+    if socket != 3 {
+        nix::unistd::close(socket).expect("a socket");
+    }
+    let path = address.strip_prefix("unix:").expect("a path");
+    let error = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args(std::env::args_os().skip(1))
+        .envs([
+            ("LISTEN_FDS", "1"),
+            ("LISTEN_FDNAMES", "probes"),
+            ("NOTIFY_SOCKET", &format!("{path}.notify")),
+        ])
+        .env("LISTEN_PID", std::process::id().to_string())
+        .exec();
+    panic!("this program does not start again: {error}");
 }
 
 /// A server. `options` are words: `take_over`, `stranger` for one of another type of worker, and `name=value`.
