@@ -6,6 +6,8 @@
 #![allow(dead_code, unused_imports, reason = "every benchmark uses its part of the support")]
 
 mod calls;
+mod floor;
+mod foreign;
 mod peers;
 mod placement;
 mod report;
@@ -18,11 +20,14 @@ use std::time::{Duration, Instant};
 use actix::System;
 
 pub use calls::{calls, dismiss, first_reply, place_server};
-pub use peers::{BareForkServer, Echoer, ForkServer, Sleeper, first_byte_of_a_command};
+pub use floor::Spinner;
+pub use foreign::{IpcChannel, Procspawn, Script};
+pub use peers::{BareForkServer, Echoer, ForkServer, Hog, Piper, Sleeper, first_byte_of_a_command};
 pub use placement::{Placement, Setting, cpu_time, own_cpu_time, pin, process_id};
 pub use report::{Report, Series};
 pub use worker::{
-    Apprentice, Echo, Leave, Log, Sleep, Whereabouts, announces_sleep, echo, pin_workers, sync_peers,
+    Apprentice, Echo, Leave, Log, Sleep, Whereabouts, Work, announces_sleep, echo, pin_workers, steps_of,
+    sync_peers,
 };
 
 /// The placement an execution is to measure, as an argument.
@@ -43,6 +48,8 @@ pub fn run<F: Future<Output = Report> + 'static>(
     placements: &[Placement],
     measure: impl Fn(Setting) -> F,
 ) {
+    // Ends here in a process of its pool.
+    procspawn::init();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let Some(part) = arguments.first().and_then(|first| first.strip_prefix(peers::PART)) {
         return peers::play(part);
@@ -93,6 +100,13 @@ fn measure_apart(name: &str, placement: Placement, quick: bool) -> Vec<String> {
 /// This program, to be executed again.
 fn this_program() -> std::path::PathBuf {
     std::env::current_exe().expect("this program has a path")
+}
+
+/// Seconds for each of so many operations, one after the other.
+pub fn repeat(count: usize, mut operation: impl FnMut()) -> f64 {
+    let began = Instant::now();
+    (0..count).for_each(|_| operation());
+    each(count, began)
 }
 
 /// How long one of so many operations takes, in seconds.

@@ -3,11 +3,13 @@
 //! Their conversation with the benchmark is bytes over socket pairs and blocking calls, which is as little as
 //! there can be: they are the limits that the pool is measured against.
 
-use std::io::{Read, Write};
+use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use forkpool::Server;
 use rustix::process::{Signal, WaitOptions, kill_process, waitpid};
@@ -23,12 +25,19 @@ const PING: usize = 64;
 
 /// Plays the part in this process.
 pub(super) fn play(part: &str) {
+    if let Some(name) = part.strip_prefix("ipc ") {
+        return super::foreign::play_ipc(name);
+    }
+    if part == "pipe" {
+        return play_pipe();
+    }
     let stream = UnixStream::from(copy_of(std::io::stdin().as_fd()));
     match part {
         "echo" => play_echo(stream),
         "server" => play_server(stream),
         "byte" => say(&stream),
         "sleep" => play_sleep(&stream),
+        "hog" => play_hog(&stream),
         "listen" => play_listener(&stream),
         _ => eprintln!("there is no part {part}"),
     }
@@ -55,6 +64,16 @@ fn play_echo(mut stream: UnixStream) {
     }
 }
 
+/// The same between a pipe for standard input and one for standard output.
+fn play_pipe() {
+    let mut input = PipeReader::from(copy_of(std::io::stdin().as_fd()));
+    let mut output = PipeWriter::from(copy_of(std::io::stdout().as_fd()));
+    let mut bytes = [0; PING];
+    while input.read_exact(&mut bytes).is_ok() {
+        output.write_all(&bytes).expect("the other end is open");
+    }
+}
+
 /// Forks for every byte it hears. The child's first byte goes to the socket that stands in place of standard
 /// output; once the child was reaped, the server says so.
 fn play_server(stream: UnixStream) {
@@ -77,6 +96,21 @@ fn play_server(stream: UnixStream) {
 fn play_sleep(stream: &UnixStream) {
     say(stream);
     std::thread::sleep(std::time::Duration::from_secs(600));
+}
+
+/// Wants all it can get of a processor.
+fn play_hog(stream: &UnixStream) {
+    let over = Arc::new(AtomicBool::new(false));
+    let theirs = over.clone();
+    say(stream);
+    let stream = stream.try_clone().expect("a descriptor is free");
+    std::thread::spawn(move || {
+        hear(&stream);
+        theirs.store(true, Ordering::Relaxed);
+    });
+    while !over.load(Ordering::Relaxed) {
+        std::hint::spin_loop();
+    }
 }
 
 /// Serves this benchmark's worker at the path that it hears.
@@ -129,6 +163,39 @@ impl Drop for Echoer {
     fn drop(&mut self) {
         // Its reads end with our end of the stream.
         let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        reap(&mut self.process);
+    }
+}
+
+/// The same over a pair of pipes.
+#[derive(Debug)]
+pub struct Piper {
+    process: Child,
+    there: Option<ChildStdin>,
+    back: ChildStdout,
+}
+
+impl Piper {
+    pub fn start(setting: Setting) -> Self {
+        let mut command = Command::new(this_program());
+        command.arg(format!("{PART}pipe")).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().expect("this program can be executed again");
+        setting.place(process.id());
+        let (there, back) = (process.stdin.take(), process.stdout.take().expect("a pipe"));
+        Piper { process, there, back }
+    }
+
+    /// There and back, once.
+    pub fn ping(&mut self) {
+        let mut bytes = [1; PING];
+        self.there.as_mut().expect("it is dropped last").write_all(&bytes).expect("the peer is there");
+        self.back.read_exact(&mut bytes).expect("the peer answers");
+    }
+}
+
+impl Drop for Piper {
+    fn drop(&mut self) {
+        self.there = None;
         reap(&mut self.process);
     }
 }
@@ -256,5 +323,29 @@ impl Drop for ForkServer {
         kill_process(process_id(self.process.id()), Signal::TERM).expect("the process is there");
         reap(&mut self.process);
         let _ = std::fs::remove_file(self.path.with_extension("sock.lock"));
+    }
+}
+
+/// A process that keeps a processor busy and has nothing to do with anybody.
+#[derive(Debug)]
+pub struct Hog {
+    process: Child,
+    stream: UnixStream,
+}
+
+impl Hog {
+    /// Starts it and waits until it is at work.
+    pub fn start() -> Self {
+        let (process, stream) = start("hog", None);
+        assert!(hear(&stream), "the process ended without a byte");
+        Hog { process, stream }
+    }
+}
+
+impl Drop for Hog {
+    fn drop(&mut self) {
+        // It ends with our end of the stream.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        reap(&mut self.process);
     }
 }

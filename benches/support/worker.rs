@@ -54,6 +54,32 @@ impl Message for Log {
     type Result = Result<(), Failure>;
 }
 
+/// So many steps of work, about a nanosecond each: a processor is busy, and nothing else happens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Work(pub u32);
+
+impl Message for Work {
+    type Result = Result<u64, Failure>;
+}
+
+/// Steps of [`Work`] that take so long here, as the fastest of some attempts has it.
+pub fn steps_of(time: Duration) -> u32 {
+    let attempts = (0..20).map(|_| {
+        let began = std::time::Instant::now();
+        work(1_000_000);
+        began.elapsed()
+    });
+    let fastest = attempts.min().unwrap_or_default();
+    (time.as_secs_f64() / fastest.as_secs_f64() * 1e6) as u32
+}
+
+/// Each step needs the one before.
+fn work(steps: u32) -> u64 {
+    std::hint::black_box(
+        (0..steps).fold(1, |sum: u64, step| std::hint::black_box(sum ^ u64::from(step)).rotate_left(7)),
+    )
+}
+
 /// A worker that does next to nothing.
 pub struct Apprentice;
 
@@ -104,6 +130,14 @@ impl Handler<Leave> for Apprentice {
     }
 }
 
+impl Handler<Work> for Apprentice {
+    type Result = Result<u64, Failure>;
+
+    fn handle(&mut self, Work(steps): Work, _: &mut WorkerContext<Self>) -> Self::Result {
+        Ok(work(steps))
+    }
+}
+
 impl Handler<Log> for Apprentice {
     type Result = Result<(), Failure>;
 
@@ -113,7 +147,7 @@ impl Handler<Log> for Apprentice {
     }
 }
 
-forkpool::interface!(Apprentice { Echo, Whereabouts, Sleep, Leave, Log });
+forkpool::interface!(Apprentice { Echo, Whereabouts, Sleep, Leave, Log, Work });
 forkpool::boot!(Apprentice);
 
 /// The short name of a worker that is asleep.
