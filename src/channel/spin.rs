@@ -2,16 +2,22 @@
 //!
 //! To sleep and be woken costs both ends far more than a short wait does, and to look again and again costs the
 //! processor to whoever else wants it. So an end spins where its waits have usually turned out to be shorter than
-//! its limit, never longer than that, and for a while not at all after somebody else wanted its processor.
+//! its limit, never longer than that, and for a while not at all after somebody else has had its processor.
 
 use std::time::{Duration, Instant};
 
-/// A spin that finds so much time gone between two looks was interrupted: somebody else wanted the processor.
-const INTERRUPTED: Duration = Duration::from_micros(50);
+/// Time between two looks from which on it is asked whether somebody else has had the processor: about what it costs to
+/// sleep and be woken. Who has it for less may have it in between.
+const SUSPICIOUS: Duration = Duration::from_micros(8);
 
-/// Waits that are not spun for after an interruption; each that follows soon doubles it.
-const SHORTEST_PAUSE: u32 = 64;
+/// Time between two looks that is taken for an interruption where nothing more is known.
+pub(super) const INTERRUPTED: Duration = Duration::from_micros(50);
+
+/// Waits that are not spun for after an interruption; each that follows soon doubles it, and so many spins in a row that
+/// find something halve it.
+const SHORTEST_PAUSE: u32 = 1;
 const LONGEST_PAUSE: u32 = 8192;
+const CALM: u32 = 16;
 
 /// Where waits are long, one of so many is spun for to see whether they still are.
 const PROBE: u32 = 32;
@@ -35,6 +41,8 @@ pub(crate) struct Spin {
     until_probe: u32,
     pause: u32,
     next_pause: u32,
+    /// Spins in a row that have found something.
+    found: u32,
     wait: Wait,
 }
 
@@ -59,21 +67,33 @@ impl Spin {
             until_probe: FIRST_PROBE,
             pause: 0,
             next_pause: SHORTEST_PAUSE,
+            found: 0,
             wait: Wait::None,
         }
     }
 
     /// Whether to look again, for an end that has just looked in vain; once `false`, until the wait is over.
     pub(crate) fn goes_on(&mut self, now: Instant) -> bool {
+        self.goes_on_unless(now, |gone| gone > INTERRUPTED)
+    }
+
+    /// As [`goes_on`](Self::goes_on), for an end that can tell whether somebody else has had its processor while so much
+    /// time has gone; it is asked only where that is much for a look.
+    pub(crate) fn goes_on_unless(
+        &mut self,
+        now: Instant,
+        interrupted: impl FnOnce(Duration) -> bool,
+    ) -> bool {
         self.wait = match self.wait {
             Wait::None => match self.is_worth_it() {
                 true => Wait::Spun { since: now, last: now },
                 false => Wait::Slept,
             },
             Wait::Slept => Wait::Slept,
-            Wait::Spun { last, .. } if now.saturating_duration_since(last) > INTERRUPTED => {
+            Wait::Spun { last, .. } if was_interrupted(now.saturating_duration_since(last), interrupted) => {
                 self.pause = self.next_pause;
                 self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
+                self.found = 0;
                 Wait::Slept
             }
             Wait::Spun { since, .. } if now.saturating_duration_since(since) > self.limit => {
@@ -95,7 +115,11 @@ impl Spin {
     pub(crate) fn is_over(&mut self) {
         if let Wait::Spun { .. } = std::mem::replace(&mut self.wait, Wait::None) {
             self.luck = (self.luck + FOUND).min(BEST);
-            self.next_pause = (self.next_pause - self.next_pause / 64).max(SHORTEST_PAUSE);
+            self.found += 1;
+            if self.found == CALM {
+                self.found = 0;
+                self.next_pause = (self.next_pause / 2).max(SHORTEST_PAUSE);
+            }
         }
     }
 
@@ -113,6 +137,10 @@ impl Spin {
         }
         self.until_probe == PROBE
     }
+}
+
+fn was_interrupted(gone: Duration, interrupted: impl FnOnce(Duration) -> bool) -> bool {
+    gone > SUSPICIOUS && interrupted(gone)
 }
 
 #[cfg(test)]
@@ -179,10 +207,27 @@ mod tests {
     }
 
     #[test]
+    fn one_interruption_costs_one_wait_and_one_that_was_none_costs_nothing() {
+        let (mut spin, mut now) = (Spin::new(LIMIT), Instant::now());
+        waits(&mut spin, &mut now, 200, SHORT);
+        for (somebody_ran, expected) in [(false, 10), (true, 9)] {
+            assert!(spin.goes_on(now));
+            now += SUSPICIOUS * 2;
+            assert_eq!(spin.goes_on_unless(now, |_| somebody_ran), !somebody_ran);
+            spin.is_over();
+            assert_eq!(waits(&mut spin, &mut now, 10, SHORT), expected);
+            assert!(spin.goes_on(now));
+            now += SUSPICIOUS / 2;
+            assert!(spin.goes_on_unless(now, |_| true), "it is not even asked");
+            spin.is_over();
+        }
+    }
+
+    #[test]
     fn who_was_interrupted_makes_room_for_longer_each_time() {
         let (mut spin, mut now) = (Spin::new(LIMIT), Instant::now());
         waits(&mut spin, &mut now, 200, SHORT);
-        for pause in [SHORTEST_PAUSE, SHORTEST_PAUSE * 2] {
+        for pause in [64, 128] {
             spin.next_pause = pause;
             assert!(spin.goes_on(now));
             now += INTERRUPTED * 2;

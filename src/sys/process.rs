@@ -111,6 +111,40 @@ pub(crate) fn leave_processor() {
     }
 }
 
+/// How often somebody else has had this thread's processor while this thread wanted it, so far.
+///
+/// # References
+///
+/// - [getrusage(2)](https://man7.org/linux/man-pages/man2/getrusage.2.html), `ru_nivcsw`
+pub(crate) fn turns_of_others() -> u64 {
+    // SAFETY: zeroed demands that zero bytes are a valid rusage; it is integers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: getrusage demands a valid place for an rusage, which lives on this frame. It cannot fail for this thread.
+    unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+    usage.ru_nivcsw.unsigned_abs()
+}
+
+/// Whether fewer threads run or want to than the machine has processors, as far as can be seen.
+///
+/// # References
+///
+/// - [proc_loadavg(5)](https://man7.org/linux/man-pages/man5/proc_loadavg.5.html), the fourth field
+pub(crate) fn some_processor_is_idle() -> bool {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let running = text.split(' ').nth(3).and_then(|threads| threads.split('/').next()?.parse().ok());
+    running.is_some_and(|running: usize| running < all_processors())
+}
+
+/// Processors of the machine that are at work.
+fn all_processors() -> usize {
+    static COUNT: OnceLock<usize> = OnceLock::new();
+    *COUNT.get_or_init(|| {
+        // SAFETY: sysconf demands nothing of its number.
+        let count = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+        usize::try_from(count).unwrap_or(1)
+    })
+}
+
 /// A descriptor that stands for exactly this process, also after its number is used again.
 ///
 /// # References

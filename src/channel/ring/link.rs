@@ -17,8 +17,14 @@ const LOOKS: usize = 30;
 /// Longest time that a worker spins for its next call: about what it would take to be woken.
 const LONGEST_SPIN: Duration = Duration::from_micros(100);
 
-/// Short waits in a row beside the host after which a worker looks for another processor.
-const TOO_CROWDED: u32 = 32;
+/// Short waits in a row beside the host after which a worker looks for another processor; where there is none for it,
+/// as many again and again, up to the most.
+const TOO_CLOSE: u32 = 32;
+const MOST_CLOSE: u32 = 8192;
+
+/// Of those, the last ones, at which it looks whether another one is idle: the host may be about to sleep at any of
+/// them.
+const SURVEYS: u32 = 4;
 
 /// Bytes taken from the doorbell at once: more rings than ever wait there.
 const RINGS: usize = 64;
@@ -30,8 +36,14 @@ pub(crate) struct RingLink {
     notes: Notes,
     doorbell: Arc<OwnedFd>,
     spin: Spin,
+    /// How often somebody else had had this processor when that was last asked for: it costs more than a look.
+    turns: Option<u64>,
     /// Short waits in a row on the processor on which the host runs.
-    crowded: u32,
+    close: u32,
+    /// How many are too many.
+    too_close: u32,
+    /// Whether another processor was seen to be idle since they became many.
+    has_way_out: bool,
 }
 
 impl RingLink {
@@ -45,7 +57,16 @@ impl RingLink {
     }
 
     fn new(ring: Ring, doorbell: Arc<OwnedFd>) -> Self {
-        RingLink { notes: ring.notes(), ring, doorbell, spin: Spin::new(LONGEST_SPIN), crowded: 0 }
+        RingLink {
+            notes: ring.notes(),
+            ring,
+            doorbell,
+            spin: Spin::new(LONGEST_SPIN),
+            turns: None,
+            close: 0,
+            too_close: TOO_CLOSE,
+            has_way_out: false,
+        }
     }
 
     /// Where this worker notes what it does.
@@ -65,7 +86,7 @@ impl RingLink {
 
     fn wait_apart(&mut self) -> io::Result<bool> {
         while !self.ring.has_bytes().map_err(invalid)? {
-            if self.ring.peer_is_elsewhere() && self.spin.goes_on(Instant::now()) {
+            if self.is_to_look() {
                 self.look_for_a_while();
             } else if !self.sleep(Need::Bytes)? {
                 return Ok(false);
@@ -73,6 +94,17 @@ impl RingLink {
         }
         self.spin.is_over();
         Ok(true)
+    }
+
+    /// Whether to look again: on a processor that nobody else wants.
+    fn is_to_look(&mut self) -> bool {
+        let RingLink { ring, spin, turns, .. } = self;
+        let others = |_| {
+            let (now, before) = (process::turns_of_others(), *turns);
+            *turns = Some(now);
+            before.is_some_and(|before| before != now)
+        };
+        ring.peer_is_elsewhere() && spin.goes_on_unless(Instant::now(), others)
     }
 
     /// Waits on the processor on which the host runs. Each wake takes that processor from it, so where wakes follow
@@ -84,12 +116,26 @@ impl RingLink {
                 return Ok(false);
             }
         }
-        self.crowded = if began.elapsed() < LONGEST_SPIN { self.crowded + 1 } else { 0 };
-        if self.crowded == TOO_CROWDED {
-            self.crowded = 0;
-            process::leave_processor();
+        self.close = if began.elapsed() < LONGEST_SPIN { self.close + 1 } else { 0 };
+        if self.close + SURVEYS > self.too_close {
+            self.look_for_a_way_out();
         }
         Ok(true)
+    }
+
+    /// Moves on to another processor if one has nothing to do. Where there is none, somebody would have to make room.
+    fn look_for_a_way_out(&mut self) {
+        self.has_way_out |= process::some_processor_is_idle();
+        if self.close < self.too_close {
+            return;
+        }
+        self.close = 0;
+        if std::mem::take(&mut self.has_way_out) {
+            self.too_close = TOO_CLOSE;
+            process::leave_processor();
+        } else {
+            self.too_close = (self.too_close * 2).min(MOST_CLOSE);
+        }
     }
 
     fn look_for_a_while(&self) {
