@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use actix::dev::Request;
 use actix::prelude::*;
+use forkpool::config::Transport;
 use forkpool::prelude::*;
 use forkpool::{Builder, CheckoutBuilder, Ending};
 use harness::*;
@@ -204,6 +205,10 @@ impl Stage {
             StopsItself => until("it is stopped", || state(other) == Some('T')).await,
             // Found out by whoever gets it, who gets another one.
             WritesGarbage | RepliesTwice | RepliesToAnother => self.scene.said().await,
+            // A pipe that is read from stays until that is over, so it is found out in the same way.
+            ClosesItsChannel if transport() == Transport::SharedMemory => {
+                until("its channel is closed", || own_channel_of(other) == 0).await;
+            }
             _ => {
                 gone(other).await;
                 until("it is replaced", || (self.pool.stats().idle, self.pool.stats().workers()) == (1, 2))

@@ -1,4 +1,4 @@
-//! A channel through shared memory, with a socket whose bytes wake and whose end says that the worker is gone.
+//! A channel through shared memory, with bells that wake and whose end says that the worker is gone.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 
 use super::{Arrived, Boxes, LOOKS};
-use crate::channel::{Need, Notes, Ring, Spin, WorkerEnd};
-use crate::sys::{Errno, descriptors, reactor, sockets};
+use crate::channel::{Hammer, HostBells, Need, Notes, Ring, Spin, WorkerEnd, bells};
+use crate::sys::{descriptors, reactor};
 
-/// Sleeps between two looks into the socket: the worker rings at most once for each, and the smallest socket takes
-/// more bytes than that before it refuses one.
+/// Sleeps between two looks into the bell: the worker rings at most once for each, and a pipe takes more bytes than that
+/// before it refuses one.
 const UNHEARD_RINGS: u32 = 16;
 
 /// Longest time for which a reply is looked for again and again, between the turns of other tasks.
@@ -24,9 +24,10 @@ const SETUP_SPIN: Duration = Duration::from_micros(100);
 /// The host's end of both rings.
 pub(super) struct Rings {
     ring: Ring,
-    /// `None` only where it could not be registered anew, or cannot be rung.
-    doorbell: Option<AsyncFd<OwnedFd>>,
-    /// Times this end may have been rung for since the socket was last emptied.
+    /// What this end hears; `None` only where it could not be registered anew, or the worker cannot be rung for.
+    ear: Option<AsyncFd<OwnedFd>>,
+    hammer: Hammer,
+    /// Times this end may have been rung for since that was last emptied.
     unheard: u32,
     spin: Spin,
     /// Looks since this end last gave way.
@@ -37,24 +38,24 @@ pub(super) struct Rings {
 
 impl Rings {
     pub(super) fn new() -> io::Result<(Self, Notes, WorkerEnd)> {
-        let (ours, doorbell) = sockets::socket_pair()?;
-        descriptors::set_nonblocking(ours.as_fd())?;
+        let (HostBells { ear, hammer }, bells) = bells()?;
         let (ring, memory) = Ring::create()?;
         let notes = ring.notes();
         let rings = Rings {
             ring,
-            doorbell: Some(reactor::register(ours)?),
+            ear: Some(reactor::register(ear)?),
+            hammer,
             unheard: 0,
             spin: Spin::new(SETUP_SPIN),
             looks: 0,
             moved: false,
         };
-        Ok((rings, notes, WorkerEnd::Rings { doorbell, memory }))
+        Ok((rings, notes, WorkerEnd::Rings { bells, memory }))
     }
 
     pub(super) fn settle_here(&mut self) -> io::Result<()> {
-        if let Some(doorbell) = self.doorbell.take() {
-            self.doorbell = Some(reactor::register(doorbell.into_inner())?);
+        if let Some(ear) = self.ear.take() {
+            self.ear = Some(reactor::register(ear.into_inner())?);
         }
         Ok(())
     }
@@ -96,7 +97,7 @@ impl Rings {
             // Before we arm: from then on a ring may be what wakes us.
             self.unheard += 1;
             if self.unheard > UNHEARD_RINGS {
-                self.empty_socket();
+                self.empty_ear();
             }
             let need = if boxes.outgoing.is_empty() { Need::Bytes } else { Need::Either };
             match self.ring.arm(need) {
@@ -104,10 +105,10 @@ impl Rings {
                 Ok(false) => continue,
                 Err(_) => return Poll::Ready(Arrived::Corrupt),
             }
-            let Some(doorbell) = &self.doorbell else {
+            let Some(ear) = &self.ear else {
                 return Poll::Ready(Arrived::End);
             };
-            let Ok(mut guard) = ready!(doorbell.poll_read_ready(cx)) else {
+            let Ok(mut guard) = ready!(ear.poll_read_ready(cx)) else {
                 return Poll::Ready(Arrived::End);
             };
             let closed = guard.ready().is_read_closed();
@@ -175,23 +176,19 @@ impl Rings {
     }
 
     fn ring_the_bell(&mut self) {
-        let Some(doorbell) = &self.doorbell else { return };
-        match descriptors::send(doorbell.as_fd(), &[0]) {
-            // Rings that were not heard yet do as well, and a peer that is gone is told by the socket's end: what it
-            // said before it went is read first.
-            Ok(_) | Err(Errno::AGAIN | Errno::PIPE | Errno::CONNRESET) => {}
+        if self.hammer.ring().is_err() {
             // Out of memory, say. It would sleep for ever.
-            Err(_) => self.doorbell = None,
+            self.ear = None;
         }
     }
 
     /// Takes the bytes that have woken us; that they came is all they say.
-    fn empty_socket(&mut self) {
+    fn empty_ear(&mut self) {
         self.unheard = 0;
-        if let Some(doorbell) = &self.doorbell {
+        if let Some(ear) = &self.ear {
             let mut rings = Vec::with_capacity(4 * UNHEARD_RINGS as usize);
             // Empty, or closed, which the reactor tells.
-            let _ = descriptors::receive(doorbell.as_fd(), &mut rings);
+            let _ = descriptors::read(ear.as_fd(), &mut rings);
         }
     }
 }

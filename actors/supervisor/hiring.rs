@@ -13,7 +13,7 @@ use crate::actors::host_channel::HostChannel;
 use crate::actors::output::{Output, Outputs};
 use crate::actors::server_link::Remote;
 use crate::actors::worker_process::{Leave, Withdrawn, WorkerProcess};
-use crate::channel::WorkerEnd;
+use crate::channel::{WorkerBells, WorkerEnd};
 use crate::wire::control::ToServer;
 
 impl Supervisor {
@@ -50,13 +50,16 @@ impl Supervisor {
         let (channel, end) = HostChannel::new(options.transport, options.max_payload)?;
         let notes = channel.notes().ok_or(io::ErrorKind::Unsupported)?;
         let (output, outputs) = Output::new(&options.name, number, notes, self.recipe.name_of)?;
-        let (rings, socket, memory) = match end {
-            WorkerEnd::Rings { doorbell, memory } => (true, doorbell, memory),
-            WorkerEnd::Stream { socket, memory, .. } => (false, socket, memory),
+        let (rings, mut passed) = match end {
+            WorkerEnd::Rings { bells: WorkerBells { ear, hammer }, memory } => {
+                (true, vec![ear, hammer, memory])
+            }
+            WorkerEnd::Stream { socket, memory, .. } => (false, vec![socket, memory]),
         };
         let Outputs { stdout, stderr } = outputs;
+        passed.extend([stdout, stderr]);
         if let Some(link) = self.server.link() {
-            link.say(&ToServer::Fork { number, rings }, vec![socket, memory, stdout, stderr]);
+            link.say(&ToServer::Fork { number, rings }, passed);
         }
         Ok((channel, output))
     }

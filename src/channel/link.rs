@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::bell::WorkerBells;
 use super::blocking::Link;
 use super::notes::{Doing, Notes};
 use super::ring::RingLink;
@@ -11,8 +12,8 @@ use super::stream::StreamLink;
 
 /// What a worker's end is made of.
 pub(crate) enum WorkerEnd {
-    /// Rings in shared memory, and the socket that wakes.
-    Rings { doorbell: OwnedFd, memory: OwnedFd },
+    /// Rings in shared memory, and the bells that wake.
+    Rings { bells: WorkerBells, memory: OwnedFd },
     /// A socket, and memory for the worker's notes alone.
     Stream { socket: OwnedFd, security: Security, memory: OwnedFd },
 }
@@ -26,9 +27,11 @@ impl WorkerEnd {
     }
 
     /// The same end, out of the way of descriptors that other code opens and closes by number.
-    pub(crate) fn raised(self, raise: impl FnOnce(OwnedFd) -> OwnedFd) -> Self {
+    pub(crate) fn raised(self, raise: impl Fn(OwnedFd) -> OwnedFd) -> Self {
         match self {
-            WorkerEnd::Rings { doorbell, memory } => WorkerEnd::Rings { doorbell: raise(doorbell), memory },
+            WorkerEnd::Rings { bells: WorkerBells { ear, hammer }, memory } => {
+                WorkerEnd::Rings { bells: WorkerBells { ear: raise(ear), hammer: raise(hammer) }, memory }
+            }
             WorkerEnd::Stream { socket, security, memory } => {
                 WorkerEnd::Stream { socket: raise(socket), security, memory }
             }
@@ -48,7 +51,7 @@ impl WorkerLink {
     /// What the system said of its memory.
     pub(crate) fn open(end: WorkerEnd) -> io::Result<Self> {
         Ok(match end {
-            WorkerEnd::Rings { doorbell, memory } => WorkerLink::Ring(RingLink::open(&memory, doorbell)?),
+            WorkerEnd::Rings { bells, memory } => WorkerLink::Ring(RingLink::open(&memory, bells)?),
             WorkerEnd::Stream { socket, security, memory } => {
                 WorkerLink::Stream(StreamLink::new(socket, security, Notes::open(memory.as_fd())?))
             }

@@ -1,5 +1,6 @@
 //! How bytes move between the two ends of a pipe. Nothing here knows what they mean.
 
+mod bell;
 mod blocking;
 mod buffers;
 mod link;
@@ -12,6 +13,9 @@ mod stream;
 #[cfg(feature = "tls")]
 mod tls;
 
+pub(crate) use bell::WorkerBells;
+#[cfg(feature = "actors")]
+pub(crate) use bell::{Hammer, HostBells, bells};
 pub(crate) use blocking::{BlockingEnd, Heard, Link};
 pub(crate) use buffers::Inbox;
 #[cfg(feature = "actors")]

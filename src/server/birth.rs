@@ -7,7 +7,7 @@ use super::clients::Clients;
 use super::control::Over;
 use super::run::write_title;
 use super::serve::{ForkServer, Mold};
-use crate::channel::{Notes, Security, WorkerEnd};
+use crate::channel::{Notes, Security, WorkerBells, WorkerEnd};
 use crate::sys::descriptors;
 use crate::sys::process::{self, Forked, Pid};
 use crate::wire::control::{FromServer, Guard, Hello};
@@ -42,16 +42,19 @@ impl ForkServer<'_> {
     pub(super) fn fork(&mut self, id: ClientId, number: u64, rings: bool) -> Result<Option<Birth>, Over> {
         let Some(client) = self.clients.get(id) else { return Ok(None) };
         // The descriptors came with the first byte of their message, so they are there.
-        let passed = client.control.take_passed()?;
+        let passed = match rings {
+            true => client.control.take_passed()?.map(|[ear, hammer, memory, stdout, stderr]| {
+                (WorkerEnd::Rings { bells: WorkerBells { ear, hammer }, memory }, [stdout, stderr])
+            }),
+            false => client.control.take_passed()?.map(|[socket, memory, stdout, stderr]| {
+                (WorkerEnd::Stream { socket, security: Security::None, memory }, [stdout, stderr])
+            }),
+        };
         let (refusal, guard) = (self.refusal_of_a_worker(), client_guard(&mut self.clients, id));
-        let Some([socket, memory, stdout, stderr]) = passed.filter(|_| refusal.is_none()) else {
+        let Some((channel, [stdout, stderr])) = passed.filter(|_| refusal.is_none()) else {
             let reason = refusal.unwrap_or_else(|| "the server may have no more descriptors".to_owned());
             self.was_not_forked(id, number, &reason);
             return Ok(None);
-        };
-        let channel = match rings {
-            true => WorkerEnd::Rings { doorbell: socket, memory },
-            false => WorkerEnd::Stream { socket, security: Security::None, memory },
         };
         let (pid, birth) =
             match bear(Birth { parent: process::own_pid(), client: id, number, channel, stdout, stderr }) {

@@ -2,7 +2,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -18,7 +18,7 @@ use rustix::net::{
 const CHANNEL_FLOOR: RawFd = 60;
 
 /// Most descriptors one message of the control channel carries.
-const MOST_PASSED: usize = 4;
+const MOST_PASSED: usize = 5;
 
 /// A close-on-exec pipe, the reading end first, which returns instead of waiting.
 ///
@@ -26,9 +26,30 @@ const MOST_PASSED: usize = 4;
 ///
 /// - [pipe2(2)](https://man7.org/linux/man-pages/man2/pipe2.2.html)
 pub(crate) fn pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let (ours, theirs) = blocking_pipe()?;
     set_nonblocking(ours.as_fd())?;
     Ok((ours, theirs))
+}
+
+/// A close-on-exec pipe, the reading end first.
+pub(crate) fn blocking_pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+}
+
+/// The same pipe once more, open for both directions and returning instead of waiting.
+///
+/// # References
+///
+/// - [fifo(7)](https://man7.org/linux/man-pages/man7/fifo.7.html), what opening one for both does
+pub(crate) fn reopen_both_ways(pipe: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::open(format!("/proc/self/fd/{}", pipe.as_raw_fd()), flags, Mode::empty())
+}
+
+/// Writes to a pipe.
+pub(crate) fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> rustix::io::Result<usize> {
+    rustix::io::retry_on_intr(|| rustix::io::write(fd, bytes))
 }
 
 /// Reads from a pipe into the spare capacity of `bytes`; 0 is the end.

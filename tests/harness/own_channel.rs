@@ -5,7 +5,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
+use forkpool::config::Transport;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
+
+use super::transport;
 
 /// Where in its channel's memory a worker counts the bytes that it said, and where it says the first of them.
 pub const SAID: u64 = 128;
@@ -38,7 +41,7 @@ impl OwnChannel {
     /// Says bytes without the worker's loop, which does not know of them: it must not say more after that.
     pub fn say(&self, bytes: &[u8]) {
         if !self.has_rings {
-            let sent = rustix::net::send(own_socket(), bytes, rustix::net::SendFlags::empty());
+            let sent = rustix::net::send(&own("socket:")[0], bytes, rustix::net::SendFlags::empty());
             assert_eq!(sent, Ok(bytes.len()), "there is room");
             return;
         }
@@ -50,8 +53,9 @@ impl OwnChannel {
     /// Wakes the host, if that is needed, and does nothing more.
     pub fn wait_to_be_killed(&self) {
         if self.has_rings {
-            rustix::net::send(own_socket(), &[0], rustix::net::SendFlags::empty())
-                .expect("the host is there");
+            // One of the two can be written to.
+            let rung = own("pipe:").into_iter().find(|bell| rustix::io::write(bell, &[0]).is_ok());
+            assert!(rung.is_some(), "the host is there");
         }
         std::thread::sleep(Duration::from_secs(60));
     }
@@ -84,19 +88,40 @@ pub fn own_memory() -> File {
 
 /// Closes the channel for good, whoever else holds it.
 pub fn hang_up() {
-    rustix::net::shutdown(own_socket(), rustix::net::Shutdown::Both).expect("it hangs up");
+    for socket in own("socket:") {
+        rustix::net::shutdown(socket, rustix::net::Shutdown::Both).expect("it hangs up");
+    }
+    for bell in numbers_of("pipe:") {
+        nix::unistd::close(bell).expect("it is open");
+    }
 }
 
-/// The only socket of a worker.
-fn own_socket() -> OwnedFd {
-    let entries = std::fs::read_dir("/proc/self/fd").expect("descriptors").flatten();
-    let is_socket = |entry: &std::fs::DirEntry| {
-        entry.path().read_link().is_ok_and(|target| target.to_string_lossy().starts_with("socket:"))
-    };
-    let number =
-        entries.into_iter().find(is_socket).and_then(|entry| entry.file_name().to_str()?.parse().ok());
+/// Lowest number of what a worker's channel is made of.
+const CHANNEL_FLOOR: i32 = 60;
+
+/// The descriptors of this kind that a worker's channel is made of.
+fn own(kind: &str) -> Vec<OwnedFd> {
     let this =
         rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).expect("this process");
-    let number = number.expect("a channel");
-    rustix::process::pidfd_getfd(this, number, PidfdGetfdFlags::empty()).expect("its channel again")
+    let numbers = numbers_of(kind).into_iter();
+    let again = |number| rustix::process::pidfd_getfd(&this, number, PidfdGetfdFlags::empty());
+    numbers.map(|number| again(number).expect("its channel again")).collect()
+}
+
+/// Descriptors that a worker's channel consists of: a socket, or two bells.
+pub fn channel_parts() -> usize {
+    if transport() == Transport::SharedMemory { 2 } else { 1 }
+}
+
+/// Descriptors that are left of a worker's channel.
+pub fn own_channel_of(worker: u32) -> usize {
+    super::descriptors_of(worker).range(CHANNEL_FLOOR..).count()
+}
+
+fn numbers_of(kind: &str) -> Vec<i32> {
+    let open = super::descriptors_of(std::process::id());
+    open.range(CHANNEL_FLOOR..)
+        .filter(|(_, target)| target.starts_with(kind))
+        .map(|(number, _)| *number)
+        .collect()
 }

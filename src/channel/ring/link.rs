@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Corrupt, Need, Ring};
+use crate::channel::bell::WorkerBells;
 use crate::channel::blocking::Link;
 use crate::channel::notes::{Doing, Notes};
 use crate::channel::spin::Spin;
-use crate::sys::{Errno, descriptors, process};
+use crate::sys::{descriptors, process};
 
 /// Looks between two readings of the clock, by a worker that spins.
 const LOOKS: usize = 30;
@@ -26,15 +27,11 @@ const MOST_CLOSE: u32 = 8192;
 /// them.
 const SURVEYS: u32 = 4;
 
-/// Bytes taken from the doorbell at once: more rings than ever wait there.
-const RINGS: usize = 64;
-
-/// The worker's end of its channel: the rings, and the socket whose bytes wake and whose end says that the host is
-/// gone.
+/// The worker's end of its channel: the rings, and the bells that wake and whose end says that the host is gone.
 pub(crate) struct RingLink {
     ring: Ring,
     notes: Notes,
-    doorbell: Arc<OwnedFd>,
+    bells: Arc<WorkerBells>,
     spin: Spin,
     /// How often somebody else had had this processor when that was last asked for: it costs more than a look.
     turns: Option<u64>,
@@ -47,20 +44,20 @@ pub(crate) struct RingLink {
 }
 
 impl RingLink {
-    pub(crate) fn open(memory: &OwnedFd, doorbell: OwnedFd) -> io::Result<Self> {
-        Ok(RingLink::new(Ring::open(memory)?, Arc::new(doorbell)))
+    pub(crate) fn open(memory: &OwnedFd, bells: WorkerBells) -> io::Result<Self> {
+        Ok(RingLink::new(Ring::open(memory)?, Arc::new(bells)))
     }
 
     /// Another link to the same host, for what is said in the middle of something. Each says whole frames.
     pub(crate) fn twin(&self) -> Self {
-        RingLink::new(self.ring.twin(), self.doorbell.clone())
+        RingLink::new(self.ring.twin(), self.bells.clone())
     }
 
-    fn new(ring: Ring, doorbell: Arc<OwnedFd>) -> Self {
+    fn new(ring: Ring, bells: Arc<WorkerBells>) -> Self {
         RingLink {
             notes: ring.notes(),
             ring,
-            doorbell,
+            bells,
             spin: Spin::new(LONGEST_SPIN),
             turns: None,
             close: 0,
@@ -155,23 +152,16 @@ impl RingLink {
             self.ring.disarm();
             return Ok(true);
         }
-        let mut rings = Vec::with_capacity(RINGS);
-        let heard = match descriptors::receive(self.doorbell.as_fd(), &mut rings) {
-            // What a socket says whose peer was closed before it had heard all rings.
-            Err(Errno::CONNRESET) => 0,
-            heard => heard?,
-        };
+        let heard = self.bells.hear()?;
         self.ring.disarm();
-        Ok(heard > 0)
+        // Code that closed what it does not own while this waited has ended its own channel; no call is begun then.
+        descriptors::check_open(self.bells.ear.as_fd())?;
+        Ok(heard)
     }
 
     fn wake_for(&self, need: Need) -> io::Result<()> {
         if self.ring.must_wake(need) {
-            match descriptors::send(self.doorbell.as_fd(), &[0]) {
-                // A host that is gone is told by the socket's end, before the next sleep.
-                Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => {}
-                Err(error) => return Err(error.into()),
-            }
+            self.bells.ring()?;
         }
         Ok(())
     }
@@ -189,7 +179,7 @@ impl Link for RingLink {
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         // Code that closed what it does not own has ended its own channel, and is not heard on it any more.
-        descriptors::check_open(self.doorbell.as_fd())?;
+        descriptors::check_open(self.bells.hammer.as_fd())?;
         self.ring.write_behind_twins();
         loop {
             let count = self.ring.write(bytes).map_err(invalid)?;
@@ -215,13 +205,14 @@ fn invalid(error: Corrupt) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::bell::bells;
 
     #[test]
     fn a_host_that_is_gone_before_it_has_heard_a_ring_is_the_end_and_no_error()
     -> Result<(), Box<dyn std::error::Error>> {
         let (host, file) = Ring::create()?;
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        let mut worker = RingLink::open(&file, theirs.into())?;
+        let (ours, theirs) = bells()?;
+        let mut worker = RingLink::open(&file, theirs)?;
         assert!(host.arm(Need::Bytes)?);
         assert_eq!(worker.send(b"unheard")?, 7);
         drop(ours);
@@ -232,9 +223,10 @@ mod tests {
     #[test]
     fn two_sides_that_sleep_whenever_they_can_lose_no_wake() -> Result<(), Box<dyn std::error::Error>> {
         let (host, file) = Ring::create()?;
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        let mut host = RingLink::new(host, Arc::new(ours.into()));
-        let mut worker = RingLink::open(&file, theirs.into())?;
+        let ((ear, their_hammer), (their_ear, hammer)) =
+            (descriptors::blocking_pipe()?, descriptors::blocking_pipe()?);
+        let mut host = RingLink::new(host, Arc::new(WorkerBells { ear, hammer }));
+        let mut worker = RingLink::open(&file, WorkerBells { ear: their_ear, hammer: their_hammer })?;
         let echo = std::thread::spawn(move || -> io::Result<()> {
             let mut bytes = Vec::with_capacity(100_000);
             while worker.receive(&mut bytes)? > 0 {
