@@ -11,8 +11,8 @@ use crate::wire::frame;
 pub(crate) trait Link {
     /// Appends what has arrived, waiting for at least one byte; 0 is the end.
     fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize>;
-    /// Writes some of the bytes, waiting for room.
-    fn send(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// Writes some of the bytes, waiting for room. `more`: there is something to do already, so more will be said soon.
+    fn send(&mut self, bytes: &[u8], more: bool) -> io::Result<usize>;
     /// Notes where others find it, also after this process's death, what it does.
     fn note(&self, doing: Doing);
 }
@@ -77,8 +77,12 @@ impl<L: Link> BlockingEnd<L> {
     ///
     /// What the link said; the end is of no use then.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
+        if self.outbox.is_empty() {
+            return Ok(());
+        }
+        let more = self.inbox.holds_frame(self.limit).unwrap_or(false);
         while !self.outbox.is_empty() {
-            match self.link.send(self.outbox.unsent()) {
+            match self.link.send(self.outbox.unsent(), more) {
                 Ok(0) => return Err(Errno::PIPE.into()),
                 Ok(count) => self.outbox.wrote(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

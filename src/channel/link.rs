@@ -83,10 +83,10 @@ impl Link for WorkerLink {
         }
     }
 
-    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    fn send(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
         match self {
-            WorkerLink::Ring(link) => link.send(bytes),
-            WorkerLink::Stream(link) => link.send(bytes),
+            WorkerLink::Ring(link) => link.send(bytes, more),
+            WorkerLink::Stream(link) => link.send(bytes, more),
         }
     }
 

@@ -44,7 +44,7 @@ impl Link for StreamLink {
         }
     }
 
-    fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    fn send(&mut self, bytes: &[u8], _: bool) -> io::Result<usize> {
         self.security().send(self.socket.as_fd(), bytes)
     }
 

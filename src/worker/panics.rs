@@ -112,7 +112,7 @@ fn say_last_words(captured: &mut Captured, report: PanicReport) {
     frame::append(&mut bytes, &words);
     let Some(channel) = &mut captured.channel else { return };
     let mut unsent = bytes.as_slice();
-    while let Ok(count) = channel.send(unsent) {
+    while let Ok(count) = channel.send(unsent, false) {
         unsent = &unsent[count.min(unsent.len())..];
         if unsent.is_empty() {
             return;

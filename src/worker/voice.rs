@@ -151,7 +151,7 @@ impl Pending {
             let Some((link, _)) = link.as_mut().filter(|(_, original)| original.holds()) else { return };
             let mut unsent = self.bytes.as_slice();
             while !unsent.is_empty() {
-                match link.send(unsent) {
+                match link.send(unsent, true) {
                     // The host is gone, and what the call says next will find that out.
                     Ok(0) | Err(_) => break,
                     Ok(count) => unsent = &unsent[count..],

@@ -175,7 +175,7 @@ mod tests {
             Ok(count)
         }
 
-        fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        fn send(&mut self, bytes: &[u8], _: bool) -> io::Result<usize> {
             self.heard.extend_from_slice(bytes);
             Ok(bytes.len())
         }
