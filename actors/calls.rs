@@ -2,7 +2,6 @@
 //! whose clock runs.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::context::Origin;
@@ -32,7 +31,7 @@ pub(super) struct Kind {
 
 /// One call as it was sent.
 pub(super) struct Call {
-    pub(super) slot: Rc<dyn Slot>,
+    pub(super) slot: Slot,
     pub(super) kind: &'static Kind,
     pub(super) limit: Option<Duration>,
     /// What quarantine knows it by, where there is one.

@@ -1,5 +1,6 @@
 //! The checkout actor: a worker to oneself.
 
+use std::any::Any;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::panic::Location;
@@ -19,7 +20,7 @@ use super::context::Origin;
 use super::interface::{Accepts, Worker};
 use super::proxy_context::{Here, ProxyContext};
 use super::session::{Session, SessionSeed, Surroundings};
-use super::slot::{Reply, TypedSlot};
+use super::slot::{Place, Reply, Shelf, Slot, Sole};
 use crate::failure::Failure;
 use crate::wire::frame::{self, PayloadError};
 
@@ -42,10 +43,12 @@ use crate::wire::frame::{self, PayloadError};
 /// A call whose future is dropped before it was written to the worker is not run; one that runs is let
 /// finish, and its answer is dropped.
 pub struct Checkout<W: Worker> {
-    session: Session,
-    timeout: Option<Duration>,
+    pub(super) session: Session,
+    pub(super) timeout: Option<Duration>,
     /// Where the checkout was started, and in which context.
-    home: Origin,
+    pub(super) home: Origin,
+    /// The slots of each message's calls, by its place in the interface.
+    shelves: Vec<Option<Rc<dyn Any>>>,
     worker: PhantomData<fn() -> W>,
 }
 
@@ -66,7 +69,8 @@ impl<W: Worker> Checkout<W> {
         // A mailbox of capacity 0 is unbounded, and this one is so before anybody can send to it.
         let (sender, receiver) = channel::channel(0);
         arbiter.spawn_fn(move || {
-            let checkout = Checkout { session: seed.plant(), timeout, home, worker: PhantomData };
+            let session = seed.plant();
+            let checkout = Checkout { session, timeout, home, shelves: Vec::new(), worker: PhantomData };
             ProxyContext::run(checkout, receiver);
         });
         Addr::new(sender)
@@ -78,7 +82,7 @@ impl<W: Worker> Checkout<W> {
         limit: Option<Duration>,
         at: Option<&'static Location<'static>>,
         ctx: &mut ProxyContext<Self>,
-    ) -> Reply<M>
+    ) -> Place<Result<T, E>>
     where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize,
@@ -86,20 +90,35 @@ impl<W: Worker> Checkout<W> {
         E: DeserializeOwned + From<Failure> + 'static,
     {
         let sent = ctx.take_sent();
-        let slot = TypedSlot::new(sent.awaited);
-        let call = call::<W, M>(slot.clone(), limit, self.home.of_call(sent, at));
+        let (slot, place) = self.shelf::<M, T, E>().slot(sent.awaited);
+        let call = call::<W, M>(slot, limit, self.home.of_call(sent, at));
         self.session.submit(call, &mut |out, most| encode(out, message, most), ctx);
-        Reply(slot)
+        place
+    }
+
+    /// The slots of this message's calls.
+    fn shelf<M, T, E>(&mut self) -> Rc<Shelf<T, E>>
+    where
+        W: Accepts<M>,
+        T: 'static,
+        E: 'static,
+    {
+        let place = usize::try_from(W::METHOD).unwrap_or(usize::MAX);
+        let known = self.shelves.get(place).cloned().flatten();
+        // What stands at a message's place is of its type, for nobody else puts anything there.
+        if let Some(shelf) = known.and_then(|shelf| shelf.downcast().ok()) {
+            return shelf;
+        }
+        let shelf = Rc::new(Shelf::<T, E>::default());
+        let places = self.shelves.len().max(place.saturating_add(1));
+        self.shelves.resize(places, None);
+        self.shelves[place] = Some(shelf.clone());
+        shelf
     }
 }
 
 /// A call of this message.
-fn call<W, M>(slot: Rc<TypedSlot<M::Result>>, limit: Option<Duration>, origin: Origin) -> Call
-where
-    W: Accepts<M>,
-    M: Message,
-    TypedSlot<M::Result>: super::slot::Slot,
-{
+pub(super) fn call<W: Accepts<M>, M>(slot: Slot, limit: Option<Duration>, origin: Origin) -> Call {
     Call { slot, kind: KindOf::<W, M>::KIND, limit, mark: None, origin, timer: None }
 }
 
@@ -166,7 +185,7 @@ where
     type Result = Reply<M>;
 
     fn handle(&mut self, message: M, ctx: &mut Self::Context) -> Reply<M> {
-        self.submit(&message, self.timeout, None, ctx)
+        Reply(self.submit(&message, self.timeout, None, ctx))
     }
 }
 
@@ -191,7 +210,7 @@ where
     type Result = Reply<Within<M, D>>;
 
     fn handle(&mut self, Within(limit, message): Within<M, D>, ctx: &mut Self::Context) -> Self::Result {
-        Reply(self.submit(&message, limit.into(), None, ctx).0)
+        Reply(self.submit(&message, limit.into(), None, ctx))
     }
 }
 
@@ -205,7 +224,7 @@ where
     type Result = Reply<Here<M>>;
 
     fn handle(&mut self, Here { message, at }: Here<M>, ctx: &mut Self::Context) -> Self::Result {
-        Reply(self.submit(&message, self.timeout, Some(at), ctx).0)
+        Reply(self.submit(&message, self.timeout, Some(at), ctx))
     }
 }
 
@@ -221,7 +240,7 @@ where
 
     fn handle(&mut self, Here { message, at }: Here<Within<M, D>>, ctx: &mut Self::Context) -> Self::Result {
         let Within(limit, message) = message;
-        Reply(self.submit(&message, limit.into(), Some(at), ctx).0)
+        Reply(self.submit(&message, limit.into(), Some(at), ctx))
     }
 }
 
@@ -259,7 +278,7 @@ impl<W: Worker> Handler<Fence> for Checkout<W> {
 }
 
 /// One call to the pool itself: a checkout without an address, which ends with its call.
-pub(super) struct Single(Session);
+pub(super) struct Single(pub(super) Session);
 
 impl Single {
     /// Runs one call, encoded already, on an arbiter.
@@ -278,7 +297,7 @@ impl Single {
     {
         arbiter.spawn(async move {
             let mut session = seed.plant();
-            let call = call::<W, M>(TypedSlot::answering(caller), limit, origin);
+            let call = call::<W, M>(Sole::answering(caller), limit, origin);
             let mut payload = Some(payload);
             let mut encode = |out: &mut Vec<u8>, _: usize| {
                 out.append(&mut payload.take().unwrap_or(Ok(Vec::new()))?);

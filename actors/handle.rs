@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
+use super::batch::Delegation;
 use super::checkout::Checkout;
 use super::context::{ErrorContext, Origin};
 use super::desk::Desk;
@@ -120,8 +121,40 @@ impl<W: Worker> PoolHandle<W> {
         PoolRequest {
             answer,
             timeout: None,
-            unanswered: |failure| Err(E::from(failure)),
+            calls: 1,
+            unanswered: |failure, _| Err(E::from(failure)),
             desk: self.shared.desk.clone(),
+        }
+    }
+
+    /// Runs all these messages, in order, on one free worker: a [`Batch`](super::Batch) on a checkout of its own, with the
+    /// pool's `timeout` for each of its calls. The answers stand at the places of their messages.
+    ///
+    /// # Errors
+    ///
+    /// Those of the messages, one by one; an error clears the calls behind it.
+    ///
+    /// # Cancellation
+    ///
+    /// As that of a [`Batch`](super::Batch).
+    #[track_caller]
+    pub fn send_batch<M, T, E>(&self, messages: Vec<M>) -> PoolRequest<Vec<Result<T, E>>>
+    where
+        W: Accepts<M>,
+        M: Message<Result = Result<T, E>> + Serialize + Send + 'static,
+        T: DeserializeOwned + Send + 'static,
+        E: DeserializeOwned + From<Failure> + Send + 'static,
+    {
+        let (caller, answer) = oneshot::channel();
+        let (desk, calls) = (&self.shared.desk, messages.len());
+        let batch = Delegation::new(desk, messages, desk.options.timeout, Origin::here());
+        batch.run::<W, T, E>(&here_or(&self.shared.arbiter), Some(caller));
+        PoolRequest {
+            answer,
+            timeout: None,
+            calls,
+            unanswered: |failure, calls| (0..calls).map(|_| Err(E::from(failure.clone()))).collect(),
+            desk: desk.clone(),
         }
     }
 
@@ -237,7 +270,8 @@ impl From<MailboxError> for Failure {
 pub struct PoolRequest<R> {
     answer: oneshot::Receiver<R>,
     timeout: Option<Pin<Box<Sleep>>>,
-    unanswered: fn(Failure) -> R,
+    calls: usize,
+    unanswered: fn(Failure, usize) -> R,
     desk: Arc<Desk>,
 }
 
@@ -263,7 +297,9 @@ impl<R> Future for PoolRequest<R> {
         match Pin::new(&mut self.answer).poll(cx) {
             Poll::Ready(Ok(result)) => return Poll::Ready(Ok(result)),
             // The arbiter it ran on has ended.
-            Poll::Ready(Err(_)) => return Poll::Ready(Ok((self.unanswered)(self.desk.stopped()))),
+            Poll::Ready(Err(_)) => {
+                return Poll::Ready(Ok((self.unanswered)(self.desk.stopped(), self.calls)));
+            }
             Poll::Pending => {}
         }
         match &mut self.timeout {

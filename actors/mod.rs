@@ -1,5 +1,6 @@
 //! The host side: actors that own worker processes and lend them to callers.
 
+mod batch;
 mod builder;
 mod calls;
 mod checkout;
@@ -31,6 +32,7 @@ mod stats;
 mod supervisor;
 mod worker_process;
 
+pub use batch::{Batch, SendBatch};
 pub use builder::{Builder, StartError};
 pub use checkout::{Abort, Checkout, Within};
 pub use context::{

@@ -28,9 +28,9 @@ use crate::wire::frame::{self, PayloadError};
 /// [`Pool::builder`] starts one and returns its [`PoolHandle`](super::PoolHandle), which is what one usually
 /// wants; [`PoolHandle::addr`](super::PoolHandle::addr) gives the actor's own address. Its mailbox is unbounded.
 pub struct Pool<W: Worker> {
-    desk: Arc<Desk>,
+    pub(super) desk: Arc<Desk>,
     /// Where the pool was started.
-    home: Origin,
+    pub(super) home: Origin,
     worker: PhantomData<fn() -> W>,
 }
 

@@ -1,8 +1,8 @@
 //! What a user of the library needs in scope; nothing in it collides with `actix::prelude`.
 
 pub use super::{
-    Abort, Checkout, ContextFailure, ErrorContext, Pool, PoolHandle, StartError, Stats, Stop, Within, Worker,
-    WorkerContext, here,
+    Abort, Batch, Checkout, ContextFailure, ErrorContext, Pool, PoolHandle, SendBatch, StartError, Stats,
+    Stop, Within, Worker, WorkerContext, here,
 };
 pub use crate::worker::Preload;
 pub use crate::{Failure, FailureKind, FinishedLog, LogLevel, RequestLog, SetupError};

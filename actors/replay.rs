@@ -2,6 +2,7 @@
 //! attached to, or once more in the application's own `tracing`, under the span in which the call was made.
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tracing::dispatcher::{self, Dispatch};
@@ -71,7 +72,7 @@ pub fn time_of_record() -> SystemTime {
 #[derive(Clone, Debug)]
 pub(super) enum Listener {
     /// The subscriber of whoever made the call, and the span in which it was made.
-    Subscriber(Box<(Dispatch, Span)>),
+    Subscriber(Arc<(Dispatch, Span)>),
     /// The log that its checkout is attached to.
     Log(RequestLog),
 }
@@ -85,7 +86,7 @@ impl Listener {
         // The level above is that of all threads, also after a subscriber has gone.
         let dispatch =
             dispatcher::get_default(|current| (!current.is::<NoSubscriber>()).then(|| current.clone()))?;
-        Some(Listener::Subscriber(Box::new((dispatch, Span::current()))))
+        Some(Listener::Subscriber(Arc::new((dispatch, Span::current()))))
     }
 
     /// The highest level that is read here.
