@@ -1,8 +1,8 @@
 //! Many calls at once: two workers, beside a `SyncArbiter` with two threads.
 //!
 //! Each call in flight is a task of its own that sends, waits and sends again, as the requests of a web server
-//! do. The pool is measured twice: as two held checkouts that share the calls between them, and as calls to the
-//! pool itself, of which each is a checkout of its own.
+//! do. The pool is measured as two held checkouts that share the calls between them, as calls to the
+//! pool itself, of which each is a checkout of its own, and as two held checkouts with one batch of 64 calls in flight each.
 
 mod support;
 
@@ -11,13 +11,16 @@ use std::time::{Duration, Instant};
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler};
 use forkpool::prelude::*;
-use support::{Apprentice, Echo, Placement, Report, Series, Setting, cpu_time, echo, own_cpu_time};
+use support::{Apprentice, Echo, Placement, Report, Series, Setting, Thread, cpu_time, echo, own_cpu_time};
 
 /// Workers, and threads of the `SyncArbiter`.
 const WORKERS: usize = 2;
 
 /// Calls in flight, rounds, and how many calls one round makes.
 const DEPTHS: [(usize, usize, usize); 3] = [(64, 30, 6_400), (1, 15, 300), (1024, 10, 10_240)];
+
+/// Calls of one batch.
+const BATCH: usize = 64;
 
 fn main() {
     support::run("throughput", &[Placement::Any, Placement::One, Placement::Two], measure);
@@ -46,8 +49,34 @@ async fn measure(setting: Setting) -> Report {
         }
         report_depth(&mut report, setting, depth, [&held, &any, &sync]);
     }
+    measure_batches(setting, &mut report, &pool, &pids, &threads).await;
     pool.stop(Duration::ZERO).await;
     report
+}
+
+async fn measure_batches(
+    setting: Setting,
+    report: &mut Report,
+    pool: &PoolHandle<Apprentice>,
+    pids: &[u32],
+    threads: &Addr<Thread>,
+) {
+    let mut batches = Contest::new("forkpool, held checkouts, a batch of 64 in flight on each");
+    let mut sync = Contest::new("SyncArbiter, 128 in flight");
+    let checkouts = hold(pool, WORKERS).await;
+    for _ in 0..setting.rounds(30) {
+        let calls = 100 * BATCH * WORKERS;
+        batches.round(pids, calls, in_batches(&checkouts, calls)).await;
+        sync.round(pids, calls, in_flight(std::slice::from_ref(threads), BATCH * WORKERS, calls)).await;
+    }
+    for contest in [&batches, &sync] {
+        report.row(&contest.rate);
+        report.row(&contest.cpu);
+    }
+    let at = setting.placement;
+    report.ratio(&format!("throughput/batch_sync_arbiter@{at}"), batches.rate.median() / sync.rate.median());
+    report
+        .ratio(&format!("throughput/batch_cpu_sync_arbiter@{at}"), batches.cpu.median() / sync.cpu.median());
 }
 
 fn report_depth(report: &mut Report, setting: Setting, depth: usize, contests: [&Contest; 3]) {
@@ -58,12 +87,17 @@ fn report_depth(report: &mut Report, setting: Setting, depth: usize, contests: [
     }
     let [held, any, sync] = contests;
     let at = setting.placement;
-    // The figure everybody means is that of 64; the others have their depth in their name.
-    let tail = if depth == 64 { format!("@{at}") } else { format!("@{at}/depth{depth}") };
-    report.ratio(&format!("throughput/sync_arbiter{tail}"), held.rate.median() / sync.rate.median());
-    report.ratio(&format!("throughput/pool_sync_arbiter{tail}"), any.rate.median() / sync.rate.median());
-    report.ratio(&format!("throughput/cpu_sync_arbiter{tail}"), held.cpu.median() / sync.cpu.median());
-    report.ratio(&format!("throughput/pool_cpu_sync_arbiter{tail}"), any.cpu.median() / sync.cpu.median());
+    let ratios = [
+        ("sync_arbiter", held.rate.median() / sync.rate.median()),
+        ("pool_sync_arbiter", any.rate.median() / sync.rate.median()),
+        ("cpu_sync_arbiter", held.cpu.median() / sync.cpu.median()),
+        ("pool_cpu_sync_arbiter", any.cpu.median() / sync.cpu.median()),
+    ];
+    for (name, ratio) in ratios {
+        // What a call costs is measured at one depth.
+        let tail = if name.contains("cpu") && depth == 64 { String::new() } else { format!("_{depth}") };
+        report.ratio(&format!("throughput/{name}{tail}@{at}"), ratio);
+    }
 }
 
 /// One contestant at one depth.
@@ -115,6 +149,18 @@ where
     let tasks = addrs.iter().cycle().take(depth).cloned().map(|addr| async move {
         for _ in 0..calls / depth {
             addr.send(echo()).await.expect("an answer").expect("an echo");
+        }
+    });
+    finish(tasks).await;
+}
+
+/// The same with one batch in flight at each address.
+async fn in_batches(addrs: &[Addr<Checkout<Apprentice>>], calls: usize) {
+    let rounds = calls / BATCH / addrs.len();
+    let tasks = addrs.iter().cloned().map(|addr| async move {
+        for _ in 0..rounds {
+            let answers = addr.send(Batch((0..BATCH).map(|_| echo()).collect())).await.expect("answers");
+            assert!(answers.len() == BATCH && answers.iter().all(Result::is_ok));
         }
     });
     finish(tasks).await;

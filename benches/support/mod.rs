@@ -26,8 +26,8 @@ pub use peers::{BareForkServer, Echoer, ForkServer, Hog, Piper, Sleeper, first_b
 pub use placement::{Placement, Setting, cpu_time, own_cpu_time, pin, process_id};
 pub use report::{Report, Series};
 pub use worker::{
-    Apprentice, Echo, Leave, Log, Sleep, Whereabouts, Work, announces_sleep, echo, pin_workers, steps_of,
-    sync_peers,
+    Apprentice, Echo, Leave, Log, Sleep, Thread, Whereabouts, Work, announces_sleep, echo, pin_workers,
+    steps_of, sync_peers,
 };
 
 /// The placement an execution is to measure, as an argument.
