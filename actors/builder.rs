@@ -129,6 +129,14 @@ impl<W: Worker> Builder<W> {
         self
     }
 
+    /// Workers that are kept ready beside those in use, as long as any is: they are forked before somebody needs them, so that
+    /// a burst of so many checkouts waits for no fork. They count among the most, and are let go as others are, by
+    /// [`idle_timeout`](Self::idle_timeout). Default: 0.
+    pub fn spare_workers(mut self, count: usize) -> Self {
+        self.options.spare_workers = count;
+        self
+    }
+
     /// Most checkouts that may wait while every worker is in use, at least 1; the first call of one too many is
     /// answered [`Overloaded`](crate::FailureKind::Overloaded). Those that a worker is being started for are not
     /// counted. Default: `None`, no limit.

@@ -116,6 +116,7 @@ impl Entry {
 struct Limits {
     fewest: usize,
     most: usize,
+    spare: usize,
     max_waiting: usize,
     idle_timeout: Option<Duration>,
     max_checkouts: u64,
@@ -152,6 +153,7 @@ impl Ledger {
         let limits = Limits {
             fewest: *options.workers.start(),
             most: *options.workers.end(),
+            spare: options.spare_workers,
             max_waiting: options.max_waiting.unwrap_or(usize::MAX),
             idle_timeout: options.idle_timeout,
             max_checkouts: options.max_checkouts.unwrap_or(u64::MAX),
@@ -370,6 +372,9 @@ impl Ledger {
         {
             entry.checkouts += 1;
         }
+        if self.limits.spare > 0 {
+            self.restock(now);
+        }
     }
 
     /// A worker that just became idle goes to whoever is first in line, or to the idle list.
@@ -416,8 +421,8 @@ impl Ledger {
     }
 
     fn missing(&self) -> usize {
-        let fewest = if self.phase == Phase::Open { self.limits.fewest } else { 0 };
-        let below_fewest = fewest.saturating_sub(self.census.useful() - self.of_old);
+        let kept = if self.phase == Phase::Open { self.kept() } else { 0 };
+        let below_fewest = kept.saturating_sub(self.census.useful() - self.of_old);
         let for_waiting = self.waiting.len().saturating_sub(self.census.starting);
         let room = self.room();
         let missing = below_fewest.max(for_waiting).min(room);
@@ -426,6 +431,14 @@ impl Ledger {
         }
         // After an early end one worker at a time has to show that it can be done at all.
         missing.min(1_usize.saturating_sub(self.census.starting))
+    }
+
+    /// How many there are to be whether or not anybody waits: while some are lent, spare ones beside them.
+    fn kept(&self) -> usize {
+        match self.census.leased {
+            0 => self.limits.fewest,
+            leased => self.limits.fewest.max(leased.saturating_add(self.limits.spare)),
+        }
     }
 
     fn room(&self) -> usize {

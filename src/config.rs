@@ -104,6 +104,8 @@ pub struct Options {
     pub name: String,
     /// Fewest and most worker processes.
     pub workers: RangeInclusive<usize>,
+    /// Workers that are kept beside those in use, as long as any is.
+    pub spare_workers: usize,
     /// Most checkouts that may wait; `None` is no limit.
     pub max_waiting: Option<usize>,
     /// Full clock of one call; `None` is no limit.
@@ -150,6 +152,7 @@ impl Options {
         Options {
             name: name.into(),
             workers: DEFAULT_WORKERS,
+            spare_workers: 0,
             max_waiting: None,
             timeout: Some(DEFAULT_TIMEOUT),
             wait_timeout: None,

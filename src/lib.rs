@@ -98,7 +98,7 @@ pub use failure::{Ending, Failure, FailureKind, MemoryVerdict, PanicReport, Phas
 pub use log::{FinishedLog, LogLevel, LogMessage, LogTimer, LogTiming, RequestLog};
 pub use server::{ListenError, ServerError, serve};
 pub use wire::control::ServerStats;
-pub use worker::{WorkerLog, WorkerTimer};
+pub use worker::{SharedBytes, WorkerLog, WorkerTimer};
 
 #[cfg(feature = "actors")]
 pub use actors::*;

@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use actix::prelude::*;
-use forkpool::Ending;
 use forkpool::prelude::*;
+use forkpool::{Ending, SharedBytes};
 use harness::*;
 use rustix::io::FdFlags;
 use serde::{Deserialize, Serialize};
@@ -243,6 +243,69 @@ fn a_worker_has_the_descriptors_that_its_own_preload_opened() {
         let pool = builder::<Reader>(()).workers(1..=1).start().expect("the pool starts");
         let expected = ("Linux".to_owned(), 1 + channel_parts());
         assert_eq!(answer(pool.send(Opened)).await, Ok(expected), "the file and the channel");
+    });
+}
+
+/// A worker whose preload has much to share.
+struct Librarian;
+
+/// Bytes of that.
+const LIBRARY: usize = 256 << 20;
+
+/// Sum of some of these bytes, and bytes of page tables before any was read.
+#[derive(Message, Serialize, Deserialize)]
+#[rtype(result = "Result<(u64, u64), Failure>")]
+struct LookUp;
+
+impl Actor for Librarian {
+    type Context = WorkerContext<Self>;
+}
+
+impl Worker for Librarian {
+    type Config = ();
+
+    fn setup((): (), _: &mut WorkerContext<Self>) -> Result<Self, SetupError> {
+        Ok(Librarian)
+    }
+
+    fn preload((): &(), shared: &mut Preload) -> Result<(), SetupError> {
+        let bytes = std::io::Read::take(std::io::repeat(3), LIBRARY as u64);
+        shared.put(SharedBytes::from_reader(bytes)?);
+        Ok(())
+    }
+}
+
+impl Handler<LookUp> for Librarian {
+    type Result = Result<(u64, u64), Failure>;
+
+    fn handle(&mut self, LookUp: LookUp, ctx: &mut WorkerContext<Self>) -> Self::Result {
+        let tables = memory_of(std::process::id(), "VmPTE");
+        let bytes = ctx.preloaded::<SharedBytes>().ok_or_else(|| Failure::task("nothing is there"))?;
+        assert_eq!(bytes.len(), LIBRARY);
+        let sum = bytes.iter().step_by(1 << 20).map(|byte| u64::from(*byte)).sum();
+        Ok((sum, tables))
+    }
+}
+
+forkpool::interface!(Librarian { LookUp });
+forkpool::boot!(Librarian);
+
+/// W12
+#[test]
+fn a_fork_copies_nothing_of_what_a_preload_shares() {
+    run(async {
+        let pool =
+            builder::<Librarian>(()).workers(2..=2).max_memory(16 << 20).start().expect("the pool starts");
+        let checkouts = [pool.checkout().start(), pool.checkout().start()];
+        for checkout in &checkouts {
+            let (sum, tables) = answer(checkout.send(LookUp)).await.expect("a sum");
+            assert_eq!(sum, 3 * 256);
+            // Tables of ordinary memory would take as much as eight bytes for each page of it.
+            assert!(tables < (LIBRARY / 4096 * 8) as u64, "{tables} bytes");
+        }
+        drop(checkouts);
+        settled(&pool, 2).await;
+        assert_eq!(pool.stats().forked, 2, "it is nobody's own memory");
     });
 }
 

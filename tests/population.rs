@@ -432,3 +432,25 @@ fn memory_shared_with_the_fork_server_does_not_count_as_the_workers_own() {
         }
     });
 }
+
+/// P3
+#[test]
+fn spare_workers_are_there_before_somebody_needs_them_and_go_when_nobody_does() {
+    run(async {
+        let builder = pool().workers(1..=4).spare_workers(2).idle_timeout(Duration::from_millis(100));
+        let pool = builder.start().expect("the pool starts");
+        settled(&pool, 1).await;
+        assert_eq!(pool.stats().forked, 1, "nobody is at work");
+        let first = pool.checkout().start();
+        until("two are spare", || (pool.stats().leased, pool.stats().idle) == (1, 2)).await;
+        let others = [pool.checkout().start(), pool.checkout().start()];
+        for checkout in &others {
+            pid(checkout).await;
+        }
+        until("there may be no more", || (pool.stats().leased, pool.stats().idle) == (3, 1)).await;
+        assert_eq!(pool.stats().forked, 4);
+        drop((first, others));
+        settled(&pool, 1).await;
+        assert_eq!(pool.stats().forked, 4, "and none came back");
+    });
+}

@@ -55,7 +55,7 @@ impl Ledger {
     }
 
     fn idle_until(&self, worker: u64) -> Option<Instant> {
-        if self.census.useful() - self.of_old <= self.limits.fewest {
+        if self.census.useful() - self.of_old <= self.kept() {
             return None;
         }
         match self.workers.get(&worker)?.life {

@@ -115,6 +115,13 @@ impl World {
         self.check_timer(current);
     }
 
+    /// How many are there whether or not anybody waits.
+    fn kept(&self) -> usize {
+        let (options, leased) = (&self.plan.options, self.census().leased);
+        let fewest = *options.workers.start();
+        if leased > 0 { fewest.max(leased + options.spare_workers) } else { fewest }
+    }
+
     /// The least recently used of those that are not to be replaced anyway.
     fn first_current(&self) -> Option<u64> {
         self.idle.iter().copied().find(|number| self.workers[number].vintage == Vintage::Current)
@@ -126,7 +133,7 @@ impl World {
         for number in &self.idle {
             let worker = &self.workers[number];
             let old_at = options.max_age.map(|limit| worker.born + limit);
-            let spare = useful > *options.workers.start() && self.first_current() == Some(*number);
+            let spare = useful > self.kept() && self.first_current() == Some(*number);
             let weary_at = options.idle_timeout.filter(|_| spare).map(|limit| worker.idle_since + limit);
             for due in [old_at, weary_at].into_iter().flatten() {
                 assert!(next.is_some_and(|next| next <= due), "worker {number} is looked at when it is due");
@@ -187,7 +194,7 @@ impl World {
                 assert!(now.duration_since(worker.idle_since) >= limit, "it was idle for long enough");
                 let useful = self.census().starting + self.census().idle + self.census().leased;
                 let useful = useful - self.of_old(|_| true);
-                assert!(useful > *options.workers.start(), "the fewest are kept");
+                assert!(useful > self.kept(), "the fewest are kept, and the spare ones beside those in use");
             }
             Reason::TooOld => {
                 let limit = options.max_age.unwrap_or(Duration::MAX);

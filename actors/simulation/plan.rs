@@ -112,6 +112,7 @@ fn options(chance: &mut Chance) -> Options {
     let durations: [Option<u64>; 4] = [None, Some(5), Some(400), Some(60_000)];
     Options {
         workers: chance.below(most + 1)..=most,
+        spare_workers: chance.pick(&[0, 0, 1, 3]),
         max_waiting: chance.pick(&[None, Some(1), Some(3), Some(20)]),
         idle_timeout: chance.pick(&durations).map(millis),
         max_age: chance.pick(&[None, None, Some(30), Some(3_000), Some(60_000)]).map(millis),

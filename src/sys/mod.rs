@@ -14,6 +14,7 @@ pub(crate) mod orphan;
 pub(crate) mod process;
 #[cfg(feature = "actors")]
 pub(crate) mod reactor;
+pub(crate) mod sealed;
 pub(crate) mod shared;
 pub(crate) mod signals;
 pub(crate) mod sockets;

@@ -6,6 +6,7 @@
 pub(crate) mod panics;
 mod recorder;
 mod service;
+mod shared_bytes;
 mod user_log;
 mod voice;
 mod work;
@@ -14,6 +15,7 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 pub use service::{Incoming, Preload, Program, Replying, Service, Setup};
+pub use shared_bytes::SharedBytes;
 pub use user_log::{WorkerLog, WorkerTimer};
 
 pub use crate::wire::control::Signature;
