@@ -199,21 +199,22 @@ async fn measure_batch(setting: Setting, report: &mut Report) {
     pool.stop(Duration::ZERO).await;
 }
 
-/// Memory that the server and its workers have, each page by the share that they have of it, with one worker and with more.
+/// Memory that application, server and workers have, each page once, with one worker and with more.
 async fn measure_memory(report: &mut Report) {
     const MORE: usize = 9;
     let mut totals = Vec::new();
-    for workers in [1, MORE] {
+    // What the application allocates once is there by the second round.
+    for workers in [MORE, 1, MORE] {
         let pool = laden(0, ORDINARY).workers(workers..=workers).start().expect("a pool");
         support::until("they are idle", || pool.stats().idle == workers).await;
         let pids = pool.stats().pids;
         let parent = std::fs::read_to_string(format!("/proc/{}/stat", pids[0])).expect("a worker");
         let server = parent.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
-        let all = pids.into_iter().chain(server);
+        let all = pids.into_iter().chain(server).chain([std::process::id()]);
         totals.push(all.map(proportional_kib).sum::<f64>());
         pool.stop(Duration::ZERO).await;
     }
-    report.ratio("start/extra_worker_kib", (totals[1] - totals[0]) / (MORE - 1) as f64);
+    report.ratio("start/extra_worker_kib", (totals[2] - totals[1]) / (MORE - 1) as f64);
 }
 
 fn proportional_kib(pid: u32) -> f64 {
