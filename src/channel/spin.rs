@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 const SUSPICIOUS: Duration = Duration::from_micros(8);
 
 /// Time between two looks that is taken for an interruption where nothing more is known.
-pub(super) const INTERRUPTED: Duration = Duration::from_micros(50);
+#[cfg(any(feature = "actors", test))]
+const INTERRUPTED: Duration = Duration::from_micros(50);
 
 /// Waits that are not spun for after an interruption; each that follows soon doubles it, and so many spins in a row that
 /// find something halve it.
@@ -73,6 +74,7 @@ impl Spin {
     }
 
     /// Whether to look again, for an end that has just looked in vain; once `false`, until the wait is over.
+    #[cfg(any(feature = "actors", test))]
     pub(crate) fn goes_on(&mut self, now: Instant) -> bool {
         self.goes_on_unless(now, |gone| gone > INTERRUPTED)
     }

@@ -2,7 +2,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -41,7 +41,10 @@ pub(crate) fn blocking_pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
 /// # References
 ///
 /// - [fifo(7)](https://man7.org/linux/man-pages/man7/fifo.7.html), what opening one for both does
+#[cfg(any(feature = "actors", test))]
 pub(crate) fn reopen_both_ways(pipe: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    use std::os::fd::AsRawFd as _;
+
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::open(format!("/proc/self/fd/{}", pipe.as_raw_fd()), flags, Mode::empty())
