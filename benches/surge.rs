@@ -5,7 +5,7 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use forkpool::prelude::*;
 use support::{Apprentice, Placement, Report, Series, Setting, echo};
@@ -37,9 +37,9 @@ async fn measure(setting: Setting) -> Report {
     let mut large_surge = Series::seconds(format!("{large} checkouts on {WORKERS} workers"));
     for _ in 0..setting.rounds(3) {
         for _ in 0..3 {
-            small_surge.push(surge(&pool, SURGE).await);
+            small_surge.push(support::surge(&pool, SURGE, WORKERS).await);
         }
-        large_surge.push(surge(&pool, large).await);
+        large_surge.push(support::surge(&pool, large, WORKERS).await);
     }
 
     let [small_each, large_each] =
@@ -51,17 +51,6 @@ async fn measure(setting: Setting) -> Report {
     report.ratio("surge/bytes_per_waiting_checkout", memory.median());
     pool.stop(Duration::ZERO).await;
     report
-}
-
-async fn surge(pool: &PoolHandle<Apprentice>, count: usize) -> f64 {
-    let began = Instant::now();
-    let calls: Vec<_> = (0..count).map(|_| pool.checkout().start().send(echo())).collect();
-    for call in calls {
-        call.await.expect("an answer").expect("an echo");
-    }
-    let took = began.elapsed();
-    support::until("all workers are back", || pool.stats().idle == WORKERS).await;
-    took.as_secs_f64()
 }
 
 /// What so many checkouts add to the resident memory of this process while no worker is free for them.

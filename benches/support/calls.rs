@@ -47,3 +47,15 @@ pub async fn dismiss(pool: &PoolHandle<Apprentice>) {
         }
     }
 }
+
+/// Seconds for so many checkouts with one call each, all made before any is answered.
+pub async fn surge(pool: &PoolHandle<Apprentice>, count: usize, workers: usize) -> f64 {
+    let began = Instant::now();
+    let calls: Vec<_> = (0..count).map(|_| pool.checkout().start().send(echo())).collect();
+    for call in calls {
+        call.await.expect("an answer").expect("an echo");
+    }
+    let took = began.elapsed();
+    super::until("all workers are back", || pool.stats().idle == workers).await;
+    took.as_secs_f64()
+}

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use actix::System;
 
-pub use calls::{calls, dismiss, first_reply, place_server};
+pub use calls::{calls, dismiss, first_reply, place_server, surge};
 pub use floor::Spinner;
 pub use foreign::{IpcChannel, Procspawn, Script};
 pub use peers::{BareForkServer, Echoer, ForkServer, Hog, Piper, Sleeper, first_byte_of_a_command};
@@ -32,6 +32,9 @@ pub use worker::{
 
 /// The placement an execution is to measure, as an argument.
 const PLACEMENT: &str = "--placement=";
+
+/// How lines begin that stand behind all tables.
+const LAST: [&str; 3] = ["ratio ", "point ", "skipped "];
 
 /// Asks for a run of a few seconds whose figures say little.
 const QUICK: &str = "--quick";
@@ -88,7 +91,7 @@ fn measure_apart(name: &str, placement: Placement, quick: bool) -> Vec<String> {
     let output = command.stderr(Stdio::inherit()).output().expect("this program can be executed again");
     let text = String::from_utf8_lossy(&output.stdout);
     let (mut last, table): (Vec<&str>, Vec<&str>) =
-        text.lines().partition(|line| line.starts_with("ratio ") || line.starts_with("skipped "));
+        text.lines().partition(|line| LAST.iter().any(|word| line.starts_with(word)));
     println!("{name} @{placement}: {}\n{}\n", placement.meaning(), table.join("\n"));
     let failed = format!("skipped {name}@{placement} it ended with {}", output.status);
     if !output.status.success() {

@@ -78,6 +78,7 @@ fn quantile_of(samples: &[f64], quantile: f64) -> f64 {
 pub struct Report {
     rows: Vec<String>,
     ratios: Vec<String>,
+    points: Vec<String>,
 }
 
 impl Report {
@@ -95,10 +96,15 @@ impl Report {
         self.ratios.push(format!("ratio {name} {value:.3}"));
     }
 
+    /// A point of a curve: what grows, and what it costs.
+    pub fn point(&mut self, curve: &str, at: f64, value: f64) {
+        self.points.push(format!("point {curve} {at} {value:e}"));
+    }
+
     pub(super) fn print(&self) {
         let mut text =
             format!("  {:<58} {:>12}   {:>12}   {:<12} {:>5}\n", "", "median", "quartiles", "", "runs");
-        for line in self.rows.iter().chain(&self.ratios) {
+        for line in self.rows.iter().chain(&self.ratios).chain(&self.points) {
             // Writing to a string does not fail.
             let _ = writeln!(text, "{line}");
         }

@@ -1,0 +1,231 @@
+//! No benchmark: it makes docs/PERFORMANCE.md and its plots of what the others have printed.
+//!
+//! ```sh
+//! cargo bench 2>&1 | tee target/benches.log
+//! cargo bench --bench performance -- target/benches.log
+//! ```
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use plotters::prelude::*;
+
+type Points = Vec<(f64, f64)>;
+
+/// What a ratio is of, and what was aimed at.
+struct Aim {
+    name: &'static str,
+    meaning: &'static str,
+    aim: &'static str,
+}
+
+macro_rules! aims {
+    ($($name:literal: $meaning:literal, $aim:literal;)+) => {
+        const AIMS: &[Aim] = &[$(Aim { name: $name, meaning: $meaning, aim: $aim }),+];
+    };
+}
+
+aims! {
+    "round_trip/pipe@two": "a warm call of 64 bytes ÷ a blocking ping-pong over pipes", "≤ 0.02";
+    "round_trip/spin_floor@two": "the same ÷ two processors that spin on a cache line", "≤ 3";
+    "round_trip/pipe@one": "the same ÷ pipes, on one processor", "≤ 1.2";
+    "round_trip/sync_arbiter@two": "the same ÷ `SyncArbiter`", "";
+    "round_trip/procspawn@any": "the same ÷ procspawn", "≤ 0.02";
+    "round_trip/procspawn@one": "the same, on one processor", "≤ 0.15";
+    "round_trip/foreign_arbiter@two": "called from another arbiter ÷ from the pool's own", "≤ 1.2";
+    "apart/round_trip@any": "a call to a worker of a server apart ÷ of a server of its own", "≤ 1.15";
+    "apart/start@any": "the same for a start", "≤ 1.5";
+    "throughput/sync_arbiter_64@any": "calls a second, 64 in flight, 2 workers ÷ `SyncArbiter` with 2 threads", "≥ 1.15";
+    "throughput/sync_arbiter_1024@any": "the same with 1024 in flight", "≥ 1.4";
+    "throughput/batch_sync_arbiter@any": "batches of 64 ÷ `SyncArbiter`", "≥ 7";
+    "throughput/cpu_sync_arbiter@any": "processor time of a call, 64 in flight, ÷ `SyncArbiter`", "≤ 0.8";
+    "throughput/sync_arbiter_64@one": "calls a second on one processor, 64 in flight", "";
+    "spin/crowded_10us@any": "as many workers as processors and more, 10 µs of work a call, ÷ over sockets", "≥ 0.97";
+    "spin/crowded_100us@any": "the same with 100 µs", "≥ 0.97";
+    "spin/hog@any": "calls a second beside a process that wants all it can get ÷ over sockets", "≥ 0.97";
+    "spin/idle_cpu": "processor share of an idle pool", "0.00";
+    "spin/sparse_cpu@any": "processor time at 100 calls a second ÷ over sockets", "≤ 1.05";
+    "start/bare_fork_server@any": "from no worker to the first reply ÷ a bare fork server's child's first byte", "≤ 1.3";
+    "start/preload_2g_over_0@any": "the same with 2 GiB of `SharedBytes` ÷ with nothing", "≤ 1.3";
+    "start/ordinary_200m_over_0@any": "with 200 MiB in a `Vec` ÷ with nothing", "";
+    "start/batch_of_8@any": "each of eight at once ÷ one alone", "≤ 0.6";
+    "start/extra_worker_kib": "memory of one more idle worker with 200 MiB preloaded, in KiB", "≤ 100";
+    "recovery/notice_plus_start@any": "kill -9 of the only worker to the next reply ÷ bare notice and bare start", "≤ 1.5";
+    "surge/100k_over_10k": "cost of a checkout among 100,000 that wait ÷ among 10,000", "";
+    "allocations/call_over_actix": "allocations of a call beyond actix's own and the result", "";
+    "allocations/call_in_a_batch": "allocations of a call in a batch beyond the result", "";
+}
+
+/// One picture: its file, what stands at its axes, and its curves.
+struct Plot {
+    file: &'static str,
+    title: &'static str,
+    across: &'static str,
+    up: &'static str,
+    curves: &'static [(&'static str, &'static str)],
+}
+
+const PLOTS: &[Plot] = &[
+    Plot {
+        file: "workers.svg",
+        title: "A call, by the number of workers that are there",
+        across: "workers",
+        up: "µs",
+        curves: &[("workers/call", "a call"), ("workers/start_of_each", "the start of each")],
+    },
+    Plot {
+        file: "payload.svg",
+        title: "A text there and back, by its size",
+        across: "bytes",
+        up: "µs",
+        curves: &[("payload/call", "a call"), ("payload/two_copies", "two copies in memory")],
+    },
+    Plot {
+        file: "waiting.svg",
+        title: "A checkout with one call, by how many wait for twenty workers",
+        across: "waiting checkouts",
+        up: "µs",
+        curves: &[("waiting/checkout", "each of them")],
+    },
+    Plot {
+        file: "preload.svg",
+        title: "From no worker to the first reply, by what is preloaded",
+        across: "MiB, and 1 for nothing",
+        up: "µs",
+        curves: &[("preload/shared_bytes", "in SharedBytes"), ("preload/vec", "in a Vec")],
+    },
+];
+
+/// What the benchmarks have printed.
+#[derive(Default)]
+struct Log {
+    tables: Vec<String>,
+    ratios: BTreeMap<String, String>,
+    points: BTreeMap<String, Points>,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let Some(log) = std::env::args().skip(1).find(|argument| !argument.starts_with('-')) else {
+        println!(
+            "usage: cargo bench --bench performance -- LOG, where LOG is what `cargo bench` has printed"
+        );
+        return Ok(());
+    };
+    let log = Log::read(&std::fs::read_to_string(&log)?);
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let pictures = docs.join("performance");
+    std::fs::create_dir_all(&pictures)?;
+    for plot in PLOTS {
+        draw(plot, &log, &pictures.join(plot.file))?;
+    }
+    let page = docs.join("PERFORMANCE.md");
+    let before = std::fs::read_to_string(&page)?;
+    std::fs::write(&page, renew(&before, &log)?)?;
+    println!("{} and {} plots", page.display(), PLOTS.len());
+    Ok(())
+}
+
+impl Log {
+    fn read(text: &str) -> Self {
+        let (mut log, mut table) = (Log::default(), None::<String>);
+        for line in text.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            match words[..] {
+                ["ratio", name, value] => drop(log.ratios.insert(name.to_owned(), value.to_owned())),
+                ["point", curve, at, value] => {
+                    if let (Ok(at), Ok(value)) = (at.parse(), value.parse()) {
+                        log.points.entry(curve.to_owned()).or_default().push((at, value));
+                    }
+                }
+                [_, placement, ..] if placement.starts_with('@') && placement.ends_with(':') => {
+                    table = Some(format!("{line}\n"));
+                }
+                [] => log.tables.extend(table.take()),
+                _ => {
+                    if let Some(table) = &mut table {
+                        let _ = writeln!(table, "{}", line.trim_end());
+                    }
+                }
+            }
+        }
+        log
+    }
+}
+
+/// The page with its generated parts made anew; they stand between marks.
+fn renew(page: &str, log: &Log) -> Result<String, Box<dyn Error>> {
+    let mut page = page.to_owned();
+    for (mark, text) in [("ratios", ratios(log)), ("machine", machine()), ("tables", tables(log))] {
+        let (begin, end) = (format!("<!-- {mark} -->\n"), format!("<!-- end of {mark} -->"));
+        let from = page.find(&begin).ok_or("the page has no such mark")? + begin.len();
+        let to = page.find(&end).ok_or("the page has no end of that mark")?;
+        page.replace_range(from..to, &text);
+    }
+    Ok(page)
+}
+
+fn ratios(log: &Log) -> String {
+    let mut text = "| ratio | of what | measured | aim |\n|---|---|---|---|\n".to_owned();
+    for Aim { name, meaning, aim } in AIMS {
+        let value = log.ratios.get(*name).map_or("–", String::as_str);
+        let _ = writeln!(text, "| `{name}` | {meaning} | {value} | {aim} |");
+    }
+    text
+}
+
+fn tables(log: &Log) -> String {
+    log.tables.iter().fold(String::new(), |text, table| text + "```text\n" + table + "```\n\n")
+}
+
+/// What the figures were taken on.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpuinfo = read("/proc/cpuinfo");
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let memory =
+        read("/proc/meminfo").lines().next().and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    let processors = std::thread::available_parallelism().map_or(0, usize::from);
+    format!(
+        "{processors} processors ({}), {} GiB of memory, Linux {}, a virtual machine.\n",
+        model.trim_start_matches([' ', '\t', ':']),
+        memory.unwrap_or(0_u64) >> 20,
+        read("/proc/sys/kernel/osrelease").trim(),
+    )
+}
+
+fn draw(plot: &Plot, log: &Log, file: &PathBuf) -> Result<(), Box<dyn Error>> {
+    let curves: Vec<(&str, Points)> = plot
+        .curves
+        .iter()
+        .filter_map(|(curve, name)| Some((*name, log.points.get(*curve)?)))
+        .map(|(name, points)| (name, points.iter().map(|(at, value)| (at.max(1.0), value * 1e6)).collect()))
+        .collect();
+    let all: Points = curves.iter().flat_map(|(_, points)| points.iter().copied()).collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let range = |of: fn(&(f64, f64)) -> f64| {
+        let (low, high) =
+            all.iter().map(of).fold((f64::MAX, 0.0_f64), |(low, high), x| (low.min(x), high.max(x)));
+        (low / 1.5)..(high * 1.5)
+    };
+    let root = SVGBackend::new(file, (760, 420)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(plot.title, ("sans-serif", 18))
+        .margin(12)
+        .x_label_area_size(40)
+        .y_label_area_size(70)
+        .build_cartesian_2d(range(|point| point.0).log_scale(), range(|point| point.1).log_scale())?;
+    chart.configure_mesh().x_desc(plot.across).y_desc(plot.up).light_line_style(WHITE).draw()?;
+    for ((name, points), colour) in curves.into_iter().zip([BLUE, RED]) {
+        let line = LineSeries::new(points, colour.stroke_width(2)).point_size(3);
+        let legend = move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2));
+        chart.draw_series(line)?.label(name).legend(legend);
+    }
+    chart.configure_series_labels().border_style(BLACK).background_style(WHITE).draw()?;
+    root.present()?;
+    Ok(())
+}
