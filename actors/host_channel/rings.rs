@@ -146,8 +146,10 @@ impl Rings {
             Ok(_) => {
                 self.moved = true;
                 self.spin.is_over();
-                if self.ring.must_wake(Need::Room) {
-                    self.ring_the_bell();
+                match self.ring.must_wake_for_room() {
+                    Ok(true) => self.ring_the_bell(),
+                    Ok(false) => {}
+                    Err(_) => return Arrived::Corrupt,
                 }
                 Arrived::Some
             }

@@ -5,14 +5,39 @@ use crate::wire::frame::{self, FrameError};
 /// Bytes asked of the kernel at once.
 const READ: usize = 32 << 10;
 
-/// A buffer larger than this is given back to the allocator once it is empty, in bytes.
+/// A buffer up to this size is kept for ever, in bytes.
 const KEPT: usize = 256 << 10;
+
+/// A buffer larger than this is given back to the allocator as soon as it is empty, in bytes.
+const MOST_KEPT: usize = 8 << 20;
+
+/// Between the two it is given back once so many uses in a row have needed less than a quarter of it. To give it back at
+/// once costs more than all the copying: its pages have to be made again for every large message.
+const LEAN: u32 = 16;
+
+/// How large a buffer has had to be lately.
+#[derive(Default)]
+struct Habit {
+    lean: u32,
+}
+
+impl Habit {
+    /// Gives the memory of a buffer back that is too large by now; `used` bytes of it were needed this time.
+    fn shrink(&mut self, bytes: &mut Vec<u8>, used: usize) {
+        let capacity = bytes.capacity();
+        self.lean = if capacity > KEPT && used < capacity / 4 { self.lean + 1 } else { 0 };
+        if bytes.is_empty() && (capacity > MOST_KEPT || self.lean == LEAN) {
+            *bytes = Vec::new();
+        }
+    }
+}
 
 /// Bytes that arrived; frames are taken off its front.
 #[derive(Default)]
 pub(crate) struct Inbox {
     bytes: Vec<u8>,
     taken: usize,
+    habit: Habit,
 }
 
 impl Inbox {
@@ -66,12 +91,11 @@ impl Inbox {
     }
 
     fn make_room(&mut self) {
-        if self.taken == self.bytes.len() {
+        // Nothing was taken where nothing has come since.
+        if self.taken > 0 && self.taken == self.bytes.len() {
             self.bytes.clear();
+            self.habit.shrink(&mut self.bytes, self.taken);
             self.taken = 0;
-            if self.bytes.capacity() > KEPT {
-                self.bytes = Vec::new();
-            }
         }
         // Doubling keeps the copying of a large body linear; a body is never reserved for before it arrives.
         if self.bytes.capacity() - self.bytes.len() < READ / 2 {
@@ -89,6 +113,7 @@ pub(crate) struct Outbox {
     sent: usize,
     /// Whether written bytes are kept, to be said again to another worker.
     keep: bool,
+    habit: Habit,
 }
 
 impl Outbox {
@@ -116,10 +141,8 @@ impl Outbox {
 
     fn forget(&mut self) {
         self.bytes.drain(..self.sent);
+        self.habit.shrink(&mut self.bytes, self.sent);
         self.sent = 0;
-        if self.bytes.is_empty() && self.bytes.capacity() > KEPT {
-            self.bytes = Vec::new();
-        }
     }
 }
 
@@ -171,6 +194,36 @@ mod tests {
         push(&mut inbox, &bytes[bytes.len() - 1..]);
         assert_eq!(inbox.next(100), Ok(Some(b"\x06second".as_slice())));
         assert_eq!(inbox.next(100), Ok(None));
+    }
+
+    /// What a buffer has kept after messages of these sizes.
+    fn kept(sizes: impl IntoIterator<Item = usize>) -> [usize; 2] {
+        let (mut inbox, mut outbox) = (Inbox::default(), Outbox::default());
+        for size in sizes {
+            let mut frame = Vec::new();
+            frame::append(&mut frame, &vec![7_u8; size]);
+            let filled: Result<_, ()> = inbox.fill(|buffer| {
+                buffer.extend_from_slice(&frame);
+                Ok(frame.len())
+            });
+            assert!(filled.is_ok() && inbox.next(usize::MAX).is_ok_and(|body| body.is_some()));
+            outbox.buffer().extend_from_slice(&frame);
+            outbox.wrote(frame.len());
+        }
+        inbox.make_room();
+        [inbox.bytes.capacity(), outbox.bytes.capacity()]
+    }
+
+    #[test]
+    fn a_buffer_is_kept_as_large_as_it_is_needed() {
+        let few = |size: usize| move |&kept: &usize| kept >= size && kept <= 3 * size;
+        assert!(kept([100; 50]).iter().all(|&kept| kept <= KEPT));
+        assert!(kept([1 << 20; 50]).iter().all(few(1 << 20)), "it is used all the time");
+        let now_and_then = (0..200).map(|round| if round % 10 == 0 { 1 << 20 } else { 100 });
+        assert!(kept(now_and_then).iter().all(few(1 << 20)), "and now and then");
+        let once = std::iter::once(1 << 20).chain([100; 40]);
+        assert!(kept(once).iter().all(|&kept| kept <= KEPT), "and not any more");
+        assert!(kept([MOST_KEPT + 1]).iter().all(|&kept| kept <= KEPT), "this is too much to keep");
     }
 
     #[test]

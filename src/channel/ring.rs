@@ -184,6 +184,25 @@ impl Ring {
         sleeps
     }
 
+    /// Whether the peer sleeps until there is room, and there is enough of it by now: one that is woken for every piece
+    /// that was read would sleep again at once. Whoever is told so wakes it.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`]; the rings are of no use any more.
+    pub(crate) fn must_wake_for_room(&self) -> Result<bool, Corrupt> {
+        Ok(self.unread()? <= CAPACITY / 2 && self.must_wake(Need::Room))
+    }
+
+    /// Whether there is room.
+    ///
+    /// # Errors
+    ///
+    /// [`Corrupt`]; the rings are of no use any more.
+    pub(crate) fn has_room(&self) -> Result<bool, Corrupt> {
+        self.room().map(|room| room > 0)
+    }
+
     /// Whether there is something to be read.
     ///
     /// # Errors

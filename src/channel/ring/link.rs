@@ -104,6 +104,20 @@ impl RingLink {
         ring.peer_is_elsewhere() && spin.goes_on_unless(Instant::now(), others)
     }
 
+    /// Waits until the host has read some; `false` if it is gone.
+    fn wait_for_room(&mut self) -> io::Result<bool> {
+        let until = Instant::now() + LONGEST_SPIN;
+        while !self.ring.has_room().map_err(invalid)? {
+            // A host that is reading will be done soon, and one that is not sleeps, or does something else.
+            if self.ring.peer_is_elsewhere() && Instant::now() < until {
+                std::hint::spin_loop();
+            } else if !self.sleep(Need::Room)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Waits on the processor on which the host runs. Each wake takes that processor from it, so where wakes follow
     /// each other closely this worker moves on to another.
     fn wait_beside_the_host(&mut self) -> io::Result<bool> {
@@ -173,7 +187,9 @@ impl Link for RingLink {
             return Ok(0);
         }
         let count = self.ring.read(bytes).map_err(invalid)?;
-        self.wake_for(Need::Room)?;
+        if self.ring.must_wake_for_room().map_err(invalid)? {
+            self.bells.ring()?;
+        }
         Ok(count)
     }
 
@@ -190,7 +206,7 @@ impl Link for RingLink {
                 self.wake_for(Need::Bytes)?;
                 return Ok(count);
             }
-            if !self.sleep(Need::Room)? {
+            if !self.wait_for_room()? {
                 return Ok(0);
             }
         }
