@@ -4,12 +4,10 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use actix::prelude::*;
+use forkpool::Builder;
 use forkpool::prelude::*;
-use forkpool::{Builder, SharedBytes};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use serde::{Deserialize, Serialize};
-use support::{Apprentice, Echo, Placement, Report, Series, Setting, calls, each};
+use support::{Apprentice, Echo, Laden, Load, Placement, Report, Series, Setting, Unload, calls, each};
 
 const MIB: u64 = 1 << 20;
 
@@ -110,57 +108,6 @@ async fn of_waiting(setting: Setting, report: &mut Report) {
     pool.stop(Duration::ZERO).await;
 }
 
-/// A worker whose preload has so many bytes to share, in one of two ways.
-struct Laden;
-
-#[derive(Clone, Copy, Serialize, Deserialize)]
-enum Load {
-    Shared(u64),
-    Ordinary(u64),
-}
-
-struct Ordinary(Vec<u8>);
-
-/// Bytes that were preloaded; the worker leaves then.
-#[derive(Message, Serialize, Deserialize)]
-#[rtype(result = "Result<usize, Failure>")]
-struct Leave;
-
-impl Actor for Laden {
-    type Context = WorkerContext<Self>;
-}
-
-impl Worker for Laden {
-    type Config = Load;
-
-    fn setup(_: Load, _: &mut WorkerContext<Self>) -> Result<Self, SetupError> {
-        Ok(Laden)
-    }
-
-    fn preload(load: &Load, shared: &mut Preload) -> Result<(), SetupError> {
-        match *load {
-            Load::Shared(bytes) => {
-                shared.put(SharedBytes::from_reader(std::io::Read::take(std::io::repeat(7), bytes))?);
-            }
-            Load::Ordinary(bytes) => shared.put(Ordinary(vec![7; usize::try_from(bytes)?])),
-        }
-        Ok(())
-    }
-}
-
-impl Handler<Leave> for Laden {
-    type Result = Result<usize, Failure>;
-
-    fn handle(&mut self, Leave: Leave, ctx: &mut WorkerContext<Self>) -> Self::Result {
-        ctx.stop();
-        let shared = ctx.preloaded::<SharedBytes>().map(|bytes| bytes.len());
-        Ok(shared.or(ctx.preloaded::<Ordinary>().map(|bytes| bytes.0.len())).unwrap_or_default())
-    }
-}
-
-forkpool::interface!(Laden { Leave });
-forkpool::boot!(Laden);
-
 /// From no worker to the first reply.
 async fn of_preload(setting: Setting, report: &mut Report) {
     let sizes: &[u64] = if setting.quick { &[0, 64] } else { &[0, 128, 256, 512, 1024, 2048] };
@@ -171,12 +118,12 @@ async fn of_preload(setting: Setting, report: &mut Report) {
         ] {
             let builder: Builder<Laden> = Pool::builder(load);
             let pool = builder.workers(0..=1).timeout(Duration::from_secs(120)).start().expect("a pool");
-            pool.send(Leave).await.expect("an answer").expect("a worker");
+            pool.send(Unload).await.expect("an answer").expect("a worker");
             let mut series = Series::seconds(format!("start with {mebibytes} MiB, {curve}"));
             for _ in 0..setting.rounds(40) {
                 support::until("no worker is there", || pool.stats().workers() == 0).await;
                 let began = Instant::now();
-                pool.send(Leave).await.expect("an answer").expect("a worker");
+                pool.send(Unload).await.expect("an answer").expect("a worker");
                 series.push(began.elapsed().as_secs_f64());
             }
             tell(report, curve, mebibytes as f64, &series);

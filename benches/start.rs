@@ -9,11 +9,9 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use actix::prelude::*;
+use forkpool::Builder;
 use forkpool::prelude::*;
-use forkpool::{Builder, SharedBytes};
-use serde::{Deserialize, Serialize};
-use support::{Apprentice, BareForkServer, Placement, Report, Series, Setting, echo};
+use support::{Apprentice, BareForkServer, Laden, Load, Placement, Report, Series, Setting, Unload, echo};
 
 /// Workers that are needed at once.
 const BATCH: usize = 8;
@@ -74,91 +72,30 @@ fn first_byte_from_scratch() -> f64 {
     took.as_secs_f64()
 }
 
-/// A worker whose preload has so many bytes to share, and so many in ordinary memory.
-struct Laden;
-
-#[derive(Clone, Copy, Serialize, Deserialize)]
-struct Load {
-    shared: u64,
-    ordinary: u64,
-}
-
-/// What [`Load::ordinary`] becomes.
-struct Ordinary(Vec<u8>);
-
-/// Has the worker leave.
-#[derive(Message, Serialize, Deserialize)]
-#[rtype(result = "Result<usize, Failure>")]
-struct LeaveLoad;
-
-/// A byte of each, so that it is there.
-#[derive(Message, Serialize, Deserialize)]
-#[rtype(result = "Result<u8, Failure>")]
-struct Taste;
-
-impl Actor for Laden {
-    type Context = WorkerContext<Self>;
-}
-
-impl Worker for Laden {
-    type Config = Load;
-
-    fn setup(_: Load, _: &mut WorkerContext<Self>) -> Result<Self, SetupError> {
-        Ok(Laden)
-    }
-
-    fn preload(load: &Load, shared: &mut Preload) -> Result<(), SetupError> {
-        shared.put(SharedBytes::from_reader(std::io::Read::take(std::io::repeat(7), load.shared))?);
-        shared.put(Ordinary(vec![7; usize::try_from(load.ordinary)?]));
-        Ok(())
-    }
-}
-
-impl Handler<Taste> for Laden {
-    type Result = Result<u8, Failure>;
-
-    fn handle(&mut self, Taste: Taste, ctx: &mut WorkerContext<Self>) -> Self::Result {
-        let shared = ctx.preloaded::<SharedBytes>().and_then(|bytes| bytes.last().copied());
-        let ordinary = ctx.preloaded::<Ordinary>().and_then(|bytes| bytes.0.last().copied());
-        Ok(shared.or(ordinary).unwrap_or_default())
-    }
-}
-
-impl Handler<LeaveLoad> for Laden {
-    type Result = Result<usize, Failure>;
-
-    fn handle(&mut self, LeaveLoad: LeaveLoad, ctx: &mut WorkerContext<Self>) -> Self::Result {
-        ctx.stop();
-        Ok(std::os::unix::process::parent_id() as usize)
-    }
-}
-
-forkpool::interface!(Laden { Taste, LeaveLoad });
-forkpool::boot!(Laden);
-
-fn laden(shared: u64, ordinary: u64) -> Builder<Laden> {
-    Pool::<Laden>::builder(Load { shared, ordinary }).timeout(Duration::from_secs(120))
+fn laden(load: Load) -> Builder<Laden> {
+    Pool::<Laden>::builder(load).timeout(Duration::from_secs(120))
 }
 
 async fn measure_preload(setting: Setting, report: &mut Report) {
     let large = if setting.quick { LARGE / 8 } else { LARGE };
-    let loads = [(0, 0), (large, 0), (0, ORDINARY)];
-    let pools =
-        loads.map(|(shared, ordinary)| laden(shared, ordinary).workers(0..=4).start().expect("a pool"));
-    for pool in &pools {
-        let server = pool.send(LeaveLoad).await.expect("an answer").expect("a worker");
-        setting.place(u32::try_from(server).expect("a process"));
-        leave(pool).await;
+    let loads = [
+        ("nothing", Load::Shared(0)),
+        ("much in SharedBytes", Load::Shared(large)),
+        ("200 MiB in a Vec", Load::Ordinary(ORDINARY)),
+    ];
+    let mut pools = Vec::new();
+    for (_, load) in loads {
+        let pool = laden(load).workers(0..=1).start().expect("a pool");
+        place_and_leave(setting, &pool).await;
+        pools.push(pool);
     }
-    let mut series = loads.map(|(shared, ordinary)| {
-        Series::seconds(format!("start with {} MiB shared, {} MiB ordinary", shared >> 20, ordinary >> 20))
-    });
+    let mut series = loads.map(|(name, _)| Series::seconds(format!("start with {name} preloaded")));
     for _ in 0..setting.rounds(100) {
         for (pool, series) in pools.iter().zip(&mut series) {
             let began = Instant::now();
-            pool.send(Taste).await.expect("an answer").expect("a byte");
+            pool.send(Unload).await.expect("an answer").expect("a size");
             series.push(began.elapsed().as_secs_f64());
-            leave(pool).await;
+            support::until("it has left", || pool.stats().workers() == 0).await;
         }
     }
     series.iter().for_each(|series| report.row(series));
@@ -170,13 +107,11 @@ async fn measure_preload(setting: Setting, report: &mut Report) {
     }
 }
 
-async fn leave(pool: &PoolHandle<Laden>) {
-    while pool.stats().workers() > 0 {
-        support::until("no worker is at work", || pool.stats().idle == pool.stats().workers()).await;
-        if pool.stats().idle > 0 {
-            pool.send(LeaveLoad).await.expect("an answer").expect("a worker");
-        }
-    }
+/// Has the preload done, its server placed and the first worker gone.
+async fn place_and_leave(setting: Setting, pool: &PoolHandle<Laden>) {
+    let (_, server) = pool.send(Unload).await.expect("an answer").expect("a server");
+    setting.place(server);
+    support::until("it has left", || pool.stats().workers() == 0).await;
 }
 
 async fn measure_batch(setting: Setting, report: &mut Report) {
@@ -205,7 +140,7 @@ async fn measure_memory(report: &mut Report) {
     let mut totals = Vec::new();
     // What the application allocates once is there by the second round.
     for workers in [MORE, 1, MORE] {
-        let pool = laden(0, ORDINARY).workers(workers..=workers).start().expect("a pool");
+        let pool = laden(Load::Ordinary(ORDINARY)).workers(workers..=workers).start().expect("a pool");
         support::until("they are idle", || pool.stats().idle == workers).await;
         let pids = pool.stats().pids;
         let parent = std::fs::read_to_string(format!("/proc/{}/stat", pids[0])).expect("a worker");

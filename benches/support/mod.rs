@@ -8,6 +8,7 @@
 mod calls;
 mod floor;
 mod foreign;
+mod laden;
 mod peers;
 mod placement;
 mod report;
@@ -22,6 +23,7 @@ use actix::System;
 pub use calls::{calls, dismiss, first_reply, place_server, surge};
 pub use floor::Spinner;
 pub use foreign::{IpcChannel, Procspawn, Script};
+pub use laden::{Laden, Load, Unload};
 pub use peers::{BareForkServer, Echoer, ForkServer, Hog, Piper, Sleeper, first_byte_of_a_command};
 pub use placement::{Placement, Setting, cpu_time, own_cpu_time, pin, process_id};
 pub use report::{Report, Series};
