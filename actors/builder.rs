@@ -9,6 +9,7 @@ use std::time::Duration;
 use actix::dev::channel;
 use actix::{Actor, Addr, Arbiter, ArbiterHandle};
 
+use super::blobs::BlobMemory;
 use super::desk::Desk;
 use super::handle::PoolHandle;
 use super::interface::{Method, Worker};
@@ -55,6 +56,9 @@ pub enum StartError {
     /// What is to be the address of a server is none.
     #[error(transparent)]
     Address(#[from] AddressError),
+    /// There is no memory for blobs.
+    #[error("the memory for blobs cannot be made")]
+    Blobs(#[source] io::Error),
     /// This program cannot be executed again as the fork server.
     #[error("the fork server cannot be started")]
     Launch(#[source] io::Error),
@@ -253,6 +257,17 @@ impl<W: Worker> Builder<W> {
         self
     }
 
+    /// Bytes that the [`Blob`](crate::Blob)s of all calls may have together, in whole pages, and those of the results of
+    /// each worker; address space for that much is taken once for the pool and once for each worker, memory only as they are
+    /// made. Where it is full, [`PoolHandle::blob`](crate::PoolHandle::blob) and
+    /// [`WorkerContext::blob`](crate::WorkerContext::blob) fail, and other large blobs travel within their message. Of what
+    /// was given back the application keeps up to 64 MiB and a worker up to 32 MiB at hand. Default: 1 GiB; at most 64 GiB;
+    /// 0 is none, and all blobs travel within their messages.
+    pub fn blob_memory(mut self, bytes: usize) -> Self {
+        self.options.blob_memory = bytes;
+        self
+    }
+
     /// Whether a worker is kept after a checkout that saw an error. Default: `false`, since what it holds (a
     /// transaction, a session) is in doubt.
     pub fn keep_after_error(mut self, keep: bool) -> Self {
@@ -329,10 +344,13 @@ impl<W: Worker> Builder<W> {
             return Err(StartError::NotBooted { type_name, short_name: short_name::<W>() });
         }
         let recipe = self.recipe()?;
+        let has_blobs = self.options.blob_memory > 0 && !recipe.source.is_remote();
+        let blobs = has_blobs.then(|| BlobMemory::create(self.options.blob_memory)).transpose();
+        let blobs = blobs.map_err(StartError::Blobs)?;
         // A server that is to be there may come later.
         let launched = if is_own { recipe.source.reach_at_once() } else { None };
         let launched = launched.transpose().map_err(StartError::Launch)?;
-        let desk = Desk::new(self.options);
+        let desk = Desk::new(self.options, blobs);
         let supervisor = {
             let desk = desk.clone();
             Supervisor::start_in_arbiter(arbiter, move |_| Supervisor::new(desk, recipe, launched))
@@ -355,6 +373,7 @@ impl<W: Worker> Builder<W> {
             true => (W::PROGRAM.fingerprint)(),
             false => schema::fingerprint(&interface),
         };
+        let arena = self.options.blob_memory > 0 && !source.is_remote();
         let hello = ToServer::Hello(Hello {
             protocol: PROTOCOL,
             library: LIBRARY.to_owned(),
@@ -369,6 +388,7 @@ impl<W: Worker> Builder<W> {
                 memory_limit: self.options.memory_limit,
             },
             config,
+            arena,
         });
         let mut bytes = Vec::new();
         frame::append(&mut bytes, &hello);

@@ -4,10 +4,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::blobs::Encoded;
 use super::context::Origin;
 use super::describe::Describe;
 use super::replay::Listener;
 use super::slot::Slot;
+use crate::blob::Blob;
 use crate::failure::Failure;
 use crate::log::CallTimer;
 
@@ -69,7 +71,7 @@ impl Call {
 /// A call that waits to be written.
 pub(super) struct Queued {
     pub(super) call: Call,
-    pub(super) payload: Vec<u8>,
+    pub(super) message: Encoded,
 }
 
 /// A call in the worker's pipe.
@@ -78,6 +80,8 @@ struct Written {
     /// `None` once it was answered as cleared; the worker will say that it did not run it.
     call: Option<Call>,
     bytes: usize,
+    /// What the worker reads until it has answered.
+    blobs: Vec<Blob>,
 }
 
 /// The reply that is due next.
@@ -136,6 +140,16 @@ impl Calls {
     pub(super) fn logging(&self, id: u64) -> Option<Option<&Listener>> {
         let first = self.written.front().filter(|first| first.id == id)?;
         Some(first.call.as_ref().and_then(|call| call.origin.listener()))
+    }
+
+    /// The blobs of the call that is to be answered next.
+    pub(super) fn blobs_of_first(&self) -> &[Blob] {
+        self.written.front().map_or(&[], |first| &first.blobs)
+    }
+
+    /// The blobs of all calls in the worker's pipe, for somebody else to keep.
+    pub(super) fn take_blobs(&mut self) -> Vec<Blob> {
+        self.written.iter_mut().flat_map(|written| std::mem::take(&mut written.blobs)).collect()
     }
 
     /// When a call that is sent now came in. Only the first one's time is ever looked at, so behind a first one the
@@ -205,11 +219,11 @@ impl Calls {
     }
 
     /// A call was written under [`next_id`](Self::next_id).
-    pub(super) fn wrote(&mut self, call: Call, bytes: usize, now: Instant) {
+    pub(super) fn wrote(&mut self, call: Call, bytes: usize, blobs: Vec<Blob>, now: Instant) {
         self.last_id += 1;
         self.open += 1;
         self.bytes_ahead += bytes;
-        self.written.push_back(Written { id: self.last_id, call: Some(call), bytes });
+        self.written.push_back(Written { id: self.last_id, call: Some(call), bytes, blobs });
         self.first_since.get_or_insert(now);
     }
 
@@ -230,7 +244,7 @@ impl Calls {
     /// A call whose reply was none is the first again, to be answered with what ends the checkout.
     pub(super) fn put_back(&mut self, call: Call) {
         self.open += 1;
-        self.written.push_front(Written { id: 0, call: Some(call), bytes: 0 });
+        self.written.push_front(Written { id: 0, call: Some(call), bytes: 0, blobs: Vec::new() });
         self.first_since.get_or_insert_with(Instant::now);
     }
 

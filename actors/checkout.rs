@@ -15,6 +15,7 @@ use actix::{Actor, ActorContext, Addr, ArbiterHandle, AsyncContext, Handler, Mes
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::blobs::Encoded;
 use super::calls::{Call, Kind};
 use super::context::Origin;
 use super::interface::{Accepts, Worker};
@@ -285,7 +286,7 @@ impl Single {
     pub(super) fn spawn<W, M, T, E>(
         arbiter: &ArbiterHandle,
         seed: SessionSeed,
-        payload: Result<Vec<u8>, PayloadError>,
+        message: Result<Encoded, PayloadError>,
         caller: Option<actix::dev::OneshotSender<M::Result>>,
         limit: Option<Duration>,
         origin: Origin,
@@ -298,10 +299,12 @@ impl Single {
         arbiter.spawn(async move {
             let mut session = seed.plant();
             let call = call::<W, M>(Sole::answering(caller), limit, origin);
-            let mut payload = Some(payload);
-            let mut encode = |out: &mut Vec<u8>, _: usize| {
-                out.append(&mut payload.take().unwrap_or(Ok(Vec::new()))?);
-                Ok(())
+            let mut encode = |out: &mut Vec<u8>, _: usize| match &message {
+                Ok(message) => {
+                    message.write(out);
+                    Ok(())
+                }
+                Err(problem) => Err(problem.clone()),
             };
             session.submit(call, &mut encode, &mut Nobody);
             actix_rt::spawn(Single(session));

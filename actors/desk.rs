@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use actix::Addr;
 use parking_lot::Mutex;
 
+use super::blobs::{BlobMemory, Encoded};
 use super::claim::{Claim, Obituary};
 use super::host_channel::HostChannel;
 use super::lease::{Identity, Lease};
@@ -29,6 +30,8 @@ use crate::failure::{self, Failure, FailureKind};
 /// Where a pool's checkouts, workers and supervisor meet.
 pub(super) struct Desk {
     pub(super) options: Options,
+    /// `None` where blobs travel within their messages.
+    pub(super) blobs: Option<BlobMemory>,
     pub(super) totals: Totals,
     /// `None` where the pool has none.
     pub(super) quarantine: Option<Mutex<Quarantine>>,
@@ -74,7 +77,7 @@ pub(super) struct Waited {
 }
 
 impl Desk {
-    pub(super) fn new(options: Options) -> Arc<Self> {
+    pub(super) fn new(options: Options, blobs: Option<BlobMemory>) -> Arc<Self> {
         let books = Books {
             ledger: Ledger::new(&options),
             workers: HashMap::new(),
@@ -88,6 +91,7 @@ impl Desk {
         let quarantine = options.max_kills.map(|most| Mutex::new(Quarantine::new(most, options.kill_window)));
         Arc::new(Desk {
             options,
+            blobs,
             quarantine,
             chances: RandomState::new(),
             totals: Totals::default(),
@@ -271,13 +275,14 @@ impl Desk {
 
     /// A worker's process is gone.
     pub(super) fn ended(self: &Arc<Self>, worker: u64, obituary: Obituary) {
-        let (holder, _) = self.update(|books, now| {
-            books.workers.remove(&worker);
+        let (identity, holder, _) = self.update(|books, now| {
+            let identity = books.workers.remove(&worker);
             let holder = books.holding.remove(&worker);
             let has_call = holder.as_ref().is_some_and(|claim| claim.has_call.load(Ordering::Relaxed));
             books.ledger.ended(worker, has_call, now, self.chance());
-            (holder, books.channels.remove(&worker))
+            (identity, holder, books.channels.remove(&worker))
         });
+        identity.iter().for_each(|identity| identity.holdings.clear());
         let wake = holder.and_then(|claim| claim.tell(|news| news.obituary = Some(obituary)));
         wake.into_iter().for_each(Waker::wake);
     }
@@ -299,8 +304,8 @@ impl Desk {
     }
 
     /// What quarantine knows a call by. Nobody can foresee it, so nobody can have another's call refused.
-    pub(super) fn mark(&self, method: u32, payload: &[u8]) -> u64 {
-        self.chances.hash_one((method, payload))
+    pub(super) fn mark(&self, method: u32, message: &Encoded) -> u64 {
+        self.chances.hash_one((method, message))
     }
 
     /// A call has ended a worker.
@@ -391,6 +396,7 @@ impl Desk {
             leased: census.leased,
             ending: census.ending,
             waiting: books.ledger.waiting_count(),
+            blob_bytes: self.blobs.as_ref().map_or(0, BlobMemory::in_use),
             ..self.totals.snapshot()
         }
     }

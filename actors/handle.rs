@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use super::batch::Delegation;
+use super::blobs;
 use super::checkout::Checkout;
 use super::context::{ErrorContext, Origin};
 use super::desk::Desk;
@@ -23,6 +24,7 @@ use super::pool::{self, Pool, Relay};
 use super::session::{SessionSeed, Terms};
 use super::stats::Stats;
 use super::supervisor::InspectServer;
+use crate::blob::{BlobMut, no_room};
 use crate::config::OnCancel;
 use crate::failure::{Failure, FailureKind};
 use crate::log::RequestLog;
@@ -75,6 +77,18 @@ impl<W: Worker> PoolHandle<W> {
     /// keep the pool running: handles and checkouts do.
     pub fn addr(&self) -> Addr<Pool<W>> {
         self.shared.pool.clone()
+    }
+
+    /// Room for a blob of so many bytes at most, which workers of this pool will read where it is written; ordinary memory
+    /// for fewer than 16 KiB, and where the pool's workers are reached over a network.
+    ///
+    /// # Errors
+    ///
+    /// [`Overloaded`](FailureKind::Overloaded) where other blobs have the pool's
+    /// [`blob_memory`](crate::Builder::blob_memory).
+    pub fn blob(&self, capacity: usize) -> Result<BlobMut, Failure> {
+        let desk = &self.shared.desk;
+        blobs::room(desk.blobs.as_ref(), capacity).ok_or_else(|| no_room(capacity).in_pool(self.name()))
     }
 
     /// Runs a message on any free worker, as with `SyncArbiter`; the clock is the pool's `timeout`.

@@ -8,8 +8,10 @@ use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 use std::thread::ThreadId;
 
+use crate::blob::{Annex, LENGTH_OF_TABLE};
 use crate::channel::{Inbox, Notes, Outbox, Security, WorkerEnd};
-use crate::config::Transport;
+use crate::config::{Options, Transport};
+use crate::sys::arena::PAGE;
 use crate::wire::control::ToServer;
 use crate::wire::frame::{self, FrameError};
 use rings::Rings;
@@ -57,23 +59,28 @@ enum Line {
 }
 
 impl HostChannel {
-    /// Makes a channel and registers this end with the current thread's reactor.
+    /// Makes a channel, with memory for the worker's large results, and registers this end with the current thread's
+    /// reactor.
     ///
     /// # Errors
     ///
     /// What the system said; nothing is left behind.
-    pub(super) fn new(transport: Transport, max_payload: usize) -> io::Result<(Self, WorkerEnd)> {
-        let (line, notes, end) = match transport {
+    pub(super) fn new(options: &Options) -> io::Result<(Self, WorkerEnd)> {
+        let annex = match options.blob_memory {
+            0 => 0,
+            bytes => LENGTH_OF_TABLE + bytes.next_multiple_of(PAGE),
+        };
+        let (line, notes, end) = match options.transport {
             Transport::SharedMemory => {
-                let (rings, notes, end) = Rings::new()?;
+                let (rings, notes, end) = Rings::new(annex)?;
                 (Line::Rings(rings), notes, end)
             }
             Transport::Socket => {
-                let (stream, notes, end) = Stream::pair()?;
+                let (stream, notes, end) = Stream::pair(annex)?;
                 (Line::Stream(stream), notes, end)
             }
         };
-        Ok((Self::of(line, Some(notes), max_payload), end))
+        Ok((Self::of(line, Some(notes), options.max_payload), end))
     }
 
     /// A channel to another machine, over a connection that may still be on its way, on which this is said first.
@@ -130,6 +137,14 @@ impl HostChannel {
     /// seen from here.
     pub(super) fn begun(&self) -> Option<bool> {
         self.notes.as_ref().map(Notes::begun)
+    }
+
+    /// Where the worker keeps large results.
+    pub(super) fn annex(&self) -> Option<Annex> {
+        match &self.line {
+            Line::Rings(rings) => rings.annex(),
+            Line::Stream(_) => self.notes.as_ref()?.annex(),
+        }
     }
 
     /// What the worker notes for whoever looks at it, where that can be seen from here.

@@ -11,7 +11,8 @@ use serde::de::DeserializeOwned;
 
 use super::describe::Describe;
 use super::schema;
-use crate::failure::SetupError;
+use crate::blob::BlobMut;
+use crate::failure::{Failure, SetupError};
 use crate::server::Boot;
 use crate::wire::control::Signature;
 use crate::wire::{baggage, frame};
@@ -265,6 +266,17 @@ impl<W> WorkerContext<W> {
     /// it cannot be decoded.
     pub fn baggage<T: DeserializeOwned>(&self) -> Option<T> {
         baggage::read(&self.baggage)
+    }
+
+    /// Room for a blob of so many bytes at most, which the application will read where it is written; ordinary memory for
+    /// fewer than 16 KiB, and where the application is reached over a network.
+    ///
+    /// # Errors
+    ///
+    /// [`Overloaded`](crate::FailureKind::Overloaded) where the application still has other results of this worker that
+    /// leave no room in [`blob_memory`](crate::Builder::blob_memory).
+    pub fn blob(&self, capacity: usize) -> Result<BlobMut, Failure> {
+        crate::worker::blob(capacity)
     }
 
     /// The log of the request that the running call belongs to.

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use tokio::io::unix::AsyncFd;
 
+use super::blobs::Holdings;
 use super::desk::Desk;
 use super::host_channel::HostChannel;
 use super::ledger::Facts;
@@ -27,6 +28,8 @@ pub(super) struct Identity {
     pub(super) unwatched: Arc<AtomicBool>,
     pub(super) born: Instant,
     pub(super) output: Arc<Output>,
+    /// Blobs that it may read although none of its calls is to be answered.
+    pub(super) holdings: Arc<Holdings>,
 }
 
 impl Identity {

@@ -1,6 +1,7 @@
 //! The host side: actors that own worker processes and lend them to callers.
 
 mod batch;
+mod blobs;
 mod builder;
 mod calls;
 mod checkout;

@@ -10,6 +10,7 @@ use actix::{Actor, Arbiter, Handler, Message, ResponseFuture};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::blobs::Encoded;
 use super::builder::Builder;
 use super::checkout::{Single, Within, encode};
 use super::context::Origin;
@@ -78,7 +79,7 @@ impl<W: Worker> Actor for Pool<W> {
 #[derive(Debug)]
 pub struct Relay<W, M, N = M> {
     seed: SessionSeed,
-    payload: Result<Vec<u8>, PayloadError>,
+    message: Result<Encoded, PayloadError>,
     limit: Option<Duration>,
     origin: Origin,
     kinds: PhantomData<fn(W, M, N)>,
@@ -87,11 +88,10 @@ pub struct Relay<W, M, N = M> {
 impl<W: Worker, M: Message + Serialize, N> Relay<W, M, N> {
     /// Joins the line with a message.
     pub(super) fn new(desk: &Arc<Desk>, message: &M, limit: Option<Duration>, origin: Origin) -> Self {
-        let mut bytes = Vec::new();
         let most = frame::room_beside(origin.baggage().len(), desk.options.max_payload);
-        let payload = encode(&mut bytes, message, most).map(|()| bytes);
+        let message = Encoded::of(desk.blobs.as_ref(), |out| encode(out, message, most));
         let seed = SessionSeed::new(desk.clone(), Terms::single(&desk.options));
-        Relay { seed, payload, limit, origin, kinds: PhantomData }
+        Relay { seed, message, limit, origin, kinds: PhantomData }
     }
 }
 
@@ -103,7 +103,7 @@ where
     E: DeserializeOwned + From<Failure> + Send + 'static,
 {
     pub(super) fn run(self, arbiter: &actix::ArbiterHandle, caller: Option<OneshotSender<Result<T, E>>>) {
-        Single::spawn::<W, M, T, E>(arbiter, self.seed, self.payload, caller, self.limit, self.origin);
+        Single::spawn::<W, M, T, E>(arbiter, self.seed, self.message, caller, self.limit, self.origin);
     }
 }
 

@@ -5,4 +5,4 @@ pub use super::{
     Stop, Within, Worker, WorkerContext, here,
 };
 pub use crate::worker::Preload;
-pub use crate::{Failure, FailureKind, FinishedLog, LogLevel, RequestLog, SetupError};
+pub use crate::{Blob, BlobMut, Failure, FailureKind, FinishedLog, LogLevel, RequestLog, SetupError};

@@ -220,8 +220,8 @@ impl ServerLink {
     }
 
     /// Says bytes that are a frame already.
-    pub(super) fn say_frame(&mut self, bytes: Vec<u8>) {
-        self.unsent.put_frame(bytes);
+    pub(super) fn say_frame(&mut self, bytes: Vec<u8>, passed: Vec<OwnedFd>) {
+        self.unsent.put_frame(bytes, passed);
     }
 
     fn send(&mut self) -> io::Result<()> {

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::blobs::{self, Encoded};
 use super::calls::{Call, Calls, Queued};
 use super::claim::{Claim, News, Obituary};
 use super::desk::Desk;
@@ -21,6 +22,7 @@ use super::host_channel::Arrived;
 use super::lease::Lease;
 use super::life::Reason;
 use super::replay::{Listener, Replay};
+use crate::blob::Blob;
 use crate::channel::Outbox;
 use crate::failure::{Failure, FailureKind};
 use crate::wire::frame::{self, PayloadError};
@@ -96,6 +98,8 @@ pub(super) struct Session {
     /// Workers that ended with the first call before they began it.
     false_starts: u32,
     replay: Replay,
+    /// What the blobs of the next reply are.
+    lent: Vec<Blob>,
     /// What was written to a worker that ended before it read it.
     unread: Option<Outbox>,
     held_since: Instant,
@@ -166,11 +170,10 @@ impl Session {
         if self.may_write() && !self.calls.has_queued() {
             return self.write(call, encode, now);
         }
-        let mut payload = Vec::new();
         let most = frame::room_beside(call.origin.baggage().len(), self.desk.options.max_payload);
-        match encode(&mut payload, most) {
-            Ok(()) => {
-                self.calls.queue(Queued { call, payload }, now);
+        match Encoded::of(self.desk.blobs.as_ref(), |out| encode(out, most)) {
+            Ok(message) => {
+                self.calls.queue(Queued { call, message }, now);
                 self.claim.has_call.store(true, Ordering::Relaxed);
             }
             Err(problem) => self.refuse_payload(&call, &problem),
@@ -300,11 +303,11 @@ impl Session {
 
     fn write_queued(&mut self) {
         while self.calls.has_queued() && self.may_write() && self.fault.is_none() {
-            let Some(Queued { call, payload }) = self.calls.next_to_write() else {
+            let Some(Queued { call, message }) = self.calls.next_to_write() else {
                 return;
             };
             let mut copy = |out: &mut Vec<u8>, _: usize| {
-                out.extend_from_slice(&payload);
+                message.write(out);
                 Ok(())
             };
             self.write(call, &mut copy, Instant::now());
@@ -332,10 +335,13 @@ impl Session {
         let before = out.len();
         let payload = |out: &mut Vec<u8>| {
             out.extend_from_slice(baggage);
-            encode(out, most)
+            blobs::encode(self.desk.blobs.as_ref(), out, |out| encode(out, most))
         };
         match frame::append_with(out, &header, payload) {
-            Ok(()) => {
+            Ok(lent) => {
+                if !lent.is_empty() {
+                    frame::insert(out, before, &ToWorker::Lent(blobs::spans(&lent)));
+                }
                 let bytes = out.len() - before;
                 if self.calls.open() == 0 {
                     self.waited = self.calls.wait(now);
@@ -344,7 +350,7 @@ impl Session {
                 if !self.heard {
                     self.claim.has_call.store(true, Ordering::Relaxed);
                 }
-                self.calls.wrote(call, bytes, now);
+                self.calls.wrote(call, bytes, lent, now);
             }
             Err(problem) => self.refuse_payload(&call, &problem),
         }
@@ -385,18 +391,24 @@ impl Session {
     fn leave(&mut self) -> bool {
         match std::mem::replace(&mut self.stage, Stage::Out) {
             Stage::Waiting => drop(self.desk.cancel(&self.claim)),
-            Stage::Held(lease) if self.in_doubt => drop(lease.kill(Reason::InDoubt)),
-            // Nobody will have this worker next, so nothing is made ready for the next.
-            Stage::Held(lease) if self.asked_to_stop => lease.retire(Reason::Asked),
             Stage::Held(mut lease) => {
-                if let Some(reason) = self.desk.reason_to_end(lease.worker.number) {
-                    lease.retire(reason);
+                let asked = self.asked_to_stop.then_some(Reason::Asked);
+                let ends = asked.or_else(|| self.desk.reason_to_end(lease.worker.number));
+                if !self.in_doubt && ends.is_none() {
+                    if let Some(channel) = lease.channel() {
+                        frame::append(channel.outbox().buffer(), &ToWorker::Release);
+                    }
+                    self.stage = self.releasing(lease);
                     return true;
                 }
-                if let Some(channel) = lease.channel() {
-                    frame::append(channel.outbox().buffer(), &ToWorker::Release);
+                // Nobody will have this worker next, so nothing is made ready for the next, and what it still says of
+                // calls that were answered as cleared is not heard.
+                lease.worker.holdings.keep_to_its_end(self.calls.take_blobs());
+                self.forget_pipe();
+                match ends.filter(|_| !self.in_doubt) {
+                    Some(reason) => lease.retire(reason),
+                    None => drop(lease.kill(Reason::InDoubt)),
                 }
-                self.stage = self.releasing(lease);
             }
             other => {
                 self.stage = other;
@@ -415,6 +427,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.leave_blobs();
         // An actor that goes with its system leaves calls behind.
         self.replay.end(true);
         let ended = Failure::of(FailureKind::Aborted, "its system ended").in_pool(&self.desk.options.name);

@@ -22,6 +22,8 @@ pub struct Stats {
     pub ending: usize,
     /// Checkouts waiting for a worker.
     pub waiting: usize,
+    /// Bytes of `blob_memory` that blobs of calls have, in whole pages; those of results are not counted.
+    pub blob_bytes: usize,
     /// Process ids of the living workers, by number.
     pub pids: Vec<u32>,
     /// Workers forked since the start.

@@ -305,6 +305,7 @@ impl Handler<Forked> for WorkerProcess {
             unwatched: Arc::default(),
             born: Instant::now(),
             output: self.output.clone(),
+            holdings: Arc::default(),
         };
         self.desk.born(identity.clone());
         self.identity = Some(identity);

@@ -32,6 +32,13 @@ pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// of a value around them.
 pub const DEFAULT_MAX_PAYLOAD: usize = (64 << 20) + (64 << 10);
 
+/// Bytes that the blobs of a pool's calls may have together, and those of each worker's results, unless told otherwise: room
+/// for one of the largest that are worth sending. Memory is taken only as they are made.
+pub const DEFAULT_BLOB_MEMORY: usize = 1 << 30;
+
+/// Most of it that a pool may have, in bytes: each worker takes as much of the application's address space.
+pub const MOST_BLOB_MEMORY: usize = 64 << 30;
+
 /// Most a pool may allow, in bytes: a frame's length is 32 bits, and its envelope needs some.
 pub const MOST_PAYLOAD: usize = (u32::MAX as usize) - (64 << 10);
 
@@ -138,6 +145,8 @@ pub struct Options {
     pub memory_limit: Option<u64>,
     /// Largest encoded message or reply, in bytes.
     pub max_payload: usize,
+    /// Bytes that the blobs of calls may have together, and those of each worker's results.
+    pub blob_memory: usize,
     /// Whether a worker is kept after a checkout that saw an error.
     pub keep_after_error: bool,
     /// Waits after workers that ended early.
@@ -169,6 +178,7 @@ impl Options {
             max_memory: None,
             memory_limit: None,
             max_payload: DEFAULT_MAX_PAYLOAD,
+            blob_memory: DEFAULT_BLOB_MEMORY,
             keep_after_error: false,
             restart: Backoff::default(),
             transport: Transport::default(),
@@ -224,6 +234,10 @@ impl Options {
         if self.max_payload > MOST_PAYLOAD {
             let value = self.max_payload.to_string();
             return Err(OptionError::new("max_payload", value, "at most 4294901759 bytes are possible"));
+        }
+        if self.blob_memory > MOST_BLOB_MEMORY {
+            let value = self.blob_memory.to_string();
+            return Err(OptionError::new("blob_memory", value, "at most 68719476736 bytes are possible"));
         }
         Ok(())
     }
@@ -318,7 +332,7 @@ mod tests {
     #[test]
     fn every_impossible_option_is_refused_by_name_and_value() {
         type Spoil = fn(&mut Options);
-        let table: [(&str, &str, Spoil); 21] = [
+        let table: [(&str, &str, Spoil); 22] = [
             ("name", "\"\"", |options| options.name.clear()),
             ("name", "\"a/b\"", |options| options.name = "a/b".to_owned()),
             ("workers", "5..=2", |options| options.workers = RangeInclusive::new(5, 2)),
@@ -327,6 +341,7 @@ mod tests {
             ("max_checkouts", "0", |options| options.max_checkouts = Some(0)),
             ("max_memory", "0", |options| options.max_memory = Some(0)),
             ("max_payload", "0", |options| options.max_payload = 0),
+            ("blob_memory", "68719476737", |options| options.blob_memory = MOST_BLOB_MEMORY + 1),
             ("timeout", "0ns", |options| options.timeout = Some(Duration::ZERO)),
             ("wait_timeout", "0ns", |options| options.wait_timeout = Some(Duration::ZERO)),
             ("setup_timeout", "0ns", |options| options.setup_timeout = Some(Duration::ZERO)),

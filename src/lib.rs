@@ -65,6 +65,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo))]
 
 mod address;
+mod blob;
 #[cfg(feature = "tls")]
 mod certificates;
 #[cfg(not(feature = "tls"))]
@@ -91,6 +92,7 @@ pub mod worker;
 pub mod actors;
 
 pub use address::AddressError;
+pub use blob::{Blob, BlobMut, BlobReader};
 #[cfg(feature = "tls")]
 pub use certificates::CertificateError;
 pub use certificates::Certificates;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFd;
 
 use super::{Arrived, Boxes, LOOKS};
+use crate::blob::Annex;
 use crate::channel::{Hammer, HostBells, Need, Notes, Ring, Spin, WorkerEnd, bells};
 use crate::sys::{descriptors, reactor};
 
@@ -37,9 +38,9 @@ pub(super) struct Rings {
 }
 
 impl Rings {
-    pub(super) fn new() -> io::Result<(Self, Notes, WorkerEnd)> {
+    pub(super) fn new(annex: usize) -> io::Result<(Self, Notes, WorkerEnd)> {
         let (HostBells { ear, hammer }, bells) = bells()?;
-        let (ring, memory) = Ring::create()?;
+        let (ring, memory) = Ring::create(annex)?;
         let notes = ring.notes();
         let rings = Rings {
             ring,
@@ -51,6 +52,10 @@ impl Rings {
             moved: false,
         };
         Ok((rings, notes, WorkerEnd::Rings { bells, memory }))
+    }
+
+    pub(super) fn annex(&self) -> Option<Annex> {
+        self.ring.annex()
     }
 
     pub(super) fn settle_here(&mut self) -> io::Result<()> {

@@ -23,10 +23,10 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn pair() -> io::Result<(Self, Notes, WorkerEnd)> {
+    pub(super) fn pair(annex: usize) -> io::Result<(Self, Notes, WorkerEnd)> {
         let (ours, socket) = sockets::socket_pair()?;
         descriptors::set_nonblocking(ours.as_fd())?;
-        let (notes, memory) = Notes::create()?;
+        let (notes, memory) = Notes::create(annex)?;
         let end = WorkerEnd::Stream { socket, security: Security::None, memory };
         Ok((Stream::over(ours, Security::None)?, notes, end))
     }

@@ -131,14 +131,13 @@ impl Session {
         if self.calls.forget_abandoned_first() {
             return;
         }
-        let failure = match std::mem::replace(&mut self.stage, Stage::Out) {
-            Stage::Held(lease) => {
-                let facts = lease.worker.facts_and_usage(Some(self.calls_served));
-                drop(lease.kill(Reason::TimedOut));
-                Failure::of(FailureKind::Timeout, "").in_phase(Phase::Running).on_worker(facts)
+        let failure = match self.give_up(Reason::TimedOut) {
+            Some(facts) => Failure::of(FailureKind::Timeout, "").in_phase(Phase::Running).on_worker(facts),
+            // What waits for a worker has none to lose.
+            None => {
+                self.stage = Stage::Out;
+                self.failed_wait()
             }
-            // Stage::Out it is from now on: what waits for a worker has none to lose.
-            _ => self.failed_wait(),
         };
         self.unread = None;
         self.fatal_fault(failure.at_limit(limit), around);

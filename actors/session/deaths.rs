@@ -53,6 +53,7 @@ impl Session {
         let untouched = !self.heard && (self.calls.open() == 0 || !(begun || self.is_hopeless()));
         if self.calls.is_empty() && (untouched || !around.is_connected()) {
             // It had nothing to do, so nothing is lost.
+            lease.worker.holdings.keep_to_its_end(self.calls.take_blobs());
             self.forget_pipe();
             self.continue_untouched(around);
         } else if untouched {
@@ -64,6 +65,7 @@ impl Session {
             self.ask(Desk::ask_again);
         } else {
             let worker = lease.worker.clone();
+            worker.holdings.keep_to_its_end(self.calls.take_blobs());
             drop(lease.kill(Reason::Broken));
             let died = self.death(obituary, &worker);
             return self.fatal_fault(died, around);
@@ -103,6 +105,7 @@ impl Session {
 
     /// Kills the worker, if there is one, and leaves the line, if in one.
     pub(super) fn lose_worker(&mut self, reason: Reason) {
+        self.leave_blobs();
         match std::mem::replace(&mut self.stage, Stage::Out) {
             Stage::Out => {}
             Stage::Waiting => drop(self.desk.cancel(&self.claim)),

@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use super::{Call, Encode, PayloadError, Session, Surroundings, Times};
+use super::{Call, Encode, Encoded, PayloadError, Session, Surroundings, Times};
 use crate::failure::{Failure, FailureKind, Phase};
 
 /// An error whose caller was told, and whose mark has not come back.
@@ -71,17 +71,18 @@ impl Session {
 
     /// Takes in a call of a pool that keeps count of what its calls have done to workers.
     pub(super) fn take_suspect(&mut self, mut call: Call, encode: Encode<'_>, around: &mut dyn Surroundings) {
-        let mut payload = Vec::new();
-        if let Err(problem) = encode(&mut payload, self.desk.options.max_payload) {
-            return self.refuse_payload(&call, &problem);
-        }
-        let mark = self.desk.mark(call.kind.method, &payload);
+        let most = self.desk.options.max_payload;
+        let message = match Encoded::of(self.desk.blobs.as_ref(), |out| encode(out, most)) {
+            Ok(message) => message,
+            Err(problem) => return self.refuse_payload(&call, &problem),
+        };
+        let mark = self.desk.mark(call.kind.method, &message);
         if let Some(refusal) = self.desk.quarantined(mark) {
             return self.answer(&call, refusal);
         }
         call.mark = Some(mark);
         let mut encode = |out: &mut Vec<u8>, _: usize| {
-            out.extend_from_slice(&payload);
+            message.write(out);
             Ok(())
         };
         self.put_in(call, &mut encode, around);

@@ -6,16 +6,18 @@ use super::{Call, Desk, Session, Stage, Surroundings, Times};
 use crate::actors::calls::Due;
 use crate::actors::ledger::Facts;
 use crate::actors::life::Reason;
+use crate::blob;
 use crate::failure::{Failure, FailureKind, PanicReport, Phase, WorkerFacts};
 use crate::wire::frame;
 use crate::wire::record::Logged;
-use crate::wire::work::{FromWorker, Outcome, Released, Reply};
+use crate::wire::work::{FromWorker, Lending, Outcome, Released, Reply};
 
 /// What one frame asks for, once the buffer it lies in is given up.
 enum Said {
     Reply(Reply, Option<Decoded>),
     Released(Released),
     Logged(Logged),
+    Lent(Lending),
     Nonsense(String),
 }
 
@@ -36,6 +38,7 @@ impl Session {
                 Said::Reply(reply, decoded) => self.replied(reply, decoded, around),
                 Said::Released(released) => self.was_released(released, around),
                 Said::Logged(logged) => self.logged(logged, around),
+                Said::Lent(lending) => self.was_lent(lending, around),
                 Said::Nonsense(what) => self.broke_protocol(&what, around),
             }
         }
@@ -54,11 +57,13 @@ impl Session {
             Ok((FromWorker::Reply(reply), payload)) => (reply, payload),
             Ok((FromWorker::Released(released), [])) => return Some(Said::Released(released)),
             Ok((FromWorker::Logged(logged), [])) => return Some(Said::Logged(logged)),
+            Ok((FromWorker::Lent(lending), [])) => return Some(Said::Lent(lending)),
             Ok(_) => return Some(Said::Nonsense("it said what is out of turn".to_owned())),
             Err(error) => return Some(Said::Nonsense(error.to_string())),
         };
         let (reply, payload) = reply;
         let times = Times::of_first(&self.calls, self.waited, now);
+        let lent = std::mem::take(&mut self.lent);
         let decoded = match self.calls.answered(reply.id, now) {
             None => return Some(Said::Nonsense(format!("it answered call {}, which is not due", reply.id))),
             Some(Due::Ghost) => None,
@@ -66,11 +71,35 @@ impl Session {
                 self.waited = Duration::ZERO;
                 self.desk.totals.ran(times.ran);
                 let has_result = matches!(reply.outcome, Outcome::Done | Outcome::Failed);
-                let problem = has_result.then(|| call.slot.decode(payload).err().map(Box::new)).flatten();
+                let decode = || blob::receive(lent, || call.slot.decode(payload));
+                let problem = has_result.then(|| decode().err().map(Box::new)).flatten();
                 Some(Decoded { call, problem, times })
             }
         };
         Some(Said::Reply(reply, decoded))
+    }
+
+    fn was_lent(&mut self, lending: Lending, around: &mut dyn Surroundings) {
+        let replies = !lending.lent.is_empty() || matches!(self.stage, Stage::Held(_));
+        if replies && self.calls.pipe_is_empty() {
+            return self.broke_protocol("it lends out of turn", around);
+        }
+        let (Stage::Held(lease) | Stage::Releasing { lease, .. }) = &mut self.stage else { return };
+        let annex = lease.channel().and_then(|channel| channel.annex());
+        let given = self.calls.blobs_of_first();
+        match lease.worker.holdings.take_in(lending, given, annex.as_ref()) {
+            Ok(lent) => self.lent = lent,
+            Err(what) => self.broke_protocol(what, around),
+        }
+    }
+
+    /// The worker may read what it was lent until it has ended, whatever becomes of its calls.
+    pub(super) fn leave_blobs(&mut self) {
+        if let Stage::Held(lease) | Stage::Releasing { lease, .. } | Stage::Mourning { lease, .. } =
+            &self.stage
+        {
+            lease.worker.holdings.keep_to_its_end(self.calls.take_blobs());
+        }
     }
 
     fn logged(&mut self, logged: Logged, around: &mut dyn Surroundings) {
@@ -189,6 +218,7 @@ impl Session {
 
     /// Kills the worker; returns what was known of it.
     pub(super) fn give_up(&mut self, reason: Reason) -> Option<WorkerFacts> {
+        self.leave_blobs();
         match std::mem::replace(&mut self.stage, Stage::Out) {
             Stage::Held(lease) | Stage::Releasing { lease, .. } | Stage::Mourning { lease, .. } => {
                 let facts = lease.worker.facts_and_usage(Some(self.calls_served));

@@ -40,6 +40,7 @@ impl SessionSeed {
             asked_to_stop: false,
             heard: false,
             false_starts: 0,
+            lent: Vec::new(),
             replay: Replay::default(),
             unread: None,
             held_since: Instant::now(),

@@ -47,7 +47,7 @@ impl Supervisor {
     /// Asks for a worker on this machine, to which the ends of its channel and outputs are passed.
     fn ask_for(&mut self, number: u64) -> io::Result<(HostChannel, Arc<Output>)> {
         let options = &self.desk.options;
-        let (channel, end) = HostChannel::new(options.transport, options.max_payload)?;
+        let (channel, end) = HostChannel::new(options)?;
         let notes = channel.notes().ok_or(io::ErrorKind::Unsupported)?;
         let (output, outputs) = Output::new(&options.name, number, notes, self.recipe.name_of)?;
         let (rings, mut passed) = match end {

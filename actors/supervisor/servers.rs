@@ -1,6 +1,7 @@
 //! The fork servers that a pool has: the one that is asked for workers, and those before it that take no more work.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use actix::fut::WrapFuture;
 use actix::{ActorFutureExt, AsyncContext, Context};
 
 use super::{Post, Supervisor};
+use crate::actors::blobs::BlobMemory;
 use crate::actors::server_link::{Launched, ServerLink};
 use crate::actors::worker_process::{self, Orphaned};
 use crate::sys::launch::ServerProcess;
@@ -57,9 +59,11 @@ pub(super) struct Departing {
 
 impl Supervisor {
     pub(super) fn greet(&mut self, launched: Launched, ctx: &mut Context<Self>) {
-        match ServerLink::new(launched) {
-            Ok(mut link) => {
-                link.say_frame(self.recipe.hello.clone());
+        let arena: io::Result<Vec<OwnedFd>> = self.desk.blobs.iter().map(BlobMemory::to_be_read).collect();
+        let link = ServerLink::new(launched).and_then(|link| arena.map(|arena| (link, arena)));
+        match link {
+            Ok((mut link, arena)) => {
+                link.say_frame(self.recipe.hello.clone(), arena);
                 if let Some(unanswered) = self.recipe.source.unanswered() {
                     self.desk.set_outage(Some(unanswered));
                 }

@@ -9,6 +9,7 @@ use super::notes::{Doing, Notes};
 use super::ring::RingLink;
 use super::security::Security;
 use super::stream::StreamLink;
+use crate::blob::Annex;
 
 /// What a worker's end is made of.
 pub(crate) enum WorkerEnd {
@@ -53,7 +54,7 @@ impl WorkerLink {
         Ok(match end {
             WorkerEnd::Rings { bells, memory } => WorkerLink::Ring(RingLink::open(&memory, bells)?),
             WorkerEnd::Stream { socket, security, memory } => {
-                WorkerLink::Stream(StreamLink::new(socket, security, Notes::open(memory.as_fd())?))
+                WorkerLink::Stream(StreamLink::new(socket, security, Notes::open_all(memory.as_fd())?))
             }
         })
     }
@@ -63,6 +64,14 @@ impl WorkerLink {
         match self {
             WorkerLink::Ring(link) => WorkerLink::Ring(link.twin()),
             WorkerLink::Stream(link) => WorkerLink::Stream(link.twin()),
+        }
+    }
+
+    /// Where this worker keeps large results, if it has such a place.
+    pub(crate) fn annex(&self) -> Option<Annex> {
+        match self {
+            WorkerLink::Ring(link) => link.annex(),
+            WorkerLink::Stream(link) => link.notes().annex(),
         }
     }
 

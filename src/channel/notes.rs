@@ -1,12 +1,17 @@
 //! What a worker notes in memory for whoever looks at it from outside, also when it is dead: what it does, since when,
 //! and what it logged last.
 
+use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use crate::blob::Annex;
 use crate::sys::clock;
 use crate::sys::shared::SharedMemory;
+
+/// What the memory of a channel is called in /proc.
+pub(super) const MEMORY_NAME: &CStr = c"forkpool";
 
 /// Bytes of a cache line.
 pub(super) const LINE: usize = 64;
@@ -54,9 +59,9 @@ pub(crate) enum Doing {
 pub(crate) struct Notes(Arc<SharedMemory>);
 
 impl Notes {
-    /// Memory for the notes of a worker whose channel has none, and what others open it with.
-    pub(crate) fn create() -> rustix::io::Result<(Self, std::os::fd::OwnedFd)> {
-        let (memory, file) = SharedMemory::create(HEAD)?;
+    /// Memory for the notes of a worker whose channel has none, with so much behind it, and what others open it with.
+    pub(crate) fn create(annex: usize) -> rustix::io::Result<(Self, std::os::fd::OwnedFd)> {
+        let (memory, file) = SharedMemory::create(MEMORY_NAME, HEAD + annex)?;
         Ok((Notes(Arc::new(memory)), file))
     }
 
@@ -72,6 +77,20 @@ impl Notes {
     /// What the system said, or `INVAL` for memory that is too short or that others can make shorter.
     pub(crate) fn open(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
         SharedMemory::open_beginning(file, HEAD).map(|memory| Notes(Arc::new(memory)))
+    }
+
+    /// The notes and all that lies behind them.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub(super) fn open_all(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
+        SharedMemory::open(file, HEAD).map(|memory| Notes(Arc::new(memory)))
+    }
+
+    /// What lies behind the notes of a worker whose channel has no rings.
+    pub(crate) fn annex(&self) -> Option<Annex> {
+        Annex::of(&self.0, HEAD)
     }
 
     /// Notes what this worker does from now on.
@@ -140,7 +159,7 @@ mod tests {
     use super::*;
 
     fn notes() -> rustix::io::Result<Notes> {
-        Notes::create().map(|(notes, _)| notes)
+        Notes::create(0).map(|(notes, _)| notes)
     }
 
     #[test]

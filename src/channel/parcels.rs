@@ -34,11 +34,11 @@ impl Parcels {
         self.queue.push_back(Parcel { bytes, sent: 0, passed });
     }
 
-    /// Queues bytes that are a frame already.
+    /// Queues bytes that are a frame already, with the descriptors that go with them.
     #[cfg(feature = "actors")]
-    pub(crate) fn put_frame(&mut self, bytes: Vec<u8>) {
+    pub(crate) fn put_frame(&mut self, bytes: Vec<u8>, passed: Vec<OwnedFd>) {
         self.bytes += bytes.len();
-        self.queue.push_back(Parcel { bytes, sent: 0, passed: Vec::new() });
+        self.queue.push_back(Parcel { bytes, sent: 0, passed });
     }
 
     /// Sends what fits.

@@ -17,7 +17,10 @@ use std::sync::atomic::{Ordering, fence};
 pub use hostile::hostile_rings;
 pub(crate) use link::RingLink;
 
+#[cfg(any(feature = "actors", test))]
+use super::notes::MEMORY_NAME;
 use super::notes::{HEAD, LINE, Notes};
+use crate::blob::Annex;
 use crate::sys::process;
 use crate::sys::shared::SharedMemory;
 
@@ -73,10 +76,10 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// The host's side of new rings, and what the worker opens its own with.
+    /// The host's side of new rings with so much memory behind them, and what the worker opens its own with.
     #[cfg(any(feature = "actors", test))]
-    pub(crate) fn create() -> rustix::io::Result<(Self, OwnedFd)> {
-        let (memory, file) = SharedMemory::create(LENGTH)?;
+    pub(crate) fn create(annex: usize) -> rustix::io::Result<(Self, OwnedFd)> {
+        let (memory, file) = SharedMemory::create(MEMORY_NAME, LENGTH + annex)?;
         let ring = Ring {
             memory: Arc::new(memory),
             outgoing: TO_WORKER,
@@ -91,7 +94,7 @@ impl Ring {
 
     /// The worker's side.
     pub(crate) fn open(file: &OwnedFd) -> rustix::io::Result<Self> {
-        let memory = SharedMemory::open_beginning(file.as_fd(), LENGTH)?;
+        let memory = SharedMemory::open(file.as_fd(), LENGTH)?;
         let ring = Self::worker_side(Arc::new(memory));
         ring.note_processor();
         Ok(ring)
@@ -227,6 +230,11 @@ impl Ring {
         }
     }
 
+    /// What lies behind the rings.
+    pub(crate) fn annex(&self) -> Option<Annex> {
+        Annex::of(&self.memory, LENGTH)
+    }
+
     /// What the worker notes beside the rings.
     pub(crate) fn notes(&self) -> Notes {
         Notes::of(self.memory.clone())
@@ -248,7 +256,7 @@ mod tests {
     use super::*;
 
     fn pair() -> std::io::Result<(Ring, Ring)> {
-        let (host, file) = Ring::create()?;
+        let (host, file) = Ring::create(0)?;
         let worker = Ring::open(&file)?;
         Ok((host, worker))
     }

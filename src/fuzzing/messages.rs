@@ -6,7 +6,9 @@ use crate::chance::Chance;
 use crate::failure::{Ending, PanicReport, SetupError};
 use crate::wire::control::{Ended, FromServer, Guard, Hello, Remains, ServerStats, Signature, ToServer};
 use crate::wire::record::{Logged, Record, Source, Value};
-use crate::wire::work::{Call, FromWorker, Outcome, Ready, Released, Reply, SetupReport, ToWorker};
+use crate::wire::work::{
+    Call, FromWorker, Lending, Lent, Outcome, Ready, Released, Reply, SetupReport, Span, ToWorker,
+};
 
 /// A value that chance can make.
 pub(super) trait Draw: Sized {
@@ -85,7 +87,8 @@ macro_rules! messages {
 }
 
 messages! {
-    ToWorker, |c| [ToWorker::Call(any(c)), ToWorker::Release];
+    ToWorker, |c| [ToWorker::Lent(any(c)), ToWorker::Call(any(c)), ToWorker::Release];
+    Span, |c| [Span { start: any(c), length: any(c) }];
     Call, |c| [Call {
         id: any(c),
         method: any(c),
@@ -101,7 +104,10 @@ messages! {
         FromWorker::Reply(any(c)),
         FromWorker::Released(any(c)),
         FromWorker::Logged(any(c)),
+        FromWorker::Lent(any(c)),
     ];
+    Lending, |c| [Lending { lent: any(c), held: any(c) }];
+    Lent, |c| [Lent::Own { slot: any(c), span: any(c) }, Lent::Given { start: any(c) }];
     Logged, |c| [Logged { call: any(c), at: any(c), record: any(c) }];
     Record, |c| [
         Record::Event { parent: any(c), source: any(c), values: any(c) },
@@ -160,6 +166,7 @@ messages! {
         max_memory: any(c),
         guard: any(c),
         config: any(c),
+        arena: any(c),
     }];
     Signature, |c| [Signature { name: any(c), shape: any(c) }];
     Guard, |c| [Guard { hung_worker_timeout: any(c), kill_grace: any(c), memory_limit: any(c) }];

@@ -90,6 +90,7 @@ mod tests {
             max_memory: None,
             guard: Guard::default(),
             config: None,
+            arena: false,
         }
     }
 

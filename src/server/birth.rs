@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::children::{ClientId, ForRemote};
-use super::clients::Clients;
+use super::clients::{Client, Clients};
 use super::control::Over;
 use super::run::write_title;
 use super::serve::{ForkServer, Mold};
@@ -112,7 +112,7 @@ impl ForkServer<'_> {
     ) -> rustix::io::Result<Option<Birth>> {
         descriptors::set_blocking(socket.as_fd())?;
         let ((out, stdout), (err, stderr)) = (descriptors::pipe()?, descriptors::pipe()?);
-        let (notes, memory) = Notes::create()?;
+        let (notes, memory) = Notes::create(0)?;
         let (channel, parent) = (WorkerEnd::Stream { socket, security, memory }, process::own_pid());
         match bear(Birth { parent, client, number, channel, stdout, stderr })? {
             Side::Child(birth) => Ok(Some(birth)),
@@ -180,7 +180,7 @@ impl Newborn<'_> {
         let Newborn { server, birth: Birth { parent, client, number, channel, stdout, stderr } } = self;
         let ForkServer { mold, mut clients, doors, deaths, mut children, spare, .. } = server;
         let Mold { program, config, preload, title, open_before } = mold;
-        let Some(hello) = clients.remove(client).map(|client| client.hello) else { process::exit_now(0) };
+        let Some(Client { hello, arena, .. }) = clients.remove(client) else { process::exit_now(0) };
         process::own_group(None);
         process::set_short_name(&hello.pool, &number.to_string());
         write_title(title, &format!("forkpool: worker {}/{number}", hello.pool));
@@ -200,6 +200,7 @@ impl Newborn<'_> {
             config: &config,
             preload,
             channel: channel.raised(descriptors::raise),
+            arguments: arena,
             fingerprint,
             max_payload: usize::try_from(max_payload).unwrap_or(usize::MAX),
             max_memory,

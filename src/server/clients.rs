@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::children::ClientId;
 use super::control::{Control, Over};
 use super::door::{Arrival, Caller};
+use crate::sys::arena::ForeignArena;
 use crate::sys::chance;
 use crate::wire::control::{FromServer, Hello};
 
@@ -20,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Client {
     pub(super) control: Control,
     pub(super) hello: Hello,
+    /// Where the blobs of its calls are.
+    pub(super) arena: Option<Arc<ForeignArena>>,
     /// What the channels of its workers name it by, where they come over a network.
     pub(super) ticket: Option<u128>,
 }
@@ -69,9 +73,9 @@ impl Clients {
     }
 
     /// The only application of a private server.
-    pub(super) fn welcome(&mut self, control: Control, hello: Hello) {
+    pub(super) fn welcome(&mut self, control: Control, hello: Hello, arena: Option<Arc<ForeignArena>>) {
         self.last += 1;
-        self.known.insert(self.last, Client { control, hello, ticket: None });
+        self.known.insert(self.last, Client { control, hello, arena, ticket: None });
     }
 
     /// Says the same to all.
@@ -104,12 +108,17 @@ impl Clients {
     }
 
     /// A stranger has become a client, under the same number.
-    pub(super) fn adopt(&mut self, id: ClientId, hello: Hello) -> Option<&mut Client> {
+    pub(super) fn adopt(
+        &mut self,
+        id: ClientId,
+        hello: Hello,
+        arena: Option<Arc<ForeignArena>>,
+    ) -> Option<&mut Client> {
         let Stranger { mut control, caller, .. } = self.strangers.remove(&id)?;
         control.is_known();
         let is_remote = matches!(caller, Caller::Remote(_));
         let ticket = is_remote.then(chance::unforeseeable).transpose().ok()?;
-        self.known.insert(id, Client { control, hello, ticket });
+        self.known.insert(id, Client { control, hello, arena, ticket });
         self.known.get_mut(&id)
     }
 

@@ -3,11 +3,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use crate::channel::{Inbox, Parcels, Security};
+use crate::sys::arena::ForeignArena;
 use crate::sys::descriptors;
 use crate::sys::descriptors::Bundle;
-use crate::wire::control::{BODY_LIMIT, FromServer, HELLO_LIMIT, Origin, STRANGER_LIMIT, ToServer};
+use crate::wire::control::{BODY_LIMIT, FromServer, HELLO_LIMIT, Hello, Origin, STRANGER_LIMIT, ToServer};
 use crate::wire::frame;
 
 /// Most bytes that wait for a client that does not read.
@@ -141,6 +143,26 @@ impl Control {
     pub(super) fn take_passed<const COUNT: usize>(&mut self) -> Result<Option<[OwnedFd; COUNT]>, Over> {
         let bundle = self.passed.pop_front().ok_or(Over::Broken)?;
         Ok(bundle.try_into().ok())
+    }
+
+    /// The arena that came with a hello, if that says that one did.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be used, for whoever has passed it.
+    pub(super) fn take_arena(&mut self, hello: &Hello) -> Result<Option<Arc<ForeignArena>>, String> {
+        if !hello.arena {
+            return Ok(None);
+        }
+        let told = |why: &str| format!("the memory for the application's blobs cannot be mapped: {why}");
+        match self.take_passed() {
+            Ok(Some([file])) => match ForeignArena::open(file.as_fd()) {
+                Ok(arena) => Ok(Some(Arc::new(arena))),
+                Err(error) => Err(told(&io::Error::from(error).to_string())),
+            },
+            Ok(None) => Err(told("the server may have no more descriptors")),
+            Err(_) => Err(told("it was not passed along")),
+        }
     }
 
     pub(super) fn say(&mut self, message: &FromServer) {

@@ -56,11 +56,15 @@ fn prepare(program: &Program, socket: OwnedFd) -> Result<ForkServer<'_>, Over> {
     };
     let Some(config) = hello.config.clone() else { return Err(Over::Broken) };
     let own = Own { fingerprint: (program.fingerprint)(), interface: Vec::new() };
-    if let Some(reason) = own.disagreement(&hello) {
-        control.say(&FromServer::Refused { reason });
-        control.flush_all()?;
-        return Err(Over::Broken);
-    }
+    let arena = own.disagreement(&hello).map_or_else(|| control.take_arena(&hello), Err);
+    let arena = match arena {
+        Ok(arena) => arena,
+        Err(reason) => {
+            control.say(&FromServer::Refused { reason });
+            control.flush_all()?;
+            return Err(Over::Broken);
+        }
+    };
     let title = TitleSpace::find();
     process::set_short_name(&hello.pool, "server");
     write_title(title, &format!("forkpool: fork server of pool {}", hello.pool));
@@ -82,7 +86,7 @@ fn prepare(program: &Program, socket: OwnedFd) -> Result<ForkServer<'_>, Over> {
     let mold = Mold { program, config, preload, title, open_before };
     let server = ForkServer::new(mold, ServerOptions::default(), own, Vec::new());
     let mut server = server.map_err(|_| Over::Broken)?;
-    server.welcome(control, hello).map_err(|_| Over::Broken)?;
+    server.welcome(control, hello, arena).map_err(|_| Over::Broken)?;
     Ok(server)
 }
 

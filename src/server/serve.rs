@@ -1,6 +1,7 @@
 //! A fork server at work: who comes and goes, births and deaths, for as many applications as it has.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::agreement::Own;
@@ -12,6 +13,7 @@ use super::door::Door;
 use super::manager;
 use super::notices::Notices;
 use crate::config::ServerOptions;
+use crate::sys::arena::ForeignArena;
 use crate::sys::descriptors::{self, OpenBefore};
 use crate::sys::process::{self, TitleSpace};
 use crate::sys::signals::{self, ChildDeaths, Request};
@@ -96,10 +98,15 @@ impl<'a> ForkServer<'a> {
     }
 
     /// Takes in the application of a private server, which fits.
-    pub(super) fn welcome(&mut self, mut control: Control, hello: Hello) -> rustix::io::Result<()> {
+    pub(super) fn welcome(
+        &mut self,
+        mut control: Control,
+        hello: Hello,
+        arena: Option<Arc<ForeignArena>>,
+    ) -> rustix::io::Result<()> {
         control.stop_waiting()?;
         control.say(&FromServer::Welcome { ticket: None });
-        self.clients.welcome(control, hello);
+        self.clients.welcome(control, hello, arena);
         Ok(())
     }
 

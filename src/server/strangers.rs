@@ -127,8 +127,13 @@ impl ForkServer<'_> {
         if clients >= most {
             return self.refuse(id, format!("the server is full: it has {clients} clients, its max_clients"));
         }
+        let arena = self.clients.stranger(id).map(|stranger| stranger.control.take_arena(&hello));
+        let arena = match arena.transpose() {
+            Ok(arena) => arena.flatten(),
+            Err(reason) => return self.refuse(id, reason),
+        };
         tracing::info!(target: "forkpool::server", client = id, pool = hello.pool, "a client has come");
-        if let Some(client) = self.clients.adopt(id, hello) {
+        if let Some(client) = self.clients.adopt(id, hello, arena) {
             client.control.say(&FromServer::Welcome { ticket: client.ticket });
         }
         Ok(())

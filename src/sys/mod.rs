@@ -4,6 +4,7 @@
 //! precondition is checked where it is used or carried in a type.
 #![expect(unsafe_code, reason = "fork, wait4, signalfd and the process title have no safe equivalent")]
 
+pub(crate) mod arena;
 pub(crate) mod chance;
 pub(crate) mod clock;
 pub(crate) mod descriptors;

@@ -1,9 +1,10 @@
 //! Memory that two processes share, moved in and out by atomic operations alone.
 
+use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::slice;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
@@ -11,9 +12,12 @@ use rustix::mm::{MapFlags, ProtFlags};
 /// A mapping that another process may read and write at any time.
 ///
 /// Every access is atomic, so that a peer which writes what is being read makes the bytes wrong and nothing else.
+#[derive(Debug)]
 pub(crate) struct SharedMemory {
     start: NonNull<u8>,
     length: usize,
+    /// Whether the end of it is an arena's.
+    is_claimed: AtomicBool,
 }
 
 // SAFETY: Send demands that another thread may own it; the mapping belongs to the process, not to a thread.
@@ -22,16 +26,17 @@ unsafe impl Send for SharedMemory {}
 unsafe impl Sync for SharedMemory {}
 
 impl SharedMemory {
-    /// Makes memory of zeroes, and a descriptor with which another process opens it. `length` is in whole pages.
+    /// Makes memory of zeroes, and a descriptor with which another process opens it. `length` is in whole pages; `name` is
+    /// what its mappings are called in /proc.
     ///
     /// # References
     ///
     /// - [memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html), file sealing
-    pub(crate) fn create(length: usize) -> rustix::io::Result<(Self, std::os::fd::OwnedFd)> {
+    pub(crate) fn create(name: &CStr, length: usize) -> rustix::io::Result<(Self, std::os::fd::OwnedFd)> {
         use std::os::fd::AsFd;
 
         use rustix::fs::{MemfdFlags, SealFlags};
-        let file = rustix::fs::memfd_create(c"forkpool", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&file, u64::try_from(length).map_err(|_| Errno::INVAL)?)?;
         // A peer that made it shorter would have us killed by SIGBUS.
         rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
@@ -45,13 +50,26 @@ impl SharedMemory {
     /// What the system said, or `INVAL` for memory that is shorter, or not sealed against becoming so: who reads what is
     /// not there any more is killed by SIGBUS.
     pub(crate) fn open_beginning(file: BorrowedFd<'_>, beginning: usize) -> rustix::io::Result<Self> {
-        use rustix::fs::SealFlags;
-        let is_firm = rustix::fs::fcntl_get_seals(file)?.contains(SealFlags::SHRINK);
-        let length = usize::try_from(rustix::fs::fstat(file)?.st_size).map_err(|_| Errno::INVAL)?;
-        if !is_firm || beginning > length {
-            return Err(Errno::INVAL);
+        match firm_length(file)? {
+            length if length < beginning => Err(Errno::INVAL),
+            _ => Self::map(file, beginning),
         }
-        Self::map(file, beginning)
+    }
+
+    /// Maps all of it, which is to be so long at least.
+    ///
+    /// # Errors
+    ///
+    /// As [`open_beginning`](Self::open_beginning).
+    pub(crate) fn open(file: BorrowedFd<'_>, at_least: usize) -> rustix::io::Result<Self> {
+        match firm_length(file)? {
+            length if length < at_least => Err(Errno::INVAL),
+            length => Self::map(file, length),
+        }
+    }
+
+    pub(crate) fn length(&self) -> usize {
+        self.length
     }
 
     fn map(file: BorrowedFd<'_>, length: usize) -> rustix::io::Result<Self> {
@@ -60,7 +78,31 @@ impl SharedMemory {
         // MAP_FIXED.
         let start =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, access, MapFlags::SHARED, file, 0) }?;
-        NonNull::new(start.cast()).map(|start| SharedMemory { start, length }).ok_or(Errno::NOMEM)
+        let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
+        Ok(SharedMemory { start, length, is_claimed: AtomicBool::new(false) })
+    }
+
+    /// Where it lies, for an arena, of which there is one at most.
+    pub(super) fn claim(&self) -> Option<NonNull<u8>> {
+        (!self.is_claimed.swap(true, Ordering::Relaxed)).then_some(self.start)
+    }
+
+    /// Gives what lies in these whole pages back to the system; they are zeroes then. Where the system does not take it,
+    /// they stay as they are.
+    ///
+    /// # References
+    ///
+    /// - [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html), `MADV_REMOVE`
+    pub(crate) fn give_back(&self, at: usize, count: usize) {
+        if !self.holds(at, count) || count == 0 {
+            return;
+        }
+        // SAFETY: madvise demands a range of mapped pages that nobody relies on the content of; the range was checked,
+        // and whoever gives it back has no use for it. What others read meanwhile they read by atomics.
+        let _ = unsafe {
+            let start = self.start.add(at).as_ptr().cast();
+            rustix::mm::madvise(start, count, rustix::mm::Advice::LinuxRemove)
+        };
     }
 
     /// The number at this offset, which is a multiple of 4.
@@ -93,6 +135,20 @@ impl SharedMemory {
             into.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
         }
         into.extend(self.bytes(at + count - tail, tail).iter().map(|byte| byte.load(Ordering::Relaxed)));
+    }
+
+    /// Copies bytes out.
+    pub(crate) fn copy_to(&self, at: usize, into: &mut [u8]) {
+        let head = into.len().min(at.next_multiple_of(8) - at);
+        let (head, rest) = into.split_at_mut(head);
+        load_bytes(self.bytes(at, head.len()), head);
+        let at = at + head.len();
+        let (words, tail) = rest.as_chunks_mut::<8>();
+        let places = self.words(at, words.len());
+        for (word, place) in words.iter_mut().zip(places) {
+            *word = place.load(Ordering::Relaxed).to_ne_bytes();
+        }
+        load_bytes(self.bytes(at + places.len() * 8, tail.len()), tail);
     }
 
     fn bytes(&self, at: usize, count: usize) -> &[AtomicU8] {
@@ -131,6 +187,21 @@ fn store_bytes(places: &[AtomicU8], bytes: &[u8]) {
     }
 }
 
+fn load_bytes(places: &[AtomicU8], bytes: &mut [u8]) {
+    for (place, byte) in places.iter().zip(bytes) {
+        *byte = place.load(Ordering::Relaxed);
+    }
+}
+
+/// How long memory is that nobody can make shorter.
+pub(super) fn firm_length(file: BorrowedFd<'_>) -> rustix::io::Result<usize> {
+    use rustix::fs::SealFlags;
+    if !rustix::fs::fcntl_get_seals(file)?.contains(SealFlags::SHRINK) {
+        return Err(Errno::INVAL);
+    }
+    usize::try_from(rustix::fs::fstat(file)?.st_size).map_err(|_| Errno::INVAL)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,7 +209,7 @@ mod tests {
     #[test]
     fn what_one_mapping_writes_another_reads_wherever_it_lies() -> rustix::io::Result<()> {
         use std::os::fd::AsFd;
-        let (ours, file) = SharedMemory::create(4096)?;
+        let (ours, file) = SharedMemory::create(c"forkpool-test", 4096)?;
         let theirs = SharedMemory::open_beginning(file.as_fd(), 4096)?;
         let bytes: Vec<u8> = (0..=255).collect();
         for at in 0..17 {
@@ -147,6 +218,9 @@ mod tests {
                 let mut read = Vec::new();
                 theirs.read(at, count, &mut read);
                 assert_eq!(read, bytes[..count], "{count} bytes at {at}");
+                read.fill(0);
+                theirs.copy_to(at, &mut read);
+                assert_eq!(read, bytes[..count], "{count} bytes at {at} once more");
             }
         }
         assert_eq!(SharedMemory::open_beginning(file.as_fd(), 8192).err(), Some(Errno::INVAL));

@@ -68,6 +68,8 @@ pub(crate) struct Hello {
     pub(crate) guard: Guard,
     /// The user's configuration, encoded; a server that was started by itself has one of its own.
     pub(crate) config: Option<Vec<u8>>,
+    /// Whether an arena is passed along, from which workers read the blobs of their calls.
+    pub(crate) arena: bool,
 }
 
 /// One message of an interface: its name, and a number that changes with what it and its result look like.

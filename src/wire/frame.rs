@@ -52,6 +52,14 @@ pub enum PayloadError {
         /// The pool's `max_payload`.
         limit: usize,
     },
+    /// It has blobs for which there is no room in `blob_memory`, and with them it is larger than the pool allows.
+    #[error(
+        "its blobs have no room in blob_memory, and with them its encoding exceeds max_payload, {limit} bytes"
+    )]
+    NoRoom {
+        /// The pool's `max_payload`.
+        limit: usize,
+    },
     /// Its `Serialize` did not succeed.
     #[error("{type_name} cannot be encoded: {reason}")]
     Encode {
@@ -132,6 +140,14 @@ pub(crate) fn append_with<T, E>(
         Err(_) => out.truncate(start),
     }
     result
+}
+
+/// Puts one frame of a header alone in front of what was appended from this place on.
+pub(crate) fn insert(out: &mut Vec<u8>, at: usize, header: &impl Serialize) {
+    let before = out.len();
+    append(out, header);
+    let length = out.len() - before;
+    out[at..].rotate_right(length);
 }
 
 fn seal(out: &mut [u8], start: usize) {

@@ -7,7 +7,7 @@ pub(crate) mod record;
 pub(crate) mod work;
 
 /// Version of both conversations; raised with every change of a message.
-pub(crate) const PROTOCOL: u16 = 5;
+pub(crate) const PROTOCOL: u16 = 6;
 
 /// Version of this library, as both ends tell it in the handshake.
 pub(crate) const LIBRARY: &str = env!("CARGO_PKG_VERSION");

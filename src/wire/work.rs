@@ -18,6 +18,8 @@ pub(crate) enum ToWorker {
     Call(Call),
     /// The checkout is over: run `checkout_done`, then answer [`FromWorker::Released`].
     Release,
+    /// What the next call's blobs are, in the order of their numbers.
+    Lent(Vec<Span>),
 }
 
 /// The header of one call.
@@ -61,6 +63,34 @@ pub(crate) enum FromWorker {
     Released(Released),
     /// In the middle of a call, before its reply.
     Logged(Logged),
+    /// Before a reply that has to do with it, or a release.
+    Lent(Lending),
+}
+
+/// Bytes in an arena.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Span {
+    pub(crate) start: u64,
+    pub(crate) length: u64,
+}
+
+/// What a worker lends and what it has been lent.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lending {
+    /// What the next reply's blobs are, in the order of their numbers.
+    pub(crate) lent: Vec<Lent>,
+    /// Where all those begin that the host has lent and that are in use beyond the call they came with; `None` where that
+    /// has not changed.
+    pub(crate) held: Option<Vec<u64>>,
+}
+
+/// One blob of a reply.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Lent {
+    /// In the worker's arena, until the host gives it back by this number.
+    Own { slot: u32, span: Span },
+    /// One that the host has lent.
+    Given { start: u64 },
 }
 
 /// The worker's half of the handshake.

@@ -12,6 +12,7 @@ mod voice;
 mod work;
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use service::{Incoming, Preload, Program, Replying, Service, Setup};
@@ -21,7 +22,10 @@ pub use user_log::{WorkerLog, WorkerTimer};
 pub use crate::wire::control::Signature;
 pub use crate::wire::frame::PayloadError;
 
+use crate::blob;
+pub use crate::blob::blob;
 use crate::channel::{BlockingEnd, WorkerEnd, WorkerLink};
+use crate::sys::arena::ForeignArena;
 use crate::sys::process::{Pid, exit_now};
 use crate::sys::{memory, orphan, process};
 use crate::wire::frame;
@@ -43,6 +47,8 @@ pub(crate) struct Assignment<'a> {
     pub(crate) config: &'a [u8],
     pub(crate) preload: &'static Preload,
     pub(crate) channel: WorkerEnd,
+    /// Where the blobs of its calls are, if there may be any.
+    pub(crate) arguments: Option<Arc<ForeignArena>>,
     /// What the host knows the interface by.
     pub(crate) fingerprint: u64,
     pub(crate) max_payload: usize,
@@ -86,6 +92,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     if let Err(error) = voice::speak_through(link.twin()) {
         eprintln!("forkpool: what handlers log is not handed on: {error}");
     }
+    blob::begin(assignment.arguments, link.annex());
     let limits = Limits { max_payload: assignment.max_payload, max_memory: assignment.max_memory };
     let mut end = BlockingEnd::new(link, frame::call_limit(limits.max_payload));
     let setup = || (assignment.program.setup)(assignment.config, assignment.preload);

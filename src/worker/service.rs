@@ -4,6 +4,7 @@ use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::time::Instant;
 
+use crate::blob::{self, Blob, Loan};
 use crate::failure::SetupError;
 use crate::wire::baggage;
 use crate::wire::control::Signature;
@@ -35,6 +36,8 @@ pub struct Incoming<'a> {
     pub baggage: &'a [u8],
     /// When the caller stops waiting; `None` is never.
     pub deadline: Option<Instant>,
+    /// What the blobs among the message are, in the order of their numbers.
+    pub(super) blobs: &'a [Blob],
 }
 
 impl Incoming<'_> {
@@ -44,7 +47,7 @@ impl Incoming<'_> {
     ///
     /// [`PayloadError`] with the name of the type; [`Replying::undecodable`] tells the caller.
     pub fn decode<M: serde::de::DeserializeOwned>(&self) -> Result<M, PayloadError> {
-        frame::decode(self.payload)
+        blob::receive(self.blobs.to_vec(), || frame::decode(self.payload))
     }
 
     /// The value of this type among the baggage; `None` where there is none, or where it cannot be decoded.
@@ -59,6 +62,8 @@ pub struct Replying<'a> {
     pub(super) out: &'a mut Vec<u8>,
     pub(super) id: u64,
     pub(super) max_payload: usize,
+    /// What the blobs of the reply became.
+    pub(super) lent: &'a mut Vec<Loan>,
     /// Whether what was said counts as an error of the checkout.
     pub(super) error: &'a mut bool,
 }
@@ -74,9 +79,12 @@ impl Replying<'_> {
         let outcome = if error { Outcome::Failed } else { Outcome::Done };
         let header = FromWorker::Reply(Reply { id: self.id, outcome, keep, stop });
         let limit = self.max_payload;
-        let said = frame::append_with(self.out, &header, |out| frame::encode(out, result, limit));
-        if let Err(problem) = said {
-            self.unable(&problem, error, keep, stop);
+        let said = frame::append_with(self.out, &header, |out| {
+            blob::encode(out, Some(blob::lend), |out| frame::encode(out, result, limit))
+        });
+        match said {
+            Ok(lent) => *self.lent = lent,
+            Err(problem) => self.unable(&problem, error, keep, stop),
         }
     }
 

@@ -7,11 +7,12 @@ use std::time::Instant;
 use super::panics::{self, LastWords};
 use super::service::{Incoming, Replying, Service};
 use super::{recorder, voice};
+use crate::blob::{self, Blob, Loan};
 use crate::channel::{BlockingEnd, Doing, Heard, Link};
 use crate::sys::memory::{OnlyHere, private_bytes};
 use crate::sys::orphan;
 use crate::wire::frame;
-use crate::wire::work::{Call, FromWorker, Outcome, Released, Reply, ToWorker};
+use crate::wire::work::{Call, FromWorker, Lending, Outcome, Released, Reply, ToWorker};
 
 /// What the host said about this pool.
 #[derive(Clone, Copy)]
@@ -47,6 +48,8 @@ pub(super) fn work<L: Link>(
     // Errors of the current checkout so far. A call that had seen fewer was written before the last one was
     // known, and is not run.
     let mut errors = 0;
+    // What the next call's blobs are.
+    let mut blobs = Vec::new();
     loop {
         end.flush()?;
         let Some(Heard { body, out, link }) = end.next()? else {
@@ -54,8 +57,13 @@ pub(super) fn work<L: Link>(
         };
         let (header, payload) = frame::split(body).map_err(invalid)?;
         let (survived, over) = match header {
+            ToWorker::Lent(spans) => {
+                blobs = blob::hear(&spans)?;
+                continue;
+            }
             ToWorker::Call(call) if call.errors_seen < errors => {
                 call.split(payload).map_err(invalid)?;
+                blobs.clear();
                 say_reply(out, call.id, Outcome::Cleared);
                 (true, false)
             }
@@ -63,7 +71,8 @@ pub(super) fn work<L: Link>(
                 let parts = call.split(payload).map_err(invalid)?;
                 link.note(Doing::Call(call.method));
                 orphan::begins();
-                let survived = serve(service, &call, parts, out, limits, &mut errors);
+                let blobs = std::mem::take(&mut blobs);
+                let survived = serve(service, &call, (parts, blobs), out, limits, &mut errors);
                 orphan::ends();
                 link.note(Doing::Nothing);
                 (survived, call.last)
@@ -99,15 +108,16 @@ pub(super) fn work<L: Link>(
 fn serve(
     service: &mut dyn Service,
     call: &Call,
-    (baggage, payload): (&[u8], &[u8]),
+    ((baggage, payload), blobs): ((&[u8], &[u8]), Vec<Blob>),
     out: &mut Vec<u8>,
     limits: Limits,
     errors: &mut u32,
 ) -> bool {
     let before = out.len();
     let deadline = call.limit.and_then(|limit| Instant::now().checked_add(limit));
-    let incoming = Incoming { id: call.id, method: call.method, payload, baggage, deadline };
+    let incoming = Incoming { id: call.id, method: call.method, payload, baggage, deadline, blobs: &blobs };
     let mut reply_was_error = false;
+    let mut lent = Vec::new();
     panics::expect(LastWords::Call(call.id));
     if call.verbosity > 0 {
         recorder::raise_ceiling(call.verbosity);
@@ -118,6 +128,7 @@ fn serve(
             out: &mut *out,
             id: call.id,
             max_payload: limits.max_payload,
+            lent: &mut lent,
             error: &mut reply_was_error,
         };
         service.call(incoming, replying);
@@ -127,6 +138,8 @@ fn serve(
     if !survived {
         out.truncate(before);
         say_reply(out, call.id, panics::outcome(panics::take()));
+    } else {
+        say_lending(out, before, blobs, lent);
     }
     *errors += u32::from(reply_was_error);
     survived
@@ -145,9 +158,19 @@ fn release(service: &mut dyn Service, out: &mut Vec<u8>, limits: Limits) -> bool
             return false;
         }
     }
+    say_lending(out, out.len(), Vec::new(), Vec::new());
     let released = Released { private_bytes, stop: service.wants_replacement() };
     frame::append(out, &FromWorker::Released(released));
     true
+}
+
+/// Says in front of a reply what it lends, and what has become of the arguments, where there is anything to say.
+fn say_lending(out: &mut Vec<u8>, at: usize, arguments: Vec<Blob>, lent: Vec<Loan>) {
+    let held = blob::tell(arguments);
+    if !lent.is_empty() || held.is_some() {
+        let lent = lent.into_iter().map(Loan::said).collect();
+        frame::insert(out, at, &FromWorker::Lent(Lending { lent, held }));
+    }
 }
 
 fn say_reply(out: &mut Vec<u8>, id: u64, outcome: Outcome) {

@@ -1,5 +1,7 @@
 //! Clients and servers that come and go.
 
+use std::borrow::Cow;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use crate::*;
 tests! {
     clients_and_servers_start_in_any_order_and_servers_come_again,
     each_client_has_workers_of_its_own_which_end_with_it,
+    blobs_are_read_where_they_lie_by_the_workers_of_their_pool_and_no_others,
     a_client_that_is_killed_takes_its_worker_along_in_the_middle_of_a_call,
     a_worker_ends_with_its_client_also_when_its_server_was_killed_before,
     a_worker_that_has_lost_both_its_server_and_its_client_is_bounded_by_its_guard,
@@ -75,6 +78,26 @@ fn each_client_has_workers_of_its_own_which_end_with_it() {
         gone(twos).await;
         assert_ne!(served_by(&two).await, twos);
         bounded("the end", two.stop(Duration::ZERO)).await;
+    });
+}
+
+/// S1, C6
+fn blobs_are_read_where_they_lie_by_the_workers_of_their_pool_and_no_others() {
+    run(async {
+        let place = Place::new();
+        let (_server, bytes) = (server(""), pattern(1 << 20));
+        let (one, two) = (place.start(), place.start());
+        for pool in [&one, &two] {
+            let mut argument = pool.blob(bytes.len()).expect("there is room");
+            argument.write_all(&bytes).expect("there is room");
+            let mirrored = answer(pool.send(Mirror(argument.freeze()))).await.expect("a blob");
+            assert!(matches!(mirrored.bytes(), Cow::Owned(_)), "it lies in the worker's memory");
+            assert!(mirrored.bytes().iter().rev().eq(&bytes));
+            let worker = served_by(pool).await;
+            let maps = std::fs::read_to_string(format!("/proc/{worker}/maps")).expect("mappings");
+            let arenas = maps.lines().filter(|line| line.contains("/memfd:forkpool-blobs"));
+            assert_eq!(arenas.count(), 1, "{maps}");
+        }
     });
 }
 

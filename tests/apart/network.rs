@@ -77,6 +77,9 @@ fn a_pool_over_tcp_is_like_any_other() {
         for echo in both {
             assert!(answer(echo).await.expect("the bytes") == bytes);
         }
+        let argument = Blob::from(bytes[..3 << 20].to_vec());
+        let mirrored = answer(checkout.send(Mirror(argument))).await.expect("a blob");
+        assert!(mirrored.bytes().iter().rev().eq(&bytes[..3 << 20]));
         let panicked = failure(checkout.send(Panic("no".to_owned()))).await;
         assert_eq!(
             (panicked.kind(), panicked.panic().map(|panic| &*panic.message)),

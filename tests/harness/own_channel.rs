@@ -17,9 +17,6 @@ const SAYINGS: u64 = 4096 + (256 << 10);
 /// Where it notes that a call has begun.
 const BEGUN: u64 = 384;
 
-/// Bytes of that memory where there are no rings in it: what the worker notes, and no more.
-const NOTES: u64 = 4096;
-
 /// This worker's own channel.
 pub struct OwnChannel {
     memory: File,
@@ -31,11 +28,11 @@ impl OwnChannel {
     pub fn find() -> Self {
         let maps = std::fs::read_to_string("/proc/self/maps").expect("mappings");
         let line =
-            maps.lines().find(|line| line.contains("/memfd:forkpool")).expect("the memory of its channel");
+            maps.lines().find(|line| line.contains("/memfd:forkpool ")).expect("the memory of its channel");
         let range = line.split(' ').next().and_then(|range| range.split_once('-')).expect("a range");
         let address = |text: &str| u64::from_str_radix(text, 16).expect("an address");
-        let (start, end) = (address(range.0), address(range.1));
-        OwnChannel { memory: own_memory(), start, has_rings: end - start > NOTES }
+        let has_rings = numbers_of("socket:").is_empty();
+        OwnChannel { memory: own_memory(), start: address(range.0), has_rings }
     }
 
     /// Says bytes without the worker's loop, which does not know of them: it must not say more after that.

@@ -143,6 +143,13 @@ messages! {
     Echo(Vec<u8>) => Vec<u8>, |probe, message, ctx| Ok(message.0);
     /// Answers what it got.
     EchoText(String) => String, |probe, message, ctx| Ok(message.0);
+    /// Answers what it got from the last byte to the first.
+    Mirror(Blob) => Blob, |probe, message, ctx| {
+        let mut bytes = ctx.blob(message.0.len())?;
+        let mirrored = message.0.bytes().iter().rev().copied().collect::<Vec<u8>>();
+        std::io::Write::write_all(&mut bytes, &mirrored).map_err(|error| Failure::task(error.to_string()))?;
+        Ok(bytes.freeze())
+    };
     /// Answers what it got, after a while.
     Slow(Duration, u64) => u64, |probe, message, ctx| {
         std::thread::sleep(message.0);

@@ -8,7 +8,7 @@ use crate::channel::notes::{BEGUN, CALL, LOGGED};
 /// Plays a script of the peer's writes and of this side's steps, and panics where the host gets or writes more than
 /// there can be, or loses count of what it did itself.
 pub fn hostile_rings(data: &[u8]) {
-    let Ok((mut host, file)) = Ring::create() else { return };
+    let Ok((mut host, file)) = Ring::create(0) else { return };
     let Ok(peer) = Ring::open(&file) else { return };
     for step in data.chunks_exact(6) {
         let number = u32::from_le_bytes([step[2], step[3], step[4], step[5]]);

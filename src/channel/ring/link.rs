@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Corrupt, Need, Ring};
+use crate::blob::Annex;
 use crate::channel::bell::WorkerBells;
 use crate::channel::blocking::Link;
 use crate::channel::notes::{Doing, Notes};
@@ -69,6 +70,11 @@ impl RingLink {
     /// Where this worker notes what it does.
     pub(crate) fn notes(&self) -> Notes {
         self.ring.notes()
+    }
+
+    /// Where this worker keeps large results.
+    pub(crate) fn annex(&self) -> Option<Annex> {
+        self.ring.annex()
     }
 
     /// Waits until there is something to be read; `false` if the host is gone.
@@ -229,7 +235,7 @@ mod tests {
     #[test]
     fn a_host_that_is_gone_before_it_has_heard_a_ring_is_the_end_and_no_error()
     -> Result<(), Box<dyn std::error::Error>> {
-        let (host, file) = Ring::create()?;
+        let (host, file) = Ring::create(0)?;
         let (ours, theirs) = bells()?;
         let mut worker = RingLink::open(&file, theirs)?;
         assert!(host.arm(Need::Bytes)?);
@@ -241,7 +247,7 @@ mod tests {
 
     #[test]
     fn two_sides_that_sleep_whenever_they_can_lose_no_wake() -> Result<(), Box<dyn std::error::Error>> {
-        let (host, file) = Ring::create()?;
+        let (host, file) = Ring::create(0)?;
         let ((ear, their_hammer), (their_ear, hammer)) =
             (descriptors::blocking_pipe()?, descriptors::blocking_pipe()?);
         let mut host = RingLink::new(host, Arc::new(WorkerBells { ear, hammer }));

@@ -1,0 +1,156 @@
+//! Blobs on the host's side: those of calls, and what workers say of theirs.
+
+use std::hash::{Hash, Hasher};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::blob::{self, Annex, Blob, BlobMut};
+use crate::sys::arena::Arena;
+use crate::wire::frame::PayloadError;
+use crate::wire::work::{Lending, Lent, Span};
+
+/// Free bytes of a pool's arena that stay with the application: enough for arguments of this size to be made without
+/// asking the system for memory each time.
+const KEPT: usize = 64 << 20;
+
+/// Where the blobs of a pool's calls lie.
+pub(super) struct BlobMemory {
+    arena: Arc<Arena>,
+    /// With which workers read it.
+    reading: OwnedFd,
+}
+
+impl BlobMemory {
+    pub(super) fn create(bytes: usize) -> io::Result<Self> {
+        let (arena, reading) = Arena::create(bytes, KEPT)?;
+        Ok(BlobMemory { arena, reading })
+    }
+
+    /// What a fork server maps for its workers.
+    pub(super) fn to_be_read(&self) -> io::Result<OwnedFd> {
+        self.reading.try_clone()
+    }
+
+    pub(super) fn in_use(&self) -> usize {
+        self.arena.in_use()
+    }
+}
+
+/// Room for so many bytes; `None` where there is none.
+pub(super) fn room(memory: Option<&BlobMemory>, capacity: usize) -> Option<BlobMut> {
+    BlobMut::within(memory.map(|memory| &memory.arena), capacity)
+}
+
+/// Encodes a message; what its large blobs became, in the order of their numbers.
+pub(super) fn encode(
+    memory: Option<&BlobMemory>,
+    out: &mut Vec<u8>,
+    encode: impl FnMut(&mut Vec<u8>) -> Result<(), PayloadError>,
+) -> Result<Vec<Blob>, PayloadError> {
+    let within = |arena: &Arc<Arena>, blobs: Vec<Blob>| -> Option<Vec<Blob>> {
+        blobs.into_iter().map(|blob| blob.within(arena)).collect()
+    };
+    blob::encode(out, memory.map(|memory| |blobs| within(&memory.arena, blobs)), encode)
+}
+
+/// Where these lie.
+pub(super) fn spans(blobs: &[Blob]) -> Vec<Span> {
+    // Those that are lent lie somewhere, all of them.
+    blobs.iter().filter_map(Blob::span).collect()
+}
+
+/// A message that was encoded, and what its blobs became.
+#[derive(Debug, Default)]
+pub(super) struct Encoded {
+    pub(super) bytes: Vec<u8>,
+    pub(super) blobs: Vec<Blob>,
+}
+
+/// By what is in the blobs, wherever they lie.
+impl Hash for Encoded {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.bytes.hash(state);
+        self.blobs.iter().for_each(|blob| blob.bytes().hash(state));
+    }
+}
+
+impl Encoded {
+    /// Encodes a message that cannot be written yet.
+    pub(super) fn of(
+        memory: Option<&BlobMemory>,
+        message: impl FnMut(&mut Vec<u8>) -> Result<(), PayloadError>,
+    ) -> Result<Self, PayloadError> {
+        let mut bytes = Vec::new();
+        let blobs = encode(memory, &mut bytes, message)?;
+        Ok(Encoded { bytes, blobs })
+    }
+
+    /// Writes the message behind what is there.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.bytes);
+        blob::carry(&self.blobs);
+    }
+}
+
+/// Blobs that one worker may still read, beyond the calls that they came with.
+#[derive(Default)]
+pub(super) struct Holdings(Mutex<Held>);
+
+#[derive(Default)]
+struct Held {
+    /// It says so.
+    told: Vec<Blob>,
+    /// It was given up in the middle of their calls.
+    to_its_end: Vec<Blob>,
+}
+
+impl Holdings {
+    /// Keeps these until the worker has ended.
+    pub(super) fn keep_to_its_end(&self, blobs: Vec<Blob>) {
+        if !blobs.is_empty() {
+            self.0.lock().to_its_end.extend(blobs);
+        }
+    }
+
+    /// The worker has ended.
+    pub(super) fn clear(&self) {
+        let held = std::mem::take(&mut *self.0.lock());
+        drop(held);
+    }
+
+    /// Takes in what the worker says of its blobs: those of its next reply, in the order of their numbers. `given` are
+    /// those of the call that it replies to.
+    ///
+    /// # Errors
+    ///
+    /// What cannot be in what it says.
+    pub(super) fn take_in(
+        &self,
+        Lending { lent, held }: Lending,
+        given: &[Blob],
+        annex: Option<&Annex>,
+    ) -> Result<Vec<Blob>, &'static str> {
+        let mut known = self.0.lock();
+        let find = |start: u64| {
+            let mut all = given.iter().chain(&known.told);
+            all.find(|blob| blob.span().is_some_and(|span| span.start == start)).cloned()
+        };
+        let lent = lent.iter().map(|lent| match lent {
+            Lent::Own { slot, span } => annex.and_then(|annex| Blob::lent_by(annex, *slot, span)),
+            Lent::Given { start } => find(*start),
+        });
+        let lent: Option<Vec<Blob>> = lent.collect();
+        let told = held.map(|held| held.into_iter().map(find).collect::<Option<Vec<Blob>>>());
+        let before = match told {
+            None => None,
+            Some(None) => return Err("it holds a blob that it was not lent"),
+            Some(Some(told)) => Some(std::mem::replace(&mut known.told, told)),
+        };
+        drop(known);
+        drop(before);
+        lent.ok_or("it lends a blob that it does not have")
+    }
+}

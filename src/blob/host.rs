@@ -1,0 +1,42 @@
+//! The host's side: its arguments lie in its own arena, and results are read in those of its workers.
+
+use std::sync::Arc;
+
+use super::{Annex, Blob, BlobMut, Body, INLINE};
+use crate::sys::arena::Arena;
+use crate::wire::work::Span;
+
+impl Blob {
+    /// The same bytes in this arena; `None` where it has no room for them.
+    pub(crate) fn within(self, arena: &Arc<Arena>) -> Option<Self> {
+        if matches!(&self.0, Body::Room(room) if room.is_of(arena)) {
+            return Some(self);
+        }
+        let mut room = arena.room(self.len())?;
+        self.read_at(0, &mut room);
+        Some(Blob(Body::Room(Arc::new(room))))
+    }
+
+    /// Where it lies in its arena, if it does in one of this process.
+    pub(crate) fn span(&self) -> Option<Span> {
+        match &self.0 {
+            Body::Room(room) => Some(Span { start: room.start() as u64, length: room.len() as u64 }),
+            Body::Heap(_) | Body::Argument(_) | Body::Result(_) => None,
+        }
+    }
+
+    /// What a worker says it has lent; `None` where that cannot be.
+    pub(crate) fn lent_by(annex: &Annex, slot: u32, span: &Span) -> Option<Self> {
+        annex.room(slot, span).map(|room| Blob(Body::Result(Arc::new(room))))
+    }
+}
+
+impl BlobMut {
+    /// Room for so many bytes in this arena, if there is one and they are worth that; `None` where it is full.
+    pub(crate) fn within(arena: Option<&Arc<Arena>>, capacity: usize) -> Option<Self> {
+        match arena.filter(|_| capacity >= INLINE) {
+            Some(arena) => arena.room(capacity).map(BlobMut::in_room),
+            None => Some(BlobMut::on_heap(capacity)),
+        }
+    }
+}
