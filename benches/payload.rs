@@ -120,7 +120,7 @@ async fn measure(setting: Setting) -> Report {
     let socket = Bench::start(setting, Transport::Socket).await;
     let mut report = Report::default();
     for (size, name) in [(16 * MIB, "16m"), (MIB, "1m")] {
-        let rounds = setting.rounds(16 * 40 * MIB / size / 2).min(100);
+        let rounds = setting.rounds(if size == MIB { 200 } else { 60 });
         let named = |what: &str| Series::seconds(format!("{what}, {} MiB", size / MIB));
         let mut in_place = named("a blob, written and read in place");
         let mut copied = named("a blob, from a Vec and into one");

@@ -4,12 +4,13 @@ use std::io::{self, BufRead, Read};
 
 use super::Blob;
 
-/// Bytes that are copied out at once where they could be changed: few enough to stay in the processor's own memory.
-const PIECE: usize = 16 << 10;
+/// Bytes that are copied out at once where they could be changed: few enough for the processor to copy the next while it
+/// works with these.
+const PIECE: usize = 4 << 10;
 
 /// Reads a [`Blob`] from the first byte to the last, made by [`Blob::reader`].
 ///
-/// What `fill_buf` lends is all that is left, where nobody can change it, and else a copy of the next 16 KiB; so reading
+/// What `fill_buf` lends is all that is left, where nobody can change it, and else a copy of the next 4 KiB; so reading
 /// never needs memory for all of them.
 pub struct BlobReader<'a> {
     blob: &'a Blob,

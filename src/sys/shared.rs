@@ -1,6 +1,7 @@
 //! Memory that two processes share, moved in and out by atomic operations alone.
 
 use std::ffi::CStr;
+use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::slice;
@@ -127,18 +128,23 @@ impl SharedMemory {
 
     /// Copies bytes out, to the end of `into`.
     pub(crate) fn read(&self, at: usize, count: usize, into: &mut Vec<u8>) {
-        let head = count.min(at.next_multiple_of(8) - at);
-        let tail = (count - head) % 8;
         into.reserve(count);
-        into.extend(self.bytes(at, head).iter().map(|byte| byte.load(Ordering::Relaxed)));
-        for word in self.words(at + head, (count - head) / 8) {
-            into.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
-        }
-        into.extend(self.bytes(at + count - tail, tail).iter().map(|byte| byte.load(Ordering::Relaxed)));
+        self.copy(at, &mut into.spare_capacity_mut()[..count]);
+        // SAFETY: set_len demands that so many bytes are initialised and allocated: those that were there, and `count`
+        // that were reserved for and written on the line above.
+        unsafe { into.set_len(into.len() + count) };
     }
 
     /// Copies bytes out.
     pub(crate) fn copy_to(&self, at: usize, into: &mut [u8]) {
+        // SAFETY: from_raw_parts_mut demands a range that is borrowed for it alone, as `into` is. That may be written to
+        // as what need not be initialised, as long as it stays initialised: `copy` writes nothing but bytes there.
+        let into = unsafe { slice::from_raw_parts_mut(into.as_mut_ptr().cast(), into.len()) };
+        self.copy(at, into);
+    }
+
+    /// Fills all of `into`.
+    fn copy(&self, at: usize, into: &mut [MaybeUninit<u8>]) {
         let head = into.len().min(at.next_multiple_of(8) - at);
         let (head, rest) = into.split_at_mut(head);
         load_bytes(self.bytes(at, head.len()), head);
@@ -146,7 +152,7 @@ impl SharedMemory {
         let (words, tail) = rest.as_chunks_mut::<8>();
         let places = self.words(at, words.len());
         for (word, place) in words.iter_mut().zip(places) {
-            *word = place.load(Ordering::Relaxed).to_ne_bytes();
+            *word = place.load(Ordering::Relaxed).to_ne_bytes().map(MaybeUninit::new);
         }
         load_bytes(self.bytes(at + places.len() * 8, tail.len()), tail);
     }
@@ -187,9 +193,9 @@ fn store_bytes(places: &[AtomicU8], bytes: &[u8]) {
     }
 }
 
-fn load_bytes(places: &[AtomicU8], bytes: &mut [u8]) {
+fn load_bytes(places: &[AtomicU8], bytes: &mut [MaybeUninit<u8>]) {
     for (place, byte) in places.iter().zip(bytes) {
-        *byte = place.load(Ordering::Relaxed);
+        byte.write(place.load(Ordering::Relaxed));
     }
 }
 
