@@ -201,7 +201,7 @@ impl ServerLink {
             ticket: None,
             complaint: None,
             process: launched.process,
-            inbox: Inbox::default(),
+            inbox: Inbox::small(),
             unsent: Parcels::default(),
             passed: VecDeque::new(),
         })
@@ -250,9 +250,9 @@ impl ServerLink {
         self.complaint.take()
     }
 
-    /// The descriptor that came with the message at hand.
-    pub(super) fn take_passed(&mut self) -> Option<OwnedFd> {
-        self.passed.pop_front()?.pop()
+    /// The descriptors that came with the message at hand.
+    pub(super) fn take_passed(&mut self) -> Bundle {
+        self.passed.pop_front().unwrap_or_default()
     }
 
     /// Writes what fits; registers the task for the rest. A server that is gone is told by the next read.

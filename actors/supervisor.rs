@@ -23,7 +23,7 @@ use super::output::NameOf;
 use super::server_link::{Launched, ServerLink, Source};
 use super::worker_process::{self, Forked, Gone, Leave, Printed, WorkerProcess};
 use crate::failure::{Failure, FailureKind, WorkerFacts};
-use crate::wire::control::{FromServer, ServerStats};
+use crate::wire::control::{Born, FromServer, ServerStats};
 pub(super) use requests::{
     Attend, Condemn, End, Forget, Hire, InspectServer, KillLater, Leaving, Retire, Unborn,
 };
@@ -117,7 +117,7 @@ impl Supervisor {
                 let failure = worker_process::setup_failure(&report);
                 self.desk.not_set_up(None, failure.in_pool(&self.desk.options.name));
             }
-            FromServer::Forked { number, pid } => self.forked(number, pid, from),
+            FromServer::Forked(born) => self.forked(born, from),
             // It takes no more work, so another was asked.
             FromServer::NotForked { .. } if from != self.server_id => {}
             FromServer::NotForked { number, reason } => self.not_forked(number, &reason),
@@ -145,19 +145,24 @@ impl Supervisor {
         }
     }
 
-    fn forked(&mut self, number: u64, pid: u32, from: ServerId) {
+    fn forked(&mut self, born: Vec<Born>, from: ServerId) {
         let link = self.link_of(from);
         let is_remote = link.as_ref().is_some_and(|link| link.is_remote());
-        let handle = link.filter(|_| !is_remote).and_then(ServerLink::take_passed);
-        match self.registry.get(&number) {
-            // One that was given up before it was born finds its channel closed, and ends.
-            Some(post) if is_remote || handle.is_some() => post.process.do_send(Forked { pid, handle }),
-            // Without a handle it could not be watched; without its channel it ends.
-            Some(post) => post.process.do_send(Leave(super::life::Reason::Broken)),
-            // It was given up while the server was being asked for it.
-            None => {}
+        let handles = link.filter(|_| !is_remote).map(ServerLink::take_passed).unwrap_or_default();
+        // Fewer than there have to be are none: there is no telling whose they are.
+        let mut handles = Some(handles).filter(|handles| handles.len() == born.len()).into_iter().flatten();
+        for Born { number, pid } in born {
+            let handle = handles.next();
+            match self.registry.get(&number) {
+                // One that was given up before it was born finds its channel closed, and ends.
+                Some(post) if is_remote || handle.is_some() => post.process.do_send(Forked { pid, handle }),
+                // Without a handle it could not be watched; without its channel it ends.
+                Some(post) => post.process.do_send(Leave(super::life::Reason::Broken)),
+                // It was given up while the server was being asked for it.
+                None => {}
+            }
+            self.unconfirmed.remove(&number);
         }
-        self.unconfirmed.remove(&number);
         if from == self.server_id {
             self.streak = 0;
         }

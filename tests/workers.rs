@@ -310,3 +310,27 @@ fn the_longest_name_is_cut_in_the_short_name_only_and_leaves_the_environment_alo
         assert_eq!(environment_of(worker), ours);
     });
 }
+
+/// P2
+#[test]
+fn many_workers_that_are_needed_at_once_are_all_there() {
+    run(async {
+        // More than one message asks for.
+        let pool = pool().workers(40..=40).start().expect("the pool starts");
+        settled(&pool, 40).await;
+        let stats = pool.stats();
+        let mut pids = stats.pids.clone();
+        pids.sort_unstable();
+        pids.dedup();
+        assert_eq!((pids.len(), stats.forked), (40, 40));
+        assert_eq!(children(the_server().await), pids);
+        let checkouts: Vec<_> = (0..40).map(|_| pool.checkout().start()).collect();
+        for checkout in &checkouts {
+            let pid = answer(checkout.send(Pid)).await.expect("a worker");
+            // It has its own channel and outputs, and nobody else's.
+            let open = descriptors_of(pid);
+            assert_eq!(own_channel_of(pid), channel_parts());
+            assert!(open.len() == 3 + channel_parts(), "{open:?}");
+        }
+    });
+}

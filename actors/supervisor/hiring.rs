@@ -1,6 +1,7 @@
 //! Having workers forked, and letting those go that are replaced.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use actix::Actor;
@@ -14,7 +15,8 @@ use crate::actors::output::{Output, Outputs};
 use crate::actors::server_link::Remote;
 use crate::actors::worker_process::{Leave, Withdrawn, WorkerProcess};
 use crate::channel::{WorkerBells, WorkerEnd};
-use crate::wire::control::ToServer;
+use crate::config::Transport;
+use crate::wire::control::{MOST_AT_ONCE, ToServer};
 
 impl Supervisor {
     /// Has those forked that are wanted, a few turns after they were; whether there is more to do.
@@ -24,43 +26,64 @@ impl Supervisor {
         }
         match self.turns_to_wait.checked_sub(1) {
             Some(fewer) => self.turns_to_wait = fewer,
-            None => std::mem::take(&mut self.wanted).into_iter().for_each(|number| self.hire(number)),
+            None => {
+                let wanted = std::mem::take(&mut self.wanted);
+                self.hire(&wanted);
+            }
         }
         true
     }
 
-    /// Has one worker forked.
-    pub(super) fn hire(&mut self, number: u64) {
-        let asked = match self.server.link() {
-            // Before it has said how we are called nothing can be asked of a server over a network.
-            Some(link) if link.is_remote() => link.remote().map(|server| self.attach(number, server)),
-            Some(_) => Some(self.ask_for(number)),
-            None => None,
-        };
-        match asked {
+    /// Has these workers forked.
+    pub(super) fn hire(&mut self, numbers: &[u64]) {
+        let is_remote = self.server.link().map(|link| link.is_remote());
+        match is_remote {
+            None => self.unborn.extend_from_slice(numbers),
+            Some(true) => numbers.iter().for_each(|&number| self.hire_remote(number)),
+            Some(false) => numbers.chunks(MOST_AT_ONCE).for_each(|numbers| self.hire_together(numbers)),
+        }
+    }
+
+    fn hire_remote(&mut self, number: u64) {
+        // Before it has said how we are called nothing can be asked of a server over a network.
+        match self.server.link().and_then(|link| link.remote()).map(|server| self.attach(number, server)) {
             None => self.unborn.push(number),
             Some(Ok((channel, output))) => self.post(number, channel, output),
             Some(Err(error)) => self.not_forked(number, &error.to_string()),
         }
     }
 
-    /// Asks for a worker on this machine, to which the ends of its channel and outputs are passed.
-    fn ask_for(&mut self, number: u64) -> io::Result<(HostChannel, Arc<Output>)> {
+    /// Asks for workers on this machine in one message, to which the ends of their channels and outputs are passed.
+    fn hire_together(&mut self, numbers: &[u64]) {
+        let (mut asked, mut all) = (Vec::new(), Vec::new());
+        for &number in numbers {
+            match self.make_ends(number, &mut all) {
+                Ok((channel, output)) => asked.push((number, channel, output)),
+                Err(error) => self.not_forked(number, &error.to_string()),
+            }
+        }
+        if let Some(link) = self.server.link().filter(|_| !asked.is_empty()) {
+            let rings = self.desk.options.transport == Transport::SharedMemory;
+            let numbers = asked.iter().map(|(number, ..)| *number).collect();
+            link.say(&ToServer::Fork { numbers, rings }, all);
+        }
+        asked.into_iter().for_each(|(number, channel, output)| self.post(number, channel, output));
+    }
+
+    /// Makes the ends of a worker's channel and outputs, and puts those that are the worker's behind the others.
+    fn make_ends(&self, number: u64, all: &mut Vec<OwnedFd>) -> io::Result<(HostChannel, Arc<Output>)> {
         let options = &self.desk.options;
         let (channel, end) = HostChannel::new(options)?;
         let notes = channel.notes().ok_or(io::ErrorKind::Unsupported)?;
         let (output, outputs) = Output::new(&options.name, number, notes, self.recipe.name_of)?;
-        let (rings, mut passed) = match end {
+        match end {
             WorkerEnd::Rings { bells: WorkerBells { ear, hammer }, memory } => {
-                (true, vec![ear, hammer, memory])
+                all.extend([ear, hammer, memory]);
             }
-            WorkerEnd::Stream { socket, memory, .. } => (false, vec![socket, memory]),
-        };
-        let Outputs { stdout, stderr } = outputs;
-        passed.extend([stdout, stderr]);
-        if let Some(link) = self.server.link() {
-            link.say(&ToServer::Fork { number, rings }, passed);
+            WorkerEnd::Stream { socket, memory, .. } => all.extend([socket, memory]),
         }
+        let Outputs { stdout, stderr } = outputs;
+        all.extend([stdout, stderr]);
         Ok((channel, output))
     }
 
@@ -97,8 +120,8 @@ impl Supervisor {
             if let Some(post) = self.registry.remove(&number) {
                 post.process.do_send(Withdrawn);
             }
-            self.hire(number);
         }
+        self.hire(&asked);
         !asked.is_empty()
     }
 

@@ -92,7 +92,7 @@ impl Supervisor {
 
     fn hire_unborn(&mut self) {
         let unborn = std::mem::take(&mut self.unborn);
-        unborn.into_iter().for_each(|number| self.hire(number));
+        self.hire(&unborn);
     }
 
     /// Workers whose server is gone are to end with this application all the same: the server there is now sees to that.

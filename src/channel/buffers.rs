@@ -5,6 +5,9 @@ use crate::wire::frame::{self, FrameError};
 /// Bytes asked of the kernel at once.
 const READ: usize = 32 << 10;
 
+/// The same where little is said at a time, and every page that is written to costs.
+const SMALL_READ: usize = 2 << 10;
+
 /// A buffer up to this size is kept for ever, in bytes.
 const KEPT: usize = 256 << 10;
 
@@ -33,14 +36,26 @@ impl Habit {
 }
 
 /// Bytes that arrived; frames are taken off its front.
-#[derive(Default)]
 pub(crate) struct Inbox {
     bytes: Vec<u8>,
     taken: usize,
+    /// Bytes that there is room for at least.
+    piece: usize,
     habit: Habit,
 }
 
+impl Default for Inbox {
+    fn default() -> Self {
+        Inbox { bytes: Vec::new(), taken: 0, piece: READ, habit: Habit::default() }
+    }
+}
+
 impl Inbox {
+    /// For a conversation of few words.
+    pub(crate) fn small() -> Self {
+        Inbox { piece: SMALL_READ, ..Inbox::default() }
+    }
+
     /// Lets `read` append to the buffer, with room for at least one more byte; returns what it returned and
     /// whether it filled all the room it had.
     pub(crate) fn fill<E>(
@@ -98,10 +113,10 @@ impl Inbox {
             self.taken = 0;
         }
         // Doubling keeps the copying of a large body linear; a body is never reserved for before it arrives.
-        if self.bytes.capacity() - self.bytes.len() < READ / 2 {
+        if self.bytes.capacity() - self.bytes.len() < self.piece / 2 {
             self.bytes.drain(..self.taken);
             self.taken = 0;
-            self.bytes.reserve(READ.max(self.bytes.len()));
+            self.bytes.reserve(self.piece.max(self.bytes.len()));
         }
     }
 }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::chance::Chance;
 use crate::failure::{Ending, PanicReport, SetupError};
-use crate::wire::control::{Ended, FromServer, Guard, Hello, Remains, ServerStats, Signature, ToServer};
+use crate::wire::control::{
+    Born, Ended, FromServer, Guard, Hello, Remains, ServerStats, Signature, ToServer,
+};
 use crate::wire::record::{Logged, Record, Source, Value};
 use crate::wire::work::{
     Call, FromWorker, Lending, Lent, Outcome, Ready, Released, Reply, SetupReport, Span, ToWorker,
@@ -149,7 +151,7 @@ messages! {
     PanicReport, |c| [PanicReport { message: any(c), location: any(c), backtrace: any(c) }];
     ToServer, |c| [
         ToServer::Hello(any(c)),
-        ToServer::Fork { number: any(c), rings: any(c) },
+        ToServer::Fork { numbers: any(c), rings: any(c) },
         ToServer::End { number: any(c), kill: any(c) },
         ToServer::Adopt { number: any(c) },
         ToServer::Inspect,
@@ -174,7 +176,7 @@ messages! {
         FromServer::Welcome { ticket: any(c) },
         FromServer::Refused { reason: any(c) },
         FromServer::PreloadFailed(any(c)),
-        FromServer::Forked { number: any(c), pid: any(c) },
+        FromServer::Forked(any(c)),
         FromServer::NotForked { number: any(c), reason: any(c) },
         FromServer::Ended(any(c)),
         FromServer::Draining { succeeded: any(c) },
@@ -182,6 +184,7 @@ messages! {
         FromServer::HandedOver { address: any(c), more: any(c) },
         FromServer::Printed { number: any(c), stderr: any(c), bytes: any(c) },
     ];
+    Born, |c| [Born { number: any(c), pid: any(c) }];
     Remains, |c| [Remains { begun: any(c), records: any(c) }];
     ServerStats, |c| [ServerStats {
         pid: any(c),

@@ -1,6 +1,8 @@
 //! From a request for a worker to the worker.
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use super::children::{ClientId, ForRemote};
 use super::clients::{Client, Clients};
@@ -8,10 +10,13 @@ use super::control::Over;
 use super::run::write_title;
 use super::serve::{ForkServer, Mold};
 use crate::channel::{Notes, Security, WorkerBells, WorkerEnd};
-use crate::sys::descriptors;
 use crate::sys::process::{self, Forked, Pid};
-use crate::wire::control::{FromServer, Guard, Hello};
+use crate::sys::{Errno, descriptors};
+use crate::wire::control::{Born, FromServer, Guard, Hello};
 use crate::worker::{self, Assignment};
+
+/// How long births wait to be told of together with others that were asked for in the same message.
+const LONG: Duration = Duration::from_millis(1);
 
 /// A process that was just forked and is about to become a worker.
 pub(super) struct Newborn<'a> {
@@ -24,10 +29,30 @@ pub(super) struct Birth {
     /// The server.
     parent: Pid,
     client: ClientId,
-    number: u64,
     channel: WorkerEnd,
     stdout: OwnedFd,
     stderr: OwnedFd,
+    /// What it is called: made before the fork, for every page that a child touches costs.
+    names: Names,
+}
+
+/// What a worker is called in `ps`.
+struct Names {
+    short: Option<CString>,
+    title: String,
+}
+
+impl Names {
+    fn of(pool: &str, number: u64) -> Self {
+        let short = process::short_name(pool, &number.to_string());
+        Names { short, title: format!("forkpool: worker {pool}/{number}") }
+    }
+}
+
+/// The same, of a worker whose channel the client has made.
+enum Ours {
+    Child(Birth),
+    Parent(Pid, OwnedFd),
 }
 
 /// Which side of a birth one is on.
@@ -38,46 +63,72 @@ enum Side {
 }
 
 impl ForkServer<'_> {
-    /// Forks a worker whose channel the client has made; in the child returns what makes it one.
-    pub(super) fn fork(&mut self, id: ClientId, number: u64, rings: bool) -> Result<Option<Birth>, Over> {
+    /// Forks workers whose channels the client has made; in a child returns what makes it one.
+    pub(super) fn fork(&mut self, id: ClientId, numbers: &[u64], rings: bool) -> Result<Option<Birth>, Over> {
         let Some(client) = self.clients.get(id) else { return Ok(None) };
-        // The descriptors came with the first byte of their message, so they are there.
-        let passed = match rings {
-            true => client.control.take_passed()?.map(|[ear, hammer, memory, stdout, stderr]| {
-                (WorkerEnd::Rings { bells: WorkerBells { ear, hammer }, memory }, [stdout, stderr])
-            }),
-            false => client.control.take_passed()?.map(|[socket, memory, stdout, stderr]| {
-                (WorkerEnd::Stream { socket, security: Security::None, memory }, [stdout, stderr])
-            }),
-        };
-        let (refusal, guard) = (self.refusal_of_a_worker(), client_guard(&mut self.clients, id));
-        let Some((channel, [stdout, stderr])) = passed.filter(|_| refusal.is_none()) else {
-            let reason = refusal.unwrap_or_else(|| "the server may have no more descriptors".to_owned());
-            self.was_not_forked(id, number, &reason);
-            return Ok(None);
-        };
-        let (pid, birth) =
-            match bear(Birth { parent: process::own_pid(), client: id, number, channel, stdout, stderr }) {
-                Ok(Side::Child(birth)) => return Ok(Some(birth)),
-                Ok(Side::Parent(pid, birth)) => (pid, birth),
-                Err(error) => {
-                    self.was_not_forked(id, number, &std::io::Error::from(error).to_string());
-                    return Ok(None);
-                }
+        // They came with the first byte of their message, so they are there.
+        // Where this process may have no more, the first of them are.
+        let mut passed = client.control.take_bundle()?.into_iter();
+        let (mut born, mut handles, mut since) = (Vec::new(), Vec::new(), Instant::now());
+        for &number in numbers {
+            let parts = next_end(&mut passed, rings);
+            let parts = parts.ok_or_else(|| "the server may have no more descriptors".to_owned());
+            let ours = match self.refusal_of_a_worker().map_or(parts, Err) {
+                Ok(parts) => self.fork_one(id, number, parts),
+                Err(reason) => Err(reason),
             };
+            match ours {
+                Ok(Ours::Child(birth)) => return Ok(Some(birth)),
+                Ok(Ours::Parent(pid, handle)) => {
+                    born.push(self.has_forked(id, number, pid));
+                    handles.push(handle);
+                }
+                Err(reason) => self.was_not_forked(id, number, &reason),
+            }
+            // Those there are need not wait for the others where a fork takes long.
+            if since.elapsed() > LONG {
+                self.tell_born(id, &mut born, &mut handles);
+                since = Instant::now();
+            }
+        }
+        self.tell_born(id, &mut born, &mut handles);
+        Ok(None)
+    }
+
+    fn tell_born(&mut self, id: ClientId, born: &mut Vec<Born>, handles: &mut Vec<OwnedFd>) {
+        if let Some(client) = self.clients.get(id).filter(|_| !born.is_empty()) {
+            client.control.say_with(&FromServer::Forked(std::mem::take(born)), std::mem::take(handles));
+            // What is wrong with the channel is found by whoever reads next.
+            let _ = client.control.flush();
+        }
+    }
+
+    fn fork_one(
+        &mut self,
+        id: ClientId,
+        number: u64,
+        (channel, [stdout, stderr]): (WorkerEnd, [OwnedFd; 2]),
+    ) -> Result<Ours, String> {
+        let told = |error: Errno| std::io::Error::from(error).to_string();
+        let guard = client_guard(&mut self.clients, id);
+        let names = Names::of(pool_of(&mut self.clients, id), number);
+        let birth = Birth { parent: process::own_pid(), client: id, channel, stdout, stderr, names };
+        let (pid, birth) = match bear(birth).map_err(told)? {
+            Side::Child(birth) => return Ok(Ours::Child(birth)),
+            Side::Parent(pid, birth) => (pid, birth),
+        };
         match process::open(pid) {
             Ok(handle) => {
                 let open_notes = || Notes::open(birth.channel.memory().as_fd()).ok();
                 self.children.born(pid, (id, number), guard, open_notes);
-                self.was_forked(id, number, pid, vec![handle]);
+                Ok(Ours::Parent(pid, handle))
             }
             Err(error) => {
                 // Without a handle the host could not kill it, so then it was never born.
                 process::kill_group(pid);
-                self.was_not_forked(id, number, &std::io::Error::from(error).to_string());
+                Err(told(error))
             }
         }
-        Ok(None)
     }
 
     /// Forks a worker whose channel is the connection by which a stranger has come, for the client with this ticket.
@@ -114,13 +165,15 @@ impl ForkServer<'_> {
         let ((out, stdout), (err, stderr)) = (descriptors::pipe()?, descriptors::pipe()?);
         let (notes, memory) = Notes::create(0)?;
         let (channel, parent) = (WorkerEnd::Stream { socket, security, memory }, process::own_pid());
-        match bear(Birth { parent, client, number, channel, stdout, stderr })? {
+        let names = Names::of(pool_of(&mut self.clients, client), number);
+        match bear(Birth { parent, client, channel, stdout, stderr, names })? {
             Side::Child(birth) => Ok(Some(birth)),
             Side::Parent(pid, _) => {
                 let guard = client_guard(&mut self.clients, client);
                 let for_remote = ForRemote { notes, stdout: out, stderr: err };
                 self.children.born_for_remote(pid, (client, number), guard, for_remote);
-                self.was_forked(client, number, pid, Vec::new());
+                let mut born = vec![self.has_forked(client, number, pid)];
+                self.tell_born(client, &mut born, &mut Vec::new());
                 Ok(None)
             }
         }
@@ -134,16 +187,15 @@ impl ForkServer<'_> {
         (self.children.count() >= most).then(|| format!("the server is full: it has max_workers, {most}"))
     }
 
-    fn was_forked(&mut self, id: ClientId, number: u64, pid: Pid, handle: Vec<OwnedFd>) {
+    /// Counts a birth, and notes it in the log.
+    fn has_forked(&mut self, id: ClientId, number: u64, pid: Pid) -> Born {
         self.forked += 1;
-        let logs = self.logs_lives();
-        let Some(client) = self.clients.get(id) else { return };
         let pid = pid.as_raw_nonzero().get().unsigned_abs();
-        client.control.say_with(&FromServer::Forked { number, pid }, handle);
-        if logs {
-            let pool = client.hello.pool.as_str();
+        if self.logs_lives() {
+            let pool = pool_of(&mut self.clients, id);
             tracing::info!(target: "forkpool::server", client = id, pool, worker = number, pid, "a worker was forked");
         }
+        Born { number, pid }
     }
 
     fn was_not_forked(&mut self, id: ClientId, number: u64, reason: &str) {
@@ -170,6 +222,25 @@ fn bear(birth: Birth) -> rustix::io::Result<Side> {
     }
 }
 
+/// The next worker's ends among those that were passed along.
+fn next_end(passed: &mut impl Iterator<Item = OwnedFd>, rings: bool) -> Option<(WorkerEnd, [OwnedFd; 2])> {
+    let channel = match rings {
+        true => {
+            let bells = WorkerBells { ear: passed.next()?, hammer: passed.next()? };
+            WorkerEnd::Rings { bells, memory: passed.next()? }
+        }
+        false => {
+            let (socket, memory) = (passed.next()?, passed.next()?);
+            WorkerEnd::Stream { socket, security: Security::None, memory }
+        }
+    };
+    Some((channel, [passed.next()?, passed.next()?]))
+}
+
+fn pool_of(clients: &mut Clients, id: ClientId) -> &str {
+    clients.get(id).map(|client| client.hello.pool.as_str()).unwrap_or_default()
+}
+
 fn client_guard(clients: &mut Clients, id: ClientId) -> Guard {
     clients.get(id).map(|client| client.hello.guard).unwrap_or_default()
 }
@@ -177,13 +248,14 @@ fn client_guard(clients: &mut Clients, id: ClientId) -> Guard {
 impl Newborn<'_> {
     /// Leaves everything of the server's behind, and lives.
     pub(super) fn live(self) -> ! {
-        let Newborn { server, birth: Birth { parent, client, number, channel, stdout, stderr } } = self;
+        let Newborn { server, birth: Birth { parent, client, channel, stdout, stderr, names } } = self;
         let ForkServer { mold, mut clients, doors, deaths, mut children, spare, .. } = server;
         let Mold { program, config, preload, title, open_before } = mold;
-        let Some(Client { hello, arena, .. }) = clients.remove(client) else { process::exit_now(0) };
+        let Some(Client { control, hello, arena, .. }) = clients.remove(client) else { process::exit_now(0) };
+        control.close_in_child();
         process::own_group(None);
-        process::set_short_name(&hello.pool, &number.to_string());
-        write_title(title, &format!("forkpool: worker {}/{number}", hello.pool));
+        process::set_name(names.short.as_deref());
+        write_title(title, &names.title);
         if let Some(null) = spare {
             // A private server has put it there already. Where that fails it reads what its server would.
             let _ = descriptors::replace_input(null);

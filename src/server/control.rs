@@ -52,7 +52,7 @@ impl Control {
         Control {
             socket,
             security: Security::default(),
-            inbox: Inbox::default(),
+            inbox: Inbox::small(),
             unsent: Parcels::default(),
             passed: VecDeque::new(),
             limit: HELLO_LIMIT,
@@ -67,6 +67,16 @@ impl Control {
     /// The connection itself, for somebody else to go on with; `None` where more has arrived than was taken.
     pub(super) fn into_connection(self) -> Option<(OwnedFd, Security)> {
         (self.inbox.is_empty() && self.unsent.is_empty()).then_some((self.socket, self.security))
+    }
+
+    /// Leaves it to the server that this process was forked from. Memory is not given back, which would touch pages for
+    /// nothing.
+    pub(super) fn close_in_child(self) {
+        let Control { socket, security, inbox, unsent, passed, .. } = self;
+        drop(socket);
+        if unsent.is_empty() && passed.is_empty() {
+            std::mem::forget((security, inbox, unsent, passed));
+        }
     }
 
     /// Waits for one message, as the server does before it has anything else to do.
@@ -141,8 +151,16 @@ impl Control {
     ///
     /// [`Over::Broken`] where none were passed. `Ok(None)`: some were, for which this process had no room.
     pub(super) fn take_passed<const COUNT: usize>(&mut self) -> Result<Option<[OwnedFd; COUNT]>, Over> {
-        let bundle = self.passed.pop_front().ok_or(Over::Broken)?;
-        Ok(bundle.try_into().ok())
+        Ok(self.take_bundle()?.try_into().ok())
+    }
+
+    /// All of them, however many there are.
+    ///
+    /// # Errors
+    ///
+    /// [`Over::Broken`] where none were passed.
+    pub(super) fn take_bundle(&mut self) -> Result<Bundle, Over> {
+        self.passed.pop_front().ok_or(Over::Broken)
     }
 
     /// The arena that came with a hello, if that says that one did.

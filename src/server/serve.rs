@@ -246,8 +246,8 @@ impl<'a> ForkServer<'a> {
                     client.control.flush()?;
                     break;
                 }
-                Some(ToServer::Fork { number, rings }) => {
-                    let birth = self.fork(id, number, rings)?;
+                Some(ToServer::Fork { numbers, rings }) => {
+                    let birth = self.fork(id, &numbers, rings)?;
                     if birth.is_some() {
                         return Ok(birth);
                     }

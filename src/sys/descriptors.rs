@@ -17,8 +17,11 @@ use rustix::net::{
 /// fork copies no larger one.
 const CHANNEL_FLOOR: RawFd = 60;
 
-/// Most descriptors one message of the control channel carries.
-const MOST_PASSED: usize = 5;
+/// Most descriptors one message of the control channel carries: five for each of sixteen workers. The kernel's limit is 253.
+const MOST_PASSED: usize = 5 * 16;
+
+/// Most bytes that are read at once together with descriptors.
+const MOST_RECEIVED: usize = 256 << 10;
 
 /// A close-on-exec pipe, the reading end first, which returns instead of waiting.
 ///
@@ -133,7 +136,8 @@ pub(crate) fn receive_with(
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_PASSED))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let start = bytes.len();
-    bytes.resize(bytes.capacity(), 0);
+    // More than a socket brings at once would be made zeroes in vain.
+    bytes.resize(bytes.capacity().min(start + MOST_RECEIVED), 0);
     let received = rustix::io::retry_on_intr(|| {
         let mut room = [IoSliceMut::new(&mut bytes[start..])];
         rustix::net::recvmsg(fd, &mut room, &mut control, RecvFlags::CMSG_CLOEXEC)

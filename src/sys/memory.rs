@@ -11,6 +11,7 @@ const PAGE: usize = 4096;
 ///
 /// A handler may fork, and the child may return from the handler into our loop; there it must not answer in
 /// its parent's name. The kernel wipes the page in the child, so the check is a load and no system call.
+#[derive(Clone)]
 pub(crate) struct OnlyHere(NonNull<AtomicU8>);
 
 impl OnlyHere {

@@ -1,6 +1,6 @@
 //! Processes: fork, reap, kill, groups and names.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -356,11 +356,20 @@ pub(crate) fn group_number(group: &str) -> std::io::Result<u32> {
 
 /// Sets the short name that `ps -o comm` shows: `pool/tail`, the pool's part cut where it is too long.
 pub(crate) fn set_short_name(pool: &str, tail: &str) {
+    set_name(short_name(pool, tail).as_deref());
+}
+
+/// What [`set_short_name`] makes of it.
+pub(crate) fn short_name(pool: &str, tail: &str) -> Option<CString> {
     let room = SHORT_NAME.saturating_sub(tail.len() + 1);
     let cut = (0..=room.min(pool.len())).rev().find(|&at| pool.is_char_boundary(at)).unwrap_or(0);
-    if let Ok(name) = CString::new(format!("{}/{tail}", &pool[..cut])) {
-        // A name is a courtesy to whoever reads `ps`; a worker without one works as well.
-        let _ = rustix::thread::set_name(&name);
+    CString::new(format!("{}/{tail}", &pool[..cut])).ok()
+}
+
+/// Gives this process a short name, which is a courtesy to whoever reads `ps`: it works as well without one.
+pub(crate) fn set_name(name: Option<&CStr>) {
+    if let Some(name) = name {
+        let _ = rustix::thread::set_name(name);
     }
 }
 

@@ -20,14 +20,18 @@ pub(crate) const HELLO_LIMIT: usize = 1 << 30;
 /// an interface.
 pub(crate) const STRANGER_LIMIT: usize = 64 << 10;
 
+/// Most workers that are asked for in one message: their descriptors have to be passed along with it.
+pub(crate) const MOST_AT_ONCE: usize = 16;
+
 /// What the host says.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ToServer {
     Hello(Hello),
-    /// Fork worker `number`; the worker's ends are passed along: of its channel, a socket and memory, and then of the
-    /// pipes that are to be its standard output and its standard error.
+    /// Fork workers of these numbers, at most [`MOST_AT_ONCE`]; the ends of each are passed along, one worker after the
+    /// other: of its channel, bells and memory or a socket and memory, and then of the pipes that are to be its standard
+    /// output and its standard error.
     Fork {
-        number: u64,
+        numbers: Vec<u64>,
         /// Whether calls go through rings in that memory, or over the socket.
         rings: bool,
     },
@@ -121,8 +125,8 @@ pub(crate) enum FromServer {
     Refused { reason: String },
     /// The preload failed; the server ends.
     PreloadFailed(SetupReport),
-    /// A worker was born; a descriptor for its process is passed along, if descriptors can be.
-    Forked { number: u64, pid: u32 },
+    /// Workers were born; a descriptor for the process of each is passed along, if descriptors can be.
+    Forked(Vec<Born>),
     /// A worker could not be forked.
     NotForked { number: u64, reason: String },
     /// A worker was reaped.
@@ -142,6 +146,13 @@ pub(crate) enum FromServer {
     },
     /// A worker whose outputs the host does not have has printed something.
     Printed { number: u64, stderr: bool, bytes: Vec<u8> },
+}
+
+/// One worker's birth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Born {
+    pub(crate) number: u64,
+    pub(crate) pid: u32,
 }
 
 /// One worker's end.

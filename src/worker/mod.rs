@@ -26,6 +26,7 @@ use crate::blob;
 pub use crate::blob::blob;
 use crate::channel::{BlockingEnd, WorkerEnd, WorkerLink};
 use crate::sys::arena::ForeignArena;
+use crate::sys::memory::OnlyHere;
 use crate::sys::process::{Pid, exit_now};
 use crate::sys::{memory, orphan, process};
 use crate::wire::frame;
@@ -72,8 +73,9 @@ pub(crate) fn break_ground() {
 
 /// Lives one worker's life.
 pub(crate) fn run(assignment: Assignment<'_>) -> ! {
-    let link = match WorkerLink::open(assignment.channel) {
-        Ok(link) => link,
+    let mapped = WorkerLink::open(assignment.channel).and_then(|link| Ok((link, OnlyHere::new()?)));
+    let (link, original) = match mapped {
+        Ok(mapped) => mapped,
         Err(error) => {
             eprintln!("forkpool: the channel cannot be mapped: {error}");
             exit_now(BROKEN)
@@ -89,9 +91,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     let kept = Kept::new(link.notes());
     let log = tracing::Dispatch::new(Recorder::new(kept.clone()));
     panics::speak_through(&link);
-    if let Err(error) = voice::speak_through(link.twin()) {
-        eprintln!("forkpool: what handlers log is not handed on: {error}");
-    }
+    voice::speak_through(link.twin(), original.clone());
     blob::begin(assignment.arguments, link.annex());
     let limits = Limits { max_payload: assignment.max_payload, max_memory: assignment.max_memory };
     let mut end = BlockingEnd::new(link, frame::call_limit(limits.max_payload));
@@ -117,7 +117,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
                 fingerprint: assignment.fingerprint,
             };
             frame::append(end.buffer(), &FromWorker::Ready(ready));
-            leave(work::work(&mut end, service.as_mut(), limits))
+            leave(work::work(&mut end, service.as_mut(), limits, &original))
         }
         Ok(Err(error)) => SetupReport::of(error),
         Err(_) => SetupReport::Panic(panics::take()),

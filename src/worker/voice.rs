@@ -45,15 +45,9 @@ fn pending() -> MutexGuard<'static, Pending> {
     PENDING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From now on this thread, in this process, says what is logged through this link.
-///
-/// # Errors
-///
-/// No memory for the mark that tells this process from its copies.
-pub(super) fn speak_through(link: WorkerLink) -> std::io::Result<()> {
-    let original = OnlyHere::new()?;
+/// From now on this thread, in the process that the mark tells from its copies, says what is logged through this link.
+pub(super) fn speak_through(link: WorkerLink, original: OnlyHere) {
     LINK.with_borrow_mut(|place| *place = Some((link, original)));
-    Ok(())
 }
 
 /// The highest level of what is worth recording now.

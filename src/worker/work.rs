@@ -32,7 +32,7 @@ pub(super) enum Exit {
     Copy,
 }
 
-/// Serves calls until the channel ends.
+/// Serves calls until the channel ends; `original` tells this process from its copies.
 ///
 /// # Errors
 ///
@@ -41,10 +41,10 @@ pub(super) fn work<L: Link>(
     end: &mut BlockingEnd<L>,
     service: &mut dyn Service,
     limits: Limits,
+    original: &OnlyHere,
 ) -> io::Result<Exit> {
     // The host is told that this worker is ready before anything else.
     end.flush()?;
-    let original = OnlyHere::new()?;
     // Errors of the current checkout so far. A call that had seen fewer was written before the last one was
     // known, and is not run.
     let mut errors = 0;
@@ -241,7 +241,9 @@ mod tests {
     fn play_bytes(said: Vec<u8>) -> (Vec<FromWorker>, io::Result<Exit>) {
         let mut end = BlockingEnd::new(Script { said, heard: Vec::new() }, 1000);
         let limits = Limits { max_payload: 100, max_memory: None };
-        let exit = work(&mut end, &mut Scripted { releases: 0 }, limits);
+        let exit = OnlyHere::new()
+            .map_err(io::Error::from)
+            .and_then(|original| work(&mut end, &mut Scripted { releases: 0 }, limits, &original));
         (heard(&end.link().heard), exit)
     }
 
