@@ -201,7 +201,7 @@ impl ServerLink {
             ticket: None,
             complaint: None,
             process: launched.process,
-            inbox: Inbox::small(),
+            inbox: Inbox::default(),
             unsent: Parcels::default(),
             passed: VecDeque::new(),
         })

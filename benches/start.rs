@@ -137,7 +137,7 @@ async fn measure_batch(setting: Setting, report: &mut Report) {
 /// Memory that application, server and workers have, each page once, with one worker and with more.
 async fn measure_memory(report: &mut Report) {
     const MORE: usize = 9;
-    let mut totals = Vec::new();
+    let (mut totals, mut dirty) = (Vec::new(), Vec::new());
     // What the application allocates once is there by the second round.
     for workers in [MORE, 1, MORE] {
         let pool = laden(Load::Ordinary(ORDINARY)).workers(workers..=workers).start().expect("a pool");
@@ -145,15 +145,18 @@ async fn measure_memory(report: &mut Report) {
         let pids = pool.stats().pids;
         let parent = std::fs::read_to_string(format!("/proc/{}/stat", pids[0])).expect("a worker");
         let server = parent.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
-        let all = pids.into_iter().chain(server).chain([std::process::id()]);
-        totals.push(all.map(proportional_kib).sum::<f64>());
+        let all: Vec<u32> = pids.into_iter().chain(server).chain([std::process::id()]).collect();
+        totals.push(all.iter().map(|&pid| proportional_kib(pid, "Pss:")).sum::<f64>());
+        dirty.push(all.iter().map(|&pid| proportional_kib(pid, "Pss_Dirty:")).sum::<f64>());
         pool.stop(Duration::ZERO).await;
     }
     report.ratio("start/extra_worker_kib", (totals[2] - totals[1]) / (MORE - 1) as f64);
+    // Without program text, of which the kernel tells a mean where it keeps many pages in one piece.
+    report.ratio("start/extra_worker_dirty_kib", (dirty[2] - dirty[1]) / (MORE - 1) as f64);
 }
 
-fn proportional_kib(pid: u32) -> f64 {
+fn proportional_kib(pid: u32, field: &str) -> f64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("a process");
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(field));
     line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).expect("a number")
 }

@@ -2,11 +2,11 @@
 
 use crate::wire::frame::{self, FrameError};
 
-/// Bytes asked of the kernel at once.
+/// Most bytes asked for at once, unless more are needed.
 const READ: usize = 32 << 10;
 
-/// The same where little is said at a time, and every page that is written to costs.
-const SMALL_READ: usize = 2 << 10;
+/// Bytes asked for at first: most messages are small, and every page that is written to costs.
+const FIRST_READ: usize = 2 << 10;
 
 /// A buffer up to this size is kept for ever, in bytes.
 const KEPT: usize = 256 << 10;
@@ -39,23 +39,18 @@ impl Habit {
 pub(crate) struct Inbox {
     bytes: Vec<u8>,
     taken: usize,
-    /// Bytes that there is room for at least.
+    /// Bytes asked for at once: twice as many with each time that they were all there.
     piece: usize,
     habit: Habit,
 }
 
 impl Default for Inbox {
     fn default() -> Self {
-        Inbox { bytes: Vec::new(), taken: 0, piece: READ, habit: Habit::default() }
+        Inbox { bytes: Vec::new(), taken: 0, piece: FIRST_READ, habit: Habit::default() }
     }
 }
 
 impl Inbox {
-    /// For a conversation of few words.
-    pub(crate) fn small() -> Self {
-        Inbox { piece: SMALL_READ, ..Inbox::default() }
-    }
-
     /// Lets `read` append to the buffer, with room for at least one more byte; returns what it returned and
     /// whether it filled all the room it had.
     pub(crate) fn fill<E>(
@@ -65,6 +60,9 @@ impl Inbox {
         self.make_room();
         let room = self.bytes.capacity() - self.bytes.len();
         let count = read(&mut self.bytes)?;
+        if count == room {
+            self.piece = READ.min(2 * self.piece);
+        }
         Ok((count, count == room))
     }
 

@@ -52,7 +52,7 @@ impl Control {
         Control {
             socket,
             security: Security::default(),
-            inbox: Inbox::small(),
+            inbox: Inbox::default(),
             unsent: Parcels::default(),
             passed: VecDeque::new(),
             limit: HELLO_LIMIT,

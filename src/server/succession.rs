@@ -42,7 +42,7 @@ impl Incumbent {
         if peer.user != sockets::own_user() && peer.user != 0 {
             return Err(io::Error::other(format!("it is of user {}", peer.user)));
         }
-        let incumbent = Incumbent { socket, inbox: Inbox::small(), passed: VecDeque::new() };
+        let incumbent = Incumbent { socket, inbox: Inbox::default(), passed: VecDeque::new() };
         incumbent.say()?;
         Ok(incumbent)
     }
