@@ -150,9 +150,27 @@ async fn measure(setting: Setting) -> Report {
             report.ratio(&format!("payload/blob_{name}_vs_text@{at}"), copied.median() / text.median());
         }
     }
+    if setting.placement == Placement::Any {
+        growth(setting, &blobs, &mut report).await;
+    }
     blobs.stop().await;
     socket.stop().await;
     report
+}
+
+/// How a blob that is written and read in place grows with its size.
+async fn growth(setting: Setting, bench: &Bench, report: &mut Report) {
+    let largest = if setting.quick { 16 * MIB } else { 1024 * MIB };
+    let mut size = 64;
+    while size <= largest {
+        let mut series = Series::seconds(format!("a blob, written and read in place, {size} bytes"));
+        for _ in 0..setting.rounds((64 * MIB / size).clamp(3, 200)) {
+            series.push(bench.in_place(size).await);
+        }
+        report.row(&series);
+        report.point("payload/blob", size as f64, series.median());
+        size *= 4;
+    }
 }
 
 /// A pool of one worker, and a checkout of it.

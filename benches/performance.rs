@@ -42,6 +42,10 @@ aims! {
     "throughput/batch_sync_arbiter@any": "batches of 64 ÷ `SyncArbiter`", "≥ 7";
     "throughput/cpu_sync_arbiter@any": "processor time of a call, 64 in flight, ÷ `SyncArbiter`", "≤ 0.8";
     "throughput/sync_arbiter_64@one": "calls a second on one processor, 64 in flight", "";
+    "payload/blob_16m_in_place@two": "16 MiB in a `Blob`, written and read in place, there and back ÷ `memcpy` there and back", "≤ 1.5";
+    "payload/blob_16m_copied@two": "the same from a `Vec` into a `Vec` on both sides", "≤ 3.5";
+    "payload/blob_1m_vs_vec@two": "1 MiB from a `Vec` into a `Vec` by a `Blob` ÷ in a `Vec` in the message, over a socket", "≤ 0.3";
+    "payload/blob_1m_vs_text@two": "the same ÷ in a `String`, which encodes faster", "";
     "spin/crowded_10us@any": "as many workers as processors and more, 10 µs of work a call, ÷ over sockets", "≥ 0.97";
     "spin/crowded_100us@any": "the same with 100 µs", "≥ 0.97";
     "spin/hog@any": "calls a second beside a process that wants all it can get ÷ over sockets", "≥ 0.97";
@@ -52,6 +56,7 @@ aims! {
     "start/ordinary_200m_over_0@any": "with 200 MiB in a `Vec` ÷ with nothing", "";
     "start/batch_of_8@any": "each of eight at once ÷ one alone", "≤ 0.6";
     "start/extra_worker_kib": "memory of one more idle worker with 200 MiB preloaded, in KiB", "≤ 100";
+    "start/extra_worker_dirty_kib": "the same without program text, which the kernel counts by means", "";
     "recovery/notice_plus_start@any": "kill -9 of the only worker to the next reply ÷ bare notice and bare start", "≤ 1.5";
     "surge/100k_over_10k": "cost of a checkout among 100,000 that wait ÷ among 10,000", "";
     "allocations/call_over_actix": "allocations of a call beyond actix's own and the result", "";
@@ -77,10 +82,14 @@ const PLOTS: &[Plot] = &[
     },
     Plot {
         file: "payload.svg",
-        title: "A text there and back, by its size",
+        title: "Many bytes there and back, by how many",
         across: "bytes",
         up: "µs",
-        curves: &[("payload/call", "a call"), ("payload/two_copies", "two copies in memory")],
+        curves: &[
+            ("payload/call", "a text"),
+            ("payload/two_copies", "two copies in memory"),
+            ("payload/blob", "a blob"),
+        ],
     },
     Plot {
         file: "waiting.svg",
@@ -220,7 +229,7 @@ fn draw(plot: &Plot, log: &Log, file: &PathBuf) -> Result<(), Box<dyn Error>> {
         .y_label_area_size(70)
         .build_cartesian_2d(range(|point| point.0).log_scale(), range(|point| point.1).log_scale())?;
     chart.configure_mesh().x_desc(plot.across).y_desc(plot.up).light_line_style(WHITE).draw()?;
-    for ((name, points), colour) in curves.into_iter().zip([BLUE, RED]) {
+    for ((name, points), colour) in curves.into_iter().zip([BLUE, RED, GREEN]) {
         let line = LineSeries::new(points, colour.stroke_width(2)).point_size(3);
         let legend = move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2));
         chart.draw_series(line)?.label(name).legend(legend);

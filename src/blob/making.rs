@@ -174,3 +174,52 @@ impl std::fmt::Debug for BlobMut {
         write!(f, "BlobMut({} of {} bytes)", self.len(), self.capacity())
     }
 }
+
+#[cfg(all(test, feature = "actors"))]
+mod tests {
+    use super::*;
+
+    fn drafts(capacity: usize) -> Vec<BlobMut> {
+        let arena = crate::sys::arena::Arena::create(1 << 20, 0);
+        let room = arena.ok().and_then(|(arena, _)| arena.room(capacity)).map(BlobMut::in_room);
+        room.into_iter().chain([BlobMut::on_heap(capacity)]).collect()
+    }
+
+    #[test]
+    fn as_much_as_there_is_room_for_is_taken_and_no_more() -> io::Result<()> {
+        for mut draft in drafts(10) {
+            assert_eq!((draft.capacity(), draft.len()), (10, 0));
+            draft.write_all(b"one two")?;
+            assert_eq!(draft.write(b" three")?, 3);
+            assert_eq!(&*draft, b"one two th");
+            assert_eq!(draft.write(b"x").map_err(|error| error.kind()), Err(io::ErrorKind::WriteZero));
+            assert_eq!(draft.write(b"")?, 0);
+            draft.truncate(3);
+            draft[0] = b'O';
+            assert_eq!(draft.append_zeroes(8).map_err(|error| error.kind()), Err(io::ErrorKind::WriteZero));
+            assert_eq!(draft.append_zeroes(2)?, [0, 0], "whatever was there before");
+            assert_eq!(draft.fill_from(&mut &b"four and more"[..])?, 5);
+            assert_eq!(draft.fill_from(&mut &b"more"[..])?, 0);
+            assert_eq!(*draft.freeze().bytes(), *b"One\0\0four ");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_reader_that_fails_leaves_what_it_gave() {
+        struct Failing(bool);
+        impl Read for Failing {
+            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+                if std::mem::replace(&mut self.0, true) {
+                    return Err(io::Error::other("broken"));
+                }
+                into[0] = 7;
+                Ok(1)
+            }
+        }
+        for mut draft in drafts(10) {
+            assert!(draft.fill_from(&mut Failing(false)).is_err());
+            assert_eq!(*Blob::from(draft).bytes(), [7]);
+        }
+    }
+}

@@ -194,3 +194,93 @@ impl<'de> Visitor<'de> for Bytes {
         Ok(bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::frame;
+
+    fn blob(length: usize) -> Blob {
+        (0..length).map(|at| at as u8).collect::<Vec<u8>>().into()
+    }
+
+    /// What is asked for what lent blobs become.
+    type Lend = fn(Vec<Blob>) -> Option<Vec<Blob>>;
+
+    fn take_all(noted: Vec<Blob>) -> Option<Vec<Blob>> {
+        Some(noted)
+    }
+
+    /// A message, encoded with whatever becomes of its blobs, and what was lent.
+    fn encoded(
+        message: &impl Serialize,
+        lend: Option<Lend>,
+        limit: usize,
+    ) -> Result<(Vec<u8>, Vec<Blob>), PayloadError> {
+        let mut bytes = Vec::new();
+        let lent = encode(&mut bytes, lend, |out| frame::encode(out, message, limit))?;
+        Ok((bytes, lent))
+    }
+
+    #[test]
+    fn large_ones_are_numbers_and_small_ones_are_a_part_of_their_message() -> Result<(), PayloadError> {
+        let message = (blob(INLINE), blob(INLINE - 1), vec![blob(2 * INLINE), blob(0)]);
+        let (bytes, lent) = encoded(&message, Some(take_all), usize::MAX)?;
+        assert_eq!(lent, [blob(INLINE), blob(2 * INLINE)]);
+        assert!(bytes.len() < INLINE + 20);
+        let back: (Blob, Blob, Vec<Blob>) = receive(lent, || frame::decode(&bytes))?;
+        assert_eq!(back, message);
+        Ok(())
+    }
+
+    #[test]
+    fn where_nothing_is_lent_all_are_a_part_of_their_message() -> Result<(), PayloadError> {
+        let message = vec![blob(3 * INLINE), blob(5)];
+        for lend in [None, Some((|_| None) as Lend)] {
+            let (bytes, lent) = encoded(&message, lend, usize::MAX)?;
+            assert!(lent.is_empty() && bytes.len() > 3 * INLINE);
+            let back: Vec<Blob> = receive(lent, || frame::decode(&bytes))?;
+            assert_eq!(back, message);
+        }
+        let refused = encoded(&message, Some(|_| None), INLINE);
+        assert_eq!(refused, Err(PayloadError::NoRoom { limit: INLINE }));
+        let refused = encoded(&message, None, INLINE);
+        assert_eq!(refused, Err(PayloadError::TooLarge { limit: INLINE }));
+        Ok(())
+    }
+
+    #[test]
+    fn elsewhere_they_are_bytes_as_any_others() -> Result<(), Box<dyn std::error::Error>> {
+        let large = blob(INLINE + 3);
+        let bytes = postcard::to_stdvec(&large)?;
+        assert_eq!(bytes, postcard::to_stdvec(&large.to_vec())?);
+        assert_eq!(postcard::from_bytes::<Blob>(&bytes)?, large);
+        // Also in a text within a message.
+        let (_, lent) = encoded(&serde_json::to_string(&large)?, Some(take_all), usize::MAX)?;
+        assert!(lent.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn a_number_of_nothing_is_refused() -> Result<(), PayloadError> {
+        let (bytes, lent) = encoded(&vec![blob(INLINE); 2], Some(take_all), usize::MAX)?;
+        for count in 0..2 {
+            let fewer = lent[..count].to_vec();
+            let back =
+                receive(fewer, || frame::decode::<Vec<Blob>>(&bytes)).map_err(|error| error.to_string());
+            // What a decoder of postcard's says of it is its own affair, but it names the type.
+            assert!(back.is_err_and(|text| text.contains("Blob")), "{count}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_in_force_is_again_also_after_a_panic() {
+        let panicked = std::panic::catch_unwind(|| {
+            receive(vec![blob(1)], || -> () { panic!("a decoder's own") });
+        });
+        assert!(panicked.is_err());
+        assert_eq!(MODE.get(), Mode::Bytes);
+        assert!(NOTED.with_borrow(Vec::is_empty));
+    }
+}

@@ -21,6 +21,7 @@ pub(crate) const HELLO_LIMIT: usize = 1 << 30;
 pub(crate) const STRANGER_LIMIT: usize = 64 << 10;
 
 /// Most workers that are asked for in one message: their descriptors have to be passed along with it.
+#[cfg(feature = "actors")]
 pub(crate) const MOST_AT_ONCE: usize = 16;
 
 /// What the host says.
