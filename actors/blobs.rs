@@ -8,6 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::blob::{self, Annex, Blob, BlobMut};
+use crate::failure::Failure;
 use crate::sys::arena::Arena;
 use crate::wire::frame::PayloadError;
 use crate::wire::work::{Lending, Lent, Span};
@@ -39,8 +40,12 @@ impl BlobMemory {
     }
 }
 
-/// Room for so many bytes; `None` where there is none.
-pub(super) fn room(memory: Option<&BlobMemory>, capacity: usize) -> Option<BlobMut> {
+/// Room for so many bytes.
+///
+/// # Errors
+///
+/// That there is none.
+pub(super) fn room(memory: Option<&BlobMemory>, capacity: usize) -> Result<BlobMut, Failure> {
     BlobMut::within(memory.map(|memory| &memory.arena), capacity)
 }
 

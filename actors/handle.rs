@@ -24,7 +24,7 @@ use super::pool::{self, Pool, Relay};
 use super::session::{SessionSeed, Terms};
 use super::stats::Stats;
 use super::supervisor::InspectServer;
-use crate::blob::{BlobMut, no_room};
+use crate::blob::BlobMut;
 use crate::config::OnCancel;
 use crate::failure::{Failure, FailureKind};
 use crate::log::RequestLog;
@@ -88,7 +88,7 @@ impl<W: Worker> PoolHandle<W> {
     /// [`blob_memory`](crate::Builder::blob_memory).
     pub fn blob(&self, capacity: usize) -> Result<BlobMut, Failure> {
         let desk = &self.shared.desk;
-        blobs::room(desk.blobs.as_ref(), capacity).ok_or_else(|| no_room(capacity).in_pool(self.name()))
+        blobs::room(desk.blobs.as_ref(), capacity).map_err(|full| full.in_pool(self.name()))
     }
 
     /// Runs a message on any free worker, as with `SyncArbiter`; the clock is the pool's `timeout`.

@@ -146,7 +146,11 @@ fn where_there_is_no_room_blobs_travel_in_their_message_or_fail_their_own_call()
         let pool = start(mills().blob_memory(MIB).max_payload(3 * MIB).keep_after_error(true));
         let (fits, full) = (blob(&pool, &pattern(MIB)), pool.blob(20 * KIB).map(|_| ()).unwrap_err());
         assert_eq!((full.kind(), full.pool()), (FailureKind::Overloaded, Some("mill")));
-        assert!(full.to_string().contains("no room in blob_memory for 20480 bytes"), "{full}");
+        assert!(
+            full.to_string()
+                .contains("no room for 20480 bytes in blob_memory: of 1048576 bytes 1048576 are in use"),
+            "{full}"
+        );
         let checkout = pool.checkout().start();
         let inline = pattern(2 * MIB);
         assert_eq!(answer(checkout.send(Sum(inline.clone().into()))).await, Ok((sum(&inline), true)));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::{Annex, Blob, BlobMut, Body, INLINE};
+use crate::failure::Failure;
 use crate::sys::arena::Arena;
 use crate::wire::work::Span;
 
@@ -32,11 +33,17 @@ impl Blob {
 }
 
 impl BlobMut {
-    /// Room for so many bytes in this arena, if there is one and they are worth that; `None` where it is full.
-    pub(crate) fn within(arena: Option<&Arc<Arena>>, capacity: usize) -> Option<Self> {
+    /// Room for so many bytes in this arena, if there is one and they are worth that.
+    ///
+    /// # Errors
+    ///
+    /// That it is full.
+    pub(crate) fn within(arena: Option<&Arc<Arena>>, capacity: usize) -> Result<Self, Failure> {
         match arena.filter(|_| capacity >= INLINE) {
-            Some(arena) => arena.room(capacity).map(BlobMut::in_room),
-            None => Some(BlobMut::on_heap(capacity)),
+            Some(arena) => {
+                arena.room(capacity).map(BlobMut::in_room).ok_or_else(|| super::no_room(arena, capacity))
+            }
+            None => Ok(BlobMut::on_heap(capacity)),
         }
     }
 }

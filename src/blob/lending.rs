@@ -43,9 +43,9 @@ pub(super) fn room(bytes: usize) -> Option<Room> {
     LENDING.get()?.room(bytes)
 }
 
-/// Whether results have an arena, which may be full.
-pub(super) fn has_arena() -> bool {
-    LENDING.get().is_some_and(|lending| lending.arena().is_some())
+/// Where results lie, if they have such a place, which may be full.
+pub(super) fn arena() -> Option<&'static Arc<Arena>> {
+    LENDING.get()?.arena()
 }
 
 /// What the host lends with its next call.

@@ -26,7 +26,7 @@ pub(crate) use transit::carry;
 pub(crate) use transit::{encode, receive};
 
 use crate::failure::{Failure, FailureKind};
-use crate::sys::arena::{ForeignRoom, Room};
+use crate::sys::arena::{Arena, ForeignRoom, Room};
 use annex::AnnexRoom;
 
 /// Fewest bytes that are worth a room of their own.
@@ -151,15 +151,17 @@ impl Blob {
 ///
 /// [`Overloaded`](FailureKind::Overloaded) where the application has not dropped enough of the blobs it was given.
 pub fn blob(capacity: usize) -> Result<BlobMut, Failure> {
-    if capacity < INLINE || !lending::has_arena() {
-        return Ok(BlobMut::on_heap(capacity));
+    match lending::arena().filter(|_| capacity >= INLINE) {
+        Some(arena) => lending::room(capacity).map(BlobMut::in_room).ok_or_else(|| no_room(arena, capacity)),
+        None => Ok(BlobMut::on_heap(capacity)),
     }
-    lending::room(capacity).map(BlobMut::in_room).ok_or_else(|| no_room(capacity))
 }
 
-/// What is said where there is no room for so many bytes.
-pub(crate) fn no_room(capacity: usize) -> Failure {
-    Failure::of(FailureKind::Overloaded, format!("no room in blob_memory for {capacity} bytes"))
+/// What is said where an arena has no room for so many bytes.
+pub(crate) fn no_room(arena: &Arena, capacity: usize) -> Failure {
+    let (length, in_use) = (arena.length(), arena.in_use());
+    let text = format!("no room for {capacity} bytes in blob_memory: of {length} bytes {in_use} are in use");
+    Failure::of(FailureKind::Overloaded, text)
 }
 
 impl Default for Blob {

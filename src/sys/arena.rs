@@ -79,8 +79,12 @@ impl Arena {
         Some(Room { arena: self.clone(), start, reserved, length: bytes })
     }
 
+    /// Bytes that all rooms together may have.
+    pub(crate) fn length(&self) -> usize {
+        self.space().length()
+    }
+
     /// Bytes that rooms have.
-    #[cfg(feature = "actors")]
     pub(crate) fn in_use(&self) -> usize {
         self.space().in_use()
     }

@@ -21,8 +21,12 @@ impl Space {
         Space { warm, cold, length, kept, in_use: 0 }
     }
 
+    /// Bytes that there are.
+    pub(super) fn length(&self) -> usize {
+        self.length
+    }
+
     /// Bytes that are taken.
-    #[cfg(any(feature = "actors", test))]
     pub(super) fn in_use(&self) -> usize {
         self.in_use
     }
