@@ -1,7 +1,7 @@
 //! A worker's arena for its results, behind its channel's memory, and the host's view of it.
 //!
-//! In front of the arena lies a table. A worker that lends a room writes a number there, and the host, when it has no use
-//! for the room any more, writes nothing in its place. That is all that both write to. The host checks every place that
+//! In front of the arena lies a table. A worker that lends a room writes a number there, another once it has no use for the
+//! room itself, and the host, when it has none any more, writes nothing in its place. That is all that both write to. The host checks every place that
 //! a worker names, and reads what lies there by atomic operations alone, since a worker may write to it at any time.
 
 use std::sync::Arc;
@@ -24,6 +24,8 @@ pub(super) const KEPT: usize = 32 << 20;
 
 const FREE: u32 = 0;
 const LENT: u32 = 1;
+/// Nobody but the host has it.
+const LEFT: u32 = 2;
 
 /// Where the table lies.
 #[derive(Clone, Debug)]
@@ -47,6 +49,17 @@ impl Annex {
     /// Notes in the worker that a room was lent under this number.
     pub(super) fn lend(&self, slot: usize) {
         self.slot(slot).store(LENT, Ordering::Relaxed);
+    }
+
+    /// Notes in the worker that it has no other use for what it has lent under this number.
+    pub(super) fn leave(&self, slot: usize) {
+        // Unless it was given back meanwhile.
+        let _ = self.slot(slot).compare_exchange(LENT, LEFT, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Whether the worker has no other use for it.
+    fn is_left(&self, slot: usize) -> bool {
+        self.slot(slot).load(Ordering::Relaxed) == LEFT
     }
 
     /// Notes that nobody reads what was lent under this number.
@@ -105,15 +118,10 @@ impl AnnexRoom {
 
 impl Drop for AnnexRoom {
     fn drop(&mut self) {
-        if is_too_much(self.length) {
+        if self.length > KEPT && self.annex.is_left(self.slot) {
             // The worker may sleep, and not hear of it for long.
             self.annex.memory.give_back(self.at, self.length.next_multiple_of(PAGE));
         }
         self.annex.give_back(self.slot);
     }
-}
-
-/// Whether a room of so many bytes goes back to the system as soon as the host has no use for it.
-pub(super) fn is_too_much(length: usize) -> bool {
-    length > KEPT
 }

@@ -81,9 +81,6 @@ impl Lending {
     }
 
     fn room(&self, bytes: usize) -> Option<Room> {
-        if std::process::id() != self.process {
-            return None;
-        }
         self.books().sweep(self.annex.as_ref());
         self.arena()?.room(bytes)
     }
@@ -120,6 +117,7 @@ impl Lending {
     fn tell(&self, arguments: Vec<Blob>) -> Option<Vec<u64>> {
         let mut books = self.books();
         books.sweep(self.annex.as_ref());
+        books.leave(self.annex.as_ref());
         for blob in arguments {
             if let Body::Argument(room) = blob.0 {
                 books.held.push(room);
@@ -150,6 +148,14 @@ impl Books {
     fn sweep(&mut self, annex: Option<&Annex>) {
         if let Some(annex) = annex {
             self.lent.retain(|(slot, _)| !annex.is_back(*slot));
+        }
+    }
+
+    /// Notes which of those that are lent the worker's own code does not have any more.
+    fn leave(&self, annex: Option<&Annex>) {
+        if let Some(annex) = annex {
+            let left = self.lent.iter().filter(|(_, room)| Arc::strong_count(room) == 1);
+            left.for_each(|(slot, _)| annex.leave(*slot));
         }
     }
 }

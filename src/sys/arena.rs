@@ -28,6 +28,8 @@ pub(crate) struct Arena {
     /// How far that is from the beginning of the memory.
     from: usize,
     space: Mutex<Space>,
+    /// Whose it is: a process that was forked from that one has a copy of all this but for the memory itself.
+    process: u32,
 }
 
 // SAFETY: Send demands that another thread may own it; the memory belongs to the process, not to a thread.
@@ -66,11 +68,17 @@ impl Arena {
         let beginning = memory.claim()?;
         // SAFETY: add demands an offset within the mapping, which was checked.
         let start = unsafe { beginning.add(from) };
-        Some(Arc::new(Arena { memory, start, from, space: Mutex::new(Space::new(length, kept)) }))
+        let space = Mutex::new(Space::new(length, kept));
+        Some(Arc::new(Arena { memory, start, from, space, process: std::process::id() }))
     }
 
     /// A room for so many bytes; `None` where there is no place for it. What it holds is left from others.
+    ///
+    /// In a process that was forked from the one that has the arena there is never a place.
     pub(crate) fn room(self: &Arc<Self>, bytes: usize) -> Option<Room> {
+        if std::process::id() != self.process {
+            return None;
+        }
         let reserved = bytes.max(1).checked_next_multiple_of(PAGE)?;
         let start = {
             let mut space = self.space();
@@ -99,7 +107,9 @@ impl Arena {
     }
 
     fn give_back(&self, range: Range<usize>) {
-        self.memory.give_back(self.from + range.start, range.len());
+        if std::process::id() == self.process {
+            self.memory.give_back(self.from + range.start, range.len());
+        }
     }
 
     fn space(&self) -> MutexGuard<'_, Space> {

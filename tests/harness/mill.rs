@@ -86,6 +86,14 @@ work! {
         mill.kept.push(message.0);
         Ok(mill.kept.len())
     };
+    // Keeps what it answers as well.
+    MakeAndKeep((usize, u8)) => Blob, |mill, message, ctx| {
+        let blob = Blob::from(vec![message.0.1; message.0.0]);
+        let mut bytes = ctx.blob(blob.len())?;
+        bytes.write_all(&blob.bytes()).map_err(told)?;
+        mill.kept.push(bytes.freeze());
+        Ok(mill.kept[mill.kept.len() - 1].clone())
+    };
     SumOfKept(()) => Vec<u64>, |mill, message, ctx| Ok(mill.kept.iter().map(|blob| sum(&blob.bytes())).collect());
     ReturnKept(()) => Vec<Blob>, |mill, message, ctx| Ok(mill.kept.clone());
     Forget(()) => (), |mill, message, ctx| {
