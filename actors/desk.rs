@@ -57,6 +57,8 @@ struct Books {
     outage: Option<String>,
     /// When the supervisor was last asked to attend.
     attends_at: Option<Instant>,
+    /// Whether a worker was lost, so that somebody is still to hear of that.
+    has_loss: bool,
 }
 
 /// What follows from a change of the books.
@@ -67,6 +69,7 @@ struct Errands {
     retire: Vec<Leaving>,
     attend: Option<Instant>,
     drained: bool,
+    has_loss: bool,
 }
 
 /// What a call that ran out of time was waiting for.
@@ -87,6 +90,7 @@ impl Desk {
             trouble: None,
             outage: None,
             attends_at: None,
+            has_loss: false,
         };
         let quarantine = options.max_kills.map(|most| Mutex::new(Quarantine::new(most, options.kill_window)));
         Arc::new(Desk {
@@ -177,6 +181,7 @@ impl Desk {
     pub(super) fn dismiss(self: &Arc<Self>, worker: u64, reason: Reason) {
         tracing::debug!(target: "forkpool", pool = %self.options.name, worker, %reason, "worker dismissed");
         let _taken_out = self.update(|books, now| {
+            books.has_loss = true;
             books.ledger.dismiss(worker, reason, now);
             (books.holding.remove(&worker), books.channels.remove(&worker))
         });
@@ -276,6 +281,7 @@ impl Desk {
     /// A worker's process is gone.
     pub(super) fn ended(self: &Arc<Self>, worker: u64, obituary: Obituary) {
         let (identity, holder, _) = self.update(|books, now| {
+            books.has_loss = true;
             let identity = books.workers.remove(&worker);
             let holder = books.holding.remove(&worker);
             let has_call = holder.as_ref().is_some_and(|claim| claim.has_call.load(Ordering::Relaxed));
@@ -431,6 +437,7 @@ impl Desk {
             errands.attend = next;
         }
         errands.drained = books.ledger.is_drained();
+        errands.has_loss = std::mem::take(&mut books.has_loss);
         let wake = self.tell_supervisor(errands);
         drop(books);
         wake.into_iter().for_each(Waker::wake);
@@ -470,12 +477,12 @@ impl Desk {
     /// Under the lock, so that of two threads none tells it to let a worker go that the other has not yet told it to
     /// hire. Returns who is to be woken.
     fn tell_supervisor(&self, errands: Errands) -> Vec<Waker> {
-        let Errands { wake, hire, retire, attend, drained } = errands;
+        let Errands { wake, hire, retire, attend, drained, has_loss } = errands;
         let Some(supervisor) = self.supervisor() else {
             return wake;
         };
         if !hire.is_empty() {
-            supervisor.do_send(Hire(hire));
+            supervisor.do_send(Hire { numbers: hire, at_once: !has_loss });
         }
         if !retire.is_empty() {
             supervisor.do_send(Retire(retire));

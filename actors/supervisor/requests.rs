@@ -18,7 +18,11 @@ use crate::wire::control::{ServerStats, ToServer};
 const TURNS: u32 = 4;
 
 /// Have these workers forked.
-pub(in crate::actors) struct Hire(pub(in crate::actors) Vec<u64>);
+pub(in crate::actors) struct Hire {
+    pub(in crate::actors) numbers: Vec<u64>,
+    /// Whether nobody is to hear of a loss first.
+    pub(in crate::actors) at_once: bool,
+}
 
 impl Message for Hire {
     type Result = ();
@@ -27,8 +31,10 @@ impl Message for Hire {
 impl Handler<Hire> for Supervisor {
     type Result = ();
 
-    fn handle(&mut self, Hire(numbers): Hire, _: &mut Context<Self>) {
-        if self.wanted.is_empty() {
+    fn handle(&mut self, Hire { numbers, at_once }: Hire, _: &mut Context<Self>) {
+        if at_once {
+            self.turns_to_wait = 0;
+        } else if self.wanted.is_empty() {
             self.turns_to_wait = TURNS;
         }
         self.wanted.extend(numbers);
