@@ -159,3 +159,67 @@ impl Holdings {
         lent.ok_or("it lends a blob that it does not have")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::blob::LENGTH_OF_TABLE;
+    use crate::chance::{Chance, seeds};
+    use crate::sys::arena::PAGE;
+    use crate::sys::shared::SharedMemory;
+
+    /// Whatever a worker says of its blobs.
+    fn anything(chance: &mut Chance, given: &[Blob]) -> Lending {
+        let number = |chance: &mut Chance| match chance.below(4) {
+            0 => 0,
+            1 => (chance.below(20) * PAGE) as u64,
+            2 => chance.below(20 * PAGE) as u64,
+            _ => chance.next() >> chance.below(64),
+        };
+        let start = |chance: &mut Chance| {
+            let known = given[chance.below(given.len())].span().map_or(0, |span| span.start);
+            if chance.happens(800) { known } else { number(chance) }
+        };
+        let lent = (0..chance.below(4)).map(|_| {
+            if chance.happens(500) {
+                return Lent::Given { start: start(chance) };
+            }
+            let slot = if chance.happens(800) { chance.below(1024) as u32 } else { chance.next() as u32 };
+            Lent::Own { slot, span: Span { start: number(chance), length: number(chance) } }
+        });
+        let lent = lent.collect();
+        let held = chance.happens(300).then(|| (0..chance.below(4)).map(|_| start(chance)).collect());
+        Lending { lent, held }
+    }
+
+    #[test]
+    fn whatever_a_worker_says_of_its_blobs_there_is_nothing_beyond_its_memory() -> io::Result<()> {
+        let length = 16 * PAGE;
+        let (memory, _file) = SharedMemory::create(c"forkpool-test", PAGE + LENGTH_OF_TABLE + length)?;
+        let annex = Annex::of(&Arc::new(memory), PAGE);
+        let own = BlobMemory::create(64 * PAGE)?;
+        let (mut taken, mut refused) = (0, 0);
+        for seed in seeds(0..300) {
+            let mut chance = Chance::new(seed);
+            let holdings = Holdings::default();
+            for _ in 0..20 {
+                let given: Vec<Blob> = (0..3_u8)
+                    .filter_map(|number| Blob::from(vec![number; 5000]).within(&own.arena))
+                    .collect();
+                let annex = annex.as_ref().filter(|_| chance.happens(900));
+                match holdings.take_in(anything(&mut chance, &given), &given, annex) {
+                    Ok(lent) => {
+                        taken += lent.len();
+                        assert!(lent.iter().all(|blob| blob.to_vec().len() <= length), "seed {seed}");
+                    }
+                    Err(_) => refused += 1,
+                }
+            }
+            holdings.keep_to_its_end(vec![Blob::default()]);
+            holdings.clear();
+            assert_eq!(own.in_use(), 0, "seed {seed}: nothing is held for a worker that has ended");
+        }
+        assert!(taken > 100 && refused > 100, "both were tried: {taken} and {refused}");
+        Ok(())
+    }
+}

@@ -25,6 +25,9 @@ struct Lending {
 struct Books {
     /// Rooms that the host reads, by the numbers under which they were lent.
     lent: Vec<(usize, Arc<Room>)>,
+    /// Numbers that were used and are free again, and how many were ever used.
+    free: Vec<usize>,
+    used: usize,
     /// Rooms of the host's that are in use beyond their call.
     held: Vec<Arc<ForeignRoom>>,
     /// Those that the host was told of.
@@ -105,7 +108,7 @@ impl Lending {
         let annex = self.annex.as_ref()?;
         let mut books = self.books();
         books.sweep(Some(annex));
-        let slot = (0..SLOTS).find(|slot| books.lent.iter().all(|(taken, _)| taken != slot))?;
+        let slot = books.free_slot()?;
         annex.lend(slot);
         let span = Span { start: room.start() as u64, length: room.len() as u64 };
         books.lent.push((slot, room));
@@ -147,8 +150,18 @@ impl Books {
     /// Lets go of what the host has given back.
     fn sweep(&mut self, annex: Option<&Annex>) {
         if let Some(annex) = annex {
-            self.lent.retain(|(slot, _)| !annex.is_back(*slot));
+            let back = self.lent.extract_if(.., |(slot, _)| annex.is_back(*slot));
+            self.free.extend(back.map(|(slot, _)| slot));
         }
+    }
+
+    /// A number that nothing is lent under, if there is one.
+    fn free_slot(&mut self) -> Option<usize> {
+        self.free.pop().or_else(|| {
+            let next = Some(self.used).filter(|&slot| slot < SLOTS)?;
+            self.used += 1;
+            Some(next)
+        })
     }
 
     /// Notes which of those that are lent the worker's own code does not have any more.
