@@ -203,7 +203,8 @@ impl<W: Worker> Builder<W> {
 
     /// Workers that the same message, byte for byte, may end within [`kill_window`](Self::kill_window), by a crash, a
     /// panic, a hang or a timeout, at least 1. After that it is refused for as long
-    /// ([`Quarantined`](crate::FailureKind::Quarantined)), which costs no worker and does not end its checkout.
+    /// ([`Quarantined`](crate::FailureKind::Quarantined)), which costs no worker and does not end its checkout. For that each
+    /// message is hashed, with all bytes of its blobs, on the thread that sends it: about 0.2 ms for each megabyte.
     /// Default: `None`, no limit.
     pub fn max_kills(mut self, count: impl Into<Option<u32>>) -> Self {
         self.options.max_kills = count.into();

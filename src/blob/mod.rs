@@ -35,7 +35,7 @@ pub(crate) const INLINE: usize = 16 << 10;
 /// Many bytes, to be sent in messages and results without being copied on the way.
 ///
 /// It is a value like any other: a field of a message or of its result, at any depth. It serializes as bytes for
-/// everybody else. Up to 16 KiB travel in the message itself. More stay where they are, in memory that the pool shares
+/// everybody else. Fewer than 16 KiB travel in the message itself. More stay where they are, in memory that the pool shares
 /// with its workers ([`blob_memory`](crate::Builder::blob_memory)), and count little towards
 /// [`max_payload`](crate::Builder::max_payload):
 ///
