@@ -1,52 +1,35 @@
 //! The host side: actors that own worker processes and lend them to callers.
 
-mod batch;
-mod blobs;
-mod builder;
-mod calls;
-mod checkout;
-mod claim;
+mod api;
 mod context;
-mod describe;
-mod desk;
-mod handle;
-mod host_channel;
-mod interface;
-mod lease;
-mod ledger;
-mod life;
-mod line;
-mod output;
-mod pool;
 pub mod prelude;
-mod proxy_context;
-mod quarantine;
-mod replay;
-mod schema;
-mod server;
-mod server_link;
+mod reply;
+mod scheduler;
 mod session;
 #[cfg(test)]
 mod simulation;
-mod slot;
-mod stats;
 mod supervisor;
-mod worker_process;
+mod telemetry;
+mod transport;
+mod worker_api;
 
-pub use batch::{Batch, SendBatch};
-pub use builder::{Builder, StartError};
-pub use checkout::{Abort, Checkout, Within};
+pub use api::batch::{Batch, SendBatch};
+pub use api::checkout::{Abort, Checkout, Within};
+pub use api::checkout_builder::CheckoutBuilder;
+pub use api::pool::{Inspect, Pool, Stop};
+pub use api::pool_builder::{PoolBuilder, StartError};
+pub use api::pool_handle::PoolHandle;
+pub use api::request::PoolRequest;
+pub use api::server_builder::Server;
+pub use api::stats::{Histogram, Stats};
+pub use context::actor_context::{Here, ProxyContext, here};
 pub use context::{
     ActorScope, BaggageError, ContextFailure, ErrorContext, FailureHandler, Trace, TraceFrame, Verdict,
 };
+pub use telemetry::event_forwarder::time_of_record;
 #[doc(hidden)]
-pub use describe::{ByDebug, ByDisplay, ByName, Describe, Described, Fallible};
-pub use handle::{CheckoutBuilder, PoolHandle, PoolRequest};
-pub use interface::{Accepts, CallInfo, Interface, Method, Worker, WorkerContext};
+pub use worker_api::error_text::{ByDebug, ByDisplay, ByName, Describe, Described, Fallible};
+pub use worker_api::interface::{Accepts, Interface, Method};
 #[doc(hidden)]
-pub use interface::{NoMessage, last_segment};
-pub use pool::{Inspect, Pool, Stop};
-pub use proxy_context::{Here, ProxyContext, here};
-pub use replay::time_of_record;
-pub use server::Server;
-pub use stats::{Histogram, Stats};
+pub use worker_api::interface::{NoMessage, last_segment};
+pub use worker_api::worker::{CallInfo, Worker, WorkerContext};

@@ -1,6 +1,6 @@
 //! What a user of the library needs in scope; nothing in it collides with `actix::prelude`.
 
-pub use super::{
+pub use crate::actors::{
     Abort, Batch, Checkout, ContextFailure, ErrorContext, Pool, PoolHandle, SendBatch, StartError, Stats,
     Stop, Within, Worker, WorkerContext, here,
 };

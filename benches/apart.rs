@@ -8,7 +8,7 @@ mod support;
 
 use std::time::Duration;
 
-use forkpool::Builder;
+use forkpool::PoolBuilder;
 use forkpool::prelude::*;
 use support::{Apprentice, ForkServer, Placement, Report, Series, Setting};
 
@@ -39,8 +39,8 @@ async fn measure(setting: Setting) -> Report {
 /// Pools with one worker that is there.
 async fn measure_calls(
     setting: Setting,
-    own: Builder<Apprentice>,
-    apart: Builder<Apprentice>,
+    own: PoolBuilder<Apprentice>,
+    apart: PoolBuilder<Apprentice>,
 ) -> [Series; 2] {
     let pools = [own, apart].map(|pool| pool.workers(1..=1).start().expect("a pool"));
     let [own, apart] = pools.each_ref().map(|pool| pool.checkout().start());
@@ -59,8 +59,8 @@ async fn measure_calls(
 /// Pools that have no worker.
 async fn measure_starts(
     setting: Setting,
-    own: Builder<Apprentice>,
-    apart: Builder<Apprentice>,
+    own: PoolBuilder<Apprentice>,
+    apart: PoolBuilder<Apprentice>,
 ) -> [Series; 2] {
     let pools = [own, apart].map(|pool| pool.workers(0..=20).start().expect("a pool"));
     for pool in &pools {

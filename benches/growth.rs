@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use forkpool::Builder;
+use forkpool::PoolBuilder;
 use forkpool::prelude::*;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::{Apprentice, Echo, Laden, Load, Placement, Report, Series, Setting, Unload, calls, each};
@@ -116,7 +116,7 @@ async fn of_preload(setting: Setting, report: &mut Report) {
             ("preload/shared_bytes", Load::Shared(mebibytes * MIB)),
             ("preload/vec", Load::Ordinary(mebibytes * MIB)),
         ] {
-            let builder: Builder<Laden> = Pool::builder(load);
+            let builder: PoolBuilder<Laden> = Pool::builder(load);
             let pool = builder.workers(0..=1).timeout(Duration::from_secs(120)).start().expect("a pool");
             pool.send(Unload).await.expect("an answer").expect("a worker");
             let mut series = Series::seconds(format!("start with {mebibytes} MiB, {curve}"));

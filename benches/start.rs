@@ -9,7 +9,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use forkpool::Builder;
+use forkpool::PoolBuilder;
 use forkpool::prelude::*;
 use support::{Apprentice, BareForkServer, Laden, Load, Placement, Report, Series, Setting, Unload, echo};
 
@@ -72,7 +72,7 @@ fn first_byte_from_scratch() -> f64 {
     took.as_secs_f64()
 }
 
-fn laden(load: Load) -> Builder<Laden> {
+fn laden(load: Load) -> PoolBuilder<Laden> {
     Pool::<Laden>::builder(load).timeout(Duration::from_secs(120))
 }
 

@@ -55,7 +55,7 @@
 //! Reading order: [`prelude`] is what a user needs in scope. [`Worker`] and [`WorkerContext`] are a worker's side
 //! of a call, [`Pool`], [`PoolHandle`] and [`Checkout`] its caller's, [`Failure`] is what a caller gets where no
 //! handler answered. [`RequestLog`] is what belongs to one request, in all its processes, [`time_of_record`] and
-//! [`WorkerLog`] are its two ends. [`Builder`] and [`config`] have the options, [`Stats`] the figures. [`mod@worker`] is what the
+//! [`WorkerLog`] are its two ends. [`PoolBuilder`] and [`config`] have the options, [`Stats`] the figures. [`mod@worker`] is what the
 //! loop in a worker process sees of all this, and builds without actix.
 //!
 //! How it is built, what a worker inherits, and what is said between the processes is in the `docs` folder of the
@@ -69,19 +69,17 @@ mod blob;
 #[cfg(feature = "tls")]
 mod certificates;
 #[cfg(not(feature = "tls"))]
-#[path = "certificates/absent.rs"]
+#[path = "certificates/disabled.rs"]
 mod certificates;
-#[cfg(test)]
-mod chance;
 mod channel;
 pub mod config;
 mod failure;
-#[cfg(all(any(test, fuzzing), feature = "actors"))]
-#[doc(hidden)]
-pub mod fuzzing;
-mod log;
+mod request_log;
 mod server;
 mod sys;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod testing;
 mod wire;
 pub mod worker;
 
@@ -91,19 +89,19 @@ pub mod worker;
 #[path = "../actors/mod.rs"]
 pub mod actors;
 
-pub use address::AddressError;
-pub use blob::{Blob, BlobMut, BlobReader};
+pub use crate::address::AddressError;
+pub use crate::blob::{Blob, BlobMut, BlobReader};
 #[cfg(feature = "tls")]
-pub use certificates::CertificateError;
-pub use certificates::Certificates;
-pub use failure::{Ending, Failure, FailureKind, MemoryVerdict, PanicReport, Phase, SetupError};
-pub use log::{FinishedLog, LogLevel, LogMessage, LogTimer, LogTiming, RequestLog};
-pub use server::{ListenError, ServerError, serve};
-pub use wire::control::ServerStats;
-pub use worker::{SharedBytes, WorkerLog, WorkerTimer};
+pub use crate::certificates::CertificateError;
+pub use crate::certificates::Certificates;
+pub use crate::failure::{Ending, Failure, FailureKind, MemoryVerdict, PanicReport, Phase, SetupError};
+pub use crate::request_log::{FinishedLog, LogLevel, LogMessage, LogTimer, LogTiming, RequestLog};
+pub use crate::server::{ListenError, ServerError, serve};
+pub use crate::wire::control::ServerStats;
+pub use crate::worker::{SharedBytes, WorkerLog, WorkerTimer};
 
 #[cfg(feature = "actors")]
-pub use actors::*;
+pub use crate::actors::*;
 
 /// What the macros of this crate expand to.
 #[doc(hidden)]

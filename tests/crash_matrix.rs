@@ -10,7 +10,7 @@ use actix::dev::Request;
 use actix::prelude::*;
 use forkpool::config::Transport;
 use forkpool::prelude::*;
-use forkpool::{Builder, CheckoutBuilder, Ending};
+use forkpool::{CheckoutBuilder, Ending, PoolBuilder};
 use harness::*;
 
 use Moment::*;
@@ -139,7 +139,7 @@ async fn play(way: Way, moment: Moment) -> Seen {
     seen
 }
 
-fn options(plan: &Plan, way: Way) -> Builder<Wreck> {
+fn options(plan: &Plan, way: Way) -> PoolBuilder<Wreck> {
     let options = builder::<Wreck>(plan.clone()).workers(2..=2).name("matrix");
     match way {
         StopsItself => options.setup_timeout(CLOCK),

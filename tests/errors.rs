@@ -300,7 +300,7 @@ fn an_error_among_many_requesters_is_told_though_they_never_pause() {
 
 /// Fails one call on a checkout, releases it, and says whether its worker was kept, and whether it was told.
 async fn keeps_worker(
-    options: forkpool::Builder<Probe>,
+    options: forkpool::PoolBuilder<Probe>,
     keep: Option<bool>,
     ctx_keeps: bool,
 ) -> (bool, bool) {

@@ -6,13 +6,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use forkpool::prelude::*;
-use forkpool::{Builder, Inspect, StartError};
+use forkpool::{Inspect, PoolBuilder, StartError};
 use harness::*;
 
 /// P1
 #[test]
 fn every_impossible_option_is_refused_by_the_builder_by_name_and_value() {
-    type Spoil = fn(Builder<Probe>) -> Builder<Probe>;
+    type Spoil = fn(PoolBuilder<Probe>) -> PoolBuilder<Probe>;
     let table: [(&str, &str, Spoil); 15] = [
         ("name", "\"\"", |it| it.name("")),
         ("name", "\"a/b\"", |it| it.name("a/b")),

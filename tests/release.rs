@@ -3,7 +3,7 @@ mod harness;
 
 use std::time::Duration;
 
-use forkpool::Builder;
+use forkpool::PoolBuilder;
 use forkpool::config::Backoff;
 use forkpool::prelude::*;
 use harness::*;
@@ -12,7 +12,7 @@ use harness::*;
 const NEVER: Backoff =
     Backoff { first: Duration::from_secs(3600), most: Duration::from_secs(3600), jitter: 0.0 };
 
-fn pool_with(setup: Setup) -> Builder<Probe> {
+fn pool_with(setup: Setup) -> PoolBuilder<Probe> {
     builder::<Probe>(setup)
 }
 

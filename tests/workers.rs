@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use forkpool::config::Backoff;
 use forkpool::prelude::*;
-use forkpool::{Builder, Ending, Phase};
+use forkpool::{Ending, Phase, PoolBuilder};
 use harness::*;
 
 /// A wait that no test lives to see the end of.
 const NEVER: Backoff =
     Backoff { first: Duration::from_secs(3600), most: Duration::from_secs(3600), jitter: 0.0 };
 
-fn pool_with(setup: Setup) -> Builder<Probe> {
+fn pool_with(setup: Setup) -> PoolBuilder<Probe> {
     builder::<Probe>(setup)
 }
 

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::wire::baggage::{self, Item, MOST_BAGGAGE};
-use crate::wire::frame::{self, PayloadError};
+use crate::wire::baggage;
+use crate::wire::baggage::{Item, MOST_BAGGAGE};
+use crate::wire::frame;
+use crate::wire::frame::PayloadError;
 
 /// Why a value cannot be baggage.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -2,19 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Call, Desk, Session, Stage, Surroundings, Times};
-use crate::actors::calls::Due;
-use crate::actors::ledger::Facts;
-use crate::actors::life::Reason;
+use super::call_queue::NextReply;
+use super::{CallTimes, Host, PendingCall, Scheduler, Session, SessionState};
+use crate::actors::scheduler::state::ReleaseReport;
+use crate::actors::scheduler::worker_state::RetireReason;
 use crate::blob;
 use crate::failure::{Failure, FailureKind, PanicReport, Phase, WorkerFacts};
+use crate::wire::call::{FromWorker, Lending, Outcome, Released, ReplyHeader};
 use crate::wire::frame;
-use crate::wire::record::Logged;
-use crate::wire::work::{FromWorker, Lending, Outcome, Released, Reply};
+use crate::wire::log_record::Logged;
 
 /// What one frame asks for, once the buffer it lies in is given up.
 enum Said {
-    Reply(Reply, Option<Decoded>),
+    Reply(ReplyHeader, Option<Decoded>),
     Released(Released),
     Logged(Logged),
     Lent(Lending),
@@ -23,14 +23,14 @@ enum Said {
 
 /// The call a reply belongs to, how the decoding of its result went, and how long it took.
 struct Decoded {
-    call: Call,
+    call: PendingCall,
     problem: Option<Box<frame::PayloadError>>,
-    times: Times,
+    times: CallTimes,
 }
 
 impl Session {
     /// Handles every whole frame that has arrived.
-    pub(super) fn take_replies(&mut self, around: &mut dyn Surroundings) {
+    pub(super) fn take_replies(&mut self, around: &mut dyn Host) {
         // What is read at once has arrived at once.
         let now = Instant::now();
         while let Some(said) = self.next_said(now) {
@@ -46,7 +46,7 @@ impl Session {
 
     /// Takes the next frame; a result is decoded where it lies.
     fn next_said(&mut self, now: Instant) -> Option<Said> {
-        let (Stage::Held(lease) | Stage::Releasing { lease, .. }) = &mut self.stage else {
+        let (SessionState::Held(lease) | SessionState::Releasing { lease, .. }) = &mut self.stage else {
             return None;
         };
         let body = match lease.channel()?.next() {
@@ -62,12 +62,12 @@ impl Session {
             Err(error) => return Some(Said::Nonsense(error.to_string())),
         };
         let (reply, payload) = reply;
-        let times = Times::of_first(&self.calls, self.waited, now);
+        let times = CallTimes::of_first(&self.calls, self.waited, now);
         let lent = std::mem::take(&mut self.lent);
         let decoded = match self.calls.answered(reply.id, now) {
             None => return Some(Said::Nonsense(format!("it answered call {}, which is not due", reply.id))),
-            Some(Due::Ghost) => None,
-            Some(Due::Call(call)) => {
+            Some(NextReply::AlreadyCleared) => None,
+            Some(NextReply::Call(call)) => {
                 self.waited = Duration::ZERO;
                 self.desk.totals.ran(times.ran);
                 let has_result = matches!(reply.outcome, Outcome::Done | Outcome::Failed);
@@ -79,12 +79,14 @@ impl Session {
         Some(Said::Reply(reply, decoded))
     }
 
-    fn was_lent(&mut self, lending: Lending, around: &mut dyn Surroundings) {
-        let replies = !lending.lent.is_empty() || matches!(self.stage, Stage::Held(_));
+    fn was_lent(&mut self, lending: Lending, around: &mut dyn Host) {
+        let replies = !lending.lent.is_empty() || matches!(self.stage, SessionState::Held(_));
         if replies && self.calls.pipe_is_empty() {
             return self.broke_protocol("it lends out of turn", around);
         }
-        let (Stage::Held(lease) | Stage::Releasing { lease, .. }) = &mut self.stage else { return };
+        let (SessionState::Held(lease) | SessionState::Releasing { lease, .. }) = &mut self.stage else {
+            return;
+        };
         let annex = lease.channel().and_then(|channel| channel.annex());
         let given = self.calls.blobs_of_first();
         match lease.worker.holdings.take_in(lending, given, annex.as_ref()) {
@@ -95,14 +97,15 @@ impl Session {
 
     /// The worker may read what it was lent until it has ended, whatever becomes of its calls.
     pub(super) fn leave_blobs(&mut self) {
-        if let Stage::Held(lease) | Stage::Releasing { lease, .. } | Stage::Mourning { lease, .. } =
-            &self.stage
+        if let SessionState::Held(lease)
+        | SessionState::Releasing { lease, .. }
+        | SessionState::AwaitingExit { lease, .. } = &self.stage
         {
             lease.worker.holdings.keep_to_its_end(self.calls.take_blobs());
         }
     }
 
-    fn logged(&mut self, logged: Logged, around: &mut dyn Surroundings) {
+    fn logged(&mut self, logged: Logged, around: &mut dyn Host) {
         let heard = match self.calls.logging(logged.call) {
             Some(listener) => self.replay.take_in(listener, logged),
             None => return self.broke_protocol("it logged for a call that does not run", around),
@@ -112,7 +115,7 @@ impl Session {
         }
     }
 
-    fn replied(&mut self, reply: Reply, decoded: Option<Decoded>, around: &mut dyn Surroundings) {
+    fn replied(&mut self, reply: ReplyHeader, decoded: Option<Decoded>, around: &mut dyn Host) {
         self.confirm();
         self.replay.end(false);
         if self.calls.is_empty() && self.terms.idle_checkout_timeout.is_some() {
@@ -166,7 +169,7 @@ impl Session {
     /// The worker has read what was written, so nobody else will have to.
     fn confirm(&mut self) {
         if !self.heard
-            && let Stage::Held(lease) = &mut self.stage
+            && let SessionState::Held(lease) = &mut self.stage
             && let Some(channel) = lease.channel()
         {
             channel.outbox().confirm();
@@ -177,50 +180,52 @@ impl Session {
 
     /// A single call's worker releases itself.
     fn await_release(&mut self) {
-        match std::mem::replace(&mut self.stage, Stage::Out) {
-            Stage::Held(lease) => self.stage = self.releasing(lease),
+        match std::mem::replace(&mut self.stage, SessionState::Out) {
+            SessionState::Held(lease) => self.stage = self.releasing(lease),
             other => self.stage = other,
         }
     }
 
-    fn payload_failure(&self, call: &Call, text: &str) -> Failure {
+    fn payload_failure(&self, call: &PendingCall, text: &str) -> Failure {
         let failure = Failure::of(FailureKind::Payload, text).during(call.kind.name);
         match &self.stage {
-            Stage::Held(lease) | Stage::Releasing { lease, .. } => {
+            SessionState::Held(lease) | SessionState::Releasing { lease, .. } => {
                 failure.on_worker(lease.worker.facts_and_usage(Some(self.calls_served)))
             }
-            Stage::Out | Stage::Waiting | Stage::Mourning { .. } => failure,
+            SessionState::Out | SessionState::Waiting | SessionState::AwaitingExit { .. } => failure,
         }
     }
 
     fn panicked(
         &mut self,
-        call: Call,
+        call: PendingCall,
         report: PanicReport,
-        times: Times,
+        times: CallTimes,
         (peak_memory, cpu_time): (Option<u64>, Option<Duration>),
-        around: &mut dyn Surroundings,
+        around: &mut dyn Host,
     ) {
         let failure = Failure::of(FailureKind::Panic, "").with_panic(report).during(call.kind.name);
         self.calls.put_back(call);
-        if let Some(facts) = self.give_up(Reason::Panicked) {
+        if let Some(facts) = self.give_up(RetireReason::Panicked) {
             let failure = failure.after(times.waited, Some(times.ran)).in_phase(Phase::Running);
             let facts = WorkerFacts { peak_memory, cpu_time, ..facts };
             self.fatal_fault(failure.on_worker(facts), around);
         }
     }
 
-    pub(super) fn broke_protocol(&mut self, what: &str, around: &mut dyn Surroundings) {
-        if let Some(facts) = self.give_up(Reason::Broken) {
+    pub(super) fn broke_protocol(&mut self, what: &str, around: &mut dyn Host) {
+        if let Some(facts) = self.give_up(RetireReason::Broken) {
             self.fatal_fault(Failure::of(FailureKind::Protocol, what).on_worker(facts), around);
         }
     }
 
     /// Kills the worker; returns what was known of it.
-    pub(super) fn give_up(&mut self, reason: Reason) -> Option<WorkerFacts> {
+    pub(super) fn give_up(&mut self, reason: RetireReason) -> Option<WorkerFacts> {
         self.leave_blobs();
-        match std::mem::replace(&mut self.stage, Stage::Out) {
-            Stage::Held(lease) | Stage::Releasing { lease, .. } | Stage::Mourning { lease, .. } => {
+        match std::mem::replace(&mut self.stage, SessionState::Out) {
+            SessionState::Held(lease)
+            | SessionState::Releasing { lease, .. }
+            | SessionState::AwaitingExit { lease, .. } => {
                 let facts = lease.worker.facts_and_usage(Some(self.calls_served));
                 drop(lease.kill(reason));
                 Some(facts)
@@ -232,22 +237,23 @@ impl Session {
         }
     }
 
-    fn was_released(&mut self, released: Released, around: &mut dyn Surroundings) {
-        let due = matches!(self.stage, Stage::Releasing { .. }) && self.calls.pipe_is_empty();
+    fn was_released(&mut self, released: Released, around: &mut dyn Host) {
+        let due = matches!(self.stage, SessionState::Releasing { .. }) && self.calls.pipe_is_empty();
         if !due {
             return self.broke_protocol("it released itself out of turn", around);
         }
-        let Stage::Releasing { mut lease, .. } = std::mem::replace(&mut self.stage, Stage::Out) else {
+        let SessionState::Releasing { mut lease, .. } = std::mem::replace(&mut self.stage, SessionState::Out)
+        else {
             return;
         };
         if let Some(channel) = lease.channel() {
             channel.calls_served = self.calls_served;
         }
         self.desk.totals.held(self.held_since.elapsed());
-        lease.give_back(Facts { stop: released.stop, private_bytes: released.private_bytes });
+        lease.give_back(ReleaseReport { stop: released.stop, private_bytes: released.private_bytes });
         if self.calls.has_queued() {
             // Sent through an address that was made of a weak one meanwhile.
-            self.ask(Desk::ask);
+            self.ask(Scheduler::ask);
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::server::Server;
-use super::worker::{Believed, Vintage};
+use super::server::SimServer;
+use super::worker::{Believed, Generation};
 use super::world::World;
-use crate::actors::ledger::{Census, Facts, Phase};
-use crate::actors::life::Reason;
+use crate::actors::scheduler::state::{Counts, PoolPhase, ReleaseReport};
+use crate::actors::scheduler::worker_state::RetireReason;
 
 /// The waits behind early ends, kept a second time.
 #[derive(Default)]
@@ -65,8 +65,8 @@ impl World {
         self.believed(|_| true)
     }
 
-    fn census(&self) -> Census {
-        let mut census = Census::default();
+    fn census(&self) -> Counts {
+        let mut census = Counts::default();
         for worker in self.workers.values() {
             match worker.believed {
                 Some(Believed::Starting) => census.starting += 1,
@@ -94,7 +94,7 @@ impl World {
         assert_eq!(census.idle, self.idle.len());
         let useful = census.starting + census.idle + census.leased;
         let current = useful - self.of_old(|_| true);
-        let open = self.ledger.phase() == Phase::Open;
+        let open = self.ledger.phase() == PoolPhase::Open;
         let missing = !self.line.is_empty() || open && current < *self.plan.options.workers.start();
         if missing && places < most {
             assert!(self.ledger.is_starting(), "what is missing is asked for, or will be: {census:?}");
@@ -109,7 +109,7 @@ impl World {
             );
         }
         assert!(
-            self.ledger.phase() < Phase::Stopping || self.line.is_empty(),
+            self.ledger.phase() < PoolPhase::Stopping || self.line.is_empty(),
             "a stopped pool serves nobody"
         );
         self.check_timer(current);
@@ -124,7 +124,7 @@ impl World {
 
     /// The least recently used of those that are not to be replaced anyway.
     fn first_current(&self) -> Option<u64> {
-        self.idle.iter().copied().find(|number| self.workers[number].vintage == Vintage::Current)
+        self.idle.iter().copied().find(|number| self.workers[number].vintage == Generation::Current)
     }
 
     /// P5, P7: whoever is idle is looked at again when it will have been so for too long, or be too old.
@@ -143,14 +143,14 @@ impl World {
 
     /// Useful workers whose server takes no more work, in some state.
     fn of_old(&self, is: impl Fn(Believed) -> bool) -> usize {
-        let old = self.workers.values().filter(|worker| worker.vintage != Vintage::Current);
+        let old = self.workers.values().filter(|worker| worker.vintage != Generation::Current);
         let useful =
             old.filter_map(|worker| worker.believed).filter(|believed| *believed != Believed::Ending);
         useful.filter(|believed| is(*believed)).count()
     }
 
     /// S4: whether a worker whose server takes no more work is still needed; `idle`: it is among those that are.
-    fn stands_in(&self, vintage: Vintage, idle: bool) -> bool {
+    fn stands_in(&self, vintage: Generation, idle: bool) -> bool {
         let (census, options) = (self.census(), &self.plan.options);
         let ready = census.idle + census.leased
             - self.of_old(|believed| matches!(believed, Believed::Idle | Believed::Leased(_)));
@@ -158,28 +158,36 @@ impl World {
         let beside = self.of_old(|believed| believed == Believed::Idle) - usize::from(idle);
         let wanted = (*options.workers.start()).max(usize::from(!self.line.is_empty()));
         let full = census.starting + census.idle + census.leased == *options.workers.end();
-        vintage == Vintage::Outdated && ready + beside < wanted && !(full && coming == 0)
+        vintage == Generation::Outdated && ready + beside < wanted && !(full && coming == 0)
     }
 
     /// Why a worker that comes back now has to end, by the options' own words.
-    pub(super) fn expected_reason(&self, number: u64, facts: Facts, now: Instant) -> Option<Reason> {
+    pub(super) fn expected_reason(
+        &self,
+        number: u64,
+        facts: ReleaseReport,
+        now: Instant,
+    ) -> Option<RetireReason> {
         let (worker, options) = (self.workers.get(&number)?, &self.plan.options);
         let too_old = options.max_age.is_some_and(|limit| now.duration_since(worker.born) >= limit);
         let too_large = facts.private_bytes > options.max_memory && options.max_memory.is_some();
         let worn_out = options.max_checkouts.is_some_and(|most| worker.checkouts >= most);
         let reasons = [
-            (self.ledger.phase() == Phase::Stopping, Reason::PoolEnds),
-            (facts.stop, Reason::Asked),
-            (worker.vintage != Vintage::Current && !self.stands_in(worker.vintage, false), Reason::Outdated),
-            (worn_out, Reason::WornOut),
-            (too_large, Reason::TooLarge),
-            (too_old, Reason::TooOld),
+            (self.ledger.phase() == PoolPhase::Stopping, RetireReason::PoolEnds),
+            (facts.stop, RetireReason::Asked),
+            (
+                worker.vintage != Generation::Current && !self.stands_in(worker.vintage, false),
+                RetireReason::Outdated,
+            ),
+            (worn_out, RetireReason::WornOut),
+            (too_large, RetireReason::TooLarge),
+            (too_old, RetireReason::TooOld),
         ];
         reasons.into_iter().find(|(holds, _)| *holds).map(|(_, reason)| reason)
     }
 
     /// Whether a worker that the ledger has end may be told so, for that reason.
-    pub(super) fn check_reason(&self, number: u64, reason: Reason) {
+    pub(super) fn check_reason(&self, number: u64, reason: RetireReason) {
         let Some(worker) = self.workers.get(&number) else { return };
         let (now, options) = (self.now(), &self.plan.options);
         if matches!(worker.believed, Some(Believed::Ending) | None) {
@@ -188,7 +196,7 @@ impl World {
         let leased = matches!(worker.believed, Some(Believed::Leased(_)));
         assert!(!leased, "nobody holds worker {number} that is to end");
         match reason {
-            Reason::IdleTooLong => {
+            RetireReason::IdleTooLong => {
                 assert_eq!(self.first_current(), Some(number), "the least recently used goes first");
                 let limit = options.idle_timeout.unwrap_or(Duration::MAX);
                 assert!(now.duration_since(worker.idle_since) >= limit, "it was idle for long enough");
@@ -196,15 +204,17 @@ impl World {
                 let useful = useful - self.of_old(|_| true);
                 assert!(useful > self.kept(), "the fewest are kept, and the spare ones beside those in use");
             }
-            Reason::TooOld => {
+            RetireReason::TooOld => {
                 let limit = options.max_age.unwrap_or(Duration::MAX);
                 assert!(now.duration_since(worker.born) >= limit, "it is old enough");
             }
-            Reason::PoolEnds => assert_ne!(self.ledger.phase(), Phase::Open),
-            Reason::Outdated => {
+            RetireReason::PoolEnds => assert_ne!(self.ledger.phase(), PoolPhase::Open),
+            RetireReason::Outdated => {
                 assert!(!self.stands_in(worker.vintage, true), "worker {number} was still needed");
             }
-            Reason::WornOut => assert!(options.max_checkouts.is_some_and(|most| worker.checkouts >= most)),
+            RetireReason::WornOut => {
+                assert!(options.max_checkouts.is_some_and(|most| worker.checkouts >= most))
+            }
             _ => {}
         }
     }
@@ -216,11 +226,11 @@ impl World {
         if !self.line.is_empty() || !self.sessions.is_empty() {
             return false;
         }
-        if self.ledger.phase() > Phase::Open {
-            return self.supervisor.server == Server::Over;
+        if self.ledger.phase() > PoolPhase::Open {
+            return self.supervisor.server == SimServer::Over;
         }
         let useful = census.starting + census.leased + census.idle;
-        let up = self.supervisor.server == Server::Up;
+        let up = self.supervisor.server == SimServer::Up;
         if self.plan.options.max_age.is_some() {
             // Some of them are always on their way out, and hold the places of those that follow.
             return up && useful + census.ending >= fewest;
@@ -235,7 +245,7 @@ impl World {
 
     /// P12: what holds once nothing is left to happen.
     pub(super) fn check_end(&mut self) {
-        assert_eq!(self.ledger.census(), Census::default());
+        assert_eq!(self.ledger.census(), Counts::default());
         assert!(self.sessions.is_empty() && self.line.is_empty(), "every checkout has ended");
         for (number, worker) in &self.workers {
             assert!(!worker.is_alive(), "worker {number} has ended");

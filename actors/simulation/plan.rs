@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::chance::Chance;
 use crate::config::{Backoff, Options};
+use crate::testing::seeded_rng::SeededRng;
 
 /// How often things go wrong, in a thousand, and how long they take.
 pub(super) struct Plan {
@@ -44,7 +44,7 @@ pub(super) struct Plan {
 const RATES: [usize; 6] = [0, 0, 20, 100, 400, 1000];
 
 impl Plan {
-    pub(super) fn of(chance: &mut Chance) -> Self {
+    pub(super) fn of(chance: &mut SeededRng) -> Self {
         let calm_at = millis(chance.pick(&[200, 2_000, 20_000, 120_000]));
         let ends = chance.happens(500);
         Plan {
@@ -75,7 +75,7 @@ impl Plan {
 
 impl Plan {
     /// A plan in which nobody asks for anything and nothing goes wrong.
-    pub(super) fn quiet(chance: &mut Chance) -> Self {
+    pub(super) fn quiet(chance: &mut SeededRng) -> Self {
         let drawn = Plan::of(chance);
         let most = 1 + chance.below(6);
         Plan {
@@ -106,7 +106,7 @@ impl Plan {
     }
 }
 
-fn options(chance: &mut Chance) -> Options {
+fn options(chance: &mut SeededRng) -> Options {
     let most = 1 + chance.below(6);
     let first = millis(chance.pick(&[1, 20, 100, 700]));
     let durations: [Option<u64>; 4] = [None, Some(5), Some(400), Some(60_000)];

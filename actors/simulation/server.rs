@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::plan::millis;
-use super::worker::{Believed, News, Vintage};
+use super::worker::{Believed, Generation, Notice};
 use super::world::{Event, World};
-use crate::actors::ledger::Phase;
-use crate::actors::life::Reason;
+use crate::actors::scheduler::state::PoolPhase;
+use crate::actors::scheduler::worker_state::RetireReason;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Server {
+pub(super) enum SimServer {
     #[default]
     Down,
     /// Requests wait in its channel.
@@ -21,8 +21,8 @@ pub(super) enum Server {
 }
 
 #[derive(Default)]
-pub(super) struct Supervisor {
-    pub(super) server: Server,
+pub(super) struct SimSupervisor {
+    pub(super) server: SimServer,
     /// Which server it is: what an earlier one said is not heard any more.
     pub(super) generation: u32,
     /// Those before it that take no more work, and are heard until their workers are gone.
@@ -40,7 +40,7 @@ pub(super) struct Supervisor {
 impl World {
     pub(super) fn launch(&mut self) {
         self.supervisor.generation += 1;
-        self.supervisor.server = Server::Starting;
+        self.supervisor.server = SimServer::Starting;
         let server = self.supervisor.generation;
         let wait = self.delay();
         self.after(wait, Event::ServerUp(server));
@@ -49,7 +49,7 @@ impl World {
     }
 
     pub(super) fn server_up(&mut self, server: u32) {
-        if server != self.supervisor.generation || self.supervisor.server != Server::Starting {
+        if server != self.supervisor.generation || self.supervisor.server != SimServer::Starting {
             return;
         }
         if self.fault(self.plan.server_fails) {
@@ -58,7 +58,7 @@ impl World {
             return self.server_lost();
         }
         self.note("the server is up", || server.to_string());
-        self.supervisor.server = Server::Up;
+        self.supervisor.server = SimServer::Up;
         self.supervisor.streak = 0;
         let requested = std::mem::take(&mut self.supervisor.requested);
         requested.into_iter().for_each(|worker| self.request(worker));
@@ -66,10 +66,10 @@ impl World {
 
     pub(super) fn hire(&mut self, worker: u64) {
         match self.supervisor.server {
-            Server::Down => return self.supervisor.unborn.push(worker),
-            Server::Over => panic!("worker {worker} is asked of a pool that is over"),
-            Server::Starting => self.supervisor.requested.push(worker),
-            Server::Up => self.request(worker),
+            SimServer::Down => return self.supervisor.unborn.push(worker),
+            SimServer::Over => panic!("worker {worker} is asked of a pool that is over"),
+            SimServer::Starting => self.supervisor.requested.push(worker),
+            SimServer::Up => self.request(worker),
         }
         self.supervisor.unconfirmed.insert(worker);
         let server = self.supervisor.generation;
@@ -90,14 +90,14 @@ impl World {
         self.let_go();
     }
 
-    pub(super) fn retires(&mut self, worker: u64, _: Reason) {
+    pub(super) fn retires(&mut self, worker: u64, _: RetireReason) {
         self.supervisor.leaving.push(worker);
         self.let_go();
     }
 
     /// Those that are to end do so, unless one that was asked for in their place is still to come.
     fn let_go(&mut self) {
-        if !self.supervisor.unconfirmed.is_empty() && self.ledger.phase() == Phase::Open {
+        if !self.supervisor.unconfirmed.is_empty() && self.ledger.phase() == PoolPhase::Open {
             return;
         }
         for worker in std::mem::take(&mut self.supervisor.leaving) {
@@ -113,10 +113,10 @@ impl World {
     }
 
     pub(super) fn server_lost(&mut self) {
-        if self.calm || matches!(self.supervisor.server, Server::Down | Server::Over) {
+        if self.calm || matches!(self.supervisor.server, SimServer::Down | SimServer::Over) {
             return;
         }
-        let was = std::mem::replace(&mut self.supervisor.server, Server::Down);
+        let was = std::mem::replace(&mut self.supervisor.server, SimServer::Down);
         self.note("the server is lost", || format!("{was:?}"));
         self.supervisor.generation += 1;
         self.supervisor.unconfirmed.clear();
@@ -125,8 +125,8 @@ impl World {
         let departing = self.supervisor.departing.clone();
         let its =
             self.registry().into_iter().filter(|worker| !departing.contains(&self.workers[worker].server));
-        its.collect::<Vec<_>>().into_iter().for_each(|worker| self.tell(worker, News::Orphaned));
-        if was == Server::Up {
+        its.collect::<Vec<_>>().into_iter().for_each(|worker| self.tell(worker, Notice::ServerLost));
+        if was == SimServer::Up {
             return self.relaunch();
         }
         self.supervisor.streak += 1;
@@ -137,13 +137,13 @@ impl World {
 
     /// The server takes no more work: what it was asked for and has not forked is asked of the next.
     pub(super) fn server_drains(&mut self, succeeded: bool) {
-        if self.calm || self.supervisor.server != Server::Up {
+        if self.calm || self.supervisor.server != SimServer::Up {
             return;
         }
         let old = self.supervisor.generation;
         self.note("the server drains", || format!("{old}, succeeded: {succeeded}"));
         self.supervisor.departing.insert(old);
-        self.supervisor.server = Server::Down;
+        self.supervisor.server = SimServer::Down;
         self.supervisor.generation += 1;
         let its = self.registry().into_iter().filter(|worker| self.workers[worker].server == old);
         let (unborn, its): (Vec<u64>, Vec<u64>) = its.partition(|worker| self.workers[worker].is_unborn());
@@ -157,7 +157,7 @@ impl World {
         self.relaunch();
         for &worker in &its {
             if let Some(worker) = self.worker(worker) {
-                worker.vintage = if succeeded { Vintage::Outdated } else { Vintage::Obsolete };
+                worker.vintage = if succeeded { Generation::Outdated } else { Generation::Obsolete };
             }
         }
         let now = self.now();
@@ -171,15 +171,15 @@ impl World {
     }
 
     pub(super) fn relaunch(&mut self) {
-        if self.supervisor.server == Server::Down && !self.ledger.is_drained() {
+        if self.supervisor.server == SimServer::Down && !self.ledger.is_drained() {
             self.launch();
         }
     }
 
     pub(super) fn end_if_drained(&mut self) {
-        if self.ledger.is_drained() && self.supervisor.server != Server::Over {
+        if self.ledger.is_drained() && self.supervisor.server != SimServer::Over {
             self.note("drained", String::new);
-            self.supervisor.server = Server::Over;
+            self.supervisor.server = SimServer::Over;
         }
     }
 

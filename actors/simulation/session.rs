@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::plan::millis;
 use super::worker::Believed;
 use super::world::{Event, World};
-use crate::actors::ledger::{Answer, Facts, Phase};
-use crate::actors::life::Reason;
+use crate::actors::scheduler::state::{Admission, PoolPhase, ReleaseReport};
+use crate::actors::scheduler::worker_state::RetireReason;
 
 /// How long a session waits to be told of its worker's death.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -16,7 +16,7 @@ const MOST_FALSE_STARTS: u32 = 10;
 
 /// What a session does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum SimTurn {
     /// It has waited long enough.
     GivesUp,
     /// It sees that it was granted a worker.
@@ -29,18 +29,18 @@ pub(super) enum Turn {
     ChannelEnds,
     /// It watches its worker die in the middle of a call.
     /// It is told how its worker ended, or gives up waiting for that.
-    Obituary,
+    ExitReport,
     MournsNoMore,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum SimSessionState {
     Waiting,
     /// It was granted a worker and has not looked yet.
     Granted(u64),
     Held(u64),
     Releasing(u64),
-    Mourning(u64),
+    AwaitingExit(u64),
     Over,
 }
 
@@ -49,7 +49,7 @@ pub(super) enum Stage {
 enum Wish {
     Release,
     /// The worker is killed.
-    Kill(Reason),
+    Kill(RetireReason),
     /// The worker is told to end.
     Retire,
     HoldForEver,
@@ -58,19 +58,19 @@ enum Wish {
 }
 
 const MISHAPS: [Wish; 9] = [
-    Wish::Kill(Reason::TimedOut),
-    Wish::Kill(Reason::Aborted),
-    Wish::Kill(Reason::Panicked),
-    Wish::Kill(Reason::Broken),
-    Wish::Kill(Reason::InDoubt),
-    Wish::Kill(Reason::Abandoned),
+    Wish::Kill(RetireReason::TimedOut),
+    Wish::Kill(RetireReason::Aborted),
+    Wish::Kill(RetireReason::Panicked),
+    Wish::Kill(RetireReason::Broken),
+    Wish::Kill(RetireReason::InDoubt),
+    Wish::Kill(RetireReason::Abandoned),
     Wish::Retire,
     Wish::HoldForEver,
     Wish::ReleaseHangs,
 ];
 
-pub(super) struct Session {
-    pub(super) stage: Stage,
+pub(super) struct SimSession {
+    pub(super) stage: SimSessionState,
     /// Raised with every stage, so that what was to happen in an earlier one does not.
     number: u32,
     pub(super) has_call: bool,
@@ -79,12 +79,12 @@ pub(super) struct Session {
     false_starts: u32,
 }
 
-impl Session {
+impl SimSession {
     pub(super) fn worker(&self) -> Option<u64> {
         match self.stage {
-            Stage::Granted(worker) | Stage::Held(worker) => Some(worker),
-            Stage::Releasing(worker) | Stage::Mourning(worker) => Some(worker),
-            Stage::Waiting | Stage::Over => None,
+            SimSessionState::Granted(worker) | SimSessionState::Held(worker) => Some(worker),
+            SimSessionState::Releasing(worker) | SimSessionState::AwaitingExit(worker) => Some(worker),
+            SimSessionState::Waiting | SimSessionState::Over => None,
         }
     }
 }
@@ -95,12 +95,19 @@ impl World {
         let mishaps = self.plan.mishaps;
         let wish = if self.fault(mishaps) { self.chance.pick(&MISHAPS) } else { Wish::Release };
         self.ask(
-            Session { stage: Stage::Waiting, number: 0, has_call, begun: false, wish, false_starts: 0 },
+            SimSession {
+                stage: SimSessionState::Waiting,
+                number: 0,
+                has_call,
+                begun: false,
+                wish,
+                false_starts: 0,
+            },
             false,
         );
     }
 
-    fn ask(&mut self, session: Session, again: bool) {
+    fn ask(&mut self, session: SimSession, again: bool) {
         self.last_session += 1;
         let (id, now) = (self.last_session, self.now());
         self.sessions.insert(id, session);
@@ -108,12 +115,12 @@ impl World {
         let answer = if again { self.ledger.ask_again(id, now) } else { self.ledger.ask(id, now) };
         self.note(if again { "asks again" } else { "asks" }, || format!("{id}: {answer:?}"));
         match answer {
-            Answer::Granted { worker } => {
+            Admission::Granted { worker } => {
                 assert!(self.line.is_empty(), "nobody is overtaken");
                 assert_eq!(Some(worker), last_idle, "the most recently used worker is taken");
                 self.granted(id, worker);
             }
-            Answer::Waits => {
+            Admission::Waits => {
                 if again {
                     self.line.push_front(id);
                 } else {
@@ -122,16 +129,16 @@ impl World {
                 let impatient = self.plan.impatient;
                 if self.fault(impatient) {
                     let wait = self.up_to(self.plan.hold * 2);
-                    self.session_in_after(wait, id, Turn::GivesUp);
+                    self.session_in_after(wait, id, SimTurn::GivesUp);
                 }
             }
-            Answer::Overloaded { waiting } => {
+            Admission::Overloaded { waiting } => {
                 assert_eq!(waiting, self.line.len());
                 assert!(self.plan.options.max_waiting.is_some_and(|most| waiting >= most));
                 self.over(id);
             }
-            Answer::Stopped => {
-                let served = if again { Phase::Closing } else { Phase::Open };
+            Admission::Stopped => {
+                let served = if again { PoolPhase::Closing } else { PoolPhase::Open };
                 assert!(self.ledger.phase() > served, "an open pool serves");
                 self.over(id);
             }
@@ -141,7 +148,7 @@ impl World {
 
     /// The ledger gives a waiting session a worker.
     pub(super) fn granted(&mut self, id: u64, number: u64) {
-        assert_ne!(self.ledger.phase(), Phase::Stopping, "a pool that was stopped grants nothing");
+        assert_ne!(self.ledger.phase(), PoolPhase::Stopping, "a pool that was stopped grants nothing");
         let before = self.holding.insert(number, id);
         assert_eq!(before, None, "worker {number} has one holder at most");
         self.idle.retain(|idle| *idle != number);
@@ -150,69 +157,74 @@ impl World {
         worker.believed = Some(Believed::Leased(id));
         worker.checkouts += 1;
         let alive = worker.is_alive();
-        self.enter(id, Stage::Granted(number));
+        self.enter(id, SimSessionState::Granted(number));
         let wait = self.delay();
-        self.session_in_after(wait, id, Turn::Looks);
+        self.session_in_after(wait, id, SimTurn::Looks);
         if !alive {
-            self.session_in(id, Turn::ChannelEnds);
+            self.session_in(id, SimTurn::ChannelEnds);
         }
     }
 
-    fn enter(&mut self, id: u64, stage: Stage) {
+    fn enter(&mut self, id: u64, stage: SimSessionState) {
         let Some(session) = self.sessions.get_mut(&id) else { panic!("session {id} is known") };
-        assert_ne!(session.stage, Stage::Over, "a checkout ends once");
+        assert_ne!(session.stage, SimSessionState::Over, "a checkout ends once");
         session.stage = stage;
         session.number += 1;
     }
 
     pub(super) fn over(&mut self, id: u64) {
-        self.enter(id, Stage::Over);
+        self.enter(id, SimSessionState::Over);
         self.sessions.remove(&id);
     }
 
     /// Soon it will be a session's turn, if it is still where it is now.
-    pub(super) fn session_in(&mut self, id: u64, turn: Turn) {
+    pub(super) fn session_in(&mut self, id: u64, turn: SimTurn) {
         let wait = self.delay();
         self.session_in_after(wait, id, turn);
     }
 
-    fn session_in_after(&mut self, wait: Duration, id: u64, turn: Turn) {
+    fn session_in_after(&mut self, wait: Duration, id: u64, turn: SimTurn) {
         if let Some(session) = self.sessions.get(&id) {
             // What concerns the worker concerns it in every stage.
-            let any = matches!(turn, Turn::ChannelEnds | Turn::Obituary | Turn::GivesUp);
+            let any = matches!(turn, SimTurn::ChannelEnds | SimTurn::ExitReport | SimTurn::GivesUp);
             let number = if any { u32::MAX } else { session.number };
-            self.after(wait, Event::Turn(id, number, turn));
+            self.after(wait, Event::SimTurn(id, number, turn));
         }
     }
 
-    pub(super) fn turn(&mut self, id: u64, number: u32, turn: Turn) {
+    pub(super) fn turn(&mut self, id: u64, number: u32, turn: SimTurn) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if number != u32::MAX && number != session.number {
             return;
         }
         match (turn, session.stage) {
-            (Turn::GivesUp, Stage::Waiting | Stage::Granted(_)) => self.cancel(id),
-            (Turn::Looks, Stage::Granted(worker)) => {
-                self.enter(id, Stage::Held(worker));
-                self.session_in(id, Turn::Begins);
+            (SimTurn::GivesUp, SimSessionState::Waiting | SimSessionState::Granted(_)) => self.cancel(id),
+            (SimTurn::Looks, SimSessionState::Granted(worker)) => {
+                self.enter(id, SimSessionState::Held(worker));
+                self.session_in(id, SimTurn::Begins);
             }
-            (Turn::Begins, Stage::Held(worker)) => {
+            (SimTurn::Begins, SimSessionState::Held(worker)) => {
                 session.begun = session.has_call;
                 let forever = session.wish == Wish::HoldForEver && !self.calm;
                 if !self.workers.get(&worker).is_some_and(|worker| worker.is_alive()) {
                     self.sessions.entry(id).and_modify(|session| session.begun = false);
                 } else if !forever {
                     let wait = self.up_to(self.plan.hold);
-                    self.session_in_after(wait, id, Turn::Finishes);
+                    self.session_in_after(wait, id, SimTurn::Finishes);
                 }
             }
-            (Turn::Finishes, Stage::Held(worker)) => self.finishes(id, worker),
-            (Turn::Released, Stage::Releasing(worker)) => self.released(id, worker),
-            (Turn::ChannelEnds, Stage::Granted(worker) | Stage::Held(worker) | Stage::Releasing(worker)) => {
+            (SimTurn::Finishes, SimSessionState::Held(worker)) => self.finishes(id, worker),
+            (SimTurn::Released, SimSessionState::Releasing(worker)) => self.released(id, worker),
+            (
+                SimTurn::ChannelEnds,
+                SimSessionState::Granted(worker)
+                | SimSessionState::Held(worker)
+                | SimSessionState::Releasing(worker),
+            ) => {
                 self.mourns(id, worker);
             }
-            (Turn::Obituary, stage) if stage != Stage::Waiting => self.lost(id),
-            (Turn::MournsNoMore, Stage::Mourning(_)) => self.lost(id),
+            (SimTurn::ExitReport, stage) if stage != SimSessionState::Waiting => self.lost(id),
+            (SimTurn::MournsNoMore, SimSessionState::AwaitingExit(_)) => self.lost(id),
             _ => {}
         }
     }
@@ -226,8 +238,8 @@ impl World {
         at.map(|at| self.line.remove(at));
         assert_eq!(self.ledger.cancel(id, now), at.is_some(), "whoever waits stands in line");
         self.settle_books();
-        if let Stage::Granted(worker) = stage {
-            self.give_back(worker, Facts::default());
+        if let SimSessionState::Granted(worker) = stage {
+            self.give_back(worker, ReleaseReport::default());
         }
         self.over(id);
     }
@@ -238,24 +250,24 @@ impl World {
         }
         let now = self.now();
         let wish = if self.calm { Wish::Release } else { self.sessions[&id].wish };
-        let reason = self.ledger.reason_to_end(worker, Facts::default(), now);
+        let reason = self.ledger.reason_to_end(worker, ReleaseReport::default(), now);
         match (wish, reason) {
             (Wish::Kill(reason), _) => self.dismisses(id, worker, reason),
-            (Wish::Retire, _) => self.retire(id, worker, Reason::Asked),
+            (Wish::Retire, _) => self.retire(id, worker, RetireReason::Asked),
             (_, Some(reason)) => self.retire(id, worker, reason),
             (_, None) => {
-                self.enter(id, Stage::Releasing(worker));
+                self.enter(id, SimSessionState::Releasing(worker));
                 // One that hangs is killed by a clock in the end.
                 let hangs = wish == Wish::ReleaseHangs;
                 let wait = self.up_to(if hangs { millis(2000) } else { millis(5) });
-                self.session_in_after(wait, id, Turn::Released);
+                self.session_in_after(wait, id, SimTurn::Released);
             }
         }
     }
 
     fn released(&mut self, id: u64, worker: u64) {
         if self.sessions[&id].wish == Wish::ReleaseHangs && !self.calm {
-            return self.dismisses(id, worker, Reason::TimedOut);
+            return self.dismisses(id, worker, RetireReason::TimedOut);
         }
         let facts = self.facts();
         self.note("releases", || format!("{worker} by {id}, {facts:?}"));
@@ -263,7 +275,7 @@ impl World {
         self.over(id);
     }
 
-    fn give_back(&mut self, number: u64, facts: Facts) {
+    fn give_back(&mut self, number: u64, facts: ReleaseReport) {
         let now = self.now();
         self.holding.remove(&number);
         let expected = self.expected_reason(number, facts, now);
@@ -280,14 +292,14 @@ impl World {
     }
 
     /// A lease is killed.
-    fn dismisses(&mut self, id: u64, number: u64, reason: Reason) {
+    fn dismisses(&mut self, id: u64, number: u64, reason: RetireReason) {
         self.note("kills", || format!("{number} by {id}: {reason}"));
         self.kill(number);
         self.dismiss(number, reason);
         self.over(id);
     }
 
-    fn dismiss(&mut self, number: u64, reason: Reason) {
+    fn dismiss(&mut self, number: u64, reason: RetireReason) {
         let now = self.now();
         self.holding.remove(&number);
         if let Some(worker) = self.worker(number)
@@ -299,7 +311,7 @@ impl World {
         self.settle_books();
     }
 
-    fn retire(&mut self, id: u64, number: u64, reason: Reason) {
+    fn retire(&mut self, id: u64, number: u64, reason: RetireReason) {
         let now = self.now();
         self.note("has it end", || format!("{number} by {id}: {reason}"));
         self.holding.remove(&number);
@@ -314,8 +326,8 @@ impl World {
     }
 
     fn mourns(&mut self, id: u64, worker: u64) {
-        self.enter(id, Stage::Mourning(worker));
-        self.session_in_after(PATIENCE, id, Turn::MournsNoMore);
+        self.enter(id, SimSessionState::AwaitingExit(worker));
+        self.session_in_after(PATIENCE, id, SimTurn::MournsNoMore);
     }
 
     /// The worker is known to be dead, or taken to be so and killed.
@@ -326,11 +338,11 @@ impl World {
         let hopeless = session.false_starts >= MOST_FALSE_STARTS;
         if !(session.begun || hopeless) && session.has_call {
             let false_starts = session.false_starts + 1;
-            self.ask(Session { stage: Stage::Waiting, false_starts, ..session }, true);
+            self.ask(SimSession { stage: SimSessionState::Waiting, false_starts, ..session }, true);
         }
         // The lease is given up behind that: a pool that ends waits for it.
         self.kill(worker);
-        self.dismiss(worker, Reason::Broken);
+        self.dismiss(worker, RetireReason::Broken);
     }
 
     /// A set-up failed: the first in line that has a call is told, and leaves.
@@ -350,7 +362,7 @@ impl World {
     pub(super) fn stop_sessions(&mut self) {
         let holding: Vec<(u64, u64)> = self.holding.iter().map(|(worker, id)| (*worker, *id)).collect();
         for (worker, id) in holding {
-            self.dismisses(id, worker, Reason::PoolEnds);
+            self.dismisses(id, worker, RetireReason::PoolEnds);
         }
     }
 
@@ -359,6 +371,6 @@ impl World {
         self.wake_the_hanging();
         let stuck = self.sessions.iter().filter(|(_, session)| session.wish == Wish::HoldForEver);
         let stuck: Vec<u64> = stuck.map(|(id, _)| *id).collect();
-        stuck.into_iter().for_each(|id| self.session_in(id, Turn::Finishes));
+        stuck.into_iter().for_each(|id| self.session_in(id, SimTurn::Finishes));
     }
 }

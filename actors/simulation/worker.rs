@@ -3,18 +3,18 @@
 use std::time::{Duration, Instant};
 
 use super::plan::millis;
-use super::session::Turn;
+use super::session::SimTurn;
 use super::world::{Event, World};
 
 /// What is true of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Truth {
-    Unborn,
+    SpawnFailed,
     SettingUp,
     Ready,
     /// It has begun to exit, and was not reaped.
     Exiting,
-    Gone,
+    Exited,
 }
 
 /// What the ledger was told of a worker, and so has to have in its books.
@@ -28,7 +28,7 @@ pub(super) enum Believed {
 
 /// Whether a worker's server still makes workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Vintage {
+pub(super) enum Generation {
     Current,
     Outdated,
     Obsolete,
@@ -36,7 +36,7 @@ pub(super) enum Vintage {
 
 /// How far a worker's proxy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+enum SimWorkerState {
     SettingUp,
     ReadyUnforked,
     Lent,
@@ -53,7 +53,7 @@ pub(super) enum SetUp {
 
 /// What the host is told of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum News {
+pub(super) enum Notice {
     Forked {
         server: u32,
     },
@@ -66,16 +66,16 @@ pub(super) enum News {
         server: u32,
     },
     /// Its fork server is gone.
-    Orphaned,
+    ServerLost,
     /// An orphan's end, seen from here.
     SeenDead,
 }
 
-pub(super) struct Worker {
+pub(super) struct SimWorker {
     pub(super) truth: Truth,
     /// `None` once its end was told to the ledger.
     pub(super) believed: Option<Believed>,
-    stage: Stage,
+    stage: SimWorkerState,
     /// Whether the host knows its process.
     forked: bool,
     /// Whether the host watches for its end, since nobody else does.
@@ -84,7 +84,7 @@ pub(super) struct Worker {
     abandoned: bool,
     /// Which server was asked for it, from 1; 0 is none.
     pub(super) server: u32,
-    pub(super) vintage: Vintage,
+    pub(super) vintage: Generation,
     pub(super) ends: u32,
     pub(super) checkouts: u64,
     /// When it was asked for, and from its being ready on when that was.
@@ -95,17 +95,17 @@ pub(super) struct Worker {
     pub(super) heard_until: Duration,
 }
 
-impl Worker {
+impl SimWorker {
     pub(super) fn asked_for(now: Instant, asked_after: u64) -> Self {
-        Worker {
-            truth: Truth::Unborn,
+        SimWorker {
+            truth: Truth::SpawnFailed,
             believed: Some(Believed::Starting),
-            stage: Stage::SettingUp,
+            stage: SimWorkerState::SettingUp,
             forked: false,
             watched: false,
             abandoned: false,
             server: 0,
-            vintage: Vintage::Current,
+            vintage: Generation::Current,
             ends: 0,
             checkouts: 0,
             born: now,
@@ -120,7 +120,7 @@ impl Worker {
     }
 
     pub(super) fn is_unborn(&self) -> bool {
-        self.truth == Truth::Unborn
+        self.truth == Truth::SpawnFailed
     }
 
     pub(super) fn is_known_to_live(&self) -> bool {
@@ -129,7 +129,7 @@ impl Worker {
 }
 
 impl World {
-    pub(super) fn worker(&mut self, number: u64) -> Option<&mut Worker> {
+    pub(super) fn worker(&mut self, number: u64) -> Option<&mut SimWorker> {
         self.workers.get_mut(&number)
     }
 
@@ -140,13 +140,13 @@ impl World {
         }
         let not_forked = self.plan.not_forked;
         if self.fault(not_forked) {
-            return self.tell(number, News::NotForked { server });
+            return self.tell(number, Notice::NotForked { server });
         }
         let Some(worker) = self.worker(number) else { return };
         worker.truth = Truth::SettingUp;
         let abandoned = worker.abandoned;
         self.note("forked", || number.to_string());
-        self.tell(number, News::Forked { server });
+        self.tell(number, Notice::Forked { server });
         if abandoned {
             return self.finds_its_channel_closed(number);
         }
@@ -176,10 +176,10 @@ impl World {
         match how {
             SetUp::Succeeds => {
                 worker.truth = Truth::Ready;
-                self.tell(number, News::Ready);
+                self.tell(number, Notice::Ready);
             }
             SetUp::Fails => {
-                self.tell(number, News::SetupFailed);
+                self.tell(number, Notice::SetupFailed);
                 self.dies(number);
             }
             SetUp::Dies => self.dies(number),
@@ -195,10 +195,10 @@ impl World {
         let reaped_in = self.delay();
         self.after(reaped_in, Event::Reaped { worker: number, server });
         if watched {
-            self.tell(number, News::SeenDead);
+            self.tell(number, Notice::SeenDead);
         }
         if let Some(Believed::Leased(session)) = believed {
-            self.session_in(session, Turn::ChannelEnds);
+            self.session_in(session, SimTurn::ChannelEnds);
         }
     }
 
@@ -211,8 +211,8 @@ impl World {
 
     pub(super) fn reaped(&mut self, number: u64, server: u32) {
         if let Some(worker) = self.worker(number) {
-            worker.truth = Truth::Gone;
-            self.tell(number, News::Ended { server });
+            worker.truth = Truth::Exited;
+            self.tell(number, Notice::Ended { server });
         }
     }
 
@@ -225,11 +225,11 @@ impl World {
         }
     }
 
-    pub(super) fn hear(&mut self, number: u64, news: News) {
+    pub(super) fn hear(&mut self, number: u64, news: Notice) {
         self.take_in(number, news);
-        let lost = matches!(news, News::Orphaned);
+        let lost = matches!(news, Notice::ServerLost);
         let over = self.worker(number).is_some_and(|worker| {
-            worker.ends > 0 && (worker.truth == Truth::Gone || lost && worker.truth == Truth::Unborn)
+            worker.ends > 0 && (worker.truth == Truth::Exited || lost && worker.truth == Truth::SpawnFailed)
         });
         if over {
             self.forget(number);
@@ -244,9 +244,9 @@ impl World {
         }
     }
 
-    fn take_in(&mut self, number: u64, news: News) {
+    fn take_in(&mut self, number: u64, news: Notice) {
         let is_heard = match news {
-            News::Forked { server } | News::NotForked { server } | News::Ended { server } => {
+            Notice::Forked { server } | Notice::NotForked { server } | Notice::Ended { server } => {
                 self.is_heard(server)
             }
             _ => true,
@@ -256,39 +256,39 @@ impl World {
         match news {
             // What a lost server was still to say is lost with it.
             _ if !is_heard => {}
-            News::Forked { .. } => {
+            Notice::Forked { .. } => {
                 if !is_buried {
                     self.is_forked(number);
                 }
                 self.confirmed(number);
             }
-            News::NotForked { .. } => {
+            Notice::NotForked { .. } => {
                 self.note("not forked", || number.to_string());
                 if let Some(worker) = self.worker(number) {
-                    worker.truth = Truth::Gone;
+                    worker.truth = Truth::Exited;
                 }
                 self.confirmed(number);
                 self.bury(number);
             }
-            News::Ended { .. } => {
+            Notice::Ended { .. } => {
                 self.confirmed(number);
                 self.bury(number);
             }
-            News::SeenDead => self.bury(number),
-            News::Ready if worker.stage == Stage::SettingUp => {
-                worker.stage = Stage::ReadyUnforked;
+            Notice::SeenDead => self.bury(number),
+            Notice::Ready if worker.stage == SimWorkerState::SettingUp => {
+                worker.stage = SimWorkerState::ReadyUnforked;
                 self.lend(number);
             }
-            News::SetupFailed if worker.stage == Stage::SettingUp => self.setup_failed(number),
-            News::Ready | News::SetupFailed => {}
-            News::Orphaned if is_buried => {}
-            News::Orphaned if known => {
+            Notice::SetupFailed if worker.stage == SimWorkerState::SettingUp => self.setup_failed(number),
+            Notice::Ready | Notice::SetupFailed => {}
+            Notice::ServerLost if is_buried => {}
+            Notice::ServerLost if known => {
                 worker.watched = true;
                 if !worker.is_alive() {
-                    self.tell(number, News::SeenDead);
+                    self.tell(number, Notice::SeenDead);
                 }
             }
-            News::Orphaned => self.bury(number),
+            Notice::ServerLost => self.bury(number),
         }
     }
 
@@ -297,24 +297,24 @@ impl World {
         let Some(worker) = self.worker(number) else { return };
         worker.forked = true;
         match worker.stage {
-            Stage::SettingUp => {
+            SimWorkerState::SettingUp => {
                 if let Some(limit) = limit {
                     self.after(limit, Event::SetupClock(number));
                 }
             }
-            Stage::ReadyUnforked => self.lend(number),
-            Stage::Lent => {}
-            Stage::Ending => self.kill(number),
+            SimWorkerState::ReadyUnforked => self.lend(number),
+            SimWorkerState::Lent => {}
+            SimWorkerState::Ending => self.kill(number),
         }
     }
 
     fn lend(&mut self, number: u64) {
         let now = self.now();
         let Some(worker) = self.worker(number).filter(|worker| worker.forked) else { return };
-        if worker.stage != Stage::ReadyUnforked {
+        if worker.stage != SimWorkerState::ReadyUnforked {
             return;
         }
-        worker.stage = Stage::Lent;
+        worker.stage = SimWorkerState::Lent;
         if worker.believed == Some(Believed::Starting) {
             (worker.born, worker.idle_since) = (now, now);
             worker.believed = Some(Believed::Idle);
@@ -328,7 +328,10 @@ impl World {
     }
 
     pub(super) fn setup_clock(&mut self, number: u64) {
-        if self.worker(number).is_some_and(|worker| worker.stage == Stage::SettingUp && worker.ends == 0) {
+        if self
+            .worker(number)
+            .is_some_and(|worker| worker.stage == SimWorkerState::SettingUp && worker.ends == 0)
+        {
             self.setup_failed(number);
         }
     }
@@ -338,7 +341,7 @@ impl World {
         self.tell_first_in_line();
         let (now, jitter) = (self.now(), self.jitter());
         let Some(worker) = self.worker(number) else { return };
-        worker.stage = Stage::Ending;
+        worker.stage = SimWorkerState::Ending;
         if worker.believed.is_some() {
             worker.believed = Some(Believed::Ending);
             self.backoff.early_end(&self.plan.options.restart, now, jitter);
@@ -353,10 +356,10 @@ impl World {
     /// The proxy is told that its worker is to end.
     pub(super) fn leaves(&mut self, number: u64) {
         let Some(worker) = self.worker(number).filter(|worker| worker.ends == 0) else { return };
-        let was = std::mem::replace(&mut worker.stage, Stage::Ending);
+        let was = std::mem::replace(&mut worker.stage, SimWorkerState::Ending);
         let forked = worker.forked;
-        if was == Stage::Lent {
-            worker.stage = Stage::Lent;
+        if was == SimWorkerState::Lent {
+            worker.stage = SimWorkerState::Lent;
             self.after(Duration::from_secs(1), Event::Farewell(number));
             if !self.chance.happens(100) {
                 self.finds_its_channel_closed(number);
@@ -371,7 +374,7 @@ impl World {
     /// The proxy's end: a set-up that was not done has failed, and the ledger is told.
     pub(super) fn bury(&mut self, number: u64) {
         let Some(worker) = self.worker(number).filter(|worker| worker.ends == 0) else { return };
-        if worker.forked && worker.stage == Stage::SettingUp {
+        if worker.forked && worker.stage == SimWorkerState::SettingUp {
             self.setup_failed(number);
         }
         let (now, jitter) = (self.now(), self.jitter());
@@ -396,7 +399,7 @@ impl World {
         self.ledger.ended(number, has_call, now, jitter);
         self.settle_books();
         if let Some(session) = holder {
-            self.session_in(session, Turn::Obituary);
+            self.session_in(session, SimTurn::ExitReport);
         }
         self.finds_its_channel_closed(number);
     }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::plan::Plan;
-use super::server::{Server, Supervisor};
-use super::session::{Session, Turn};
-use super::worker::{Believed, News, SetUp, Worker};
-use crate::actors::ledger::{Action, Facts, Ledger, Phase};
-use crate::actors::life::Reason;
-use crate::chance::Chance;
+use super::server::{SimServer, SimSupervisor};
+use super::session::{SimSession, SimTurn};
+use super::worker::{Believed, Notice, SetUp, SimWorker};
+use crate::actors::scheduler::state::{Action, PoolPhase, PoolState, ReleaseReport};
+use crate::actors::scheduler::worker_state::RetireReason;
+use crate::testing::seeded_rng::SeededRng;
 
 /// Something that will happen.
 #[derive(Clone, Copy, Debug)]
@@ -17,9 +17,9 @@ pub(super) enum Event {
     /// Somebody wants a worker.
     Comes,
     /// The supervisor is told to have this worker forked.
-    Hire(u64),
+    Spawn(u64),
     /// The supervisor is told that this worker is to end.
-    Retire(u64, Reason),
+    Retire(u64, RetireReason),
     /// The timer that the desk asked for.
     Attend,
     /// This server comes to a request.
@@ -39,12 +39,12 @@ pub(super) enum Event {
         server: u32,
     },
     /// The host is told something of a worker.
-    Heard(u64, News),
+    Heard(u64, Notice),
     SetupClock(u64),
     /// A worker that was told to end has had its time.
     Farewell(u64),
     /// It is a session's turn; the number is of the session's stage.
-    Turn(u64, u32, Turn),
+    SimTurn(u64, u32, SimTurn),
     ServerUp(u32),
     ServerLost,
     /// The server takes no more work; whether another does in its place.
@@ -71,8 +71,8 @@ pub(super) struct Journal {
 
 pub(super) struct World {
     pub(super) plan: Plan,
-    pub(super) chance: Chance,
-    pub(super) ledger: Ledger,
+    pub(super) chance: SeededRng,
+    pub(super) ledger: PoolState,
     /// When the simulation began; time is counted from here.
     began: Instant,
     /// How long it has run, and by how much its clock has leapt ahead of that.
@@ -83,8 +83,8 @@ pub(super) struct World {
     pub(super) events: u64,
     pub(super) journal: Journal,
 
-    pub(super) workers: BTreeMap<u64, Worker>,
-    pub(super) sessions: BTreeMap<u64, Session>,
+    pub(super) workers: BTreeMap<u64, SimWorker>,
+    pub(super) sessions: BTreeMap<u64, SimSession>,
     pub(super) last_session: u64,
     /// Which session has which worker, as the desk knows it.
     pub(super) holding: BTreeMap<u64, u64>,
@@ -92,7 +92,7 @@ pub(super) struct World {
     pub(super) line: VecDeque<u64>,
     /// Who is idle, as it should be: least recently used first.
     pub(super) idle: Vec<u64>,
-    pub(super) supervisor: Supervisor,
+    pub(super) supervisor: SimSupervisor,
     pub(super) calm: bool,
     attends_at: Option<Instant>,
     pub(super) backoff: super::checks::Backoff,
@@ -101,15 +101,15 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(seed: u64, lines: Option<Vec<String>>) -> Self {
-        let mut chance = Chance::new(seed);
+        let mut chance = SeededRng::new(seed);
         let plan = Plan::of(&mut chance);
         Self::with(plan, chance, lines)
     }
 
-    pub(super) fn with(plan: Plan, chance: Chance, lines: Option<Vec<String>>) -> Self {
+    pub(super) fn with(plan: Plan, chance: SeededRng, lines: Option<Vec<String>>) -> Self {
         let began = Instant::now();
         let mut world = World {
-            ledger: Ledger::new(&plan.options),
+            ledger: PoolState::new(&plan.options),
             plan,
             chance,
             began,
@@ -125,7 +125,7 @@ impl World {
             holding: BTreeMap::new(),
             line: VecDeque::new(),
             idle: Vec::new(),
-            supervisor: Supervisor::default(),
+            supervisor: SimSupervisor::default(),
             calm: false,
             attends_at: None,
             backoff: super::checks::Backoff::default(),
@@ -228,7 +228,7 @@ impl World {
         match event {
             Event::Comes if !self.calm => self.comes(),
             Event::Comes => {}
-            Event::Hire(worker) => self.hire(worker),
+            Event::Spawn(worker) => self.hire(worker),
             Event::Retire(worker, reason) => self.retires(worker, reason),
             Event::Attend => self.tick(),
             Event::Forks { worker, server } => self.forks(worker, server),
@@ -240,7 +240,7 @@ impl World {
             Event::Heard(worker, news) => self.hear(worker, news),
             Event::SetupClock(worker) => self.setup_clock(worker),
             Event::Farewell(worker) => self.kill(worker),
-            Event::Turn(session, number, turn) => self.turn(session, number, turn),
+            Event::SimTurn(session, number, turn) => self.turn(session, number, turn),
             Event::ServerUp(server) => self.server_up(server),
             Event::ServerLost => self.server_lost(),
             Event::Drains(succeeded) => self.server_drains(succeeded),
@@ -310,7 +310,7 @@ impl World {
                     self.tell_supervisor(Event::Retire(worker, reason));
                 }
                 Action::Refuse(session) => {
-                    assert_eq!(self.ledger.phase(), Phase::Stopping);
+                    assert_eq!(self.ledger.phase(), PoolPhase::Stopping);
                     assert_eq!(self.line.pop_front(), Some(session), "refused in order, once");
                     self.note("refused", || session.to_string());
                     self.over(session);
@@ -324,10 +324,10 @@ impl World {
         let starting = self.believed(|believed| believed == Believed::Starting);
         self.backoff.check_fork(now, starting);
         self.note("to be forked", || worker.to_string());
-        let before = self.workers.insert(worker, Worker::asked_for(now, self.backoff.early_ends));
+        let before = self.workers.insert(worker, SimWorker::asked_for(now, self.backoff.early_ends));
         assert!(before.is_none(), "worker {worker} is asked for once");
         assert!(self.places() <= *self.plan.options.workers.end(), "never more than the most");
-        self.tell_supervisor(Event::Hire(worker));
+        self.tell_supervisor(Event::Spawn(worker));
     }
 
     /// The supervisor hears what the desk tells it in that order.
@@ -338,7 +338,7 @@ impl World {
     }
 
     /// The host hears of one worker in order.
-    pub(super) fn tell(&mut self, worker: u64, news: News) {
+    pub(super) fn tell(&mut self, worker: u64, news: Notice) {
         let at = self.ran + self.delay();
         if let Some(worker_) = self.workers.get_mut(&worker) {
             worker_.heard_until = worker_.heard_until.max(at);
@@ -385,11 +385,11 @@ impl World {
     pub(super) fn run(&mut self) {
         self.run_until_calm();
         self.run_until("comes to rest", |world| world.is_at_rest());
-        if self.ledger.phase() == Phase::Open {
+        if self.ledger.phase() == PoolPhase::Open {
             let event = if self.plan.closes { Event::Close } else { Event::Stop };
             self.after(Duration::ZERO, event);
         }
-        self.run_until("drains", |world| world.supervisor.server == Server::Over);
+        self.run_until("drains", |world| world.supervisor.server == SimServer::Over);
         while self.step() {}
         self.check_end();
     }
@@ -415,13 +415,13 @@ impl World {
     }
 
     /// Facts that a worker tells at its release.
-    pub(super) fn facts(&mut self) -> Facts {
+    pub(super) fn facts(&mut self) -> ReleaseReport {
         let stop = self.fault(self.plan.mishaps / 4);
         let private_bytes = self.plan.options.max_memory.map(|most| {
             let grown = self.fault(self.plan.mishaps / 4);
             if grown { most + 1 } else { most }
         });
-        Facts { stop, private_bytes }
+        ReleaseReport { stop, private_bytes }
     }
 }
 

@@ -8,11 +8,13 @@ use std::time::Duration;
 use actix::fut::WrapFuture;
 use actix::{ActorFutureExt, AsyncContext, Context};
 
-use super::{Post, Supervisor};
-use crate::actors::blobs::BlobMemory;
-use crate::actors::server_link::{Launched, ServerLink};
-use crate::actors::worker_process::{self, Orphaned};
-use crate::sys::launch::ServerProcess;
+use super::server_connection::ServerConnection;
+use super::source::Launched;
+use super::worker_process;
+use super::worker_process::ServerLost;
+use super::{Registration, Supervisor};
+use crate::actors::transport::blobs::BlobMemory;
+use crate::sys::server_process::ServerProcess;
 use crate::wire::control::{FromServer, ToServer};
 
 /// How long a server may take to end its workers and itself.
@@ -22,25 +24,25 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub(super) type ServerId = u64;
 
 /// The fork server, as the supervisor knows it.
-pub(super) enum Server {
+pub(super) enum ServerState {
     /// Launched, and to be spoken to once the supervisor runs.
     Launched(Launched),
     /// On the way to one over a network.
     Reaching,
     /// The preload runs; fork requests wait in the channel.
-    Starting(ServerLink),
-    Up(ServerLink),
+    Starting(ServerConnection),
+    Up(ServerConnection),
     /// There is none, and another attempt is due.
     Down,
     /// The pool is over.
     Over,
 }
 
-impl Server {
-    pub(super) fn link(&mut self) -> Option<&mut ServerLink> {
+impl ServerState {
+    pub(super) fn link(&mut self) -> Option<&mut ServerConnection> {
         match self {
-            Server::Starting(link) | Server::Up(link) => Some(link),
-            Server::Launched(_) | Server::Reaching | Server::Down | Server::Over => None,
+            ServerState::Starting(link) | ServerState::Up(link) => Some(link),
+            ServerState::Launched(_) | ServerState::Reaching | ServerState::Down | ServerState::Over => None,
         }
     }
 }
@@ -52,22 +54,22 @@ enum Loss {
 }
 
 /// A server that takes no more work and has workers of ours.
-pub(super) struct Departing {
+pub(super) struct Predecessor {
     id: ServerId,
-    link: ServerLink,
+    link: ServerConnection,
 }
 
 impl Supervisor {
     pub(super) fn greet(&mut self, launched: Launched, ctx: &mut Context<Self>) {
         let arena: io::Result<Vec<OwnedFd>> = self.desk.blobs.iter().map(BlobMemory::to_be_read).collect();
-        let link = ServerLink::new(launched).and_then(|link| arena.map(|arena| (link, arena)));
+        let link = ServerConnection::new(launched).and_then(|link| arena.map(|arena| (link, arena)));
         match link {
             Ok((mut link, arena)) => {
                 link.say_frame(self.recipe.hello.clone(), arena);
                 if let Some(unanswered) = self.recipe.source.unanswered() {
                     self.desk.set_outage(Some(unanswered));
                 }
-                self.server = Server::Starting(link);
+                self.server = ServerState::Starting(link);
                 self.server_id += 1;
                 self.hire_unborn();
                 self.wake();
@@ -81,10 +83,10 @@ impl Supervisor {
             self.streak = 0;
         }
         self.desk.set_outage(None);
-        if let Server::Starting(mut link) = std::mem::replace(&mut self.server, Server::Down) {
+        if let ServerState::Starting(mut link) = std::mem::replace(&mut self.server, ServerState::Down) {
             link.is_known_as(ticket);
             tracing::debug!(target: "forkpool", pool = %self.desk.options.name, server = link.pid(), "fork server is up");
-            self.server = Server::Up(link);
+            self.server = ServerState::Up(link);
             self.have_orphans_adopted();
             self.hire_unborn();
         }
@@ -98,7 +100,7 @@ impl Supervisor {
     /// Workers whose server is gone are to end with this application all the same: the server there is now sees to that.
     fn have_orphans_adopted(&mut self) {
         self.registry.retain(|_, post| post.process.connected());
-        let is_orphan = |post: &Post| post.server.is_none() && post.guardian.is_none();
+        let is_orphan = |post: &Registration| post.server.is_none() && post.guardian.is_none();
         let orphans = self.registry.iter().filter(|(_, post)| is_orphan(post));
         let orphans: Vec<u64> = orphans.map(|(number, _)| *number).collect();
         if !self.recipe.source.is_own() && !self.recipe.source.is_remote() {
@@ -116,7 +118,7 @@ impl Supervisor {
     }
 
     /// The way to a server that is still spoken with.
-    pub(super) fn link_of(&mut self, id: ServerId) -> Option<&mut ServerLink> {
+    pub(super) fn link_of(&mut self, id: ServerId) -> Option<&mut ServerConnection> {
         if id == self.server_id {
             return self.server.link();
         }
@@ -144,10 +146,10 @@ impl Supervisor {
     pub(super) fn server_drains(&mut self, from: ServerId, succeeded: bool, ctx: &mut Context<Self>) {
         tracing::info!(target: "forkpool", pool = %self.desk.options.name, succeeded, "the fork server takes no more work");
         if from == self.server_id
-            && let Server::Starting(link) | Server::Up(link) =
-                std::mem::replace(&mut self.server, Server::Down)
+            && let ServerState::Starting(link) | ServerState::Up(link) =
+                std::mem::replace(&mut self.server, ServerState::Down)
         {
-            self.departing.push(Departing { id: from, link });
+            self.departing.push(Predecessor { id: from, link });
             self.inquirers.clear();
             self.server_id += 1;
             self.withdraw_from(from);
@@ -162,7 +164,7 @@ impl Supervisor {
     /// A server that takes no more work and has no worker of ours any more is nothing to us.
     pub(super) fn take_leave_of_departed(&mut self) {
         let registry = &self.registry;
-        let lives = |post: &&Post| post.process.connected();
+        let lives = |post: &&Registration| post.process.connected();
         let has_workers = |id| registry.values().filter(lives).any(|post| post.is_with(id));
         self.departing.retain(|departing| has_workers(departing.id));
     }
@@ -177,7 +179,7 @@ impl Supervisor {
         for (&number, post) in self.registry.iter_mut().filter(|(_, post)| post.is_with(id)) {
             post.guardian = None;
             if post.server.take().is_some() {
-                post.process.do_send(Orphaned);
+                post.process.do_send(ServerLost);
                 orphans.push(number);
             }
         }
@@ -205,9 +207,9 @@ impl Supervisor {
 
     /// What is left of the server that is asked for workers; whether it was of use.
     fn lose_server(&mut self) -> Loss {
-        let before = std::mem::replace(&mut self.server, Server::Down);
-        let loss = if matches!(before, Server::Up(_)) { Loss::OfUse } else { Loss::BeforeItWasReady };
-        if let Server::Starting(mut link) | Server::Up(mut link) = before {
+        let before = std::mem::replace(&mut self.server, ServerState::Down);
+        let loss = if matches!(before, ServerState::Up(_)) { Loss::OfUse } else { Loss::BeforeItWasReady };
+        if let ServerState::Starting(mut link) | ServerState::Up(mut link) = before {
             // What it said itself is more to the point.
             self.last_words = self.last_words.take().or(link.take_complaint());
             link.hang_up().iter_mut().for_each(ServerProcess::kill);
@@ -222,21 +224,21 @@ impl Supervisor {
         let wait = self.desk.options.restart.wait(self.streak, self.desk.chance());
         tracing::warn!(target: "forkpool", pool = %self.desk.options.name, why, ?wait, "no fork server");
         self.desk.set_outage(Some(why));
-        self.server = Server::Down;
+        self.server = ServerState::Down;
         ctx.run_later(wait, |supervisor, ctx| supervisor.relaunch(ctx));
     }
 
     pub(super) fn relaunch(&mut self, ctx: &mut Context<Self>) {
-        if !matches!(self.server, Server::Down) || self.desk.is_drained() {
+        if !matches!(self.server, ServerState::Down) || self.desk.is_drained() {
             return;
         }
         if let Some(reached) = self.recipe.source.reach_at_once() {
             return self.reached(reached, ctx);
         }
-        self.server = Server::Reaching;
+        self.server = ServerState::Reaching;
         let reaching = self.recipe.source.clone().reach().into_actor(self);
         ctx.spawn(reaching.map(|reached, supervisor, ctx| {
-            if matches!(supervisor.server, Server::Reaching) {
+            if matches!(supervisor.server, ServerState::Reaching) {
                 supervisor.reached(reached, ctx);
             }
         }));
@@ -255,13 +257,13 @@ impl Supervisor {
     /// Takes leave of all servers; ready once a server of ours has ended.
     pub(super) fn farewell(&mut self) -> impl Future<Output = ()> + 'static {
         self.departing.clear();
-        let link = match std::mem::replace(&mut self.server, Server::Over) {
-            Server::Starting(link) | Server::Up(link) => Some(link),
-            Server::Launched(launched) => ServerLink::new(launched).ok(),
-            Server::Reaching | Server::Down | Server::Over => None,
+        let link = match std::mem::replace(&mut self.server, ServerState::Over) {
+            ServerState::Starting(link) | ServerState::Up(link) => Some(link),
+            ServerState::Launched(launched) => ServerConnection::new(launched).ok(),
+            ServerState::Reaching | ServerState::Down | ServerState::Over => None,
         };
         async move {
-            let process = link.and_then(ServerLink::hang_up);
+            let process = link.and_then(ServerConnection::hang_up);
             if let Some(Ok(handle)) = process.as_ref().map(ServerProcess::handle) {
                 worker_process::ended(handle, FAREWELL).await;
             }

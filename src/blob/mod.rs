@@ -4,30 +4,30 @@
 //! bytes stay where they are: an argument's in an arena of the host's, which workers map to be read, and a result's in an
 //! arena of the worker's, which the host reads by atomic operations, for it does not trust it to leave them alone.
 
-mod annex;
+mod blob_mut;
 #[cfg(feature = "actors")]
-mod host;
-mod lending;
-mod making;
+mod host_side;
 mod reader;
-mod transit;
+mod result_arena;
+mod serde_impl;
+mod worker_side;
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
-pub(crate) use annex::Annex;
-#[cfg(feature = "actors")]
-pub(crate) use annex::LENGTH_OF_TABLE;
-pub(crate) use lending::{Loan, begin, hear, lend, tell};
-pub use making::BlobMut;
+pub use blob_mut::BlobMut;
 pub use reader::BlobReader;
 #[cfg(feature = "actors")]
-pub(crate) use transit::carry;
-pub(crate) use transit::{encode, receive};
+pub(crate) use result_arena::LENGTH_OF_TABLE;
+pub(crate) use result_arena::ResultArena;
+#[cfg(feature = "actors")]
+pub(crate) use serde_impl::carry;
+pub(crate) use serde_impl::{encode, receive};
+pub(crate) use worker_side::{PendingLoan, begin, hear, lend, tell};
 
 use crate::failure::{Failure, FailureKind};
-use crate::sys::arena::{Arena, ForeignRoom, Room};
-use annex::AnnexRoom;
+use crate::sys::arena::{Allocation, Arena, ReadOnlyAllocation};
+use result_arena::ResultAllocation;
 
 /// Fewest bytes that are worth a room of their own.
 pub(crate) const INLINE: usize = 16 << 10;
@@ -76,12 +76,12 @@ pub struct Blob(Body);
 enum Body {
     Heap(Arc<Vec<u8>>),
     /// In an arena of this process.
-    Room(Arc<Room>),
+    Allocation(Arc<Allocation>),
     /// In the host's arena, read by a worker.
-    Argument(Arc<ForeignRoom>),
+    Argument(Arc<ReadOnlyAllocation>),
     /// In a worker's arena, read by the host, which does not trust it to leave them alone.
     #[cfg_attr(not(feature = "actors"), expect(dead_code, reason = "only the host reads it"))]
-    Result(Arc<AnnexRoom>),
+    Result(Arc<ResultAllocation>),
 }
 
 impl Blob {
@@ -135,10 +135,10 @@ impl Blob {
     }
 
     /// The bytes where they are, if nobody can change them.
-    fn stable(&self) -> Result<&[u8], &AnnexRoom> {
+    fn stable(&self) -> Result<&[u8], &ResultAllocation> {
         match &self.0 {
             Body::Heap(bytes) => Ok(bytes),
-            Body::Room(room) => Ok(room),
+            Body::Allocation(room) => Ok(room),
             Body::Argument(room) => Ok(room),
             Body::Result(room) => Err(room),
         }
@@ -151,8 +151,10 @@ impl Blob {
 ///
 /// [`Overloaded`](FailureKind::Overloaded) where the application has not dropped enough of the blobs it was given.
 pub fn blob(capacity: usize) -> Result<BlobMut, Failure> {
-    match lending::arena().filter(|_| capacity >= INLINE) {
-        Some(arena) => lending::room(capacity).map(BlobMut::in_room).ok_or_else(|| no_room(arena, capacity)),
+    match worker_side::arena().filter(|_| capacity >= INLINE) {
+        Some(arena) => {
+            worker_side::room(capacity).map(BlobMut::in_room).ok_or_else(|| no_room(arena, capacity))
+        }
         None => Ok(BlobMut::on_heap(capacity)),
     }
 }
@@ -200,7 +202,7 @@ impl Blob {
     fn is_same(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             (Body::Heap(one), Body::Heap(other)) => Arc::ptr_eq(one, other),
-            (Body::Room(one), Body::Room(other)) => Arc::ptr_eq(one, other),
+            (Body::Allocation(one), Body::Allocation(other)) => Arc::ptr_eq(one, other),
             (Body::Argument(one), Body::Argument(other)) => Arc::ptr_eq(one, other),
             // What it holds may change while it is compared, and would still be itself.
             (Body::Result(one), Body::Result(other)) => Arc::ptr_eq(one, other),

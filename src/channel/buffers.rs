@@ -1,6 +1,7 @@
 //! The two buffers of an end: what was read and not yet taken, and what was said and not yet written.
 
-use crate::wire::frame::{self, FrameError};
+use crate::wire::frame;
+use crate::wire::frame::FrameError;
 
 /// Most bytes asked for at once, unless more are needed.
 const READ: usize = 32 << 10;
@@ -20,11 +21,11 @@ const LEAN: u32 = 16;
 
 /// How large a buffer has had to be lately.
 #[derive(Default)]
-struct Habit {
+struct BufferUse {
     lean: u32,
 }
 
-impl Habit {
+impl BufferUse {
     /// Gives the memory of a buffer back that is too large by now; `used` bytes of it were needed this time.
     fn shrink(&mut self, bytes: &mut Vec<u8>, used: usize) {
         let capacity = bytes.capacity();
@@ -41,12 +42,12 @@ pub(crate) struct Inbox {
     taken: usize,
     /// Bytes asked for at once: twice as many with each time that they were all there.
     piece: usize,
-    habit: Habit,
+    habit: BufferUse,
 }
 
 impl Default for Inbox {
     fn default() -> Self {
-        Inbox { bytes: Vec::new(), taken: 0, piece: FIRST_READ, habit: Habit::default() }
+        Inbox { bytes: Vec::new(), taken: 0, piece: FIRST_READ, habit: BufferUse::default() }
     }
 }
 
@@ -126,7 +127,7 @@ pub(crate) struct Outbox {
     sent: usize,
     /// Whether written bytes are kept, to be said again to another worker.
     keep: bool,
-    habit: Habit,
+    habit: BufferUse,
 }
 
 impl Outbox {

@@ -1,34 +1,34 @@
 //! How bytes move between the two ends of a pipe. Nothing here knows what they mean.
 
-mod bell;
-mod blocking;
+mod adaptive_spin;
+mod blocking_channel;
 mod buffers;
-mod link;
-mod notes;
-mod parcels;
+mod doorbell;
 mod ring;
-mod security;
-mod spin;
+mod send_queue;
+mod socket_layer;
+mod status_page;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
+mod worker_end;
 
-pub(crate) use bell::WorkerBells;
 #[cfg(feature = "actors")]
-pub(crate) use bell::{Hammer, HostBells, bells};
-pub(crate) use blocking::{BlockingEnd, Heard, Link};
+pub(crate) use adaptive_spin::AdaptiveSpin;
+pub(crate) use blocking_channel::{BlockingChannel, Received, WorkerIo};
 pub(crate) use buffers::Inbox;
 #[cfg(feature = "actors")]
 pub(crate) use buffers::Outbox;
-pub(crate) use link::{WorkerEnd, WorkerLink};
-pub(crate) use notes::{Doing, Notes};
-pub(crate) use parcels::Parcels;
+pub(crate) use doorbell::WorkerDoorbells;
+#[cfg(feature = "actors")]
+pub(crate) use doorbell::{DoorbellSender, HostDoorbells, bells};
 #[cfg(all(any(test, fuzzing), feature = "actors"))]
 pub use ring::hostile_rings;
 #[cfg(feature = "actors")]
 pub(crate) use ring::{Need, Ring};
-pub(crate) use security::Security;
-#[cfg(feature = "actors")]
-pub(crate) use spin::Spin;
+pub(crate) use send_queue::SendQueue;
+pub(crate) use socket_layer::SocketLayer;
+pub(crate) use status_page::{Doing, StatusPage};
 #[cfg(feature = "tls")]
 pub(crate) use tls::Tls;
+pub(crate) use worker_end::{AnyWorkerIo, WorkerEnd};

@@ -4,38 +4,38 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::blocking::Link;
-use super::notes::{Doing, Notes};
-use super::security::Security;
+use super::blocking_channel::WorkerIo;
+use super::socket_layer::SocketLayer;
+use super::status_page::{Doing, StatusPage};
 
 /// A stream socket whose reads and writes wait.
-pub(crate) struct StreamLink {
+pub(crate) struct StreamIo {
     socket: Arc<OwnedFd>,
     /// Shared with twins: one at a time has something to say, and only the one that waits for calls reads.
-    security: Arc<Mutex<Security>>,
-    notes: Notes,
+    security: Arc<Mutex<SocketLayer>>,
+    notes: StatusPage,
 }
 
-impl StreamLink {
-    pub(super) fn new(socket: OwnedFd, security: Security, notes: Notes) -> Self {
-        StreamLink { socket: Arc::new(socket), security: Arc::new(Mutex::new(security)), notes }
+impl StreamIo {
+    pub(super) fn new(socket: OwnedFd, security: SocketLayer, notes: StatusPage) -> Self {
+        StreamIo { socket: Arc::new(socket), security: Arc::new(Mutex::new(security)), notes }
     }
 
     pub(super) fn twin(&self) -> Self {
         let (socket, security) = (self.socket.clone(), self.security.clone());
-        StreamLink { socket, security, notes: self.notes.clone() }
+        StreamIo { socket, security, notes: self.notes.clone() }
     }
 
-    pub(super) fn notes(&self) -> Notes {
+    pub(super) fn notes(&self) -> StatusPage {
         self.notes.clone()
     }
 
-    fn security(&self) -> MutexGuard<'_, Security> {
+    fn security(&self) -> MutexGuard<'_, SocketLayer> {
         self.security.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Link for StreamLink {
+impl WorkerIo for StreamIo {
     fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
         match self.security().receive(self.socket.as_fd(), bytes) {
             // What a socket says whose peer was closed before it had read everything.

@@ -169,7 +169,7 @@ fn a_chain_of_causes_without_end_is_cut_here_and_refused_from_others() {
     let deep = [0, 1].repeat(1_000_000);
     dossier.splice(link..link, deep);
     let bytes = postcard::to_stdvec(&("the line", "setup", dossier)).expect("it is encoded");
-    for _ in 0..2 * depth::DEEPEST {
+    for _ in 0..2 * bounded_chain::DEEPEST {
         // A refusal leaves no level behind.
         let refused = postcard::from_bytes::<Failure>(&bytes).expect("its line is read");
         assert_eq!((refused.kind(), refused.to_string()), (FailureKind::Other, "the line".to_owned()));

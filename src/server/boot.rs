@@ -8,8 +8,8 @@ use std::ffi::OsString;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use super::run;
-use crate::sys::startup;
+use super::private_server;
+use crate::sys::init_array;
 use crate::worker::Program;
 
 /// First argument of a process that is meant to be a fork server.
@@ -58,7 +58,7 @@ pub fn enter(programs: &[Program], hook: *const ()) {
     if let Some(program) = programs.iter().find(|program| (program.identity)() == wanted)
         && !DIVERTED.swap(true, Ordering::Relaxed)
     {
-        run::run(program, || startup::run_initializers_after(hook))
+        private_server::run(program, || init_array::run_initializers_after(hook))
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
-use super::guard::{Patience, Standing, Verdict};
-use crate::channel::Notes;
+use super::watchdog::{HangLimit, WatchdogState, WatchdogVerdict};
+use crate::channel::StatusPage;
 use crate::failure::Ending;
 use crate::sys::{Errno, clock, descriptors, memory, process};
 use crate::wire::control::{Ended, FromServer, Guard, Remains};
@@ -21,9 +21,9 @@ struct Child {
     /// Whom it works for, and their number for it.
     client: ClientId,
     number: u64,
-    patience: Option<Patience>,
-    standing: Standing,
-    notes: Option<Notes>,
+    patience: Option<HangLimit>,
+    standing: WatchdogState,
+    notes: Option<StatusPage>,
     /// Its outputs, for a client that does not have them itself; `None` once one is closed.
     outputs: Option<Outputs>,
 }
@@ -36,7 +36,7 @@ pub(super) type OutputId = (Pid, bool);
 
 /// What a worker's client does not have itself, since it is on another machine.
 pub(super) struct ForRemote {
-    pub(super) notes: Notes,
+    pub(super) notes: StatusPage,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
 }
@@ -86,12 +86,12 @@ impl Children {
         pid: Pid,
         (client, number): (ClientId, u64),
         guard: Guard,
-        open_notes: impl FnOnce() -> Option<Notes>,
+        open_notes: impl FnOnce() -> Option<StatusPage>,
     ) {
         let patience = patience(guard);
         // A worker that cannot be looked at is bounded by its caller's clocks alone.
         let notes = patience.and_then(|_| open_notes());
-        let standing = Standing::default();
+        let standing = WatchdogState::default();
         self.living.insert(pid, Child { client, number, patience, standing, notes, outputs: None });
     }
 
@@ -103,7 +103,7 @@ impl Children {
         guard: Guard,
         ForRemote { notes, stdout, stderr }: ForRemote,
     ) {
-        let (patience, standing) = (patience(guard), Standing::default());
+        let (patience, standing) = (patience(guard), WatchdogState::default());
         let (notes, outputs) = (Some(notes), Some([Some(stdout), Some(stderr)]));
         self.living.insert(pid, Child { client, number, patience, standing, notes, outputs });
     }
@@ -201,7 +201,7 @@ impl Children {
     }
 
     /// Whether the kernel has killed for want of memory since that was last looked at, and this may be whom.
-    fn was_killed_for_memory(&mut self, corpse: &process::Corpse) -> bool {
+    fn was_killed_for_memory(&mut self, corpse: &process::ExitStatus) -> bool {
         let killed = matches!(corpse.ending, Ending::Signaled { signal: libc::SIGKILL, .. });
         if !killed || corpse.peak_memory < LARGE {
             return false;
@@ -234,8 +234,8 @@ impl Children {
     }
 }
 
-fn patience(guard: Guard) -> Option<Patience> {
-    guard.hung_worker_timeout.map(|limit| Patience { limit, grace: guard.kill_grace })
+fn patience(guard: Guard) -> Option<HangLimit> {
+    guard.hung_worker_timeout.map(|limit| HangLimit { limit, grace: guard.kill_grace })
 }
 
 impl Child {
@@ -272,16 +272,16 @@ impl Child {
     fn look(&mut self, pid: Pid, now: u32) -> Option<Duration> {
         let (patience, since) = (self.patience?, self.notes.as_ref()?.running_since());
         match self.standing.look(since, now, patience) {
-            Verdict::Wait(wait) => Some(wait),
-            Verdict::Terminate => {
+            WatchdogVerdict::Wait(wait) => Some(wait),
+            WatchdogVerdict::Terminate => {
                 process::terminate_child(pid);
                 patience.grace
             }
-            Verdict::Kill => {
+            WatchdogVerdict::Kill => {
                 process::kill_group(pid);
                 None
             }
-            Verdict::Done => None,
+            WatchdogVerdict::Done => None,
         }
     }
 }

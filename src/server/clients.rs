@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::children::ClientId;
-use super::control::{Control, Over};
-use super::door::{Arrival, Caller};
-use crate::sys::arena::ForeignArena;
-use crate::sys::chance;
+use super::control_channel::{ControlChannel, Disconnect};
+use super::listener::{Arrival, Peer};
+use crate::sys::arena::ReadOnlyArena;
+use crate::sys::random;
 use crate::wire::control::{FromServer, Hello};
 
 /// Most strangers at a time; beyond that the one who has been silent for longest goes.
@@ -20,17 +20,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An application that a server works for.
 pub(super) struct Client {
-    pub(super) control: Control,
+    pub(super) control: ControlChannel,
     pub(super) hello: Hello,
     /// Where the blobs of its calls are.
-    pub(super) arena: Option<Arc<ForeignArena>>,
+    pub(super) arena: Option<Arc<ReadOnlyArena>>,
     /// What the channels of its workers name it by, where they come over a network.
     pub(super) ticket: Option<u128>,
 }
 
 /// What a stranger is there for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Errand {
+pub(super) enum HandshakeState {
     /// It has not said yet.
     Unknown,
     /// It was refused, and goes once it knows.
@@ -40,10 +40,10 @@ pub(super) enum Errand {
 }
 
 /// Somebody who is no client.
-pub(super) struct Stranger {
-    pub(super) control: Control,
-    pub(super) caller: Caller,
-    pub(super) errand: Errand,
+pub(super) struct PendingPeer {
+    pub(super) control: ControlChannel,
+    pub(super) caller: Peer,
+    pub(super) errand: HandshakeState,
     came: Instant,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct Stranger {
 pub(super) struct Clients {
     last: ClientId,
     known: BTreeMap<ClientId, Client>,
-    strangers: BTreeMap<ClientId, Stranger>,
+    strangers: BTreeMap<ClientId, PendingPeer>,
 }
 
 impl Clients {
@@ -73,7 +73,12 @@ impl Clients {
     }
 
     /// The only application of a private server.
-    pub(super) fn welcome(&mut self, control: Control, hello: Hello, arena: Option<Arc<ForeignArena>>) {
+    pub(super) fn welcome(
+        &mut self,
+        control: ControlChannel,
+        hello: Hello,
+        arena: Option<Arc<ReadOnlyArena>>,
+    ) {
         self.last += 1;
         self.known.insert(self.last, Client { control, hello, arena, ticket: None });
     }
@@ -87,20 +92,25 @@ impl Clients {
         self.strangers.keys().copied().collect()
     }
 
-    pub(super) fn stranger(&mut self, id: ClientId) -> Option<&mut Stranger> {
+    pub(super) fn stranger(&mut self, id: ClientId) -> Option<&mut PendingPeer> {
         self.strangers.get_mut(&id)
     }
 
-    pub(super) fn remove_stranger(&mut self, id: ClientId) -> Option<Stranger> {
+    pub(super) fn remove_stranger(&mut self, id: ClientId) -> Option<PendingPeer> {
         self.strangers.remove(&id)
     }
 
     /// Somebody has come. Who had to go for that, if somebody had.
-    pub(super) fn arrive(&mut self, arrival: Arrival, now: Instant) -> rustix::io::Result<Option<Stranger>> {
-        let control = Control::to_stranger(arrival.socket, arrival.security);
+    pub(super) fn arrive(
+        &mut self,
+        arrival: Arrival,
+        now: Instant,
+    ) -> rustix::io::Result<Option<PendingPeer>> {
+        let control = ControlChannel::to_stranger(arrival.socket, arrival.security);
         control.stop_waiting()?;
         self.last += 1;
-        let stranger = Stranger { control, caller: arrival.caller, errand: Errand::Unknown, came: now };
+        let stranger =
+            PendingPeer { control, caller: arrival.caller, errand: HandshakeState::Unknown, came: now };
         self.strangers.insert(self.last, stranger);
         // The first in the map has been here for longest.
         let is_one_too_many = self.strangers.len() > MOST_STRANGERS;
@@ -112,12 +122,12 @@ impl Clients {
         &mut self,
         id: ClientId,
         hello: Hello,
-        arena: Option<Arc<ForeignArena>>,
+        arena: Option<Arc<ReadOnlyArena>>,
     ) -> Option<&mut Client> {
-        let Stranger { mut control, caller, .. } = self.strangers.remove(&id)?;
+        let PendingPeer { mut control, caller, .. } = self.strangers.remove(&id)?;
         control.is_known();
-        let is_remote = matches!(caller, Caller::Remote(_));
-        let ticket = is_remote.then(chance::unforeseeable).transpose().ok()?;
+        let is_remote = matches!(caller, Peer::Remote(_));
+        let ticket = is_remote.then(random::unforeseeable).transpose().ok()?;
         self.known.insert(id, Client { control, hello, arena, ticket });
         self.known.get_mut(&id)
     }
@@ -134,8 +144,8 @@ impl Clients {
     }
 
     /// Those who have been strangers for too long.
-    pub(super) fn overdue(&mut self, now: Instant) -> Vec<Stranger> {
-        let overdue = |stranger: &Stranger| now.saturating_duration_since(stranger.came) >= PATIENCE;
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<PendingPeer> {
+        let overdue = |stranger: &PendingPeer| now.saturating_duration_since(stranger.came) >= PATIENCE;
         let ids: Vec<ClientId> =
             self.strangers.iter().filter(|(_, stranger)| overdue(stranger)).map(|(id, _)| *id).collect();
         ids.into_iter().filter_map(|id| self.strangers.remove(&id)).collect()
@@ -155,7 +165,7 @@ impl Clients {
     }
 
     /// Takes in what somebody has sent.
-    pub(super) fn read(&mut self, id: ClientId) -> Result<(), Over> {
+    pub(super) fn read(&mut self, id: ClientId) -> Result<(), Disconnect> {
         let known = self.known.get_mut(&id).map(|client| &mut client.control);
         let stranger = self.strangers.get_mut(&id).map(|stranger| &mut stranger.control);
         known.or(stranger).map_or(Ok(()), |control| control.read().map(drop))

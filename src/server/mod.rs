@@ -4,23 +4,23 @@
 //! share, and then forks when it is told to, reaps what ends and tells of both. It never decides when to fork
 //! and never runs a user's call.
 
-mod agreement;
-mod apart;
-mod birth;
 pub(crate) mod boot;
 mod children;
-mod claim;
 mod clients;
-mod control;
-mod door;
-mod guard;
-mod manager;
-mod notices;
-mod run;
-mod serve;
-mod strangers;
-mod succession;
+mod compatibility;
+mod control_channel;
+mod event_loop;
+mod handover;
+mod handshake;
+mod listener;
+mod private_server;
+mod rejection_log;
+mod socket_lock;
+mod spawn;
+mod standalone;
+mod systemd;
+mod watchdog;
 
-pub use apart::{ServerError, serve};
 pub use boot::{Boot, enter};
-pub use door::ListenError;
+pub use listener::ListenError;
+pub use standalone::{ServerError, serve};

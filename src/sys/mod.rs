@@ -5,20 +5,20 @@
 #![expect(unsafe_code, reason = "fork, wait4, signalfd and the process title have no safe equivalent")]
 
 pub(crate) mod arena;
-pub(crate) mod chance;
 pub(crate) mod clock;
 pub(crate) mod descriptors;
-#[cfg(feature = "actors")]
-pub(crate) mod launch;
+pub(crate) mod init_array;
 pub(crate) mod memory;
-pub(crate) mod orphan;
+pub(crate) mod parent_death;
 pub(crate) mod process;
+pub(crate) mod random;
 #[cfg(feature = "actors")]
 pub(crate) mod reactor;
-pub(crate) mod sealed;
-pub(crate) mod shared;
+pub(crate) mod sealed_file;
+#[cfg(feature = "actors")]
+pub(crate) mod server_process;
+pub(crate) mod shared_memory;
 pub(crate) mod signals;
 pub(crate) mod sockets;
-pub(crate) mod startup;
 
 pub(crate) use rustix::io::Errno;

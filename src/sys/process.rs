@@ -23,7 +23,7 @@ pub(crate) enum Forked {
 }
 
 /// How one child ended, and what it had used.
-pub(crate) struct Corpse {
+pub(crate) struct ExitStatus {
     pub(crate) ending: Ending,
     pub(crate) peak_memory: u64,
     pub(crate) cpu_time: Duration,
@@ -257,7 +257,7 @@ pub(crate) fn next_dead() -> Option<Pid> {
 /// # References
 ///
 /// - [wait4(2)](https://man7.org/linux/man-pages/man2/wait4.2.html), [getrusage(2)](https://man7.org/linux/man-pages/man2/getrusage.2.html)
-pub(crate) fn reap(pid: Pid) -> Option<Corpse> {
+pub(crate) fn reap(pid: Pid) -> Option<ExitStatus> {
     let mut status = 0;
     // SAFETY: zeroed demands that zero bytes are a valid rusage; it is plain integers.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -266,7 +266,7 @@ pub(crate) fn reap(pid: Pid) -> Option<Corpse> {
     let reaped = unsafe { libc::wait4(pid_number, &mut status, libc::WNOHANG, &mut usage) };
     (reaped == pid_number).then(|| {
         let (peak_memory, cpu_time) = sum(&usage);
-        Corpse { ending: ending(status), peak_memory, cpu_time }
+        ExitStatus { ending: ending(status), peak_memory, cpu_time }
     })
 }
 

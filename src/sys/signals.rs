@@ -194,7 +194,7 @@ fn set_async(fd: RawFd, on: bool) -> rustix::io::Result<()> {
 }
 
 /// What became of a wait.
-pub(crate) struct Awake {
+pub(crate) struct SignalsUnblocked {
     /// Of each descriptor, in their order, whether there is something to read, or its end.
     pub(crate) readable: Vec<bool>,
     pub(crate) deaths: bool,
@@ -206,7 +206,7 @@ pub(crate) fn wait(
     watched: &[(BorrowedFd<'_>, bool)],
     deaths: &ChildDeaths,
     at_most: Option<Duration>,
-) -> rustix::io::Result<Awake> {
+) -> rustix::io::Result<SignalsUnblocked> {
     // More than what fits is for ever; a signal makes the wait begin anew, which makes it longer and harms nothing.
     let timeout = at_most.and_then(|wait| Timespec::try_from(wait).ok());
     let mut entries = vec![PollFd::from_borrowed_fd(deaths.as_fd(), PollFlags::IN)];
@@ -217,7 +217,7 @@ pub(crate) fn wait(
     rustix::io::retry_on_intr(|| rustix::event::poll(&mut entries, timeout.as_ref()))?;
     let readable =
         |entry: &PollFd<'_>| entry.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
-    Ok(Awake {
+    Ok(SignalsUnblocked {
         deaths: entries[0].revents().contains(PollFlags::IN),
         readable: entries[1..].iter().map(readable).collect(),
     })

@@ -89,7 +89,7 @@ pub(crate) fn connect_waiting(path: &std::path::Path, patience: Duration) -> rus
 
 /// Whose the other end of a Unix socket is: of whoever connected, or at their end of whoever listened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Peer {
+pub(crate) struct PeerCredentials {
     pub(crate) pid: u32,
     pub(crate) user: u32,
     /// Its own group and its supplementary ones.
@@ -105,7 +105,7 @@ const MOST_GROUPS: usize = 1024;
 ///
 /// - [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), `SO_PEERCRED`
 /// - [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), `SO_PEERGROUPS`
-pub(crate) fn peer(fd: BorrowedFd<'_>) -> rustix::io::Result<Peer> {
+pub(crate) fn peer(fd: BorrowedFd<'_>) -> rustix::io::Result<PeerCredentials> {
     let credentials = rustix::net::sockopt::socket_peercred(fd)?;
     let mut groups = vec![0_u32; MOST_GROUPS];
     let mut length = libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(|_| Errno::INVAL)?;
@@ -124,7 +124,7 @@ pub(crate) fn peer(fd: BorrowedFd<'_>) -> rustix::io::Result<Peer> {
     groups.truncate(if told == 0 { length as usize / size_of::<u32>() } else { 0 });
     groups.push(credentials.gid.as_raw());
     let pid = u32::try_from(credentials.pid.as_raw_nonzero().get()).map_err(|_| Errno::SRCH)?;
-    Ok(Peer { pid, user: credentials.uid.as_raw(), groups })
+    Ok(PeerCredentials { pid, user: credentials.uid.as_raw(), groups })
 }
 
 /// The user this process acts as.

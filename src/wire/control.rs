@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::work::SetupReport;
+use super::call::SetupReport;
 use crate::failure::Ending;
 
 /// Longest body of this conversation but for the hello, in bytes.

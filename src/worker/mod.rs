@@ -3,13 +3,13 @@
 //! Single-threaded and blocking. It knows the user's code as a [`Service`] and ends by `_exit`, never by
 //! returning to where its process came from.
 
-pub(crate) mod panics;
-mod recorder;
+mod call_loop;
+mod log_sender;
+pub(crate) mod panic_capture;
 mod service;
 mod shared_bytes;
-mod user_log;
-mod voice;
-mod work;
+mod subscriber;
+mod worker_log;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -17,24 +17,24 @@ use std::time::Duration;
 
 pub use service::{Incoming, Preload, Program, Replying, Service, Setup};
 pub use shared_bytes::SharedBytes;
-pub use user_log::{WorkerLog, WorkerTimer};
+pub use worker_log::{WorkerLog, WorkerTimer};
 
 pub use crate::wire::control::Signature;
 pub use crate::wire::frame::PayloadError;
 
 use crate::blob;
 pub use crate::blob::blob;
-use crate::channel::{BlockingEnd, WorkerEnd, WorkerLink};
-use crate::sys::arena::ForeignArena;
+use crate::channel::{AnyWorkerIo, BlockingChannel, WorkerEnd};
+use crate::sys::arena::ReadOnlyArena;
 use crate::sys::memory::OnlyHere;
 use crate::sys::process::{Pid, exit_now};
-use crate::sys::{memory, orphan, process};
+use crate::sys::{memory, parent_death, process};
+use crate::wire::call::{FromWorker, Ready, SetupReport};
 use crate::wire::frame;
-use crate::wire::work::{FromWorker, Ready, SetupReport};
 use crate::wire::{LIBRARY, PROTOCOL};
-use panics::LastWords;
-use recorder::{Kept, Recorder};
-use work::Limits;
+use call_loop::WorkerLimits;
+use panic_capture::PanicSink;
+use subscriber::{LogState, WorkerSubscriber};
 
 /// Exit status after a panic, the one Rust's own runtime uses.
 const PANICKED: i32 = 101;
@@ -49,7 +49,7 @@ pub(crate) struct Assignment<'a> {
     pub(crate) preload: &'static Preload,
     pub(crate) channel: WorkerEnd,
     /// Where the blobs of its calls are, if there may be any.
-    pub(crate) arguments: Option<Arc<ForeignArena>>,
+    pub(crate) arguments: Option<Arc<ReadOnlyArena>>,
     /// What the host knows the interface by.
     pub(crate) fingerprint: u64,
     pub(crate) max_payload: usize,
@@ -73,7 +73,7 @@ pub(crate) fn break_ground() {
 
 /// Lives one worker's life.
 pub(crate) fn run(assignment: Assignment<'_>) -> ! {
-    let mapped = WorkerLink::open(assignment.channel).and_then(|link| Ok((link, OnlyHere::new()?)));
+    let mapped = AnyWorkerIo::open(assignment.channel).and_then(|link| Ok((link, OnlyHere::new()?)));
     let (link, original) = match mapped {
         Ok(mapped) => mapped,
         Err(error) => {
@@ -84,31 +84,31 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     if let Some(Err(error)) = assignment.memory_limit.map(memory::limit_data) {
         eprintln!("forkpool: memory_limit cannot be set: {}", std::io::Error::from(error));
     }
-    let bound = assignment.hung_worker_timeout.map(|limit| orphan::bound(limit, assignment.parent));
+    let bound = assignment.hung_worker_timeout.map(|limit| parent_death::bound(limit, assignment.parent));
     if let Some(Err(error)) = bound {
         eprintln!("forkpool: hung_worker_timeout holds only while the fork server lives: {error}");
     }
-    let kept = Kept::new(link.notes());
-    let log = tracing::Dispatch::new(Recorder::new(kept.clone()));
-    panics::speak_through(&link);
-    voice::speak_through(link.twin(), original.clone());
+    let kept = LogState::new(link.notes());
+    let log = tracing::Dispatch::new(WorkerSubscriber::new(kept.clone()));
+    panic_capture::speak_through(&link);
+    log_sender::speak_through(link.twin(), original.clone());
     blob::begin(assignment.arguments, link.annex());
-    let limits = Limits { max_payload: assignment.max_payload, max_memory: assignment.max_memory };
-    let mut end = BlockingEnd::new(link, frame::call_limit(limits.max_payload));
+    let limits = WorkerLimits { max_payload: assignment.max_payload, max_memory: assignment.max_memory };
+    let mut end = BlockingChannel::new(link, frame::call_limit(limits.max_payload));
     let setup = || (assignment.program.setup)(assignment.config, assignment.preload);
-    panics::expect(LastWords::Setup);
+    panic_capture::expect(PanicSink::Setup);
     // A server that is a program of its own may have a subscriber, which is not to hear of what is logged here.
     let inherited = tracing::dispatcher::has_been_set();
     // A set-up may name a subscriber of its own for what comes after it, so ours is not the program's until then.
     let recorded = || tracing::dispatcher::with_default(&log, setup);
-    orphan::begins();
+    parent_death::begins();
     let attempt = std::panic::catch_unwind(AssertUnwindSafe(recorded));
-    orphan::ends();
+    parent_death::ends();
     // Until this process ends, which is not by returning.
     let _for_this_thread = inherited.then(|| tracing::dispatcher::set_default(&log));
     // That there is one already is the user's choice.
     let _ = tracing::dispatcher::set_global_default(log);
-    recorder::bridge_log(kept);
+    subscriber::bridge_log(kept);
     let report = match attempt {
         Ok(Ok(mut service)) => {
             let ready = Ready {
@@ -117,25 +117,25 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
                 fingerprint: assignment.fingerprint,
             };
             frame::append(end.buffer(), &FromWorker::Ready(ready));
-            leave(work::work(&mut end, service.as_mut(), limits, &original))
+            leave(call_loop::work(&mut end, service.as_mut(), limits, &original))
         }
         Ok(Err(error)) => SetupReport::of(error),
-        Err(_) => SetupReport::Panic(panics::take()),
+        Err(_) => SetupReport::Panic(panic_capture::take()),
     };
     frame::append(end.buffer(), &FromWorker::SetupFailed(report));
-    leave(end.flush().map(|()| work::Exit::Closed))
+    leave(end.flush().map(|()| call_loop::Exit::Closed))
 }
 
-fn leave(exit: std::io::Result<work::Exit>) -> ! {
+fn leave(exit: std::io::Result<call_loop::Exit>) -> ! {
     use std::io::Write;
     // What the user's code printed is theirs; where stdout is gone there is nobody to tell.
     let _ = std::io::stdout().flush();
     process::flush_c_output();
     exit_now(match exit {
-        Ok(work::Exit::Closed) => 0,
-        Ok(work::Exit::Panicked) => PANICKED,
+        Ok(call_loop::Exit::Closed) => 0,
+        Ok(call_loop::Exit::Panicked) => PANICKED,
         // A copy of the worker that a handler forked has nothing to say to anybody.
-        Ok(work::Exit::Copy) => 0,
+        Ok(call_loop::Exit::Copy) => 0,
         Err(_) => BROKEN,
     })
 }

@@ -4,12 +4,14 @@ use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::time::Instant;
 
-use crate::blob::{self, Blob, Loan};
+use crate::blob;
+use crate::blob::{Blob, PendingLoan};
 use crate::failure::SetupError;
 use crate::wire::baggage;
+use crate::wire::call::{FromWorker, Outcome, ReplyHeader};
 use crate::wire::control::Signature;
-use crate::wire::frame::{self, PayloadError};
-use crate::wire::work::{FromWorker, Outcome, Reply};
+use crate::wire::frame;
+use crate::wire::frame::PayloadError;
 
 /// The user's code, as the worker's loop runs it.
 pub trait Service {
@@ -63,7 +65,7 @@ pub struct Replying<'a> {
     pub(super) id: u64,
     pub(super) max_payload: usize,
     /// What the blobs of the reply became.
-    pub(super) lent: &'a mut Vec<Loan>,
+    pub(super) lent: &'a mut Vec<PendingLoan>,
     /// Whether what was said counts as an error of the checkout.
     pub(super) error: &'a mut bool,
 }
@@ -77,7 +79,7 @@ impl Replying<'_> {
         let error = result.is_err();
         *self.error = error;
         let outcome = if error { Outcome::Failed } else { Outcome::Done };
-        let header = FromWorker::Reply(Reply { id: self.id, outcome, keep, stop });
+        let header = FromWorker::Reply(ReplyHeader { id: self.id, outcome, keep, stop });
         let limit = self.max_payload;
         let said = frame::append_with(self.out, &header, |out| {
             blob::encode(out, Some(blob::lend), |out| frame::encode(out, result, limit))
@@ -107,7 +109,7 @@ impl Replying<'_> {
     }
 
     fn say(self, outcome: Outcome, keep: bool, stop: bool) {
-        frame::append(self.out, &FromWorker::Reply(Reply { id: self.id, outcome, keep, stop }));
+        frame::append(self.out, &FromWorker::Reply(ReplyHeader { id: self.id, outcome, keep, stop }));
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::ops::Deref;
 use std::path::Path;
 
-use crate::sys::sealed::{Sealed, memory_file};
+use crate::sys::sealed_file::{SealedFile, memory_file};
 
 /// Bytes that a preload makes and all workers read, however many: a fork takes no longer for them.
 ///
@@ -26,7 +26,7 @@ use crate::sys::sealed::{Sealed, memory_file};
 /// In `Worker::preload` it is put into `shared`, by itself or as a part of something larger, and found again with
 /// `WorkerContext::preloaded`. No descriptor stays open for it.
 #[derive(Debug)]
-pub struct SharedBytes(Sealed);
+pub struct SharedBytes(SealedFile);
 
 impl SharedBytes {
     /// All that comes from a reader.
@@ -37,7 +37,7 @@ impl SharedBytes {
     pub fn from_reader(mut reader: impl Read) -> io::Result<Self> {
         let mut file = File::from(memory_file()?);
         io::copy(&mut reader, &mut file)?;
-        Ok(SharedBytes(Sealed::new(file.into())?))
+        Ok(SharedBytes(SealedFile::new(file.into())?))
     }
 
     /// The contents of a file, as they are now.
@@ -57,7 +57,7 @@ impl SharedBytes {
     pub fn copy_of(bytes: &[u8]) -> io::Result<Self> {
         let mut file = File::from(memory_file()?);
         file.write_all(bytes)?;
-        Ok(SharedBytes(Sealed::new(file.into())?))
+        Ok(SharedBytes(SealedFile::new(file.into())?))
     }
 }
 

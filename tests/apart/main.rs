@@ -17,7 +17,7 @@ mod tls;
 
 use std::path::PathBuf;
 
-use forkpool::Builder;
+use forkpool::PoolBuilder;
 use forkpool::prelude::*;
 use harness::*;
 
@@ -39,7 +39,7 @@ impl Place {
     }
 
     /// A pool of one worker from here.
-    fn pool(&self) -> Builder<Probe> {
+    fn pool(&self) -> PoolBuilder<Probe> {
         Pool::<Probe>::connect(self.address()).workers(1..=1).transport(transport())
     }
 

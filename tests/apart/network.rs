@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use forkpool::prelude::*;
-use forkpool::{Builder, Ending, Server};
+use forkpool::{Ending, PoolBuilder, Server};
 use rustix::process::Signal;
 
 use crate::harness::*;
@@ -45,7 +45,7 @@ impl Port {
         serving(&format!("at={} {options}", self.address()))
     }
 
-    fn pool(&self) -> Builder<Probe> {
+    fn pool(&self) -> PoolBuilder<Probe> {
         Pool::<Probe>::connect(self.address()).workers(1..=1)
     }
 

@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use forkpool::prelude::*;
-use forkpool::{Builder, Certificates, Ending, Server};
+use forkpool::{Certificates, Ending, PoolBuilder, Server};
 
 use crate::harness::*;
 use crate::roles::certificates;
@@ -35,7 +35,7 @@ impl Secured {
         serving(&format!("at=tls:127.0.0.1:{} certificate={certificate}", self.port))
     }
 
-    fn pool(&self, certificate: &str) -> Builder<Probe> {
+    fn pool(&self, certificate: &str) -> PoolBuilder<Probe> {
         let pool = Pool::<Probe>::connect(format!("tls:localhost:{}", self.port)).workers(1..=1);
         pool.certificates(certificates(certificate))
     }

@@ -144,11 +144,11 @@ pub fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at * 31 + at / 251) as u8).collect()
 }
 
-pub fn mills() -> forkpool::Builder<Mill> {
+pub fn mills() -> forkpool::PoolBuilder<Mill> {
     builder::<Mill>(()).workers(1..=1)
 }
 
-pub fn start(builder: forkpool::Builder<Mill>) -> PoolHandle<Mill> {
+pub fn start(builder: forkpool::PoolBuilder<Mill>) -> PoolHandle<Mill> {
     builder.start().expect("the pool starts")
 }
 

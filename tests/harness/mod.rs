@@ -20,7 +20,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix::System;
-use forkpool::Builder;
+use forkpool::PoolBuilder;
 use forkpool::config::Transport;
 use forkpool::prelude::*;
 use rustix::process::{Pid as ProcessId, Signal};
@@ -75,12 +75,12 @@ pub fn transport() -> Transport {
 }
 
 /// A pool of workers of any type, as all tests begin it.
-pub fn builder<W: Worker>(config: W::Config) -> Builder<W> {
+pub fn builder<W: Worker>(config: W::Config) -> PoolBuilder<W> {
     Pool::<W>::builder(config).transport(transport())
 }
 
 /// A pool of probes that are set up as `Setup::default()`.
-pub fn pool() -> Builder<Probe> {
+pub fn pool() -> PoolBuilder<Probe> {
     builder::<Probe>(Setup::default())
 }
 

@@ -155,6 +155,6 @@ fn spin_until(done: impl Fn() -> bool) {
 }
 
 /// Options of a pool of one mule, whose calls have no clock of their own.
-pub fn mules() -> forkpool::Builder<Mule> {
+pub fn mules() -> forkpool::PoolBuilder<Mule> {
     builder::<Mule>(None).workers(1..=1).timeout(None)
 }

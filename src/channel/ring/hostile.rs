@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use super::{CAPACITY, HOST_WAITS, Need, Ring, TO_HOST, TO_WORKER, WORKER_WAITS};
-use crate::channel::notes::{BEGUN, CALL, LOGGED};
+use crate::channel::status_page::{BEGUN, CALL, LOGGED};
 
 /// Plays a script of the peer's writes and of this side's steps, and panics where the host gets or writes more than
 /// there can be, or loses count of what it did itself.

@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| forkpool::fuzzing::heard_from_the_host(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| forkpool::testing::fuzz::heard_from_the_host(data));

@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| forkpool::fuzzing::hostile_rings(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| forkpool::testing::fuzz::hostile_rings(data));

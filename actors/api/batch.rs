@@ -1,0 +1,183 @@
+//! Many calls in one message.
+
+use std::panic::Location;
+use std::time::Duration;
+
+use actix::dev::{MessageResponse, OneshotSender, Request, ToEnvelope};
+use actix::{Actor, Addr, Arbiter, Handler, Message};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::checkout::{Checkout, Within};
+use super::pool::Pool;
+use crate::actors::context::actor_context::{Here, ProxyContext};
+use crate::actors::reply::{BatchReply, BatchSlots};
+use crate::actors::session::dispatch::{Delegation, submit};
+use crate::actors::worker_api::interface::Accepts;
+use crate::actors::worker_api::worker::Worker;
+use crate::failure::Failure;
+
+/// Many calls in one message, which costs far less than as many messages: `Batch(vec![Hash { .. }, Hash { .. }])`.
+///
+/// Each message is a call of its own, and they run in order on one worker. The result has their answers, at the
+/// places of their messages, once the last of them is answered; that of no messages is there at once. What holds for
+/// calls that are sent one after the other holds here: the clock of each starts when it becomes the first, and
+/// [`Within`] gives each of them another one; each has its own failure, told to its context once; and an error clears
+/// the calls behind it, in the batch and behind the batch.
+///
+/// A checkout runs the calls between those that were sent to it before and after. Sent to a pool, a batch is a
+/// checkout of its own, of which the pool's options hold: its worker is replaced after an `Err`, unless the pool was
+/// told to `keep_after_error`.
+///
+/// # Errors
+///
+/// Those of its messages, one by one.
+///
+/// # Cancellation
+///
+/// If the future is dropped, calls that no worker has yet are not run; of the one that runs the policy `on_cancel`
+/// decides, and those written behind it run.
+#[derive(Clone, Debug)]
+pub struct Batch<M>(pub Vec<M>);
+
+impl<M: Message> Message for Batch<M> {
+    type Result = Vec<M::Result>;
+}
+
+/// Sends batches to addresses of checkouts and pools.
+pub trait SendBatch<A: Actor> {
+    /// Sends all these messages at once, as `send(`[`Batch`]`(messages))` does.
+    ///
+    /// # Errors
+    ///
+    /// Those of the messages, each in its place.
+    ///
+    /// # Cancellation
+    ///
+    /// As that of a [`Batch`].
+    fn send_batch<M>(&self, messages: Vec<M>) -> Request<A, Batch<M>>
+    where
+        A: Handler<Batch<M>>,
+        A::Context: ToEnvelope<A, Batch<M>>,
+        M: Message + Send + 'static,
+        M::Result: Send;
+}
+
+impl<A: Actor> SendBatch<A> for Addr<A> {
+    fn send_batch<M>(&self, messages: Vec<M>) -> Request<A, Batch<M>>
+    where
+        A: Handler<Batch<M>>,
+        A::Context: ToEnvelope<A, Batch<M>>,
+        M: Message + Send + 'static,
+        M::Result: Send,
+    {
+        self.send(Batch(messages))
+    }
+}
+
+impl<W: Worker> Checkout<W> {
+    fn submit_batch<M, N, T, E>(
+        &mut self,
+        messages: &[M],
+        limit: Option<Duration>,
+        at: Option<&'static Location<'static>>,
+        ctx: &mut ProxyContext<Self>,
+    ) -> BatchReply<N>
+    where
+        W: Accepts<M>,
+        M: Message<Result = Result<T, E>> + Serialize,
+        N: Message<Result = Vec<Result<T, E>>>,
+        T: DeserializeOwned + 'static,
+        E: DeserializeOwned + From<Failure> + 'static,
+    {
+        let sent = ctx.take_sent();
+        let slots = BatchSlots::new(messages.len(), sent.awaited);
+        let origin = self.home.of_call(sent, at);
+        submit::<W, M, T, E>(&mut self.session, messages, &slots, limit, &origin, ctx);
+        BatchReply::of(slots)
+    }
+}
+
+/// What the pool's handlers of batches return: the promise of answers from some worker.
+pub struct BatchPromise<M> {
+    delegation: Delegation<M>,
+}
+
+impl<M> std::fmt::Debug for BatchPromise<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BatchPromise").field("messages", &self.delegation.messages.len()).finish()
+    }
+}
+
+impl<W, M, N, T, E> MessageResponse<Pool<W>, N> for BatchPromise<M>
+where
+    W: Worker + Accepts<M>,
+    M: Message<Result = Result<T, E>> + Serialize + Send + 'static,
+    N: Message<Result = Vec<Result<T, E>>>,
+    T: DeserializeOwned + Send + 'static,
+    E: DeserializeOwned + From<Failure> + Send + 'static,
+{
+    fn handle(self, _: &mut ProxyContext<Pool<W>>, caller: Option<OneshotSender<Vec<Result<T, E>>>>) {
+        self.delegation.run::<W, T, E>(&Arbiter::current(), caller);
+    }
+}
+
+impl<W: Worker> Pool<W> {
+    fn delegate<M>(
+        &self,
+        messages: Vec<M>,
+        limit: Option<Duration>,
+        at: Option<&'static Location<'static>>,
+        ctx: &mut ProxyContext<Self>,
+    ) -> BatchPromise<M> {
+        let origin = self.home.of_call(ctx.take_sent(), at);
+        BatchPromise { delegation: Delegation::new(&self.desk, messages, limit, origin) }
+    }
+}
+
+/// A message as checkouts and pools take it: what is in it, its clock, and where it was made.
+macro_rules! handlers {
+    ($($limit:ident)? | $message:ty, $pattern:pat, |$of:ident| ($clock:expr, $at:expr), $messages:ident) => {
+        impl<W, M, T, E $(, $limit)?> Handler<$message> for Checkout<W>
+        where
+            W: Worker + Accepts<M>,
+            M: Message<Result = Result<T, E>> + Serialize,
+            T: DeserializeOwned + 'static,
+            E: DeserializeOwned + From<Failure> + 'static,
+            $($limit: Into<Option<Duration>>,)?
+        {
+            type Result = BatchReply<$message>;
+
+            fn handle(&mut self, $pattern: $message, ctx: &mut Self::Context) -> Self::Result {
+                let $of = self.timeout;
+                self.submit_batch(&$messages, $clock, $at, ctx)
+            }
+        }
+
+        impl<W, M, T, E $(, $limit)?> Handler<$message> for Pool<W>
+        where
+            W: Worker + Accepts<M>,
+            M: Message<Result = Result<T, E>> + Serialize + Send + 'static,
+            T: DeserializeOwned + Send + 'static,
+            E: DeserializeOwned + From<Failure> + Send + 'static,
+            $($limit: Into<Option<Duration>>,)?
+        {
+            type Result = BatchPromise<M>;
+
+            fn handle(&mut self, $pattern: $message, ctx: &mut Self::Context) -> Self::Result {
+                let $of = self.desk.options.timeout;
+                self.delegate($messages, $clock, $at, ctx)
+            }
+        }
+    };
+}
+
+handlers!(| Batch<M>, Batch(messages), |own| (own, None), messages);
+handlers!(D | Within<Batch<M>, D>, Within(limit, Batch(messages)), |_own| (limit.into(), None), messages);
+handlers!(| Here<Batch<M>>, Here { message: Batch(messages), at }, |own| (own, Some(at)), messages);
+handlers!(
+    D | Here<Within<Batch<M>, D>>,
+    Here { message: Within(limit, Batch(messages)), at },
+    |_own| (limit.into(), Some(at)),
+    messages
+);

@@ -1,0 +1,11 @@
+//! What an application holds: pools, checkouts, batches, and the builders that start them.
+
+pub(crate) mod batch;
+pub(crate) mod checkout;
+pub(crate) mod checkout_builder;
+pub(crate) mod pool;
+pub(crate) mod pool_builder;
+pub(crate) mod pool_handle;
+pub(crate) mod request;
+pub(crate) mod server_builder;
+pub(crate) mod stats;

@@ -1,0 +1,127 @@
+//! What a type looks like when it travels, as text: the same in every program that encodes it alike.
+
+use std::panic::AssertUnwindSafe;
+
+use serde::de::DeserializeOwned;
+use serde_reflection::{Tracer, TracerConfig};
+
+use super::interface::last_segment;
+use crate::wire::control::Signature;
+
+/// Offset and factor of the hash, so that it can be computed anywhere.
+///
+/// # References
+///
+/// - [FNV-1a](http://www.isthe.com/chongo/tech/comp/fnv/), 64 bits
+const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const FACTOR: u64 = 0x0000_0100_0000_01b3;
+
+/// What reading a type asks its decoder for, and the same for each type within it.
+///
+/// A `Deserialize` that is written by hand may refuse what it is shown here, or panic; then the type's name stands for
+/// what it looks like.
+pub(crate) fn shape<T: DeserializeOwned>() -> String {
+    let trace = || {
+        let mut tracer = Tracer::new(TracerConfig::default().is_human_readable(false));
+        let (format, _) = tracer.trace_simple_type::<T>().ok()?;
+        serde_json::to_string(&(format, tracer.registry_unchecked())).ok()
+    };
+    let traced = std::panic::catch_unwind(AssertUnwindSafe(trace));
+    traced.ok().flatten().unwrap_or_else(|| format!("?{}", last_segment(std::any::type_name::<T>())))
+}
+
+/// The signature of a message of this name, whose parts look like this.
+pub(crate) fn signature(name: &str, shapes: &[String]) -> Signature {
+    let shape = shapes.iter().fold(OFFSET, |hash, shape| mix(mix(hash, shape.as_bytes()), &[0]));
+    Signature { name: name.to_owned(), shape }
+}
+
+/// A number that changes with any of the signatures and with their order.
+pub(crate) fn fingerprint(interface: &[Signature]) -> u64 {
+    interface.iter().fold(OFFSET, |hash, signature| {
+        mix(mix(mix(hash, signature.name.as_bytes()), &[0]), &signature.shape.to_le_bytes())
+    })
+}
+
+fn mix(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(FACTOR))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::Failure;
+
+    mod here {
+        use super::*;
+        #[derive(Serialize, Deserialize)]
+        pub(super) struct Hash {
+            plaintext: String,
+            rounds: Option<u32>,
+        }
+        #[derive(Serialize, Deserialize)]
+        pub(super) enum Error {
+            Empty,
+            Worker(Failure),
+        }
+    }
+
+    mod there {
+        use super::*;
+        #[derive(Serialize, Deserialize)]
+        pub(super) struct Hash {
+            plaintext: String,
+            rounds: Option<u32>,
+        }
+        #[derive(Serialize, Deserialize)]
+        pub(super) enum Error {
+            Empty,
+            Worker(Failure),
+            Full(Vec<here::Hash>),
+        }
+    }
+
+    /// S11
+    #[test]
+    fn where_a_type_is_declared_does_not_matter_and_what_it_looks_like_does() {
+        assert_eq!(shape::<here::Hash>(), shape::<there::Hash>());
+        assert_ne!(shape::<here::Error>(), shape::<there::Error>());
+        assert!(shape::<here::Error>().contains("Empty"), "{}", shape::<here::Error>());
+        assert!(shape::<there::Error>().contains("plaintext"), "{}", shape::<there::Error>());
+        assert_ne!(shape::<u32>(), shape::<u64>());
+        assert_ne!(shape::<(u8, String)>(), shape::<(String, u8)>());
+        assert!(!shape::<Failure>().starts_with('?'), "{}", shape::<Failure>());
+    }
+
+    #[test]
+    fn a_type_that_will_not_be_looked_at_is_known_by_its_name() {
+        #[derive(Debug)]
+        struct Shy;
+        impl<'de> Deserialize<'de> for Shy {
+            fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+                panic!("not so fast")
+            }
+        }
+        assert_eq!(shape::<Shy>(), "?Shy");
+    }
+
+    #[test]
+    fn a_fingerprint_depends_on_names_shapes_and_order() {
+        let make = |names: [&str; 2], shapes: [u64; 2]| {
+            let signature = |at: usize| Signature { name: names[at].to_owned(), shape: shapes[at] };
+            fingerprint(&[signature(0), signature(1)])
+        };
+        let one = make(["Hash", "Verify"], [1, 2]);
+        assert_eq!(one, make(["Hash", "Verify"], [1, 2]));
+        for other in [
+            make(["Verify", "Hash"], [2, 1]),
+            make(["Hash", "Verify"], [2, 1]),
+            make(["Hash", "Verified"], [1, 2]),
+        ] {
+            assert_ne!(one, other);
+        }
+        assert_eq!(mix(OFFSET, b"a"), 0xaf63_dc4c_8601_ec8c, "the published test vector");
+    }
+}

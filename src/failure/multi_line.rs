@@ -1,0 +1,101 @@
+//! The whole dossier as a block of lines, for `{:#}`: one line for each thing that is known, and none for others.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use super::exit::Bytes;
+use super::{Details, Failure, WorkerFacts};
+
+/// Width of the column of names.
+const NAMES: usize = 10;
+
+pub(super) fn write(failure: &Failure, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let dossier = &*failure.0;
+    // The line itself, which is what one looks for.
+    write!(f, "{failure}")?;
+    entry(f, "kind", dossier.kind)?;
+    optional(f, "pool", dossier.pool.as_ref())?;
+    call(dossier, f)?;
+    optional(f, "limit", dossier.limit.map(Short))?;
+    optional(f, "retry in", dossier.retry_after.map(Short))?;
+    if let Some(facts) = &dossier.worker {
+        worker(facts, f)?;
+    }
+    optional(f, "ending", dossier.ending)?;
+    if let Some(facts) = &dossier.worker {
+        usage(facts, f)?;
+        lines(f, "stderr", facts.stderr.iter().map(String::as_str))?;
+        lines(f, "log", facts.log.iter().map(String::as_str))?;
+    }
+    if let Some(report) = &dossier.panic {
+        lines(f, "panic", report.message.lines())?;
+        optional(f, "at", report.location.as_ref())?;
+        lines(f, "backtrace", report.backtrace.lines())?;
+    }
+    causes(failure, f)
+}
+
+fn call(dossier: &Details, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut parts = Vec::new();
+    parts.extend(dossier.call.clone());
+    parts.extend(dossier.phase.map(|phase| phase.to_string()));
+    parts.extend(dossier.waited.map(|waited| format!("waited {}", Short(waited))));
+    parts.extend(dossier.ran.map(|ran| format!("ran {}", Short(ran))));
+    list(f, "call", &parts)
+}
+
+fn worker(facts: &WorkerFacts, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut parts = vec![format!("number {}", facts.number)];
+    parts.extend(facts.pid.map(|pid| format!("pid {pid}")));
+    parts.extend(facts.age.map(|age| format!("age {}", Short(age))));
+    parts.extend(facts.calls_served.map(|calls| format!("calls served {calls}")));
+    list(f, "worker", &parts)
+}
+
+fn usage(facts: &WorkerFacts, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut parts = Vec::new();
+    parts.extend(facts.peak_memory.map(|bytes| format!("peak memory {}", Bytes(bytes))));
+    parts.extend(facts.cpu_time.map(|time| format!("CPU time {}", Short(time))));
+    parts.extend(facts.killed_for_memory.map(|verdict| format!("ended {verdict}")));
+    list(f, "usage", &parts)
+}
+
+fn causes(failure: &Failure, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut next = failure.source();
+    while let Some(error) = next {
+        entry(f, "caused by", error)?;
+        next = error.source();
+    }
+    Ok(())
+}
+
+fn list(f: &mut fmt::Formatter<'_>, name: &str, parts: &[String]) -> fmt::Result {
+    if parts.is_empty() { Ok(()) } else { entry(f, name, parts.join(", ")) }
+}
+
+fn optional(f: &mut fmt::Formatter<'_>, name: &str, value: Option<impl fmt::Display>) -> fmt::Result {
+    value.map_or(Ok(()), |value| entry(f, name, value))
+}
+
+fn entry(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {
+    // Whatever a user's text holds, it stays on the line it is shown on.
+    let value = value.to_string().replace(['\n', '\r'], " ");
+    write!(f, "\n  {name:NAMES$}  {value}")
+}
+
+fn lines<'a>(f: &mut fmt::Formatter<'_>, name: &str, lines: impl Iterator<Item = &'a str>) -> fmt::Result {
+    for (at, line) in lines.enumerate() {
+        entry(f, if at == 0 { name } else { "" }, format_args!("| {line}"))?;
+    }
+    Ok(())
+}
+
+/// A duration with as many digits as anybody reads.
+struct Short(Duration);
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1?}", self.0)
+    }
+}

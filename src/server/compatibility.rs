@@ -1,0 +1,123 @@
+//! Whether an application and a server can work together, and if not, why.
+
+use crate::wire::control::{Hello, Signature};
+use crate::wire::{LIBRARY, PROTOCOL};
+
+/// What a server has to say for itself.
+pub(super) struct ServerVersion {
+    /// What it knows its interface by, between builds of one program.
+    pub(super) fingerprint: u64,
+    /// What other programs know it by; empty for a server that has only its own application.
+    pub(super) interface: Vec<Signature>,
+}
+
+impl ServerVersion {
+    /// Why it does not fit together with whoever says this, if it does not.
+    pub(super) fn disagreement(&self, hello: &Hello) -> Option<String> {
+        if hello.protocol != PROTOCOL {
+            return Some(versions(hello.protocol, &hello.library));
+        }
+        if self.interface.is_empty() {
+            let (own, theirs) = (self.fingerprint, hello.fingerprint);
+            let differs = || {
+                format!(
+                    "the application's interface has the fingerprint {theirs:016x}, its server's {own:016x}"
+                )
+            };
+            return (own != theirs).then(differs);
+        }
+        if hello.interface == self.interface {
+            return None;
+        }
+        let own = list(&self.interface);
+        let theirs = list(&hello.interface);
+        let difference = difference(&hello.interface, &self.interface);
+        Some(format!(
+            "the application's interface (forkpool {}) is {theirs}, and this server's (forkpool {LIBRARY}) is {own}: \
+             {difference}",
+            hello.library
+        ))
+    }
+}
+
+/// What is wrong where the other side speaks another protocol.
+pub(super) fn versions(protocol: u16, library: &str) -> String {
+    format!(
+        "the application speaks protocol {protocol} of forkpool {library}, and this server protocol {PROTOCOL} of \
+         forkpool {LIBRARY}"
+    )
+}
+
+fn list(interface: &[Signature]) -> String {
+    let names: Vec<&str> = interface.iter().map(|signature| signature.name.as_str()).collect();
+    format!("{{ {} }}", names.join(", "))
+}
+
+/// The first thing in which they differ.
+fn difference(theirs: &[Signature], own: &[Signature]) -> String {
+    let find = |all: &[Signature], name: &str| all.iter().find(|signature| signature.name == name).cloned();
+    if let Some(missing) = theirs.iter().find(|their| find(own, &their.name).is_none()) {
+        return format!("the server has no {}", missing.name);
+    }
+    if let Some(missing) = own.iter().find(|our| find(theirs, &our.name).is_none()) {
+        return format!("the application has no {}", missing.name);
+    }
+    let changed = theirs.iter().find(|their| find(own, &their.name).is_some_and(|our| our != **their));
+    match changed {
+        Some(changed) => format!("{} or its result looks different there", changed.name),
+        None => "their order differs".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::control::Guard;
+
+    fn interface(signatures: &[(&str, u64)]) -> Vec<Signature> {
+        let signature = |&(name, shape): &(&str, u64)| Signature { name: name.to_owned(), shape };
+        signatures.iter().map(signature).collect()
+    }
+
+    fn hello(protocol: u16, library: &str, signatures: &[(&str, u64)]) -> Hello {
+        Hello {
+            protocol,
+            library: library.to_owned(),
+            fingerprint: 7,
+            interface: interface(signatures),
+            pool: "passwords".to_owned(),
+            max_payload: 1,
+            max_memory: None,
+            guard: Guard::default(),
+            config: None,
+            arena: false,
+        }
+    }
+
+    /// S11
+    #[test]
+    fn a_disagreement_names_both_sides_and_what_differs() {
+        let own = ServerVersion { fingerprint: 0, interface: interface(&[("Hash", 1), ("Verify", 2)]) };
+        type Row<'a> = (&'a str, u16, &'a [(&'a str, u64)], Option<&'a str>);
+        let table: [Row<'_>; 7] = [
+            ("the same", PROTOCOL, &[("Hash", 1), ("Verify", 2)], None),
+            ("another protocol", 3, &[("Hash", 1), ("Verify", 2)], Some("protocol 3 of forkpool 9.8.7")),
+            ("one more", PROTOCOL, &[("Hash", 1), ("Verify", 2), ("New", 3)], Some("server has no New")),
+            ("one less", PROTOCOL, &[("Hash", 1)], Some("application has no Verify")),
+            ("another shape", PROTOCOL, &[("Hash", 1), ("Verify", 3)], Some("Verify or its result looks")),
+            ("another order", PROTOCOL, &[("Verify", 2), ("Hash", 1)], Some("their order differs")),
+            ("none", PROTOCOL, &[], Some("application has no Hash")),
+        ];
+        for (row, protocol, signatures, expected) in table {
+            let found = own.disagreement(&hello(protocol, "9.8.7", signatures));
+            match expected {
+                None => assert_eq!(found, None, "{row}"),
+                Some(expected) => {
+                    let found = found.unwrap_or_default();
+                    let names_both = found.contains("9.8.7") && found.contains(LIBRARY);
+                    assert!(names_both && found.contains(expected), "{row}: {found}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Messages drawn at random: every field of each is named once.
+
+use std::time::Duration;
+
+use crate::failure::{Ending, PanicReport, SetupError};
+use crate::testing::seeded_rng::SeededRng;
+use crate::wire::call::{
+    ArenaSpan, CallHeader, FromWorker, Lending, Lent, Outcome, Ready, Released, ReplyHeader, SetupReport,
+    ToWorker,
+};
+use crate::wire::control::{
+    Born, Ended, FromServer, Guard, Hello, Remains, ServerStats, Signature, ToServer,
+};
+use crate::wire::log_record::{CallsiteInfo, Logged, Record, Value};
+
+/// A value that chance can make.
+pub(super) trait Draw: Sized {
+    fn draw(chance: &mut SeededRng) -> Self;
+}
+
+fn any<T: Draw>(chance: &mut SeededRng) -> T {
+    T::draw(chance)
+}
+
+macro_rules! numbers {
+    ($($number:ty),+) => {$(
+        impl Draw for $number {
+            fn draw(chance: &mut SeededRng) -> Self {
+                // Every length of a varint is as likely as any other.
+                let shift = chance.below(64);
+                (chance.next() >> shift) as $number
+            }
+        }
+    )+};
+}
+
+numbers!(u8, u16, u32, u64, u128, i32, i64);
+
+impl Draw for bool {
+    fn draw(chance: &mut SeededRng) -> Self {
+        chance.happens(500)
+    }
+}
+
+impl Draw for String {
+    fn draw(chance: &mut SeededRng) -> Self {
+        let length = chance.pick(&[0, 1, 5, 40, 300]);
+        (0..length).map(|_| chance.pick(&['a', 'ß', '\n', '😀', '/'])).collect()
+    }
+}
+
+impl Draw for Duration {
+    fn draw(chance: &mut SeededRng) -> Self {
+        Duration::new(any(chance), any::<u32>(chance) % 1_000_000_000)
+    }
+}
+
+impl<T: Draw> Draw for Option<T> {
+    fn draw(chance: &mut SeededRng) -> Self {
+        any::<bool>(chance).then(|| any(chance))
+    }
+}
+
+impl<A: Draw, B: Draw> Draw for (A, B) {
+    fn draw(chance: &mut SeededRng) -> Self {
+        (any(chance), any(chance))
+    }
+}
+
+impl<T: Draw> Draw for Vec<T> {
+    fn draw(chance: &mut SeededRng) -> Self {
+        (0..chance.pick(&[0, 1, 7, 60])).map(|_| any(chance)).collect()
+    }
+}
+
+/// Draws structs field by field, and enums variant by variant.
+macro_rules! messages {
+    (@pick $chance:ident [$($made:expr),+]) => {{
+        let made: &[fn(&mut SeededRng) -> Self] = &[$(|$chance| { let _ = &$chance; $made }),+];
+        let at = $chance.below(made.len());
+        made[at]($chance)
+    }};
+    ($($message:ident, |$chance:ident| [$($made:expr),+ $(,)?];)+) => {$(
+        impl Draw for $message {
+            fn draw($chance: &mut SeededRng) -> Self {
+                messages!(@pick $chance [$($made),+])
+            }
+        }
+    )+};
+}
+
+messages! {
+    ToWorker, |c| [ToWorker::Lent(any(c)), ToWorker::Call(any(c)), ToWorker::Release];
+    ArenaSpan, |c| [ArenaSpan { start: any(c), length: any(c) }];
+    CallHeader, |c| [CallHeader {
+        id: any(c),
+        method: any(c),
+        errors_seen: any(c),
+        last: any(c),
+        limit: any(c),
+        baggage: any(c),
+        verbosity: any(c),
+    }];
+    FromWorker, |c| [
+        FromWorker::Ready(any(c)),
+        FromWorker::SetupFailed(any(c)),
+        FromWorker::Reply(any(c)),
+        FromWorker::Released(any(c)),
+        FromWorker::Logged(any(c)),
+        FromWorker::Lent(any(c)),
+    ];
+    Lending, |c| [Lending { lent: any(c), held: any(c) }];
+    Lent, |c| [Lent::Own { slot: any(c), span: any(c) }, Lent::Given { start: any(c) }];
+    Logged, |c| [Logged { call: any(c), at: any(c), record: any(c) }];
+    Record, |c| [
+        Record::Event { parent: any(c), source: any(c), values: any(c) },
+        Record::Opened { span: any(c), parent: any(c), source: any(c), values: any(c) },
+        Record::Noted { span: any(c), values: any(c) },
+        Record::Closed { span: any(c) },
+        Record::Data { name: any(c), value: any(c) },
+        Record::LeftOut(any(c)),
+    ];
+    CallsiteInfo, |c| [CallsiteInfo {
+        level: any(c),
+        name: any(c),
+        target: any(c),
+        file: any(c),
+        line: any(c),
+        fields: any(c),
+    }];
+    Value, |c| [
+        Value::Bool(any(c)),
+        Value::Signed(any(c)),
+        Value::Unsigned(any(c)),
+        Value::Float(any(c)),
+        Value::Text(any(c)),
+        Value::Shown(any(c)),
+        Value::Json(any(c)),
+    ];
+    Ready, |c| [Ready { protocol: any(c), library: any(c), fingerprint: any(c) }];
+    ReplyHeader, |c| [ReplyHeader { id: any(c), outcome: any(c), keep: any(c), stop: any(c) }];
+    Outcome, |c| [
+        Outcome::Done,
+        Outcome::Failed,
+        Outcome::Cleared,
+        Outcome::Panicked { report: any(c), peak_memory: any(c), cpu_time: any(c) },
+        Outcome::Payload { text: any(c), error: any(c) },
+    ];
+    Released, |c| [Released { private_bytes: any(c), stop: any(c) }];
+    SetupReport, |c| [SetupReport::Error(any(c)), SetupReport::Panic(any(c))];
+    SetupError, |c| [SetupError::new(any::<String>(c))];
+    PanicReport, |c| [PanicReport { message: any(c), location: any(c), backtrace: any(c) }];
+    ToServer, |c| [
+        ToServer::Hello(any(c)),
+        ToServer::Fork { numbers: any(c), rings: any(c) },
+        ToServer::End { number: any(c), kill: any(c) },
+        ToServer::Adopt { number: any(c) },
+        ToServer::Inspect,
+        ToServer::TakeOver,
+        ToServer::Attach { ticket: any(c), number: any(c) },
+    ];
+    Hello, |c| [Hello {
+        protocol: any(c),
+        library: any(c),
+        fingerprint: any(c),
+        interface: any(c),
+        pool: any(c),
+        max_payload: any(c),
+        max_memory: any(c),
+        guard: any(c),
+        config: any(c),
+        arena: any(c),
+    }];
+    Signature, |c| [Signature { name: any(c), shape: any(c) }];
+    Guard, |c| [Guard { hung_worker_timeout: any(c), kill_grace: any(c), memory_limit: any(c) }];
+    FromServer, |c| [
+        FromServer::Welcome { ticket: any(c) },
+        FromServer::Refused { reason: any(c) },
+        FromServer::PreloadFailed(any(c)),
+        FromServer::Forked(any(c)),
+        FromServer::NotForked { number: any(c), reason: any(c) },
+        FromServer::Ended(any(c)),
+        FromServer::Draining { succeeded: any(c) },
+        FromServer::Inspected(any(c)),
+        FromServer::HandedOver { address: any(c), more: any(c) },
+        FromServer::Printed { number: any(c), stderr: any(c), bytes: any(c) },
+    ];
+    Born, |c| [Born { number: any(c), pid: any(c) }];
+    Remains, |c| [Remains { begun: any(c), records: any(c) }];
+    ServerStats, |c| [ServerStats {
+        pid: any(c),
+        library: any(c),
+        uptime: any(c),
+        clients: any(c),
+        workers: any(c),
+        forked: any(c),
+        not_forked: any(c),
+        turned_away: any(c),
+        draining: any(c),
+    }];
+    Ended, |c| [Ended {
+        number: any(c),
+        ending: any(c),
+        peak_memory: any(c),
+        cpu_time: any(c),
+        hung: any(c),
+        out_of_memory: any(c),
+        remains: any(c),
+    }];
+    Ending, |c| [
+        Ending::Exited { code: any(c) },
+        Ending::Signaled { signal: any(c), core_dumped: any(c) },
+        Ending::Unknown,
+    ];
+}

@@ -1,0 +1,121 @@
+//! What a panic of user code said, so that the caller hears it.
+
+use std::backtrace::Backtrace;
+use std::panic::PanicHookInfo;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+
+use crate::channel::{AnyWorkerIo, WorkerIo};
+use crate::failure::PanicReport;
+use crate::sys::process;
+use crate::wire::call::{FromWorker, Outcome, ReplyHeader, SetupReport};
+use crate::wire::frame;
+
+/// Longest backtrace that is kept, in bytes; the innermost frames come first, so the end is cut.
+const LONGEST_BACKTRACE: usize = 32 << 10;
+
+/// What to tell the host where a panic aborts the process instead of unwinding.
+#[derive(Clone, Copy)]
+pub(super) enum PanicSink {
+    None,
+    Setup,
+    Call(u64),
+}
+
+struct Captured {
+    report: Option<PanicReport>,
+    last_words: PanicSink,
+    /// A second end of the channel, for a build whose panics abort.
+    channel: Option<AnyWorkerIo>,
+}
+
+static CAPTURED: Mutex<Captured> =
+    Mutex::new(Captured { report: None, last_words: PanicSink::None, channel: None });
+
+fn captured() -> MutexGuard<'static, Captured> {
+    CAPTURED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From now on panics of this thread are kept instead of printed; those of others are printed as before.
+///
+/// The fork server calls this once, and every worker inherits it.
+pub(crate) fn capture() {
+    let worker = std::thread::current().id();
+    let others = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| on_panic(worker, info, &others)));
+}
+
+/// Names the channel that last words go to, in a build whose panics abort.
+pub(super) fn speak_through(channel: &AnyWorkerIo) {
+    if cfg!(panic = "abort") {
+        captured().channel = Some(channel.twin());
+    }
+}
+
+/// Says what code is about to run.
+pub(super) fn expect(last_words: PanicSink) {
+    captured().last_words = last_words;
+}
+
+/// What the panic that was just caught said.
+pub(crate) fn take() -> PanicReport {
+    captured().report.take().unwrap_or_else(|| PanicReport {
+        message: "a panic without a message".to_owned(),
+        location: None,
+        backtrace: String::new(),
+    })
+}
+
+/// How a call went that panicked.
+pub(super) fn outcome(report: PanicReport) -> Outcome {
+    let (peak_memory, cpu_time) = process::own_usage();
+    Outcome::Panicked { report, peak_memory, cpu_time }
+}
+
+type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send>;
+
+fn on_panic(worker: ThreadId, info: &PanicHookInfo<'_>, others: &Hook) {
+    if std::thread::current().id() != worker {
+        return others(info);
+    }
+    let report = PanicReport {
+        message: frame::cut(message(info), frame::LONGEST_TEXT),
+        location: info.location().map(ToString::to_string),
+        backtrace: frame::cut(Backtrace::force_capture().to_string(), LONGEST_BACKTRACE),
+    };
+    let mut captured = captured();
+    if cfg!(panic = "abort") {
+        say_last_words(&mut captured, report);
+    } else {
+        captured.report = Some(report);
+    }
+}
+
+fn message(info: &PanicHookInfo<'_>) -> String {
+    let payload = info.payload();
+    payload
+        .downcast_ref::<&str>()
+        .map(ToString::to_string)
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic whose payload is no text".to_owned())
+}
+
+fn say_last_words(captured: &mut Captured, report: PanicReport) {
+    let words = match captured.last_words {
+        PanicSink::None => return,
+        PanicSink::Setup => FromWorker::SetupFailed(SetupReport::Panic(report)),
+        PanicSink::Call(id) => {
+            FromWorker::Reply(ReplyHeader { id, outcome: outcome(report), keep: false, stop: true })
+        }
+    };
+    let mut bytes = Vec::new();
+    frame::append(&mut bytes, &words);
+    let Some(channel) = &mut captured.channel else { return };
+    let mut unsent = bytes.as_slice();
+    while let Ok(count) = channel.send(unsent, false) {
+        unsent = &unsent[count.min(unsent.len())..];
+        if unsent.is_empty() {
+            return;
+        }
+    }
+}
