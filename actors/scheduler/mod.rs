@@ -1,8 +1,8 @@
 //! The desk: the ledger under its lock, and the channels of idle workers beside it.
 //!
 //! Any thread may come here. An idle worker is handed out in place; only what needs the fork server goes on to
-//! the supervisor. The lock is held for the bookkeeping alone: whom to wake and what to tell the supervisor is
-//! collected and done after it is given up.
+//! the supervisor. Messages to the supervisor are sent under the lock, so that they arrive in the order of the changes;
+//! wakers are collected under the lock and called after it is released.
 
 pub(crate) mod exit;
 pub(crate) mod expiry;
@@ -403,7 +403,7 @@ impl Scheduler {
             .retry_in(estimate.max(Duration::from_millis(1)))
     }
 
-    /// Changes the books under the lock, then does what follows from it.
+    /// Changes the books and sends the supervisor what follows from that, both under the lock; wakes tasks after it.
     ///
     /// A claim may own a lease, and dropping a lease comes back here: what `change` takes out of the books it
     /// returns, to be dropped without the lock.

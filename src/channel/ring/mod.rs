@@ -2,8 +2,8 @@
 //!
 //! Each side advances its own counters and reads its peer's. The host takes nothing for granted that a worker can
 //! write: a counter that cannot be is an error, bytes are copied out before they are looked at, and what the host
-//! itself knows it never reads back. A side that is about to sleep says so; only then a byte on the socket beside
-//! the rings wakes it. Beside the rings the worker keeps notes for whoever looks at it from outside.
+//! itself knows it never reads back. A side that is about to sleep says so; only then a byte in one of the two
+//! pipes beside the rings wakes it. Beside the rings the worker keeps notes for whoever looks at it from outside.
 
 #[cfg(all(any(test, fuzzing), feature = "actors"))]
 mod hostile;
@@ -24,7 +24,7 @@ use crate::blob::ResultArena;
 use crate::sys::process;
 use crate::sys::shared_memory::SharedMemory;
 
-/// Bytes one ring holds: as many as a socket would buffer, and a power of two.
+/// Bytes one ring holds, a power of two: somewhat more than a socket buffers by default.
 const CAPACITY: u32 = 256 << 10;
 
 /// Bytes of the whole: a page for the counters, each on a cache line of its own, and for the notes, then the rings.
