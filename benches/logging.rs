@@ -40,7 +40,7 @@ async fn measure(setting: Setting) -> Report {
     report.ratio(&format!("logging/attached@{at}"), ratio);
 
     let mut logging = Series::seconds("a call that logs ten events, with a log attached");
-    let mut silent = Series::seconds("the same without, where nobody reads them");
+    let mut silent = Series::seconds("the same without, and no log receives them");
     let ratio = compare(setting, &pool, Listener::Log, 100, &mut logging, &mut silent, talk).await;
     report.row(&logging);
     report.row(&silent);
