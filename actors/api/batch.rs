@@ -131,7 +131,7 @@ impl<W: Worker> Pool<W> {
         ctx: &mut ProxyContext<Self>,
     ) -> BatchPromise<M> {
         let origin = self.home.of_call(ctx.take_sent(), at);
-        BatchPromise { delegation: Delegation::new(&self.desk, messages, limit, origin) }
+        BatchPromise { delegation: Delegation::new(&self.scheduler, messages, limit, origin) }
     }
 }
 
@@ -165,7 +165,7 @@ macro_rules! handlers {
             type Result = BatchPromise<M>;
 
             fn handle(&mut self, $pattern: $message, ctx: &mut Self::Context) -> Self::Result {
-                let $of = self.desk.options.timeout;
+                let $of = self.scheduler.options.timeout;
                 self.delegate($messages, $clock, $at, ctx)
             }
         }

@@ -47,7 +47,7 @@ pub struct Checkout<W: Worker> {
     /// Where the checkout was started, and in which context.
     pub(crate) home: Origin,
     /// The slots of each message's calls, by its place in the interface.
-    shelves: Vec<Option<Rc<dyn Any>>>,
+    slabs: Vec<Option<Rc<dyn Any>>>,
     worker: PhantomData<fn() -> W>,
 }
 
@@ -61,15 +61,15 @@ impl<W: Worker> Checkout<W> {
     /// Starts the actor on an arbiter. Calls queue on its address at once.
     pub(crate) fn start_on(
         arbiter: &ArbiterHandle,
-        seed: PendingSession,
+        pending: PendingSession,
         timeout: Option<Duration>,
         home: Origin,
     ) -> Addr<Self> {
         // A mailbox of capacity 0 is unbounded, and this one is so before anybody can send to it.
         let (sender, receiver) = channel::channel(0);
         arbiter.spawn_fn(move || {
-            let session = seed.plant();
-            let checkout = Checkout { session, timeout, home, shelves: Vec::new(), worker: PhantomData };
+            let session = pending.start();
+            let checkout = Checkout { session, timeout, home, slabs: Vec::new(), worker: PhantomData };
             ProxyContext::run(checkout, receiver);
         });
         Addr::new(sender)
@@ -89,30 +89,30 @@ impl<W: Worker> Checkout<W> {
         E: DeserializeOwned + From<Failure> + 'static,
     {
         let sent = ctx.take_sent();
-        let (slot, place) = self.shelf::<M, T, E>().slot(sent.awaited);
+        let (slot, key) = self.slab::<M, T, E>().slot(sent.awaited);
         let call = call::<W, M>(slot, limit, self.home.of_call(sent, at));
         self.session.submit(call, &mut |out, most| encode(out, message, most), ctx);
-        place
+        key
     }
 
     /// The slots of this message's calls.
-    fn shelf<M, T, E>(&mut self) -> Rc<ReplySlab<T, E>>
+    fn slab<M, T, E>(&mut self) -> Rc<ReplySlab<T, E>>
     where
         W: Accepts<M>,
         T: 'static,
         E: 'static,
     {
-        let place = usize::try_from(W::METHOD).unwrap_or(usize::MAX);
-        let known = self.shelves.get(place).cloned().flatten();
+        let key = usize::try_from(W::METHOD).unwrap_or(usize::MAX);
+        let known = self.slabs.get(key).cloned().flatten();
         // What stands at a message's place is of its type, for nobody else puts anything there.
-        if let Some(shelf) = known.and_then(|shelf| shelf.downcast().ok()) {
-            return shelf;
+        if let Some(slab) = known.and_then(|slab| slab.downcast().ok()) {
+            return slab;
         }
-        let shelf = Rc::new(ReplySlab::<T, E>::default());
-        let places = self.shelves.len().max(place.saturating_add(1));
-        self.shelves.resize(places, None);
-        self.shelves[place] = Some(shelf.clone());
-        shelf
+        let slab = Rc::new(ReplySlab::<T, E>::default());
+        let places = self.slabs.len().max(key.saturating_add(1));
+        self.slabs.resize(places, None);
+        self.slabs[key] = Some(slab.clone());
+        slab
     }
 }
 

@@ -18,9 +18,9 @@ use crate::request_log::RequestLog;
 /// Options of one checkout; each begins as the pool's.
 #[must_use = "a checkout exists once it is started"]
 pub struct CheckoutBuilder<W: Worker> {
-    pub(super) desk: Arc<Scheduler>,
+    pub(super) scheduler: Arc<Scheduler>,
     pub(super) arbiter: ArbiterHandle,
-    pub(super) terms: CallOptions,
+    pub(super) options: CallOptions,
     pub(super) context: Option<ErrorContext>,
     pub(super) log: Option<RequestLog>,
     pub(super) worker: PhantomData<fn() -> W>,
@@ -28,7 +28,7 @@ pub struct CheckoutBuilder<W: Worker> {
 
 impl<W: Worker> std::fmt::Debug for CheckoutBuilder<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CheckoutBuilder").field("terms", &self.terms).finish_non_exhaustive()
+        f.debug_struct("CheckoutBuilder").field("terms", &self.options).finish_non_exhaustive()
     }
 }
 
@@ -36,31 +36,31 @@ impl<W: Worker> CheckoutBuilder<W> {
     /// Full clock of each call, from its being first in the queue; `None` is no limit. Default: the pool's.
     /// At zero every call is answered with a timeout at once, which costs no worker.
     pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
-        self.terms.timeout = limit.into();
+        self.options.timeout = limit.into();
         self
     }
 
     /// Longest wait for a worker alone; `None` leaves it to `timeout`. Default: the pool's.
     pub fn wait_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
-        self.terms.wait_timeout = limit.into();
+        self.options.wait_timeout = limit.into();
         self
     }
 
     /// How long this checkout may hold a worker while it has nothing to run; `None` is no limit. Default: the pool's.
     pub fn idle_checkout_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
-        self.terms.idle_checkout_timeout = limit.into();
+        self.options.idle_checkout_timeout = limit.into();
         self
     }
 
     /// What becomes of a call that runs when its requester drops the future that it waits with. Default: the pool's.
     pub fn on_cancel(mut self, policy: OnCancel) -> Self {
-        self.terms.on_cancel = policy;
+        self.options.on_cancel = policy;
         self
     }
 
     /// Whether the worker is kept although a call ended with an error. Default: the pool's.
     pub fn keep_after_error(mut self, keep: bool) -> Self {
-        self.terms.keep_after_error = keep;
+        self.options.keep_after_error = keep;
         self
     }
 
@@ -96,7 +96,7 @@ impl<W: Worker> CheckoutBuilder<W> {
     #[track_caller]
     pub fn start_in(self, arbiter: &ArbiterHandle) -> Addr<Checkout<W>> {
         let home = Origin::here().within(self.context).logged_to(self.log);
-        let seed = PendingSession::new(self.desk, self.terms);
-        Checkout::start_on(arbiter, seed, self.terms.timeout, home)
+        let pending = PendingSession::new(self.scheduler, self.options);
+        Checkout::start_on(arbiter, pending, self.options.timeout, home)
     }
 }

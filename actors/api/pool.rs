@@ -28,7 +28,7 @@ use crate::failure::Failure;
 /// [`Pool::builder`] starts one and returns its [`PoolHandle`](crate::actors::PoolHandle), which is what one usually
 /// wants; [`PoolHandle::addr`](crate::actors::PoolHandle::addr) gives the actor's own address. Its mailbox is unbounded.
 pub struct Pool<W: Worker> {
-    pub(crate) desk: Arc<Scheduler>,
+    pub(crate) scheduler: Arc<Scheduler>,
     /// Where the pool was started.
     pub(crate) home: Origin,
     worker: PhantomData<fn() -> W>,
@@ -36,7 +36,7 @@ pub struct Pool<W: Worker> {
 
 impl<W: Worker> std::fmt::Debug for Pool<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool").field("name", &self.desk.options.name).finish_non_exhaustive()
+        f.debug_struct("Pool").field("name", &self.scheduler.options.name).finish_non_exhaustive()
     }
 }
 
@@ -55,8 +55,8 @@ impl<W: Worker> Pool<W> {
     }
 
     #[track_caller]
-    pub(crate) fn new(desk: Arc<Scheduler>) -> Self {
-        Pool { desk, home: Origin::bare(), worker: PhantomData }
+    pub(crate) fn new(scheduler: Arc<Scheduler>) -> Self {
+        Pool { scheduler, home: Origin::bare(), worker: PhantomData }
     }
 
     fn relay<M: Message + Serialize, N>(
@@ -66,7 +66,7 @@ impl<W: Worker> Pool<W> {
         at: Option<&'static Location<'static>>,
         ctx: &mut ProxyContext<Self>,
     ) -> Relay<W, M, N> {
-        Relay::new(&self.desk, message, limit, self.home.of_call(ctx.take_sent(), at))
+        Relay::new(&self.scheduler, message, limit, self.home.of_call(ctx.take_sent(), at))
     }
 }
 
@@ -101,7 +101,7 @@ where
     type Result = Promise<Relay<W, M>>;
 
     fn handle(&mut self, message: M, ctx: &mut Self::Context) -> Self::Result {
-        Promise(self.relay(&message, self.desk.options.timeout, None, ctx))
+        Promise(self.relay(&message, self.scheduler.options.timeout, None, ctx))
     }
 }
 
@@ -130,7 +130,7 @@ where
     type Result = Promise<Relay<W, M, Here<M>>>;
 
     fn handle(&mut self, Here { message, at }: Here<M>, ctx: &mut Self::Context) -> Self::Result {
-        Promise(self.relay(&message, self.desk.options.timeout, Some(at), ctx))
+        Promise(self.relay(&message, self.scheduler.options.timeout, Some(at), ctx))
     }
 }
 
@@ -169,14 +169,14 @@ impl<W: Worker> Handler<Stop> for Pool<W> {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, Stop { drain }: Stop, _: &mut Self::Context) -> Self::Result {
-        Box::pin(stop(self.desk.clone(), drain))
+        Box::pin(stop(self.scheduler.clone(), drain))
     }
 }
 
 /// Ends the pool behind a desk.
-pub(crate) async fn stop(desk: Arc<Scheduler>, drain: Duration) {
+pub(crate) async fn stop(scheduler: Arc<Scheduler>, drain: Duration) {
     let (done, ended) = tokio::sync::oneshot::channel();
-    if let Some(supervisor) = desk.supervisor() {
+    if let Some(supervisor) = scheduler.supervisor() {
         supervisor.do_send(End { drain, done });
     }
     // A supervisor that is gone has ended its pool already, and its end of the channel with it.
@@ -195,6 +195,6 @@ impl<W: Worker> Handler<Inspect> for Pool<W> {
     type Result = actix::MessageResult<Inspect>;
 
     fn handle(&mut self, Inspect: Inspect, _: &mut Self::Context) -> Self::Result {
-        actix::MessageResult(self.desk.stats())
+        actix::MessageResult(self.scheduler.stats())
     }
 }

@@ -346,24 +346,24 @@ impl<W: Worker> PoolBuilder<W> {
             let type_name = std::any::type_name::<W>();
             return Err(StartError::NotBooted { type_name, short_name: short_name::<W>() });
         }
-        let recipe = self.recipe()?;
-        let has_blobs = self.options.blob_memory > 0 && !recipe.source.is_remote();
+        let spec = self.spec()?;
+        let has_blobs = self.options.blob_memory > 0 && !spec.source.is_remote();
         let blobs = has_blobs.then(|| BlobMemory::create(self.options.blob_memory)).transpose();
         let blobs = blobs.map_err(StartError::Blobs)?;
         // A server that is to be there may come later.
-        let launched = if is_own { recipe.source.reach_at_once() } else { None };
+        let launched = if is_own { spec.source.reach_at_once() } else { None };
         let launched = launched.transpose().map_err(StartError::Launch)?;
-        let desk = Scheduler::new(self.options, blobs);
+        let scheduler = Scheduler::new(self.options, blobs);
         let supervisor = {
-            let desk = desk.clone();
-            Supervisor::start_in_arbiter(arbiter, move |_| Supervisor::new(desk, recipe, launched))
+            let scheduler = scheduler.clone();
+            Supervisor::start_in_arbiter(arbiter, move |_| Supervisor::new(scheduler, spec, launched))
         };
-        desk.open(supervisor);
-        let pool = start_pool(arbiter, Pool::new(desk.clone()));
-        Ok(PoolHandle::new(desk, pool, arbiter.clone()))
+        scheduler.open(supervisor);
+        let pool = start_pool(arbiter, Pool::new(scheduler.clone()));
+        Ok(PoolHandle::new(scheduler, pool, arbiter.clone()))
     }
 
-    fn recipe(&self) -> Result<ServerSpec, StartError> {
+    fn spec(&self) -> Result<ServerSpec, StartError> {
         let (source, config, interface) = match &self.server {
             Whose::Own(config) => {
                 let mut encoded = Vec::new();

@@ -38,14 +38,14 @@ pub struct PoolHandle<W: Worker> {
 }
 
 struct Shared<W: Worker> {
-    desk: Arc<Scheduler>,
+    scheduler: Arc<Scheduler>,
     pool: Addr<Pool<W>>,
     arbiter: ArbiterHandle,
 }
 
 impl<W: Worker> Drop for Shared<W> {
     fn drop(&mut self) {
-        self.desk.close();
+        self.scheduler.close();
     }
 }
 
@@ -62,13 +62,13 @@ impl<W: Worker> std::fmt::Debug for PoolHandle<W> {
 }
 
 impl<W: Worker> PoolHandle<W> {
-    pub(crate) fn new(desk: Arc<Scheduler>, pool: Addr<Pool<W>>, arbiter: ArbiterHandle) -> Self {
-        PoolHandle { shared: Arc::new(Shared { desk, pool, arbiter }) }
+    pub(crate) fn new(scheduler: Arc<Scheduler>, pool: Addr<Pool<W>>, arbiter: ArbiterHandle) -> Self {
+        PoolHandle { shared: Arc::new(Shared { scheduler, pool, arbiter }) }
     }
 
     /// The pool's name.
     pub fn name(&self) -> &str {
-        &self.shared.desk.options.name
+        &self.shared.scheduler.options.name
     }
 
     /// The pool actor's own address, for a `Recipient` or a message such as [`Stop`](crate::actors::Stop). It does not
@@ -85,8 +85,8 @@ impl<W: Worker> PoolHandle<W> {
     /// [`Overloaded`](FailureKind::Overloaded) where other blobs have the pool's
     /// [`blob_memory`](crate::Builder::blob_memory).
     pub fn blob(&self, capacity: usize) -> Result<BlobMut, Failure> {
-        let desk = &self.shared.desk;
-        blobs::room(desk.blobs.as_ref(), capacity).map_err(|full| full.in_pool(self.name()))
+        let scheduler = &self.shared.scheduler;
+        blobs::allocation(scheduler.blobs.as_ref(), capacity).map_err(|full| full.in_pool(self.name()))
     }
 
     /// Runs a message on any free worker, as with `SyncArbiter`; the clock is the pool's `timeout`.
@@ -106,7 +106,7 @@ impl<W: Worker> PoolHandle<W> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        let limit = self.shared.desk.options.timeout;
+        let limit = self.shared.scheduler.options.timeout;
         self.send_within(limit, message)
     }
 
@@ -135,7 +135,7 @@ impl<W: Worker> PoolHandle<W> {
             timeout: None,
             calls: 1,
             unanswered: |failure, _| Err(E::from(failure)),
-            desk: self.shared.desk.clone(),
+            scheduler: self.shared.scheduler.clone(),
         }
     }
 
@@ -158,15 +158,15 @@ impl<W: Worker> PoolHandle<W> {
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
         let (caller, answer) = oneshot::channel();
-        let (desk, calls) = (&self.shared.desk, messages.len());
-        let batch = Delegation::new(desk, messages, desk.options.timeout, Origin::here());
+        let (scheduler, calls) = (&self.shared.scheduler, messages.len());
+        let batch = Delegation::new(scheduler, messages, scheduler.options.timeout, Origin::here());
         batch.run::<W, T, E>(&here_or(&self.shared.arbiter), Some(caller));
         PoolRequest {
             answer,
             timeout: None,
             calls,
             unanswered: |failure, calls| (0..calls).map(|_| Err(E::from(failure.clone()))).collect(),
-            desk: desk.clone(),
+            scheduler: scheduler.clone(),
         }
     }
 
@@ -179,7 +179,7 @@ impl<W: Worker> PoolHandle<W> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        self.run(&message, self.shared.desk.options.timeout, None);
+        self.run(&message, self.shared.scheduler.options.timeout, None);
     }
 
     /// As [`do_send`](Self::do_send).
@@ -195,10 +195,10 @@ impl<W: Worker> PoolHandle<W> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        if !self.shared.desk.is_open() {
+        if !self.shared.scheduler.is_open() {
             return Err(SendError::Closed(message));
         }
-        self.run(&message, self.shared.desk.options.timeout, None);
+        self.run(&message, self.shared.scheduler.options.timeout, None);
         Ok(())
     }
 
@@ -208,9 +208,9 @@ impl<W: Worker> PoolHandle<W> {
     /// be in doubt; workers that hold nothing are spared by `keep_after_error(true)`.
     pub fn checkout(&self) -> CheckoutBuilder<W> {
         CheckoutBuilder {
-            desk: self.shared.desk.clone(),
+            scheduler: self.shared.scheduler.clone(),
             arbiter: self.shared.arbiter.clone(),
-            terms: CallOptions::of(&self.shared.desk.options),
+            options: CallOptions::of(&self.shared.scheduler.options),
             context: None,
             log: None,
             worker: PhantomData,
@@ -219,14 +219,14 @@ impl<W: Worker> PoolHandle<W> {
 
     /// What the pool is doing and has done.
     pub fn stats(&self) -> Stats {
-        self.shared.desk.stats()
+        self.shared.scheduler.stats()
     }
 
     /// What the pool's fork server is doing and has done, for all applications that it works for; `None` where there is no
     /// server.
     pub fn server_stats(&self) -> impl Future<Output = Option<ServerStats>> + Send + 'static {
         let (inquirer, stats) = oneshot::channel();
-        if let Some(supervisor) = self.shared.desk.supervisor() {
+        if let Some(supervisor) = self.shared.scheduler.supervisor() {
             supervisor.do_send(InspectServer(inquirer));
         }
         async { stats.await.ok() }
@@ -239,7 +239,7 @@ impl<W: Worker> PoolHandle<W> {
     ///
     /// The pool ends all the same.
     pub fn stop(&self, drain: Duration) -> impl Future<Output = ()> + Send + 'static {
-        pool::stop(self.shared.desk.clone(), drain)
+        pool::stop(self.shared.scheduler.clone(), drain)
     }
 
     #[track_caller]
@@ -254,8 +254,8 @@ impl<W: Worker> PoolHandle<W> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        let desk = &self.shared.desk;
-        let relay = Relay::<W, M>::new(desk, message, limit, Origin::here());
+        let scheduler = &self.shared.scheduler;
+        let relay = Relay::<W, M>::new(scheduler, message, limit, Origin::here());
         relay.run(&here_or(&self.shared.arbiter), caller);
     }
 }

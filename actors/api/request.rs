@@ -32,7 +32,7 @@ pub struct PoolRequest<R> {
     pub(super) timeout: Option<Pin<Box<Sleep>>>,
     pub(super) calls: usize,
     pub(super) unanswered: fn(Failure, usize) -> R,
-    pub(super) desk: Arc<Scheduler>,
+    pub(super) scheduler: Arc<Scheduler>,
 }
 
 impl<R> std::fmt::Debug for PoolRequest<R> {
@@ -58,7 +58,7 @@ impl<R> Future for PoolRequest<R> {
             Poll::Ready(Ok(result)) => return Poll::Ready(Ok(result)),
             // The arbiter it ran on has ended.
             Poll::Ready(Err(_)) => {
-                return Poll::Ready(Ok((self.unanswered)(self.desk.stopped(), self.calls)));
+                return Poll::Ready(Ok((self.unanswered)(self.scheduler.stopped(), self.calls)));
             }
             Poll::Pending => {}
         }

@@ -101,8 +101,8 @@ where
 {
     /// Runs on the sender's thread, where the message is sent.
     fn pack(message: M, caller: Option<OneshotSender<M::Result>>) -> Envelope<A> {
-        let (context, listener) = (ErrorContext::current(), LogSink::here());
-        Envelope::with_proxy(Box::new(ContextEnvelope { message: Some(message), caller, context, listener }))
+        let (context, log_sink) = (ErrorContext::current(), LogSink::here());
+        Envelope::with_proxy(Box::new(ContextEnvelope { message: Some(message), caller, context, log_sink }))
     }
 }
 
@@ -111,7 +111,7 @@ struct ContextEnvelope<M: Message> {
     message: Option<M>,
     caller: Option<OneshotSender<M::Result>>,
     context: Option<ErrorContext>,
-    listener: Option<LogSink>,
+    log_sink: Option<LogSink>,
 }
 
 impl<A, M> EnvelopeProxy<A> for ContextEnvelope<M>
@@ -127,8 +127,8 @@ where
             return;
         }
         if let Some(message) = self.message.take() {
-            let (context, listener) = (self.context.take(), self.listener.take());
-            ctx.sent = Sent { context, listener, awaited: caller.is_some() };
+            let (context, log_sink) = (self.context.take(), self.log_sink.take());
+            ctx.sent = Sent { context, log_sink, awaited: caller.is_some() };
             let response = actor.handle(message, ctx);
             // Not every handler asks.
             drop(ctx.take_sent());

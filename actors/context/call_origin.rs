@@ -15,7 +15,7 @@ pub(crate) struct Sent {
     /// In force where it was sent.
     pub(crate) context: Option<ErrorContext>,
     /// Who hears there what is logged.
-    pub(crate) listener: Option<LogSink>,
+    pub(crate) log_sink: Option<LogSink>,
     /// Whether the sender waits for an answer.
     pub(crate) awaited: bool,
 }
@@ -24,7 +24,7 @@ pub(crate) struct Sent {
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     context: Option<ErrorContext>,
-    listener: Option<LogSink>,
+    log_sink: Option<LogSink>,
     at: &'static Location<'static>,
 }
 
@@ -32,21 +32,21 @@ impl Origin {
     /// A call or checkout made here, in the context in force.
     #[track_caller]
     pub(crate) fn here() -> Self {
-        Origin { context: ErrorContext::current(), listener: LogSink::here(), at: Location::caller() }
+        Origin { context: ErrorContext::current(), log_sink: LogSink::here(), at: Location::caller() }
     }
 
     /// A place that has no context of its own.
     #[track_caller]
     pub(crate) fn bare() -> Self {
-        Origin { context: None, listener: None, at: Location::caller() }
+        Origin { context: None, log_sink: None, at: Location::caller() }
     }
 
     /// A call that was sent to what was made here: in its sender's context or else in that of the receiver, from
     /// where the sender says or else from where the receiver was made.
     pub(crate) fn of_call(&self, sent: Sent, at: Option<&'static Location<'static>>) -> Self {
         let context = sent.context.or_else(|| self.context.clone());
-        let log = self.listener.as_ref().filter(|listener| matches!(listener, LogSink::Log(_)));
-        Origin { context, listener: log.cloned().or(sent.listener), at: at.unwrap_or(self.at) }
+        let log = self.log_sink.as_ref().filter(|log_sink| matches!(log_sink, LogSink::Log(_)));
+        Origin { context, log_sink: log.cloned().or(sent.log_sink), at: at.unwrap_or(self.at) }
     }
 
     /// The same in this context.
@@ -56,12 +56,12 @@ impl Origin {
 
     /// The same, with calls that are logged here.
     pub(crate) fn logged_to(self, log: Option<RequestLog>) -> Self {
-        Origin { listener: log.map(LogSink::Log).or(self.listener), ..self }
+        Origin { log_sink: log.map(LogSink::Log).or(self.log_sink), ..self }
     }
 
     /// Who hears what the call logs.
-    pub(crate) fn listener(&self) -> Option<&LogSink> {
-        self.listener.as_ref()
+    pub(crate) fn log_sink(&self) -> Option<&LogSink> {
+        self.log_sink.as_ref()
     }
 
     /// What travels with the call.

@@ -30,9 +30,9 @@ struct Answers<R> {
 }
 
 impl<R> Answers<R> {
-    fn answer(&mut self, place: usize, result: R) {
-        if place != self.answered.len() {
-            self.early.insert(place, result);
+    fn answer(&mut self, key: usize, result: R) {
+        if key != self.answered.len() {
+            self.early.insert(key, result);
             return;
         }
         self.answered.push(result);
@@ -77,12 +77,12 @@ where
     }
 
     /// The slot of the call at this place.
-    pub(crate) fn slot(self: &Rc<Self>, place: usize) -> Slot {
-        Slot::new(self.clone(), place)
+    pub(crate) fn slot(self: &Rc<Self>, key: usize) -> Slot {
+        Slot::new(self.clone(), key)
     }
 
-    fn answer(&self, place: usize, result: Result<T, E>) {
-        self.0.borrow_mut().answer(place, result);
+    fn answer(&self, key: usize, result: Result<T, E>) {
+        self.0.borrow_mut().answer(key, result);
         self.finish();
     }
 }
@@ -109,10 +109,10 @@ where
         Ok(())
     }
 
-    fn deliver(&self, place: usize) {
+    fn deliver(&self, key: usize) {
         let kept = self.0.borrow_mut().kept.take();
         if let Some(result) = kept {
-            self.answer(place, result);
+            self.answer(key, result);
         }
     }
 
@@ -124,8 +124,8 @@ where
         failure
     }
 
-    fn fail(&self, place: usize, failure: Failure) {
-        self.answer(place, Err(E::from(failure)));
+    fn fail(&self, key: usize, failure: Failure) {
+        self.answer(key, Err(E::from(failure)));
     }
 
     fn is_awaited(&self, _: usize) -> bool {

@@ -21,73 +21,73 @@ pub(crate) use slab::{Reply, ReplyKey, ReplySlab, SingleReply};
 /// The answers of calls of one message, each at a place of its own.
 pub(crate) trait Slots {
     /// Reads the worker's result and keeps it until [`deliver`](Self::deliver).
-    fn decode(&self, place: usize, bytes: &[u8]) -> Result<(), PayloadError>;
+    fn decode(&self, key: usize, bytes: &[u8]) -> Result<(), PayloadError>;
 
     /// Gives the kept result to the caller.
-    fn deliver(&self, place: usize);
+    fn deliver(&self, key: usize);
 
     /// The `Err` of the kept result as a failure, for those who do not know its type.
-    fn own_failure(&self, place: usize, describe: Describe) -> Option<Failure>;
+    fn own_failure(&self, key: usize, describe: Describe) -> Option<Failure>;
 
     /// Answers with a failure.
-    fn fail(&self, place: usize, failure: Failure);
+    fn fail(&self, key: usize, failure: Failure);
 
     /// Whether a caller waits, or waited, for the answer that is still to come.
-    fn is_awaited(&self, place: usize) -> bool;
+    fn is_awaited(&self, key: usize) -> bool;
 
     /// Whether a caller once waited and does so no more.
-    fn is_abandoned(&self, place: usize) -> bool;
+    fn is_abandoned(&self, key: usize) -> bool;
 
     /// The same, and wakes the task when that changes.
-    fn poll_abandoned(&self, place: usize, cx: &mut Context<'_>) -> bool;
+    fn poll_abandoned(&self, key: usize, cx: &mut Context<'_>) -> bool;
 
     /// The call is over; its place may be another's.
-    fn leave(&self, place: usize);
+    fn leave(&self, key: usize);
 }
 
 /// The slot of one call: its place among those of its message.
 pub(crate) struct Slot {
     slots: Rc<dyn Slots>,
-    place: usize,
+    key: usize,
 }
 
 impl Slot {
-    pub(crate) fn new(slots: Rc<dyn Slots>, place: usize) -> Self {
-        Slot { slots, place }
+    pub(crate) fn new(slots: Rc<dyn Slots>, key: usize) -> Self {
+        Slot { slots, key }
     }
 
     pub(crate) fn decode(&self, bytes: &[u8]) -> Result<(), PayloadError> {
-        self.slots.decode(self.place, bytes)
+        self.slots.decode(self.key, bytes)
     }
 
     pub(crate) fn deliver(&self) {
-        self.slots.deliver(self.place);
+        self.slots.deliver(self.key);
     }
 
     pub(crate) fn own_failure(&self, describe: Describe) -> Option<Failure> {
-        self.slots.own_failure(self.place, describe)
+        self.slots.own_failure(self.key, describe)
     }
 
     pub(crate) fn fail(&self, failure: Failure) {
-        self.slots.fail(self.place, failure);
+        self.slots.fail(self.key, failure);
     }
 
     pub(crate) fn is_awaited(&self) -> bool {
-        self.slots.is_awaited(self.place)
+        self.slots.is_awaited(self.key)
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {
-        self.slots.is_abandoned(self.place)
+        self.slots.is_abandoned(self.key)
     }
 
     pub(crate) fn poll_abandoned(&self, cx: &mut Context<'_>) -> bool {
-        self.slots.poll_abandoned(self.place, cx)
+        self.slots.poll_abandoned(self.key, cx)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.slots.leave(self.place);
+        self.slots.leave(self.key);
     }
 }
 

@@ -56,13 +56,9 @@ trait EntryStore {
     type Value;
     type Error;
 
-    fn with<X>(
-        &self,
-        place: usize,
-        look: impl FnOnce(&mut Entry<Result<Self::Value, Self::Error>>) -> X,
-    ) -> X;
+    fn with<X>(&self, key: usize, look: impl FnOnce(&mut Entry<Result<Self::Value, Self::Error>>) -> X) -> X;
 
-    fn is_left(&self, place: usize);
+    fn is_left(&self, key: usize);
 }
 
 impl<S: EntryStore> Slots for S
@@ -70,44 +66,44 @@ where
     S::Value: DeserializeOwned,
     S::Error: DeserializeOwned + From<Failure> + 'static,
 {
-    fn decode(&self, place: usize, bytes: &[u8]) -> Result<(), PayloadError> {
+    fn decode(&self, key: usize, bytes: &[u8]) -> Result<(), PayloadError> {
         let result = read(bytes)?;
-        let before = self.with(place, |entry| entry.result.replace(result));
+        let before = self.with(key, |entry| entry.result.replace(result));
         drop(before);
         Ok(())
     }
 
-    fn deliver(&self, place: usize) {
-        make(self.with(place, Entry::deliver));
+    fn deliver(&self, key: usize) {
+        make(self.with(key, Entry::deliver));
     }
 
-    fn own_failure(&self, place: usize, describe: Describe) -> Option<Failure> {
-        let result = self.with(place, |entry| entry.result.take());
+    fn own_failure(&self, key: usize, describe: Describe) -> Option<Failure> {
+        let result = self.with(key, |entry| entry.result.take());
         let error = result.as_ref().and_then(|result| result.as_ref().err());
         let failure = error.map(|error| as_failure(error, describe));
-        self.with(place, |entry| entry.result = result);
+        self.with(key, |entry| entry.result = result);
         failure
     }
 
-    fn fail(&self, place: usize, failure: Failure) {
+    fn fail(&self, key: usize, failure: Failure) {
         let result = Err(S::Error::from(failure));
-        make(self.with(place, |entry| entry.answer(result)));
+        make(self.with(key, |entry| entry.answer(result)));
     }
 
-    fn is_awaited(&self, place: usize) -> bool {
-        self.with(place, |entry| entry.caller.is_awaited())
+    fn is_awaited(&self, key: usize) -> bool {
+        self.with(key, |entry| entry.caller.is_awaited())
     }
 
-    fn is_abandoned(&self, place: usize) -> bool {
-        self.with(place, |entry| entry.caller.is_abandoned())
+    fn is_abandoned(&self, key: usize) -> bool {
+        self.with(key, |entry| entry.caller.is_abandoned())
     }
 
-    fn poll_abandoned(&self, place: usize, cx: &mut Context<'_>) -> bool {
-        self.with(place, |entry| entry.caller.poll_abandoned(cx))
+    fn poll_abandoned(&self, key: usize, cx: &mut Context<'_>) -> bool {
+        self.with(key, |entry| entry.caller.poll_abandoned(cx))
     }
 
-    fn leave(&self, place: usize) {
-        self.is_left(place);
+    fn leave(&self, key: usize) {
+        self.is_left(key);
     }
 }
 
@@ -164,10 +160,10 @@ where
         let entry = Entry { caller: ReplyTo::Unknown { awaits }, result: None };
         let shelved = SlabEntry { entry, holders: 2 };
         let mut entries = self.entries.borrow_mut();
-        let place = match self.free.borrow_mut().pop() {
-            Some(place) => {
-                entries[place] = shelved;
-                place
+        let key = match self.free.borrow_mut().pop() {
+            Some(key) => {
+                entries[key] = shelved;
+                key
             }
             None => {
                 entries.push(shelved);
@@ -175,22 +171,22 @@ where
             }
         };
         drop(entries);
-        (Slot::new(self.clone(), place), ReplyKey { shelf: self, place })
+        (Slot::new(self.clone(), key), ReplyKey { slab: self, key })
     }
 }
 
 impl<T, E> ReplySlab<T, E> {
     /// One of the two who know the place does so no more.
-    fn let_go(&self, place: usize) {
+    fn let_go(&self, key: usize) {
         let mut entries = self.entries.borrow_mut();
-        let shelved = &mut entries[place];
+        let shelved = &mut entries[key];
         shelved.holders -= 1;
         if shelved.holders > 0 {
             return;
         }
         let left = std::mem::replace(&mut shelved.entry, Entry { caller: ReplyTo::Done, result: None });
         let mut free = self.free.borrow_mut();
-        free.push(place);
+        free.push(key);
         if free.len() == entries.len() && free.len() > KEPT {
             *free = Vec::new();
             *entries = Vec::new();
@@ -204,45 +200,45 @@ impl<T, E> EntryStore for ReplySlab<T, E> {
     type Value = T;
     type Error = E;
 
-    fn with<X>(&self, place: usize, look: impl FnOnce(&mut Entry<Result<T, E>>) -> X) -> X {
-        look(&mut self.entries.borrow_mut()[place].entry)
+    fn with<X>(&self, key: usize, look: impl FnOnce(&mut Entry<Result<T, E>>) -> X) -> X {
+        look(&mut self.entries.borrow_mut()[key].entry)
     }
 
-    fn is_left(&self, place: usize) {
-        self.let_go(place);
+    fn is_left(&self, key: usize) {
+        self.let_go(key);
     }
 }
 
 /// Who is told of the caller of a message, whatever the types of its result.
 trait ReplySink<R> {
-    fn set_caller(&self, place: usize, caller: Option<OneshotSender<R>>);
+    fn set_caller(&self, key: usize, caller: Option<OneshotSender<R>>);
 
-    fn let_go(&self, place: usize);
+    fn let_go(&self, key: usize);
 }
 
 impl<T, E> ReplySink<Result<T, E>> for ReplySlab<T, E> {
-    fn set_caller(&self, place: usize, caller: Option<OneshotSender<Result<T, E>>>) {
-        make(self.with(place, |entry| {
+    fn set_caller(&self, key: usize, caller: Option<OneshotSender<Result<T, E>>>) {
+        make(self.with(key, |entry| {
             entry.caller = ReplyTo::of(caller);
             // It may have been answered while the message was handled: nothing is, before the caller is known.
             entry.deliver()
         }));
     }
 
-    fn let_go(&self, place: usize) {
-        ReplySlab::let_go(self, place);
+    fn let_go(&self, key: usize) {
+        ReplySlab::let_go(self, key);
     }
 }
 
 /// A place on a shelf, for whoever will know the caller.
 pub(crate) struct ReplyKey<R> {
-    shelf: Rc<dyn ReplySink<R>>,
-    place: usize,
+    slab: Rc<dyn ReplySink<R>>,
+    key: usize,
 }
 
 impl<R> Drop for ReplyKey<R> {
     fn drop(&mut self) {
-        self.shelf.let_go(self.place);
+        self.slab.let_go(self.key);
     }
 }
 
@@ -257,6 +253,6 @@ impl<M: Message> std::fmt::Debug for Reply<M> {
 
 impl<A: Actor, M: Message> MessageResponse<A, M> for Reply<M> {
     fn handle(self, _: &mut A::Context, caller: Option<OneshotSender<M::Result>>) {
-        self.0.shelf.set_caller(self.0.place, caller);
+        self.0.slab.set_caller(self.0.key, caller);
     }
 }

@@ -9,7 +9,7 @@ use crate::wire::control::Ended;
 
 /// How long after a worker closed its channel news of its death is waited for; one of which there is none by then
 /// has closed it and lives on.
-pub(crate) const OBITUARY_PATIENCE: Duration = Duration::from_millis(500);
+pub(crate) const EXIT_REPORT_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How a worker ended, as far as anybody saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,12 +44,12 @@ impl ExitReport {
     }
 
     /// Whether its server killed it because its call ran for too long.
-    pub(crate) fn says_it_hung(&self) -> bool {
+    pub(crate) fn was_hung(&self) -> bool {
         matches!(self, ExitReport::Seen(Ended { hung: true, .. }))
     }
 
     /// Whether a call of the checkout at hand had begun, as far as this tells.
-    pub(crate) fn says_it_had_begun(&self) -> Option<bool> {
+    pub(crate) fn had_begun(&self) -> Option<bool> {
         match self {
             ExitReport::Seen(ended) => ended.remains.as_ref().map(|remains| remains.begun),
             ExitReport::Unseen => None,

@@ -18,7 +18,7 @@ impl PoolState {
             Some(RetireReason::PoolEnds)
         } else if facts.stop {
             Some(RetireReason::Asked)
-        } else if !self.may_stay(entry.vintage) {
+        } else if !self.may_stay(entry.generation) {
             Some(RetireReason::Outdated)
         } else if entry.checkouts >= self.limits.max_checkouts {
             Some(RetireReason::WornOut)
@@ -61,10 +61,10 @@ impl PoolState {
     }
 
     fn idle_until(&self, worker: u64) -> Option<Instant> {
-        if self.census.useful() - self.of_old <= self.kept() {
+        if self.counts.useful() - self.of_old <= self.kept() {
             return None;
         }
-        match self.workers.get(&worker)?.life {
+        match self.workers.get(&worker)?.worker_state {
             WorkerState::Idle { since } => since.checked_add(self.limits.idle_timeout?),
             _ => None,
         }

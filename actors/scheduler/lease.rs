@@ -10,15 +10,15 @@ use crate::actors::transport::HostChannel;
 
 /// The exclusive use of one worker. Dropping it kills the worker: nobody knows what state it is in.
 pub(crate) struct Lease {
-    desk: Arc<Scheduler>,
+    scheduler: Arc<Scheduler>,
     pub(crate) worker: WorkerHandle,
     /// `None` once it was given back or given up.
     channel: Option<HostChannel>,
 }
 
 impl Lease {
-    pub(crate) fn new(desk: Arc<Scheduler>, worker: WorkerHandle, channel: HostChannel) -> Self {
-        Lease { desk, worker, channel: Some(channel) }
+    pub(crate) fn new(scheduler: Arc<Scheduler>, worker: WorkerHandle, channel: HostChannel) -> Self {
+        Lease { scheduler, worker, channel: Some(channel) }
     }
 
     /// The channel, as long as the lease lasts.
@@ -29,25 +29,25 @@ impl Lease {
     /// Gives the worker back, free for the next.
     pub(crate) fn give_back(mut self, facts: ReleaseReport) {
         if let Some(channel) = self.channel.take() {
-            self.desk.take_back(self.worker.number, channel, facts);
+            self.scheduler.take_back(self.worker.number, channel, facts);
         }
     }
 
     /// Gives up a worker that nobody will have after this; without its channel it ends by itself.
     pub(crate) fn retire(mut self, reason: RetireReason) {
         if let Some(channel) = self.channel.take() {
-            self.desk.retire(self.worker.number, channel, reason);
+            self.scheduler.retire(self.worker.number, channel, reason);
         }
     }
 
     /// Kills the worker and gives it up; returns its channel, in which it may have said something.
     pub(crate) fn kill(mut self, reason: RetireReason) -> Option<HostChannel> {
         let channel = self.channel.take();
-        match self.desk.options.kill_grace.filter(|_| reason.may_be_gentle()) {
-            Some(grace) => self.desk.end_gently(&self.worker, grace),
-            None => self.desk.kill(&self.worker),
+        match self.scheduler.options.kill_grace.filter(|_| reason.may_be_gentle()) {
+            Some(grace) => self.scheduler.end_gently(&self.worker, grace),
+            None => self.scheduler.kill(&self.worker),
         }
-        self.desk.dismiss(self.worker.number, reason);
+        self.scheduler.dismiss(self.worker.number, reason);
         channel
     }
 }
@@ -55,8 +55,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.channel.is_some() {
-            self.desk.kill(&self.worker);
-            self.desk.dismiss(self.worker.number, RetireReason::Abandoned);
+            self.scheduler.kill(&self.worker);
+            self.scheduler.dismiss(self.worker.number, RetireReason::Abandoned);
         }
     }
 }

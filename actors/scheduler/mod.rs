@@ -59,13 +59,13 @@ pub(crate) struct Scheduler {
     chances: RandomState,
     supervisor: OnceLock<Addr<Supervisor>>,
     last_checkout: AtomicU64,
-    books: Mutex<Registry>,
+    registry: Mutex<Registry>,
 }
 
 impl Scheduler {
     pub(crate) fn new(options: Options, blobs: Option<BlobMemory>) -> Arc<Self> {
-        let books = Registry {
-            ledger: PoolState::new(&options),
+        let registry = Registry {
+            state: PoolState::new(&options),
             workers: HashMap::new(),
             channels: HashMap::new(),
             waiting: HashMap::new(),
@@ -84,7 +84,7 @@ impl Scheduler {
             totals: Totals::default(),
             supervisor: OnceLock::new(),
             last_checkout: AtomicU64::new(0),
-            books: Mutex::new(books),
+            registry: Mutex::new(registry),
         })
     }
 
@@ -92,7 +92,7 @@ impl Scheduler {
     pub(crate) fn open(self: &Arc<Self>, supervisor: Addr<Supervisor>) {
         // A desk is opened once, by whoever made it.
         let _ = self.supervisor.set(supervisor);
-        self.update(|books, now| books.ledger.open(now));
+        self.update(|registry, now| registry.state.open(now));
     }
 
     pub(crate) fn supervisor(&self) -> Option<&Addr<Supervisor>> {
@@ -101,61 +101,61 @@ impl Scheduler {
 
     /// A place in line, or a worker at once.
     pub(crate) fn ask(self: &Arc<Self>) -> Arc<Waiter> {
-        self.claim(PoolState::ask)
+        self.waiter(PoolState::ask)
     }
 
     /// The same ahead of all others, for a checkout whose worker ended before it had done anything.
     pub(crate) fn ask_again(self: &Arc<Self>) -> Arc<Waiter> {
-        self.claim(PoolState::ask_again)
+        self.waiter(PoolState::ask_again)
     }
 
-    fn claim(self: &Arc<Self>, ask: fn(&mut PoolState, u64, Instant) -> Admission) -> Arc<Waiter> {
-        let claim = Waiter::new(self.last_checkout.fetch_add(1, Ordering::Relaxed));
-        self.update(|books, now| {
+    fn waiter(self: &Arc<Self>, ask: fn(&mut PoolState, u64, Instant) -> Admission) -> Arc<Waiter> {
+        let waiter = Waiter::new(self.last_checkout.fetch_add(1, Ordering::Relaxed));
+        self.update(|registry, now| {
             // Nobody has seen this claim yet, so there is nobody to wake.
-            let _nobody = match ask(&mut books.ledger, claim.id, now) {
-                Admission::Granted { worker } => self.grant(books, &claim, worker),
+            let _nobody = match ask(&mut registry.state, waiter.id, now) {
+                Admission::Granted { worker } => self.grant(registry, &waiter, worker),
                 Admission::Waits => {
-                    books.waiting.insert(claim.id, claim.clone());
+                    registry.waiting.insert(waiter.id, waiter.clone());
                     None
                 }
                 Admission::Overloaded { waiting } => {
-                    claim.tell(|news| news.refusal = Some(self.overloaded(waiting)))
+                    waiter.tell(|notice| notice.refusal = Some(self.overloaded(waiting)))
                 }
-                Admission::Stopped => claim.tell(|news| news.refusal = Some(self.stopped())),
+                Admission::Stopped => waiter.tell(|notice| notice.refusal = Some(self.stopped())),
             };
         });
-        claim
+        waiter
     }
 
     /// A checkout leaves the line. What it waited for, for its failure; a worker granted meanwhile goes back.
-    pub(crate) fn cancel(self: &Arc<Self>, claim: &Arc<Waiter>) -> WaitOutcome {
-        let (waited, _) = self.update(|books, now| {
-            let starting = books.ledger.is_starting();
-            let waited = WaitOutcome {
+    pub(crate) fn cancel(self: &Arc<Self>, waiter: &Arc<Waiter>) -> WaitOutcome {
+        let (outcome, _) = self.update(|registry, now| {
+            let starting = registry.state.is_starting();
+            let outcome = WaitOutcome {
                 phase: if starting { failure::Phase::Starting } else { failure::Phase::Waiting },
-                trouble: books.trouble.clone(),
-                outage: books.outage.clone(),
+                trouble: registry.trouble.clone(),
+                outage: registry.outage.clone(),
             };
-            books.ledger.cancel(claim.id, now);
-            (waited, books.waiting.remove(&claim.id))
+            registry.state.cancel(waiter.id, now);
+            (outcome, registry.waiting.remove(&waiter.id))
         });
-        if let Some(lease) = claim.take_news().and_then(|news| news.lease) {
+        if let Some(lease) = waiter.take_notice().and_then(|notice| notice.lease) {
             lease.give_back(ReleaseReport::default());
         }
-        waited
+        outcome
     }
 
     /// A worker comes back from its checkout.
     pub(crate) fn take_back(self: &Arc<Self>, worker: u64, channel: HostChannel, facts: ReleaseReport) {
-        let _holder = self.update(|books, now| {
-            let holder = books.holding.remove(&worker);
+        let _holder = self.update(|registry, now| {
+            let holder = registry.holding.remove(&worker);
             // One whose end was seen while it was on its way back has nobody to take its channel again.
-            let orphaned = match books.workers.contains_key(&worker) {
-                true => books.channels.insert(worker, channel),
+            let orphaned = match registry.workers.contains_key(&worker) {
+                true => registry.channels.insert(worker, channel),
                 false => Some(channel),
             };
-            books.ledger.released(worker, facts, now);
+            registry.state.released(worker, facts, now);
             (holder, orphaned)
         });
     }
@@ -163,10 +163,10 @@ impl Scheduler {
     /// A worker was killed by its holder, or is known to be of no use.
     pub(crate) fn dismiss(self: &Arc<Self>, worker: u64, reason: RetireReason) {
         tracing::debug!(target: "forkpool", pool = %self.options.name, worker, %reason, "worker dismissed");
-        let _taken_out = self.update(|books, now| {
-            books.has_loss = true;
-            books.ledger.dismiss(worker, reason, now);
-            (books.holding.remove(&worker), books.channels.remove(&worker))
+        let _taken_out = self.update(|registry, now| {
+            registry.has_loss = true;
+            registry.state.dismiss(worker, reason, now);
+            (registry.holding.remove(&worker), registry.channels.remove(&worker))
         });
         if self.identity(worker).is_some_and(|worker| worker.is_unwatched())
             && let Some(supervisor) = self.supervisor()
@@ -201,35 +201,35 @@ impl Scheduler {
 
     /// These workers' server takes no more work; `succeeded`: another does already.
     pub(crate) fn outdate(self: &Arc<Self>, workers: &[u64], succeeded: bool) {
-        self.update(|books, now| books.ledger.outdate(workers.iter().copied(), succeeded, now));
+        self.update(|registry, now| registry.state.outdate(workers.iter().copied(), succeeded, now));
     }
 
     /// Why this worker will be replaced after the checkout that has it, if it will.
     pub(crate) fn reason_to_end(&self, worker: u64) -> Option<RetireReason> {
-        self.books.lock().ledger.reason_to_end(worker, ReleaseReport::default(), Instant::now())
+        self.registry.lock().state.reason_to_end(worker, ReleaseReport::default(), Instant::now())
     }
 
     /// A worker comes back from its last checkout.
     pub(crate) fn retire(self: &Arc<Self>, worker: u64, channel: HostChannel, reason: RetireReason) {
-        let _holder = self.update(|books, now| {
-            books.channels.insert(worker, channel);
-            books.ledger.retire(worker, reason, now);
-            books.holding.remove(&worker)
+        let _holder = self.update(|registry, now| {
+            registry.channels.insert(worker, channel);
+            registry.state.retire(worker, reason, now);
+            registry.holding.remove(&worker)
         });
     }
 
     /// A worker was forked.
     pub(crate) fn born(self: &Arc<Self>, identity: WorkerHandle) {
         self.totals.forked();
-        self.books.lock().workers.insert(identity.number, identity);
+        self.registry.lock().workers.insert(identity.number, identity);
     }
 
     /// A worker is set up.
     pub(crate) fn ready(self: &Arc<Self>, worker: u64, channel: HostChannel) {
-        self.update(|books, now| {
-            books.trouble = None;
-            books.channels.insert(worker, channel);
-            books.ledger.ready(worker, now);
+        self.update(|registry, now| {
+            registry.trouble = None;
+            registry.channels.insert(worker, channel);
+            registry.state.ready(worker, now);
         });
     }
 
@@ -240,50 +240,50 @@ impl Scheduler {
         tracing::warn!(target: "forkpool", pool = %self.options.name, worker, error, "set-up failed");
         self.tell_first_in_line(failure);
         if let Some(worker) = worker {
-            self.update(|books, now| books.ledger.not_set_up(worker, now, self.chance()));
+            self.update(|registry, now| registry.state.not_set_up(worker, now, self.chance()));
         }
     }
 
     fn tell_first_in_line(self: &Arc<Self>, failure: Failure) {
-        let first = self.update(|books, now| {
+        let first = self.update(|registry, now| {
             let has_call = |id: &u64| {
-                let claim = books.waiting.get(id);
-                claim.is_some_and(|claim| claim.has_call.load(Ordering::Relaxed))
+                let waiter = registry.waiting.get(id);
+                waiter.is_some_and(|waiter| waiter.has_call.load(Ordering::Relaxed))
             };
-            let Some(first) = books.ledger.waiting().find(has_call) else {
-                books.trouble = Some(failure.clone());
+            let Some(first) = registry.state.waiting().find(has_call) else {
+                registry.trouble = Some(failure.clone());
                 return None;
             };
-            books.ledger.cancel(first, now);
-            books.waiting.remove(&first)
+            registry.state.cancel(first, now);
+            registry.waiting.remove(&first)
         });
-        let wake = first.and_then(|claim| claim.tell(|news| news.refusal = Some(failure)));
+        let wake = first.and_then(|waiter| waiter.tell(|notice| notice.refusal = Some(failure)));
         wake.into_iter().for_each(Waker::wake);
     }
 
     /// A worker's process is gone.
-    pub(crate) fn ended(self: &Arc<Self>, worker: u64, obituary: ExitReport) {
-        let (identity, holder, _) = self.update(|books, now| {
-            books.has_loss = true;
-            let identity = books.workers.remove(&worker);
-            let holder = books.holding.remove(&worker);
-            let has_call = holder.as_ref().is_some_and(|claim| claim.has_call.load(Ordering::Relaxed));
-            books.ledger.ended(worker, has_call, now, self.chance());
-            (identity, holder, books.channels.remove(&worker))
+    pub(crate) fn ended(self: &Arc<Self>, worker: u64, exit_report: ExitReport) {
+        let (identity, holder, _) = self.update(|registry, now| {
+            registry.has_loss = true;
+            let identity = registry.workers.remove(&worker);
+            let holder = registry.holding.remove(&worker);
+            let has_call = holder.as_ref().is_some_and(|waiter| waiter.has_call.load(Ordering::Relaxed));
+            registry.state.ended(worker, has_call, now, self.chance());
+            (identity, holder, registry.channels.remove(&worker))
         });
-        identity.iter().for_each(|identity| identity.holdings.clear());
-        let wake = holder.and_then(|claim| claim.tell(|news| news.obituary = Some(obituary)));
+        identity.iter().for_each(|identity| identity.borrowed.clear());
+        let wake = holder.and_then(|waiter| waiter.tell(|notice| notice.exit_report = Some(exit_report)));
         wake.into_iter().for_each(Waker::wake);
     }
 
     /// Notes why there is no fork server, or that there is one again.
     pub(crate) fn set_outage(&self, outage: Option<String>) {
-        self.books.lock().outage = outage;
+        self.registry.lock().outage = outage;
     }
 
     /// Notes trouble that belongs to no worker, to be shown in the next timeout.
     pub(crate) fn set_trouble(&self, trouble: Failure) {
-        self.books.lock().trouble = Some(trouble);
+        self.registry.lock().trouble = Some(trouble);
     }
 
     /// A number between 0 and 1 that nobody can foresee: the standard library's random hash keys are all the
@@ -314,77 +314,77 @@ impl Scheduler {
 
     /// Time has passed.
     pub(crate) fn tick(self: &Arc<Self>) {
-        self.update(|books, now| {
-            books.attends_at = books.attends_at.filter(|at| *at > now);
-            books.ledger.tick(now);
+        self.update(|registry, now| {
+            registry.attends_at = registry.attends_at.filter(|at| *at > now);
+            registry.state.tick(now);
         });
     }
 
     /// The last handle is gone: whoever waits or holds is served, nobody else.
     pub(crate) fn close(self: &Arc<Self>) {
-        self.update(|books, now| books.ledger.close(now));
+        self.update(|registry, now| registry.state.close(now));
     }
 
     /// Nobody who waits gets a worker; whoever holds one finishes what is queued.
     pub(crate) fn stop(self: &Arc<Self>) {
-        let wake = self.update(|books, now| {
-            books.ledger.stop(now);
-            let holders = books.holding.values();
-            holders.filter_map(|claim| claim.tell(|news| news.closing = true)).collect::<Vec<_>>()
+        let wake = self.update(|registry, now| {
+            registry.state.stop(now);
+            let holders = registry.holding.values();
+            holders.filter_map(|waiter| waiter.tell(|notice| notice.closing = true)).collect::<Vec<_>>()
         });
         wake.into_iter().for_each(Waker::wake);
     }
 
     /// Whoever still holds a worker loses it.
     pub(crate) fn stop_now(self: &Arc<Self>) {
-        self.tell_holders(|news| news.stopped = true);
+        self.tell_holders(|notice| notice.stopped = true);
     }
 
     fn tell_holders(self: &Arc<Self>, write: fn(&mut waiter::Notice)) {
-        let books = self.books.lock();
-        let wake: Vec<Waker> = books.holding.values().filter_map(|claim| claim.tell(write)).collect();
-        drop(books);
+        let registry = self.registry.lock();
+        let wake: Vec<Waker> = registry.holding.values().filter_map(|waiter| waiter.tell(write)).collect();
+        drop(registry);
         wake.into_iter().for_each(Waker::wake);
     }
 
     pub(crate) fn is_drained(&self) -> bool {
-        self.books.lock().ledger.is_drained()
+        self.registry.lock().state.is_drained()
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        self.books.lock().ledger.phase() == PoolPhase::Open
+        self.registry.lock().state.phase() == PoolPhase::Open
     }
 
     /// Nobody will tell of this worker's end any more: it is taken to be gone once it is dismissed. `false` if it was.
     pub(crate) fn leave_unwatched(&self, worker: u64) -> bool {
-        let books = self.books.lock();
-        let Some(identity) = books.workers.get(&worker) else { return false };
+        let registry = self.registry.lock();
+        let Some(identity) = registry.workers.get(&worker) else { return false };
         identity.unwatched.store(true, Ordering::Relaxed);
-        books.holding.contains_key(&worker) || books.channels.contains_key(&worker)
+        registry.holding.contains_key(&worker) || registry.channels.contains_key(&worker)
     }
 
     /// Who this worker is, if it is alive as far as was seen.
     pub(crate) fn identity(&self, worker: u64) -> Option<WorkerHandle> {
-        self.books.lock().workers.get(&worker).cloned()
+        self.registry.lock().workers.get(&worker).cloned()
     }
 
     /// Workers that are alive, as far as was seen.
     pub(crate) fn living(&self) -> Vec<WorkerHandle> {
-        self.books.lock().workers.values().cloned().collect()
+        self.registry.lock().workers.values().cloned().collect()
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let books = self.books.lock();
-        let census = books.ledger.census();
-        let mut workers: Vec<&WorkerHandle> = books.workers.values().collect();
+        let registry = self.registry.lock();
+        let counts = registry.state.counts();
+        let mut workers: Vec<&WorkerHandle> = registry.workers.values().collect();
         workers.sort_unstable_by_key(|worker| worker.number);
         Stats {
             pids: workers.iter().map(|worker| worker.pid).collect(),
-            starting: census.starting,
-            idle: census.idle,
-            leased: census.leased,
-            ending: census.ending,
-            waiting: books.ledger.waiting_count(),
+            starting: counts.starting,
+            idle: counts.idle,
+            leased: counts.leased,
+            ending: counts.ending,
+            waiting: registry.state.waiting_count(),
             blob_bytes: self.blobs.as_ref().map_or(0, BlobMemory::in_use),
             ..self.totals.snapshot()
         }
@@ -408,64 +408,64 @@ impl Scheduler {
     /// A claim may own a lease, and dropping a lease comes back here: what `change` takes out of the books it
     /// returns, to be dropped without the lock.
     fn update<T>(self: &Arc<Self>, change: impl FnOnce(&mut Registry, Instant) -> T) -> T {
-        let mut errands = Effects::default();
-        let mut books = self.books.lock();
-        let result = change(&mut books, Instant::now());
-        while let Some(action) = books.ledger.next_action() {
-            self.carry_out(&mut books, action, &mut errands);
+        let mut effects = Effects::default();
+        let mut registry = self.registry.lock();
+        let result = change(&mut registry, Instant::now());
+        while let Some(action) = registry.state.next_action() {
+            self.carry_out(&mut registry, action, &mut effects);
         }
-        let next = books.ledger.next_tick();
-        if next.is_some_and(|next| books.attends_at.is_none_or(|at| next < at)) {
-            books.attends_at = next;
-            errands.attend = next;
+        let next = registry.state.next_tick();
+        if next.is_some_and(|next| registry.attends_at.is_none_or(|at| next < at)) {
+            registry.attends_at = next;
+            effects.attend = next;
         }
-        errands.drained = books.ledger.is_drained();
-        errands.has_loss = std::mem::take(&mut books.has_loss);
-        let wake = self.tell_supervisor(errands);
-        drop(books);
+        effects.drained = registry.state.is_drained();
+        effects.has_loss = std::mem::take(&mut registry.has_loss);
+        let wake = self.tell_supervisor(effects);
+        drop(registry);
         wake.into_iter().for_each(Waker::wake);
         result
     }
 
-    fn carry_out(self: &Arc<Self>, books: &mut Registry, action: Action, errands: &mut Effects) {
+    fn carry_out(self: &Arc<Self>, registry: &mut Registry, action: Action, effects: &mut Effects) {
         match action {
-            Action::Fork(worker) => errands.hire.push(worker),
+            Action::Fork(worker) => effects.spawn.push(worker),
             Action::Retire(worker, reason) => {
-                let channel = books.channels.remove(&worker);
-                errands.retire.push(Leaving { worker, reason, channel });
+                let channel = registry.channels.remove(&worker);
+                effects.retire.push(Leaving { worker, reason, channel });
             }
             Action::Grant { to, worker } => {
-                if let Some(claim) = books.waiting.remove(&to) {
-                    errands.wake.extend(self.grant(books, &claim, worker));
+                if let Some(waiter) = registry.waiting.remove(&to) {
+                    effects.wake.extend(self.grant(registry, &waiter, worker));
                 }
             }
             Action::Refuse(checkout) => {
                 let refusal = self.stopped();
-                if let Some(claim) = books.waiting.remove(&checkout) {
-                    errands.wake.extend(claim.tell(|news| news.refusal = Some(refusal)));
+                if let Some(waiter) = registry.waiting.remove(&checkout) {
+                    effects.wake.extend(waiter.tell(|notice| notice.refusal = Some(refusal)));
                 }
             }
         }
     }
 
-    fn grant(self: &Arc<Self>, books: &mut Registry, claim: &Arc<Waiter>, worker: u64) -> Option<Waker> {
-        let channel = books.channels.remove(&worker)?;
-        let identity = books.workers.get(&worker)?.clone();
+    fn grant(self: &Arc<Self>, registry: &mut Registry, waiter: &Arc<Waiter>, worker: u64) -> Option<Waker> {
+        let channel = registry.channels.remove(&worker)?;
+        let identity = registry.workers.get(&worker)?.clone();
         self.totals.granted();
-        books.holding.insert(worker, claim.clone());
+        registry.holding.insert(worker, waiter.clone());
         let lease = Lease::new(self.clone(), identity, channel);
-        claim.tell(|news| news.lease = Some(lease))
+        waiter.tell(|notice| notice.lease = Some(lease))
     }
 
     /// Under the lock, so that of two threads none tells it to let a worker go that the other has not yet told it to
     /// hire. Returns who is to be woken.
-    fn tell_supervisor(&self, errands: Effects) -> Vec<Waker> {
-        let Effects { wake, hire, retire, attend, drained, has_loss } = errands;
+    fn tell_supervisor(&self, effects: Effects) -> Vec<Waker> {
+        let Effects { wake, spawn, retire, attend, drained, has_loss } = effects;
         let Some(supervisor) = self.supervisor() else {
             return wake;
         };
-        if !hire.is_empty() {
-            supervisor.do_send(Spawn { numbers: hire, at_once: !has_loss });
+        if !spawn.is_empty() {
+            supervisor.do_send(Spawn { numbers: spawn, at_once: !has_loss });
         }
         if !retire.is_empty() {
             supervisor.do_send(Retire(retire));

@@ -126,22 +126,22 @@ mod tests {
     proptest! {
         #[test]
         fn a_line_is_a_deque_that_can_be_left_from_the_middle(steps in steps()) {
-            let (mut line, mut model) = (LinkedQueue::default(), VecDeque::new());
+            let (mut queue, mut model) = (LinkedQueue::default(), VecDeque::new());
             for (id, step) in (0_u64..).zip(steps) {
                 match step {
-                    Step::PushBack => { line.push_back(id); model.push_back(id); }
-                    Step::PushFront => { line.push_front(id); model.push_front(id); }
-                    Step::PopFront => prop_assert_eq!(line.pop_front(), model.pop_front()),
-                    Step::PopBack => prop_assert_eq!(line.pop_back(), model.pop_back()),
-                    Step::Remove(_) if model.is_empty() => prop_assert!(!line.remove(id)),
+                    Step::PushBack => { queue.push_back(id); model.push_back(id); }
+                    Step::PushFront => { queue.push_front(id); model.push_front(id); }
+                    Step::PopFront => prop_assert_eq!(queue.pop_front(), model.pop_front()),
+                    Step::PopBack => prop_assert_eq!(queue.pop_back(), model.pop_back()),
+                    Step::Remove(_) if model.is_empty() => prop_assert!(!queue.remove(id)),
                     Step::Remove(at) => {
                         let removed = model.remove(at % model.len());
-                        prop_assert!(removed.is_some_and(|removed| line.remove(removed)));
+                        prop_assert!(removed.is_some_and(|removed| queue.remove(removed)));
                     }
                 }
-                prop_assert_eq!(line.iter().collect::<VecDeque<_>>(), model.clone());
-                prop_assert_eq!(line.len(), model.len());
-                prop_assert_eq!(line.is_empty(), model.is_empty());
+                prop_assert_eq!(queue.iter().collect::<VecDeque<_>>(), model.clone());
+                prop_assert_eq!(queue.len(), model.len());
+                prop_assert_eq!(queue.is_empty(), model.is_empty());
             }
         }
     }

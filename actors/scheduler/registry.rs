@@ -13,7 +13,7 @@ use crate::actors::transport::HostChannel;
 use crate::failure::{self, Failure};
 
 pub(super) struct Registry {
-    pub(super) ledger: PoolState,
+    pub(super) state: PoolState,
     /// Living workers, by number.
     pub(super) workers: HashMap<u64, WorkerHandle>,
     /// Channels of idle workers.
@@ -36,7 +36,7 @@ pub(super) struct Registry {
 #[derive(Default)]
 pub(super) struct Effects {
     pub(super) wake: Vec<Waker>,
-    pub(super) hire: Vec<u64>,
+    pub(super) spawn: Vec<u64>,
     pub(super) retire: Vec<Leaving>,
     pub(super) attend: Option<Instant>,
     pub(super) drained: bool,

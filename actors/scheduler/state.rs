@@ -66,8 +66,8 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
-    fn of(&mut self, life: WorkerState) -> &mut usize {
-        match life {
+    fn of(&mut self, worker_state: WorkerState) -> &mut usize {
+        match worker_state {
             WorkerState::Starting => &mut self.starting,
             WorkerState::Idle { .. } => &mut self.idle,
             WorkerState::Leased { .. } => &mut self.leased,
@@ -97,8 +97,8 @@ pub(super) enum Generation {
 }
 
 pub(super) struct Entry {
-    pub(super) life: WorkerState,
-    pub(super) vintage: Generation,
+    pub(super) worker_state: WorkerState,
+    pub(super) generation: Generation,
     /// When it was asked for, and from then on when it became ready: its age counts from there.
     pub(super) born: Instant,
     pub(super) checkouts: u64,
@@ -109,7 +109,7 @@ pub(super) struct Entry {
 impl Entry {
     /// Whether it is or will be of use, and is to be replaced.
     pub(super) fn is_of_old(&self) -> bool {
-        self.vintage != Generation::Current && !matches!(self.life, WorkerState::Ending { .. })
+        self.generation != Generation::Current && !matches!(self.worker_state, WorkerState::Ending { .. })
     }
 }
 
@@ -130,7 +130,7 @@ pub(crate) struct PoolState {
     pub(super) backoff: Backoff,
     pub(super) phase: PoolPhase,
     pub(super) workers: HashMap<u64, Entry>,
-    pub(super) census: Counts,
+    pub(super) counts: Counts,
     /// Of the useful ones, those that are to be replaced.
     pub(super) of_old: usize,
     /// Front: least recently used.
@@ -165,7 +165,7 @@ impl PoolState {
             backoff: options.restart,
             phase: PoolPhase::Open,
             workers: HashMap::new(),
-            census: Counts::default(),
+            counts: Counts::default(),
             of_old: 0,
             idle: LinkedQueue::default(),
             waiting: LinkedQueue::default(),
@@ -183,8 +183,8 @@ impl PoolState {
         self.actions.pop_front()
     }
 
-    pub(crate) fn census(&self) -> Counts {
-        self.census
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts
     }
 
     pub(crate) fn waiting(&self) -> impl Iterator<Item = u64> {
@@ -201,7 +201,7 @@ impl PoolState {
 
     /// Whether a waiting checkout may hope for a worker that is being started.
     pub(crate) fn is_starting(&self) -> bool {
-        self.census.starting > 0 || self.retry_at.is_some()
+        self.counts.starting > 0 || self.retry_at.is_some()
     }
 
     /// Whether nothing is left to wait for.
@@ -226,7 +226,7 @@ impl PoolState {
             return Admission::Granted { worker };
         }
         // Whoever a worker is being started for does not wait in the line that max_waiting bounds.
-        let supply = self.census.starting + self.room();
+        let supply = self.counts.starting + self.room();
         let waiting = self.waiting.len();
         if waiting >= supply.saturating_add(self.limits.max_waiting) {
             return Admission::Overloaded { waiting };
@@ -261,7 +261,7 @@ impl PoolState {
 
     /// A worker is set up.
     pub(crate) fn ready(&mut self, worker: u64, now: Instant) {
-        let was = self.workers.get(&worker).map(|entry| entry.life);
+        let was = self.workers.get(&worker).map(|entry| entry.worker_state);
         if self.change(worker, Event::Ready, now).is_err() || was != Some(WorkerState::Starting) {
             return;
         }
@@ -280,8 +280,8 @@ impl PoolState {
 
     /// A worker comes back from its checkout.
     pub(crate) fn released(&mut self, worker: u64, facts: ReleaseReport, now: Instant) {
-        let life = self.workers.get(&worker).map(|entry| entry.life);
-        if !matches!(life, Some(WorkerState::Leased { .. })) {
+        let worker_state = self.workers.get(&worker).map(|entry| entry.worker_state);
+        if !matches!(worker_state, Some(WorkerState::Leased { .. })) {
             // It was dismissed, or its end was seen, while it was on its way back.
             self.bereaving.remove(&worker);
             return;
@@ -319,12 +319,12 @@ impl PoolState {
         let Some(entry) = self.workers.remove(&worker) else {
             return;
         };
-        *self.census.of(entry.life) -= 1;
+        *self.counts.of(entry.worker_state) -= 1;
         self.of_old -= usize::from(entry.is_of_old());
         self.idle.remove(worker);
-        let earlier = if matches!(entry.life, WorkerState::Leased { .. }) { 1 } else { 0 };
+        let earlier = if matches!(entry.worker_state, WorkerState::Leased { .. }) { 1 } else { 0 };
         let used = has_call || entry.checkouts > earlier;
-        if entry.life.ended_early(used, now.saturating_duration_since(entry.born)) {
+        if entry.worker_state.ended_early(used, now.saturating_duration_since(entry.born)) {
             self.back_off(now, chance);
         }
         self.restock(now);
@@ -333,7 +333,7 @@ impl PoolState {
 
     fn note_bereavement(&mut self, worker: u64) {
         let entry = self.workers.get(&worker);
-        if entry.is_some_and(|entry| matches!(entry.life, WorkerState::Leased { .. })) {
+        if entry.is_some_and(|entry| matches!(entry.worker_state, WorkerState::Leased { .. })) {
             self.bereaving.insert(worker);
         }
     }
@@ -393,7 +393,7 @@ impl PoolState {
         if self.phase == PoolPhase::Open || !self.waiting.is_empty() {
             return;
         }
-        let starting = self.workers.iter().filter(|(_, entry)| entry.life == WorkerState::Starting);
+        let starting = self.workers.iter().filter(|(_, entry)| entry.worker_state == WorkerState::Starting);
         let mut unneeded: Vec<u64> = starting.map(|(worker, _)| *worker).collect();
         // The order of a map is chance, and what is decided here depends on none.
         unneeded.sort_unstable();
@@ -412,49 +412,52 @@ impl PoolState {
         for _ in 0..self.missing() {
             self.last_number += 1;
             let asked_after = self.early_ends;
-            let (life, vintage) = (WorkerState::Starting, Generation::Current);
-            let entry = Entry { life, vintage, born: now, checkouts: 0, asked_after };
+            let (worker_state, generation) = (WorkerState::Starting, Generation::Current);
+            let entry = Entry { worker_state, generation, born: now, checkouts: 0, asked_after };
             self.workers.insert(self.last_number, entry);
-            self.census.starting += 1;
+            self.counts.starting += 1;
             self.actions.push_back(Action::Fork(self.last_number));
         }
     }
 
     fn missing(&self) -> usize {
         let kept = if self.phase == PoolPhase::Open { self.kept() } else { 0 };
-        let below_fewest = kept.saturating_sub(self.census.useful() - self.of_old);
-        let for_waiting = self.waiting.len().saturating_sub(self.census.starting);
+        let below_fewest = kept.saturating_sub(self.counts.useful() - self.of_old);
+        let for_waiting = self.waiting.len().saturating_sub(self.counts.starting);
         let room = self.room();
         let missing = below_fewest.max(for_waiting).min(room);
         if self.streak == 0 {
             return missing;
         }
         // After an early end one worker at a time has to show that it can be done at all.
-        missing.min(1_usize.saturating_sub(self.census.starting))
+        missing.min(1_usize.saturating_sub(self.counts.starting))
     }
 
     /// How many there are to be whether or not anybody waits: while some are lent, spare ones beside them.
     pub(super) fn kept(&self) -> usize {
-        match self.census.leased {
+        match self.counts.leased {
             0 => self.limits.fewest,
             leased => self.limits.fewest.max(leased.saturating_add(self.limits.spare)),
         }
     }
 
     pub(super) fn room(&self) -> usize {
-        self.limits.most.saturating_sub(self.census.all())
+        self.limits.most.saturating_sub(self.counts.all())
     }
 
     fn change(&mut self, worker: u64, event: Event, now: Instant) -> Result<(), Impossible> {
         let Some(entry) = self.workers.get_mut(&worker) else {
             // Its end was seen before what it did last.
-            return Err(Impossible { life: WorkerState::Ending { reason: RetireReason::Broken }, event });
+            return Err(Impossible {
+                worker_state: WorkerState::Ending { reason: RetireReason::Broken },
+                event,
+            });
         };
-        let next = entry.life.on(event, now)?;
-        *self.census.of(entry.life) -= 1;
-        *self.census.of(next) += 1;
+        let next = entry.worker_state.on(event, now)?;
+        *self.counts.of(entry.worker_state) -= 1;
+        *self.counts.of(next) += 1;
         self.of_old -= usize::from(entry.is_of_old());
-        entry.life = next;
+        entry.worker_state = next;
         self.of_old += usize::from(entry.is_of_old());
         Ok(())
     }

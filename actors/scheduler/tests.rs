@@ -57,7 +57,7 @@ fn limits() -> impl Strategy<Value = Options> {
 
 /// What the outside world knows.
 struct World {
-    ledger: PoolState,
+    state: PoolState,
     options: Options,
     now: Instant,
     starting: BTreeSet<u64>,
@@ -73,9 +73,9 @@ struct World {
 
 impl World {
     fn new(options: Options) -> Self {
-        let ledger = PoolState::new(&options);
+        let state = PoolState::new(&options);
         let mut world = World {
-            ledger,
+            state,
             options,
             now: Instant::now(),
             starting: BTreeSet::new(),
@@ -86,7 +86,7 @@ impl World {
             waiting: VecDeque::new(),
             last_checkout: 0,
         };
-        world.ledger.open(world.now);
+        world.state.open(world.now);
         world.carry_out();
         world
     }
@@ -97,7 +97,7 @@ impl World {
 
     /// Does what the ledger wants, and checks that it may want it.
     fn carry_out(&mut self) {
-        while let Some(action) = self.ledger.next_action() {
+        while let Some(action) = self.state.next_action() {
             match action {
                 Action::Fork(worker) => {
                     assert!(self.starting.insert(worker), "worker {worker} is forked once");
@@ -125,14 +125,14 @@ impl World {
     }
 
     fn check(&self) {
-        let census = Counts {
+        let counts = Counts {
             starting: self.starting.len(),
             idle: self.idle.len(),
             leased: self.leased.len(),
             ending: self.ending.len(),
         };
-        assert_eq!(self.ledger.census(), census);
-        assert!(self.ledger.waiting().eq(self.waiting.iter().copied()), "the line is the model's");
+        assert_eq!(self.state.counts(), counts);
+        assert!(self.state.waiting().eq(self.waiting.iter().copied()), "the line is the model's");
         assert!(self.idle.is_empty() || self.waiting.is_empty(), "nobody waits beside an idle worker");
         assert!(self.processes() <= *self.options.workers.end(), "never more than the most");
     }
@@ -147,31 +147,31 @@ impl World {
                 if let Some(worker) = pick(&self.starting, which) {
                     self.starting.remove(&worker);
                     self.ending.insert(worker);
-                    self.ledger.not_set_up(worker, self.now, 0.5);
+                    self.state.not_set_up(worker, self.now, 0.5);
                 }
             }
             Step::Release(which) => {
                 if let Some((worker, _)) = self.release(which) {
                     self.idle.insert(worker);
-                    self.ledger.released(worker, ReleaseReport::default(), self.now);
+                    self.state.released(worker, ReleaseReport::default(), self.now);
                 }
             }
             Step::TimeOut(which) => {
                 if let Some((worker, _)) = self.release(which) {
                     self.ending.insert(worker);
-                    self.ledger.dismiss(worker, RetireReason::TimedOut, self.now);
+                    self.state.dismiss(worker, RetireReason::TimedOut, self.now);
                 }
             }
             Step::Die(which) => self.die(which),
             Step::Reap(which) => {
                 if let Some(worker) = pick(&self.ending, which) {
                     self.ending.remove(&worker);
-                    self.ledger.ended(worker, true, self.now, 0.5);
+                    self.state.ended(worker, true, self.now, 0.5);
                 }
             }
             Step::Wait(millis) => {
                 self.now += Duration::from_millis(u64::from(millis));
-                self.ledger.tick(self.now);
+                self.state.tick(self.now);
             }
         }
         self.carry_out();
@@ -180,7 +180,7 @@ impl World {
     fn ask(&mut self, again: bool) {
         self.last_checkout += 1;
         let id = self.last_checkout;
-        let answer = if again { self.ledger.ask_again(id, self.now) } else { self.ledger.ask(id, self.now) };
+        let answer = if again { self.state.ask_again(id, self.now) } else { self.state.ask(id, self.now) };
         match answer {
             Admission::Granted { worker } => {
                 assert!(self.waiting.is_empty(), "nobody is overtaken");
@@ -193,7 +193,7 @@ impl World {
                 assert_eq!(waiting, self.waiting.len());
                 assert!(self.options.max_waiting.is_some_and(|most| waiting >= most));
             }
-            Admission::Stopped => assert_ne!(self.ledger.phase(), PoolPhase::Open),
+            Admission::Stopped => assert_ne!(self.state.phase(), PoolPhase::Open),
         }
     }
 
@@ -201,8 +201,8 @@ impl World {
         if !self.waiting.is_empty()
             && let Some(id) = self.waiting.remove(which % self.waiting.len())
         {
-            assert!(self.ledger.cancel(id, self.now));
-            assert!(!self.ledger.cancel(id, self.now), "a place is given up once");
+            assert!(self.state.cancel(id, self.now));
+            assert!(!self.state.cancel(id, self.now), "a place is given up once");
         }
     }
 
@@ -210,7 +210,7 @@ impl World {
         if let Some(worker) = pick(&self.starting, which) {
             self.starting.remove(&worker);
             self.idle.insert(worker);
-            self.ledger.ready(worker, self.now);
+            self.state.ready(worker, self.now);
         }
     }
 
@@ -227,7 +227,7 @@ impl World {
             self.starting.remove(&worker);
             self.idle.remove(&worker);
             self.bereave(worker);
-            self.ledger.ended(worker, true, self.now, 0.5);
+            self.state.ended(worker, true, self.now, 0.5);
         }
     }
 
@@ -243,7 +243,7 @@ impl World {
     fn settle(&mut self) {
         for _ in 0..1000 {
             if let Some(worker) = self.bereaving.pop_first() {
-                self.ledger.dismiss(worker, RetireReason::Broken, self.now);
+                self.state.dismiss(worker, RetireReason::Broken, self.now);
                 self.carry_out();
             } else if !self.ending.is_empty() {
                 let before = self.ending.len();
@@ -254,15 +254,15 @@ impl World {
             } else if !self.leased.is_empty() {
                 self.take(Step::Release(0));
             } else if !self.waiting.is_empty() || self.idle.len() < *self.options.workers.start() {
-                let due = self.ledger.next_tick().expect("something is due while something is missing");
+                let due = self.state.next_tick().expect("something is due while something is missing");
                 self.now = self.now.max(due);
-                self.ledger.tick(self.now);
+                self.state.tick(self.now);
                 self.carry_out();
             } else {
                 return;
             }
         }
-        panic!("the pool does not come to rest: {:?}", self.ledger.census());
+        panic!("the pool does not come to rest: {:?}", self.state.counts());
     }
 }
 
@@ -294,12 +294,12 @@ proptest! {
         let half = steps.len() / 2;
         for (at, step) in steps.into_iter().enumerate() {
             if at == half {
-                if close { world.ledger.close(world.now) } else { world.ledger.stop(world.now) }
+                if close { world.state.close(world.now) } else { world.state.stop(world.now) }
                 world.carry_out();
             }
             world.take(step);
         }
-        if close { world.ledger.close(world.now) } else { world.ledger.stop(world.now) }
+        if close { world.state.close(world.now) } else { world.state.stop(world.now) }
         world.carry_out();
         world.options.workers = 0..=*world.options.workers.end();
         world.settle();
@@ -307,7 +307,7 @@ proptest! {
         while world.processes() > 0 {
             world.take(Step::Reap(0));
         }
-        prop_assert!(world.ledger.is_drained());
+        prop_assert!(world.state.is_drained());
     }
 }
 
@@ -334,7 +334,7 @@ fn the_most_recently_used_worker_is_taken_and_the_least_recently_used_retires() 
     let most_recent = world.leased[0].0;
     world.take(Step::Release(0));
     world.now += Duration::from_secs(60);
-    world.ledger.tick(world.now);
+    world.state.tick(world.now);
     world.carry_out();
     assert_eq!(world.idle.len(), 2, "down to the fewest");
     assert!(world.idle.contains(&most_recent));
@@ -353,16 +353,16 @@ fn attempts_after_failed_set_ups_wait_longer_each_time_and_come_one_at_a_time() 
     world.take(Step::Die(0));
     assert_eq!(world.starting.len(), 0, "nothing is forked before the wait is over");
     for expected in [200, 400, 800] {
-        let due = world.ledger.next_tick().expect("another attempt is due");
+        let due = world.state.next_tick().expect("another attempt is due");
         assert_eq!(due - world.now, Duration::from_millis(expected));
         world.now = due;
-        world.ledger.tick(world.now);
+        world.state.tick(world.now);
         world.carry_out();
         assert_eq!(world.starting.len(), 1, "one at a time");
         world.take(Step::Die(0));
     }
-    world.now = world.ledger.next_tick().expect("another attempt is due");
-    world.ledger.tick(world.now);
+    world.now = world.state.next_tick().expect("another attempt is due");
+    world.state.tick(world.now);
     world.carry_out();
     world.take(Step::Ready(0));
     assert_eq!(world.starting.len(), 1, "the first that is ready ends the waiting");
@@ -377,9 +377,9 @@ fn a_worn_out_worker_is_replaced_before_it_goes_where_there_is_room() {
     let (worker, _) = world.leased[0];
     world.leased.clear();
     world.idle.insert(worker);
-    world.ledger.released(worker, ReleaseReport::default(), world.now);
-    assert_eq!(world.ledger.next_action(), Some(Action::Fork(2)));
-    assert_eq!(world.ledger.next_action(), Some(Action::Retire(worker, RetireReason::WornOut)));
+    world.state.released(worker, ReleaseReport::default(), world.now);
+    assert_eq!(world.state.next_action(), Some(Action::Fork(2)));
+    assert_eq!(world.state.next_action(), Some(Action::Retire(worker, RetireReason::WornOut)));
 }
 
 /// P2
@@ -390,12 +390,12 @@ fn only_a_worker_that_was_asked_for_after_the_last_early_end_ends_the_waiting() 
         options.restart.jitter = 0.0;
     }));
     world.take(Step::Die(0));
-    let due = world.ledger.next_tick();
+    let due = world.state.next_tick();
     world.take(Step::Ready(0));
     assert_eq!(world.starting.len(), 0, "the one that is ready was asked for before");
-    assert_eq!(world.ledger.next_tick(), due, "the wait goes on");
+    assert_eq!(world.state.next_tick(), due, "the wait goes on");
     world.now = due.expect("another attempt is due");
-    world.ledger.tick(world.now);
+    world.state.tick(world.now);
     world.carry_out();
     assert_eq!(world.starting.len(), 1);
 }
@@ -410,19 +410,19 @@ fn a_closing_pool_waits_for_a_holder_that_is_to_hear_of_its_worker_s_death() {
         world.take(Step::Ready(0));
         world.take(Step::Ask);
         let (worker, _) = world.leased[0];
-        world.ledger.close(world.now);
+        world.state.close(world.now);
         world.take(Step::Die(0));
-        assert!(!world.ledger.is_drained(), "{row}: it may ask again");
+        assert!(!world.state.is_drained(), "{row}: it may ask again");
         if asks_again {
             world.take(Step::AskAgain);
             assert_eq!(world.starting.len(), 1, "{row}: and is served");
         }
         if stops {
-            world.ledger.stop(world.now);
-            assert!(world.ledger.is_drained(), "{row}: nobody is served any more");
+            world.state.stop(world.now);
+            assert!(world.state.is_drained(), "{row}: nobody is served any more");
         }
-        world.ledger.dismiss(worker, RetireReason::Broken, world.now);
-        assert_eq!(world.ledger.is_drained(), !asks_again, "{row}");
+        world.state.dismiss(worker, RetireReason::Broken, world.now);
+        assert_eq!(world.state.is_drained(), !asks_again, "{row}");
     }
 }
 
@@ -433,7 +433,7 @@ fn a_closing_pool_gives_up_what_it_starts_once_the_last_in_line_is_served() {
     world.take(Step::Ask);
     world.take(Step::Ask);
     world.take(Step::Cancel(1));
-    world.ledger.close(world.now);
+    world.state.close(world.now);
     world.carry_out();
     assert_eq!(world.starting.len(), 2, "somebody waits");
     world.take(Step::Ready(0));

@@ -18,7 +18,7 @@ pub(crate) struct Notice {
     /// It will get none.
     pub(crate) refusal: Option<Failure>,
     /// Its worker is dead.
-    pub(crate) obituary: Option<ExitReport>,
+    pub(crate) exit_report: Option<ExitReport>,
     /// The pool is stopping: what is queued may still run.
     pub(crate) closing: bool,
     /// The pool has stopped: what still runs is killed.
@@ -31,12 +31,12 @@ pub(crate) struct Waiter {
     /// Whether it has something to run, so that a failed set-up has somebody to be told to.
     pub(crate) has_call: AtomicBool,
     fresh: AtomicBool,
-    letterbox: Mutex<Mailbox>,
+    mailbox: Mutex<Mailbox>,
 }
 
 #[derive(Default)]
 struct Mailbox {
-    news: Notice,
+    notice: Notice,
     waker: Option<Waker>,
 }
 
@@ -46,31 +46,31 @@ impl Waiter {
             id,
             has_call: AtomicBool::new(false),
             fresh: AtomicBool::new(false),
-            letterbox: Mutex::new(Mailbox::default()),
+            mailbox: Mutex::new(Mailbox::default()),
         })
     }
 
     /// Leaves news and returns whom to wake, which is to be done without a lock held.
     #[must_use = "the checkout sleeps until it is woken"]
     pub(crate) fn tell(&self, write: impl FnOnce(&mut Notice)) -> Option<Waker> {
-        let mut letterbox = self.letterbox.lock();
-        write(&mut letterbox.news);
+        let mut mailbox = self.mailbox.lock();
+        write(&mut mailbox.notice);
         self.fresh.store(true, Ordering::Release);
-        letterbox.waker.clone()
+        mailbox.waker.clone()
     }
 
     /// From now on news wakes this task.
     pub(crate) fn wake_with(&self, waker: &Waker) {
-        self.letterbox.lock().waker = Some(waker.clone());
+        self.mailbox.lock().waker = Some(waker.clone());
     }
 
     /// Takes the news, if there is any.
-    pub(crate) fn take_news(&self) -> Option<Notice> {
+    pub(crate) fn take_notice(&self) -> Option<Notice> {
         if !self.fresh.load(Ordering::Acquire) {
             return None;
         }
-        let mut letterbox = self.letterbox.lock();
+        let mut mailbox = self.mailbox.lock();
         self.fresh.store(false, Ordering::Relaxed);
-        Some(std::mem::take(&mut letterbox.news))
+        Some(std::mem::take(&mut mailbox.notice))
     }
 }

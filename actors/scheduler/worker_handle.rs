@@ -25,7 +25,7 @@ pub(crate) struct WorkerHandle {
     pub(crate) born: Instant,
     pub(crate) output: Arc<OutputPipe>,
     /// Blobs that it may read although none of its calls is to be answered.
-    pub(crate) holdings: Arc<BorrowedBlobs>,
+    pub(crate) borrowed: Arc<BorrowedBlobs>,
 }
 
 impl WorkerHandle {

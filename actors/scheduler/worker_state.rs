@@ -96,7 +96,7 @@ pub(crate) enum Event {
 /// An event that cannot happen in this state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Impossible {
-    pub(crate) life: WorkerState,
+    pub(crate) worker_state: WorkerState,
     pub(crate) event: Event,
 }
 
@@ -123,7 +123,7 @@ impl WorkerState {
             | (WorkerState::Idle { .. }, Event::Ready | Event::Released)
             | (WorkerState::Leased { .. }, Event::Ready | Event::Granted { .. })
             | (WorkerState::Ending { .. }, Event::Granted { .. } | Event::Released) => {
-                Err(Impossible { life: self, event })
+                Err(Impossible { worker_state: self, event })
             }
         }
     }
@@ -155,8 +155,8 @@ mod tests {
         }
     }
 
-    fn name(life: WorkerState) -> &'static str {
-        match life {
+    fn name(worker_state: WorkerState) -> &'static str {
+        match worker_state {
             WorkerState::Starting => "starting",
             WorkerState::Idle { .. } => "idle",
             WorkerState::Leased { .. } => "leased",
@@ -196,8 +196,8 @@ mod tests {
             ("leased, with a call", state("leased", now), true, young, false),
             ("killed", state("ending", now), true, young, false),
         ];
-        for (row, life, used, age, expected) in table {
-            assert_eq!(life.ended_early(used, age), expected, "{row}");
+        for (row, worker_state, used, age, expected) in table {
+            assert_eq!(worker_state.ended_early(used, age), expected, "{row}");
         }
     }
 }

@@ -47,7 +47,7 @@ impl PendingCall {
     /// It is being written; what is written a second time began with the first.
     pub(crate) fn is_written(&mut self) {
         if self.timer.is_none() {
-            self.timer = self.origin.listener().and_then(|listener| listener.timer(self.kind.name));
+            self.timer = self.origin.log_sink().and_then(|log_sink| log_sink.timer(self.kind.name));
         }
     }
 
@@ -60,7 +60,7 @@ impl PendingCall {
 
     /// Notes what it failed with where there is a log: with its timer, or as a message if it was never written.
     pub(crate) fn note_failure(&self, failure: &Failure) {
-        match (&self.timer, self.origin.listener().and_then(LogSink::log)) {
+        match (&self.timer, self.origin.log_sink().and_then(LogSink::log)) {
             (Some(timer), _) => timer.fail(failure),
             (None, Some(log)) => log.error(failure.to_string()),
             (None, None) => {}
@@ -139,7 +139,7 @@ impl CallQueue {
     /// Who hears what the call in the worker's hands logs; `None` if it is not this one.
     pub(crate) fn logging(&self, id: u64) -> Option<Option<&LogSink>> {
         let first = self.written.front().filter(|first| first.id == id)?;
-        Some(first.call.as_ref().and_then(|call| call.origin.listener()))
+        Some(first.call.as_ref().and_then(|call| call.origin.log_sink()))
     }
 
     /// The blobs of the call that is to be answered next.
@@ -184,7 +184,7 @@ impl CallQueue {
     /// Sets the clock of the first call back where it fired late because the event loop was busy: the time lost
     /// was not the worker's, which may have been ready and never heard of it. Once for each call, so that a loop
     /// that is always late still lets clocks fire. Whether it did.
-    pub(crate) fn forgive(&mut self, late: Duration) -> bool {
+    pub(crate) fn allow_late_clock(&mut self, late: Duration) -> bool {
         let forgiven = late > LATE && !std::mem::replace(&mut self.forgiven, true);
         if forgiven {
             // The lateness itself, and as much again to make up for it.

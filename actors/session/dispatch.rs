@@ -53,7 +53,7 @@ impl Single {
     /// Runs one call, encoded already, on an arbiter.
     pub(crate) fn spawn<W, M, T, E>(
         arbiter: &ArbiterHandle,
-        seed: PendingSession,
+        pending: PendingSession,
         message: Result<Encoded, PayloadError>,
         caller: Option<actix::dev::OneshotSender<M::Result>>,
         limit: Option<Duration>,
@@ -65,7 +65,7 @@ impl Single {
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
         arbiter.spawn(async move {
-            let mut session = seed.plant();
+            let mut session = pending.start();
             let call = call::<W, M>(SingleReply::answering(caller), limit, origin);
             let mut encode = |out: &mut Vec<u8>, _: usize| match &message {
                 Ok(message) => {
@@ -104,7 +104,7 @@ impl Host for NoRequester {
 /// A message on its way to whichever worker is free; `N` is what it was sent as.
 #[derive(Debug)]
 pub struct Relay<W, M, N = M> {
-    seed: PendingSession,
+    pending: PendingSession,
     message: Result<Encoded, PayloadError>,
     limit: Option<Duration>,
     origin: Origin,
@@ -113,11 +113,16 @@ pub struct Relay<W, M, N = M> {
 
 impl<W: Worker, M: Message + Serialize, N> Relay<W, M, N> {
     /// Joins the line with a message.
-    pub(crate) fn new(desk: &Arc<Scheduler>, message: &M, limit: Option<Duration>, origin: Origin) -> Self {
-        let most = frame::room_beside(origin.baggage().len(), desk.options.max_payload);
-        let message = Encoded::of(desk.blobs.as_ref(), |out| encode(out, message, most));
-        let seed = PendingSession::new(desk.clone(), CallOptions::single(&desk.options));
-        Relay { seed, message, limit, origin, kinds: PhantomData }
+    pub(crate) fn new(
+        scheduler: &Arc<Scheduler>,
+        message: &M,
+        limit: Option<Duration>,
+        origin: Origin,
+    ) -> Self {
+        let most = frame::room_beside(origin.baggage().len(), scheduler.options.max_payload);
+        let message = Encoded::of(scheduler.blobs.as_ref(), |out| encode(out, message, most));
+        let pending = PendingSession::new(scheduler.clone(), CallOptions::single(&scheduler.options));
+        Relay { pending, message, limit, origin, kinds: PhantomData }
     }
 }
 
@@ -129,7 +134,7 @@ where
     E: DeserializeOwned + From<Failure> + Send + 'static,
 {
     pub(crate) fn run(self, arbiter: &actix::ArbiterHandle, caller: Option<OneshotSender<Result<T, E>>>) {
-        Single::spawn::<W, M, T, E>(arbiter, self.seed, self.message, caller, self.limit, self.origin);
+        Single::spawn::<W, M, T, E>(arbiter, self.pending, self.message, caller, self.limit, self.origin);
     }
 }
 
@@ -140,7 +145,7 @@ pub(crate) fn submit<W, M, T, E>(
     slots: &std::rc::Rc<BatchSlots<T, E>>,
     limit: Option<Duration>,
     origin: &Origin,
-    around: &mut dyn Host,
+    host: &mut dyn Host,
 ) where
     W: Accepts<M>,
     M: Message<Result = Result<T, E>> + Serialize,
@@ -149,7 +154,7 @@ pub(crate) fn submit<W, M, T, E>(
 {
     for (place, message) in messages.iter().enumerate() {
         let call = call::<W, M>(slots.slot(place), limit, origin.clone());
-        session.submit(call, &mut |out, most| encode(out, message, most), around);
+        session.submit(call, &mut |out, most| encode(out, message, most), host);
     }
 }
 
@@ -173,7 +178,7 @@ impl Host for Filling {
 /// A batch on its way to whichever worker is free.
 pub(crate) struct Delegation<M> {
     /// `None` where there is nothing to do.
-    seed: Option<PendingSession>,
+    pending: Option<PendingSession>,
     pub(crate) messages: Vec<M>,
     limit: Option<Duration>,
     origin: Origin,
@@ -182,14 +187,14 @@ pub(crate) struct Delegation<M> {
 impl<M> Delegation<M> {
     /// Joins the line, unless there is nothing to do.
     pub(crate) fn new(
-        desk: &Arc<Scheduler>,
+        scheduler: &Arc<Scheduler>,
         messages: Vec<M>,
         limit: Option<Duration>,
         origin: Origin,
     ) -> Self {
-        let terms = CallOptions::of(&desk.options);
-        let seed = (!messages.is_empty()).then(|| PendingSession::new(desk.clone(), terms));
-        Delegation { seed, messages, limit, origin }
+        let options = CallOptions::of(&scheduler.options);
+        let pending = (!messages.is_empty()).then(|| PendingSession::new(scheduler.clone(), options));
+        Delegation { pending, messages, limit, origin }
     }
 }
 
@@ -204,10 +209,10 @@ impl<M: Send + 'static> Delegation<M> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        let Delegation { seed, messages, limit, origin } = self;
+        let Delegation { pending, messages, limit, origin } = self;
         arbiter.spawn(async move {
             let slots = BatchSlots::answering(messages.len(), caller);
-            let Some(mut session) = seed.map(PendingSession::plant) else { return };
+            let Some(mut session) = pending.map(PendingSession::start) else { return };
             let mut filling = Filling::default();
             submit::<W, M, T, E>(&mut session, &messages, &slots, limit, &origin, &mut filling);
             if let Some(fence) = filling.fence {

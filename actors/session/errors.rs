@@ -34,25 +34,25 @@ fn cleared(cause: Option<Failure>) -> Failure {
 
 impl Session {
     /// A call's own error: its slot keeps the handler's `Err`, or gets a failure.
-    pub(super) fn error(&mut self, call: PendingCall, failure: Option<Failure>, around: &mut dyn Host) {
+    pub(super) fn error(&mut self, call: PendingCall, failure: Option<Failure>, host: &mut dyn Host) {
         self.errors_seen += 1;
         let behind = self.calls.clear();
-        self.raise(Some((call, failure)), behind, None, None, around);
+        self.raise(Some((call, failure)), behind, None, None, host);
     }
 
     /// The first call in the queue could not be run, and those behind it are cleared.
-    pub(super) fn first_fails(&mut self, failure: Failure, around: &mut dyn Host) {
+    pub(super) fn first_fails(&mut self, failure: Failure, host: &mut dyn Host) {
         let mut calls = self.calls.clear().into_iter();
         self.forget_pipe();
         self.unread = None;
         let first = calls.next().map(|call| (call, Some(failure.clone())));
-        self.raise(first, calls.collect(), Some(failure), None, around);
+        self.raise(first, calls.collect(), Some(failure), None, host);
     }
 
     /// What ends the checkout for good: the call that ran is told, those behind it are cleared, and every later
     /// one is told the same.
-    pub(super) fn fatal_fault(&mut self, failure: Failure, around: &mut dyn Host) {
-        let failure = failure.in_pool(&self.desk.options.name);
+    pub(super) fn fatal_fault(&mut self, failure: Failure, host: &mut dyn Host) {
+        let failure = failure.in_pool(&self.scheduler.options.name);
         self.note_kill(&failure);
         let failure = match self.calls.first() {
             Some((call, _)) if failure.call().is_none() => {
@@ -66,18 +66,18 @@ impl Session {
         let mut calls = self.calls.clear().into_iter();
         self.forget_pipe();
         let first = calls.next().map(|call| (call, Some(failure.clone())));
-        self.raise(first, calls.collect(), Some(failure.clone()), Some(failure), around);
+        self.raise(first, calls.collect(), Some(failure.clone()), Some(failure), host);
     }
 
     /// Takes in a call of a pool that keeps count of what its calls have done to workers.
-    pub(super) fn take_suspect(&mut self, mut call: PendingCall, encode: Encode<'_>, around: &mut dyn Host) {
-        let most = self.desk.options.max_payload;
-        let message = match Encoded::of(self.desk.blobs.as_ref(), |out| encode(out, most)) {
+    pub(super) fn take_suspect(&mut self, mut call: PendingCall, encode: Encode<'_>, host: &mut dyn Host) {
+        let most = self.scheduler.options.max_payload;
+        let message = match Encoded::of(self.scheduler.blobs.as_ref(), |out| encode(out, most)) {
             Ok(message) => message,
             Err(problem) => return self.refuse_payload(&call, &problem),
         };
-        let mark = self.desk.mark(call.kind.method, &message);
-        if let Some(refusal) = self.desk.quarantined(mark) {
+        let mark = self.scheduler.mark(call.kind.method, &message);
+        if let Some(refusal) = self.scheduler.quarantined(mark) {
             return self.answer(&call, refusal);
         }
         call.mark = Some(mark);
@@ -85,7 +85,7 @@ impl Session {
             message.write(out);
             Ok(())
         };
-        self.put_in(call, &mut encode, around);
+        self.put_in(call, &mut encode, host);
     }
 
     /// Counts a worker that was lost to the call that ran on it.
@@ -102,7 +102,7 @@ impl Session {
         if let Some(mark) =
             self.calls.first().and_then(|(call, _)| call.mark).filter(|_| running && by_its_call)
         {
-            self.desk.note_kill(mark);
+            self.scheduler.note_kill(mark);
         }
     }
 
@@ -114,12 +114,12 @@ impl Session {
         behind: Vec<PendingCall>,
         cause: Option<Failure>,
         fatal: Option<Failure>,
-        around: &mut dyn Host,
+        host: &mut dyn Host,
     ) {
         // A mark that is still out belongs to what ended; the new one comes behind it.
         self.settle_fault();
         self.last_fence += 1;
-        let has_mailbox = around.send_fence(self.last_fence);
+        let has_mailbox = host.send_fence(self.last_fence);
         self.fault = Some(ErrorRecord { cause: cause.clone(), fatal });
         // Contexts hear of it when all have their answers: a handler that takes its time is not to stand between the
         // mark and the telling.
@@ -165,7 +165,7 @@ impl Session {
 
     /// Tells a caller of a failure; returns it if the call's context is to hear of it.
     fn tell(&self, call: &PendingCall, failure: Failure) -> Option<Failure> {
-        self.desk.totals.answered_with(failure.kind());
+        self.scheduler.totals.answered_with(failure.kind());
         let failure = self.named(call, failure);
         call.note_failure(&failure);
         let heard = self.is_heard(call).then(|| failure.clone());
@@ -175,7 +175,7 @@ impl Session {
 
     /// Tells a caller of its handler's own `Err`; returns that as a failure if the call's context is to hear of it.
     fn tell_own_error(&self, call: &PendingCall) -> Option<Failure> {
-        self.desk.totals.erred();
+        self.scheduler.totals.erred();
         let heard = self.is_heard(call);
         let asked = heard || call.timer.is_some();
         let failure = if asked { call.slot.own_failure(call.kind.describe) } else { None };
@@ -193,12 +193,12 @@ impl Session {
     fn named(&self, call: &PendingCall, failure: Failure) -> Failure {
         match (failure.pool(), failure.call()) {
             (Some(_), Some(_)) => failure,
-            _ => failure.in_pool(&self.desk.options.name).during(call.kind.name),
+            _ => failure.in_pool(&self.scheduler.options.name).during(call.kind.name),
         }
     }
 
     fn tell_context(&self, call: &PendingCall, failure: Failure) {
-        let name = format!("{} -> {}", self.desk.options.name, call.kind.name);
+        let name = format!("{} -> {}", self.scheduler.options.name, call.kind.name);
         call.origin.failed(&name, failure);
     }
 
@@ -207,7 +207,7 @@ impl Session {
     }
 
     /// The desk will not give this checkout a worker, for now or for good.
-    pub(super) fn refused(&mut self, refusal: Failure, around: &mut dyn Host) {
+    pub(super) fn refused(&mut self, refusal: Failure, host: &mut dyn Host) {
         match refusal.kind() {
             FailureKind::Stopped => {
                 self.closing = true;
@@ -219,7 +219,7 @@ impl Session {
             }
             FailureKind::Setup if self.calls.is_empty() => self.ask(super::Scheduler::ask_again),
             _ if self.calls.is_empty() => self.refusal = Some(refusal),
-            _ => self.first_fails(refusal, around),
+            _ => self.first_fails(refusal, host),
         }
     }
 }

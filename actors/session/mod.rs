@@ -77,9 +77,9 @@ pub(crate) type Encode<'a> = &'a mut dyn FnMut(&mut Vec<u8>, usize) -> Result<()
 
 /// One checkout at work.
 pub(crate) struct Session {
-    desk: Arc<Scheduler>,
-    claim: Arc<Waiter>,
-    terms: CallOptions,
+    scheduler: Arc<Scheduler>,
+    waiter: Arc<Waiter>,
+    options: CallOptions,
     stage: SessionState,
     calls: CallQueue,
     alarm: LazyTimer,
@@ -102,7 +102,7 @@ pub(crate) struct Session {
     heard: bool,
     /// Workers that ended with the first call before they began it.
     false_starts: u32,
-    replay: EventForwarder,
+    forwarder: EventForwarder,
     /// What the blobs of the next reply are.
     lent: Vec<Blob>,
     /// What was written to a worker that ended before it read it.
@@ -129,8 +129,8 @@ impl Session {
     ///
     /// An actor's mailbox is emptied before anything else of it runs, so beside a sender that never pauses the
     /// channel would never be looked at; every so many calls it is looked at from here.
-    pub(crate) fn submit(&mut self, call: PendingCall, encode: Encode<'_>, around: &mut dyn Host) {
-        self.take_call(call, encode, around);
+    pub(crate) fn submit(&mut self, call: PendingCall, encode: Encode<'_>, host: &mut dyn Host) {
+        self.take_call(call, encode, host);
         self.unpolled += 1;
         if self.unpolled < BREATH {
             return;
@@ -142,11 +142,11 @@ impl Session {
         {
             channel.write_now();
             let arrived = channel.read_now();
-            self.arrived(arrived, around);
+            self.arrived(arrived, host);
         }
     }
 
-    fn take_call(&mut self, call: PendingCall, encode: Encode<'_>, around: &mut dyn Host) {
+    fn take_call(&mut self, call: PendingCall, encode: Encode<'_>, host: &mut dyn Host) {
         if let Some(fatal) = &self.fatal {
             return self.answer(&call, fatal.clone());
         }
@@ -157,52 +157,52 @@ impl Session {
             return self.answer(&call, timers::out_of_time());
         }
         if self.closing {
-            let stopped = self.desk.stopped();
+            let stopped = self.scheduler.stopped();
             return self.answer(&call, stopped);
         }
         if matches!(self.stage, SessionState::Out) && self.refusal.is_none() {
             self.ask(Scheduler::ask);
         }
-        if self.desk.quarantine.is_some() {
-            return self.take_suspect(call, encode, around);
+        if self.scheduler.quarantine.is_some() {
+            return self.take_suspect(call, encode, host);
         }
-        self.put_in(call, encode, around);
+        self.put_in(call, encode, host);
     }
 
     /// Writes a call, or queues it.
-    fn put_in(&mut self, call: PendingCall, encode: Encode<'_>, around: &mut dyn Host) {
+    fn put_in(&mut self, call: PendingCall, encode: Encode<'_>, host: &mut dyn Host) {
         let now = self.calls.arrival();
         if self.may_write() && !self.calls.has_queued() {
             return self.write(call, encode, now);
         }
-        let most = frame::room_beside(call.origin.baggage().len(), self.desk.options.max_payload);
-        match Encoded::of(self.desk.blobs.as_ref(), |out| encode(out, most)) {
+        let most = frame::room_beside(call.origin.baggage().len(), self.scheduler.options.max_payload);
+        match Encoded::of(self.scheduler.blobs.as_ref(), |out| encode(out, most)) {
             Ok(message) => {
                 self.calls.queue(QueuedCall { call, message }, now);
-                self.claim.has_call.store(true, Ordering::Relaxed);
+                self.waiter.has_call.store(true, Ordering::Relaxed);
             }
             Err(problem) => self.refuse_payload(&call, &problem),
         }
         if let Some(refusal) = self.refusal.take() {
-            self.refused(refusal, around);
+            self.refused(refusal, host);
         }
     }
 
     /// Does whatever can be done now; ready once nothing will ever be left to do.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, around: &mut dyn Host) -> Poll<()> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, host: &mut dyn Host) -> Poll<()> {
         self.unpolled = 0;
-        let may_leave = self.look_twice(cx, around);
+        let may_leave = self.look_twice(cx, host);
         if self.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
-            self.claim.wake_with(cx.waker());
+            self.waiter.wake_with(cx.waker());
         }
         loop {
-            if let Some(news) = self.claim.take_news() {
-                self.take_in(news, around);
+            if let Some(notice) = self.waiter.take_notice() {
+                self.take_in(notice, host);
                 continue;
             }
             self.write_queued();
-            if self.exchange(cx, around) || self.watch_requester(cx, around) || self.watch_clock(cx, around) {
+            if self.exchange(cx, host) || self.watch_requester(cx, host) || self.watch_clock(cx, host) {
                 continue;
             }
             if !self.leave_if_done(may_leave) {
@@ -222,7 +222,7 @@ impl Session {
 
     /// Ends this checkout: everything unanswered is answered with the reason, and its worker is killed.
     pub(crate) fn abort(&mut self, reason: &str) {
-        let aborted = Failure::of(FailureKind::Aborted, reason).in_pool(&self.desk.options.name);
+        let aborted = Failure::of(FailureKind::Aborted, reason).in_pool(&self.scheduler.options.name);
         self.settle_fault();
         for call in self.calls.clear() {
             self.answer(&call, aborted.clone());
@@ -233,9 +233,9 @@ impl Session {
 
     /// Whether the last address was gone when the mailbox was last emptied: a call that was sent right before it
     /// went may have come in since.
-    fn look_twice(&mut self, cx: &mut Context<'_>, around: &dyn Host) -> bool {
-        let gone = !around.is_connected();
-        let seen_before = std::mem::replace(&mut self.seen_gone, gone) || self.terms.single;
+    fn look_twice(&mut self, cx: &mut Context<'_>, host: &dyn Host) -> bool {
+        let gone = !host.is_connected();
+        let seen_before = std::mem::replace(&mut self.seen_gone, gone) || self.options.single;
         if gone && !seen_before {
             cx.waker().wake_by_ref();
         }
@@ -243,28 +243,28 @@ impl Session {
     }
 
     fn ask(&mut self, ask: fn(&Arc<Scheduler>) -> Arc<Waiter>) {
-        self.claim = ask(&self.desk);
+        self.waiter = ask(&self.scheduler);
         if let Some(waker) = &self.waker {
-            self.claim.wake_with(waker);
+            self.waiter.wake_with(waker);
         }
-        self.claim.has_call.store(!self.calls.is_empty(), Ordering::Relaxed);
+        self.waiter.has_call.store(!self.calls.is_empty(), Ordering::Relaxed);
         self.stage = SessionState::Waiting;
     }
 
-    fn take_in(&mut self, news: Notice, around: &mut dyn Host) {
-        if let Some(lease) = news.lease {
+    fn take_in(&mut self, notice: Notice, host: &mut dyn Host) {
+        if let Some(lease) = notice.lease {
             self.granted(lease);
         }
-        self.closing |= news.closing || news.stopped;
-        if let Some(refusal) = news.refusal {
+        self.closing |= notice.closing || notice.stopped;
+        if let Some(refusal) = notice.refusal {
             self.stage = SessionState::Out;
-            self.refused(refusal, around);
+            self.refused(refusal, host);
         }
-        if let Some(obituary) = news.obituary {
-            self.bury(obituary, around);
+        if let Some(exit_report) = notice.exit_report {
+            self.bury(exit_report, host);
         }
-        if news.stopped {
-            let stopped = self.desk.stopped();
+        if notice.stopped {
+            let stopped = self.scheduler.stopped();
             for call in self.calls.clear() {
                 self.answer(&call, stopped.clone());
             }
@@ -326,7 +326,8 @@ impl Session {
     fn write(&mut self, mut call: PendingCall, encode: Encode<'_>, now: Instant) {
         let SessionState::Held(lease) = &mut self.stage else { return };
         // A worker that is to be replaced has nothing to make ready for a next checkout.
-        self.releases_itself = self.terms.single && self.desk.reason_to_end(lease.worker.number).is_none();
+        self.releases_itself =
+            self.options.single && self.scheduler.reason_to_end(lease.worker.number).is_none();
         let Some(channel) = lease.channel() else { return };
         call.is_written();
         let baggage = call.origin.baggage();
@@ -337,14 +338,14 @@ impl Session {
             last: self.releases_itself,
             limit: self.calls.limit_when_running(&call, now),
             baggage: u32::try_from(baggage.len()).unwrap_or(u32::MAX),
-            verbosity: call.origin.listener().map_or(0, LogSink::verbosity),
+            verbosity: call.origin.log_sink().map_or(0, LogSink::verbosity),
         });
-        let most = frame::room_beside(baggage.len(), self.desk.options.max_payload);
+        let most = frame::room_beside(baggage.len(), self.scheduler.options.max_payload);
         let out = channel.outbox().buffer();
         let before = out.len();
         let payload = |out: &mut Vec<u8>| {
             out.extend_from_slice(baggage);
-            blobs::encode(self.desk.blobs.as_ref(), out, |out| encode(out, most))
+            blobs::encode(self.scheduler.blobs.as_ref(), out, |out| encode(out, most))
         };
         match frame::append_with(out, &header, payload) {
             Ok(lent) => {
@@ -354,10 +355,10 @@ impl Session {
                 let bytes = out.len() - before;
                 if self.calls.open() == 0 {
                     self.waited = self.calls.wait(now);
-                    self.desk.totals.waited(self.waited);
+                    self.scheduler.totals.waited(self.waited);
                 }
                 if !self.heard {
-                    self.claim.has_call.store(true, Ordering::Relaxed);
+                    self.waiter.has_call.store(true, Ordering::Relaxed);
                 }
                 self.calls.wrote(call, bytes, lent, now);
             }
@@ -366,24 +367,24 @@ impl Session {
     }
 
     /// Moves bytes and handles what arrived; whether anything did.
-    fn exchange(&mut self, cx: &mut Context<'_>, around: &mut dyn Host) -> bool {
+    fn exchange(&mut self, cx: &mut Context<'_>, host: &mut dyn Host) -> bool {
         let expects = !self.calls.pipe_is_empty();
         let (SessionState::Held(lease) | SessionState::Releasing { lease, .. }) = &mut self.stage else {
             return false;
         };
         let Some(channel) = lease.channel() else { return false };
         match channel.poll_exchange(cx, expects) {
-            Poll::Ready(arrived) => self.arrived(arrived, around),
+            Poll::Ready(arrived) => self.arrived(arrived, host),
             Poll::Pending => false,
         }
     }
 
-    fn arrived(&mut self, arrived: Arrived, around: &mut dyn Host) -> bool {
+    fn arrived(&mut self, arrived: Arrived, host: &mut dyn Host) -> bool {
         match arrived {
-            Arrived::Some => self.take_replies(around),
+            Arrived::Some => self.take_replies(host),
             Arrived::Nothing => return false,
             Arrived::End => self.mourn(),
-            Arrived::Corrupt => self.broke_protocol("it wrote nonsense to its channel", around),
+            Arrived::Corrupt => self.broke_protocol("it wrote nonsense to its channel", host),
         }
         true
     }
@@ -399,10 +400,10 @@ impl Session {
 
     fn leave(&mut self) -> bool {
         match std::mem::replace(&mut self.stage, SessionState::Out) {
-            SessionState::Waiting => drop(self.desk.cancel(&self.claim)),
+            SessionState::Waiting => drop(self.scheduler.cancel(&self.waiter)),
             SessionState::Held(mut lease) => {
                 let asked = self.asked_to_stop.then_some(RetireReason::Asked);
-                let ends = asked.or_else(|| self.desk.reason_to_end(lease.worker.number));
+                let ends = asked.or_else(|| self.scheduler.reason_to_end(lease.worker.number));
                 if !self.in_doubt && ends.is_none() {
                     if let Some(channel) = lease.channel() {
                         frame::append(channel.outbox().buffer(), &ToWorker::Release);
@@ -412,7 +413,7 @@ impl Session {
                 }
                 // Nobody will have this worker next, so nothing is made ready for the next, and what it still says of
                 // calls that were answered as cleared is not heard.
-                lease.worker.holdings.keep_to_its_end(self.calls.take_blobs());
+                lease.worker.borrowed.keep_to_its_end(self.calls.take_blobs());
                 self.forget_pipe();
                 match ends.filter(|_| !self.in_doubt) {
                     Some(reason) => lease.retire(reason),
@@ -429,7 +430,7 @@ impl Session {
 
     fn releasing(&self, lease: Lease) -> SessionState {
         let now = Instant::now();
-        let until = self.terms.timeout.and_then(|limit| now.checked_add(limit));
+        let until = self.options.timeout.and_then(|limit| now.checked_add(limit));
         SessionState::Releasing { lease, until: until.unwrap_or(now + RELEASE_PATIENCE) }
     }
 }
@@ -438,12 +439,13 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.leave_blobs();
         // An actor that goes with its system leaves calls behind.
-        self.replay.end(true);
-        let ended = Failure::of(FailureKind::Aborted, "its system ended").in_pool(&self.desk.options.name);
+        self.forwarder.end(true);
+        let ended =
+            Failure::of(FailureKind::Aborted, "its system ended").in_pool(&self.scheduler.options.name);
         self.calls.clear().iter().for_each(|call| call.note_failure(&ended));
         // A lease that is held is given up by its own drop; one that was granted and not yet taken is not.
         if matches!(self.stage, SessionState::Waiting) {
-            drop(self.desk.cancel(&self.claim));
+            drop(self.scheduler.cancel(&self.waiter));
         }
     }
 }

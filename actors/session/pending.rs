@@ -7,26 +7,26 @@ use super::{CallOptions, CallQueue, EventForwarder, LazyTimer, Scheduler, Sessio
 
 /// A session that has joined the line and not yet begun to run; it may move to another thread.
 pub(crate) struct PendingSession {
-    desk: Arc<Scheduler>,
-    claim: Arc<Waiter>,
-    terms: CallOptions,
+    scheduler: Arc<Scheduler>,
+    waiter: Arc<Waiter>,
+    options: CallOptions,
     planted: bool,
 }
 
 impl PendingSession {
     /// Joins the line.
-    pub(crate) fn new(desk: Arc<Scheduler>, terms: CallOptions) -> Self {
-        let claim = desk.ask();
-        PendingSession { desk, claim, terms, planted: false }
+    pub(crate) fn new(scheduler: Arc<Scheduler>, options: CallOptions) -> Self {
+        let waiter = scheduler.ask();
+        PendingSession { scheduler, waiter, options, planted: false }
     }
 
     /// Begins the session on this thread.
-    pub(crate) fn plant(mut self) -> Session {
+    pub(crate) fn start(mut self) -> Session {
         self.planted = true;
         Session {
-            desk: self.desk.clone(),
-            claim: self.claim.clone(),
-            terms: self.terms,
+            scheduler: self.scheduler.clone(),
+            waiter: self.waiter.clone(),
+            options: self.options,
             stage: SessionState::Waiting,
             calls: CallQueue::default(),
             alarm: LazyTimer::default(),
@@ -41,7 +41,7 @@ impl PendingSession {
             heard: false,
             false_starts: 0,
             lent: Vec::new(),
-            replay: EventForwarder::default(),
+            forwarder: EventForwarder::default(),
             unread: None,
             held_since: Instant::now(),
             idle_since: Instant::now(),
@@ -58,13 +58,13 @@ impl PendingSession {
 impl Drop for PendingSession {
     fn drop(&mut self) {
         if !self.planted {
-            drop(self.desk.cancel(&self.claim));
+            drop(self.scheduler.cancel(&self.waiter));
         }
     }
 }
 
 impl std::fmt::Debug for PendingSession {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SessionSeed").field("terms", &self.terms).finish_non_exhaustive()
+        f.debug_struct("SessionSeed").field("terms", &self.options).finish_non_exhaustive()
     }
 }

@@ -30,16 +30,16 @@ struct Decoded {
 
 impl Session {
     /// Handles every whole frame that has arrived.
-    pub(super) fn take_replies(&mut self, around: &mut dyn Host) {
+    pub(super) fn take_replies(&mut self, host: &mut dyn Host) {
         // What is read at once has arrived at once.
         let now = Instant::now();
         while let Some(said) = self.next_said(now) {
             match said {
-                Said::Reply(reply, decoded) => self.replied(reply, decoded, around),
-                Said::Released(released) => self.was_released(released, around),
-                Said::Logged(logged) => self.logged(logged, around),
-                Said::Lent(lending) => self.was_lent(lending, around),
-                Said::Nonsense(what) => self.broke_protocol(&what, around),
+                Said::Reply(reply, decoded) => self.replied(reply, decoded, host),
+                Said::Released(released) => self.was_released(released, host),
+                Said::Logged(logged) => self.logged(logged, host),
+                Said::Lent(lending) => self.was_lent(lending, host),
+                Said::Nonsense(what) => self.broke_protocol(&what, host),
             }
         }
     }
@@ -69,7 +69,7 @@ impl Session {
             Some(NextReply::AlreadyCleared) => None,
             Some(NextReply::Call(call)) => {
                 self.waited = Duration::ZERO;
-                self.desk.totals.ran(times.ran);
+                self.scheduler.totals.ran(times.ran);
                 let has_result = matches!(reply.outcome, Outcome::Done | Outcome::Failed);
                 let decode = || blob::receive(lent, || call.slot.decode(payload));
                 let problem = has_result.then(|| decode().err().map(Box::new)).flatten();
@@ -79,19 +79,19 @@ impl Session {
         Some(Said::Reply(reply, decoded))
     }
 
-    fn was_lent(&mut self, lending: Lending, around: &mut dyn Host) {
+    fn was_lent(&mut self, lending: Lending, host: &mut dyn Host) {
         let replies = !lending.lent.is_empty() || matches!(self.stage, SessionState::Held(_));
         if replies && self.calls.pipe_is_empty() {
-            return self.broke_protocol("it lends out of turn", around);
+            return self.broke_protocol("it lends out of turn", host);
         }
         let (SessionState::Held(lease) | SessionState::Releasing { lease, .. }) = &mut self.stage else {
             return;
         };
-        let annex = lease.channel().and_then(|channel| channel.annex());
+        let result_arena = lease.channel().and_then(|channel| channel.result_arena());
         let given = self.calls.blobs_of_first();
-        match lease.worker.holdings.take_in(lending, given, annex.as_ref()) {
+        match lease.worker.borrowed.take_in(lending, given, result_arena.as_ref()) {
             Ok(lent) => self.lent = lent,
-            Err(what) => self.broke_protocol(what, around),
+            Err(what) => self.broke_protocol(what, host),
         }
     }
 
@@ -101,24 +101,24 @@ impl Session {
         | SessionState::Releasing { lease, .. }
         | SessionState::AwaitingExit { lease, .. } = &self.stage
         {
-            lease.worker.holdings.keep_to_its_end(self.calls.take_blobs());
+            lease.worker.borrowed.keep_to_its_end(self.calls.take_blobs());
         }
     }
 
-    fn logged(&mut self, logged: Logged, around: &mut dyn Host) {
+    fn logged(&mut self, logged: Logged, host: &mut dyn Host) {
         let heard = match self.calls.logging(logged.call) {
-            Some(listener) => self.replay.take_in(listener, logged),
-            None => return self.broke_protocol("it logged for a call that does not run", around),
+            Some(log_sink) => self.forwarder.take_in(log_sink, logged),
+            None => return self.broke_protocol("it logged for a call that does not run", host),
         };
         if !heard {
-            self.broke_protocol("it logged more in one call than it may", around);
+            self.broke_protocol("it logged more in one call than it may", host);
         }
     }
 
-    fn replied(&mut self, reply: ReplyHeader, decoded: Option<Decoded>, around: &mut dyn Host) {
+    fn replied(&mut self, reply: ReplyHeader, decoded: Option<Decoded>, host: &mut dyn Host) {
         self.confirm();
-        self.replay.end(false);
-        if self.calls.is_empty() && self.terms.idle_checkout_timeout.is_some() {
+        self.forwarder.end(false);
+        if self.calls.is_empty() && self.options.idle_checkout_timeout.is_some() {
             self.idle_since = Instant::now();
         }
         if self.releases_itself {
@@ -126,41 +126,41 @@ impl Session {
         }
         let Some(Decoded { call, problem, times }) = decoded else {
             if reply.outcome != Outcome::Cleared {
-                self.broke_protocol("it ran a call that it was to clear", around);
+                self.broke_protocol("it ran a call that it was to clear", host);
             }
             return;
         };
         if call.slot.is_abandoned() {
-            self.desk.totals.unheard();
+            self.scheduler.totals.unheard();
         }
         let failed = matches!(reply.outcome, Outcome::Failed | Outcome::Payload { error: true, .. });
         // A single call holds nothing that an error could leave in doubt.
-        let keep = self.terms.single || self.terms.keep_after_error || reply.keep;
+        let keep = self.options.single || self.options.keep_after_error || reply.keep;
         self.in_doubt |= failed && !keep;
         self.asked_to_stop |= reply.stop;
         let problem = problem.map(|problem| self.payload_failure(&call, &problem.to_string()));
         match (reply.outcome, problem) {
             (Outcome::Done, None) => {
-                self.desk.totals.succeeded();
+                self.scheduler.totals.succeeded();
                 call.slot.deliver();
             }
             (Outcome::Done, Some(failure)) => self.answer(&call, failure),
-            (Outcome::Failed, failure) => self.error(call, failure, around),
+            (Outcome::Failed, failure) => self.error(call, failure, host),
             (Outcome::Payload { text, error }, _) => {
                 let failure = self.payload_failure(&call, &text);
                 if error {
-                    self.error(call, Some(failure), around);
+                    self.error(call, Some(failure), host);
                 } else {
                     self.answer(&call, failure);
                 }
             }
             (Outcome::Panicked { report, peak_memory, cpu_time }, _) => {
                 let usage = (Some(peak_memory), Some(cpu_time));
-                self.panicked(call, report, times, usage, around);
+                self.panicked(call, report, times, usage, host);
             }
             (Outcome::Cleared, _) => {
                 self.calls.put_back(call);
-                self.broke_protocol("it cleared a call that it was to run", around);
+                self.broke_protocol("it cleared a call that it was to run", host);
             }
         }
         self.calls_served += 1;
@@ -202,20 +202,20 @@ impl Session {
         report: PanicReport,
         times: CallTimes,
         (peak_memory, cpu_time): (Option<u64>, Option<Duration>),
-        around: &mut dyn Host,
+        host: &mut dyn Host,
     ) {
         let failure = Failure::of(FailureKind::Panic, "").with_panic(report).during(call.kind.name);
         self.calls.put_back(call);
         if let Some(facts) = self.give_up(RetireReason::Panicked) {
             let failure = failure.after(times.waited, Some(times.ran)).in_phase(Phase::Running);
             let facts = WorkerFacts { peak_memory, cpu_time, ..facts };
-            self.fatal_fault(failure.on_worker(facts), around);
+            self.fatal_fault(failure.on_worker(facts), host);
         }
     }
 
-    pub(super) fn broke_protocol(&mut self, what: &str, around: &mut dyn Host) {
+    pub(super) fn broke_protocol(&mut self, what: &str, host: &mut dyn Host) {
         if let Some(facts) = self.give_up(RetireReason::Broken) {
-            self.fatal_fault(Failure::of(FailureKind::Protocol, what).on_worker(facts), around);
+            self.fatal_fault(Failure::of(FailureKind::Protocol, what).on_worker(facts), host);
         }
     }
 
@@ -237,10 +237,10 @@ impl Session {
         }
     }
 
-    fn was_released(&mut self, released: Released, around: &mut dyn Host) {
+    fn was_released(&mut self, released: Released, host: &mut dyn Host) {
         let due = matches!(self.stage, SessionState::Releasing { .. }) && self.calls.pipe_is_empty();
         if !due {
-            return self.broke_protocol("it released itself out of turn", around);
+            return self.broke_protocol("it released itself out of turn", host);
         }
         let SessionState::Releasing { mut lease, .. } = std::mem::replace(&mut self.stage, SessionState::Out)
         else {
@@ -249,7 +249,7 @@ impl Session {
         if let Some(channel) = lease.channel() {
             channel.calls_served = self.calls_served;
         }
-        self.desk.totals.held(self.held_since.elapsed());
+        self.scheduler.totals.held(self.held_since.elapsed());
         lease.give_back(ReleaseReport { stop: released.stop, private_bytes: released.private_bytes });
         if self.calls.has_queued() {
             // Sent through an address that was made of a weak one meanwhile.

@@ -68,7 +68,7 @@ enum Deadline {
 
 impl Session {
     /// Fires what is due; whether anything was.
-    pub(super) fn watch_clock(&mut self, cx: &mut Context<'_>, around: &mut dyn Host) -> bool {
+    pub(super) fn watch_clock(&mut self, cx: &mut Context<'_>, host: &mut dyn Host) -> bool {
         let Some((at, _)) = self.next_due() else {
             return false;
         };
@@ -81,22 +81,22 @@ impl Session {
                 break;
             };
             let arrived = lease.channel().map_or(Arrived::Nothing, |channel| channel.read_now());
-            if !self.arrived(arrived, around) {
+            if !self.arrived(arrived, host) {
                 break;
             }
             if self.next_due().is_none_or(|(at, _)| at > Instant::now()) {
                 return true;
             }
         }
-        if let Some(news) = self.claim.take_news() {
-            self.take_in(news, around);
+        if let Some(notice) = self.waiter.take_notice() {
+            self.take_in(notice, host);
             return true;
         }
-        if self.calls.forgive(at.elapsed()) {
+        if self.calls.allow_late_clock(at.elapsed()) {
             return true;
         }
         if let Some((_, due)) = self.next_due().filter(|(at, _)| *at <= Instant::now()) {
-            self.fire(due, around);
+            self.fire(due, host);
         }
         true
     }
@@ -112,22 +112,22 @@ impl Session {
         }
         let (call, since) = self.calls.first()?;
         let waiting = matches!(self.stage, SessionState::Waiting);
-        let wait = self.terms.wait_timeout.filter(|_| waiting).map(|limit| (limit, Deadline::Wait(limit)));
+        let wait = self.options.wait_timeout.filter(|_| waiting).map(|limit| (limit, Deadline::Wait(limit)));
         let own = call.limit.map(|limit| (limit, Deadline::Call(limit)));
         let first = [own, wait].into_iter().flatten().min_by_key(|(limit, _)| *limit)?;
         Some((since.checked_add(first.0)?, first.1))
     }
 
-    fn fire(&mut self, due: Deadline, around: &mut dyn Host) {
+    fn fire(&mut self, due: Deadline, host: &mut dyn Host) {
         match due {
-            Deadline::Call(limit) | Deadline::Wait(limit) => self.time_out(limit, around),
+            Deadline::Call(limit) | Deadline::Wait(limit) => self.time_out(limit, host),
             Deadline::Release => self.lose_worker(RetireReason::TimedOut),
-            Deadline::AwaitingExit => self.bury_alive(around),
+            Deadline::AwaitingExit => self.give_up_on_exit(host),
             Deadline::Holding(limit) => self.reclaim(limit),
         }
     }
 
-    fn time_out(&mut self, limit: Duration, around: &mut dyn Host) {
+    fn time_out(&mut self, limit: Duration, host: &mut dyn Host) {
         if self.calls.forget_abandoned_first() {
             return;
         }
@@ -140,26 +140,26 @@ impl Session {
             }
         };
         self.unread = None;
-        self.fatal_fault(failure.at_limit(limit), around);
+        self.fatal_fault(failure.at_limit(limit), host);
     }
 
     /// Why no worker came, as far as the desk knows.
     fn failed_wait(&mut self) -> Failure {
-        let waited = self.desk.cancel(&self.claim);
-        let kind = if waited.outage.is_some() { FailureKind::NoServer } else { FailureKind::Timeout };
-        let failure = Failure::of(kind, "").in_phase(waited.phase);
-        match (waited.trouble, waited.outage) {
+        let outcome = self.scheduler.cancel(&self.waiter);
+        let kind = if outcome.outage.is_some() { FailureKind::NoServer } else { FailureKind::Timeout };
+        let failure = Failure::of(kind, "").in_phase(outcome.phase);
+        match (outcome.trouble, outcome.outage) {
             (Some(trouble), _) => failure.because_of(trouble),
             (None, Some(outage)) => failure.with_chain(&[outage]),
             (None, None) => failure,
         }
     }
 
-    fn bury_alive(&mut self, around: &mut dyn Host) {
+    fn give_up_on_exit(&mut self, host: &mut dyn Host) {
         if let SessionState::AwaitingExit { lease, .. } =
             std::mem::replace(&mut self.stage, SessionState::Out)
         {
-            self.lost(lease, None, around);
+            self.lost(lease, None, host);
         }
     }
 }

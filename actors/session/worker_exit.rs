@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Arrived, ExitReport, Host, Lease, Scheduler, Session, SessionState};
-use crate::actors::scheduler::exit::OBITUARY_PATIENCE;
+use crate::actors::scheduler::exit::EXIT_REPORT_PATIENCE;
 use crate::actors::scheduler::worker_handle::WorkerHandle;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::failure::{Failure, FailureKind};
@@ -15,7 +15,7 @@ impl Session {
     pub(super) fn mourn(&mut self) {
         match std::mem::replace(&mut self.stage, SessionState::Out) {
             SessionState::Held(lease) | SessionState::Releasing { lease, .. } => {
-                let until = Instant::now() + OBITUARY_PATIENCE;
+                let until = Instant::now() + EXIT_REPORT_PATIENCE;
                 self.stage = SessionState::AwaitingExit { lease, until };
             }
             other => self.stage = other,
@@ -23,10 +23,10 @@ impl Session {
     }
 
     /// The worker is known to be dead: what it still said is read, then what it left unanswered is settled.
-    pub(super) fn bury(&mut self, obituary: ExitReport, around: &mut dyn Host) {
+    pub(super) fn bury(&mut self, exit_report: ExitReport, host: &mut dyn Host) {
         while let SessionState::Held(lease) | SessionState::Releasing { lease, .. } = &mut self.stage {
             let arrived = lease.channel().map_or(Arrived::Nothing, |channel| channel.read_now());
-            if !self.arrived(arrived, around) {
+            if !self.arrived(arrived, host) {
                 // Something it forked keeps its channel open, but nobody will answer on it.
                 self.mourn();
             }
@@ -34,25 +34,25 @@ impl Session {
         if let SessionState::AwaitingExit { lease, .. } =
             std::mem::replace(&mut self.stage, SessionState::Out)
         {
-            self.lost(lease, Some(obituary), around);
+            self.lost(lease, Some(exit_report), host);
         }
     }
 
     /// The worker ended by itself, or closed its channel.
-    pub(super) fn lost(&mut self, mut lease: Lease, obituary: Option<ExitReport>, around: &mut dyn Host) {
+    pub(super) fn lost(&mut self, mut lease: Lease, exit_report: Option<ExitReport>, host: &mut dyn Host) {
         // What a dying process had read it need not have begun. One that nobody saw die may begin until it is killed.
         // Of one on another machine its server tells; if nobody does it may have.
         let seen = lease.channel().and_then(|channel| channel.begun());
-        let begun = match &obituary {
-            Some(obituary) => seen.or(obituary.says_it_had_begun()).unwrap_or(true),
+        let begun = match &exit_report {
+            Some(exit_report) => seen.or(exit_report.had_begun()).unwrap_or(true),
             None => true,
         };
         let untouched = !self.heard && (self.calls.open() == 0 || !(begun || self.is_hopeless()));
-        if self.calls.is_empty() && (untouched || !around.is_connected()) {
+        if self.calls.is_empty() && (untouched || !host.is_connected()) {
             // It had nothing to do, so nothing is lost.
-            lease.worker.holdings.keep_to_its_end(self.calls.take_blobs());
+            lease.worker.borrowed.keep_to_its_end(self.calls.take_blobs());
             self.forget_pipe();
-            self.continue_untouched(around);
+            self.continue_untouched(host);
         } else if untouched {
             if let Some(channel) = lease.channel().filter(|_| self.calls.open() > 0) {
                 self.false_starts += 1;
@@ -62,10 +62,10 @@ impl Session {
             self.ask(Scheduler::ask_again);
         } else {
             let worker = lease.worker.clone();
-            worker.holdings.keep_to_its_end(self.calls.take_blobs());
+            worker.borrowed.keep_to_its_end(self.calls.take_blobs());
             drop(lease.kill(RetireReason::Broken));
-            let died = self.death(obituary, &worker);
-            return self.fatal_fault(died, around);
+            let died = self.death(exit_report, &worker);
+            return self.fatal_fault(died, host);
         }
         // Behind the asking: a pool that ends waits for those who have a lease, and would be over before.
         drop(lease.kill(RetireReason::Broken));
@@ -74,28 +74,28 @@ impl Session {
     /// What was written is nobody's to answer any more, and what was logged is all there will be.
     pub(super) fn forget_pipe(&mut self) {
         self.calls.forget_pipe();
-        self.replay.end(true);
+        self.forwarder.end(true);
     }
 
     pub(super) fn is_hopeless(&self) -> bool {
         self.false_starts >= MOST_FALSE_STARTS
     }
 
-    fn death(&self, obituary: Option<ExitReport>, worker: &WorkerHandle) -> Failure {
-        let (options, calls_served) = (&self.desk.options, Some(self.calls_served));
-        let Some(obituary) = obituary else {
+    fn death(&self, exit_report: Option<ExitReport>, worker: &WorkerHandle) -> Failure {
+        let (options, calls_served) = (&self.scheduler.options, Some(self.calls_served));
+        let Some(exit_report) = exit_report else {
             let text = "it closed its channel, and was killed";
             return Failure::of(FailureKind::Died, text).on_worker(worker.facts(calls_served));
         };
-        let death = match options.hung_worker_timeout.filter(|_| obituary.says_it_hung()) {
+        let death = match options.hung_worker_timeout.filter(|_| exit_report.was_hung()) {
             Some(limit) => Failure::of(FailureKind::Hung, "").at_limit(limit),
             None => Failure::of(FailureKind::Died, ""),
         };
-        obituary.note_in(death, worker, calls_served, options.memory_limit)
+        exit_report.note_in(death, worker, calls_served, options.memory_limit)
     }
 
-    fn continue_untouched(&mut self, around: &mut dyn Host) {
-        if around.is_connected() && !self.closing {
+    fn continue_untouched(&mut self, host: &mut dyn Host) {
+        if host.is_connected() && !self.closing {
             self.ask(Scheduler::ask_again);
         }
     }
@@ -105,7 +105,7 @@ impl Session {
         self.leave_blobs();
         match std::mem::replace(&mut self.stage, SessionState::Out) {
             SessionState::Out => {}
-            SessionState::Waiting => drop(self.desk.cancel(&self.claim)),
+            SessionState::Waiting => drop(self.scheduler.cancel(&self.waiter)),
             SessionState::Held(lease)
             | SessionState::Releasing { lease, .. }
             | SessionState::AwaitingExit { lease, .. } => {

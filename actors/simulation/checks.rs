@@ -65,51 +65,51 @@ impl World {
         self.believed(|_| true)
     }
 
-    fn census(&self) -> Counts {
-        let mut census = Counts::default();
+    fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
         for worker in self.workers.values() {
             match worker.believed {
-                Some(Believed::Starting) => census.starting += 1,
-                Some(Believed::Idle) => census.idle += 1,
-                Some(Believed::Leased(_)) => census.leased += 1,
-                Some(Believed::Ending) => census.ending += 1,
+                Some(Believed::Starting) => counts.starting += 1,
+                Some(Believed::Idle) => counts.idle += 1,
+                Some(Believed::Leased(_)) => counts.leased += 1,
+                Some(Believed::Ending) => counts.ending += 1,
                 None => {}
             }
         }
-        census
+        counts
     }
 
     /// P2, P3, P4: what holds after every step.
     pub(super) fn check(&self) {
-        let census = self.census();
-        assert_eq!(self.ledger.census(), census, "the books are right");
+        let counts = self.counts();
+        assert_eq!(self.state.counts(), counts, "the books are right");
         let most = *self.plan.options.workers.end();
         // One that was given up before it was known to be born is nobody's; it ends by itself.
         let processes = self.workers.values().filter(|worker| worker.is_alive() && worker.ends == 0).count();
         assert!(processes <= most, "{processes} processes are more than {most}");
-        let places = census.starting + census.idle + census.leased + census.ending;
+        let places = counts.starting + counts.idle + counts.leased + counts.ending;
         assert!(places <= most, "{places} places are more than {most}");
-        assert!(self.ledger.waiting().eq(self.line.iter().copied()), "the line is kept");
-        assert!(self.line.is_empty() || census.idle == 0, "nobody waits beside an idle worker");
-        assert_eq!(census.idle, self.idle.len());
-        let useful = census.starting + census.idle + census.leased;
+        assert!(self.state.waiting().eq(self.line.iter().copied()), "the line is kept");
+        assert!(self.line.is_empty() || counts.idle == 0, "nobody waits beside an idle worker");
+        assert_eq!(counts.idle, self.idle.len());
+        let useful = counts.starting + counts.idle + counts.leased;
         let current = useful - self.of_old(|_| true);
-        let open = self.ledger.phase() == PoolPhase::Open;
+        let open = self.state.phase() == PoolPhase::Open;
         let missing = !self.line.is_empty() || open && current < *self.plan.options.workers.start();
         if missing && places < most {
-            assert!(self.ledger.is_starting(), "what is missing is asked for, or will be: {census:?}");
-            let due = census.starting > 0 || self.ledger.next_tick().is_some();
+            assert!(self.state.is_starting(), "what is missing is asked for, or will be: {counts:?}");
+            let due = counts.starting > 0 || self.state.next_tick().is_some();
             assert!(due, "somebody comes back to it");
         }
         if !open && self.line.is_empty() {
             assert_eq!(
-                census.idle + census.starting,
+                counts.idle + counts.starting,
                 0,
                 "a pool that ends keeps nothing that nobody asks for"
             );
         }
         assert!(
-            self.ledger.phase() < PoolPhase::Stopping || self.line.is_empty(),
+            self.state.phase() < PoolPhase::Stopping || self.line.is_empty(),
             "a stopped pool serves nobody"
         );
         self.check_timer(current);
@@ -117,19 +117,19 @@ impl World {
 
     /// How many are there whether or not anybody waits.
     fn kept(&self) -> usize {
-        let (options, leased) = (&self.plan.options, self.census().leased);
+        let (options, leased) = (&self.plan.options, self.counts().leased);
         let fewest = *options.workers.start();
         if leased > 0 { fewest.max(leased + options.spare_workers) } else { fewest }
     }
 
     /// The least recently used of those that are not to be replaced anyway.
     fn first_current(&self) -> Option<u64> {
-        self.idle.iter().copied().find(|number| self.workers[number].vintage == Generation::Current)
+        self.idle.iter().copied().find(|number| self.workers[number].generation == Generation::Current)
     }
 
     /// P5, P7: whoever is idle is looked at again when it will have been so for too long, or be too old.
     fn check_timer(&self, useful: usize) {
-        let (options, next) = (&self.plan.options, self.ledger.next_tick());
+        let (options, next) = (&self.plan.options, self.state.next_tick());
         for number in &self.idle {
             let worker = &self.workers[number];
             let old_at = options.max_age.map(|limit| worker.born + limit);
@@ -143,22 +143,22 @@ impl World {
 
     /// Useful workers whose server takes no more work, in some state.
     fn of_old(&self, is: impl Fn(Believed) -> bool) -> usize {
-        let old = self.workers.values().filter(|worker| worker.vintage != Generation::Current);
+        let old = self.workers.values().filter(|worker| worker.generation != Generation::Current);
         let useful =
             old.filter_map(|worker| worker.believed).filter(|believed| *believed != Believed::Ending);
         useful.filter(|believed| is(*believed)).count()
     }
 
     /// S4: whether a worker whose server takes no more work is still needed; `idle`: it is among those that are.
-    fn stands_in(&self, vintage: Generation, idle: bool) -> bool {
-        let (census, options) = (self.census(), &self.plan.options);
-        let ready = census.idle + census.leased
+    fn stands_in(&self, generation: Generation, idle: bool) -> bool {
+        let (counts, options) = (self.counts(), &self.plan.options);
+        let ready = counts.idle + counts.leased
             - self.of_old(|believed| matches!(believed, Believed::Idle | Believed::Leased(_)));
-        let coming = census.starting - self.of_old(|believed| believed == Believed::Starting);
+        let coming = counts.starting - self.of_old(|believed| believed == Believed::Starting);
         let beside = self.of_old(|believed| believed == Believed::Idle) - usize::from(idle);
         let wanted = (*options.workers.start()).max(usize::from(!self.line.is_empty()));
-        let full = census.starting + census.idle + census.leased == *options.workers.end();
-        vintage == Generation::Outdated && ready + beside < wanted && !(full && coming == 0)
+        let full = counts.starting + counts.idle + counts.leased == *options.workers.end();
+        generation == Generation::Outdated && ready + beside < wanted && !(full && coming == 0)
     }
 
     /// Why a worker that comes back now has to end, by the options' own words.
@@ -173,10 +173,10 @@ impl World {
         let too_large = facts.private_bytes > options.max_memory && options.max_memory.is_some();
         let worn_out = options.max_checkouts.is_some_and(|most| worker.checkouts >= most);
         let reasons = [
-            (self.ledger.phase() == PoolPhase::Stopping, RetireReason::PoolEnds),
+            (self.state.phase() == PoolPhase::Stopping, RetireReason::PoolEnds),
             (facts.stop, RetireReason::Asked),
             (
-                worker.vintage != Generation::Current && !self.stands_in(worker.vintage, false),
+                worker.generation != Generation::Current && !self.stands_in(worker.generation, false),
                 RetireReason::Outdated,
             ),
             (worn_out, RetireReason::WornOut),
@@ -200,7 +200,7 @@ impl World {
                 assert_eq!(self.first_current(), Some(number), "the least recently used goes first");
                 let limit = options.idle_timeout.unwrap_or(Duration::MAX);
                 assert!(now.duration_since(worker.idle_since) >= limit, "it was idle for long enough");
-                let useful = self.census().starting + self.census().idle + self.census().leased;
+                let useful = self.counts().starting + self.counts().idle + self.counts().leased;
                 let useful = useful - self.of_old(|_| true);
                 assert!(useful > self.kept(), "the fewest are kept, and the spare ones beside those in use");
             }
@@ -208,9 +208,9 @@ impl World {
                 let limit = options.max_age.unwrap_or(Duration::MAX);
                 assert!(now.duration_since(worker.born) >= limit, "it is old enough");
             }
-            RetireReason::PoolEnds => assert_ne!(self.ledger.phase(), PoolPhase::Open),
+            RetireReason::PoolEnds => assert_ne!(self.state.phase(), PoolPhase::Open),
             RetireReason::Outdated => {
-                assert!(!self.stands_in(worker.vintage, true), "worker {number} was still needed");
+                assert!(!self.stands_in(worker.generation, true), "worker {number} was still needed");
             }
             RetireReason::WornOut => {
                 assert!(options.max_checkouts.is_some_and(|most| worker.checkouts >= most))
@@ -221,36 +221,36 @@ impl World {
 
     /// P2: whether the pool has what it is to have, and nothing is under way.
     pub(super) fn is_at_rest(&self) -> bool {
-        let census = self.census();
+        let counts = self.counts();
         let (fewest, most) = (*self.plan.options.workers.start(), *self.plan.options.workers.end());
         if !self.line.is_empty() || !self.sessions.is_empty() {
             return false;
         }
-        if self.ledger.phase() > PoolPhase::Open {
+        if self.state.phase() > PoolPhase::Open {
             return self.supervisor.server == SimServer::Over;
         }
-        let useful = census.starting + census.leased + census.idle;
+        let useful = counts.starting + counts.leased + counts.idle;
         let up = self.supervisor.server == SimServer::Up;
         if self.plan.options.max_age.is_some() {
             // Some of them are always on their way out, and hold the places of those that follow.
-            return up && useful + census.ending >= fewest;
+            return up && useful + counts.ending >= fewest;
         }
         if self.of_old(|_| true) > 0 {
             return false;
         }
         // Above the fewest some stay until they have been idle for too long.
         let most = if self.plan.options.idle_timeout.is_some() { fewest } else { most };
-        up && useful == census.idle && census.ending == 0 && (fewest..=most).contains(&useful)
+        up && useful == counts.idle && counts.ending == 0 && (fewest..=most).contains(&useful)
     }
 
     /// P12: what holds once nothing is left to happen.
     pub(super) fn check_end(&mut self) {
-        assert_eq!(self.ledger.census(), Counts::default());
+        assert_eq!(self.state.counts(), Counts::default());
         assert!(self.sessions.is_empty() && self.line.is_empty(), "every checkout has ended");
         for (number, worker) in &self.workers {
             assert!(!worker.is_alive(), "worker {number} has ended");
             assert_eq!(worker.ends, 1, "the end of worker {number} was told once");
         }
-        assert_eq!(self.ledger.next_tick(), None, "nothing wakes a pool that is over");
+        assert_eq!(self.state.next_tick(), None, "nothing wakes a pool that is over");
     }
 }

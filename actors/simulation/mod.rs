@@ -45,7 +45,7 @@ fn explain(seed: u64) -> String {
 #[test]
 fn whatever_goes_wrong_the_pool_keeps_its_promises() {
     let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();
-    let (mut events, mut lives) = (0, 0);
+    let (mut events, mut worker_states) = (0, 0);
     for seed in seeds(USUAL) {
         let mut world = None;
         if let Err(problem) = catch_unwind(AssertUnwindSafe(|| live(seed, &mut world, None))) {
@@ -53,12 +53,12 @@ fn whatever_goes_wrong_the_pool_keeps_its_promises() {
             std::panic::resume_unwind(problem);
         }
         let Some(world) = world else { continue };
-        (events, lives) = (events + world.events, lives + 1);
+        (events, worker_states) = (events + world.events, worker_states + 1);
         for (what, count) in world.journal.counts {
             *counts.entry(what).or_default() += count;
         }
     }
-    println!("{lives} lives, {events} events: {counts:#?}");
+    println!("{worker_states} lives, {events} events: {counts:#?}");
 }
 
 #[test]

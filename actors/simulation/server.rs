@@ -29,7 +29,7 @@ pub(super) struct SimSupervisor {
     pub(super) departing: BTreeSet<u32>,
     unconfirmed: BTreeSet<u64>,
     leaving: Vec<u64>,
-    unborn: Vec<u64>,
+    unspawned: Vec<u64>,
     /// Asked of a server that is not up yet.
     requested: Vec<u64>,
     streak: u32,
@@ -44,8 +44,8 @@ impl World {
         let server = self.supervisor.generation;
         let wait = self.delay();
         self.after(wait, Event::ServerUp(server));
-        let unborn = std::mem::take(&mut self.supervisor.unborn);
-        unborn.into_iter().for_each(|worker| self.hire(worker));
+        let unspawned = std::mem::take(&mut self.supervisor.unspawned);
+        unspawned.into_iter().for_each(|worker| self.spawn(worker));
     }
 
     pub(super) fn server_up(&mut self, server: u32) {
@@ -64,9 +64,9 @@ impl World {
         requested.into_iter().for_each(|worker| self.request(worker));
     }
 
-    pub(super) fn hire(&mut self, worker: u64) {
+    pub(super) fn spawn(&mut self, worker: u64) {
         match self.supervisor.server {
-            SimServer::Down => return self.supervisor.unborn.push(worker),
+            SimServer::Down => return self.supervisor.unspawned.push(worker),
             SimServer::Over => panic!("worker {worker} is asked of a pool that is over"),
             SimServer::Starting => self.supervisor.requested.push(worker),
             SimServer::Up => self.request(worker),
@@ -97,13 +97,13 @@ impl World {
 
     /// Those that are to end do so, unless one that was asked for in their place is still to come.
     fn let_go(&mut self) {
-        if !self.supervisor.unconfirmed.is_empty() && self.ledger.phase() == PoolPhase::Open {
+        if !self.supervisor.unconfirmed.is_empty() && self.state.phase() == PoolPhase::Open {
             return;
         }
         for worker in std::mem::take(&mut self.supervisor.leaving) {
-            match self.supervisor.unborn.iter().position(|unborn| *unborn == worker) {
+            match self.supervisor.unspawned.iter().position(|unspawned| *unspawned == worker) {
                 Some(at) => {
-                    self.supervisor.unborn.swap_remove(at);
+                    self.supervisor.unspawned.swap_remove(at);
                     self.bury(worker);
                     self.forget(worker);
                 }
@@ -146,10 +146,10 @@ impl World {
         self.supervisor.server = SimServer::Down;
         self.supervisor.generation += 1;
         let its = self.registry().into_iter().filter(|worker| self.workers[worker].server == old);
-        let (unborn, its): (Vec<u64>, Vec<u64>) = its.partition(|worker| self.workers[worker].is_unborn());
-        for worker in unborn {
+        let (unspawned, its): (Vec<u64>, Vec<u64>) = its.partition(|worker| self.workers[worker].is_unborn());
+        for worker in unspawned {
             self.supervisor.unconfirmed.remove(&worker);
-            self.supervisor.unborn.push(worker);
+            self.supervisor.unspawned.push(worker);
             if let Some(worker) = self.worker(worker) {
                 worker.server = 0;
             }
@@ -157,11 +157,11 @@ impl World {
         self.relaunch();
         for &worker in &its {
             if let Some(worker) = self.worker(worker) {
-                worker.vintage = if succeeded { Generation::Outdated } else { Generation::Obsolete };
+                worker.generation = if succeeded { Generation::Outdated } else { Generation::Obsolete };
             }
         }
         let now = self.now();
-        self.ledger.outdate(its.into_iter(), succeeded, now);
+        self.state.outdate(its.into_iter(), succeeded, now);
         self.settle_books();
     }
 
@@ -171,13 +171,13 @@ impl World {
     }
 
     pub(super) fn relaunch(&mut self) {
-        if self.supervisor.server == SimServer::Down && !self.ledger.is_drained() {
+        if self.supervisor.server == SimServer::Down && !self.state.is_drained() {
             self.launch();
         }
     }
 
     pub(super) fn end_if_drained(&mut self) {
-        if self.ledger.is_drained() && self.supervisor.server != SimServer::Over {
+        if self.state.is_drained() && self.supervisor.server != SimServer::Over {
             self.note("drained", String::new);
             self.supervisor.server = SimServer::Over;
         }

@@ -112,7 +112,7 @@ impl World {
         let (id, now) = (self.last_session, self.now());
         self.sessions.insert(id, session);
         let last_idle = self.idle.last().copied();
-        let answer = if again { self.ledger.ask_again(id, now) } else { self.ledger.ask(id, now) };
+        let answer = if again { self.state.ask_again(id, now) } else { self.state.ask(id, now) };
         self.note(if again { "asks again" } else { "asks" }, || format!("{id}: {answer:?}"));
         match answer {
             Admission::Granted { worker } => {
@@ -139,7 +139,7 @@ impl World {
             }
             Admission::Stopped => {
                 let served = if again { PoolPhase::Closing } else { PoolPhase::Open };
-                assert!(self.ledger.phase() > served, "an open pool serves");
+                assert!(self.state.phase() > served, "an open pool serves");
                 self.over(id);
             }
         }
@@ -148,7 +148,7 @@ impl World {
 
     /// The ledger gives a waiting session a worker.
     pub(super) fn granted(&mut self, id: u64, number: u64) {
-        assert_ne!(self.ledger.phase(), PoolPhase::Stopping, "a pool that was stopped grants nothing");
+        assert_ne!(self.state.phase(), PoolPhase::Stopping, "a pool that was stopped grants nothing");
         let before = self.holding.insert(number, id);
         assert_eq!(before, None, "worker {number} has one holder at most");
         self.idle.retain(|idle| *idle != number);
@@ -236,7 +236,7 @@ impl World {
         self.note("gives up", || format!("{id}, {stage:?}"));
         let at = self.line.iter().position(|waiting| *waiting == id);
         at.map(|at| self.line.remove(at));
-        assert_eq!(self.ledger.cancel(id, now), at.is_some(), "whoever waits stands in line");
+        assert_eq!(self.state.cancel(id, now), at.is_some(), "whoever waits stands in line");
         self.settle_books();
         if let SimSessionState::Granted(worker) = stage {
             self.give_back(worker, ReleaseReport::default());
@@ -250,7 +250,7 @@ impl World {
         }
         let now = self.now();
         let wish = if self.calm { Wish::Release } else { self.sessions[&id].wish };
-        let reason = self.ledger.reason_to_end(worker, ReleaseReport::default(), now);
+        let reason = self.state.reason_to_end(worker, ReleaseReport::default(), now);
         match (wish, reason) {
             (Wish::Kill(reason), _) => self.dismisses(id, worker, reason),
             (Wish::Retire, _) => self.retire(id, worker, RetireReason::Asked),
@@ -285,7 +285,7 @@ impl World {
             worker.idle_since = now;
             self.idle.push(number);
         }
-        self.ledger.released(number, facts, now);
+        self.state.released(number, facts, now);
         self.settle_books();
         let ends = self.worker(number).is_none_or(|worker| worker.believed == Some(Believed::Ending));
         assert!(!leased || expected.is_none() || ends, "worker {number} is to end: {expected:?}");
@@ -307,7 +307,7 @@ impl World {
         {
             *believed = Believed::Ending;
         }
-        self.ledger.dismiss(number, reason, now);
+        self.state.dismiss(number, reason, now);
         self.settle_books();
     }
 
@@ -320,7 +320,7 @@ impl World {
         {
             worker.believed = Some(Believed::Ending);
         }
-        self.ledger.retire(number, reason, now);
+        self.state.retire(number, reason, now);
         self.settle_books();
         self.over(id);
     }
@@ -348,10 +348,10 @@ impl World {
     /// A set-up failed: the first in line that has a call is told, and leaves.
     pub(super) fn tell_first_in_line(&mut self) {
         let now = self.now();
-        let first = self.ledger.waiting().find(|id| self.sessions[id].has_call);
+        let first = self.state.waiting().find(|id| self.sessions[id].has_call);
         if let Some(first) = first {
             self.note("told of a failed set-up", || first.to_string());
-            assert!(self.ledger.cancel(first, now), "it stands in line");
+            assert!(self.state.cancel(first, now), "it stands in line");
             self.line.retain(|waiting| *waiting != first);
             self.settle_books();
             self.over(first);

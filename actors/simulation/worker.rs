@@ -84,7 +84,7 @@ pub(super) struct SimWorker {
     abandoned: bool,
     /// Which server was asked for it, from 1; 0 is none.
     pub(super) server: u32,
-    pub(super) vintage: Generation,
+    pub(super) generation: Generation,
     pub(super) ends: u32,
     pub(super) checkouts: u64,
     /// When it was asked for, and from its being ready on when that was.
@@ -105,7 +105,7 @@ impl SimWorker {
             watched: false,
             abandoned: false,
             server: 0,
-            vintage: Generation::Current,
+            generation: Generation::Current,
             ends: 0,
             checkouts: 0,
             born: now,
@@ -164,8 +164,8 @@ impl World {
         }
         let (doomed, lifetime) = (self.plan.doomed, self.plan.lifetime);
         if self.fault(doomed) {
-            let lives = self.up_to(lifetime);
-            self.after(took + lives, Event::Doom(number));
+            let worker_states = self.up_to(lifetime);
+            self.after(took + worker_states, Event::Doom(number));
         }
     }
 
@@ -225,9 +225,9 @@ impl World {
         }
     }
 
-    pub(super) fn hear(&mut self, number: u64, news: Notice) {
-        self.take_in(number, news);
-        let lost = matches!(news, Notice::ServerLost);
+    pub(super) fn hear(&mut self, number: u64, notice: Notice) {
+        self.take_in(number, notice);
+        let lost = matches!(notice, Notice::ServerLost);
         let over = self.worker(number).is_some_and(|worker| {
             worker.ends > 0 && (worker.truth == Truth::Exited || lost && worker.truth == Truth::SpawnFailed)
         });
@@ -244,8 +244,8 @@ impl World {
         }
     }
 
-    fn take_in(&mut self, number: u64, news: Notice) {
-        let is_heard = match news {
+    fn take_in(&mut self, number: u64, notice: Notice) {
+        let is_heard = match notice {
             Notice::Forked { server } | Notice::NotForked { server } | Notice::Ended { server } => {
                 self.is_heard(server)
             }
@@ -253,7 +253,7 @@ impl World {
         };
         let Some(worker) = self.worker(number) else { return };
         let (known, is_buried) = (worker.forked, worker.ends > 0);
-        match news {
+        match notice {
             // What a lost server was still to say is lost with it.
             _ if !is_heard => {}
             Notice::Forked { .. } => {
@@ -323,7 +323,7 @@ impl World {
             self.backoff.ready(asked_after);
         }
         self.note("ready", || number.to_string());
-        self.ledger.ready(number, now);
+        self.state.ready(number, now);
         self.settle_books();
     }
 
@@ -346,7 +346,7 @@ impl World {
             worker.believed = Some(Believed::Ending);
             self.backoff.early_end(&self.plan.options.restart, now, jitter);
         }
-        self.ledger.not_set_up(number, now, jitter);
+        self.state.not_set_up(number, now, jitter);
         self.settle_books();
         if self.worker(number).is_some_and(|worker| worker.forked) {
             self.kill(number);
@@ -396,7 +396,7 @@ impl World {
         if early {
             self.backoff.early_end(&self.plan.options.restart, now, jitter);
         }
-        self.ledger.ended(number, has_call, now, jitter);
+        self.state.ended(number, has_call, now, jitter);
         self.settle_books();
         if let Some(session) = holder {
             self.session_in(session, SimTurn::ExitReport);

@@ -72,7 +72,7 @@ pub(super) struct Journal {
 pub(super) struct World {
     pub(super) plan: Plan,
     pub(super) chance: SeededRng,
-    pub(super) ledger: PoolState,
+    pub(super) state: PoolState,
     /// When the simulation began; time is counted from here.
     began: Instant,
     /// How long it has run, and by how much its clock has leapt ahead of that.
@@ -109,7 +109,7 @@ impl World {
     pub(super) fn with(plan: Plan, chance: SeededRng, lines: Option<Vec<String>>) -> Self {
         let began = Instant::now();
         let mut world = World {
-            ledger: PoolState::new(&plan.options),
+            state: PoolState::new(&plan.options),
             plan,
             chance,
             began,
@@ -163,7 +163,7 @@ impl World {
         }
         self.launch();
         let now = self.now();
-        self.ledger.open(now);
+        self.state.open(now);
         self.settle_books();
     }
 
@@ -228,7 +228,7 @@ impl World {
         match event {
             Event::Comes if !self.calm => self.comes(),
             Event::Comes => {}
-            Event::Spawn(worker) => self.hire(worker),
+            Event::Spawn(worker) => self.spawn(worker),
             Event::Retire(worker, reason) => self.retires(worker, reason),
             Event::Attend => self.tick(),
             Event::Forks { worker, server } => self.forks(worker, server),
@@ -237,7 +237,7 @@ impl World {
             Event::Doom(worker) if !self.calm => self.dies(worker),
             Event::Doom(_) => {}
             Event::Reaped { worker, server } => self.reaped(worker, server),
-            Event::Heard(worker, news) => self.hear(worker, news),
+            Event::Heard(worker, notice) => self.hear(worker, notice),
             Event::SetupClock(worker) => self.setup_clock(worker),
             Event::Farewell(worker) => self.kill(worker),
             Event::SimTurn(session, number, turn) => self.turn(session, number, turn),
@@ -264,9 +264,9 @@ impl World {
         self.note("tick", String::new);
         self.attends_at = self.attends_at.filter(|at| *at > now);
         self.ticks.count(self.ran);
-        self.ledger.tick(now);
+        self.state.tick(now);
         self.carry_out();
-        let next = self.ledger.next_tick();
+        let next = self.state.next_tick();
         assert!(next.is_none_or(|next| next > now), "a tick leaves nothing to be done at once");
         self.ask_to_attend();
     }
@@ -275,13 +275,13 @@ impl World {
     pub(super) fn settle_books(&mut self) {
         self.carry_out();
         self.ask_to_attend();
-        if self.ledger.is_drained() {
+        if self.state.is_drained() {
             self.tell_supervisor(Event::Drained);
         }
     }
 
     fn ask_to_attend(&mut self) {
-        let next = self.ledger.next_tick();
+        let next = self.state.next_tick();
         if let Some(next) = next
             && self.attends_at.is_none_or(|at| next < at)
         {
@@ -292,7 +292,7 @@ impl World {
     }
 
     fn carry_out(&mut self) {
-        while let Some(action) = self.ledger.next_action() {
+        while let Some(action) = self.state.next_action() {
             match action {
                 Action::Fork(worker) => self.asked_for(worker),
                 Action::Grant { to, worker } => {
@@ -310,7 +310,7 @@ impl World {
                     self.tell_supervisor(Event::Retire(worker, reason));
                 }
                 Action::Refuse(session) => {
-                    assert_eq!(self.ledger.phase(), PoolPhase::Stopping);
+                    assert_eq!(self.state.phase(), PoolPhase::Stopping);
                     assert_eq!(self.line.pop_front(), Some(session), "refused in order, once");
                     self.note("refused", || session.to_string());
                     self.over(session);
@@ -338,19 +338,19 @@ impl World {
     }
 
     /// The host hears of one worker in order.
-    pub(super) fn tell(&mut self, worker: u64, news: Notice) {
+    pub(super) fn tell(&mut self, worker: u64, notice: Notice) {
         let at = self.ran + self.delay();
         if let Some(worker_) = self.workers.get_mut(&worker) {
             worker_.heard_until = worker_.heard_until.max(at);
             let at = worker_.heard_until;
-            self.at(at, Event::Heard(worker, news));
+            self.at(at, Event::Heard(worker, notice));
         }
     }
 
     fn close(&mut self) {
         self.note("the pool closes", String::new);
         let now = self.now();
-        self.ledger.close(now);
+        self.state.close(now);
         self.settle_books();
     }
 
@@ -358,7 +358,7 @@ impl World {
         let drain = self.plan.drain;
         self.note("the pool stops", || format!("within {drain:?}"));
         let now = self.now();
-        self.ledger.stop(now);
+        self.state.stop(now);
         self.settle_books();
         self.after(drain, Event::StopNow);
     }
@@ -385,7 +385,7 @@ impl World {
     pub(super) fn run(&mut self) {
         self.run_until_calm();
         self.run_until("comes to rest", |world| world.is_at_rest());
-        if self.ledger.phase() == PoolPhase::Open {
+        if self.state.phase() == PoolPhase::Open {
             let event = if self.plan.closes { Event::Close } else { Event::Stop };
             self.after(Duration::ZERO, event);
         }
@@ -405,12 +405,8 @@ impl World {
     fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         let until = self.events + PATIENCE;
         while !done(self) {
-            assert!(
-                self.step(),
-                "the pool {what}, but nothing is left to happen: {:?}",
-                self.ledger.census()
-            );
-            assert!(self.events < until, "the pool {what} in time: {:?}", self.ledger.census());
+            assert!(self.step(), "the pool {what}, but nothing is left to happen: {:?}", self.state.counts());
+            assert!(self.events < until, "the pool {what} in time: {:?}", self.state.counts());
         }
     }
 

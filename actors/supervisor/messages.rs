@@ -81,7 +81,7 @@ impl Handler<KillLater> for Supervisor {
 
     fn handle(&mut self, KillLater { worker, grace }: KillLater, ctx: &mut Context<Self>) {
         // Its handle stands for exactly this process, also after it is gone.
-        ctx.run_later(grace, move |supervisor, _| supervisor.desk.kill(&worker));
+        ctx.run_later(grace, move |supervisor, _| supervisor.scheduler.kill(&worker));
     }
 }
 
@@ -99,9 +99,10 @@ impl Handler<KillViaServer> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, KillViaServer { worker: number, kill }: KillViaServer, _: &mut Context<Self>) {
-        let server = self.registry.get(&number).and_then(|post| post.server.or(post.guardian));
-        if let Some(link) = server.and_then(|server| self.link_of(server)) {
-            link.say(&ToServer::End { number, kill }, Vec::new());
+        let server =
+            self.registry.get(&number).and_then(|registration| registration.server.or(registration.guardian));
+        if let Some(connection) = server.and_then(|server| self.connection_of(server)) {
+            connection.say(&ToServer::End { number, kill }, Vec::new());
             self.wake();
         }
     }
@@ -118,8 +119,8 @@ impl Handler<Forget> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Forget(number): Forget, _: &mut Context<Self>) {
-        if let Some(post) = self.registry.remove(&number) {
-            post.process.do_send(Exited(ExitReport::Unseen));
+        if let Some(registration) = self.registry.remove(&number) {
+            registration.process.do_send(Exited(ExitReport::Unseen));
         }
     }
 }
@@ -152,9 +153,9 @@ impl Handler<InspectServer> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, InspectServer(inquirer): InspectServer, _: &mut Context<Self>) {
-        if let Some(link) = self.server.link() {
-            link.say(&ToServer::Inspect, Vec::new());
-            self.inquirers.push_back(inquirer);
+        if let Some(connection) = self.server.connection() {
+            connection.say(&ToServer::Inspect, Vec::new());
+            self.stats_requests.push_back(inquirer);
             self.wake();
         }
     }
@@ -175,7 +176,7 @@ impl Handler<Attend> for Supervisor {
     fn handle(&mut self, Attend { at }: Attend, ctx: &mut Context<Self>) {
         if let Some(at) = at {
             let wait = at.saturating_duration_since(Instant::now());
-            ctx.run_later(wait, |supervisor, _| supervisor.desk.tick());
+            ctx.run_later(wait, |supervisor, _| supervisor.scheduler.tick());
         }
         self.end_if_drained(ctx);
     }
@@ -195,12 +196,12 @@ impl Handler<End> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, End { drain, done }: End, ctx: &mut Context<Self>) {
-        self.mourners.push(done);
-        self.desk.stop();
+        self.end_waiters.push(done);
+        self.scheduler.stop();
         ctx.run_later(drain, |supervisor, _| {
-            supervisor.desk.stop_now();
+            supervisor.scheduler.stop_now();
             // Also where whoever holds one does not come to do it.
-            supervisor.desk.living().iter().for_each(|worker| supervisor.desk.kill(worker));
+            supervisor.scheduler.living().iter().for_each(|worker| supervisor.scheduler.kill(worker));
         });
         self.end_if_drained(ctx);
     }

@@ -61,13 +61,13 @@ impl Registration {
 
 /// The owner of a pool's processes.
 pub(crate) struct Supervisor {
-    desk: Arc<Scheduler>,
-    recipe: ServerSpec,
+    scheduler: Arc<Scheduler>,
+    spec: ServerSpec,
     server: ServerState,
     /// Which server it is.
     server_id: ServerId,
     /// Servers that take no more work and have workers of ours.
-    departing: Vec<Predecessor>,
+    predecessors: Vec<Predecessor>,
     registry: HashMap<u64, Registration>,
     /// Workers that were asked for and not yet confirmed.
     unconfirmed: HashSet<u64>,
@@ -77,49 +77,49 @@ pub(crate) struct Supervisor {
     wanted: Vec<u64>,
     turns_to_wait: u32,
     /// Workers that were asked for while there was no server.
-    unborn: Vec<u64>,
+    unspawned: Vec<u64>,
     /// Servers that ended before they were of use, since one was.
     streak: u32,
     /// What a server that was not up yet said before it ended.
     last_words: Option<String>,
     /// Whoever wants to know what the server does, in the order in which it was asked.
-    inquirers: VecDeque<OneshotSender<ServerStats>>,
+    stats_requests: VecDeque<OneshotSender<ServerStats>>,
     /// Whoever waits for the end.
-    mourners: Vec<OneshotSender<()>>,
+    end_waiters: Vec<OneshotSender<()>>,
     /// The task of the conversation, to be woken when there is something to say.
     waker: Option<Waker>,
 }
 
 impl Supervisor {
-    pub(crate) fn new(desk: Arc<Scheduler>, recipe: ServerSpec, launched: Option<Launched>) -> Self {
+    pub(crate) fn new(scheduler: Arc<Scheduler>, spec: ServerSpec, launched: Option<Launched>) -> Self {
         Supervisor {
-            desk,
-            recipe,
+            scheduler,
+            spec,
             server: launched.map_or(ServerState::Down, ServerState::Launched),
             server_id: 0,
-            departing: Vec::new(),
+            predecessors: Vec::new(),
             registry: HashMap::new(),
             unconfirmed: HashSet::new(),
             leaving: Vec::new(),
             wanted: Vec::new(),
             turns_to_wait: 0,
-            unborn: Vec::new(),
+            unspawned: Vec::new(),
             streak: 0,
             last_words: None,
-            inquirers: VecDeque::new(),
-            mourners: Vec::new(),
+            stats_requests: VecDeque::new(),
+            end_waiters: Vec::new(),
             waker: None,
         }
     }
 
     fn take_in(&mut self, message: FromServer, from: ServerId, ctx: &mut Context<Self>) {
         match message {
-            FromServer::Welcome { ticket } => self.welcomed(ticket),
+            FromServer::Welcome { ticket } => self.server_is_up(ticket),
             FromServer::Refused { reason } => self.last_words = Some(reason),
             FromServer::PreloadFailed(report) => {
                 self.last_words = Some("its preload failed".to_owned());
                 let failure = worker_process::setup_failure(&report);
-                self.desk.not_set_up(None, failure.in_pool(&self.desk.options.name));
+                self.scheduler.not_set_up(None, failure.in_pool(&self.scheduler.options.name));
             }
             FromServer::Forked(born) => self.forked(born, from),
             // It takes no more work, so another was asked.
@@ -127,21 +127,21 @@ impl Supervisor {
             FromServer::NotForked { number, reason } => self.not_forked(number, &reason),
             FromServer::Ended(ended) => {
                 self.unconfirmed.remove(&ended.number);
-                if let Some(post) = self.registry.remove(&ended.number) {
-                    post.process.do_send(Exited(ExitReport::Seen(ended)));
+                if let Some(registration) = self.registry.remove(&ended.number) {
+                    registration.process.do_send(Exited(ExitReport::Seen(ended)));
                 }
                 self.take_leave_of_departed();
             }
             FromServer::Draining { succeeded } => self.server_drains(from, succeeded, ctx),
             FromServer::Inspected(stats) => {
-                if let Some(inquirer) = self.inquirers.pop_front() {
+                if let Some(inquirer) = self.stats_requests.pop_front() {
                     // Whoever asked may have given up waiting.
                     let _ = inquirer.send(stats);
                 }
             }
             FromServer::Printed { number, stderr, bytes } => {
-                if let Some(post) = self.registry.get(&number) {
-                    post.process.do_send(Printed { stderr, bytes });
+                if let Some(registration) = self.registry.get(&number) {
+                    registration.process.do_send(Printed { stderr, bytes });
                 }
             }
             // Nobody here asked for that.
@@ -150,18 +150,21 @@ impl Supervisor {
     }
 
     fn forked(&mut self, born: Vec<Born>, from: ServerId) {
-        let link = self.link_of(from);
-        let is_remote = link.as_ref().is_some_and(|link| link.is_remote());
-        let handles = link.filter(|_| !is_remote).map(ServerConnection::take_passed).unwrap_or_default();
+        let connection = self.connection_of(from);
+        let is_remote = connection.as_ref().is_some_and(|connection| connection.is_remote());
+        let handles =
+            connection.filter(|_| !is_remote).map(ServerConnection::take_passed).unwrap_or_default();
         // Fewer than there have to be are none: there is no telling whose they are.
         let mut handles = Some(handles).filter(|handles| handles.len() == born.len()).into_iter().flatten();
         for Born { number, pid } in born {
             let handle = handles.next();
             match self.registry.get(&number) {
                 // One that was given up before it was born finds its channel closed, and ends.
-                Some(post) if is_remote || handle.is_some() => post.process.do_send(Forked { pid, handle }),
+                Some(registration) if is_remote || handle.is_some() => {
+                    registration.process.do_send(Forked { pid, handle })
+                }
                 // Without a handle it could not be watched; without its channel it ends.
-                Some(post) => post
+                Some(registration) => registration
                     .process
                     .do_send(RetireWorker(crate::actors::scheduler::worker_state::RetireReason::Broken)),
                 // It was given up while the server was being asked for it.
@@ -176,16 +179,16 @@ impl Supervisor {
     }
 
     fn not_forked(&mut self, number: u64, reason: &str) {
-        tracing::warn!(target: "forkpool", pool = %self.desk.options.name, worker = number, reason,
+        tracing::warn!(target: "forkpool", pool = %self.scheduler.options.name, worker = number, reason,
             "a worker could not be forked");
         let failure = Failure::of(FailureKind::Setup, format!("failed to fork: {reason}"));
         let facts = WorkerFacts { number, ..WorkerFacts::default() };
-        self.desk.set_trouble(failure.in_pool(&self.desk.options.name).on_worker(facts));
+        self.scheduler.set_trouble(failure.in_pool(&self.scheduler.options.name).on_worker(facts));
         self.unconfirmed.remove(&number);
         self.let_go();
         match self.registry.remove(&number) {
-            Some(post) => post.process.do_send(Exited(ExitReport::Unseen)),
-            None => self.desk.ended(number, ExitReport::Unseen),
+            Some(registration) => registration.process.do_send(Exited(ExitReport::Unseen)),
+            None => self.scheduler.ended(number, ExitReport::Unseen),
         }
     }
 
@@ -197,12 +200,12 @@ impl Supervisor {
 
     /// Once every worker is gone, the server is taken leave of, and whoever waits for the end is told.
     fn end_if_drained(&mut self, ctx: &mut Context<Self>) {
-        if matches!(self.server, ServerState::Over) || !self.desk.is_drained() {
+        if matches!(self.server, ServerState::Over) || !self.scheduler.is_drained() {
             return;
         }
         let farewell = self.farewell();
         let end = farewell.into_actor(self).map(|(), supervisor, ctx| {
-            for mourner in supervisor.mourners.drain(..) {
+            for mourner in supervisor.end_waiters.drain(..) {
                 // Whoever asked may have given up waiting.
                 let _ = mourner.send(());
             }
@@ -217,7 +220,7 @@ impl Actor for Supervisor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         match std::mem::replace(&mut self.server, ServerState::Down) {
-            ServerState::Launched(launched) => self.greet(launched, ctx),
+            ServerState::Launched(launched) => self.begin_handshake(launched, ctx),
             _ => self.relaunch(ctx),
         }
         ctx.spawn(Conversation);

@@ -39,9 +39,9 @@ pub(super) enum ServerState {
 }
 
 impl ServerState {
-    pub(super) fn link(&mut self) -> Option<&mut ServerConnection> {
+    pub(super) fn connection(&mut self) -> Option<&mut ServerConnection> {
         match self {
-            ServerState::Starting(link) | ServerState::Up(link) => Some(link),
+            ServerState::Starting(connection) | ServerState::Up(connection) => Some(connection),
             ServerState::Launched(_) | ServerState::Reaching | ServerState::Down | ServerState::Over => None,
         }
     }
@@ -56,73 +56,82 @@ enum Loss {
 /// A server that takes no more work and has workers of ours.
 pub(super) struct Predecessor {
     id: ServerId,
-    link: ServerConnection,
+    connection: ServerConnection,
 }
 
 impl Supervisor {
-    pub(super) fn greet(&mut self, launched: Launched, ctx: &mut Context<Self>) {
-        let arena: io::Result<Vec<OwnedFd>> = self.desk.blobs.iter().map(BlobMemory::to_be_read).collect();
-        let link = ServerConnection::new(launched).and_then(|link| arena.map(|arena| (link, arena)));
-        match link {
-            Ok((mut link, arena)) => {
-                link.say_frame(self.recipe.hello.clone(), arena);
-                if let Some(unanswered) = self.recipe.source.unanswered() {
-                    self.desk.set_outage(Some(unanswered));
+    pub(super) fn begin_handshake(&mut self, launched: Launched, ctx: &mut Context<Self>) {
+        let arena: io::Result<Vec<OwnedFd>> =
+            self.scheduler.blobs.iter().map(BlobMemory::to_be_read).collect();
+        let connection =
+            ServerConnection::new(launched).and_then(|connection| arena.map(|arena| (connection, arena)));
+        match connection {
+            Ok((mut connection, arena)) => {
+                connection.say_frame(self.spec.hello.clone(), arena);
+                if let Some(unanswered) = self.spec.source.unanswered() {
+                    self.scheduler.set_outage(Some(unanswered));
                 }
-                self.server = ServerState::Starting(link);
+                self.server = ServerState::Starting(connection);
                 self.server_id += 1;
-                self.hire_unborn();
+                self.spawn_queued();
                 self.wake();
             }
             Err(error) => self.server_down(error.to_string(), ctx),
         }
     }
 
-    pub(super) fn welcomed(&mut self, ticket: Option<u128>) {
+    pub(super) fn server_is_up(&mut self, ticket: Option<u128>) {
         if self.unconfirmed.is_empty() {
             self.streak = 0;
         }
-        self.desk.set_outage(None);
-        if let ServerState::Starting(mut link) = std::mem::replace(&mut self.server, ServerState::Down) {
-            link.is_known_as(ticket);
-            tracing::debug!(target: "forkpool", pool = %self.desk.options.name, server = link.pid(), "fork server is up");
-            self.server = ServerState::Up(link);
+        self.scheduler.set_outage(None);
+        if let ServerState::Starting(mut connection) = std::mem::replace(&mut self.server, ServerState::Down)
+        {
+            connection.is_known_as(ticket);
+            tracing::debug!(target: "forkpool", pool = %self.scheduler.options.name, server = connection.pid(), "fork server is up");
+            self.server = ServerState::Up(connection);
             self.have_orphans_adopted();
-            self.hire_unborn();
+            self.spawn_queued();
         }
     }
 
-    fn hire_unborn(&mut self) {
-        let unborn = std::mem::take(&mut self.unborn);
-        self.hire(&unborn);
+    fn spawn_queued(&mut self) {
+        let unspawned = std::mem::take(&mut self.unspawned);
+        self.spawn(&unspawned);
     }
 
     /// Workers whose server is gone are to end with this application all the same: the server there is now sees to that.
     fn have_orphans_adopted(&mut self) {
-        self.registry.retain(|_, post| post.process.connected());
-        let is_orphan = |post: &Registration| post.server.is_none() && post.guardian.is_none();
-        let orphans = self.registry.iter().filter(|(_, post)| is_orphan(post));
+        self.registry.retain(|_, registration| registration.process.connected());
+        let is_orphan =
+            |registration: &Registration| registration.server.is_none() && registration.guardian.is_none();
+        let orphans = self.registry.iter().filter(|(_, registration)| is_orphan(registration));
         let orphans: Vec<u64> = orphans.map(|(number, _)| *number).collect();
-        if !self.recipe.source.is_own() && !self.recipe.source.is_remote() {
+        if !self.spec.source.is_own() && !self.spec.source.is_remote() {
             // It may be of a newer build than they are.
-            self.desk.outdate(&orphans, true);
+            self.scheduler.outdate(&orphans, true);
         }
         for number in orphans {
-            let handle = self.desk.identity(number).and_then(|worker| worker.duplicate_handle().ok());
-            let post = self.registry.get_mut(&number);
-            if let (Some(handle), Some(link), Some(post)) = (handle, self.server.link(), post) {
-                link.say(&ToServer::Adopt { number }, vec![handle]);
-                post.guardian = Some(self.server_id);
+            let handle = self.scheduler.identity(number).and_then(|worker| worker.duplicate_handle().ok());
+            let registration = self.registry.get_mut(&number);
+            if let (Some(handle), Some(connection), Some(registration)) =
+                (handle, self.server.connection(), registration)
+            {
+                connection.say(&ToServer::Adopt { number }, vec![handle]);
+                registration.guardian = Some(self.server_id);
             }
         }
     }
 
     /// The way to a server that is still spoken with.
-    pub(super) fn link_of(&mut self, id: ServerId) -> Option<&mut ServerConnection> {
+    pub(super) fn connection_of(&mut self, id: ServerId) -> Option<&mut ServerConnection> {
         if id == self.server_id {
-            return self.server.link();
+            return self.server.connection();
         }
-        self.departing.iter_mut().find(|departing| departing.id == id).map(|departing| &mut departing.link)
+        self.predecessors
+            .iter_mut()
+            .find(|predecessors| predecessors.id == id)
+            .map(|predecessors| &mut predecessors.connection)
     }
 
     /// The next message of any server, or `None` in its place where the conversation with one is over.
@@ -130,12 +139,13 @@ impl Supervisor {
         &mut self,
         task: &mut TaskContext<'_>,
     ) -> Option<(ServerId, Option<FromServer>)> {
-        let current = self.server.link().map(|link| (self.server_id, link));
-        let departing = self.departing.iter_mut().map(|departing| (departing.id, &mut departing.link));
-        for (id, link) in current.into_iter().chain(departing) {
+        let current = self.server.connection().map(|connection| (self.server_id, connection));
+        let predecessors =
+            self.predecessors.iter_mut().map(|predecessors| (predecessors.id, &mut predecessors.connection));
+        for (id, connection) in current.into_iter().chain(predecessors) {
             // What cannot be written yet wakes this task when it can.
-            let _ = link.poll_flush(task);
-            if let Poll::Ready(said) = link.poll_next(task) {
+            let _ = connection.poll_flush(task);
+            if let Poll::Ready(said) = connection.poll_next(task) {
                 return Some((id, said));
             }
         }
@@ -144,55 +154,57 @@ impl Supervisor {
 
     /// A server takes no more work. Where another has its place it is gone to.
     pub(super) fn server_drains(&mut self, from: ServerId, succeeded: bool, ctx: &mut Context<Self>) {
-        tracing::info!(target: "forkpool", pool = %self.desk.options.name, succeeded, "the fork server takes no more work");
+        tracing::info!(target: "forkpool", pool = %self.scheduler.options.name, succeeded, "the fork server takes no more work");
         if from == self.server_id
-            && let ServerState::Starting(link) | ServerState::Up(link) =
+            && let ServerState::Starting(connection) | ServerState::Up(connection) =
                 std::mem::replace(&mut self.server, ServerState::Down)
         {
-            self.departing.push(Predecessor { id: from, link });
-            self.inquirers.clear();
+            self.predecessors.push(Predecessor { id: from, connection });
+            self.stats_requests.clear();
             self.server_id += 1;
             self.withdraw_from(from);
             self.relaunch(ctx);
         }
-        let its_workers = self.registry.iter().filter(|(_, post)| post.is_with(from));
+        let its_workers = self.registry.iter().filter(|(_, registration)| registration.is_with(from));
         let its_workers: Vec<u64> = its_workers.map(|(number, _)| *number).collect();
-        self.desk.outdate(&its_workers, succeeded);
+        self.scheduler.outdate(&its_workers, succeeded);
         self.take_leave_of_departed();
     }
 
     /// A server that takes no more work and has no worker of ours any more is nothing to us.
     pub(super) fn take_leave_of_departed(&mut self) {
         let registry = &self.registry;
-        let lives = |post: &&Registration| post.process.connected();
-        let has_workers = |id| registry.values().filter(lives).any(|post| post.is_with(id));
-        self.departing.retain(|departing| has_workers(departing.id));
+        let lives = |registration: &&Registration| registration.process.connected();
+        let has_workers = |id| registry.values().filter(lives).any(|registration| registration.is_with(id));
+        self.predecessors.retain(|predecessors| has_workers(predecessors.id));
     }
 
     /// The conversation with a server has ended without our doing.
     pub(super) fn server_lost(&mut self, id: ServerId, ctx: &mut Context<Self>) {
-        self.registry.retain(|_, post| post.process.connected());
+        self.registry.retain(|_, registration| registration.process.connected());
         let outcome = (id == self.server_id).then(|| self.lose_server());
         let owed_some = self.withdraw_from(id);
         // They stay in the registry: an orphan can still be told to leave.
         let mut orphans = Vec::new();
-        for (&number, post) in self.registry.iter_mut().filter(|(_, post)| post.is_with(id)) {
-            post.guardian = None;
-            if post.server.take().is_some() {
-                post.process.do_send(ServerLost);
+        for (&number, registration) in
+            self.registry.iter_mut().filter(|(_, registration)| registration.is_with(id))
+        {
+            registration.guardian = None;
+            if registration.server.take().is_some() {
+                registration.process.do_send(ServerLost);
                 orphans.push(number);
             }
         }
-        if self.recipe.source.is_remote() {
+        if self.spec.source.is_remote() {
             // Nobody would tell of their ends, so they go once nobody holds them.
-            self.desk.outdate(&orphans, false);
+            self.scheduler.outdate(&orphans, false);
         }
-        self.departing.retain(|departing| departing.id != id);
+        self.predecessors.retain(|predecessors| predecessors.id != id);
         self.let_go();
         match outcome {
             None => {}
             Some(Loss::OfUse) if !owed_some => {
-                self.desk.set_outage(Some("the fork server died".to_owned()));
+                self.scheduler.set_outage(Some("the fork server died".to_owned()));
                 self.relaunch(ctx);
             }
             // One that dies of what it is asked for is not asked again at once.
@@ -209,34 +221,34 @@ impl Supervisor {
     fn lose_server(&mut self) -> Loss {
         let before = std::mem::replace(&mut self.server, ServerState::Down);
         let loss = if matches!(before, ServerState::Up(_)) { Loss::OfUse } else { Loss::BeforeItWasReady };
-        if let ServerState::Starting(mut link) | ServerState::Up(mut link) = before {
+        if let ServerState::Starting(mut connection) | ServerState::Up(mut connection) = before {
             // What it said itself is more to the point.
-            self.last_words = self.last_words.take().or(link.take_complaint());
-            link.hang_up().iter_mut().for_each(ServerProcess::kill);
+            self.last_words = self.last_words.take().or(connection.take_complaint());
+            connection.hang_up().iter_mut().for_each(ServerProcess::kill);
         }
-        self.inquirers.clear();
+        self.stats_requests.clear();
         loss
     }
 
     /// There is no server, and there will be an attempt to start one after a while.
     fn server_down(&mut self, why: String, ctx: &mut Context<Self>) {
         self.streak = self.streak.saturating_add(1);
-        let wait = self.desk.options.restart.wait(self.streak, self.desk.chance());
-        tracing::warn!(target: "forkpool", pool = %self.desk.options.name, why, ?wait, "no fork server");
-        self.desk.set_outage(Some(why));
+        let wait = self.scheduler.options.restart.wait(self.streak, self.scheduler.chance());
+        tracing::warn!(target: "forkpool", pool = %self.scheduler.options.name, why, ?wait, "no fork server");
+        self.scheduler.set_outage(Some(why));
         self.server = ServerState::Down;
         ctx.run_later(wait, |supervisor, ctx| supervisor.relaunch(ctx));
     }
 
     pub(super) fn relaunch(&mut self, ctx: &mut Context<Self>) {
-        if !matches!(self.server, ServerState::Down) || self.desk.is_drained() {
+        if !matches!(self.server, ServerState::Down) || self.scheduler.is_drained() {
             return;
         }
-        if let Some(reached) = self.recipe.source.reach_at_once() {
+        if let Some(reached) = self.spec.source.reach_at_once() {
             return self.reached(reached, ctx);
         }
         self.server = ServerState::Reaching;
-        let reaching = self.recipe.source.clone().reach().into_actor(self);
+        let reaching = self.spec.source.clone().reach().into_actor(self);
         ctx.spawn(reaching.map(|reached, supervisor, ctx| {
             if matches!(supervisor.server, ServerState::Reaching) {
                 supervisor.reached(reached, ctx);
@@ -246,9 +258,9 @@ impl Supervisor {
 
     fn reached(&mut self, reached: io::Result<Launched>, ctx: &mut Context<Self>) {
         match reached {
-            Ok(launched) => self.greet(launched, ctx),
+            Ok(launched) => self.begin_handshake(launched, ctx),
             Err(error) => {
-                let why = self.recipe.source.unreachable(&error);
+                let why = self.spec.source.unreachable(&error);
                 self.server_down(why, ctx);
             }
         }
@@ -256,14 +268,14 @@ impl Supervisor {
 
     /// Takes leave of all servers; ready once a server of ours has ended.
     pub(super) fn farewell(&mut self) -> impl Future<Output = ()> + 'static {
-        self.departing.clear();
-        let link = match std::mem::replace(&mut self.server, ServerState::Over) {
-            ServerState::Starting(link) | ServerState::Up(link) => Some(link),
+        self.predecessors.clear();
+        let connection = match std::mem::replace(&mut self.server, ServerState::Over) {
+            ServerState::Starting(connection) | ServerState::Up(connection) => Some(connection),
             ServerState::Launched(launched) => ServerConnection::new(launched).ok(),
             ServerState::Reaching | ServerState::Down | ServerState::Over => None,
         };
         async move {
-            let process = link.and_then(ServerConnection::hang_up);
+            let process = connection.and_then(ServerConnection::hang_up);
             if let Some(Ok(handle)) = process.as_ref().map(ServerProcess::handle) {
                 worker_process::ended(handle, FAREWELL).await;
             }

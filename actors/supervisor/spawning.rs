@@ -28,17 +28,17 @@ impl Supervisor {
             Some(fewer) => self.turns_to_wait = fewer,
             None => {
                 let wanted = std::mem::take(&mut self.wanted);
-                self.hire(&wanted);
+                self.spawn(&wanted);
             }
         }
         true
     }
 
     /// Has these workers forked.
-    pub(super) fn hire(&mut self, numbers: &[u64]) {
-        let is_remote = self.server.link().map(|link| link.is_remote());
+    pub(super) fn spawn(&mut self, numbers: &[u64]) {
+        let is_remote = self.server.connection().map(|connection| connection.is_remote());
         match is_remote {
-            None => self.unborn.extend_from_slice(numbers),
+            None => self.unspawned.extend_from_slice(numbers),
             Some(true) => numbers.iter().for_each(|&number| self.hire_remote(number)),
             Some(false) => numbers.chunks(MOST_AT_ONCE).for_each(|numbers| self.hire_together(numbers)),
         }
@@ -46,9 +46,14 @@ impl Supervisor {
 
     fn hire_remote(&mut self, number: u64) {
         // Before it has said how we are called nothing can be asked of a server over a network.
-        match self.server.link().and_then(|link| link.remote()).map(|server| self.attach(number, server)) {
-            None => self.unborn.push(number),
-            Some(Ok((channel, output))) => self.post(number, channel, output),
+        match self
+            .server
+            .connection()
+            .and_then(|connection| connection.remote())
+            .map(|server| self.attach(number, server))
+        {
+            None => self.unspawned.push(number),
+            Some(Ok((channel, output))) => self.registration(number, channel, output),
             Some(Err(error)) => self.not_forked(number, &error.to_string()),
         }
     }
@@ -62,23 +67,23 @@ impl Supervisor {
                 Err(error) => self.not_forked(number, &error.to_string()),
             }
         }
-        if let Some(link) = self.server.link().filter(|_| !asked.is_empty()) {
-            let rings = self.desk.options.transport == Transport::SharedMemory;
+        if let Some(connection) = self.server.connection().filter(|_| !asked.is_empty()) {
+            let rings = self.scheduler.options.transport == Transport::SharedMemory;
             let numbers = asked.iter().map(|(number, ..)| *number).collect();
-            link.say(&ToServer::Fork { numbers, rings }, all);
+            connection.say(&ToServer::Fork { numbers, rings }, all);
         }
-        asked.into_iter().for_each(|(number, channel, output)| self.post(number, channel, output));
+        asked.into_iter().for_each(|(number, channel, output)| self.registration(number, channel, output));
     }
 
     /// Makes the ends of a worker's channel and outputs, and puts those that are the worker's behind the others.
     fn make_ends(&self, number: u64, all: &mut Vec<OwnedFd>) -> io::Result<(HostChannel, Arc<OutputPipe>)> {
-        let options = &self.desk.options;
+        let options = &self.scheduler.options;
         let (channel, end) = HostChannel::new(options)?;
-        let notes = channel.notes().ok_or(io::ErrorKind::Unsupported)?;
-        let (output, outputs) = OutputPipe::new(&options.name, number, notes, self.recipe.name_of)?;
+        let status_page = channel.status_page().ok_or(io::ErrorKind::Unsupported)?;
+        let (output, outputs) = OutputPipe::new(&options.name, number, status_page, self.spec.name_of)?;
         match end {
-            WorkerEnd::Rings { bells: WorkerDoorbells { ear, hammer }, memory } => {
-                all.extend([ear, hammer, memory]);
+            WorkerEnd::Rings { doorbells: WorkerDoorbells { rx, tx }, memory } => {
+                all.extend([rx, tx, memory]);
             }
             WorkerEnd::Stream { socket, memory, .. } => all.extend([socket, memory]),
         }
@@ -93,59 +98,59 @@ impl Supervisor {
         number: u64,
         (server, ticket): (Remote, u128),
     ) -> io::Result<(HostChannel, Arc<OutputPipe>)> {
-        let options = &self.desk.options;
+        let options = &self.scheduler.options;
         let request = ToServer::Attach { ticket, number };
         let channel = HostChannel::over(server.connect()?, &request, options.max_payload)?;
-        Ok((channel, OutputPipe::told(&options.name, number, self.recipe.name_of)))
+        Ok((channel, OutputPipe::told(&options.name, number, self.spec.name_of)))
     }
 
-    fn post(&mut self, number: u64, channel: HostChannel, output: Arc<OutputPipe>) {
+    fn registration(&mut self, number: u64, channel: HostChannel, output: Arc<OutputPipe>) {
         self.unconfirmed.insert(number);
-        let fingerprint = self.recipe.fingerprint;
-        let process = WorkerProcess::new(self.desk.clone(), number, fingerprint, channel, output);
-        let post = Registration { process: process.start(), server: Some(self.server_id), guardian: None };
-        self.registry.insert(number, post);
+        let fingerprint = self.spec.fingerprint;
+        let process = WorkerProcess::new(self.scheduler.clone(), number, fingerprint, channel, output);
+        let registration =
+            Registration { process: process.start(), server: Some(self.server_id), guardian: None };
+        self.registry.insert(number, registration);
     }
 
     /// This server was asked for workers that it will not make any more: another is asked. Whether there were any.
     pub(super) fn withdraw_from(&mut self, server: ServerId) -> bool {
-        let asked = self
-            .registry
-            .iter()
-            .filter(|(number, post)| post.server == Some(server) && self.unconfirmed.contains(number));
+        let asked = self.registry.iter().filter(|(number, registration)| {
+            registration.server == Some(server) && self.unconfirmed.contains(number)
+        });
         let mut asked: Vec<u64> = asked.map(|(number, _)| *number).collect();
         asked.sort_unstable();
         for &number in &asked {
             self.unconfirmed.remove(&number);
-            if let Some(post) = self.registry.remove(&number) {
-                post.process.do_send(SpawnCancelled);
+            if let Some(registration) = self.registry.remove(&number) {
+                registration.process.do_send(SpawnCancelled);
             }
         }
-        self.hire(&asked);
+        self.spawn(&asked);
         !asked.is_empty()
     }
 
     /// Tells those that are to end to do so, unless one that was asked for in their place is still to come.
     pub(super) fn let_go(&mut self) {
         let is_awaited = !(self.wanted.is_empty() && self.unconfirmed.is_empty());
-        if is_awaited && self.desk.is_open() {
+        if is_awaited && self.scheduler.is_open() {
             return;
         }
         for Leaving { worker, reason, channel } in std::mem::take(&mut self.leaving) {
             drop(channel);
             if self.will_not_be_hired(worker) {
-                self.desk.ended(worker, ExitReport::Unseen);
-            } else if let Some(post) = self.registry.get(&worker) {
-                post.process.do_send(RetireWorker(reason));
+                self.scheduler.ended(worker, ExitReport::Unseen);
+            } else if let Some(registration) = self.registry.get(&worker) {
+                registration.process.do_send(RetireWorker(reason));
             }
         }
     }
 
     /// Strikes off a worker that the server was not asked for yet; whether it was one.
     fn will_not_be_hired(&mut self, worker: u64) -> bool {
-        let before = self.wanted.len() + self.unborn.len();
+        let before = self.wanted.len() + self.unspawned.len();
         self.wanted.retain(|&wanted| wanted != worker);
-        self.unborn.retain(|&unborn| unborn != worker);
-        self.wanted.len() + self.unborn.len() < before
+        self.unspawned.retain(|&unspawned| unspawned != worker);
+        self.wanted.len() + self.unspawned.len() < before
     }
 }

@@ -12,7 +12,7 @@ use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, SpawnH
 
 use super::SpawnFailed;
 use crate::actors::scheduler::Scheduler;
-use crate::actors::scheduler::exit::{ExitReport, OBITUARY_PATIENCE};
+use crate::actors::scheduler::exit::{EXIT_REPORT_PATIENCE, ExitReport};
 use crate::actors::scheduler::worker_handle::{ExitWatch, WorkerHandle};
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::telemetry::stdio::OutputPipe;
@@ -31,7 +31,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// It holds the channel until the set-up is done and lends it to the desk then; after that it only waits for
 /// the end.
 pub(crate) struct WorkerProcess {
-    desk: Arc<Scheduler>,
+    scheduler: Arc<Scheduler>,
     number: u64,
     fingerprint: u64,
     output: Arc<OutputPipe>,
@@ -55,14 +55,14 @@ enum ProxyState {
 
 impl WorkerProcess {
     pub(crate) fn new(
-        desk: Arc<Scheduler>,
+        scheduler: Arc<Scheduler>,
         number: u64,
         fingerprint: u64,
         channel: HostChannel,
         output: Arc<OutputPipe>,
     ) -> Self {
         let stage = ProxyState::SettingUp(channel);
-        WorkerProcess { desk, number, fingerprint, output, identity: None, stage, setup_clock: None }
+        WorkerProcess { scheduler, number, fingerprint, output, identity: None, stage, setup_clock: None }
     }
 
     /// Takes in what the worker said while it was being set up; ready once there is nothing more to wait for.
@@ -127,7 +127,7 @@ impl WorkerProcess {
             return;
         }
         match std::mem::replace(&mut self.stage, ProxyState::Lent) {
-            ProxyState::ReadyUnforked(channel) => self.desk.ready(self.number, channel),
+            ProxyState::ReadyUnforked(channel) => self.scheduler.ready(self.number, channel),
             other => self.stage = other,
         }
     }
@@ -156,8 +156,8 @@ impl WorkerProcess {
 
     fn not_set_up(&mut self, failure: Failure) {
         self.stage = ProxyState::Ending;
-        let failure = failure.in_pool(&self.desk.options.name).in_phase(Phase::Starting);
-        self.desk.not_set_up(Some(self.number), failure);
+        let failure = failure.in_pool(&self.scheduler.options.name).in_phase(Phase::Starting);
+        self.scheduler.not_set_up(Some(self.number), failure);
         self.kill();
     }
 
@@ -166,11 +166,12 @@ impl WorkerProcess {
     }
 
     /// Its set-up ended the process.
-    fn stillborn(&mut self, obituary: &ExitReport) {
+    fn stillborn(&mut self, exit_report: &ExitReport) {
         let failure = Failure::of(FailureKind::Setup, "ended its process");
         match &self.identity {
             Some(identity) => {
-                let failure = obituary.note_in(failure, identity, None, self.desk.options.memory_limit);
+                let failure =
+                    exit_report.note_in(failure, identity, None, self.scheduler.options.memory_limit);
                 self.not_set_up(failure);
             }
             None => self.fail(failure),
@@ -179,12 +180,12 @@ impl WorkerProcess {
 
     fn kill(&self) {
         if let Some(identity) = &self.identity {
-            self.desk.kill(identity);
+            self.scheduler.kill(identity);
         }
     }
 
-    fn bury(&mut self, mut obituary: ExitReport, ctx: &mut Context<Self>) {
-        if let ExitReport::Seen(Ended { remains: Some(remains), .. }) = &mut obituary {
+    fn bury(&mut self, mut exit_report: ExitReport, ctx: &mut Context<Self>) {
+        if let ExitReport::Seen(Ended { remains: Some(remains), .. }) = &mut exit_report {
             self.output.hear_records(std::mem::take(&mut remains.records));
         }
         if self.identity.is_none()
@@ -198,24 +199,24 @@ impl WorkerProcess {
         while let ProxyState::SettingUp(channel) = &mut self.stage {
             let arrived = channel.read_now();
             if !self.take_in(arrived) && matches!(self.stage, ProxyState::SettingUp(_)) {
-                self.stillborn(&obituary);
+                self.stillborn(&exit_report);
             }
         }
         // Ahead of the news of its end, so that what it printed last is in the report on it.
         self.output.finish();
-        self.desk.ended(self.number, obituary);
+        self.scheduler.ended(self.number, exit_report);
         ctx.stop();
     }
 
     /// Its channel has ended, and most likely so has it.
     fn await_obituary(&self, ctx: &mut Context<Self>) {
-        ctx.run_later(OBITUARY_PATIENCE, |process, _| {
+        ctx.run_later(EXIT_REPORT_PATIENCE, |process, _| {
             if !matches!(process.stage, ProxyState::SettingUp(_)) {
                 return;
             }
             if process.identity.is_none() && process.output.is_told() {
                 // The connection that was to be its channel came to nothing.
-                if let Some(supervisor) = process.desk.supervisor() {
+                if let Some(supervisor) = process.scheduler.supervisor() {
                     supervisor.do_send(SpawnFailed(process.number));
                 }
             } else {
@@ -225,7 +226,7 @@ impl WorkerProcess {
     }
 
     fn bound_setup(&mut self, ctx: &mut Context<Self>) {
-        let Some(limit) = self.desk.options.setup_timeout else {
+        let Some(limit) = self.scheduler.options.setup_timeout else {
             return;
         };
         let clock = ctx.run_later(limit, move |process, _| {
@@ -256,7 +257,7 @@ impl Actor for WorkerProcess {
         match self.output.watch() {
             Ok(watch) => drop(ctx.spawn(watch.into_actor(self))),
             // Out of descriptors, say. It is read when the worker fails or ends.
-            Err(error) => tracing::warn!(target: "forkpool", pool = %self.desk.options.name,
+            Err(error) => tracing::warn!(target: "forkpool", pool = %self.scheduler.options.name,
                 worker = self.number, %error, "a worker's output cannot be watched"),
         }
     }
@@ -306,9 +307,9 @@ impl Handler<Forked> for WorkerProcess {
             unwatched: Arc::default(),
             born: Instant::now(),
             output: self.output.clone(),
-            holdings: Arc::default(),
+            borrowed: Arc::default(),
         };
-        self.desk.born(identity.clone());
+        self.scheduler.born(identity.clone());
         self.identity = Some(identity);
         match std::mem::replace(&mut self.stage, ProxyState::Ending) {
             ProxyState::FailedUnforked(failure) => return self.fail(failure),
@@ -334,7 +335,7 @@ impl Handler<RetireWorker> for WorkerProcess {
     type Result = ();
 
     fn handle(&mut self, RetireWorker(reason): RetireWorker, ctx: &mut Self::Context) {
-        tracing::debug!(target: "forkpool", pool = %self.desk.options.name, worker = self.number, %reason,
+        tracing::debug!(target: "forkpool", pool = %self.scheduler.options.name, worker = self.number, %reason,
             "worker retires");
         match self.stage {
             // Without its channel, which the desk has dropped, it ends by itself.
@@ -369,8 +370,8 @@ impl Message for Exited {
 impl Handler<Exited> for WorkerProcess {
     type Result = ();
 
-    fn handle(&mut self, Exited(obituary): Exited, ctx: &mut Self::Context) {
-        self.bury(obituary, ctx);
+    fn handle(&mut self, Exited(exit_report): Exited, ctx: &mut Self::Context) {
+        self.bury(exit_report, ctx);
     }
 }
 
@@ -423,7 +424,7 @@ impl Handler<ServerLost> for WorkerProcess {
                 ctx.spawn(ExitListener(watch));
             }
             // On another machine, and in use perhaps: its channel's end will be all there is to see.
-            None if self.is_remote() && self.desk.leave_unwatched(self.number) => {}
+            None if self.is_remote() && self.scheduler.leave_unwatched(self.number) => {}
             // It was never born, or cannot be watched: without its channel it ends by itself.
             None => {
                 self.kill();

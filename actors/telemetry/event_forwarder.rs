@@ -128,17 +128,17 @@ struct OpenSpan {
 
 impl EventForwarder {
     /// Hands one record on; `false` if there are more of them than a worker may say.
-    pub(crate) fn take_in(&mut self, listener: Option<&LogSink>, logged: Logged) -> bool {
+    pub(crate) fn take_in(&mut self, log_sink: Option<&LogSink>, logged: Logged) -> bool {
         self.heard += 1;
         // The number of those that were left out comes on top.
         if self.heard > MOST_RECORDS + 1 {
             return false;
         }
-        match listener {
+        match log_sink {
             None => {}
             Some(LogSink::Log(log)) => self.logged.take_in(log, logged),
-            Some(LogSink::Subscriber(listener)) => {
-                let (dispatch, caller) = &**listener;
+            Some(LogSink::Subscriber(log_sink)) => {
+                let (dispatch, caller) = &**log_sink;
                 let _back = Replaying::since(logged.at);
                 dispatcher::with_default(dispatch, || self.hand_on(caller, logged.record.cut()));
             }

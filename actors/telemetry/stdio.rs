@@ -62,7 +62,7 @@ pub(crate) struct OutputPipe {
 /// Where it comes from.
 enum OutputSource {
     /// The reading ends of its outputs, and the memory of its notes.
-    Here { notes: StatusPage, stdout: Arc<OwnedFd>, stderr: Arc<OwnedFd> },
+    Here { status_page: StatusPage, stdout: Arc<OwnedFd>, stderr: Arc<OwnedFd> },
     /// Its server, which is on another machine; the last records come with its end.
     Reported { records: Mutex<Vec<String>> },
 }
@@ -85,12 +85,12 @@ impl OutputPipe {
     pub(crate) fn new(
         pool: &str,
         worker: u64,
-        notes: StatusPage,
+        status_page: StatusPage,
         name_of: NameOf,
     ) -> io::Result<(Arc<Self>, WorkerOutputs)> {
         let (stdout, stdout_end) = descriptors::pipe()?;
         let (stderr, stderr_end) = descriptors::pipe()?;
-        let source = OutputSource::Here { notes, stdout: Arc::new(stdout), stderr: Arc::new(stderr) };
+        let source = OutputSource::Here { status_page, stdout: Arc::new(stdout), stderr: Arc::new(stderr) };
         let outputs = WorkerOutputs { stdout: stdout_end, stderr: stderr_end };
         Ok((OutputPipe::of(pool, worker, name_of, source), outputs))
     }
@@ -162,7 +162,7 @@ impl OutputPipe {
     /// The last records that the worker logged.
     pub(crate) fn records(&self) -> Vec<String> {
         match &self.source {
-            OutputSource::Here { notes, .. } => notes.records(),
+            OutputSource::Here { status_page, .. } => status_page.records(),
             OutputSource::Reported { records } => records.lock().clone(),
         }
     }
@@ -229,7 +229,7 @@ impl OutputPipe {
         }
         budget.left -= 1;
         let last_call = match &self.source {
-            OutputSource::Here { notes, .. } => notes.last_call(),
+            OutputSource::Here { status_page, .. } => status_page.last_call(),
             OutputSource::Reported { .. } => None,
         };
         let call = last_call.and_then(self.name_of);

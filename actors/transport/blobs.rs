@@ -46,7 +46,7 @@ impl BlobMemory {
 /// # Errors
 ///
 /// That there is none.
-pub(crate) fn room(memory: Option<&BlobMemory>, capacity: usize) -> Result<BlobMut, Failure> {
+pub(crate) fn allocation(memory: Option<&BlobMemory>, capacity: usize) -> Result<BlobMut, Failure> {
     BlobMut::within(memory.map(|memory| &memory.arena), capacity)
 }
 
@@ -137,7 +137,7 @@ impl BorrowedBlobs {
         &self,
         Lending { lent, held }: Lending,
         given: &[Blob],
-        annex: Option<&ResultArena>,
+        result_arena: Option<&ResultArena>,
     ) -> Result<Vec<Blob>, &'static str> {
         let mut known = self.0.lock();
         let find = |start: u64| {
@@ -145,7 +145,9 @@ impl BorrowedBlobs {
             all.find(|blob| blob.span().is_some_and(|span| span.start == start)).cloned()
         };
         let lent = lent.iter().map(|lent| match lent {
-            Lent::Own { slot, span } => annex.and_then(|annex| Blob::lent_by(annex, *slot, span)),
+            Lent::Own { slot, span } => {
+                result_arena.and_then(|result_arena| Blob::lent_by(result_arena, *slot, span))
+            }
             Lent::Given { start } => find(*start),
         });
         let lent: Option<Vec<Blob>> = lent.collect();
@@ -197,18 +199,18 @@ mod tests {
     fn whatever_a_worker_says_of_its_blobs_there_is_nothing_beyond_its_memory() -> io::Result<()> {
         let length = 16 * PAGE;
         let (memory, _file) = SharedMemory::create(c"forkpool-test", PAGE + LENGTH_OF_TABLE + length)?;
-        let annex = ResultArena::of(&Arc::new(memory), PAGE);
+        let result_arena = ResultArena::of(&Arc::new(memory), PAGE);
         let own = BlobMemory::create(64 * PAGE)?;
         let (mut taken, mut refused) = (0, 0);
         for seed in seeds(0..300) {
             let mut chance = SeededRng::new(seed);
-            let holdings = BorrowedBlobs::default();
+            let borrowed = BorrowedBlobs::default();
             for _ in 0..20 {
                 let given: Vec<Blob> = (0..3_u8)
                     .filter_map(|number| Blob::from(vec![number; 5000]).within(&own.arena))
                     .collect();
-                let annex = annex.as_ref().filter(|_| chance.happens(900));
-                match holdings.take_in(anything(&mut chance, &given), &given, annex) {
+                let result_arena = result_arena.as_ref().filter(|_| chance.happens(900));
+                match borrowed.take_in(anything(&mut chance, &given), &given, result_arena) {
                     Ok(lent) => {
                         taken += lent.len();
                         assert!(lent.iter().all(|blob| blob.to_vec().len() <= length), "seed {seed}");
@@ -216,8 +218,8 @@ mod tests {
                     Err(_) => refused += 1,
                 }
             }
-            holdings.keep_to_its_end(vec![Blob::default()]);
-            holdings.clear();
+            borrowed.keep_to_its_end(vec![Blob::default()]);
+            borrowed.clear();
             assert_eq!(own.in_use(), 0, "seed {seed}: nothing is held for a worker that has ended");
         }
         assert!(taken > 100 && refused > 100, "both were tried: {taken} and {refused}");

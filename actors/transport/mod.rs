@@ -39,7 +39,7 @@ pub(crate) enum Arrived {
 pub(crate) struct HostChannel {
     line: HostIo,
     /// `None` where the worker is on another machine.
-    notes: Option<StatusPage>,
+    status_page: Option<StatusPage>,
     /// Calls that the worker has answered, as far as its last holder told.
     pub(crate) calls_served: u64,
     home: ThreadId,
@@ -68,21 +68,21 @@ impl HostChannel {
     ///
     /// What the system said; nothing is left behind.
     pub(crate) fn new(options: &Options) -> io::Result<(Self, WorkerEnd)> {
-        let annex = match options.blob_memory {
+        let result_arena = match options.blob_memory {
             0 => 0,
             bytes => LENGTH_OF_TABLE + bytes.next_multiple_of(PAGE),
         };
-        let (line, notes, end) = match options.transport {
+        let (line, status_page, end) = match options.transport {
             Transport::SharedMemory => {
-                let (rings, notes, end) = Rings::new(annex)?;
-                (HostIo::Rings(rings), notes, end)
+                let (rings, status_page, end) = Rings::new(result_arena)?;
+                (HostIo::Rings(rings), status_page, end)
             }
             Transport::Socket => {
-                let (stream, notes, end) = Stream::pair(annex)?;
-                (HostIo::Stream(stream), notes, end)
+                let (stream, status_page, end) = Stream::pair(result_arena)?;
+                (HostIo::Stream(stream), status_page, end)
             }
         };
-        Ok((Self::of(line, Some(notes), options.max_payload), end))
+        Ok((Self::of(line, Some(status_page), options.max_payload), end))
     }
 
     /// A channel to another machine, over a connection that may still be on its way, on which this is said first.
@@ -100,10 +100,10 @@ impl HostChannel {
         Ok(channel)
     }
 
-    fn of(line: HostIo, notes: Option<StatusPage>, max_payload: usize) -> Self {
+    fn of(line: HostIo, status_page: Option<StatusPage>, max_payload: usize) -> Self {
         HostChannel {
             line,
-            notes,
+            status_page,
             calls_served: 0,
             home: std::thread::current().id(),
             limit: frame::body_limit(max_payload),
@@ -138,20 +138,20 @@ impl HostChannel {
     /// Whether the worker had begun a call of the checkout at hand, now or before it died; `None` where that cannot be
     /// seen from here.
     pub(crate) fn begun(&self) -> Option<bool> {
-        self.notes.as_ref().map(StatusPage::begun)
+        self.status_page.as_ref().map(StatusPage::begun)
     }
 
     /// Where the worker keeps large results.
-    pub(crate) fn annex(&self) -> Option<ResultArena> {
+    pub(crate) fn result_arena(&self) -> Option<ResultArena> {
         match &self.line {
-            HostIo::Rings(rings) => rings.annex(),
-            HostIo::Stream(_) => self.notes.as_ref()?.annex(),
+            HostIo::Rings(rings) => rings.result_arena(),
+            HostIo::Stream(_) => self.status_page.as_ref()?.result_arena(),
         }
     }
 
     /// What the worker notes for whoever looks at it, where that can be seen from here.
-    pub(crate) fn notes(&self) -> Option<StatusPage> {
-        self.notes.clone()
+    pub(crate) fn status_page(&self) -> Option<StatusPage> {
+        self.status_page.clone()
     }
 
     /// Writes what fits and takes in what has arrived, or registers the task to be woken when there is more to do.

@@ -9,7 +9,9 @@ use tokio::io::unix::AsyncFd;
 
 use super::{Arrived, LOOKS, Mailboxes};
 use crate::blob::ResultArena;
-use crate::channel::{AdaptiveSpin, DoorbellSender, HostDoorbells, Need, Ring, StatusPage, WorkerEnd, bells};
+use crate::channel::{
+    AdaptiveSpin, DoorbellSender, HostDoorbells, Need, Ring, StatusPage, WorkerEnd, doorbells,
+};
 use crate::sys::{descriptors, reactor};
 
 /// Sleeps between two looks into the bell: the worker rings at most once for each, and a pipe takes more bytes than that
@@ -26,8 +28,8 @@ const SETUP_SPIN: Duration = Duration::from_micros(100);
 pub(super) struct Rings {
     ring: Ring,
     /// What this end hears; `None` only where it could not be registered anew, or the worker cannot be rung for.
-    ear: Option<AsyncFd<OwnedFd>>,
-    hammer: DoorbellSender,
+    rx: Option<AsyncFd<OwnedFd>>,
+    tx: DoorbellSender,
     /// Times this end may have been rung for since that was last emptied.
     unheard: u32,
     spin: AdaptiveSpin,
@@ -38,29 +40,29 @@ pub(super) struct Rings {
 }
 
 impl Rings {
-    pub(super) fn new(annex: usize) -> io::Result<(Self, StatusPage, WorkerEnd)> {
-        let (HostDoorbells { ear, hammer }, bells) = bells()?;
-        let (ring, memory) = Ring::create(annex)?;
-        let notes = ring.notes();
+    pub(super) fn new(result_arena: usize) -> io::Result<(Self, StatusPage, WorkerEnd)> {
+        let (HostDoorbells { rx, tx }, doorbells) = doorbells()?;
+        let (ring, memory) = Ring::create(result_arena)?;
+        let status_page = ring.status_page();
         let rings = Rings {
             ring,
-            ear: Some(reactor::register(ear)?),
-            hammer,
+            rx: Some(reactor::register(rx)?),
+            tx,
             unheard: 0,
             spin: AdaptiveSpin::new(SETUP_SPIN),
             looks: 0,
             moved: false,
         };
-        Ok((rings, notes, WorkerEnd::Rings { bells, memory }))
+        Ok((rings, status_page, WorkerEnd::Rings { doorbells, memory }))
     }
 
-    pub(super) fn annex(&self) -> Option<ResultArena> {
-        self.ring.annex()
+    pub(super) fn result_arena(&self) -> Option<ResultArena> {
+        self.ring.result_arena()
     }
 
     pub(super) fn settle_here(&mut self) -> io::Result<()> {
-        if let Some(ear) = self.ear.take() {
-            self.ear = Some(reactor::register(ear.into_inner())?);
+        if let Some(rx) = self.rx.take() {
+            self.rx = Some(reactor::register(rx.into_inner())?);
         }
         Ok(())
     }
@@ -110,10 +112,10 @@ impl Rings {
                 Ok(false) => continue,
                 Err(_) => return Poll::Ready(Arrived::Corrupt),
             }
-            let Some(ear) = &self.ear else {
+            let Some(rx) = &self.rx else {
                 return Poll::Ready(Arrived::End);
             };
-            let Ok(mut guard) = ready!(ear.poll_read_ready(cx)) else {
+            let Ok(mut guard) = ready!(rx.poll_read_ready(cx)) else {
                 return Poll::Ready(Arrived::End);
             };
             let closed = guard.ready().is_read_closed();
@@ -183,19 +185,19 @@ impl Rings {
     }
 
     fn ring_the_bell(&mut self) {
-        if self.hammer.ring().is_err() {
+        if self.tx.ring().is_err() {
             // Out of memory, say. It would sleep for ever.
-            self.ear = None;
+            self.rx = None;
         }
     }
 
     /// Takes the bytes that have woken us; that they came is all they say.
     fn empty_ear(&mut self) {
         self.unheard = 0;
-        if let Some(ear) = &self.ear {
+        if let Some(rx) = &self.rx {
             let mut rings = Vec::with_capacity(4 * UNHEARD_RINGS as usize);
             // Empty, or closed, which the reactor tells.
-            let _ = descriptors::read(ear.as_fd(), &mut rings);
+            let _ = descriptors::read(rx.as_fd(), &mut rings);
         }
     }
 }

@@ -23,12 +23,12 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn pair(annex: usize) -> io::Result<(Self, StatusPage, WorkerEnd)> {
+    pub(super) fn pair(result_arena: usize) -> io::Result<(Self, StatusPage, WorkerEnd)> {
         let (ours, socket) = sockets::socket_pair()?;
         descriptors::set_nonblocking(ours.as_fd())?;
-        let (notes, memory) = StatusPage::create(annex)?;
+        let (status_page, memory) = StatusPage::create(result_arena)?;
         let end = WorkerEnd::Stream { socket, security: SocketLayer::None, memory };
-        Ok((Stream::over(ours, SocketLayer::None)?, notes, end))
+        Ok((Stream::over(ours, SocketLayer::None)?, status_page, end))
     }
 
     /// A connection that may still be on its way.

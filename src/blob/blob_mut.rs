@@ -37,15 +37,15 @@ impl BlobMut {
         BlobMut(Draft::Heap { bytes: Vec::with_capacity(capacity), capacity })
     }
 
-    pub(super) fn in_room(room: Allocation) -> Self {
-        BlobMut(Draft::Allocation(room, 0))
+    pub(super) fn in_room(allocation: Allocation) -> Self {
+        BlobMut(Draft::Allocation(allocation, 0))
     }
 
     /// Bytes that it was made for.
     pub fn capacity(&self) -> usize {
         match &self.0 {
             Draft::Heap { capacity, .. } => *capacity,
-            Draft::Allocation(room, _) => room.len(),
+            Draft::Allocation(allocation, _) => allocation.len(),
         }
     }
 
@@ -58,12 +58,12 @@ impl BlobMut {
         let before = self.len();
         match &mut self.0 {
             Draft::Heap { bytes, capacity } => {
-                let room = (*capacity - bytes.len()) as u64;
-                reader.take(room).read_to_end(bytes)?;
+                let allocation = (*capacity - bytes.len()) as u64;
+                reader.take(allocation).read_to_end(bytes)?;
             }
-            Draft::Allocation(room, written) => {
-                while *written < room.len() {
-                    match reader.read(&mut room[*written..]) {
+            Draft::Allocation(allocation, written) => {
+                while *written < allocation.len() {
+                    match reader.read(&mut allocation[*written..]) {
                         Ok(0) => break,
                         Ok(count) => *written += count,
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -87,9 +87,9 @@ impl BlobMut {
         }
         match &mut self.0 {
             Draft::Heap { bytes, .. } => bytes.resize(before + count, 0),
-            Draft::Allocation(room, written) => {
+            Draft::Allocation(allocation, written) => {
                 // What others have left there.
-                room[before..before + count].fill(0);
+                allocation[before..before + count].fill(0);
                 *written += count;
             }
         }
@@ -108,9 +108,9 @@ impl BlobMut {
     pub fn freeze(self) -> Blob {
         match self.0 {
             Draft::Heap { bytes, .. } => Blob::from(bytes),
-            Draft::Allocation(mut room, written) => {
-                room.shrink(written);
-                Blob(Body::Allocation(room.into()))
+            Draft::Allocation(mut allocation, written) => {
+                allocation.shrink(written);
+                Blob(Body::Allocation(allocation.into()))
             }
         }
     }
@@ -127,7 +127,7 @@ impl Deref for BlobMut {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Draft::Heap { bytes, .. } => bytes,
-            Draft::Allocation(room, written) => &room[..*written],
+            Draft::Allocation(allocation, written) => &allocation[..*written],
         }
     }
 }
@@ -136,7 +136,7 @@ impl DerefMut for BlobMut {
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.0 {
             Draft::Heap { bytes, .. } => bytes,
-            Draft::Allocation(room, written) => &mut room[..*written],
+            Draft::Allocation(allocation, written) => &mut allocation[..*written],
         }
     }
 }
@@ -150,8 +150,8 @@ impl Write for BlobMut {
         }
         match &mut self.0 {
             Draft::Heap { bytes, .. } => bytes.extend_from_slice(&from[..count]),
-            Draft::Allocation(room, written) => {
-                room[*written..*written + count].copy_from_slice(&from[..count]);
+            Draft::Allocation(allocation, written) => {
+                allocation[*written..*written + count].copy_from_slice(&from[..count]);
                 *written += count;
             }
         }
@@ -181,8 +181,8 @@ mod tests {
 
     fn drafts(capacity: usize) -> Vec<BlobMut> {
         let arena = crate::sys::arena::Arena::create(1 << 20, 0);
-        let room = arena.ok().and_then(|(arena, _)| arena.room(capacity)).map(BlobMut::in_room);
-        room.into_iter().chain([BlobMut::on_heap(capacity)]).collect()
+        let allocation = arena.ok().and_then(|(arena, _)| arena.allocation(capacity)).map(BlobMut::in_room);
+        allocation.into_iter().chain([BlobMut::on_heap(capacity)]).collect()
     }
 
     #[test]

@@ -10,27 +10,27 @@ use crate::wire::call::ArenaSpan;
 impl Blob {
     /// The same bytes in this arena; `None` where it has no room for them.
     pub(crate) fn within(self, arena: &Arc<Arena>) -> Option<Self> {
-        if matches!(&self.0, Body::Allocation(room) if room.is_of(arena)) {
+        if matches!(&self.0, Body::Allocation(allocation) if allocation.is_of(arena)) {
             return Some(self);
         }
-        let mut room = arena.room(self.len())?;
-        self.read_at(0, &mut room);
-        Some(Blob(Body::Allocation(Arc::new(room))))
+        let mut allocation = arena.allocation(self.len())?;
+        self.read_at(0, &mut allocation);
+        Some(Blob(Body::Allocation(Arc::new(allocation))))
     }
 
     /// Where it lies in its arena, if it does in one of this process.
     pub(crate) fn span(&self) -> Option<ArenaSpan> {
         match &self.0 {
-            Body::Allocation(room) => {
-                Some(ArenaSpan { start: room.start() as u64, length: room.len() as u64 })
+            Body::Allocation(allocation) => {
+                Some(ArenaSpan { start: allocation.start() as u64, length: allocation.len() as u64 })
             }
             Body::Heap(_) | Body::Argument(_) | Body::Result(_) => None,
         }
     }
 
     /// What a worker says it has lent; `None` where that cannot be.
-    pub(crate) fn lent_by(annex: &ResultArena, slot: u32, span: &ArenaSpan) -> Option<Self> {
-        annex.room(slot, span).map(|room| Blob(Body::Result(Arc::new(room))))
+    pub(crate) fn lent_by(result_arena: &ResultArena, slot: u32, span: &ArenaSpan) -> Option<Self> {
+        result_arena.allocation(slot, span).map(|allocation| Blob(Body::Result(Arc::new(allocation))))
     }
 }
 
@@ -42,9 +42,10 @@ impl BlobMut {
     /// That it is full.
     pub(crate) fn within(arena: Option<&Arc<Arena>>, capacity: usize) -> Result<Self, Failure> {
         match arena.filter(|_| capacity >= INLINE) {
-            Some(arena) => {
-                arena.room(capacity).map(BlobMut::in_room).ok_or_else(|| super::no_room(arena, capacity))
-            }
+            Some(arena) => arena
+                .allocation(capacity)
+                .map(BlobMut::in_room)
+                .ok_or_else(|| super::no_room(arena, capacity)),
             None => Ok(BlobMut::on_heap(capacity)),
         }
     }

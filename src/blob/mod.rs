@@ -94,7 +94,7 @@ impl Blob {
     pub fn len(&self) -> usize {
         match self.stable() {
             Ok(bytes) => bytes.len(),
-            Err(room) => room.len(),
+            Err(allocation) => allocation.len(),
         }
     }
 
@@ -108,7 +108,7 @@ impl Blob {
     pub fn bytes(&self) -> Cow<'_, [u8]> {
         match self.stable() {
             Ok(bytes) => Cow::Borrowed(bytes),
-            Err(room) => Cow::Owned(room.to_vec()),
+            Err(allocation) => Cow::Owned(allocation.to_vec()),
         }
     }
 
@@ -124,7 +124,7 @@ impl Blob {
         match self.stable() {
             Ok(_) if count == 0 => {}
             Ok(bytes) => into.copy_from_slice(&bytes[at..at + count]),
-            Err(room) => room.read_at(at, into),
+            Err(allocation) => allocation.read_at(at, into),
         }
         count
     }
@@ -138,9 +138,9 @@ impl Blob {
     fn stable(&self) -> Result<&[u8], &ResultAllocation> {
         match &self.0 {
             Body::Heap(bytes) => Ok(bytes),
-            Body::Allocation(room) => Ok(room),
-            Body::Argument(room) => Ok(room),
-            Body::Result(room) => Err(room),
+            Body::Allocation(allocation) => Ok(allocation),
+            Body::Argument(allocation) => Ok(allocation),
+            Body::Result(allocation) => Err(allocation),
         }
     }
 }
@@ -153,7 +153,7 @@ impl Blob {
 pub fn blob(capacity: usize) -> Result<BlobMut, Failure> {
     match worker_side::arena().filter(|_| capacity >= INLINE) {
         Some(arena) => {
-            worker_side::room(capacity).map(BlobMut::in_room).ok_or_else(|| no_room(arena, capacity))
+            worker_side::allocation(capacity).map(BlobMut::in_room).ok_or_else(|| no_room(arena, capacity))
         }
         None => Ok(BlobMut::on_heap(capacity)),
     }

@@ -79,20 +79,20 @@ impl ResultArena {
 
     /// A room that the worker says it has lent; `None` where there can be none.
     #[cfg(feature = "actors")]
-    pub(super) fn room(&self, slot: u32, span: &ArenaSpan) -> Option<ResultAllocation> {
+    pub(super) fn allocation(&self, slot: u32, span: &ArenaSpan) -> Option<ResultAllocation> {
         let slot = usize::try_from(slot).ok().filter(|&slot| slot < SLOTS)?;
         let (start, length) = (usize::try_from(span.start).ok()?, usize::try_from(span.length).ok()?);
         let most = self.memory.length() - self.at - LENGTH_OF_TABLE;
         let fits = start.is_multiple_of(PAGE) && start <= most && length <= most - start;
         let at = self.at + LENGTH_OF_TABLE + start;
-        fits.then(|| ResultAllocation { annex: self.clone(), slot, at, length })
+        fits.then(|| ResultAllocation { result_arena: self.clone(), slot, at, length })
     }
 }
 
 /// What a worker has lent, until the last clone of it is dropped.
 #[derive(Debug)]
 pub(super) struct ResultAllocation {
-    annex: ResultArena,
+    result_arena: ResultArena,
     slot: usize,
     at: usize,
     length: usize,
@@ -106,22 +106,22 @@ impl ResultAllocation {
     /// Copies out what is there now, which has to be there.
     pub(super) fn read_at(&self, at: usize, into: &mut [u8]) {
         assert!(at <= self.length && into.len() <= self.length - at, "it has so many bytes");
-        self.annex.memory.copy_to(self.at + at, into);
+        self.result_arena.memory.copy_to(self.at + at, into);
     }
 
     pub(super) fn to_vec(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        self.annex.memory.read(self.at, self.length, &mut bytes);
+        self.result_arena.memory.read(self.at, self.length, &mut bytes);
         bytes
     }
 }
 
 impl Drop for ResultAllocation {
     fn drop(&mut self) {
-        if self.length > KEPT && self.annex.is_left(self.slot) {
+        if self.length > KEPT && self.result_arena.is_left(self.slot) {
             // The worker may sleep, and not hear of it for long.
-            self.annex.memory.give_back(self.at, self.length.next_multiple_of(PAGE));
+            self.result_arena.memory.give_back(self.at, self.length.next_multiple_of(PAGE));
         }
-        self.annex.give_back(self.slot);
+        self.result_arena.give_back(self.slot);
     }
 }

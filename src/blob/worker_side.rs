@@ -15,7 +15,7 @@ struct Lending {
     /// The worker itself: what a handler forks has a copy of all this, and nothing to say in it.
     process: u32,
     arguments: Option<Arc<ReadOnlyArena>>,
-    annex: Option<ResultArena>,
+    result_arena: Option<ResultArena>,
     /// Made when it is first needed.
     arena: OnceLock<Option<Arc<Arena>>>,
     books: Mutex<LoanRegistry>,
@@ -35,15 +35,15 @@ struct LoanRegistry {
 }
 
 /// This process is a worker, and has these two to share with its host.
-pub(crate) fn begin(arguments: Option<Arc<ReadOnlyArena>>, annex: Option<ResultArena>) {
+pub(crate) fn begin(arguments: Option<Arc<ReadOnlyArena>>, result_arena: Option<ResultArena>) {
     let (process, arena, books) = (std::process::id(), OnceLock::new(), Mutex::default());
     // A process becomes a worker once.
-    let _ = LENDING.set(Lending { process, arguments, annex, arena, books });
+    let _ = LENDING.set(Lending { process, arguments, result_arena, arena, books });
 }
 
 /// A room for a result; `None` in a process that is no worker, and where there is no room.
-pub(super) fn room(bytes: usize) -> Option<Allocation> {
-    LENDING.get()?.room(bytes)
+pub(super) fn allocation(bytes: usize) -> Option<Allocation> {
+    LENDING.get()?.allocation(bytes)
 }
 
 /// Where results lie, if they have such a place, which may be full.
@@ -58,11 +58,11 @@ pub(super) fn arena() -> Option<&'static Arc<Arena>> {
 /// `InvalidData` where that cannot be.
 pub(crate) fn hear(spans: &[ArenaSpan]) -> io::Result<Vec<Blob>> {
     let arguments = LENDING.get().and_then(|lending| lending.arguments.as_ref());
-    let room = |span: &ArenaSpan| {
+    let allocation = |span: &ArenaSpan| {
         let (start, length) = (usize::try_from(span.start).ok()?, usize::try_from(span.length).ok()?);
-        arguments?.room(start, length).map(|room| Blob(Body::Argument(Arc::new(room))))
+        arguments?.allocation(start, length).map(|allocation| Blob(Body::Argument(Arc::new(allocation))))
     };
-    let blobs: Option<Vec<Blob>> = spans.iter().map(room).collect();
+    let blobs: Option<Vec<Blob>> = spans.iter().map(allocation).collect();
     blobs.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it lends what it does not have"))
 }
 
@@ -80,24 +80,27 @@ pub(crate) fn tell(arguments: Vec<Blob>) -> Option<Vec<u64>> {
 
 impl Lending {
     fn arena(&self) -> Option<&Arc<Arena>> {
-        self.arena.get_or_init(|| self.annex.as_ref().and_then(ResultArena::claim)).as_ref()
+        self.arena.get_or_init(|| self.result_arena.as_ref().and_then(ResultArena::claim)).as_ref()
     }
 
-    fn room(&self, bytes: usize) -> Option<Allocation> {
-        self.books().sweep(self.annex.as_ref());
-        self.arena()?.room(bytes)
+    fn allocation(&self, bytes: usize) -> Option<Allocation> {
+        self.books().sweep(self.result_arena.as_ref());
+        self.arena()?.allocation(bytes)
     }
 
     fn lend(&self, blob: Blob) -> Option<PendingLoan> {
-        let room = match blob.0 {
-            Body::Argument(room) => {
-                return Some(PendingLoan { annex: None, lent: Lent::Given { start: room.start() as u64 } });
+        let allocation = match blob.0 {
+            Body::Argument(allocation) => {
+                return Some(PendingLoan {
+                    result_arena: None,
+                    lent: Lent::Given { start: allocation.start() as u64 },
+                });
             }
-            Body::Allocation(room) => room,
+            Body::Allocation(allocation) => allocation,
             Body::Heap(bytes) => {
-                let mut room = self.room(bytes.len())?;
-                room.copy_from_slice(&bytes);
-                Arc::new(room)
+                let mut allocation = self.allocation(bytes.len())?;
+                allocation.copy_from_slice(&bytes);
+                Arc::new(allocation)
             }
             // It is the host that has these.
             Body::Result(_) => return None,
@@ -105,33 +108,33 @@ impl Lending {
         if std::process::id() != self.process {
             return None;
         }
-        let annex = self.annex.as_ref()?;
+        let result_arena = self.result_arena.as_ref()?;
         let mut books = self.books();
-        books.sweep(Some(annex));
+        books.sweep(Some(result_arena));
         let slot = books.free_slot()?;
-        annex.lend(slot);
-        let span = ArenaSpan { start: room.start() as u64, length: room.len() as u64 };
-        books.lent.push((slot, room));
+        result_arena.lend(slot);
+        let span = ArenaSpan { start: allocation.start() as u64, length: allocation.len() as u64 };
+        books.lent.push((slot, allocation));
         // There are fewer than that.
         let lent = Lent::Own { slot: slot as u32, span };
-        Some(PendingLoan { annex: Some((annex.clone(), slot)), lent })
+        Some(PendingLoan { result_arena: Some((result_arena.clone(), slot)), lent })
     }
 
     fn tell(&self, arguments: Vec<Blob>) -> Option<Vec<u64>> {
         let mut books = self.books();
-        books.sweep(self.annex.as_ref());
-        books.leave(self.annex.as_ref());
+        books.sweep(self.result_arena.as_ref());
+        books.leave(self.result_arena.as_ref());
         for blob in arguments {
-            if let Body::Argument(room) = blob.0 {
-                books.held.push(room);
+            if let Body::Argument(allocation) = blob.0 {
+                books.held.push(allocation);
             }
         }
         if books.held.is_empty() && books.told.is_empty() {
             return None;
         }
         // Whoever else has it is the worker's own code.
-        books.held.retain(|room| Arc::strong_count(room) > 1);
-        let mut held: Vec<u64> = books.held.iter().map(|room| room.start() as u64).collect();
+        books.held.retain(|allocation| Arc::strong_count(allocation) > 1);
+        let mut held: Vec<u64> = books.held.iter().map(|allocation| allocation.start() as u64).collect();
         held.sort_unstable();
         held.dedup();
         if held == books.told {
@@ -148,9 +151,9 @@ impl Lending {
 
 impl LoanRegistry {
     /// Lets go of what the host has given back.
-    fn sweep(&mut self, annex: Option<&ResultArena>) {
-        if let Some(annex) = annex {
-            let back = self.lent.extract_if(.., |(slot, _)| annex.is_back(*slot));
+    fn sweep(&mut self, result_arena: Option<&ResultArena>) {
+        if let Some(result_arena) = result_arena {
+            let back = self.lent.extract_if(.., |(slot, _)| result_arena.is_back(*slot));
             self.free.extend(back.map(|(slot, _)| slot));
         }
     }
@@ -165,10 +168,10 @@ impl LoanRegistry {
     }
 
     /// Notes which of those that are lent the worker's own code does not have any more.
-    fn leave(&self, annex: Option<&ResultArena>) {
-        if let Some(annex) = annex {
-            let left = self.lent.iter().filter(|(_, room)| Arc::strong_count(room) == 1);
-            left.for_each(|(slot, _)| annex.leave(*slot));
+    fn leave(&self, result_arena: Option<&ResultArena>) {
+        if let Some(result_arena) = result_arena {
+            let left = self.lent.iter().filter(|(_, allocation)| Arc::strong_count(allocation) == 1);
+            left.for_each(|(slot, _)| result_arena.leave(*slot));
         }
     }
 }
@@ -176,22 +179,22 @@ impl LoanRegistry {
 /// Something that is about to be lent; given back if it is dropped before that is said.
 #[derive(Debug)]
 pub(crate) struct PendingLoan {
-    annex: Option<(ResultArena, usize)>,
+    result_arena: Option<(ResultArena, usize)>,
     lent: Lent,
 }
 
 impl PendingLoan {
     /// It is being said.
     pub(crate) fn said(mut self) -> Lent {
-        self.annex = None;
+        self.result_arena = None;
         std::mem::replace(&mut self.lent, Lent::Given { start: 0 })
     }
 }
 
 impl Drop for PendingLoan {
     fn drop(&mut self) {
-        if let Some((annex, slot)) = &self.annex {
-            annex.give_back(*slot);
+        if let Some((result_arena, slot)) = &self.result_arena {
+            result_arena.give_back(*slot);
         }
     }
 }

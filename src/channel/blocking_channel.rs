@@ -22,20 +22,20 @@ pub(crate) struct Received<'a, L> {
     pub(crate) body: &'a [u8],
     /// Where the answer is appended.
     pub(crate) out: &'a mut Vec<u8>,
-    pub(crate) link: &'a L,
+    pub(crate) io: &'a L,
 }
 
 /// One end of a pipe whose owner has nothing else to do.
 pub(crate) struct BlockingChannel<L> {
-    link: L,
+    io: L,
     inbox: Inbox,
     outbox: Outbox,
     limit: usize,
 }
 
 impl<L: WorkerIo> BlockingChannel<L> {
-    pub(crate) fn new(link: L, limit: usize) -> Self {
-        BlockingChannel { link, inbox: Inbox::default(), outbox: Outbox::default(), limit }
+    pub(crate) fn new(io: L, limit: usize) -> Self {
+        BlockingChannel { io, inbox: Inbox::default(), outbox: Outbox::default(), limit }
     }
 
     /// Waits for the next whole frame; `None` at the end of the stream.
@@ -46,24 +46,24 @@ impl<L: WorkerIo> BlockingChannel<L> {
     pub(crate) fn next(&mut self) -> io::Result<Option<Received<'_, L>>> {
         // Two steps, since a borrow that is returned from a loop would last through all of it.
         while !self.inbox.holds_frame(self.limit).map_err(invalid)? {
-            let (read, _) = self.inbox.fill(|buffer| self.link.receive(buffer))?;
+            let (read, _) = self.inbox.fill(|buffer| self.io.receive(buffer))?;
             if read == 0 {
                 return Ok(None);
             }
         }
         let body = self.inbox.next(self.limit).map_err(invalid)?;
-        Ok(body.map(|body| Received { body, out: self.outbox.buffer(), link: &self.link }))
+        Ok(body.map(|body| Received { body, out: self.outbox.buffer(), io: &self.io }))
     }
 
     /// What is read from and written to.
     #[cfg(test)]
-    pub(crate) fn link(&self) -> &L {
-        &self.link
+    pub(crate) fn io(&self) -> &L {
+        &self.io
     }
 
     /// Notes what this process does.
     pub(crate) fn note(&self, doing: Doing) {
-        self.link.note(doing);
+        self.io.note(doing);
     }
 
     /// Where the next frame to be said is appended.
@@ -82,7 +82,7 @@ impl<L: WorkerIo> BlockingChannel<L> {
         }
         let more = self.inbox.holds_frame(self.limit).unwrap_or(false);
         while !self.outbox.is_empty() {
-            match self.link.send(self.outbox.unsent(), more) {
+            match self.io.send(self.outbox.unsent(), more) {
                 Ok(0) => return Err(Errno::PIPE.into()),
                 Ok(count) => self.outbox.wrote(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

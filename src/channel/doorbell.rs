@@ -14,21 +14,21 @@ const RINGS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct WorkerDoorbells {
     /// What it hears; reading waits.
-    pub(crate) ear: OwnedFd,
+    pub(crate) rx: OwnedFd,
     /// What it rings.
-    pub(crate) hammer: OwnedFd,
+    pub(crate) tx: OwnedFd,
 }
 
 impl WorkerDoorbells {
     /// Waits until it rings; `false` where it never will again.
     pub(super) fn hear(&self) -> rustix::io::Result<bool> {
         let mut rings = Vec::with_capacity(RINGS);
-        Ok(descriptors::read(self.ear.as_fd(), &mut rings)? > 0)
+        Ok(descriptors::read(self.rx.as_fd(), &mut rings)? > 0)
     }
 
     /// Rings for the host; where it is gone that is nobody's loss.
     pub(super) fn ring(&self) -> rustix::io::Result<()> {
-        match descriptors::write(self.hammer.as_fd(), &[0]) {
+        match descriptors::write(self.tx.as_fd(), &[0]) {
             // Enough rings that were not heard yet do as well.
             Ok(_) | Err(Errno::PIPE | Errno::AGAIN) => Ok(()),
             Err(error) => Err(error),
@@ -41,8 +41,8 @@ impl WorkerDoorbells {
 #[derive(Debug)]
 pub(crate) struct HostDoorbells {
     /// What it hears; reading does not wait.
-    pub(crate) ear: OwnedFd,
-    pub(crate) hammer: DoorbellSender,
+    pub(crate) rx: OwnedFd,
+    pub(crate) tx: DoorbellSender,
 }
 
 /// What the host rings.
@@ -67,12 +67,12 @@ impl DoorbellSender {
 ///
 /// What the system said; nothing is left behind.
 #[cfg(any(feature = "actors", test))]
-pub(crate) fn bells() -> rustix::io::Result<(HostDoorbells, WorkerDoorbells)> {
-    let (ear, theirs) = descriptors::pipe()?;
+pub(crate) fn doorbells() -> rustix::io::Result<(HostDoorbells, WorkerDoorbells)> {
+    let (rx, theirs) = descriptors::pipe()?;
     descriptors::set_nonblocking(theirs.as_fd())?;
-    let (their_ear, hammer) = descriptors::blocking_pipe()?;
+    let (their_ear, tx) = descriptors::blocking_pipe()?;
     // One end that could be read from as well: a pipe that somebody may read from kills nobody who writes to it, and how
     // this end is open is no business of whoever has the other.
-    let hammer = DoorbellSender(descriptors::reopen_both_ways(hammer.as_fd())?);
-    Ok((HostDoorbells { ear, hammer }, WorkerDoorbells { ear: their_ear, hammer: theirs }))
+    let tx = DoorbellSender(descriptors::reopen_both_ways(tx.as_fd())?);
+    Ok((HostDoorbells { rx, tx }, WorkerDoorbells { rx: their_ear, tx: theirs }))
 }

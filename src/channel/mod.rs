@@ -21,7 +21,7 @@ pub(crate) use buffers::Inbox;
 pub(crate) use buffers::Outbox;
 pub(crate) use doorbell::WorkerDoorbells;
 #[cfg(feature = "actors")]
-pub(crate) use doorbell::{DoorbellSender, HostDoorbells, bells};
+pub(crate) use doorbell::{DoorbellSender, HostDoorbells, doorbells};
 #[cfg(all(any(test, fuzzing), feature = "actors"))]
 pub use ring::hostile_rings;
 #[cfg(feature = "actors")]

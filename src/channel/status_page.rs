@@ -60,8 +60,8 @@ pub(crate) struct StatusPage(Arc<SharedMemory>);
 
 impl StatusPage {
     /// Memory for the notes of a worker whose channel has none, with so much behind it, and what others open it with.
-    pub(crate) fn create(annex: usize) -> rustix::io::Result<(Self, std::os::fd::OwnedFd)> {
-        let (memory, file) = SharedMemory::create(MEMORY_NAME, HEAD + annex)?;
+    pub(crate) fn create(result_arena: usize) -> rustix::io::Result<(Self, std::os::fd::OwnedFd)> {
+        let (memory, file) = SharedMemory::create(MEMORY_NAME, HEAD + result_arena)?;
         Ok((StatusPage(Arc::new(memory)), file))
     }
 
@@ -89,7 +89,7 @@ impl StatusPage {
     }
 
     /// What lies behind the notes of a worker whose channel has no rings.
-    pub(crate) fn annex(&self) -> Option<ResultArena> {
+    pub(crate) fn result_arena(&self) -> Option<ResultArena> {
         ResultArena::of(&self.0, HEAD)
     }
 
@@ -158,48 +158,63 @@ impl StatusPage {
 mod tests {
     use super::*;
 
-    fn notes() -> rustix::io::Result<StatusPage> {
-        StatusPage::create(0).map(|(notes, _)| notes)
+    fn status_page() -> rustix::io::Result<StatusPage> {
+        StatusPage::create(0).map(|(status_page, _)| status_page)
     }
 
     #[test]
     fn what_a_worker_does_is_seen_from_outside() -> rustix::io::Result<()> {
-        let notes = notes()?;
-        assert_eq!((notes.begun(), notes.last_call(), notes.running_since()), (false, None, None));
-        notes.write(Doing::Call(0));
-        assert!(notes.begun() && notes.last_call() == Some(0) && notes.running_since().is_some());
-        notes.write(Doing::Nothing);
-        assert!(notes.begun() && notes.last_call() == Some(0) && notes.running_since().is_none());
-        notes.write(Doing::Release);
-        assert!(!notes.begun() && notes.last_call() == Some(0) && notes.running_since().is_some());
+        let status_page = status_page()?;
+        assert_eq!(
+            (status_page.begun(), status_page.last_call(), status_page.running_since()),
+            (false, None, None)
+        );
+        status_page.write(Doing::Call(0));
+        assert!(
+            status_page.begun()
+                && status_page.last_call() == Some(0)
+                && status_page.running_since().is_some()
+        );
+        status_page.write(Doing::Nothing);
+        assert!(
+            status_page.begun()
+                && status_page.last_call() == Some(0)
+                && status_page.running_since().is_none()
+        );
+        status_page.write(Doing::Release);
+        assert!(
+            !status_page.begun()
+                && status_page.last_call() == Some(0)
+                && status_page.running_since().is_some()
+        );
         Ok(())
     }
 
     #[test]
     fn the_last_records_are_read_back_whole_and_in_order() -> rustix::io::Result<()> {
-        let notes = notes()?;
-        assert!(notes.records().is_empty());
+        let status_page = status_page()?;
+        assert!(status_page.records().is_empty());
         for number in 0..1000 {
-            notes.log(&format!("record {number}\nof two lines"));
-            let records = notes.records();
+            status_page.log(&format!("record {number}\nof two lines"));
+            let records = status_page.records();
             assert!(records.len() <= MOST_RECORDS);
             let first = number + 1 - records.len();
             let expected: Vec<String> =
                 (first..=number).map(|number| format!("record {number} of two lines")).collect();
             assert_eq!(records, expected);
         }
-        notes.log(&"ä".repeat(LOG_BYTES));
-        assert!(notes.records().last().is_some_and(|last| last.len() <= LONGEST_RECORD + 10));
+        status_page.log(&"ä".repeat(LOG_BYTES));
+        assert!(status_page.records().last().is_some_and(|last| last.len() <= LONGEST_RECORD + 10));
         Ok(())
     }
 
     #[test]
     fn a_worker_that_scribbles_over_its_log_harms_nobody() -> rustix::io::Result<()> {
-        let notes = notes()?;
+        let status_page = status_page()?;
         for logged in [1, LOG_BYTES - 1, LOG_BYTES + 1, 7 * LOG_BYTES + 3, u32::MAX as usize] {
-            notes.0.write(LOG, &[0xff; LOG_BYTES]);
-            notes.0.number(LOGGED).store(logged as u32, Ordering::Relaxed);
-            assert!(notes.records().len() <= MOST_RECORDS, "{logged}");
+            status_page.0.write(LOG, &[0xff; LOG_BYTES]);
+            status_page.0.number(LOGGED).store(logged as u32, Ordering::Relaxed);
+            assert!(status_page.records().len() <= MOST_RECORDS, "{logged}");
         }
         Ok(())
     }

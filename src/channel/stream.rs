@@ -13,21 +13,21 @@ pub(crate) struct StreamIo {
     socket: Arc<OwnedFd>,
     /// Shared with twins: one at a time has something to say, and only the one that waits for calls reads.
     security: Arc<Mutex<SocketLayer>>,
-    notes: StatusPage,
+    status_page: StatusPage,
 }
 
 impl StreamIo {
-    pub(super) fn new(socket: OwnedFd, security: SocketLayer, notes: StatusPage) -> Self {
-        StreamIo { socket: Arc::new(socket), security: Arc::new(Mutex::new(security)), notes }
+    pub(super) fn new(socket: OwnedFd, security: SocketLayer, status_page: StatusPage) -> Self {
+        StreamIo { socket: Arc::new(socket), security: Arc::new(Mutex::new(security)), status_page }
     }
 
     pub(super) fn twin(&self) -> Self {
         let (socket, security) = (self.socket.clone(), self.security.clone());
-        StreamIo { socket, security, notes: self.notes.clone() }
+        StreamIo { socket, security, status_page: self.status_page.clone() }
     }
 
-    pub(super) fn notes(&self) -> StatusPage {
-        self.notes.clone()
+    pub(super) fn status_page(&self) -> StatusPage {
+        self.status_page.clone()
     }
 
     fn security(&self) -> MutexGuard<'_, SocketLayer> {
@@ -49,6 +49,6 @@ impl WorkerIo for StreamIo {
     }
 
     fn note(&self, doing: Doing) {
-        self.notes.write(doing);
+        self.status_page.write(doing);
     }
 }

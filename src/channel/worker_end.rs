@@ -14,7 +14,7 @@ use crate::blob::ResultArena;
 /// What a worker's end is made of.
 pub(crate) enum WorkerEnd {
     /// Rings in shared memory, and the bells that wake.
-    Rings { bells: WorkerDoorbells, memory: OwnedFd },
+    Rings { doorbells: WorkerDoorbells, memory: OwnedFd },
     /// A socket, and memory for the worker's notes alone.
     Stream { socket: OwnedFd, security: SocketLayer, memory: OwnedFd },
 }
@@ -30,8 +30,8 @@ impl WorkerEnd {
     /// The same end, out of the way of descriptors that other code opens and closes by number.
     pub(crate) fn raised(self, raise: impl Fn(OwnedFd) -> OwnedFd) -> Self {
         match self {
-            WorkerEnd::Rings { bells: WorkerDoorbells { ear, hammer }, memory } => {
-                WorkerEnd::Rings { bells: WorkerDoorbells { ear: raise(ear), hammer: raise(hammer) }, memory }
+            WorkerEnd::Rings { doorbells: WorkerDoorbells { rx, tx }, memory } => {
+                WorkerEnd::Rings { doorbells: WorkerDoorbells { rx: raise(rx), tx: raise(tx) }, memory }
             }
             WorkerEnd::Stream { socket, security, memory } => {
                 WorkerEnd::Stream { socket: raise(socket), security, memory }
@@ -52,7 +52,7 @@ impl AnyWorkerIo {
     /// What the system said of its memory.
     pub(crate) fn open(end: WorkerEnd) -> io::Result<Self> {
         Ok(match end {
-            WorkerEnd::Rings { bells, memory } => AnyWorkerIo::Ring(RingIo::open(&memory, bells)?),
+            WorkerEnd::Rings { doorbells, memory } => AnyWorkerIo::Ring(RingIo::open(&memory, doorbells)?),
             WorkerEnd::Stream { socket, security, memory } => {
                 AnyWorkerIo::Stream(StreamIo::new(socket, security, StatusPage::open_all(memory.as_fd())?))
             }
@@ -62,24 +62,24 @@ impl AnyWorkerIo {
     /// Another link to the same host, for what is said in the middle of something. Each says whole frames.
     pub(crate) fn twin(&self) -> Self {
         match self {
-            AnyWorkerIo::Ring(link) => AnyWorkerIo::Ring(link.twin()),
-            AnyWorkerIo::Stream(link) => AnyWorkerIo::Stream(link.twin()),
+            AnyWorkerIo::Ring(io) => AnyWorkerIo::Ring(io.twin()),
+            AnyWorkerIo::Stream(io) => AnyWorkerIo::Stream(io.twin()),
         }
     }
 
     /// Where this worker keeps large results, if it has such a place.
-    pub(crate) fn annex(&self) -> Option<ResultArena> {
+    pub(crate) fn result_arena(&self) -> Option<ResultArena> {
         match self {
-            AnyWorkerIo::Ring(link) => link.annex(),
-            AnyWorkerIo::Stream(link) => link.notes().annex(),
+            AnyWorkerIo::Ring(io) => io.result_arena(),
+            AnyWorkerIo::Stream(io) => io.status_page().result_arena(),
         }
     }
 
     /// Where this worker notes what it does.
-    pub(crate) fn notes(&self) -> StatusPage {
+    pub(crate) fn status_page(&self) -> StatusPage {
         match self {
-            AnyWorkerIo::Ring(link) => link.notes(),
-            AnyWorkerIo::Stream(link) => link.notes(),
+            AnyWorkerIo::Ring(io) => io.status_page(),
+            AnyWorkerIo::Stream(io) => io.status_page(),
         }
     }
 }
@@ -87,22 +87,22 @@ impl AnyWorkerIo {
 impl WorkerIo for AnyWorkerIo {
     fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
         match self {
-            AnyWorkerIo::Ring(link) => link.receive(bytes),
-            AnyWorkerIo::Stream(link) => link.receive(bytes),
+            AnyWorkerIo::Ring(io) => io.receive(bytes),
+            AnyWorkerIo::Stream(io) => io.receive(bytes),
         }
     }
 
     fn send(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
         match self {
-            AnyWorkerIo::Ring(link) => link.send(bytes, more),
-            AnyWorkerIo::Stream(link) => link.send(bytes, more),
+            AnyWorkerIo::Ring(io) => io.send(bytes, more),
+            AnyWorkerIo::Stream(io) => io.send(bytes, more),
         }
     }
 
     fn note(&self, doing: Doing) {
         match self {
-            AnyWorkerIo::Ring(link) => link.note(doing),
-            AnyWorkerIo::Stream(link) => link.note(doing),
+            AnyWorkerIo::Ring(io) => io.note(doing),
+            AnyWorkerIo::Stream(io) => io.note(doing),
         }
     }
 }

@@ -224,48 +224,48 @@ impl Failure {
 #[cfg_attr(not(feature = "actors"), expect(dead_code, reason = "the host side fills in dossiers"))]
 impl Failure {
     pub(crate) fn in_pool(self, pool: &str) -> Self {
-        self.with(|dossier| dossier.pool = Some(pool.to_owned()))
+        self.with(|details| details.pool = Some(pool.to_owned()))
     }
 
     pub(crate) fn during(self, call: &str) -> Self {
-        self.with(|dossier| dossier.call = Some(call.to_owned()))
+        self.with(|details| details.call = Some(call.to_owned()))
     }
 
     pub(crate) fn on_worker(self, facts: WorkerFacts) -> Self {
-        self.with(|dossier| dossier.worker = Some(facts))
+        self.with(|details| details.worker = Some(facts))
     }
 
     pub(crate) fn in_phase(self, phase: Phase) -> Self {
-        self.with(|dossier| dossier.phase = Some(phase))
+        self.with(|details| details.phase = Some(phase))
     }
 
     pub(crate) fn at_limit(self, limit: Duration) -> Self {
-        self.with(|dossier| dossier.limit = Some(limit))
+        self.with(|details| details.limit = Some(limit))
     }
 
     pub(crate) fn after(self, waited: Duration, ran: Option<Duration>) -> Self {
-        self.with(|dossier| (dossier.waited, dossier.ran) = (Some(waited), ran))
+        self.with(|details| (details.waited, details.ran) = (Some(waited), ran))
     }
 
     pub(crate) fn with_ending(self, ending: Ending) -> Self {
-        self.with(|dossier| dossier.ending = Some(ending))
+        self.with(|details| details.ending = Some(ending))
     }
 
     pub(crate) fn with_panic(self, report: PanicReport) -> Self {
-        self.with(|dossier| dossier.panic = Some(report))
+        self.with(|details| details.panic = Some(report))
     }
 
     pub(crate) fn with_chain(self, texts: &[String]) -> Self {
         let source = Cause::chain(texts).map(FailureSource::Texts);
-        self.with(|dossier| dossier.source = source)
+        self.with(|details| details.source = source)
     }
 
     pub(crate) fn because_of(self, cause: Failure) -> Self {
-        self.with(|dossier| dossier.source = Some(FailureSource::Failure(cause)))
+        self.with(|details| details.source = Some(FailureSource::Failure(cause)))
     }
 
     pub(crate) fn retry_in(self, estimate: Duration) -> Self {
-        self.with(|dossier| dossier.retry_after = Some(estimate))
+        self.with(|details| details.retry_after = Some(estimate))
     }
 }
 

@@ -11,24 +11,24 @@ use super::{Details, Failure, WorkerFacts};
 const NAMES: usize = 10;
 
 pub(super) fn write(failure: &Failure, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let dossier = &*failure.0;
+    let details = &*failure.0;
     // The line itself, which is what one looks for.
     write!(f, "{failure}")?;
-    entry(f, "kind", dossier.kind)?;
-    optional(f, "pool", dossier.pool.as_ref())?;
-    call(dossier, f)?;
-    optional(f, "limit", dossier.limit.map(Short))?;
-    optional(f, "retry in", dossier.retry_after.map(Short))?;
-    if let Some(facts) = &dossier.worker {
+    entry(f, "kind", details.kind)?;
+    optional(f, "pool", details.pool.as_ref())?;
+    call(details, f)?;
+    optional(f, "limit", details.limit.map(Short))?;
+    optional(f, "retry in", details.retry_after.map(Short))?;
+    if let Some(facts) = &details.worker {
         worker(facts, f)?;
     }
-    optional(f, "ending", dossier.ending)?;
-    if let Some(facts) = &dossier.worker {
+    optional(f, "ending", details.ending)?;
+    if let Some(facts) = &details.worker {
         usage(facts, f)?;
         lines(f, "stderr", facts.stderr.iter().map(String::as_str))?;
         lines(f, "log", facts.log.iter().map(String::as_str))?;
     }
-    if let Some(report) = &dossier.panic {
+    if let Some(report) = &details.panic {
         lines(f, "panic", report.message.lines())?;
         optional(f, "at", report.location.as_ref())?;
         lines(f, "backtrace", report.backtrace.lines())?;
@@ -36,12 +36,12 @@ pub(super) fn write(failure: &Failure, f: &mut fmt::Formatter<'_>) -> fmt::Resul
     causes(failure, f)
 }
 
-fn call(dossier: &Details, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+fn call(details: &Details, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut parts = Vec::new();
-    parts.extend(dossier.call.clone());
-    parts.extend(dossier.phase.map(|phase| phase.to_string()));
-    parts.extend(dossier.waited.map(|waited| format!("waited {}", Short(waited))));
-    parts.extend(dossier.ran.map(|ran| format!("ran {}", Short(ran))));
+    parts.extend(details.call.clone());
+    parts.extend(details.phase.map(|phase| phase.to_string()));
+    parts.extend(details.waited.map(|waited| format!("waited {}", Short(waited))));
+    parts.extend(details.ran.map(|ran| format!("ran {}", Short(ran))));
     list(f, "call", &parts)
 }
 

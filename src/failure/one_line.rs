@@ -112,27 +112,27 @@ impl Details {
 
 impl fmt::Display for Details {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let dossier = self;
-        match dossier.kind {
-            FailureKind::Panic => dossier.write_panic(f),
-            FailureKind::Setup => dossier.write_setup(f),
-            FailureKind::Timeout => dossier.write_timeout(f),
-            FailureKind::Died => dossier.write_death(f),
-            FailureKind::NoServer => dossier.write_no_server(f),
-            FailureKind::Overloaded => dossier.write_overload(f),
-            FailureKind::Aborted => write!(f, "{} was aborted: {}", dossier.call_name(), dossier.text),
+        let details = self;
+        match details.kind {
+            FailureKind::Panic => details.write_panic(f),
+            FailureKind::Setup => details.write_setup(f),
+            FailureKind::Timeout => details.write_timeout(f),
+            FailureKind::Died => details.write_death(f),
+            FailureKind::NoServer => details.write_no_server(f),
+            FailureKind::Overloaded => details.write_overload(f),
+            FailureKind::Aborted => write!(f, "{} was aborted: {}", details.call_name(), details.text),
             FailureKind::Protocol => {
-                write!(f, "{} broke the protocol and was killed: {}", dossier.worker_name(), dossier.text)
+                write!(f, "{} broke the protocol and was killed: {}", details.worker_name(), details.text)
             }
             FailureKind::Cleared => {
-                write!(f, "{} was not run: a call before it on its checkout failed", dossier.call_name())
+                write!(f, "{} was not run: a call before it on its checkout failed", details.call_name())
             }
-            FailureKind::Stopped => write!(f, "{} is stopped", dossier.pool_name()),
-            FailureKind::Payload => write!(f, "{}: {}", dossier.call_name(), dossier.text),
-            FailureKind::Hung => dossier.write_hang(f),
-            FailureKind::Cancelled => dossier.write_cancellation(f),
-            FailureKind::Quarantined => dossier.write_quarantine(f),
-            FailureKind::Task | FailureKind::Other => f.write_str(&dossier.text),
+            FailureKind::Stopped => write!(f, "{} is stopped", details.pool_name()),
+            FailureKind::Payload => write!(f, "{}: {}", details.call_name(), details.text),
+            FailureKind::Hung => details.write_hang(f),
+            FailureKind::Cancelled => details.write_cancellation(f),
+            FailureKind::Quarantined => details.write_quarantine(f),
+            FailureKind::Task | FailureKind::Other => f.write_str(&details.text),
         }
     }
 }

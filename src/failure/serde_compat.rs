@@ -13,7 +13,7 @@ use super::{Details, Failure, FailureKind, bounded_chain};
 struct Written<'a> {
     line: String,
     #[serde(flatten)]
-    dossier: &'a Details,
+    details: &'a Details,
 }
 
 #[derive(Deserialize)]
@@ -31,7 +31,7 @@ struct Known {
     #[serde(default)]
     line: String,
     #[serde(flatten)]
-    dossier: Details,
+    details: Details,
 }
 
 /// In binary formats: the line, the kind's name, and the dossier encoded on its own.
@@ -41,10 +41,10 @@ impl Serialize for Failure {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let line = self.to_string();
         if serializer.is_human_readable() {
-            return Written { line, dossier: &self.0 }.serialize(serializer);
+            return Written { line, details: &self.0 }.serialize(serializer);
         }
-        let dossier = postcard::to_stdvec(&*self.0).map_err(serde::ser::Error::custom)?;
-        (line, self.kind(), dossier).serialize(serializer)
+        let details = postcard::to_stdvec(&*self.0).map_err(serde::ser::Error::custom)?;
+        (line, self.kind(), details).serialize(serializer)
     }
 }
 
@@ -53,26 +53,26 @@ impl<'de> Deserialize<'de> for Failure {
         let _level = bounded_chain::DepthGuard::enter()?;
         if deserializer.is_human_readable() {
             return Ok(match Read::deserialize(deserializer)? {
-                Read::Known(known) => Failure::read(known.line, Some(known.dossier)),
+                Read::Known(known) => Failure::read(known.line, Some(known.details)),
                 Read::Unknown { line } => Failure::read(line, None),
             });
         }
-        let (line, _, dossier) = Packed::deserialize(deserializer)?;
+        let (line, _, details) = Packed::deserialize(deserializer)?;
         // Fields that a newer version added stand behind those we know.
-        let dossier = postcard::take_from_bytes::<Details>(&dossier).ok().map(|(dossier, _)| dossier);
-        Ok(Failure::read(line, dossier))
+        let details = postcard::take_from_bytes::<Details>(&details).ok().map(|(details, _)| details);
+        Ok(Failure::read(line, details))
     }
 }
 
 impl Failure {
-    fn read(line: String, dossier: Option<Details>) -> Self {
+    fn read(line: String, details: Option<Details>) -> Self {
         let line = line.replace(['\n', '\r'], " ");
-        match dossier {
+        match details {
             // A kind that is unknown here prints as it did where it was known.
-            Some(dossier) if dossier.kind == FailureKind::Other => {
-                Failure(std::sync::Arc::new(Details { text: line, ..dossier }))
+            Some(details) if details.kind == FailureKind::Other => {
+                Failure(std::sync::Arc::new(Details { text: line, ..details }))
             }
-            Some(dossier) => Failure(std::sync::Arc::new(dossier)),
+            Some(details) => Failure(std::sync::Arc::new(details)),
             None => Failure::of(FailureKind::Other, line),
         }
     }

@@ -99,7 +99,7 @@ fn a_dossier_survives_both_kinds_of_formats_whole() {
 
 #[test]
 fn what_a_newer_peer_says_is_read_as_far_as_it_is_understood() {
-    let newer = |kind: &str, dossier: Vec<u8>| ("the line it printed", kind.to_owned(), dossier);
+    let newer = |kind: &str, details: Vec<u8>| ("the line it printed", kind.to_owned(), details);
     let known = postcard::to_stdvec(&*whole().0).unwrap_or_default();
     let with_more = [known.as_slice(), &[1, 2, 3]].concat();
     let read = |packed| postcard::from_bytes::<Failure>(&postcard::to_stdvec(&packed).unwrap_or_default());
@@ -161,14 +161,14 @@ fn an_end_names_its_signal_and_its_status() {
 fn a_chain_of_causes_without_end_is_cut_here_and_refused_from_others() {
     let texts = vec![String::new(); 1_000_000];
     let failure = Failure::of(FailureKind::Setup, "").with_chain(&texts);
-    let mut dossier = postcard::to_stdvec(&*failure.0).expect("it is encoded");
+    let mut details = postcard::to_stdvec(&*failure.0).expect("it is encoded");
     let bytes = postcard::to_stdvec(&failure).expect("it is encoded");
     assert_eq!(postcard::from_bytes(&bytes), Ok(failure));
     // A link is an empty text and a next one; the last but one says so in the last bytes but a few.
-    let link = dossier.windows(2).rposition(|pair| pair == [0, 1]).expect("a link");
+    let link = details.windows(2).rposition(|pair| pair == [0, 1]).expect("a link");
     let deep = [0, 1].repeat(1_000_000);
-    dossier.splice(link..link, deep);
-    let bytes = postcard::to_stdvec(&("the line", "setup", dossier)).expect("it is encoded");
+    details.splice(link..link, deep);
+    let bytes = postcard::to_stdvec(&("the line", "setup", details)).expect("it is encoded");
     for _ in 0..2 * bounded_chain::DEEPEST {
         // A refusal leaves no level behind.
         let refused = postcard::from_bytes::<Failure>(&bytes).expect("its line is read");

@@ -23,7 +23,7 @@ struct Child {
     number: u64,
     patience: Option<HangLimit>,
     standing: WatchdogState,
-    notes: Option<StatusPage>,
+    status_page: Option<StatusPage>,
     /// Its outputs, for a client that does not have them itself; `None` once one is closed.
     outputs: Option<Outputs>,
 }
@@ -36,7 +36,7 @@ pub(super) type OutputId = (Pid, bool);
 
 /// What a worker's client does not have itself, since it is on another machine.
 pub(super) struct ForRemote {
-    pub(super) notes: StatusPage,
+    pub(super) status_page: StatusPage,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
 }
@@ -90,9 +90,9 @@ impl Children {
     ) {
         let patience = patience(guard);
         // A worker that cannot be looked at is bounded by its caller's clocks alone.
-        let notes = patience.and_then(|_| open_notes());
+        let status_page = patience.and_then(|_| open_notes());
         let standing = WatchdogState::default();
-        self.living.insert(pid, Child { client, number, patience, standing, notes, outputs: None });
+        self.living.insert(pid, Child { client, number, patience, standing, status_page, outputs: None });
     }
 
     /// The same for a client on another machine.
@@ -101,11 +101,11 @@ impl Children {
         pid: Pid,
         (client, number): (ClientId, u64),
         guard: Guard,
-        ForRemote { notes, stdout, stderr }: ForRemote,
+        ForRemote { status_page, stdout, stderr }: ForRemote,
     ) {
         let (patience, standing) = (patience(guard), WatchdogState::default());
-        let (notes, outputs) = (Some(notes), Some([Some(stdout), Some(stderr)]));
-        self.living.insert(pid, Child { client, number, patience, standing, notes, outputs });
+        let (status_page, outputs) = (Some(status_page), Some([Some(stdout), Some(stderr)]));
+        self.living.insert(pid, Child { client, number, patience, standing, status_page, outputs });
     }
 
     /// Outputs that are passed on, and whose.
@@ -180,16 +180,16 @@ impl Children {
                 // Before it is reaped: a zombie still holds its number, so the group cannot be another's.
                 process::kill_group(pid);
             }
-            let corpse = process::reap(pid)?;
+            let exit = process::reap(pid)?;
             if let Some(mut child) = child {
                 let (printed, remains) = (child.last_prints(), child.remains());
                 let hung = child.standing.has_acted();
-                let out_of_memory = !hung && self.was_killed_for_memory(&corpse);
+                let out_of_memory = !hung && self.was_killed_for_memory(&exit);
                 let ended = Ended {
                     number: child.number,
-                    ending: corpse.ending,
-                    peak_memory: corpse.peak_memory,
-                    cpu_time: corpse.cpu_time,
+                    ending: exit.ending,
+                    peak_memory: exit.peak_memory,
+                    cpu_time: exit.cpu_time,
                     hung,
                     out_of_memory,
                     remains,
@@ -201,9 +201,9 @@ impl Children {
     }
 
     /// Whether the kernel has killed for want of memory since that was last looked at, and this may be whom.
-    fn was_killed_for_memory(&mut self, corpse: &process::ExitStatus) -> bool {
-        let killed = matches!(corpse.ending, Ending::Signaled { signal: libc::SIGKILL, .. });
-        if !killed || corpse.peak_memory < LARGE {
+    fn was_killed_for_memory(&mut self, exit: &process::ExitStatus) -> bool {
+        let killed = matches!(exit.ending, Ending::Signaled { signal: libc::SIGKILL, .. });
+        if !killed || exit.peak_memory < LARGE {
             return false;
         }
         let kills = memory::out_of_memory_kills();
@@ -265,12 +265,12 @@ impl Child {
 
     /// For a client that does not share its memory.
     fn remains(&self) -> Option<Remains> {
-        let notes = self.outputs.as_ref().and(self.notes.as_ref())?;
-        Some(Remains { begun: notes.begun(), records: notes.records() })
+        let status_page = self.outputs.as_ref().and(self.status_page.as_ref())?;
+        Some(Remains { begun: status_page.begun(), records: status_page.records() })
     }
 
     fn look(&mut self, pid: Pid, now: u32) -> Option<Duration> {
-        let (patience, since) = (self.patience?, self.notes.as_ref()?.running_since());
+        let (patience, since) = (self.patience?, self.status_page.as_ref()?.running_since());
         match self.standing.look(since, now, patience) {
             WatchdogVerdict::Wait(wait) => Some(wait),
             WatchdogVerdict::Terminate => {

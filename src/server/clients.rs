@@ -42,8 +42,8 @@ pub(super) enum HandshakeState {
 /// Somebody who is no client.
 pub(super) struct PendingPeer {
     pub(super) control: ControlChannel,
-    pub(super) caller: Peer,
-    pub(super) errand: HandshakeState,
+    pub(super) peer: Peer,
+    pub(super) handshake: HandshakeState,
     came: Instant,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct PendingPeer {
 pub(super) struct Clients {
     last: ClientId,
     known: BTreeMap<ClientId, Client>,
-    strangers: BTreeMap<ClientId, PendingPeer>,
+    pending_peers: BTreeMap<ClientId, PendingPeer>,
 }
 
 impl Clients {
@@ -89,15 +89,15 @@ impl Clients {
     }
 
     pub(super) fn stranger_ids(&self) -> Vec<ClientId> {
-        self.strangers.keys().copied().collect()
+        self.pending_peers.keys().copied().collect()
     }
 
-    pub(super) fn stranger(&mut self, id: ClientId) -> Option<&mut PendingPeer> {
-        self.strangers.get_mut(&id)
+    pub(super) fn pending_peer(&mut self, id: ClientId) -> Option<&mut PendingPeer> {
+        self.pending_peers.get_mut(&id)
     }
 
-    pub(super) fn remove_stranger(&mut self, id: ClientId) -> Option<PendingPeer> {
-        self.strangers.remove(&id)
+    pub(super) fn remove_pending_peer(&mut self, id: ClientId) -> Option<PendingPeer> {
+        self.pending_peers.remove(&id)
     }
 
     /// Somebody has come. Who had to go for that, if somebody had.
@@ -109,12 +109,14 @@ impl Clients {
         let control = ControlChannel::to_stranger(arrival.socket, arrival.security);
         control.stop_waiting()?;
         self.last += 1;
-        let stranger =
-            PendingPeer { control, caller: arrival.caller, errand: HandshakeState::Unknown, came: now };
-        self.strangers.insert(self.last, stranger);
+        let pending_peer =
+            PendingPeer { control, peer: arrival.peer, handshake: HandshakeState::Unknown, came: now };
+        self.pending_peers.insert(self.last, pending_peer);
         // The first in the map has been here for longest.
-        let is_one_too_many = self.strangers.len() > MOST_STRANGERS;
-        Ok(is_one_too_many.then(|| self.strangers.pop_first().map(|(_, stranger)| stranger)).flatten())
+        let is_one_too_many = self.pending_peers.len() > MOST_STRANGERS;
+        Ok(is_one_too_many
+            .then(|| self.pending_peers.pop_first().map(|(_, pending_peer)| pending_peer))
+            .flatten())
     }
 
     /// A stranger has become a client, under the same number.
@@ -124,9 +126,9 @@ impl Clients {
         hello: Hello,
         arena: Option<Arc<ReadOnlyArena>>,
     ) -> Option<&mut Client> {
-        let PendingPeer { mut control, caller, .. } = self.strangers.remove(&id)?;
+        let PendingPeer { mut control, peer, .. } = self.pending_peers.remove(&id)?;
         control.is_known();
-        let is_remote = matches!(caller, Peer::Remote(_));
+        let is_remote = matches!(peer, Peer::Remote(_));
         let ticket = is_remote.then(random::unforeseeable).transpose().ok()?;
         self.known.insert(id, Client { control, hello, arena, ticket });
         self.known.get_mut(&id)
@@ -145,29 +147,34 @@ impl Clients {
 
     /// Those who have been strangers for too long.
     pub(super) fn overdue(&mut self, now: Instant) -> Vec<PendingPeer> {
-        let overdue = |stranger: &PendingPeer| now.saturating_duration_since(stranger.came) >= PATIENCE;
-        let ids: Vec<ClientId> =
-            self.strangers.iter().filter(|(_, stranger)| overdue(stranger)).map(|(id, _)| *id).collect();
-        ids.into_iter().filter_map(|id| self.strangers.remove(&id)).collect()
+        let overdue =
+            |pending_peer: &PendingPeer| now.saturating_duration_since(pending_peer.came) >= PATIENCE;
+        let ids: Vec<ClientId> = self
+            .pending_peers
+            .iter()
+            .filter(|(_, pending_peer)| overdue(pending_peer))
+            .map(|(id, _)| *id)
+            .collect();
+        ids.into_iter().filter_map(|id| self.pending_peers.remove(&id)).collect()
     }
 
     /// How long until the next stranger has been one for too long.
     pub(super) fn next_overdue(&self, now: Instant) -> Option<Duration> {
-        let oldest = self.strangers.values().next()?;
+        let oldest = self.pending_peers.values().next()?;
         Some(PATIENCE.saturating_sub(now.saturating_duration_since(oldest.came)))
     }
 
     /// Everybody's socket, and whether there is something to be written to it.
     pub(super) fn watched(&self) -> impl Iterator<Item = (ClientId, BorrowedFd<'_>, bool)> {
         let known = self.known.iter().map(|(id, client)| (*id, &client.control));
-        let strangers = self.strangers.iter().map(|(id, stranger)| (*id, &stranger.control));
-        known.chain(strangers).map(|(id, control)| (id, control.as_fd(), control.has_unsent()))
+        let pending_peers = self.pending_peers.iter().map(|(id, pending_peer)| (*id, &pending_peer.control));
+        known.chain(pending_peers).map(|(id, control)| (id, control.as_fd(), control.has_unsent()))
     }
 
     /// Takes in what somebody has sent.
     pub(super) fn read(&mut self, id: ClientId) -> Result<(), Disconnect> {
         let known = self.known.get_mut(&id).map(|client| &mut client.control);
-        let stranger = self.strangers.get_mut(&id).map(|stranger| &mut stranger.control);
-        known.or(stranger).map_or(Ok(()), |control| control.read().map(drop))
+        let pending_peer = self.pending_peers.get_mut(&id).map(|pending_peer| &mut pending_peer.control);
+        known.or(pending_peer).map_or(Ok(()), |control| control.read().map(drop))
     }
 }

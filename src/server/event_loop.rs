@@ -39,11 +39,11 @@ pub(super) struct WorkerTemplate<'a> {
 
 /// A server that has its preload.
 pub(super) struct ForkServer<'a> {
-    pub(super) mold: WorkerTemplate<'a>,
+    pub(super) template: WorkerTemplate<'a>,
     pub(super) options: ServerOptions,
     pub(super) own: ServerVersion,
     /// Without any it ends with its last client; a server of its own ends when it is told to.
-    pub(super) doors: Vec<Listener>,
+    pub(super) listeners: Vec<Listener>,
     is_private: bool,
     /// When the doors are looked at again.
     pub(super) pause: Option<Instant>,
@@ -57,7 +57,7 @@ pub(super) struct ForkServer<'a> {
     began: Instant,
     pub(super) forked: u64,
     pub(super) not_forked: u64,
-    pub(super) notices: RejectionLog,
+    pub(super) rejections: RejectionLog,
 }
 
 /// What is watched while there is nothing to do.
@@ -72,22 +72,22 @@ enum Watched {
 impl<'a> ForkServer<'a> {
     /// A server that nobody has come to yet: clients come in by a door, or are welcomed.
     pub(super) fn new(
-        mold: WorkerTemplate<'a>,
+        template: WorkerTemplate<'a>,
         options: ServerOptions,
         own: ServerVersion,
-        doors: Vec<Listener>,
+        listeners: Vec<Listener>,
     ) -> rustix::io::Result<Self> {
         process::adopt_orphans()?;
-        let is_private = doors.is_empty();
+        let is_private = listeners.is_empty();
         let now = Instant::now();
         Ok(ForkServer {
-            mold,
+            template,
             options,
             own,
             // A server of an application's ends with that and when it is killed, one of its own when it is told to.
             deaths: ChildDeaths::watch(!is_private)?,
             is_private,
-            doors,
+            listeners,
             pause: None,
             spare: (!is_private).then(descriptors::null).transpose()?,
             clients: Clients::default(),
@@ -96,7 +96,7 @@ impl<'a> ForkServer<'a> {
             began: now,
             forked: 0,
             not_forked: 0,
-            notices: RejectionLog::new(now),
+            rejections: RejectionLog::new(now),
         })
     }
 
@@ -116,9 +116,9 @@ impl<'a> ForkServer<'a> {
     /// Works until it has nothing more to do, then leaves nothing behind; returns in every child it forks.
     pub(super) fn serve(mut self) -> Result<ForkedWorker<'a>, Disconnect> {
         match self.work() {
-            Ok(birth) => Ok(ForkedWorker { server: self, birth }),
+            Ok(spec) => Ok(ForkedWorker { server: self, spec }),
             Err(over) => {
-                self.doors.drain(..).for_each(Listener::close);
+                self.listeners.drain(..).for_each(Listener::close);
                 self.children.end_all(LAST_RITES);
                 Err(over)
             }
@@ -129,14 +129,14 @@ impl<'a> ForkServer<'a> {
     fn work(&mut self) -> Result<WorkerSpec, Disconnect> {
         loop {
             for id in self.clients.stranger_ids() {
-                if let Some(birth) = self.meet(id) {
-                    return Ok(birth);
+                if let Some(spec) = self.meet(id) {
+                    return Ok(spec);
                 }
             }
             for client in self.clients.ids() {
                 match self.attend(client) {
                     Ok(None) => {}
-                    Ok(Some(birth)) => return Ok(birth),
+                    Ok(Some(spec)) => return Ok(spec),
                     Err(over) => self.take_leave(client, over)?,
                 }
             }
@@ -151,12 +151,12 @@ impl<'a> ForkServer<'a> {
     /// Waits for something to do, and takes in what there is.
     fn wait(&mut self) -> Result<(), Disconnect> {
         let now = Instant::now();
-        self.notices.sum_up(now);
+        self.rejections.sum_up(now);
         let next_looks = [
             self.children.end_hung(),
             self.clients.next_overdue(now),
             self.end_pause(now),
-            self.notices.next(now),
+            self.rejections.next(now),
             self.draining.flatten().map(|until| until.saturating_duration_since(now)),
         ];
         let next_look = next_looks.into_iter().flatten().min();
@@ -186,14 +186,14 @@ impl<'a> ForkServer<'a> {
     }
 
     fn watched(&self) -> impl Iterator<Item = (Watched, (BorrowedFd<'_>, bool))> {
-        let doors = self.doors.iter().filter(|_| self.pause.is_none());
-        let doors = doors.map(|door| (Watched::Listener, (door.as_fd(), false)));
+        let listeners = self.listeners.iter().filter(|_| self.pause.is_none());
+        let listeners = listeners.map(|listener| (Watched::Listener, (listener.as_fd(), false)));
         let parties = self.clients.watched().map(|(id, fd, unsent)| (Watched::Party(id), (fd, unsent)));
         let adopted = self.children.adopted().map(|handle| (Watched::Adopted, (handle, false)));
         // Whoever prints more than its client reads waits, as it would for a full pipe.
         let outputs = self.children.outputs().filter(|(_, client, _)| !self.clients.is_slow(*client));
         let outputs = outputs.map(|(output, _, end)| (Watched::Output(output), (end, false)));
-        doors.chain(parties).chain(adopted).chain(outputs)
+        listeners.chain(parties).chain(adopted).chain(outputs)
     }
 
     fn read(&mut self, id: ClientId) -> Result<(), Disconnect> {
@@ -219,7 +219,7 @@ impl<'a> ForkServer<'a> {
             None => Ok(()),
             // Who asks twice does not want to wait.
             Some(Request::Drain) if self.draining.is_none() => {
-                self.doors.drain(..).for_each(Listener::close);
+                self.listeners.drain(..).for_each(Listener::close);
                 self.drain(false);
                 Ok(())
             }
@@ -250,9 +250,9 @@ impl<'a> ForkServer<'a> {
                     break;
                 }
                 Some(ToServer::Fork { numbers, rings }) => {
-                    let birth = self.fork(id, &numbers, rings)?;
-                    if birth.is_some() {
-                        return Ok(birth);
+                    let spec = self.fork(id, &numbers, rings)?;
+                    if spec.is_some() {
+                        return Ok(spec);
                     }
                 }
                 Some(ToServer::End { number, kill }) => self.children.end(id, number, kill),
@@ -308,7 +308,7 @@ impl<'a> ForkServer<'a> {
             workers: self.children.count() as u64,
             forked: self.forked,
             not_forked: self.not_forked,
-            turned_away: self.notices.count(),
+            turned_away: self.rejections.count(),
             draining: self.is_draining(),
         }
     }

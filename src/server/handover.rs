@@ -43,9 +43,9 @@ impl Predecessor {
         if peer.user != sockets::own_user() && peer.user != 0 {
             return Err(io::Error::other(format!("it is of user {}", peer.user)));
         }
-        let incumbent = Predecessor { socket, inbox: Inbox::default(), passed: VecDeque::new() };
-        incumbent.say()?;
-        Ok(incumbent)
+        let predecessor = Predecessor { socket, inbox: Inbox::default(), passed: VecDeque::new() };
+        predecessor.say()?;
+        Ok(predecessor)
     }
 
     /// The doors that it has. It keeps them as well, until [`thank`](Self::thank).
@@ -53,8 +53,8 @@ impl Predecessor {
     /// # Errors
     ///
     /// What it said, or the system did.
-    pub(super) fn doors(&mut self, access: &Access) -> io::Result<Vec<Listener>> {
-        let mut doors = Vec::new();
+    pub(super) fn listeners(&mut self, access: &Access) -> io::Result<Vec<Listener>> {
+        let mut listeners = Vec::new();
         loop {
             let (address, more) = match self.next()? {
                 FromServer::HandedOver { address, more } => (address, more),
@@ -63,14 +63,14 @@ impl Predecessor {
             };
             let mut passed = self.passed.pop_front().unwrap_or_default().into_iter();
             let listener = passed.next().ok_or_else(|| io::Error::other("it passed nothing"))?;
-            let claim = match (Address::parse(&address), passed.next()) {
+            let lock = match (Address::parse(&address), passed.next()) {
                 (Ok(Address::Unix(path)), Some(lock)) => Some(SocketLock::inherited(path, lock)),
                 _ => None,
             };
-            let door = Listener::inherited(address, listener, access.clone(), claim);
-            doors.push(door.map_err(io::Error::other)?);
+            let listener = Listener::inherited(address, listener, access.clone(), lock);
+            listeners.push(listener.map_err(io::Error::other)?);
             if !more {
-                return Ok(doors);
+                return Ok(listeners);
             }
         }
     }
@@ -116,41 +116,44 @@ impl Predecessor {
 impl ForkServer<'_> {
     /// A stranger wants to take this server's place.
     pub(super) fn hand_over(&mut self, id: ClientId) -> Result<(), Disconnect> {
-        let Some(stranger) = self.clients.stranger(id) else { return Ok(()) };
+        let Some(pending_peer) = self.clients.pending_peer(id) else { return Ok(()) };
         let own = sockets::own_user();
-        let is_own = matches!(&stranger.caller, Peer::Local(peer) if peer.user == own || peer.user == 0);
+        let is_own = matches!(&pending_peer.peer, Peer::Local(peer) if peer.user == own || peer.user == 0);
         if !is_own {
-            let caller = stranger.caller.clone();
-            return self.refuse(id, format!("only its own user may take its place, and not {caller}"));
+            let peer = pending_peer.peer.clone();
+            return self.refuse(id, format!("only its own user may take its place, and not {peer}"));
         }
         if self.is_draining() {
             return self.refuse(id, "it is ending already".to_owned());
         }
-        let passed: io::Result<Vec<_>> =
-            self.doors.iter().map(|door| Ok((door.address.clone(), door.duplicates()?))).collect();
+        let passed: io::Result<Vec<_>> = self
+            .listeners
+            .iter()
+            .map(|listener| Ok((listener.address.clone(), listener.duplicates()?)))
+            .collect();
         let Ok(passed) = passed else {
             return self.refuse(id, "it may have no more descriptors".to_owned());
         };
-        let Some(stranger) = self.clients.stranger(id) else { return Ok(()) };
+        let Some(pending_peer) = self.clients.pending_peer(id) else { return Ok(()) };
         let count = passed.len();
         for (at, (address, descriptors)) in passed.into_iter().enumerate() {
             let message = FromServer::HandedOver { address, more: at + 1 < count };
-            stranger.control.say_with(&message, descriptors);
+            pending_peer.control.say_with(&message, descriptors);
         }
-        stranger.errand = HandshakeState::TakesOver;
-        stranger.control.flush()
+        pending_peer.handshake = HandshakeState::TakesOver;
+        pending_peer.control.flush()
     }
 
     /// A stranger has been given this server's place, and may have taken it.
     pub(super) fn await_successor(&mut self, id: ClientId) -> Result<(), Disconnect> {
-        let Some(stranger) = self.clients.stranger(id) else { return Ok(()) };
-        match stranger.control.next()? {
-            None => stranger.control.flush(),
+        let Some(pending_peer) = self.clients.pending_peer(id) else { return Ok(()) };
+        match pending_peer.control.next()? {
+            None => pending_peer.control.flush(),
             Some(ToServer::TakeOver) => {
-                tracing::info!(target: "forkpool::server", by = %stranger.caller, "another server takes over");
-                self.clients.remove_stranger(id);
+                tracing::info!(target: "forkpool::server", by = %pending_peer.peer, "another server takes over");
+                self.clients.remove_pending_peer(id);
                 // They are the other's now, with the locks: nothing is taken away.
-                self.doors.clear();
+                self.listeners.clear();
                 self.drain(true);
                 Ok(())
             }

@@ -25,9 +25,9 @@ impl ForkServer<'_> {
     /// Lets in whoever has come.
     pub(super) fn look_outside(&mut self) {
         let now = Instant::now();
-        for at in 0..self.doors.len() {
+        for at in 0..self.listeners.len() {
             let mut away = Vec::new();
-            let next = self.doors.get(at).map(|door| door.next(|why| away.push(why)));
+            let next = self.listeners.get(at).map(|listener| listener.next(|why| away.push(why)));
             away.into_iter().for_each(|why| self.turn_away(&why));
             match next {
                 None | Some(Ok(None)) => {}
@@ -42,10 +42,10 @@ impl ForkServer<'_> {
     }
 
     /// Out of descriptors, say. Whoever has come is told so, or waits where that cannot be done either.
-    fn cannot_let_in(&mut self, door: usize, error: &std::io::Error) {
+    fn cannot_let_in(&mut self, listener: usize, error: &std::io::Error) {
         self.turn_away(&error.to_string());
         drop(self.spare.take());
-        let next = self.doors.get(door).map(|door| door.next(|_| ()));
+        let next = self.listeners.get(listener).map(|listener| listener.next(|_| ()));
         if let Some(Ok(Some(arrival))) = next {
             let mut control = ControlChannel::to_stranger(arrival.socket, arrival.security);
             control.say(&FromServer::Refused { reason: format!("the server can let nobody in: {error}") });
@@ -58,13 +58,13 @@ impl ForkServer<'_> {
     }
 
     pub(super) fn turn_away(&mut self, why: &str) {
-        self.notices.turned_away(why, Instant::now());
+        self.rejections.turned_away(why, Instant::now());
     }
 
     pub(super) fn send_silent_away(&mut self, now: Instant) {
-        for stranger in self.clients.overdue(now) {
-            if stranger.errand == HandshakeState::Unknown {
-                self.turn_away(&format!("{} has said nothing", stranger.caller));
+        for pending_peer in self.clients.overdue(now) {
+            if pending_peer.handshake == HandshakeState::Unknown {
+                self.turn_away(&format!("{} has said nothing", pending_peer.peer));
             }
         }
     }
@@ -72,7 +72,7 @@ impl ForkServer<'_> {
     /// Hears what a stranger wants, once it has said so; in a process that is to be a worker, what makes it one.
     pub(super) fn meet(&mut self, id: ClientId) -> Option<WorkerSpec> {
         match self.hear_out(id) {
-            Ok(birth) => birth,
+            Ok(spec) => spec,
             Err(over) => {
                 self.is_no_client(id, &over);
                 None
@@ -81,11 +81,11 @@ impl ForkServer<'_> {
     }
 
     fn hear_out(&mut self, id: ClientId) -> Result<Option<WorkerSpec>, Disconnect> {
-        let Some(stranger) = self.clients.stranger(id) else { return Ok(None) };
-        match stranger.errand {
-            HandshakeState::Unknown => match stranger.control.first()? {
+        let Some(pending_peer) = self.clients.pending_peer(id) else { return Ok(None) };
+        match pending_peer.handshake {
+            HandshakeState::Unknown => match pending_peer.control.first()? {
                 // A handshake may have something to say.
-                None => stranger.control.flush()?,
+                None => pending_peer.control.flush()?,
                 Some(FirstWord::Message(ToServer::Hello(hello))) => self.greet(id, hello)?,
                 Some(FirstWord::Message(ToServer::TakeOver)) => self.hand_over(id)?,
                 Some(FirstWord::Message(ToServer::Attach { ticket, number })) => {
@@ -104,14 +104,14 @@ impl ForkServer<'_> {
 
     /// A stranger is gone, or is to go. One that leaves without a word has only looked whether anybody is here.
     pub(super) fn is_no_client(&mut self, id: ClientId, over: &Disconnect) {
-        let Some(PendingPeer { caller, errand, .. }) = self.clients.remove_stranger(id) else { return };
+        let Some(PendingPeer { peer, handshake, .. }) = self.clients.remove_pending_peer(id) else { return };
         match over {
             Disconnect::Closed => {}
-            Disconnect::Broken if errand == HandshakeState::Unknown => {
-                self.turn_away(&format!("{caller} did not say who it is"));
+            Disconnect::Broken if handshake == HandshakeState::Unknown => {
+                self.turn_away(&format!("{peer} did not say who it is"));
             }
             Disconnect::Broken => {}
-            Disconnect::Untrusted(why) => self.turn_away(&format!("{caller} is not to be trusted: {why}")),
+            Disconnect::Untrusted(why) => self.turn_away(&format!("{peer} is not to be trusted: {why}")),
         }
     }
 
@@ -127,7 +127,7 @@ impl ForkServer<'_> {
         if clients >= most {
             return self.refuse(id, format!("the server is full: it has {clients} clients, its max_clients"));
         }
-        let arena = self.clients.stranger(id).map(|stranger| stranger.control.take_arena(&hello));
+        let arena = self.clients.pending_peer(id).map(|pending_peer| pending_peer.control.take_arena(&hello));
         let arena = match arena.transpose() {
             Ok(arena) => arena.flatten(),
             Err(reason) => return self.refuse(id, reason),
@@ -142,19 +142,19 @@ impl ForkServer<'_> {
     /// Tells a stranger why it is not let in.
     pub(super) fn refuse(&mut self, id: ClientId, reason: String) -> Result<(), Disconnect> {
         self.turn_away(&reason);
-        if let Some(stranger) = self.clients.stranger(id) {
-            stranger.control.say(&FromServer::Refused { reason });
-            stranger.errand = HandshakeState::Refused;
+        if let Some(pending_peer) = self.clients.pending_peer(id) {
+            pending_peer.control.say(&FromServer::Refused { reason });
+            pending_peer.handshake = HandshakeState::Refused;
         }
         self.see_off(id)
     }
 
     /// Lets a stranger go that was told why, once it can read that.
     fn see_off(&mut self, id: ClientId) -> Result<(), Disconnect> {
-        if let Some(stranger) = self.clients.stranger(id) {
-            let gone = stranger.control.flush().is_err() || !stranger.control.has_unsent();
+        if let Some(pending_peer) = self.clients.pending_peer(id) {
+            let gone = pending_peer.control.flush().is_err() || !pending_peer.control.has_unsent();
             if gone {
-                self.clients.remove_stranger(id);
+                self.clients.remove_pending_peer(id);
             }
         }
         Ok(())

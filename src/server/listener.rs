@@ -106,7 +106,7 @@ pub(super) struct Listener {
     socket: ListeningSocket,
     access: Access,
     /// `None` where the service manager holds the place, or the system does.
-    pub(super) claim: Option<SocketLock>,
+    pub(super) lock: Option<SocketLock>,
 }
 
 enum ListeningSocket {
@@ -135,7 +135,7 @@ impl fmt::Display for Peer {
 pub(super) struct Arrival {
     pub(super) socket: OwnedFd,
     pub(super) security: SocketLayer,
-    pub(super) caller: Peer,
+    pub(super) peer: Peer,
 }
 
 impl Listener {
@@ -144,9 +144,9 @@ impl Listener {
         address: String,
         socket: UnixListener,
         access: Access,
-        claim: Option<SocketLock>,
+        lock: Option<SocketLock>,
     ) -> Self {
-        Listener { address, socket: ListeningSocket::Unix(socket), access, claim }
+        Listener { address, socket: ListeningSocket::Unix(socket), access, lock }
     }
 
     /// A port that is listened at; `tls`: whoever comes shows a certificate.
@@ -170,7 +170,7 @@ impl Listener {
         if !(tls || is_local || access.unauthenticated_beyond_loopback) {
             return Err(ListenError::Unauthenticated { address });
         }
-        Ok(Listener { address, socket: ListeningSocket::Net(socket, certificates), access, claim: None })
+        Ok(Listener { address, socket: ListeningSocket::Net(socket, certificates), access, lock: None })
     }
 
     /// The door of a server that has given it to this one.
@@ -178,10 +178,10 @@ impl Listener {
         address: String,
         socket: OwnedFd,
         access: Access,
-        claim: Option<SocketLock>,
+        lock: Option<SocketLock>,
     ) -> Result<Self, ListenError> {
         match sockets::is_unix_listener(socket.as_fd()) {
-            true => Ok(Listener::unix(address, UnixListener::from(socket), access, claim)),
+            true => Ok(Listener::unix(address, UnixListener::from(socket), access, lock)),
             false => {
                 // What the service manager listens at has no scheme.
                 let is_secured = address.starts_with("systemd:") && access.certificates.is_some();
@@ -225,13 +225,13 @@ impl Listener {
         if let Some(address) = from {
             sockets::set_up_net(socket.as_fd()).map_err(|error| told(error.into()))?;
             let security = self.security().map_err(told)?;
-            return Ok(Arrival { socket, security, caller: Peer::Remote(address) });
+            return Ok(Arrival { socket, security, peer: Peer::Remote(address) });
         }
         let peer = sockets::peer(socket.as_fd()).map_err(|error| told(error.into()))?;
-        let (is_admitted, caller) = (self.access.admits(&peer, sockets::own_user()), Peer::Local(peer));
+        let (is_admitted, peer) = (self.access.admits(&peer, sockets::own_user()), Peer::Local(peer));
         match is_admitted {
-            true => Ok(Arrival { socket, security: SocketLayer::None, caller }),
-            false => Err(format!("{caller} may not come in")),
+            true => Ok(Arrival { socket, security: SocketLayer::None, peer }),
+            false => Err(format!("{peer} may not come in")),
         }
     }
 
@@ -245,14 +245,14 @@ impl Listener {
     /// What a successor needs to go on with it.
     pub(super) fn duplicates(&self) -> io::Result<Vec<OwnedFd>> {
         let listener = self.as_fd().try_clone_to_owned()?;
-        let lock = self.claim.as_ref().map(|claim| claim.as_fd().try_clone_to_owned()).transpose()?;
+        let lock = self.lock.as_ref().map(|lock| lock.as_fd().try_clone_to_owned()).transpose()?;
         Ok([Some(listener), lock].into_iter().flatten().collect())
     }
 
     /// Takes it away, so that nobody comes any more.
     pub(super) fn close(self) {
-        if let Some(claim) = self.claim {
-            claim.give_up();
+        if let Some(lock) = self.lock {
+            lock.give_up();
         }
     }
 }

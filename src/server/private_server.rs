@@ -37,7 +37,7 @@ pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
     };
     start_up();
     match prepare(program, socket).and_then(ForkServer::serve) {
-        Ok(newborn) => newborn.live(),
+        Ok(worker) => worker.live(),
         Err(Disconnect::Closed) => exit_now(0),
         Err(Disconnect::Broken | Disconnect::Untrusted(_)) => exit_now(UNABLE),
     }
@@ -87,8 +87,8 @@ fn prepare(program: &Program, socket: OwnedFd) -> Result<ForkServer<'_>, Disconn
     };
     // All that was open was closed before the preload.
     let open_before = OpenBefore::default();
-    let mold = WorkerTemplate { program, config, preload, title, open_before };
-    let server = ForkServer::new(mold, ServerOptions::default(), own, Vec::new());
+    let template = WorkerTemplate { program, config, preload, title, open_before };
+    let server = ForkServer::new(template, ServerOptions::default(), own, Vec::new());
     let mut server = server.map_err(|_| Disconnect::Broken)?;
     server.welcome(control, hello, arena).map_err(|_| Disconnect::Broken)?;
     Ok(server)

@@ -66,14 +66,14 @@ mod tests {
     #[test]
     fn a_flood_is_told_in_part_and_summed_up_a_second_later() {
         let mut now = Instant::now();
-        let mut notices = RejectionLog::new(now);
-        let told = (0..1000).filter(|_| notices.may_tell(now)).count();
+        let mut rejections = RejectionLog::new(now);
+        let told = (0..1000).filter(|_| rejections.may_tell(now)).count();
         assert_eq!(told, PER_SECOND as usize);
-        assert_eq!(notices.left_out, 1000 - u64::from(PER_SECOND));
+        assert_eq!(rejections.left_out, 1000 - u64::from(PER_SECOND));
         now += Duration::from_secs(1);
-        assert_eq!(notices.next(now), Some(Duration::ZERO));
-        notices.sum_up(now);
-        assert_eq!(notices.next(now), None);
-        assert!(notices.may_tell(now));
+        assert_eq!(rejections.next(now), Some(Duration::ZERO));
+        rejections.sum_up(now);
+        assert_eq!(rejections.next(now), None);
+        assert!(rejections.may_tell(now));
     }
 }

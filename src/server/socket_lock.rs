@@ -42,9 +42,9 @@ impl SocketLock {
             }
             Err(TryLockError::Error(source)) => return Err(told(source)),
         }
-        let claim = SocketLock { path: path.to_owned(), lock };
-        claim.sign().map_err(told)?;
-        Ok(claim)
+        let lock = SocketLock { path: path.to_owned(), lock };
+        lock.sign().map_err(told)?;
+        Ok(lock)
     }
 
     /// The claim of a server that has given it to this one.

@@ -23,7 +23,7 @@ const LONG: Duration = Duration::from_millis(1);
 /// A process that was just forked and is about to become a worker.
 pub(super) struct ForkedWorker<'a> {
     pub(super) server: ForkServer<'a>,
-    pub(super) birth: WorkerSpec,
+    pub(super) spec: WorkerSpec,
 }
 
 /// What makes a forked process a worker.
@@ -85,7 +85,7 @@ impl ForkServer<'_> {
                 Err(reason) => Err(reason),
             };
             match ours {
-                Ok(Ours::Child(birth)) => return Ok(Some(birth)),
+                Ok(Ours::Child(spec)) => return Ok(Some(spec)),
                 Ok(Ours::Parent(pid, handle)) => {
                     born.push(self.has_forked(id, number, pid));
                     handles.push(handle);
@@ -119,14 +119,14 @@ impl ForkServer<'_> {
         let told = |error: Errno| std::io::Error::from(error).to_string();
         let guard = client_guard(&mut self.clients, id);
         let names = Names::of(pool_of(&mut self.clients, id), number);
-        let birth = WorkerSpec { parent: process::own_pid(), client: id, channel, stdout, stderr, names };
-        let (pid, birth) = match bear(birth).map_err(told)? {
-            Side::Child(birth) => return Ok(Ours::Child(birth)),
-            Side::Parent(pid, birth) => (pid, birth),
+        let spec = WorkerSpec { parent: process::own_pid(), client: id, channel, stdout, stderr, names };
+        let (pid, spec) = match fork_process(spec).map_err(told)? {
+            Side::Child(spec) => return Ok(Ours::Child(spec)),
+            Side::Parent(pid, spec) => (pid, spec),
         };
         match process::open(pid) {
             Ok(handle) => {
-                let open_notes = || StatusPage::open(birth.channel.memory().as_fd()).ok();
+                let open_notes = || StatusPage::open(spec.channel.memory().as_fd()).ok();
                 self.children.born(pid, (id, number), guard, open_notes);
                 Ok(Ours::Parent(pid, handle))
             }
@@ -141,19 +141,19 @@ impl ForkServer<'_> {
     /// Forks a worker whose channel is the connection by which a stranger has come, for the client with this ticket.
     pub(super) fn attach(
         &mut self,
-        stranger: ClientId,
+        pending_peer: ClientId,
         ticket: u128,
         number: u64,
     ) -> Result<Option<WorkerSpec>, Disconnect> {
         let id = self.clients.holder_of(ticket).ok_or(Disconnect::Broken)?;
-        let stranger = self.clients.remove_stranger(stranger).ok_or(Disconnect::Broken)?;
-        let (socket, security) = stranger.control.into_connection().ok_or(Disconnect::Broken)?;
+        let pending_peer = self.clients.remove_pending_peer(pending_peer).ok_or(Disconnect::Broken)?;
+        let (socket, security) = pending_peer.control.into_connection().ok_or(Disconnect::Broken)?;
         if let Some(refusal) = self.refusal_of_a_worker() {
             self.was_not_forked(id, number, &refusal);
             return Ok(None);
         }
         match self.bear_for_remote(id, number, socket, security) {
-            Ok(birth) => Ok(birth),
+            Ok(spec) => Ok(spec),
             Err(error) => {
                 self.was_not_forked(id, number, &std::io::Error::from(error).to_string());
                 Ok(None)
@@ -170,14 +170,14 @@ impl ForkServer<'_> {
     ) -> rustix::io::Result<Option<WorkerSpec>> {
         descriptors::set_blocking(socket.as_fd())?;
         let ((out, stdout), (err, stderr)) = (descriptors::pipe()?, descriptors::pipe()?);
-        let (notes, memory) = StatusPage::create(0)?;
+        let (status_page, memory) = StatusPage::create(0)?;
         let (channel, parent) = (WorkerEnd::Stream { socket, security, memory }, process::own_pid());
         let names = Names::of(pool_of(&mut self.clients, client), number);
-        match bear(WorkerSpec { parent, client, channel, stdout, stderr, names })? {
-            Side::Child(birth) => Ok(Some(birth)),
+        match fork_process(WorkerSpec { parent, client, channel, stdout, stderr, names })? {
+            Side::Child(spec) => Ok(Some(spec)),
             Side::Parent(pid, _) => {
                 let guard = client_guard(&mut self.clients, client);
-                let for_remote = ForRemote { notes, stdout: out, stderr: err };
+                let for_remote = ForRemote { status_page, stdout: out, stderr: err };
                 self.children.born_for_remote(pid, (client, number), guard, for_remote);
                 let mut born = vec![self.has_forked(client, number, pid)];
                 self.tell_born(client, &mut born, &mut Vec::new());
@@ -219,12 +219,12 @@ impl ForkServer<'_> {
 }
 
 /// Forks.
-fn bear(birth: WorkerSpec) -> rustix::io::Result<Side> {
+fn fork_process(spec: WorkerSpec) -> rustix::io::Result<Side> {
     match process::fork()? {
-        Forked::Child => Ok(Side::Child(birth)),
+        Forked::Child => Ok(Side::Child(spec)),
         Forked::Parent(pid) => {
             process::own_group(Some(pid));
-            Ok(Side::Parent(pid, birth))
+            Ok(Side::Parent(pid, spec))
         }
     }
 }
@@ -233,8 +233,8 @@ fn bear(birth: WorkerSpec) -> rustix::io::Result<Side> {
 fn next_end(passed: &mut impl Iterator<Item = OwnedFd>, rings: bool) -> Option<(WorkerEnd, [OwnedFd; 2])> {
     let channel = match rings {
         true => {
-            let bells = WorkerDoorbells { ear: passed.next()?, hammer: passed.next()? };
-            WorkerEnd::Rings { bells, memory: passed.next()? }
+            let doorbells = WorkerDoorbells { rx: passed.next()?, tx: passed.next()? };
+            WorkerEnd::Rings { doorbells, memory: passed.next()? }
         }
         false => {
             let (socket, memory) = (passed.next()?, passed.next()?);
@@ -255,10 +255,10 @@ fn client_guard(clients: &mut Clients, id: ClientId) -> Guard {
 impl ForkedWorker<'_> {
     /// Leaves everything of the server's behind, and lives.
     pub(super) fn live(self) -> ! {
-        let ForkedWorker { server, birth: WorkerSpec { parent, client, channel, stdout, stderr, names } } =
+        let ForkedWorker { server, spec: WorkerSpec { parent, client, channel, stdout, stderr, names } } =
             self;
-        let ForkServer { mold, mut clients, doors, deaths, mut children, spare, .. } = server;
-        let WorkerTemplate { program, config, preload, title, open_before } = mold;
+        let ForkServer { template, mut clients, listeners, deaths, mut children, spare, .. } = server;
+        let WorkerTemplate { program, config, preload, title, open_before } = template;
         let Some(Client { control, hello, arena, .. }) = clients.remove(client) else { process::exit_now(0) };
         control.close_in_child();
         process::own_group(None);
@@ -268,7 +268,7 @@ impl ForkedWorker<'_> {
             // A private server has put it there already. Where that fails it reads what its server would.
             let _ = descriptors::replace_input(null);
         }
-        drop((clients, doors));
+        drop((clients, listeners));
         children.forget_in_child();
         open_before.close_in_child();
         deaths.forget_in_child();

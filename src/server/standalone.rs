@@ -110,17 +110,17 @@ pub fn serve(
     })?;
     let io = |error| ServerError::Io(std::io::Error::from(error));
     let own = ServerVersion { fingerprint: (program.fingerprint)(), interface: (program.interface)() };
-    let mold = WorkerTemplate { program, config, preload, title: TitleSpace::find(), open_before };
+    let template = WorkerTemplate { program, config, preload, title: TitleSpace::find(), open_before };
     process::set_short_name(&name(options), "server");
-    let Opened { doors, incumbents } = places.open()?;
-    let listens = doors.iter().map(|door| door.address.as_str()).collect::<Vec<_>>().join(", ");
-    let server = ForkServer::new(mold, options.clone(), own, doors).map_err(io)?;
+    let Opened { listeners, incumbents } = places.open()?;
+    let listens = listeners.iter().map(|listener| listener.address.as_str()).collect::<Vec<_>>().join(", ");
+    let server = ForkServer::new(template, options.clone(), own, listeners).map_err(io)?;
     // From here on nothing can fail any more.
     incumbents.into_iter().for_each(Predecessor::thank);
     tracing::info!(target: "forkpool::server", listens, "serves");
     systemd::notify_ready();
     match server.serve() {
-        Ok(newborn) => newborn.live(),
+        Ok(worker) => worker.live(),
         Err(Disconnect::Closed) => Ok(()),
         Err(Disconnect::Broken | Disconnect::Untrusted(_)) => {
             Err(ServerError::Io(std::io::Error::last_os_error()))
@@ -144,30 +144,30 @@ struct Places {
     taken: Vec<PathBuf>,
     /// Ports that are still to be listened at.
     ports: Vec<Address>,
-    doors: Vec<Listener>,
+    listeners: Vec<Listener>,
 }
 
 /// Where the server listens, and whom it replaces.
 struct Opened {
-    doors: Vec<Listener>,
+    listeners: Vec<Listener>,
     incumbents: Vec<Predecessor>,
 }
 
 impl Places {
     fn find(addresses: &[Address], access: Access, take_over: bool) -> Result<Self, ListenError> {
         let mut inherited = Inherited::take();
-        let (claims, taken, ports, doors) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut places = Places { access, claims, taken, ports, doors };
+        let (claims, taken, ports, listeners) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut places = Places { access, claims, taken, ports, listeners };
         for address in addresses {
             match address {
                 Address::Unix(path) => match SocketLock::new(path) {
-                    Ok(claim) => places.claims.push((path.clone(), claim)),
+                    Ok(lock) => places.claims.push((path.clone(), lock)),
                     Err(ListenError::Taken { .. }) if take_over => places.taken.push(path.clone()),
                     Err(error) => return Err(error),
                 },
                 Address::Net { .. } => places.ports.push(address.clone()),
                 Address::Inherited(name) => {
-                    places.doors.extend(inherited.doors(name.as_deref(), &places.access)?);
+                    places.listeners.extend(inherited.listeners(name.as_deref(), &places.access)?);
                 }
             }
         }
@@ -184,7 +184,7 @@ impl Places {
                 let address = port.to_string();
                 let told = |source| ListenError::Net { address: address.clone(), source };
                 let listener = TcpListener::bind((host.as_str(), *number)).map_err(told)?;
-                self.doors.push(Listener::net(address.clone(), listener, self.access.clone(), *tls)?);
+                self.listeners.push(Listener::net(address.clone(), listener, self.access.clone(), *tls)?);
             }
         }
         Ok(())
@@ -194,8 +194,8 @@ impl Places {
     fn take_ports(&mut self, handed: &mut Vec<Listener>) {
         for port in std::mem::take(&mut self.ports) {
             let address = port.to_string();
-            match handed.iter().position(|door| door.address == address) {
-                Some(at) => self.doors.push(handed.swap_remove(at)),
+            match handed.iter().position(|listener| listener.address == address) {
+                Some(at) => self.listeners.push(handed.swap_remove(at)),
                 None => self.ports.push(port),
             }
         }
@@ -208,42 +208,42 @@ impl Places {
         let access = self.access.clone();
         for path in taken {
             let address = Address::Unix(path.clone()).to_string();
-            if handed.iter().all(|door| door.address != address) {
+            if handed.iter().all(|listener| listener.address != address) {
                 match Predecessor::at(&path)
-                    .and_then(|mut incumbent| Ok((incumbent.doors(&access)?, incumbent)))
+                    .and_then(|mut predecessor| Ok((predecessor.listeners(&access)?, predecessor)))
                 {
-                    Ok((theirs, incumbent)) => {
+                    Ok((theirs, predecessor)) => {
                         handed.extend(theirs);
-                        incumbents.push(incumbent);
+                        incumbents.push(predecessor);
                     }
                     // It may have ended meanwhile.
                     Err(error) => match SocketLock::new(&path) {
-                        Ok(claim) => claims.push((path.clone(), claim)),
+                        Ok(lock) => claims.push((path.clone(), lock)),
                         Err(_) => return Err(Predecessor::refusal(&path, &error)),
                     },
                 }
             }
             // What else it had is not asked for, and goes with it.
-            let door = handed.iter().position(|door| door.address == address);
+            let listener = handed.iter().position(|listener| listener.address == address);
             let is_claimed = claims.last().is_some_and(|(claimed, _)| *claimed == path);
-            if door.is_none() && !is_claimed {
+            if listener.is_none() && !is_claimed {
                 let error = std::io::Error::other("it was started with the same path in other words");
                 return Err(Predecessor::refusal(&path, &error));
             }
-            self.doors.extend(door.map(|at| handed.swap_remove(at)));
+            self.listeners.extend(listener.map(|at| handed.swap_remove(at)));
         }
         self.take_ports(&mut handed);
         self.listen_at_ports()?;
-        let mut doors = self.doors;
-        for (path, claim) in claims {
-            let listener = claim.listen(access.group)?;
+        let mut listeners = self.listeners;
+        for (path, lock) in claims {
+            let listener = lock.listen(access.group)?;
             let address = Address::Unix(path).to_string();
-            doors.push(Listener::unix(address, listener, access.clone(), Some(claim)));
+            listeners.push(Listener::unix(address, listener, access.clone(), Some(lock)));
         }
-        for claim in doors.iter().filter_map(|door| door.claim.as_ref()) {
+        for lock in listeners.iter().filter_map(|listener| listener.lock.as_ref()) {
             // It is for people, and what it says is looked up nowhere else.
-            let _ = claim.sign();
+            let _ = lock.sign();
         }
-        Ok(Opened { doors, incumbents })
+        Ok(Opened { listeners, incumbents })
     }
 }

@@ -31,7 +31,7 @@ impl Inherited {
     /// # Errors
     ///
     /// [`ListenError::NotInherited`] where there is none, or one that nobody could come to.
-    pub(super) fn doors(
+    pub(super) fn listeners(
         &mut self,
         name: Option<&str>,
         access: &Access,
@@ -47,7 +47,7 @@ impl Inherited {
             return Err(refused(passed));
         }
         self.0 = others;
-        let door = |(name, socket): (String, OwnedFd)| {
+        let listener = |(name, socket): (String, OwnedFd)| {
             if !sockets::listens(socket.as_fd()) {
                 return Err(refused(format!("{name}, which is no stream socket that listens")));
             }
@@ -58,7 +58,7 @@ impl Inherited {
             descriptors::set_nonblocking(socket.as_fd()).map_err(told)?;
             Listener::inherited(format!("systemd:{name}"), socket, access.clone(), None)
         };
-        fitting.into_iter().map(door).collect()
+        fitting.into_iter().map(listener).collect()
     }
 }
 

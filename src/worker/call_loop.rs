@@ -54,7 +54,7 @@ pub(super) fn work<L: WorkerIo>(
     let mut blobs = Vec::new();
     loop {
         end.flush()?;
-        let Some(Received { body, out, link }) = end.next()? else {
+        let Some(Received { body, out, io }) = end.next()? else {
             return Ok(Exit::Closed);
         };
         let (header, payload) = frame::split(body).map_err(invalid)?;
@@ -71,12 +71,12 @@ pub(super) fn work<L: WorkerIo>(
             }
             ToWorker::Call(call) => {
                 let parts = call.split(payload).map_err(invalid)?;
-                link.note(Doing::Call(call.method));
+                io.note(Doing::Call(call.method));
                 parent_death::begins();
                 let blobs = std::mem::take(&mut blobs);
                 let survived = serve(service, &call, (parts, blobs), out, limits, &mut errors);
                 parent_death::ends();
-                link.note(Doing::Nothing);
+                io.note(Doing::Nothing);
                 (survived, call.last)
             }
             ToWorker::Release => (true, true),
@@ -254,7 +254,7 @@ mod tests {
         let exit = OnlyHere::new()
             .map_err(io::Error::from)
             .and_then(|original| work(&mut end, &mut Scripted { releases: 0 }, limits, &original));
-        (heard(&end.link().heard), exit)
+        (heard(&end.io().heard), exit)
     }
 
     fn heard(mut bytes: &[u8]) -> Vec<FromWorker> {

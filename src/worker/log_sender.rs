@@ -46,8 +46,8 @@ fn pending() -> MutexGuard<'static, Pending> {
 }
 
 /// From now on this thread, in the process that the mark tells from its copies, says what is logged through this link.
-pub(super) fn speak_through(link: AnyWorkerIo, original: OnlyHere) {
-    LINK.with_borrow_mut(|place| *place = Some((link, original)));
+pub(super) fn speak_through(io: AnyWorkerIo, original: OnlyHere) {
+    LINK.with_borrow_mut(|place| *place = Some((io, original)));
 }
 
 /// The highest level of what is worth recording now.
@@ -139,13 +139,13 @@ impl Pending {
     /// Says what there is, in the thread that may.
     fn say(&mut self) {
         // Also where that thread is being taken down, or is in the middle of saying something.
-        let _ = LINK.try_with(|link| {
-            let Ok(mut link) = link.try_borrow_mut() else { return };
+        let _ = LINK.try_with(|io| {
+            let Ok(mut io) = io.try_borrow_mut() else { return };
             // A copy of this process has the same ring, and nothing to say there.
-            let Some((link, _)) = link.as_mut().filter(|(_, original)| original.holds()) else { return };
+            let Some((io, _)) = io.as_mut().filter(|(_, original)| original.holds()) else { return };
             let mut unsent = self.bytes.as_slice();
             while !unsent.is_empty() {
-                match link.send(unsent, true) {
+                match io.send(unsent, true) {
                     // The host is gone, and what the call says next will find that out.
                     Ok(0) | Err(_) => break,
                     Ok(count) => unsent = &unsent[count..],

@@ -73,8 +73,8 @@ pub(crate) fn break_ground() {
 
 /// Lives one worker's life.
 pub(crate) fn run(assignment: Assignment<'_>) -> ! {
-    let mapped = AnyWorkerIo::open(assignment.channel).and_then(|link| Ok((link, OnlyHere::new()?)));
-    let (link, original) = match mapped {
+    let mapped = AnyWorkerIo::open(assignment.channel).and_then(|io| Ok((io, OnlyHere::new()?)));
+    let (io, original) = match mapped {
         Ok(mapped) => mapped,
         Err(error) => {
             eprintln!("forkpool: the channel cannot be mapped: {error}");
@@ -88,13 +88,13 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     if let Some(Err(error)) = bound {
         eprintln!("forkpool: hung_worker_timeout holds only while the fork server lives: {error}");
     }
-    let kept = LogState::new(link.notes());
+    let kept = LogState::new(io.status_page());
     let log = tracing::Dispatch::new(WorkerSubscriber::new(kept.clone()));
-    panic_capture::speak_through(&link);
-    log_sender::speak_through(link.twin(), original.clone());
-    blob::begin(assignment.arguments, link.annex());
+    panic_capture::speak_through(&io);
+    log_sender::speak_through(io.twin(), original.clone());
+    blob::begin(assignment.arguments, io.result_arena());
     let limits = WorkerLimits { max_payload: assignment.max_payload, max_memory: assignment.max_memory };
-    let mut end = BlockingChannel::new(link, frame::call_limit(limits.max_payload));
+    let mut end = BlockingChannel::new(io, frame::call_limit(limits.max_payload));
     let setup = || (assignment.program.setup)(assignment.config, assignment.preload);
     panic_capture::expect(PanicSink::Setup);
     // A server that is a program of its own may have a subscriber, which is not to hear of what is logged here.

@@ -50,8 +50,8 @@ pub(super) struct WorkerSubscriber {
 pub(super) struct LogState(Arc<Mutex<StatusPage>>);
 
 impl LogState {
-    pub(super) fn new(notes: StatusPage) -> Self {
-        LogState(Arc::new(Mutex::new(notes)))
+    pub(super) fn new(status_page: StatusPage) -> Self {
+        LogState(Arc::new(Mutex::new(status_page)))
     }
 
     fn add(&self, line: &str) {

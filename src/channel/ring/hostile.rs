@@ -56,9 +56,9 @@ fn writes(host: &mut Ring, count: usize) {
 fn looks(host: &Ring) {
     let has_bytes = host.has_bytes();
     assert_eq!(host.arm(Need::Bytes), has_bytes.map(|has_bytes| !has_bytes));
-    let _ = (host.arm(Need::Either), host.notes().begun(), host.peer_is_elsewhere());
+    let _ = (host.arm(Need::Either), host.status_page().begun(), host.peer_is_elsewhere());
     host.disarm();
-    let notes = host.notes();
-    let _ = (notes.last_call(), notes.running_since(), notes.records());
+    let status_page = host.status_page();
+    let _ = (status_page.last_call(), status_page.running_since(), status_page.records());
     assert!(!host.must_wake(Need::Room) || !host.must_wake(Need::Room), "told at most once");
 }

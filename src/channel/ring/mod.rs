@@ -78,8 +78,8 @@ pub(crate) struct Ring {
 impl Ring {
     /// The host's side of new rings with so much memory behind them, and what the worker opens its own with.
     #[cfg(any(feature = "actors", test))]
-    pub(crate) fn create(annex: usize) -> rustix::io::Result<(Self, OwnedFd)> {
-        let (memory, file) = SharedMemory::create(MEMORY_NAME, LENGTH + annex)?;
+    pub(crate) fn create(result_arena: usize) -> rustix::io::Result<(Self, OwnedFd)> {
+        let (memory, file) = SharedMemory::create(MEMORY_NAME, LENGTH + result_arena)?;
         let ring = Ring {
             memory: Arc::new(memory),
             outgoing: TO_WORKER,
@@ -231,12 +231,12 @@ impl Ring {
     }
 
     /// What lies behind the rings.
-    pub(crate) fn annex(&self) -> Option<ResultArena> {
+    pub(crate) fn result_arena(&self) -> Option<ResultArena> {
         ResultArena::of(&self.memory, LENGTH)
     }
 
     /// What the worker notes beside the rings.
-    pub(crate) fn notes(&self) -> StatusPage {
+    pub(crate) fn status_page(&self) -> StatusPage {
         StatusPage::of(self.memory.clone())
     }
 

@@ -31,8 +31,8 @@ const SURVEYS: u32 = 4;
 /// The worker's end of its channel: the rings, and the bells that wake and whose end says that the host is gone.
 pub(crate) struct RingIo {
     ring: Ring,
-    notes: StatusPage,
-    bells: Arc<WorkerDoorbells>,
+    status_page: StatusPage,
+    doorbells: Arc<WorkerDoorbells>,
     spin: AdaptiveSpin,
     /// How often somebody else had had this processor when that was last asked for: it costs more than a look.
     turns: Option<u64>,
@@ -45,20 +45,20 @@ pub(crate) struct RingIo {
 }
 
 impl RingIo {
-    pub(crate) fn open(memory: &OwnedFd, bells: WorkerDoorbells) -> io::Result<Self> {
-        Ok(RingIo::new(Ring::open(memory)?, Arc::new(bells)))
+    pub(crate) fn open(memory: &OwnedFd, doorbells: WorkerDoorbells) -> io::Result<Self> {
+        Ok(RingIo::new(Ring::open(memory)?, Arc::new(doorbells)))
     }
 
     /// Another link to the same host, for what is said in the middle of something. Each says whole frames.
     pub(crate) fn twin(&self) -> Self {
-        RingIo::new(self.ring.twin(), self.bells.clone())
+        RingIo::new(self.ring.twin(), self.doorbells.clone())
     }
 
-    fn new(ring: Ring, bells: Arc<WorkerDoorbells>) -> Self {
+    fn new(ring: Ring, doorbells: Arc<WorkerDoorbells>) -> Self {
         RingIo {
-            notes: ring.notes(),
+            status_page: ring.status_page(),
             ring,
-            bells,
+            doorbells,
             spin: AdaptiveSpin::new(LONGEST_SPIN),
             turns: None,
             close: 0,
@@ -68,13 +68,13 @@ impl RingIo {
     }
 
     /// Where this worker notes what it does.
-    pub(crate) fn notes(&self) -> StatusPage {
-        self.ring.notes()
+    pub(crate) fn status_page(&self) -> StatusPage {
+        self.ring.status_page()
     }
 
     /// Where this worker keeps large results.
-    pub(crate) fn annex(&self) -> Option<ResultArena> {
-        self.ring.annex()
+    pub(crate) fn result_arena(&self) -> Option<ResultArena> {
+        self.ring.result_arena()
     }
 
     /// Waits until there is something to be read; `false` if the host is gone.
@@ -172,16 +172,16 @@ impl RingIo {
             self.ring.disarm();
             return Ok(true);
         }
-        let heard = self.bells.hear()?;
+        let heard = self.doorbells.hear()?;
         self.ring.disarm();
         // Code that closed what it does not own while this waited has ended its own channel; no call is begun then.
-        descriptors::check_open(self.bells.ear.as_fd())?;
+        descriptors::check_open(self.doorbells.rx.as_fd())?;
         Ok(heard)
     }
 
     fn wake_for(&self, need: Need) -> io::Result<()> {
         if self.ring.must_wake(need) {
-            self.bells.ring()?;
+            self.doorbells.ring()?;
         }
         Ok(())
     }
@@ -194,7 +194,7 @@ impl WorkerIo for RingIo {
         }
         let count = self.ring.read(bytes).map_err(invalid)?;
         if self.ring.must_wake_for_room().map_err(invalid)? {
-            self.bells.ring()?;
+            self.doorbells.ring()?;
         }
         Ok(count)
     }
@@ -203,7 +203,7 @@ impl WorkerIo for RingIo {
         // Code that closed what it does not own has ended its own channel, and is not heard on it any more. That costs a
         // system call, so of replies that follow each other closely only the last one is held back by it.
         if !more {
-            descriptors::check_open(self.bells.hammer.as_fd())?;
+            descriptors::check_open(self.doorbells.tx.as_fd())?;
         }
         self.ring.write_behind_twins();
         loop {
@@ -219,7 +219,7 @@ impl WorkerIo for RingIo {
     }
 
     fn note(&self, doing: Doing) {
-        self.notes.write(doing);
+        self.status_page.write(doing);
     }
 }
 
@@ -230,13 +230,13 @@ fn invalid(error: Corrupt) -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::channel::doorbell::bells;
+    use crate::channel::doorbell::doorbells;
 
     #[test]
     fn a_host_that_is_gone_before_it_has_heard_a_ring_is_the_end_and_no_error()
     -> Result<(), Box<dyn std::error::Error>> {
         let (host, file) = Ring::create(0)?;
-        let (ours, theirs) = bells()?;
+        let (ours, theirs) = doorbells()?;
         let mut worker = RingIo::open(&file, theirs)?;
         assert!(host.arm(Need::Bytes)?);
         assert_eq!(worker.send(b"unheard", false)?, 7);
@@ -248,10 +248,10 @@ mod tests {
     #[test]
     fn two_sides_that_sleep_whenever_they_can_lose_no_wake() -> Result<(), Box<dyn std::error::Error>> {
         let (host, file) = Ring::create(0)?;
-        let ((ear, their_hammer), (their_ear, hammer)) =
+        let ((rx, their_hammer), (their_ear, tx)) =
             (descriptors::blocking_pipe()?, descriptors::blocking_pipe()?);
-        let mut host = RingIo::new(host, Arc::new(WorkerDoorbells { ear, hammer }));
-        let mut worker = RingIo::open(&file, WorkerDoorbells { ear: their_ear, hammer: their_hammer })?;
+        let mut host = RingIo::new(host, Arc::new(WorkerDoorbells { rx, tx }));
+        let mut worker = RingIo::open(&file, WorkerDoorbells { rx: their_ear, tx: their_hammer })?;
         let echo = std::thread::spawn(move || -> io::Result<()> {
             let mut bytes = Vec::with_capacity(100_000);
             while worker.receive(&mut bytes)? > 0 {

@@ -75,7 +75,7 @@ impl Arena {
     /// A room for so many bytes; `None` where there is no place for it. What it holds is left from others.
     ///
     /// In a process that was forked from the one that has the arena there is never a place.
-    pub(crate) fn room(self: &Arc<Self>, bytes: usize) -> Option<Allocation> {
+    pub(crate) fn allocation(self: &Arc<Self>, bytes: usize) -> Option<Allocation> {
         if std::process::id() != self.process {
             return None;
         }
@@ -206,7 +206,7 @@ impl ReadOnlyArena {
 
     /// A room of it that its owner has lent, and leaves alone until it is told that it was given back; `None` where that
     /// cannot be one.
-    pub(crate) fn room(self: &Arc<Self>, start: usize, length: usize) -> Option<ReadOnlyAllocation> {
+    pub(crate) fn allocation(self: &Arc<Self>, start: usize, length: usize) -> Option<ReadOnlyAllocation> {
         let fits = start <= self.length && length <= self.length - start;
         fits.then(|| ReadOnlyAllocation { arena: self.clone(), start, length })
     }
@@ -257,20 +257,20 @@ mod tests {
     fn what_its_owner_writes_into_a_room_others_read() -> rustix::io::Result<()> {
         let (arena, file) = Arena::create(10 * PAGE, 2 * PAGE)?;
         let theirs = Arc::new(ReadOnlyArena::open(file.as_fd())?);
-        let mut rooms = Vec::new();
+        let mut allocations = Vec::new();
         for number in 1..=3_u8 {
-            let mut room = arena.room(usize::from(number) * 1000).ok_or(Errno::NOMEM)?;
-            room.fill(number);
-            rooms.push(room);
+            let mut allocation = arena.allocation(usize::from(number) * 1000).ok_or(Errno::NOMEM)?;
+            allocation.fill(number);
+            allocations.push(allocation);
         }
-        for room in &rooms {
-            let read = theirs.room(room.start(), room.len()).ok_or(Errno::INVAL)?;
-            assert_eq!(**room, *read);
+        for allocation in &allocations {
+            let read = theirs.allocation(allocation.start(), allocation.len()).ok_or(Errno::INVAL)?;
+            assert_eq!(**allocation, *read);
         }
         assert_eq!(arena.in_use(), 3 * PAGE);
-        rooms.clear();
+        allocations.clear();
         assert_eq!(arena.in_use(), 0);
-        assert!(theirs.room(10 * PAGE, 1).is_none() && theirs.room(usize::MAX, 2).is_none());
+        assert!(theirs.allocation(10 * PAGE, 1).is_none() && theirs.allocation(usize::MAX, 2).is_none());
         Ok(())
     }
 
@@ -291,13 +291,13 @@ mod tests {
     #[test]
     fn a_room_that_is_too_large_is_none_and_a_shorter_one_gives_pages_back() -> rustix::io::Result<()> {
         let (arena, _file) = Arena::create(4 * PAGE, 4 * PAGE)?;
-        assert!(arena.room(4 * PAGE + 1).is_none() && arena.room(usize::MAX).is_none());
-        let mut room = arena.room(4 * PAGE).ok_or(Errno::NOMEM)?;
-        assert!(arena.room(1).is_none(), "it is full");
-        room[..5].copy_from_slice(b"short");
-        room.shrink(5);
-        assert_eq!(*room, *b"short");
-        assert_eq!(arena.room(3 * PAGE).map(|room| room.len()), Some(3 * PAGE));
+        assert!(arena.allocation(4 * PAGE + 1).is_none() && arena.allocation(usize::MAX).is_none());
+        let mut allocation = arena.allocation(4 * PAGE).ok_or(Errno::NOMEM)?;
+        assert!(arena.allocation(1).is_none(), "it is full");
+        allocation[..5].copy_from_slice(b"short");
+        allocation.shrink(5);
+        assert_eq!(*allocation, *b"short");
+        assert_eq!(arena.allocation(3 * PAGE).map(|allocation| allocation.len()), Some(3 * PAGE));
         assert_eq!(arena.in_use(), PAGE);
         Ok(())
     }
