@@ -17,10 +17,12 @@ pub use api::batch::{Batch, SendBatch};
 pub use api::checkout::{Abort, Checkout, Within};
 pub use api::checkout_builder::CheckoutBuilder;
 pub use api::pool::{Inspect, Pool, Stop};
-pub use api::pool_builder::{PoolBuilder, StartError};
+pub use api::pool_builder::PoolBuilder;
 pub use api::pool_handle::PoolHandle;
+pub use api::pool_start::StartError;
 pub use api::request::PoolRequest;
 pub use api::server_builder::Server;
+pub use api::server_stats::ServerStats;
 pub use api::stats::{Histogram, Stats};
 pub use context::actor_context::{Here, ProxyContext, here};
 pub use context::{
@@ -29,7 +31,7 @@ pub use context::{
 pub use telemetry::event_forwarder::time_of_record;
 #[doc(hidden)]
 pub use worker_api::error_text::{ByDebug, ByDisplay, ByName, Describe, Described, Fallible};
-pub use worker_api::interface::{Accepts, Interface, Method};
+pub use worker_api::interface::{Accepts, FromFailure, Interface, Method};
 #[doc(hidden)]
 pub use worker_api::interface::{NoMessage, last_segment};
 pub use worker_api::worker::{CallInfo, Worker, WorkerContext};

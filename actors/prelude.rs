@@ -1,8 +1,15 @@
 //! What a user of the library needs in scope; nothing in it collides with `actix::prelude`.
+//!
+//! ```
+//! use actix::prelude::*;
+//! use forkpool::prelude::*;
+//! ```
 
-pub use crate::actors::{
+pub use super::{
     Abort, Batch, Checkout, ContextFailure, ErrorContext, Pool, PoolHandle, SendBatch, StartError, Stats,
     Stop, Within, Worker, WorkerContext, here,
 };
-pub use crate::worker::Preload;
-pub use crate::{Blob, BlobMut, Failure, FailureKind, FinishedLog, LogLevel, RequestLog, SetupError};
+pub use crate::{
+    Backoff, Blob, BlobMut, Ending, Failure, FailureKind, FinishedLog, LogLevel, MemoryVerdict, OnCancel,
+    PanicReport, Phase, Preload, RequestLog, SetupError, Transport,
+};

@@ -118,12 +118,12 @@ async fn of_preload(setting: Setting, report: &mut Report) {
         ] {
             let builder: PoolBuilder<Laden> = Pool::builder(load);
             let pool = builder.workers(0..=1).timeout(Duration::from_secs(120)).start().expect("a pool");
-            pool.send(Unload).await.expect("an answer").expect("a worker");
+            pool.send(Unload).await.expect("a worker");
             let mut series = Series::seconds(format!("start with {mebibytes} MiB, {curve}"));
             for _ in 0..setting.rounds(40) {
                 support::until("no worker is there", || pool.stats().workers() == 0).await;
                 let began = Instant::now();
-                pool.send(Unload).await.expect("an answer").expect("a worker");
+                pool.send(Unload).await.expect("a worker");
                 series.push(began.elapsed().as_secs_f64());
             }
             tell(report, curve, mebibytes as f64, &series);

@@ -12,7 +12,7 @@ use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use forkpool::config::Transport;
+use forkpool::Transport;
 use forkpool::prelude::*;
 use serde::{Deserialize, Serialize};
 use support::{Placement, Report, Series, Setting};

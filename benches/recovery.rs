@@ -21,7 +21,7 @@ fn main() {
 
 async fn measure(setting: Setting) -> Report {
     let pool = Pool::<Apprentice>::builder(()).workers(1..=1).start().expect("a pool");
-    let (first, server) = pool.send(Whereabouts).await.expect("an answer").expect("a worker");
+    let (first, server) = pool.send(Whereabouts).await.expect("a worker");
     setting.place(first);
     setting.place(server);
     let mut bare_server = BareForkServer::start(setting);
@@ -51,7 +51,7 @@ async fn recover(pool: &PoolHandle<Apprentice>) -> f64 {
 
     let began = Instant::now();
     kill(pid);
-    pool.send(echo()).await.expect("an answer").expect("an echo");
+    pool.send(echo()).await.expect("an echo");
     let took = began.elapsed();
 
     let failure = sleeping.await.expect("an answer").expect_err("it was killed");

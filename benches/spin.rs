@@ -9,7 +9,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use actix::Addr;
-use forkpool::config::Transport;
+use forkpool::Transport;
 use forkpool::prelude::*;
 use support::{
     Apprentice, Hog, Placement, Report, Series, Setting, Whereabouts, Work, cpu_time, echo, own_cpu_time,
@@ -150,5 +150,5 @@ async fn idle(setting: Setting, report: &mut Report) {
 }
 
 async fn server_of(pool: &PoolHandle<Apprentice>) -> u32 {
-    pool.send(Whereabouts).await.expect("an answer").expect("a worker").1
+    pool.send(Whereabouts).await.expect("a worker").1
 }

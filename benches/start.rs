@@ -93,7 +93,7 @@ async fn measure_preload(setting: Setting, report: &mut Report) {
     for _ in 0..setting.rounds(100) {
         for (pool, series) in pools.iter().zip(&mut series) {
             let began = Instant::now();
-            pool.send(Unload).await.expect("an answer").expect("a size");
+            pool.send(Unload).await.expect("a size");
             series.push(began.elapsed().as_secs_f64());
             support::until("it has left", || pool.stats().workers() == 0).await;
         }
@@ -109,7 +109,7 @@ async fn measure_preload(setting: Setting, report: &mut Report) {
 
 /// Has the preload done, its server placed and the first worker gone.
 async fn place_and_leave(setting: Setting, pool: &PoolHandle<Laden>) {
-    let (_, server) = pool.send(Unload).await.expect("an answer").expect("a server");
+    let (_, server) = pool.send(Unload).await.expect("a server");
     setting.place(server);
     support::until("it has left", || pool.stats().workers() == 0).await;
 }

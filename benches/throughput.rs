@@ -170,7 +170,7 @@ async fn in_batches(addrs: &[Addr<Checkout<Apprentice>>], calls: usize) {
 async fn in_flight_of_pool(pool: &PoolHandle<Apprentice>, depth: usize, calls: usize) {
     let tasks = (0..depth).map(|_| pool.clone()).map(|pool| async move {
         for _ in 0..calls / depth {
-            pool.send(echo()).await.expect("an answer").expect("an echo");
+            pool.send(echo()).await.expect("an echo");
         }
     });
     finish(tasks).await;

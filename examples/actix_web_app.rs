@@ -103,8 +103,6 @@ forkpool::boot!(Hasher);
 enum ServiceError {
     #[error(transparent)]
     Hash(#[from] HashError),
-    #[error(transparent)]
-    Mailbox(#[from] MailboxError),
 }
 
 impl ResponseError for ServiceError {
@@ -116,7 +114,6 @@ impl ResponseError for ServiceError {
                 FailureKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
                 _ => StatusCode::INTERNAL_SERVER_ERROR,
             },
-            ServiceError::Mailbox(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -136,7 +133,7 @@ impl ResponseError for ServiceError {
 /// The body of a request is the message itself.
 #[post("/hash")]
 async fn hash(pool: web::Data<PoolHandle<Hasher>>, body: web::Json<Hash>) -> Result<String, ServiceError> {
-    Ok(pool.send(body.into_inner()).await??)
+    Ok(pool.send(body.into_inner()).await?)
 }
 
 #[post("/verify")]
@@ -144,7 +141,7 @@ async fn verify(
     pool: web::Data<PoolHandle<Hasher>>,
     body: web::Json<Verify>,
 ) -> Result<String, ServiceError> {
-    let matches = pool.send(body.into_inner()).await??;
+    let matches = pool.send(body.into_inner()).await?;
     Ok(matches.to_string())
 }
 
@@ -193,7 +190,7 @@ const CLIENTS: usize = 12;
 const REQUESTS: usize = 6;
 
 async fn demo(server: SocketAddr, pool: &PoolHandle<Hasher>) -> Result<(), Box<dyn Error>> {
-    let victim = pool.send(WhoAreYou).await??;
+    let victim = pool.send(WhoAreYou).await?;
 
     println!("{CLIENTS} clients, {REQUESTS} requests each, 2 workers, at most 8 requests waiting");
     let started = Instant::now();

@@ -116,7 +116,7 @@ async fn pay(pool: &PoolHandle<Till>) -> Result<(), Box<dyn Error>> {
             checkout.do_send(here(SendReceipt));
             drop(checkout);
             // The only worker is free again once the receipt has failed.
-            pool.send(Charge { cents: 1 }).await??;
+            pool.send(Charge { cents: 1 }).await?;
             Ok(())
         })
         .await

@@ -1,9 +1,8 @@
-//! The same actor on the threads of actix's `SyncArbiter` and in the processes of a pool.
+//! An actor on the threads of actix's `SyncArbiter`, and the same actor in the processes of a pool.
 //!
-//! What changes is the context, the three items that a process needs, and the line that starts it. What is
-//! gained: a panic ends a thread of `SyncArbiter` for good, and its callers learn only that the mailbox has
-//! closed; a pool replaces the worker and tells the caller what happened. (The panic that appears on stderr
-//! is that of the thread.)
+//! Both get the same calls. The second one panics: with `SyncArbiter` that ends the only thread, and its callers get a
+//! closed mailbox from then on; a pool answers that call with the panic and replaces the worker. (The panic that
+//! appears on stderr is the thread's.) docs/MIGRATING.md shows the marked parts and explains what changes.
 //!
 //! ```sh
 //! cargo run --example from_sync_arbiter
@@ -14,96 +13,199 @@
 use std::error::Error;
 use std::time::Duration;
 
-use actix::prelude::*;
-use forkpool::prelude::*;
-use serde::{Deserialize, Serialize};
-
-/// For the pool, a message needs serde, and its error a `From<Failure>`. Here `Failure` is the error itself.
-#[derive(Clone, Copy, Message, Serialize, Deserialize)]
-#[rtype(result = "Result<u32, Failure>")]
-struct Divide(u32, u32);
-
 /// Before.
-mod threads {
-    use super::*;
+pub mod threads {
+    use std::error::Error;
 
-    pub struct Divider;
+    // MIGRATING: before
+    use actix::prelude::*;
+
+    #[derive(Message)]
+    #[rtype(result = "Result<u32, DivideError>")]
+    pub struct Divide(pub u32, pub u32);
+
+    #[derive(Debug, thiserror::Error)]
+    pub enum DivideError {
+        #[error("{0} is larger than {1}")]
+        TooLarge(u32, u32),
+    }
+
+    pub struct Divider {
+        largest: u32,
+    }
 
     impl Actor for Divider {
         type Context = SyncContext<Self>;
     }
 
     impl Handler<Divide> for Divider {
-        type Result = Result<u32, Failure>;
+        type Result = Result<u32, DivideError>;
 
         fn handle(&mut self, Divide(a, b): Divide, _: &mut SyncContext<Self>) -> Self::Result {
+            if a > self.largest {
+                return Err(DivideError::TooLarge(a, self.largest));
+            }
             Ok(a / b) // panics for b = 0
         }
     }
 
-    pub fn start() -> Addr<Divider> {
-        SyncArbiter::start(1, || Divider)
+    pub fn start(threads: usize, largest: u32) -> Addr<Divider> {
+        SyncArbiter::start(threads, move || Divider { largest })
+    }
+    // end of MIGRATING
+
+    pub async fn divide(divider: &Addr<Divider>, a: u32, b: u32) -> Result<u32, Box<dyn Error>> {
+        // MIGRATING: call before
+        let quotient = divider.send(Divide(a, b)).await??;
+        // end of MIGRATING
+        Ok(quotient)
     }
 }
 
 /// After.
-mod processes {
-    use super::*;
+pub mod processes {
+    use std::error::Error;
+    use std::time::Duration;
 
-    pub struct Divider;
+    // MIGRATING: after
+    use actix::prelude::*;
+    use forkpool::prelude::*;
+    use serde::{Deserialize, Serialize};
+
+    #[derive(Message, Serialize, Deserialize)]
+    #[rtype(result = "Result<u32, DivideError>")]
+    pub struct Divide(pub u32, pub u32);
+
+    #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
+    pub enum DivideError {
+        #[error("{0} is larger than {1}")]
+        TooLarge(u32, u32),
+        #[error(transparent)]
+        Worker(#[from] Failure),
+    }
+
+    pub struct Divider {
+        largest: u32,
+    }
 
     impl Actor for Divider {
         type Context = WorkerContext<Self>;
     }
 
-    impl Handler<Divide> for Divider {
-        type Result = Result<u32, Failure>;
+    impl Worker for Divider {
+        type Config = u32;
 
-        fn handle(&mut self, Divide(a, b): Divide, _: &mut WorkerContext<Self>) -> Self::Result {
-            Ok(a / b) // panics for b = 0
+        fn setup(largest: u32, _: &mut WorkerContext<Self>) -> Result<Self, SetupError> {
+            Ok(Divider { largest })
         }
     }
 
-    impl Worker for Divider {
-        type Config = ();
+    impl Handler<Divide> for Divider {
+        type Result = Result<u32, DivideError>;
 
-        fn setup((): (), _: &mut WorkerContext<Self>) -> Result<Self, SetupError> {
-            Ok(Divider)
+        fn handle(&mut self, Divide(a, b): Divide, _: &mut WorkerContext<Self>) -> Self::Result {
+            if a > self.largest {
+                return Err(DivideError::TooLarge(a, self.largest));
+            }
+            Ok(a / b) // panics for b = 0
         }
     }
 
     forkpool::interface!(Divider { Divide });
     forkpool::boot!(Divider);
 
-    pub fn start() -> Result<PoolHandle<Divider>, forkpool::StartError> {
-        Pool::<Divider>::builder(()).workers(1..=1).start()
+    pub fn start(processes: usize, largest: u32) -> Result<PoolHandle<Divider>, StartError> {
+        Pool::<Divider>::builder(largest).workers(processes..=processes).start()
+    }
+    // end of MIGRATING
+
+    pub async fn divide(pool: &PoolHandle<Divider>, a: u32, b: u32) -> Result<u32, Box<dyn Error>> {
+        // MIGRATING: call after
+        let quotient = pool.send(Divide(a, b)).await?;
+        // end of MIGRATING
+        Ok(quotient)
+    }
+
+    /// The same through an address, as code that needs a `Recipient` does.
+    pub async fn divide_at(pool: &PoolHandle<Divider>, a: u32, b: u32) -> Result<u32, Box<dyn Error>> {
+        // MIGRATING: address
+        let divider: Recipient<Divide> = pool.addr().recipient();
+        let quotient = divider.send(Divide(a, b)).await??;
+        // end of MIGRATING
+        Ok(quotient)
+    }
+
+    /// Two calls that one worker runs.
+    pub async fn divide_twice(pool: &PoolHandle<Divider>, a: u32, b: u32) -> Result<u32, Box<dyn Error>> {
+        // MIGRATING: checkout
+        let checkout = pool.checkout().keep_after_error(true).start();
+        let once = checkout.send(Divide(a, b)).await??;
+        let twice = checkout.send(Divide(once, b)).await??;
+        // end of MIGRATING
+        Ok(twice)
+    }
+
+    pub async fn explain(pool: &PoolHandle<Divider>, a: u32, b: u32) -> String {
+        // MIGRATING: failures
+        match pool.send(Divide(a, b)).await {
+            Ok(quotient) => quotient.to_string(),
+            Err(DivideError::Worker(failure)) => match failure.kind() {
+                FailureKind::Panic | FailureKind::Died => format!("a bug: {failure}"),
+                FailureKind::Timeout | FailureKind::Overloaded => format!("try later: {failure}"),
+                _ => failure.to_string(),
+            },
+            Err(error) => error.to_string(),
+        }
+        // end of MIGRATING
+    }
+
+    /// For calls that may take an hour.
+    pub fn start_for_long_calls(largest: u32) -> Result<PoolHandle<Divider>, StartError> {
+        // MIGRATING: limits
+        let pool = Pool::<Divider>::builder(largest)
+            .workers(2..=20)
+            .timeout(None) // default: 30 s
+            .hung_worker_timeout(Duration::from_secs(60 * 60)) // default: 5 min
+            .start()?;
+        // end of MIGRATING
+        Ok(pool)
     }
 }
 
 /// What both are sent, in this order.
-const CALLS: [Divide; 3] = [Divide(84, 2), Divide(1, 0), Divide(84, 2)];
+const CALLS: [(u32, u32); 3] = [(84, 2), (1, 0), (84, 2)];
+
+/// The largest number that both divide.
+const LARGEST: u32 = 1000;
 
 #[actix::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     println!("--- SyncArbiter");
-    let threads = threads::start();
-    for call in CALLS {
-        show(call, threads.send(call).await);
+    let divider = threads::start(1, LARGEST);
+    for (a, b) in CALLS {
+        show(a, b, threads::divide(&divider, a, b).await);
     }
 
     println!("\n--- forkpool");
-    let processes = processes::start()?;
-    for call in CALLS {
-        show(call, processes.send(call).await);
+    let pool = processes::start(1, LARGEST)?;
+    for (a, b) in CALLS {
+        show(a, b, processes::divide(&pool, a, b).await);
     }
-    processes.stop(Duration::from_secs(1)).await;
+    println!("1 / 0, looked at: {}", processes::explain(&pool, 1, 0).await);
+    show(84, 2, processes::divide_at(&pool, 84, 2).await);
+    println!("84 / 2 / 2: {}", processes::divide_twice(&pool, 84, 2).await?);
+    pool.stop(Duration::from_secs(1)).await;
+
+    println!("\n--- forkpool, for long calls");
+    let pool = processes::start_for_long_calls(LARGEST)?;
+    show(LARGEST, 5, processes::divide(&pool, LARGEST, 5).await);
+    pool.stop(Duration::from_secs(1)).await;
     Ok(())
 }
 
-fn show(Divide(a, b): Divide, answer: Result<Result<u32, Failure>, MailboxError>) {
+fn show(a: u32, b: u32, answer: Result<u32, Box<dyn Error>>) {
     match answer {
-        Ok(Ok(quotient)) => println!("{a} / {b}: {quotient}"),
-        Ok(Err(failure)) => println!("{a} / {b}: {failure}"),
-        Err(mailbox) => println!("{a} / {b}: {mailbox}"),
+        Ok(quotient) => println!("{a} / {b}: {quotient}"),
+        Err(error) => println!("{a} / {b}: {error}"),
     }
 }

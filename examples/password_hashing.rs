@@ -171,14 +171,14 @@ async fn measure(pool: &PoolHandle<Hasher>, cores: usize) -> Result<(), Box<dyn 
 
     let started = Instant::now();
     for password in passwords() {
-        pool.send(password).await??;
+        pool.send(password).await?;
     }
     let one_by_one = 20.0 / started.elapsed().as_secs_f64();
 
     let started = Instant::now();
     let requests: Vec<_> = passwords().map(|password| pool.send(password)).collect();
     for request in requests {
-        request.await??;
+        request.await?;
     }
     let at_once = 20.0 / started.elapsed().as_secs_f64();
     ticker.abort();
@@ -203,11 +203,11 @@ async fn tick(longest_pause: Rc<Cell<Duration>>) {
 /// Every way to lose a worker costs one call; the next one finds another worker.
 async fn chaos(pool: &PoolHandle<Hasher>) -> Result<(), Box<dyn Error>> {
     println!("\n--- a worker panics");
-    failed_with(FailureKind::Panic, pool.send(Misbehave::Panic).await?)?;
+    failed_with(FailureKind::Panic, pool.send(Misbehave::Panic).await)?;
     still_hashes(pool).await?;
 
     println!("\n--- a worker exits");
-    failed_with(FailureKind::Died, pool.send(Misbehave::Exit).await?)?;
+    failed_with(FailureKind::Died, pool.send(Misbehave::Exit).await)?;
     still_hashes(pool).await?;
 
     println!("\n--- a worker is killed from outside, with one more call queued on its checkout");
@@ -264,7 +264,7 @@ fn failed_with<T>(expected: FailureKind, answer: Result<T, HashError>) -> Result
 }
 
 async fn still_hashes(pool: &PoolHandle<Hasher>) -> Result<(), Box<dyn Error>> {
-    let crypted = pool.send(Hash { plaintext: "secret".into() }).await??;
+    let crypted = pool.send(Hash { plaintext: "secret".into() }).await?;
     println!("the next call: {crypted}");
     Ok(())
 }

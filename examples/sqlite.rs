@@ -136,13 +136,13 @@ async fn transactions(file: &Path) -> Result<(), Box<dyn Error>> {
     let pool = Pool::<Sqlite>::builder(file.to_owned()).workers(1..=1).start()?;
 
     commit(&pool).await?;
-    println!("committed:            {:?}", pool.send(Names).await??);
+    println!("committed:            {:?}", pool.send(Names).await?);
 
     give_up(&pool).await?;
-    println!("after one gave up:    {:?}", pool.send(Names).await??);
+    println!("after one gave up:    {:?}", pool.send(Names).await?);
 
     go_on_after_an_error(&pool).await?;
-    println!("after an error:       {:?}", pool.send(Names).await??);
+    println!("after an error:       {:?}", pool.send(Names).await?);
 
     println!("workers forked: {} (the one that saw an error was replaced)", pool.stats().forked);
     pool.stop(Duration::from_secs(1)).await;

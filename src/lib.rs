@@ -52,63 +52,80 @@
 //! }
 //! ```
 //!
-//! Reading order: [`prelude`] is what a user needs in scope. [`Worker`] and [`WorkerContext`] are a worker's side
-//! of a call, [`Pool`], [`PoolHandle`] and [`Checkout`] its caller's, [`Failure`] is what a caller gets where no
-//! handler answered. [`RequestLog`] is what belongs to one request, in all its processes, [`time_of_record`] and
-//! [`WorkerLog`] are its two ends. [`PoolBuilder`] and [`config`] have the options, [`Stats`] the figures. [`mod@worker`] is what the
-//! loop in a worker process sees of all this, and builds without actix.
+//! Reading order: [`prelude`] is what a user needs in scope. [`Worker`] and [`WorkerContext`] are a worker's side of a
+//! call; [`Pool`], [`PoolHandle`] and [`Checkout`] are its caller's; a caller receives a [`Failure`] if no handler
+//! answered. [`PoolBuilder`] has the options and [`Stats`] the figures. A [`RequestLog`] collects what belongs to one
+//! request in all processes; [`WorkerLog`] writes to it from a worker.
 //!
-//! How it is built, what a worker inherits, and what is said between the processes is in the `docs` folder of the
-//! package.
+//! The `docs` folder of the package explains the architecture, what a worker inherits, and the messages between the
+//! processes.
 
-#![warn(missing_docs, unreachable_pub)]
+#![warn(missing_docs, missing_debug_implementations, unreachable_pub)]
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo))]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "forkpool runs on Linux only, 5.10 or newer: build for a Linux target, for example in a container"
+);
+
+#[cfg(target_os = "linux")]
 mod address;
+#[cfg(target_os = "linux")]
 mod blob;
-#[cfg(feature = "tls")]
+#[cfg(target_os = "linux")]
 mod certificates;
-#[cfg(not(feature = "tls"))]
-#[path = "certificates/disabled.rs"]
-mod certificates;
+#[cfg(target_os = "linux")]
 mod channel;
-pub mod config;
+#[cfg(target_os = "linux")]
+mod config;
+#[cfg(target_os = "linux")]
 mod failure;
+#[cfg(target_os = "linux")]
 mod request_log;
+#[cfg(target_os = "linux")]
 mod server;
+#[cfg(target_os = "linux")]
 mod sys;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(any(test, fuzzing), target_os = "linux"))]
 #[doc(hidden)]
 pub mod testing;
+#[cfg(target_os = "linux")]
 mod wire;
-pub mod worker;
+#[cfg(target_os = "linux")]
+mod worker;
 
-// The host side is a second room of the same house: it may use the wire, which is nobody else's business, so
-// it is a module of this crate and not a crate of its own.
-#[cfg(feature = "actors")]
+// The host side uses the wire, which is private to this crate, so it is a module and not a crate of its own.
+#[cfg(all(feature = "actors", target_os = "linux"))]
 #[path = "../actors/mod.rs"]
-pub mod actors;
+mod actors;
 
-pub use crate::address::AddressError;
-pub use crate::blob::{Blob, BlobMut, BlobReader};
-#[cfg(feature = "tls")]
-pub use crate::certificates::CertificateError;
-pub use crate::certificates::Certificates;
-pub use crate::failure::{Ending, Failure, FailureKind, MemoryVerdict, PanicReport, Phase, SetupError};
-pub use crate::request_log::{FinishedLog, LogLevel, LogMessage, LogTimer, LogTiming, RequestLog};
-pub use crate::server::{ListenError, ServerError, serve};
-pub use crate::wire::control::ServerStats;
-pub use crate::worker::{SharedBytes, WorkerLog, WorkerTimer};
+#[cfg(target_os = "linux")]
+pub use crate::{
+    address::AddressError,
+    blob::{Blob, BlobMut, BlobReader},
+    certificates::{CertificateError, Certificates},
+    config::{Backoff, OnCancel, OptionError, Transport},
+    failure::{Ending, Failure, FailureKind, MemoryVerdict, PanicReport, Phase, SetupError},
+    request_log::{FinishedLog, LogLevel, LogMessage, LogTimer, LogTiming, RequestLog},
+    server::{ListenError, ServerError},
+    wire::frame::PayloadError,
+    worker::{Preload, SharedBytes, WorkerLog, WorkerTimer},
+};
 
-#[cfg(feature = "actors")]
+#[cfg(all(feature = "actors", target_os = "linux"))]
+#[cfg_attr(docsrs, doc(cfg(feature = "actors")))]
 pub use crate::actors::*;
 
-/// What the macros of this crate expand to.
+/// What the macros of this crate expand to, and what is called from there alone.
+#[cfg(target_os = "linux")]
 #[doc(hidden)]
 pub mod __private {
     #[cfg(feature = "actors")]
     pub use crate::actors::{
         ByDebug, ByDisplay, ByName, Describe, Described, Fallible, NoMessage, last_segment,
     };
-    pub use crate::server::{Boot, enter};
+    pub use crate::config::ServerOptions;
+    pub use crate::server::{Boot, enter, serve};
+    pub use crate::worker::{Incoming, Program, Replying, Service, Setup, Signature, blob};
 }

@@ -7,7 +7,7 @@ use std::io::{BufRead, Read};
 use std::time::Duration;
 
 use forkpool::Blob;
-use forkpool::config::Transport;
+use forkpool::Transport;
 use forkpool::prelude::*;
 use harness::*;
 use rustix::process::Signal;
@@ -179,7 +179,7 @@ fn where_there_is_no_room_blobs_travel_in_their_message_or_fail_their_own_call()
         assert_eq!((full.kind(), full.pool()), (FailureKind::Overloaded, Some("mill")));
         assert!(
             full.to_string()
-                .contains("no room for 20480 bytes in blob_memory: of 1048576 bytes 1048576 are in use"),
+                .contains("not enough blob_memory for 20480 bytes: 1048576 of 1048576 bytes are in use"),
             "{full}"
         );
         let checkout = pool.checkout().start();
@@ -187,13 +187,13 @@ fn where_there_is_no_room_blobs_travel_in_their_message_or_fail_their_own_call()
         assert_eq!(answer(checkout.send(Sum(inline.clone().into()))).await, Ok((sum(&inline), true)));
         let failure = answer(checkout.send(Sum(pattern(4 * MIB).into()))).await.unwrap_err();
         assert_eq!(failure.kind(), FailureKind::Payload);
-        assert!(failure.to_string().contains("no room in blob_memory"), "{failure}");
+        assert!(failure.to_string().contains("do not fit into blob_memory"), "{failure}");
         assert_eq!(answer(checkout.send(Return(fits.clone()))).await, Ok(fits));
         // The same for results.
         let made = answer(checkout.send(Make((700 * KIB, 7)))).await.expect("it has room");
         let more = answer(checkout.send(Make((700 * KIB, 8)))).await.expect("it is a part of its reply");
         let failure = answer(checkout.send(Make((4 * MIB, 9)))).await.unwrap_err();
-        assert!(failure.to_string().contains("no room in blob_memory"), "{failure}");
+        assert!(failure.to_string().contains("do not fit into blob_memory"), "{failure}");
         let failure = answer(checkout.send(Reserve(700 * KIB))).await.unwrap_err();
         assert_eq!(failure.kind(), FailureKind::Overloaded);
         assert_eq!((sum(&made.bytes()), sum(&more.bytes())), (700 * 1024 * 7, 700 * 1024 * 8));

@@ -6,7 +6,6 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
-use actix::MailboxError;
 use forkpool::Ending;
 use forkpool::prelude::*;
 use harness::*;
@@ -40,10 +39,10 @@ struct Tally {
 
 impl Tally {
     /// Waits for the answer to a call that carries this number.
-    async fn take(
+    async fn take<R: Answered<Answer = Result<u64, Failure>>>(
         &self,
         number: u64,
-        request: impl Future<Output = Result<Result<u64, Failure>, MailboxError>>,
+        request: impl Future<Output = R>,
     ) {
         let count = match answer(request).await {
             Ok(back) => {

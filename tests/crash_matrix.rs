@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix::dev::Request;
 use actix::prelude::*;
-use forkpool::config::Transport;
+use forkpool::Transport;
 use forkpool::prelude::*;
 use forkpool::{CheckoutBuilder, Ending, PoolBuilder};
 use harness::*;

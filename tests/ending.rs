@@ -3,14 +3,14 @@ mod harness;
 
 use std::time::Duration;
 
-use forkpool::config::Backoff;
+use forkpool::Backoff;
 use forkpool::prelude::*;
 use harness::*;
 
 /// A drain that no test lives to see the end of.
 const LONG: Duration = Duration::from_secs(3600);
 
-const NEVER: Backoff = Backoff { first: LONG, most: LONG, jitter: 0.0 };
+const NEVER: Backoff = Backoff::new().first(LONG).most(LONG).jitter(0.0);
 
 /// The pool's end, as a task that has begun.
 async fn ending(pool: &PoolHandle<Probe>, drain: Duration) -> actix_rt::task::JoinHandle<()> {

@@ -3,8 +3,8 @@ mod harness;
 
 use std::time::Duration;
 
+use forkpool::Backoff;
 use forkpool::Phase;
-use forkpool::config::Backoff;
 use forkpool::prelude::*;
 use harness::*;
 
@@ -61,7 +61,7 @@ async fn timed_out_after_a_failed_setup() -> Failure {
     let journal = Scratch::path();
     let script = Script::Error("no database".to_owned());
     let broken = Setup { script, journal: journal.some(), ..Setup::default() };
-    let backoff = Backoff { first: PATIENCE, most: PATIENCE, jitter: 0.0 };
+    let backoff = Backoff::new().first(PATIENCE).most(PATIENCE).jitter(0.0);
     let pool = builder::<Probe>(broken).workers(1..=1).restart(backoff).start().expect("the pool starts");
     until("the first attempt has failed", || !journal.lines().is_empty() && pool.stats().workers() == 0)
         .await;

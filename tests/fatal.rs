@@ -4,7 +4,7 @@ mod harness;
 use std::time::Duration;
 
 use actix::prelude::*;
-use forkpool::config::Transport;
+use forkpool::Transport;
 use forkpool::prelude::*;
 use forkpool::{Ending, Phase};
 use harness::*;

@@ -5,7 +5,7 @@ mod harness;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use forkpool::config::OnCancel;
+use forkpool::OnCancel;
 use forkpool::prelude::*;
 use forkpool::{Ending, Phase};
 use harness::*;

@@ -29,6 +29,19 @@ fn a_worker_without_an_interface_does_not_compile_and_the_error_shows_the_mend()
     }
 }
 
+#[test]
+fn an_error_that_cannot_carry_a_failure_does_not_compile_and_the_error_shows_the_mend() {
+    let error = compile("error_without_failure").unwrap_err();
+    for part in [
+        "`HashError` cannot be made from a `forkpool::Failure`",
+        "a crash, panic or timeout of the worker must become an error of this type",
+        "implement `From<forkpool::Failure>` for `HashError`",
+        "forkpool::interface!(Hasher { Hash });",
+    ] {
+        assert!(error.contains(part), "{part:?} is not in:\n{error}");
+    }
+}
+
 /// Compiles one program under `tests/refused` against the library under test; what the compiler says if it
 /// refuses.
 fn compile(program: &str) -> Result<(), String> {

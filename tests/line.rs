@@ -29,7 +29,7 @@ fn every_impossible_option_is_refused_by_the_builder_by_name_and_value() {
         ("wait_timeout", "0ns", |it| it.wait_timeout(Duration::ZERO)),
         ("setup_timeout", "0ns", |it| it.setup_timeout(Duration::ZERO)),
         ("idle_timeout", "0ns", |it| it.idle_timeout(Duration::ZERO)),
-        ("max_age", "0ns", |it| it.max_age(Duration::ZERO)),
+        ("max_lifetime", "0ns", |it| it.max_lifetime(Duration::ZERO)),
     ];
     run(async {
         for (option, value, spoil) in table {

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     let thread = std::thread::spawn(move || wait.recv());
     let answer = System::new().block_on(async {
         let pool = Pool::<Witness>::builder(()).workers(1..=1).start().map_err(|error| error.to_string())?;
-        let answer = pool.send(WhoAreYou).await.map_err(|error| error.to_string())?;
+        let answer = pool.send(WhoAreYou).await;
         pool.stop(Duration::ZERO).await;
         answer.map_err(|failure| failure.to_string())
     });

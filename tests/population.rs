@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use forkpool::config::Backoff;
+use forkpool::Backoff;
 use forkpool::prelude::*;
 use harness::*;
 use rustix::process::Signal;
 
 /// A wait that no test lives to see the end of: whatever is replaced in spite of it was replaced at once.
 const NEVER: Backoff =
-    Backoff { first: Duration::from_secs(3600), most: Duration::from_secs(3600), jitter: 0.0 };
+    Backoff::new().first(Duration::from_secs(3600)).most(Duration::from_secs(3600)).jitter(0.0);
 
 /// P2
 #[test]
@@ -388,7 +388,7 @@ fn below_the_most_the_replacement_is_forked_before_the_old_worker_goes() {
 fn a_worker_beyond_its_age_is_replaced_once_nobody_holds_it() {
     run(async {
         let age = Duration::from_millis(100);
-        let pool = pool().workers(1..=1).max_age(age).restart(NEVER).start().expect("the pool starts");
+        let pool = pool().workers(1..=1).max_lifetime(age).restart(NEVER).start().expect("the pool starts");
         let checkout = pool.checkout().start();
         let pid = answer(checkout.send(Pid)).await.expect("a pid");
         // That it grows too old while it is held is the property.

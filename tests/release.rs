@@ -3,14 +3,14 @@ mod harness;
 
 use std::time::Duration;
 
+use forkpool::Backoff;
 use forkpool::PoolBuilder;
-use forkpool::config::Backoff;
 use forkpool::prelude::*;
 use harness::*;
 
 /// A wait that no test lives to see the end of.
 const NEVER: Backoff =
-    Backoff { first: Duration::from_secs(3600), most: Duration::from_secs(3600), jitter: 0.0 };
+    Backoff::new().first(Duration::from_secs(3600)).most(Duration::from_secs(3600)).jitter(0.0);
 
 fn pool_with(setup: Setup) -> PoolBuilder<Probe> {
     builder::<Probe>(setup)
@@ -137,7 +137,7 @@ fn checkout_done_never_runs_on_a_worker_that_is_too_old() {
         let done = Scratch::path();
         let setup = Setup { done_journal: done.some(), ..Setup::default() };
         let age = Duration::from_secs(1);
-        let pool = pool_with(setup).workers(1..=1).max_age(age).start().expect("the pool starts");
+        let pool = pool_with(setup).workers(1..=1).max_lifetime(age).start().expect("the pool starts");
         let checkout = pool.checkout().start();
         let pid = answer(checkout.send(Pid)).await.expect("a pid");
         actix_rt::time::sleep(age).await;

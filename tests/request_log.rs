@@ -298,6 +298,6 @@ fn calls_that_run_when_their_system_ends_are_timers_that_failed() {
         let log = delivered(&outcome).await;
         assert_eq!(timers(&log), ["Slow"]);
         let failure = log.timers[0].failure.as_deref().expect("it has failed");
-        assert!(failure.contains("its system ended"), "{failure}");
+        assert!(failure.contains("the actix system ended"), "{failure}");
     });
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use forkpool::config::{Backoff, Transport};
 use forkpool::prelude::*;
+use forkpool::{Backoff, Transport};
 use harness::*;
 
 /// How long anything may outlive its application: the second that is promised, and as much again for a machine
@@ -15,7 +15,7 @@ const ONE_SECOND: Duration = Duration::from_secs(2);
 
 /// A wait that no test lives to see the end of.
 const NEVER: Backoff =
-    Backoff { first: Duration::from_secs(3600), most: Duration::from_secs(3600), jitter: 0.0 };
+    Backoff::new().first(Duration::from_secs(3600)).most(Duration::from_secs(3600)).jitter(0.0);
 
 /// S3
 #[test]

@@ -4,14 +4,14 @@ mod harness;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use forkpool::config::Backoff;
+use forkpool::Backoff;
 use forkpool::prelude::*;
 use forkpool::{Ending, Phase, PoolBuilder};
 use harness::*;
 
 /// A wait that no test lives to see the end of.
 const NEVER: Backoff =
-    Backoff { first: Duration::from_secs(3600), most: Duration::from_secs(3600), jitter: 0.0 };
+    Backoff::new().first(Duration::from_secs(3600)).most(Duration::from_secs(3600)).jitter(0.0);
 
 fn pool_with(setup: Setup) -> PoolBuilder<Probe> {
     builder::<Probe>(setup)
@@ -126,7 +126,7 @@ fn one_failed_set_up_answers_one_call_and_the_others_wait_for_the_next_attempt()
         let script = Script::Error("not yet".to_owned());
         let setup = Setup { script, only_while: broken.some(), ..Setup::default() };
         let second = Duration::from_secs(1);
-        let backoff = Backoff { first: second, most: second, jitter: 0.0 };
+        let backoff = Backoff::new().first(second).most(second).jitter(0.0);
         let pool = pool_with(setup).workers(0..=1).restart(backoff).start().expect("the pool starts");
         let checkouts = [(); 3].map(|()| pool.checkout().start());
         let [first, others @ ..] = checkouts.each_ref().map(|checkout| checkout.send(Setups));
@@ -177,7 +177,7 @@ fn a_broken_set_up_is_tried_again_at_growing_intervals() {
         let journal = Scratch::path();
         let setup = Setup { script: Script::Exit(1), journal: journal.some(), ..Setup::default() };
         let first = Duration::from_millis(20);
-        let backoff = Backoff { first, most: Duration::from_secs(1), jitter: 0.0 };
+        let backoff = Backoff::new().first(first).most(Duration::from_secs(1)).jitter(0.0);
         let begun = Instant::now();
         let pool = pool_with(setup).workers(1..=1).restart(backoff).start().expect("the pool starts");
         until("six attempts were made", || journal.lines().len() >= 6).await;
@@ -218,7 +218,7 @@ fn the_first_worker_that_becomes_ready_resets_the_backoff() {
         };
         // Ten failures in a row take a second; twenty would take a quarter of an hour.
         let hour = Duration::from_secs(3600);
-        let backoff = Backoff { first: Duration::from_millis(1), most: hour, jitter: 0.0 };
+        let backoff = Backoff::new().first(Duration::from_millis(1)).most(hour).jitter(0.0);
         let pool = pool_with(setup).workers(1..=1).restart(backoff).start().expect("the pool starts");
         until("ten attempts were made", || journal.lines().len() >= 10).await;
         broken.remove();

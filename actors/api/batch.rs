@@ -12,45 +12,45 @@ use super::checkout::{Checkout, Within};
 use super::pool::Pool;
 use crate::actors::context::actor_context::{Here, ProxyContext};
 use crate::actors::reply::{BatchReply, BatchSlots};
-use crate::actors::session::dispatch::{Delegation, submit};
+use crate::actors::session::dispatch::{BatchRelay, submit};
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
 use crate::failure::Failure;
 
 /// Many calls in one message, which costs far less than as many messages: `Batch(vec![Hash { .. }, Hash { .. }])`.
 ///
-/// Each message is a call of its own, and they run in order on one worker. The result has their answers, at the
-/// places of their messages, once the last of them is answered; that of no messages is there at once. What holds for
-/// calls that are sent one after the other holds here: the clock of each starts when it becomes the first, and
-/// [`Within`] gives each of them another one; each has its own failure, told to its context once; and an error clears
-/// the calls behind it, in the batch and behind the batch.
+/// Each message is a call of its own, and they run in order on one worker. The result holds one answer for each message, at
+/// the message's index, once the last of them is answered; an empty batch is answered at once. The calls behave as if they
+/// were sent one after the other: the time limit of each starts when it becomes the first, and [`Within`] sets another one
+/// for each of them; each failure goes to its error-handling context once; and an error clears the calls behind it, in the
+/// batch and after the batch.
 ///
-/// A checkout runs the calls between those that were sent to it before and after. Sent to a pool, a batch is a
-/// checkout of its own, of which the pool's options hold: its worker is replaced after an `Err`, unless the pool was
-/// told to `keep_after_error`.
+/// A checkout runs the calls between those that were sent to it before and after. A batch that is sent to a pool is a
+/// checkout of its own with the pool's options: its worker is replaced after an `Err`, unless
+/// [`keep_after_error`](crate::PoolBuilder::keep_after_error) is set.
 ///
 /// # Errors
 ///
-/// Those of its messages, one by one.
+/// Those of each message.
 ///
 /// # Cancellation
 ///
-/// If the future is dropped, calls that no worker has yet are not run; of the one that runs the policy `on_cancel`
-/// decides, and those written behind it run.
-#[derive(Clone, Debug)]
+/// If the future is dropped, calls that no worker has yet never run. For the running call,
+/// [`on_cancel`](crate::PoolBuilder::on_cancel) decides; calls that are written behind it run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Batch<M>(pub Vec<M>);
 
 impl<M: Message> Message for Batch<M> {
     type Result = Vec<M::Result>;
 }
 
-/// Sends batches to addresses of checkouts and pools.
+/// Sends batches to the addresses of checkouts and pools.
 pub trait SendBatch<A: Actor> {
     /// Sends all these messages at once, as `send(`[`Batch`]`(messages))` does.
     ///
     /// # Errors
     ///
-    /// Those of the messages, each in its place.
+    /// Those of each message, at its index; and actix's `MailboxError` around them.
     ///
     /// # Cancellation
     ///
@@ -90,17 +90,17 @@ impl<W: Worker> Checkout<W> {
         T: DeserializeOwned + 'static,
         E: DeserializeOwned + From<Failure> + 'static,
     {
-        let sent = ctx.take_sent();
-        let slots = BatchSlots::new(messages.len(), sent.awaited);
-        let origin = self.home.of_call(sent, at);
+        let sender = ctx.take_sender();
+        let slots = BatchSlots::new(messages.len(), sender.awaits_reply);
+        let origin = self.home.for_call(sender, at);
         submit::<W, M, T, E>(&mut self.session, messages, &slots, limit, &origin, ctx);
         BatchReply::of(slots)
     }
 }
 
-/// What the pool's handlers of batches return: the promise of answers from some worker.
+/// The result of the pool's handlers of batches: the answers that some worker will give.
 pub struct BatchPromise<M> {
-    delegation: Delegation<M>,
+    delegation: BatchRelay<M>,
 }
 
 impl<M> std::fmt::Debug for BatchPromise<M> {
@@ -130,12 +130,13 @@ impl<W: Worker> Pool<W> {
         at: Option<&'static Location<'static>>,
         ctx: &mut ProxyContext<Self>,
     ) -> BatchPromise<M> {
-        let origin = self.home.of_call(ctx.take_sent(), at);
-        BatchPromise { delegation: Delegation::new(&self.scheduler, messages, limit, origin) }
+        let origin = self.home.for_call(ctx.take_sender(), at);
+        BatchPromise { delegation: BatchRelay::new(&self.scheduler, messages, limit, origin) }
     }
 }
 
-/// A message as checkouts and pools take it: what is in it, its clock, and where it was made.
+/// Implements the handlers of checkouts and pools for one way to send a batch: how the messages, the time limit and the source
+/// location are taken from it.
 macro_rules! handlers {
     ($($limit:ident)? | $message:ty, $pattern:pat, |$of:ident| ($clock:expr, $at:expr), $messages:ident) => {
         impl<W, M, T, E $(, $limit)?> Handler<$message> for Checkout<W>

@@ -1,4 +1,4 @@
-//! The checkout actor: a worker to oneself.
+//! The checkout actor: exclusive use of one worker.
 
 use std::any::Any;
 use std::marker::PhantomData;
@@ -14,7 +14,7 @@ use actix::{Actor, ActorContext, Addr, ArbiterHandle, AsyncContext, Handler, Mes
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::actors::context::Origin;
+use crate::actors::context::CallOrigin;
 use crate::actors::context::actor_context::{Here, ProxyContext};
 use crate::actors::reply::{Reply, ReplyKey, ReplySlab};
 use crate::actors::session::dispatch::{call, encode};
@@ -26,27 +26,27 @@ use crate::failure::Failure;
 /// Exclusive use of one worker: an actor that handles every message of the worker's interface, in the order in
 /// which they were sent.
 ///
-/// It is made by [`PoolHandle::checkout`](crate::actors::PoolHandle::checkout), joins the line for a worker when it is
-/// started and gives the worker back when its last address is gone and its queue is empty. Its mailbox is
-/// unbounded: `try_send` is never refused for being full.
+/// [`PoolHandle::checkout`](crate::PoolHandle::checkout) makes one. It joins the queue for a worker when it is started, and
+/// releases the worker when its last address is dropped and its queue is empty. Its mailbox is unbounded: `try_send` is
+/// never `Full`.
 ///
 /// # Errors
 ///
-/// A call is answered with its message's own error, made from a [`Failure`] where it was not the handler that
-/// failed. An error clears the calls queued behind it ([`Cleared`](crate::FailureKind::Cleared)). After a
-/// fatal one (worker died, panicked, timed out, was aborted or broke the protocol) every later call is
-/// answered with the same failure at once.
+/// A call is answered with the handler's own error, or with an error made from a [`Failure`] if the handler did not
+/// answer. An error answers the calls queued behind it with [`Cleared`](crate::FailureKind::Cleared). After a fatal one
+/// (the worker died, panicked, timed out, was aborted or broke the protocol) every later call is answered with the same
+/// failure at once.
 ///
 /// # Cancellation
 ///
-/// A call whose future is dropped before it was written to the worker is not run; one that runs is let
-/// finish, and its answer is dropped.
+/// If a call's future is dropped before the call is written to the worker, it never runs. A call that runs is let finish,
+/// or its worker is killed, as [`on_cancel`](crate::PoolBuilder::on_cancel) says.
 pub struct Checkout<W: Worker> {
     pub(crate) session: Session,
     pub(crate) timeout: Option<Duration>,
-    /// Where the checkout was started, and in which context.
-    pub(crate) home: Origin,
-    /// The slots of each message's calls, by its place in the interface.
+    /// The source location and the error-handling context in which the checkout was started.
+    pub(crate) home: CallOrigin,
+    /// The reply slots of each message's calls, by the message's index in the interface.
     slabs: Vec<Option<Rc<dyn Any>>>,
     worker: PhantomData<fn() -> W>,
 }
@@ -63,9 +63,9 @@ impl<W: Worker> Checkout<W> {
         arbiter: &ArbiterHandle,
         pending: PendingSession,
         timeout: Option<Duration>,
-        home: Origin,
+        home: CallOrigin,
     ) -> Addr<Self> {
-        // A mailbox of capacity 0 is unbounded, and this one is so before anybody can send to it.
+        // A mailbox of capacity 0 is unbounded, and this one is so before its address is known.
         let (sender, receiver) = channel::channel(0);
         arbiter.spawn_fn(move || {
             let session = pending.start();
@@ -88,30 +88,30 @@ impl<W: Worker> Checkout<W> {
         T: DeserializeOwned + 'static,
         E: DeserializeOwned + From<Failure> + 'static,
     {
-        let sent = ctx.take_sent();
-        let (slot, key) = self.slab::<M, T, E>().slot(sent.awaited);
-        let call = call::<W, M>(slot, limit, self.home.of_call(sent, at));
+        let sender = ctx.take_sender();
+        let (slot, key) = self.slab::<M, T, E>().slot(sender.awaits_reply);
+        let call = call::<W, M>(slot, limit, self.home.for_call(sender, at));
         self.session.submit(call, &mut |out, most| encode(out, message, most), ctx);
         key
     }
 
-    /// The slots of this message's calls.
+    /// Returns the reply slots of this message's calls.
     fn slab<M, T, E>(&mut self) -> Rc<ReplySlab<T, E>>
     where
         W: Accepts<M>,
         T: 'static,
         E: 'static,
     {
-        let key = usize::try_from(W::METHOD).unwrap_or(usize::MAX);
-        let known = self.slabs.get(key).cloned().flatten();
-        // What stands at a message's place is of its type, for nobody else puts anything there.
+        let index = usize::try_from(W::METHOD).unwrap_or(usize::MAX);
+        let known = self.slabs.get(index).cloned().flatten();
+        // The slab at a message's index has the message's type, since only this function puts slabs there.
         if let Some(slab) = known.and_then(|slab| slab.downcast().ok()) {
             return slab;
         }
         let slab = Rc::new(ReplySlab::<T, E>::default());
-        let places = self.slabs.len().max(key.saturating_add(1));
-        self.slabs.resize(places, None);
-        self.slabs[key] = Some(slab.clone());
+        let length = self.slabs.len().max(index.saturating_add(1));
+        self.slabs.resize(length, None);
+        self.slabs[index] = Some(slab.clone());
         slab
     }
 }
@@ -136,7 +136,7 @@ impl<W: Worker> Host for ProxyContext<Checkout<W>> {
     }
 }
 
-/// Runs the session whenever anything happens, behind the mailbox, so that all that was sent is written at once.
+/// Polls the session after the mailbox, so that all calls sent so far are written at once.
 struct Pump;
 
 impl<W: Worker> ActorFuture<Checkout<W>> for Pump {
@@ -166,10 +166,11 @@ where
     }
 }
 
-/// A message with a clock of its own: `Within(Duration::from_secs(1), message)`.
+/// A message with a time limit of its own: `Within(Duration::from_secs(1), message)`.
 ///
-/// The limit is the call's full clock, in place of its checkout's `timeout`; `None::<Duration>` is no limit.
-#[derive(Clone, Copy, Debug)]
+/// The limit takes the place of the checkout's or pool's [`timeout`](crate::PoolBuilder::timeout);
+/// `None::<Duration>` is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Within<M, D = Duration>(pub D, pub M);
 
 impl<M: Message, D> Message for Within<M, D> {
@@ -221,10 +222,12 @@ where
     }
 }
 
-/// Ends a checkout at once: running and queued calls are answered with this reason, and its worker is killed.
+/// Ends a checkout at once: its running and queued calls are answered [`Aborted`](crate::FailureKind::Aborted) with this
+/// reason, and its worker is killed.
 ///
-/// Later calls are answered with the same failure. No late reply is delivered.
-#[derive(Clone, Debug)]
+/// Later calls are answered with the same failure. No late reply is delivered. It works while the checkout waits for a
+/// worker as well.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Abort(pub String);
 
 impl Message for Abort {
@@ -239,7 +242,7 @@ impl<W: Worker> Handler<Abort> for Checkout<W> {
     }
 }
 
-/// The mark that a checkout sends through its own mailbox.
+/// A marker that a checkout sends through its own mailbox: what was sent before it was sent before an error was known.
 struct Fence(u64);
 
 impl Message for Fence {
@@ -250,6 +253,6 @@ impl<W: Worker> Handler<Fence> for Checkout<W> {
     type Result = ();
 
     fn handle(&mut self, Fence(number): Fence, _: &mut Self::Context) {
-        self.session.fence_passed(number);
+        self.session.pass_fence(number);
     }
 }

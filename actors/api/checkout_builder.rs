@@ -8,14 +8,14 @@ use actix::{Addr, ArbiterHandle};
 
 use super::checkout::Checkout;
 use super::pool_handle::here_or;
-use crate::actors::context::{ErrorContext, Origin};
+use crate::actors::context::{CallOrigin, ErrorContext};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::session::{CallOptions, PendingSession};
 use crate::actors::worker_api::worker::Worker;
 use crate::config::OnCancel;
 use crate::request_log::RequestLog;
 
-/// Options of one checkout; each begins as the pool's.
+/// The options of one checkout; the default of each is the pool's.
 #[must_use = "a checkout exists once it is started"]
 pub struct CheckoutBuilder<W: Worker> {
     pub(super) scheduler: Arc<Scheduler>,
@@ -33,59 +33,59 @@ impl<W: Worker> std::fmt::Debug for CheckoutBuilder<W> {
 }
 
 impl<W: Worker> CheckoutBuilder<W> {
-    /// Full clock of each call, from its being first in the queue; `None` is no limit. Default: the pool's.
-    /// At zero every call is answered with a timeout at once, which costs no worker.
+    /// Sets the time limit of each call, from when it is first in the queue; `None` is no limit. At zero every call is
+    /// answered [`Timeout`](crate::FailureKind::Timeout) at once, which costs no worker.
     pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.timeout = limit.into();
         self
     }
 
-    /// Longest wait for a worker alone; `None` leaves it to `timeout`. Default: the pool's.
+    /// Sets the time limit of the wait for a worker alone; with `None`, only `timeout` limits it.
     pub fn wait_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.wait_timeout = limit.into();
         self
     }
 
-    /// How long this checkout may hold a worker while it has nothing to run; `None` is no limit. Default: the pool's.
+    /// Sets how long this checkout may hold a worker while it has nothing to run; `None` is no limit.
     pub fn idle_checkout_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.idle_checkout_timeout = limit.into();
         self
     }
 
-    /// What becomes of a call that runs when its requester drops the future that it waits with. Default: the pool's.
+    /// Sets what becomes of a running call when its requester drops the future that it waits with.
     pub fn on_cancel(mut self, policy: OnCancel) -> Self {
         self.options.on_cancel = policy;
         self
     }
 
-    /// Whether the worker is kept although a call ended with an error. Default: the pool's.
+    /// Sets whether the worker is kept even if a call returned an error.
     pub fn keep_after_error(mut self, keep: bool) -> Self {
         self.options.keep_after_error = keep;
         self
     }
 
-    /// The context of calls that are sent where none is in force. Default: the one in force where the checkout is
-    /// started.
+    /// Sets the error-handling context of calls that are sent where none is in force. Default: the one in force where the
+    /// checkout is started.
     pub fn in_context(mut self, context: &ErrorContext) -> Self {
         self.context = Some(context.clone());
         self
     }
 
-    /// Attaches a log: each call is a timer in it, named after its message, from being written to the worker until it is
-    /// answered, and what the worker logs in the middle of a call joins it, in place of the application's subscriber.
+    /// Attaches a request log; a second one replaces the first.
     ///
-    /// How much that is the log's verbosity decides, in the worker. A call that fails before it is written is told of by a
-    /// message. The log is not delivered before the checkout has been released. Of two logs the second takes the place
-    /// of the first.
+    /// Each call becomes a timer of the log, named after its message, from when it is written to the worker until it is
+    /// answered. What the worker logs during a call joins the log instead of the application's `tracing` subscriber; the
+    /// log's verbosity already filters it in the worker. A call that fails before it is written leaves a message. The log
+    /// is delivered after the checkout is released, at the earliest.
     pub fn log(mut self, log: &RequestLog) -> Self {
         self.log = Some(log.clone());
         self
     }
 
-    /// Joins the line for a worker and returns the checkout's address, on which calls queue at once.
+    /// Joins the queue for a worker and returns the checkout's address, on which calls queue at once.
     ///
-    /// The actor runs on the current arbiter, or on the pool's where the thread has none. This never blocks and
-    /// never fails: what goes wrong is told to the calls.
+    /// The actor runs on the current thread's arbiter, or on the pool's if the thread has none. This never blocks and never
+    /// fails: what goes wrong is the answer to its calls.
     #[track_caller]
     pub fn start(self) -> Addr<Checkout<W>> {
         let arbiter = here_or(&self.arbiter);
@@ -95,7 +95,7 @@ impl<W: Worker> CheckoutBuilder<W> {
     /// As [`start`](Self::start), on this arbiter.
     #[track_caller]
     pub fn start_in(self, arbiter: &ArbiterHandle) -> Addr<Checkout<W>> {
-        let home = Origin::here().within(self.context).logged_to(self.log);
+        let home = CallOrigin::here().with_context(self.context).with_log(self.log);
         let pending = PendingSession::new(self.scheduler, self.options);
         Checkout::start_on(arbiter, pending, self.options.timeout, home)
     }

@@ -6,6 +6,8 @@ pub(crate) mod checkout_builder;
 pub(crate) mod pool;
 pub(crate) mod pool_builder;
 pub(crate) mod pool_handle;
+pub(crate) mod pool_start;
 pub(crate) mod request;
 pub(crate) mod server_builder;
+pub(crate) mod server_stats;
 pub(crate) mod stats;

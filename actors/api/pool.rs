@@ -1,4 +1,4 @@
-//! The pool actor: where a message that needs no checkout of its own goes.
+//! The pool actor, which runs each message on any free worker.
 
 use std::marker::PhantomData;
 use std::panic::Location;
@@ -13,11 +13,11 @@ use serde::de::DeserializeOwned;
 use super::checkout::Within;
 use super::pool_builder::PoolBuilder;
 use super::stats::Stats;
-use crate::actors::context::Origin;
+use crate::actors::context::CallOrigin;
 use crate::actors::context::actor_context::{Here, ProxyContext};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::session::dispatch::Relay;
-use crate::actors::supervisor::End;
+use crate::actors::supervisor::EndPool;
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
 use crate::failure::Failure;
@@ -25,12 +25,13 @@ use crate::failure::Failure;
 /// A pool of workers: an actor that handles every message of their interface, each on any free worker, as
 /// `SyncArbiter` does.
 ///
-/// [`Pool::builder`] starts one and returns its [`PoolHandle`](crate::actors::PoolHandle), which is what one usually
-/// wants; [`PoolHandle::addr`](crate::actors::PoolHandle::addr) gives the actor's own address. Its mailbox is unbounded.
+/// [`Pool::builder`] and [`Pool::connect`] return the options of a pool. A started pool is used through its
+/// [`PoolHandle`](crate::PoolHandle); [`PoolHandle::addr`](crate::PoolHandle::addr) returns the address of this actor, whose
+/// mailbox is unbounded.
 pub struct Pool<W: Worker> {
     pub(crate) scheduler: Arc<Scheduler>,
-    /// Where the pool was started.
-    pub(crate) home: Origin,
+    /// The source location and the error-handling context in which the pool was started.
+    pub(crate) home: CallOrigin,
     worker: PhantomData<fn() -> W>,
 }
 
@@ -41,22 +42,23 @@ impl<W: Worker> std::fmt::Debug for Pool<W> {
 }
 
 impl<W: Worker> Pool<W> {
-    /// Options of a pool whose workers are set up with `config`.
+    /// Returns the options of a pool with a fork server of its own, whose workers are set up with `config`.
     pub fn builder(config: W::Config) -> PoolBuilder<W> {
         PoolBuilder::new(config)
     }
 
-    /// Options of a pool whose workers are those of a [`Server`](crate::Server) that listens at this address,
-    /// `unix:/path`, and are set up with its configuration.
+    /// Returns the options of a pool whose workers a standalone [`Server`](crate::Server) forks, with the server's
+    /// configuration.
     ///
-    /// The server may come and go, before and after the pool is started: calls wait for it within their clocks.
+    /// The address is `unix:/path`, `tls:host:port` or `tcp:host:port`; [`start`](PoolBuilder::start) refuses an invalid
+    /// one. The server may start later, and restart: calls wait for it within their time limits.
     pub fn connect(address: impl Into<String>) -> PoolBuilder<W> {
         PoolBuilder::connecting(address.into())
     }
 
     #[track_caller]
     pub(crate) fn new(scheduler: Arc<Scheduler>) -> Self {
-        Pool { scheduler, home: Origin::bare(), worker: PhantomData }
+        Pool { scheduler, home: CallOrigin::without_context(), worker: PhantomData }
     }
 
     fn relay<M: Message + Serialize, N>(
@@ -66,7 +68,7 @@ impl<W: Worker> Pool<W> {
         at: Option<&'static Location<'static>>,
         ctx: &mut ProxyContext<Self>,
     ) -> Relay<W, M, N> {
-        Relay::new(&self.scheduler, message, limit, self.home.of_call(ctx.take_sent(), at))
+        Relay::new(&self.scheduler, message, limit, self.home.for_call(ctx.take_sender(), at))
     }
 }
 
@@ -74,7 +76,7 @@ impl<W: Worker> Actor for Pool<W> {
     type Context = ProxyContext<Self>;
 }
 
-/// What the pool's handlers return: the promise of an answer from some worker.
+/// The result of the pool's handlers: the answer that some worker will give.
 #[derive(Debug)]
 pub struct Promise<T>(T);
 
@@ -150,14 +152,13 @@ where
     }
 }
 
-/// Ends a pool: nobody new gets a worker, what is queued on held checkouts may finish for `drain`, and then
-/// whatever still runs is killed.
+/// Stops a pool, as [`PoolHandle::stop`](crate::PoolHandle::stop) does.
 ///
-/// The reply comes when the last process of the pool has been reaped. Calls sent later are answered
+/// The reply comes when the last process of the pool is reaped. Calls sent later are answered
 /// [`Stopped`](crate::FailureKind::Stopped).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stop {
-    /// How long calls that run or are queued on a held checkout may still take; zero kills at once.
+    /// How long calls that run or are queued on a held checkout may still take; zero kills them at once.
     pub drain: Duration,
 }
 
@@ -173,18 +174,18 @@ impl<W: Worker> Handler<Stop> for Pool<W> {
     }
 }
 
-/// Ends the pool behind a desk.
+/// Stops the pool of this scheduler.
 pub(crate) async fn stop(scheduler: Arc<Scheduler>, drain: Duration) {
     let (done, ended) = tokio::sync::oneshot::channel();
     if let Some(supervisor) = scheduler.supervisor() {
-        supervisor.do_send(End { drain, done });
+        supervisor.do_send(EndPool { drain, done });
     }
-    // A supervisor that is gone has ended its pool already, and its end of the channel with it.
+    // A supervisor that is gone has stopped its pool, and dropped its end of the channel with it.
     let _ = ended.await;
 }
 
 /// Asks a pool for its [`Stats`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Inspect;
 
 impl Message for Inspect {

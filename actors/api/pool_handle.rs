@@ -1,4 +1,4 @@
-//! The handle of a pool: what an application keeps and clones.
+//! The handle of a pool, which an application keeps and clones.
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -15,24 +15,24 @@ use super::checkout_builder::CheckoutBuilder;
 use super::pool;
 use super::pool::Pool;
 use super::request::PoolRequest;
+use super::server_stats::ServerStats;
 use super::stats::Stats;
-use crate::actors::context::Origin;
+use crate::actors::context::CallOrigin;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::session::CallOptions;
-use crate::actors::session::dispatch::{Delegation, Relay};
+use crate::actors::session::dispatch::{BatchRelay, Relay};
 use crate::actors::supervisor::InspectServer;
 use crate::actors::transport::blobs;
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
 use crate::blob::BlobMut;
 use crate::failure::Failure;
-use crate::wire::control::ServerStats;
 
-/// A pool of workers, to be cloned wherever it is needed.
+/// A pool of workers. Clone it wherever it is needed: it is `Send`, `Sync` and one pointer large.
 ///
-/// Calls and checkouts run on the arbiter they are made on; on a thread without one they run on the pool's.
-/// When the last clone is dropped, checkouts that hold or wait for a worker are served until they are released,
-/// and then the pool ends.
+/// Calls and checkouts run on the arbiter of the thread that makes them, and on the pool's own where that thread has
+/// none. When the last clone is dropped, checkouts that hold or wait for a worker are served until they are released, and
+/// then the pool ends.
 pub struct PoolHandle<W: Worker> {
     shared: Arc<Shared<W>>,
 }
@@ -66,38 +66,46 @@ impl<W: Worker> PoolHandle<W> {
         PoolHandle { shared: Arc::new(Shared { scheduler, pool, arbiter }) }
     }
 
-    /// The pool's name.
+    /// Returns the pool's name.
     pub fn name(&self) -> &str {
         &self.shared.scheduler.options.name
     }
 
-    /// The pool actor's own address, for a `Recipient` or a message such as [`Stop`](crate::actors::Stop). It does not
-    /// keep the pool running: handles and checkouts do.
+    /// Returns the address of the pool actor, for a `Recipient` or a message such as [`Stop`](crate::Stop).
+    ///
+    /// The address does not keep the pool running; handles and checkouts do.
     pub fn addr(&self) -> Addr<Pool<W>> {
         self.shared.pool.clone()
     }
 
-    /// Room for a blob of so many bytes at most, which workers of this pool will read where it is written; ordinary memory
-    /// for fewer than 16 KiB, and where the pool's workers are reached over a network.
+    /// Allocates a blob of at most `capacity` bytes in memory that the workers of this pool read in place.
+    ///
+    /// Below 16 KiB, and for workers that are reached over a network, it is ordinary memory.
     ///
     /// # Errors
     ///
-    /// [`Overloaded`](FailureKind::Overloaded) where other blobs have the pool's
-    /// [`blob_memory`](crate::Builder::blob_memory).
+    /// [`Overloaded`](crate::FailureKind::Overloaded) if other blobs leave not enough of the pool's
+    /// [`blob_memory`](crate::PoolBuilder::blob_memory); nothing is allocated then.
     pub fn blob(&self, capacity: usize) -> Result<BlobMut, Failure> {
         let scheduler = &self.shared.scheduler;
-        blobs::allocation(scheduler.blobs.as_ref(), capacity).map_err(|full| full.in_pool(self.name()))
+        blobs::allocate(scheduler.blobs.as_ref(), capacity).map_err(|full| full.in_pool(self.name()))
     }
 
-    /// Runs a message on any free worker, as with `SyncArbiter`; the clock is the pool's `timeout`.
+    /// Runs a message on any free worker, as `SyncArbiter` does, with the pool's [`timeout`](crate::PoolBuilder::timeout).
+    ///
+    /// The future resolves to the message's own result, so one `?` is enough:
+    /// `let crypted = pool.send(Hash { .. }).await?;`.
     ///
     /// # Errors
     ///
-    /// The message's own error, made from a [`Failure`] where it was not the handler that failed.
+    /// The handler's own error; or an error made from a [`Failure`] if the handler did not answer: the worker died,
+    /// panicked or timed out, the pool is [`Overloaded`](crate::FailureKind::Overloaded) or
+    /// [`Stopped`](crate::FailureKind::Stopped).
     ///
     /// # Cancellation
     ///
-    /// A call whose future is dropped before a worker had it is not run; one that runs is let finish.
+    /// If the future is dropped before a worker has the call, it never runs. A call that runs is let finish, or killed, as
+    /// [`on_cancel`](crate::PoolBuilder::on_cancel) says.
     #[track_caller]
     pub fn send<M, T, E>(&self, message: M) -> PoolRequest<Result<T, E>>
     where
@@ -110,10 +118,14 @@ impl<W: Worker> PoolHandle<W> {
         self.send_within(limit, message)
     }
 
-    /// As [`send`](Self::send), with a clock of its own; `None` is no limit, and zero is answered with a timeout
-    /// at once.
+    /// As [`send`](Self::send), with a time limit of its own: `None` is no limit, and zero is answered
+    /// [`Timeout`](crate::FailureKind::Timeout) at once.
     ///
     /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    ///
+    /// # Cancellation
     ///
     /// As [`send`](Self::send).
     #[track_caller]
@@ -130,25 +142,22 @@ impl<W: Worker> PoolHandle<W> {
     {
         let (caller, answer) = oneshot::channel();
         self.run(&message, limit.into(), Some(caller));
-        PoolRequest {
-            answer,
-            timeout: None,
-            calls: 1,
-            unanswered: |failure, _| Err(E::from(failure)),
-            scheduler: self.shared.scheduler.clone(),
-        }
+        PoolRequest::single(answer, self.shared.scheduler.clone())
     }
 
-    /// Runs all these messages, in order, on one free worker: a [`Batch`](crate::actors::Batch) on a checkout of its own, with the
-    /// pool's `timeout` for each of its calls. The answers stand at the places of their messages.
+    /// Runs these messages in order on one free worker, as a [`Batch`](crate::Batch) on a checkout of its own.
+    ///
+    /// The pool's [`timeout`](crate::PoolBuilder::timeout) holds for each message. The result has one answer for each
+    /// message, at the message's index.
     ///
     /// # Errors
     ///
-    /// Those of the messages, one by one; an error clears the calls behind it.
+    /// Those of each message, as for [`send`](Self::send). An error answers the messages behind it with
+    /// [`Cleared`](crate::FailureKind::Cleared).
     ///
     /// # Cancellation
     ///
-    /// As that of a [`Batch`](crate::actors::Batch).
+    /// As that of a [`Batch`](crate::Batch).
     #[track_caller]
     pub fn send_batch<M, T, E>(&self, messages: Vec<M>) -> PoolRequest<Vec<Result<T, E>>>
     where
@@ -159,18 +168,12 @@ impl<W: Worker> PoolHandle<W> {
     {
         let (caller, answer) = oneshot::channel();
         let (scheduler, calls) = (&self.shared.scheduler, messages.len());
-        let batch = Delegation::new(scheduler, messages, scheduler.options.timeout, Origin::here());
+        let batch = BatchRelay::new(scheduler, messages, scheduler.options.timeout, CallOrigin::here());
         batch.run::<W, T, E>(&here_or(&self.shared.arbiter), Some(caller));
-        PoolRequest {
-            answer,
-            timeout: None,
-            calls,
-            unanswered: |failure, calls| (0..calls).map(|_| Err(E::from(failure.clone()))).collect(),
-            scheduler: scheduler.clone(),
-        }
+        PoolRequest::batch(answer, calls, scheduler.clone())
     }
 
-    /// Runs a message on any free worker and forgets its answer.
+    /// Runs a message on any free worker and drops its answer. A failure goes to the error-handling context in force.
     #[track_caller]
     pub fn do_send<M, T, E>(&self, message: M)
     where
@@ -182,11 +185,11 @@ impl<W: Worker> PoolHandle<W> {
         self.run(&message, self.shared.scheduler.options.timeout, None);
     }
 
-    /// As [`do_send`](Self::do_send).
+    /// As [`do_send`](Self::do_send), but reports a pool that has stopped.
     ///
     /// # Errors
     ///
-    /// [`SendError::Closed`] where the pool has ended or is ending; the message comes back. It is never `Full`.
+    /// [`SendError::Closed`] with the message if the pool has stopped or is stopping. It is never `Full`.
     #[track_caller]
     pub fn try_send<M, T, E>(&self, message: M) -> Result<(), SendError<M>>
     where
@@ -202,10 +205,10 @@ impl<W: Worker> PoolHandle<W> {
         Ok(())
     }
 
-    /// Options of a checkout: exclusive use of one worker.
+    /// Returns the options of a new checkout, which is exclusive use of one worker.
     ///
-    /// A checkout that saw an `Err` has its worker replaced when it is released, since what the worker holds may
-    /// be in doubt; workers that hold nothing are spared by `keep_after_error(true)`.
+    /// A checkout that saw an `Err` has its worker replaced when it is released, since the worker's state may be
+    /// inconsistent. For workers without such state, use [`keep_after_error(true)`](CheckoutBuilder::keep_after_error).
     pub fn checkout(&self) -> CheckoutBuilder<W> {
         CheckoutBuilder {
             scheduler: self.shared.scheduler.clone(),
@@ -217,27 +220,29 @@ impl<W: Worker> PoolHandle<W> {
         }
     }
 
-    /// What the pool is doing and has done.
+    /// Returns what the pool is doing now, and its totals since its start.
     pub fn stats(&self) -> Stats {
         self.shared.scheduler.stats()
     }
 
-    /// What the pool's fork server is doing and has done, for all applications that it works for; `None` where there is no
-    /// server.
+    /// Returns what the pool's fork server is doing now, and its totals since its start, for all applications that it
+    /// serves. `None` if there is no server.
     pub fn server_stats(&self) -> impl Future<Output = Option<ServerStats>> + Send + 'static {
-        let (inquirer, stats) = oneshot::channel();
+        let (requester, stats) = oneshot::channel();
         if let Some(supervisor) = self.shared.scheduler.supervisor() {
-            supervisor.do_send(InspectServer(inquirer));
+            supervisor.do_send(InspectServer(requester));
         }
-        async { stats.await.ok() }
+        async { stats.await.ok().map(ServerStats::from) }
     }
 
-    /// Ends the pool: nobody new gets a worker, what is queued on held checkouts may finish for `drain`, then
-    /// whatever still runs is killed. Ready once the last process of the pool has been reaped.
+    /// Stops the pool; the future resolves once its last process is reaped.
+    ///
+    /// No further checkout gets a worker. Calls that run or are queued on held checkouts may finish for up to `drain`;
+    /// then the remaining workers are killed. `Duration::ZERO` kills them at once.
     ///
     /// # Cancellation
     ///
-    /// The pool ends all the same.
+    /// Dropping the future does not keep the pool from stopping.
     pub fn stop(&self, drain: Duration) -> impl Future<Output = ()> + Send + 'static {
         pool::stop(self.shared.scheduler.clone(), drain)
     }
@@ -255,12 +260,12 @@ impl<W: Worker> PoolHandle<W> {
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
         let scheduler = &self.shared.scheduler;
-        let relay = Relay::<W, M>::new(scheduler, message, limit, Origin::here());
+        let relay = Relay::<W, M>::new(scheduler, message, limit, CallOrigin::here());
         relay.run(&here_or(&self.shared.arbiter), caller);
     }
 }
 
-/// The current arbiter, or the pool's on a thread that has none.
+/// Returns the current thread's arbiter, or the pool's if the thread has none.
 pub(super) fn here_or(arbiter: &ArbiterHandle) -> ArbiterHandle {
     Arbiter::try_current().filter(ArbiterHandle::alive).unwrap_or_else(|| arbiter.clone())
 }

@@ -1,4 +1,4 @@
-//! A fork server that is a program of its own.
+//! The options of a standalone fork server, and how it runs.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::server::{Boot, ListenError, ServerError};
 use crate::sys::process;
 use crate::wire::frame;
 
-/// A fork server for workers of one type, to which applications connect their pools with
+/// A standalone fork server for workers of one type. Applications connect pools to it with
 /// [`Pool::connect`](crate::Pool::connect).
 ///
 /// ```no_run
@@ -35,7 +35,7 @@ use crate::wire::frame;
 ///     forkpool::Server::<Hasher>::new(12).name("passwords").listen("unix:/run/passwords.sock")?.run()
 /// }
 /// ```
-#[must_use = "a server serves once it runs"]
+#[must_use = "a server does nothing until run is called"]
 pub struct Server<W: Worker> {
     config: W::Config,
     addresses: Vec<String>,
@@ -53,34 +53,35 @@ impl<W: Worker> std::fmt::Debug for Server<W> {
 }
 
 impl<W: Worker> Server<W> {
-    /// A server whose workers are set up with `config`.
+    /// Returns the options of a server whose workers are set up with `config`.
     pub fn new(config: W::Config) -> Self {
         Server { config, addresses: Vec::new(), options: ServerOptions::default(), certificates: None }
     }
 
-    /// The server's name in `ps`: 1 to 64 bytes, without `/` and control characters. Workers are named after the pools
-    /// of the applications that they work for. Default: the name of the program.
+    /// Sets the server's name in `ps`: 1 to 64 bytes, without `/` and control characters. Workers are named after their
+    /// pools. Default: the name of the program.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.options.name = Some(name.into());
         self
     }
 
-    /// One more place to listen at.
+    /// Adds an address to listen at.
     ///
-    /// `unix:/path` is a socket for processes of the same user and of root (mode 0600). One that a dead server has left is
-    /// replaced, one of a server that is alive is refused by [`run`](Self::run), or [taken over](Self::take_over). A file
-    /// beside it, of the same name with `.lock`, tells who is there.
-    ///
-    /// `tls:host:port` is for whoever shows a certificate that one of the authorities of this server's
-    /// [certificates](Self::certificates) has signed, from anywhere. `tcp:host:port` is for any process of this machine, since
-    /// nobody shows who it is, and has to be an address of its loopback.
-    ///
-    /// `systemd:` is whatever a service manager listens at for this process (socket activation), `systemd:name` what it
-    /// has named so.
+    /// - `unix:/path` is a socket for processes of the same user and of root (mode 0600). A socket that a dead server left
+    ///   is replaced; if its server is alive, [`run`](Self::run) refuses to start, or [takes over](Self::take_over). A file
+    ///   beside it, with `.lock` behind the name, holds the server's process id.
+    /// - `tls:host:port` accepts peers from anywhere whose certificate is signed by one of the authorities of
+    ///   [`certificates`](Self::certificates).
+    /// - `tcp:host:port` accepts any process of this machine, since nothing is authenticated. The address must belong to
+    ///   the loopback, unless
+    ///   [`allow_unauthenticated_beyond_loopback`](Self::allow_unauthenticated_beyond_loopback) is set.
+    /// - `systemd:` stands for all sockets that a service manager passes to this process (socket activation), and
+    ///   `systemd:name` for those with this name.
     ///
     /// # Errors
     ///
-    /// [`ListenError::Address`] for what is no address. Whether one can listen there is found out by [`run`](Self::run).
+    /// [`ListenError::Address`] for an invalid address. Whether the server can listen there is found out by
+    /// [`run`](Self::run).
     pub fn listen(mut self, address: impl Into<String>) -> Result<Self, ListenError> {
         let address = address.into();
         Address::parse(&address)?;
@@ -88,67 +89,69 @@ impl<W: Worker> Server<W> {
         Ok(self)
     }
 
-    /// Has the members of this group connect as well, by its name or number: sockets have mode 0660 and belong to it.
-    /// Default: nobody but processes of the server's own user and of root.
+    /// Accepts the members of this group, given by name or number, at Unix sockets: their mode is 0660, and they belong to
+    /// the group. Default: only processes of the server's own user and of root.
     ///
     /// # Errors
     ///
-    /// [`ServerError::Io`] where there is no such group.
+    /// [`ServerError::Io`] if there is no such group.
     pub fn group(mut self, group: &str) -> Result<Self, ServerError> {
         self.options.group = Some(process::group_number(group).map_err(ServerError::Io)?);
         Ok(self)
     }
 
-    /// What this server shows to whoever comes to it by TLS, and whom it lets in.
+    /// Sets the certificate that this server presents at `tls:` addresses, and the authorities that it accepts.
     pub fn certificates(mut self, certificates: Certificates) -> Self {
         self.certificates = Some(certificates);
         self
     }
 
-    /// Whether plain TCP may be listened at where other machines can come: whoever reaches the port runs code in workers
-    /// and reads what others send, for nothing is encrypted and nobody shows who it is. Default: `false`.
+    /// Sets whether the server may listen on plain TCP where other machines can connect. Nothing is encrypted and neither
+    /// side is authenticated: every peer that reaches the port runs code in workers and can read what others send.
+    /// Default: `false`.
     pub fn allow_unauthenticated_beyond_loopback(mut self, allow: bool) -> Self {
         self.options.unauthenticated_beyond_loopback = allow;
         self
     }
 
-    /// Whether a server that is alive at one of the addresses is replaced: once this one is ready, it is given the
-    /// sockets, so nobody who comes in between is turned away; the other one's workers finish what they do, and it ends
-    /// with the last of them. At least one of the addresses has to be a path; ports go along with it. Default: `false`, it
-    /// is refused.
+    /// Sets whether to replace a server that is alive at one of the addresses. Default: `false`, [`run`](Self::run) refuses.
+    ///
+    /// Once this server is ready, it receives the sockets of the old one, so no connection is rejected in between. The old
+    /// server's workers finish their calls, and it exits with the last of them. At least one address must be a
+    /// `unix:/path`; ports are handed over with it.
     pub fn take_over(mut self, take_over: bool) -> Self {
         self.options.take_over = take_over;
         self
     }
 
-    /// How long workers may finish what they do after SIGTERM, before they are killed. Default: `None`, no limit.
+    /// Sets how long workers may finish their calls after SIGTERM before they are killed. Default: `None`, no limit.
     pub fn drain_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.drain_timeout = limit.into();
         self
     }
 
-    /// Most workers of all clients together; a client that asks for more is refused, and asks again later. Default:
-    /// `None`, what the system has room for.
+    /// Sets the maximum of workers of all clients together, at least 1. A client that asks for more is refused, and asks
+    /// again later. Default: `None`, as many as the system allows.
     pub fn max_workers(mut self, count: impl Into<Option<usize>>) -> Self {
         self.options.max_workers = count.into();
         self
     }
 
-    /// Most clients, one for each pool; one more is refused, and tries again later. Default: 512.
+    /// Sets the maximum of clients, one for each pool, at least 1. One more is refused, and tries again later. Default: 512.
     pub fn max_clients(mut self, count: usize) -> Self {
         self.options.max_clients = count;
         self
     }
 
-    /// Runs the preload, then serves on this thread, which has to be the only one of its process.
+    /// Runs the preload and serves on this thread, which must be the only one of its process, until a signal ends it.
     ///
-    /// SIGTERM has it take no more work, tell its clients so, and end with its last worker; SIGINT, or a second SIGTERM,
-    /// ends it and its workers at once. A client that goes takes its workers with it. What happens is told by `tracing`
-    /// events with the target `forkpool::server`.
+    /// After SIGTERM the server accepts no more work, notifies its clients, and exits with its last worker. After SIGINT,
+    /// or a second SIGTERM, it and its workers exit at once. The workers of a client that disconnects are killed. Events
+    /// are logged by `tracing` with the target `forkpool::server`.
     ///
     /// # Errors
     ///
-    /// [`ServerError`]; a server that is there already is not disturbed.
+    /// [`ServerError`]. A server that is alive at one of the addresses is not disturbed, and no socket is left behind.
     pub fn run(self) -> Result<(), ServerError> {
         let mut config = Vec::new();
         frame::encode(&mut config, &self.config, usize::MAX / 2).map_err(ServerError::Config)?;

@@ -1,4 +1,4 @@
-//! The live view of a pool.
+//! What a pool is doing, in numbers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,75 +8,76 @@ use crate::failure::{FailureKind, KIND_NAMES};
 /// Buckets of a histogram: one for every power of two microseconds up to about 36 minutes, and one above.
 const BUCKETS: usize = 32;
 
-/// What a pool is doing at one moment, and what it has done since its start.
+/// What a pool is doing at one moment, and its totals since its start. [`PoolHandle::stats`](crate::PoolHandle::stats)
+/// returns it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
     /// Workers being forked or set up.
     pub starting: usize,
-    /// Workers nobody holds.
+    /// Workers that no checkout holds.
     pub idle: usize,
     /// Workers held by checkouts.
     pub leased: usize,
-    /// Workers that are ending and not yet gone.
+    /// Workers that are to exit and are not reaped yet.
     pub ending: usize,
     /// Checkouts waiting for a worker.
     pub waiting: usize,
-    /// Bytes of `blob_memory` that blobs of calls have, in whole pages; those of results are not counted.
+    /// Bytes of `blob_memory` that the blobs of calls occupy, in whole pages; blobs of results do not count.
     pub blob_bytes: usize,
     /// Process ids of the living workers, by number.
     pub pids: Vec<u32>,
     /// Workers forked since the start.
     pub forked: u64,
-    /// Checkouts that were given a worker since the start.
+    /// Checkouts that received a worker since the start.
     pub checkouts: u64,
-    /// Calls that were answered `Ok`.
+    /// Calls answered `Ok`.
     pub succeeded: u64,
-    /// Calls that were answered with an `Err` of the handler's own.
+    /// Calls answered with an `Err` of their handler.
     pub errors: u64,
-    /// Calls that were answered with a failure, by its kind; kinds that never occurred are left out.
+    /// Calls answered with a failure, by kind; kinds that never occurred are left out.
     pub failures: Vec<(FailureKind, u64)>,
-    /// Replies that nobody waited for any more.
+    /// Replies whose requester had stopped waiting.
     pub unheard: u64,
-    /// Time from a call's first place in its queue until a worker had it.
+    /// Time from when a call is first in its queue until a worker has it.
     pub waited: Histogram,
-    /// Time from then until it was answered.
+    /// Time from when a worker has a call until it is answered.
     pub ran: Histogram,
 }
 
 impl Stats {
-    /// Worker processes there are, whatever their state.
+    /// Returns the number of worker processes in any state.
     pub fn workers(&self) -> usize {
         self.starting + self.idle + self.leased + self.ending
     }
 
-    /// How many calls were answered with a failure of this kind.
+    /// Returns how many calls were answered with a failure of this kind.
     pub fn failures_of(&self, kind: FailureKind) -> u64 {
         self.failures.iter().find(|(known, _)| *known == kind).map_or(0, |(_, count)| *count)
     }
 }
 
-/// How often durations fell between two powers of two microseconds.
+/// Durations, counted in buckets that end at powers of two microseconds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Histogram {
     counts: Vec<u64>,
 }
 
 impl Histogram {
-    /// How many durations were counted.
+    /// Returns how many durations were counted.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// The buckets as their upper ends (exclusive; `None` for the last, which has none) and counts.
+    /// Returns the upper end (exclusive; `None` for the last bucket, which has none) and the count of each bucket.
     pub fn buckets(&self) -> impl Iterator<Item = (Option<Duration>, u64)> {
         let last = self.counts.len().saturating_sub(1);
         let end = move |at: usize| (at < last).then(|| Duration::from_micros(1 << at));
         self.counts.iter().enumerate().map(move |(at, &count)| (end(at), count))
     }
 
-    /// The upper end of the bucket in which this part (0 to 1) of all durations is reached, or `None` where
-    /// nothing was counted or the last bucket is meant.
+    /// Returns the upper end of the bucket in which this part (0 to 1) of all durations is reached; `None` if nothing was
+    /// counted, or if it is the last bucket.
     pub fn quantile(&self, part: f64) -> Option<Duration> {
         let wanted = (self.count() as f64 * part.clamp(0.0, 1.0)).ceil().max(1.0) as u64;
         let mut seen = 0;
@@ -89,7 +90,7 @@ impl Histogram {
     }
 }
 
-/// A histogram that any thread may add to.
+/// A histogram to which any thread may add.
 struct BucketCounts([AtomicU64; BUCKETS]);
 
 impl Default for BucketCounts {
@@ -110,7 +111,7 @@ impl BucketCounts {
     }
 }
 
-/// What is counted as it happens, by whichever thread it happens on.
+/// The totals of a pool, counted by any thread.
 #[derive(Default)]
 pub(crate) struct Totals {
     forked: AtomicU64,
@@ -125,42 +126,42 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
-    pub(crate) fn forked(&self) {
+    pub(crate) fn count_fork(&self) {
         self.forked.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn granted(&self) {
+    pub(crate) fn count_checkout(&self) {
         self.checkouts.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn succeeded(&self) {
+    pub(crate) fn count_success(&self) {
         self.succeeded.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn erred(&self) {
+    pub(crate) fn count_error(&self) {
         self.errors.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn answered_with(&self, kind: FailureKind) {
+    pub(crate) fn count_failure(&self, kind: FailureKind) {
         if let Some(at) = KIND_NAMES.iter().position(|(known, _)| *known == kind) {
             self.failures[at].fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn unheard(&self) {
+    pub(crate) fn count_unheard(&self) {
         self.unheard.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn waited(&self, duration: Duration) {
+    pub(crate) fn add_wait(&self, duration: Duration) {
         self.waited.add(duration);
     }
 
-    pub(crate) fn ran(&self, duration: Duration) {
+    pub(crate) fn add_run(&self, duration: Duration) {
         self.ran.add(duration);
     }
 
-    /// A checkout gave its worker back after this long.
-    pub(crate) fn held(&self, duration: Duration) {
+    /// Counts a checkout that released its worker after this long.
+    pub(crate) fn add_hold(&self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         // A moving average over about eight checkouts; a lost update among threads does no harm to an estimate.
         let before = self.held_micros.load(Ordering::Relaxed);
@@ -168,12 +169,12 @@ impl Totals {
         self.held_micros.store(after, Ordering::Relaxed);
     }
 
-    /// How long a checkout has held its worker of late.
+    /// Returns how long recent checkouts held their worker.
     pub(crate) fn usual_hold(&self) -> Duration {
         Duration::from_micros(self.held_micros.load(Ordering::Relaxed))
     }
 
-    /// Everything counted here; what the ledger knows is left at its default.
+    /// Returns everything that is counted here; what the pool state knows is left at its default.
     pub(crate) fn snapshot(&self) -> Stats {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let failures = KIND_NAMES.into_iter().map(|(kind, _)| kind).zip(self.failures.iter().map(load));

@@ -1,5 +1,5 @@
-//! The context in which checkouts and pools run: as actix's own, and its messages carry the error-handling context
-//! of their senders.
+//! The actix context in which checkouts and pools run. It behaves like `actix::Context`, and its envelopes carry the
+//! sender's error-handling context.
 
 use std::fmt;
 use std::panic::Location;
@@ -12,36 +12,38 @@ use actix::dev::{
 use actix::fut::ActorFuture;
 use actix::{Actor, ActorContext, ActorState, Addr, AsyncContext, Handler, Message, SpawnHandle};
 
-use super::{ErrorContext, Sent};
+use super::{ErrorContext, SenderInfo};
 use crate::actors::telemetry::event_forwarder::LogSink;
 
 /// The execution context of [`Checkout`](crate::actors::Checkout) and [`Pool`](crate::actors::Pool).
 ///
-/// It differs from `actix::Context` in what happens where a message is sent: it is packed together with the
-/// [`ErrorContext`] in force there, however it is sent and through whatever kind of address.
+/// It differs from `actix::Context` in one point: a message that is sent to such an actor is packed together with the
+/// [`ErrorContext`] in force where it is sent. This holds for `send`, `try_send` and `do_send`, and for `Addr`,
+/// `WeakAddr` and `Recipient` alike.
 pub struct ProxyContext<A: Actor<Context = Self>> {
     parts: ContextParts<A>,
-    /// Of the message that is being handled.
-    sent: Sent,
+    /// The sender of the message that is being handled, until the handler takes it.
+    sender: SenderInfo,
 }
 
 impl<A: Actor<Context = Self>> ProxyContext<A> {
-    /// Runs an actor that is sent its messages through this channel, on the current arbiter.
+    /// Starts an actor on the current arbiter; it receives its messages through this channel.
     pub(crate) fn run(actor: A, receiver: AddressReceiver<A>) {
         let mailbox = Mailbox::new(receiver);
         let parts = ContextParts::new(mailbox.sender_producer());
-        let context = ProxyContext { parts, sent: Sent::default() };
+        let context = ProxyContext { parts, sender: SenderInfo::default() };
         actix_rt::spawn(ContextFut::new(context, actor, mailbox));
     }
 
-    /// Whether anybody can still send a message.
+    /// Returns whether an address of this actor still exists, so that messages can still arrive.
     pub fn connected(&self) -> bool {
         self.parts.connected()
     }
 
-    /// What the message that is being handled tells of its sender.
-    pub(crate) fn take_sent(&mut self) -> Sent {
-        std::mem::take(&mut self.sent)
+    /// Takes what is known about the sender of the message that is being handled. A second call returns an empty
+    /// value.
+    pub(crate) fn take_sender(&mut self) -> SenderInfo {
+        std::mem::take(&mut self.sender)
     }
 }
 
@@ -99,14 +101,15 @@ where
     M: Message + Send + 'static,
     M::Result: Send,
 {
-    /// Runs on the sender's thread, where the message is sent.
+    /// Packs a message. actix calls this on the sender's thread, so the thread-local values read here are the
+    /// sender's.
     fn pack(message: M, caller: Option<OneshotSender<M::Result>>) -> Envelope<A> {
         let (context, log_sink) = (ErrorContext::current(), LogSink::here());
         Envelope::with_proxy(Box::new(ContextEnvelope { message: Some(message), caller, context, log_sink }))
     }
 }
 
-/// A message on its way, with what its sender stood in.
+/// A message on its way to the actor, with the error context and the log sink of its sender.
 struct ContextEnvelope<M: Message> {
     message: Option<M>,
     caller: Option<OneshotSender<M::Result>>,
@@ -122,22 +125,22 @@ where
 {
     fn handle(&mut self, actor: &mut A, ctx: &mut ProxyContext<A>) {
         let caller = self.caller.take();
-        // As in actix's own envelopes, what nobody waits for any more is not begun.
+        // As in actix's own envelopes, a message whose sender has dropped the reply future is not handled.
         if caller.as_ref().is_some_and(OneshotSender::is_closed) {
             return;
         }
         if let Some(message) = self.message.take() {
             let (context, log_sink) = (self.context.take(), self.log_sink.take());
-            ctx.sent = Sent { context, log_sink, awaited: caller.is_some() };
+            ctx.sender = SenderInfo { context, log_sink, awaits_reply: caller.is_some() };
             let response = actor.handle(message, ctx);
-            // Not every handler asks.
-            drop(ctx.take_sent());
+            // A handler that did not take it must not leave it to the next message.
+            drop(ctx.take_sender());
             response.handle(ctx, caller);
         }
     }
 }
 
-/// A message that says where it was made; see [`here`].
+/// A message together with the source location where it was made; returned by [`here`].
 #[derive(Clone, Copy, Debug)]
 pub struct Here<M> {
     pub(crate) message: M,
@@ -148,11 +151,11 @@ impl<M: Message> Message for Here<M> {
     type Result = M::Result;
 }
 
-/// Wraps a message for a checkout or a pool's address so that the trace of its failure names this line:
-/// `checkout.send(here(Hash { .. }))`.
+/// Wraps a message to a checkout or to a pool's address, so that the [`Trace`](crate::actors::Trace) of its failure
+/// names the line of this call: `checkout.send(here(Hash { .. }))`.
 ///
-/// Of a message without it the trace names the line where the checkout was started. The methods of
-/// [`PoolHandle`](crate::actors::PoolHandle) need no such help.
+/// Without it the trace names the line where the checkout or the pool was started. The methods of
+/// [`PoolHandle`](crate::actors::PoolHandle) record their caller's line themselves.
 #[track_caller]
 pub fn here<M: Message>(message: M) -> Here<M> {
     Here { message, at: Location::caller() }

@@ -1,32 +1,33 @@
-//! Locals that travel: encoded when they are set, merged with what the frames further out send along.
+//! Baggage: locals that travel with calls. A value is encoded when it is set and merged with the baggage of the outer
+//! frames at that time.
 
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::wire::baggage;
-use crate::wire::baggage::{Item, MOST_BAGGAGE};
+use crate::wire::baggage::{BaggageItem, MAX_BAGGAGE};
 use crate::wire::frame;
 use crate::wire::frame::PayloadError;
 
-/// Why a value cannot be baggage.
+/// Why [`ErrorContext::baggage`](crate::actors::ErrorContext::baggage) rejected a value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BaggageError {
-    /// All the baggage of the context together is too large.
+    /// With this value, the encoded baggage of the context and its outer frames would exceed the limit.
     #[error("with {type_name} the baggage exceeds {limit} bytes")]
     TooLarge {
-        /// The type of the value that was one too many.
+        /// The type of the rejected value.
         type_name: &'static str,
-        /// Most bytes that all of it may take, encoded.
+        /// The largest encoded size of all baggage of a context together, in bytes (64 KiB).
         limit: usize,
     },
-    /// Its `Serialize` did not succeed.
+    /// The `Serialize` implementation of the value returned an error.
     #[error("{type_name} cannot be encoded: {reason}")]
     Encode {
-        /// The value's type.
+        /// The type of the rejected value.
         type_name: &'static str,
-        /// What its encoding said.
+        /// The text of the serialization error.
         reason: String,
     },
 }
@@ -34,60 +35,66 @@ pub enum BaggageError {
 /// The baggage of one frame.
 #[derive(Clone, Default)]
 pub(super) struct Baggage {
-    /// Set in the frame itself.
-    own: Vec<Item>,
-    /// With that of the frames further out; `None` if there is none at all.
-    all: Option<Arc<Packed>>,
+    /// Items that were set in the frame itself.
+    own: Vec<BaggageItem>,
+    /// All items, those of the outer frames included; `None` without any.
+    all: Option<Arc<EncodedBaggage>>,
 }
 
-struct Packed {
-    items: Vec<Item>,
-    list: Vec<u8>,
+/// Items, and the bytes that travel with a call.
+struct EncodedBaggage {
+    items: Vec<BaggageItem>,
+    bytes: Vec<u8>,
 }
 
-impl Packed {
-    fn of(items: Vec<Item>) -> Result<Arc<Self>, PayloadError> {
-        let list = baggage::pack(&items)?;
-        Ok(Arc::new(Packed { items, list }))
+impl EncodedBaggage {
+    fn new(items: Vec<BaggageItem>) -> Result<Arc<Self>, PayloadError> {
+        let bytes = baggage::encode_list(&items)?;
+        Ok(Arc::new(EncodedBaggage { items, bytes }))
     }
 }
 
 impl Baggage {
-    /// What a frame begins with that chains to this one.
-    pub(super) fn passed_on(&self) -> Self {
+    /// Returns the baggage with which a new frame directly inside this one starts.
+    pub(super) fn inherited(&self) -> Self {
         Baggage { own: Vec::new(), all: self.all.clone() }
     }
 
+    /// Encodes a value and adds it to the frame, in place of a value of the same type.
+    ///
+    /// # Errors
+    ///
+    /// See [`BaggageError`]; the baggage is unchanged then.
     pub(super) fn add<T: Serialize>(&mut self, value: &T) -> Result<(), BaggageError> {
         let type_name = std::any::type_name::<T>();
-        let refusal = |error| match error {
+        let to_error = |error| match error {
             PayloadError::Encode { reason, .. } => BaggageError::Encode { type_name, reason },
-            _ => BaggageError::TooLarge { type_name, limit: MOST_BAGGAGE },
+            _ => BaggageError::TooLarge { type_name, limit: MAX_BAGGAGE },
         };
         let mut bytes = Vec::new();
-        frame::encode(&mut bytes, value, MOST_BAGGAGE).map_err(refusal)?;
-        let item = Item { key: baggage::key::<T>(), bytes };
+        frame::encode(&mut bytes, value, MAX_BAGGAGE).map_err(to_error)?;
+        let item = BaggageItem { key: baggage::key::<T>(), bytes };
         let mut items = self.all.as_ref().map(|all| all.items.clone()).unwrap_or_default();
         put(&mut items, item.clone());
-        self.all = Some(Packed::of(items).map_err(refusal)?);
+        self.all = Some(EncodedBaggage::new(items).map_err(to_error)?);
         put(&mut self.own, item);
         Ok(())
     }
 
-    /// Leaves what was set in the frame itself.
+    /// Drops the baggage of the outer frames and keeps that of the frame itself.
     pub(super) fn detach(&mut self) {
-        // A part of what could be packed can be packed.
-        self.all = Packed::of(self.own.clone()).ok().filter(|all| !all.items.is_empty());
+        // This cannot fail: all items together were packed within the limit, so a subset of them is as well.
+        self.all = EncodedBaggage::new(self.own.clone()).ok().filter(|all| !all.items.is_empty());
     }
 
-    /// As it travels; empty if there is none.
-    pub(super) fn list(&self) -> &[u8] {
-        self.all.as_ref().map_or(&[], |all| &all.list)
+    /// Returns the bytes that travel with a call; empty without baggage.
+    pub(super) fn encoded(&self) -> &[u8] {
+        self.all.as_ref().map_or(&[], |all| &all.bytes)
     }
 }
 
-/// Adds an item, in place of one with the same key.
-fn put(items: &mut Vec<Item>, item: Item) {
+/// Adds an item, or replaces the item with the same key.
+fn put(items: &mut Vec<BaggageItem>, item: BaggageItem) {
     match items.iter_mut().find(|known| known.key == item.key) {
         Some(known) => *known = item,
         None => items.push(item),

@@ -1,84 +1,85 @@
-//! Where a call comes from: all that it keeps of its context while nothing is wrong.
+//! The origin of a call: the little that a call keeps of its sender as long as it does not fail.
 
 use std::panic::Location;
 use std::sync::Arc;
 
-use super::propagation::Delivery;
+use super::propagation::Propagation;
 use super::{ErrorContext, Trace};
 use crate::actors::telemetry::event_forwarder::LogSink;
 use crate::failure::Failure;
 use crate::request_log::RequestLog;
 
-/// What a message tells of its sender.
+/// What the envelope of a message carries about its sender.
 #[derive(Default)]
-pub(crate) struct Sent {
-    /// In force where it was sent.
+pub(crate) struct SenderInfo {
+    /// The error context in force where the message was sent.
     pub(crate) context: Option<ErrorContext>,
-    /// Who hears there what is logged.
+    /// The log sink in force where the message was sent.
     pub(crate) log_sink: Option<LogSink>,
-    /// Whether the sender waits for an answer.
-    pub(crate) awaited: bool,
+    /// Whether the sender waits for a reply (`send`, in contrast to `do_send`).
+    pub(crate) awaits_reply: bool,
 }
 
-/// Where a call comes from. Frames, names and texts are made of it when the call has failed.
+/// Where a call comes from. The frames, names and texts of a trace are created from it only when the call fails.
 #[derive(Clone, Debug)]
-pub(crate) struct Origin {
+pub(crate) struct CallOrigin {
     context: Option<ErrorContext>,
     log_sink: Option<LogSink>,
     at: &'static Location<'static>,
 }
 
-impl Origin {
-    /// A call or checkout made here, in the context in force.
+impl CallOrigin {
+    /// Returns the origin of a call or checkout that is made by the caller, with the context in force.
     #[track_caller]
     pub(crate) fn here() -> Self {
-        Origin { context: ErrorContext::current(), log_sink: LogSink::here(), at: Location::caller() }
+        CallOrigin { context: ErrorContext::current(), log_sink: LogSink::here(), at: Location::caller() }
     }
 
-    /// A place that has no context of its own.
+    /// Returns the caller's location, without a context and a log sink.
     #[track_caller]
-    pub(crate) fn bare() -> Self {
-        Origin { context: None, log_sink: None, at: Location::caller() }
+    pub(crate) fn without_context() -> Self {
+        CallOrigin { context: None, log_sink: None, at: Location::caller() }
     }
 
-    /// A call that was sent to what was made here: in its sender's context or else in that of the receiver, from
-    /// where the sender says or else from where the receiver was made.
-    pub(crate) fn of_call(&self, sent: Sent, at: Option<&'static Location<'static>>) -> Self {
-        let context = sent.context.or_else(|| self.context.clone());
+    /// Returns the origin of a call that was sent to the checkout or pool with this origin.
+    ///
+    /// The context is the sender's, or else the receiver's. The log is the one attached to the receiver, or else the
+    /// sender's sink. The location is `at` (see [`here`](super::actor_context::here)), or else the receiver's.
+    pub(crate) fn for_call(&self, sender: SenderInfo, at: Option<&'static Location<'static>>) -> Self {
+        let context = sender.context.or_else(|| self.context.clone());
         let log = self.log_sink.as_ref().filter(|log_sink| matches!(log_sink, LogSink::Log(_)));
-        Origin { context, log_sink: log.cloned().or(sent.log_sink), at: at.unwrap_or(self.at) }
+        CallOrigin { context, log_sink: log.cloned().or(sender.log_sink), at: at.unwrap_or(self.at) }
     }
 
-    /// The same in this context.
-    pub(crate) fn within(self, context: Option<ErrorContext>) -> Self {
-        Origin { context: context.or(self.context), ..self }
+    /// Replaces the context, if one is given.
+    pub(crate) fn with_context(self, context: Option<ErrorContext>) -> Self {
+        CallOrigin { context: context.or(self.context), ..self }
     }
 
-    /// The same, with calls that are logged here.
-    pub(crate) fn logged_to(self, log: Option<RequestLog>) -> Self {
-        Origin { log_sink: log.map(LogSink::Log).or(self.log_sink), ..self }
+    /// Attaches a log that records the calls, if one is given.
+    pub(crate) fn with_log(self, log: Option<RequestLog>) -> Self {
+        CallOrigin { log_sink: log.map(LogSink::Log).or(self.log_sink), ..self }
     }
 
-    /// Who hears what the call logs.
+    /// Returns the receiver of the call's log records.
     pub(crate) fn log_sink(&self) -> Option<&LogSink> {
         self.log_sink.as_ref()
     }
 
-    /// What travels with the call.
+    /// Returns the encoded baggage that travels with the call.
     pub(crate) fn baggage(&self) -> &[u8] {
-        self.context.as_ref().map_or(&[], |context| context.0.baggage.list())
+        self.context.as_ref().map_or(&[], |context| context.0.baggage.encoded())
     }
 
-    /// Whether anybody is to hear of a failure, beside a caller who waits.
-    pub(crate) fn is_heard(&self, awaited: bool) -> bool {
+    /// Returns whether a failure of the call is reported to a handler or the log, in addition to a caller that waits.
+    pub(crate) fn is_reported(&self, awaited: bool) -> bool {
         let logged = || !awaited && tracing::enabled!(target: "forkpool", tracing::Level::ERROR);
         self.context.is_some() || logged()
     }
 
-    /// The call, which goes by this name, has failed: tells the handlers of its context, or else the log.
-    pub(crate) fn failed(&self, call: &str, failure: Failure) {
+    /// Reports that the call with this name has failed: to the handlers of its context, or else to the log.
+    pub(crate) fn report_failure(&self, call: &str, failure: Failure) {
         let trace = Arc::new(Trace::of_call(call, self.at, self.context.as_ref()));
-        let delivery = Delivery { failure, trace };
-        delivery.go_outward(self.context.clone());
+        Propagation { failure, trace }.propagate(self.context.clone());
     }
 }

@@ -1,4 +1,4 @@
-//! Which context is in force on this thread.
+//! The context in force on this thread.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -11,43 +11,45 @@ use actix::fut::ActorFuture;
 use super::ErrorContext;
 
 thread_local! {
-    static IN_FORCE: Cell<Option<ErrorContext>> = const { Cell::new(None) };
+    static CURRENT: Cell<Option<ErrorContext>> = const { Cell::new(None) };
 }
 
-/// The context in force; none while the thread is being taken down.
+/// Returns the context in force; `None` while the thread's local variables are being destroyed.
 pub(super) fn current() -> Option<ErrorContext> {
-    let look = |cell: &Cell<Option<ErrorContext>>| {
+    let clone_content = |cell: &Cell<Option<ErrorContext>>| {
         let context = cell.take();
-        let seen = context.clone();
+        let copy = context.clone();
         cell.set(context);
-        seen
+        copy
     };
-    IN_FORCE.try_with(look).ok().flatten()
+    CURRENT.try_with(clone_content).ok().flatten()
 }
 
-/// As long as it lives the context of the slot is in force, and the slot keeps what was so before. Nothing is
-/// counted or allocated on the way in and out, since a future is entered at every poll.
-struct Entered<'a>(&'a mut Option<ErrorContext>);
+/// Keeps the context of a slot in force until it is dropped; the slot holds the previous context meanwhile.
+///
+/// Entering and leaving swap two pointers. They change no reference count and allocate nothing, because a scoped
+/// future is entered at every poll.
+struct EnterGuard<'a>(&'a mut Option<ErrorContext>);
 
-impl<'a> Entered<'a> {
+impl<'a> EnterGuard<'a> {
     #[inline]
     fn enter(slot: &'a mut Option<ErrorContext>) -> Self {
-        exchange(slot);
-        Entered(slot)
+        swap_current(slot);
+        EnterGuard(slot)
     }
 }
 
-impl Drop for Entered<'_> {
+impl Drop for EnterGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        exchange(self.0);
+        swap_current(self.0);
     }
 }
 
 #[inline]
-fn exchange(slot: &mut Option<ErrorContext>) {
-    // A thread that is being taken down has nothing in force any more.
-    let _ = IN_FORCE.try_with(|cell| {
+fn swap_current(slot: &mut Option<ErrorContext>) {
+    // While the thread's local variables are being destroyed, no context is in force and none can be set.
+    let _ = CURRENT.try_with(|cell| {
         let before = cell.take();
         cell.set(std::mem::replace(slot, before));
     });
@@ -55,7 +57,7 @@ fn exchange(slot: &mut Option<ErrorContext>) {
 
 pub(super) fn run<T>(context: ErrorContext, work: impl FnOnce() -> T) -> T {
     let mut slot = Some(context);
-    let _entered = Entered::enter(&mut slot);
+    let _entered = EnterGuard::enter(&mut slot);
     work()
 }
 
@@ -65,14 +67,16 @@ pub(super) fn scope<F: Future>(context: ErrorContext, future: F) -> impl Future<
     async move {
         let mut future = std::pin::pin!(future);
         std::future::poll_fn(move |task| {
-            let _entered = Entered::enter(&mut slot);
+            let _entered = EnterGuard::enter(&mut slot);
             future.as_mut().poll(task)
         })
         .await
     }
 }
 
-/// A future of an actor with a context in force; made by [`ErrorContext::scope_actor`].
+/// An actor future that runs with an [`ErrorContext`] in force; returned by [`ErrorContext::scope_actor`].
+///
+/// The context is in force while the future is polled, and only then. Dropping it drops the inner future.
 #[must_use = "a future does nothing unless it is spawned"]
 pub struct ActorScope<F> {
     slot: Option<ErrorContext>,
@@ -101,7 +105,7 @@ impl<A: Actor, F: ActorFuture<A>> ActorFuture<A> for ActorScope<F> {
         task: &mut Context<'_>,
     ) -> Poll<F::Output> {
         let ActorScope { slot, future } = &mut *self;
-        let _entered = Entered::enter(slot);
+        let _entered = EnterGuard::enter(slot);
         future.as_mut().poll(actor, ctx, task)
     }
 }

@@ -1,4 +1,4 @@
-//! Who can be told of a failure.
+//! Handlers of failures: closures and actors.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -9,23 +9,26 @@ use actix::dev::RecipientRequest;
 use super::ContextFailure;
 use crate::failure::Failure;
 
-/// What becomes of a failure that a handler was told of.
-pub(super) enum Heard {
+/// What a handler did with a failure.
+pub(super) enum HandlerOutcome {
     Ended,
-    HandedOn(Failure),
-    /// It was sent to an actor, which is to answer.
-    Asked(RecipientRequest<ContextFailure>),
+    /// The handler returned this failure for the next handler outward.
+    PassedOn(Failure),
+    /// The failure was sent to an actor, whose reply is the verdict.
+    Pending(RecipientRequest<ContextFailure>),
 }
 
-/// A handler of whatever kind.
-pub(super) trait Hear: Send + Sync {
-    fn hear(&self, failure: ContextFailure) -> Heard;
+/// A handler of either kind, behind one vtable.
+pub(super) trait ErasedHandler: Send + Sync {
+    fn handle(&self, failure: ContextFailure) -> HandlerOutcome;
 }
 
-/// What [`ErrorContext::on_failure`](super::ErrorContext::on_failure) takes: closures `Fn(ContextFailure)` with one
-/// of the [`Verdict`]s, and a `Recipient<ContextFailure>`. `Kind` is inferred and tells them apart.
+/// A handler that [`ErrorContext::on_failure`](super::ErrorContext::on_failure) accepts: a closure
+/// `Fn(ContextFailure) -> V` whose `V` is a [`Verdict`], or a `Recipient<ContextFailure>`.
+///
+/// `Kind` is a marker that the compiler infers; it keeps the two implementations apart.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no handler of failures",
+    message = "`{Self}` does not handle failures",
     note = "a handler is a closure `|failure: ContextFailure| …` that returns `()` or `Result<(), Failure>` and is \
             `Send + Sync + 'static`, or a `Recipient<ContextFailure>`"
 )]
@@ -34,9 +37,9 @@ pub trait FailureHandler<Kind> {
     fn into_any(self) -> AnyHandler;
 }
 
-/// A handler of whatever kind, which only this library can make.
+/// A type-erased handler, which only this crate can create.
 #[doc(hidden)]
-pub struct AnyHandler(pub(super) Arc<dyn Hear>);
+pub struct AnyHandler(pub(super) Arc<dyn ErasedHandler>);
 
 impl std::fmt::Debug for AnyHandler {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -44,8 +47,10 @@ impl std::fmt::Debug for AnyHandler {
     }
 }
 
-/// What a closure that handles failures returns: `()`, which ends the failure, or a `Result<(), Failure>`, whose
-/// `Err` is handed on to the next handler outward.
+/// The return type of a closure that handles failures: `()`, which ends the failure, or `Result<(), Failure>`, whose
+/// `Ok` ends it and whose `Err` is passed on to the next handler outward.
+///
+/// The trait is sealed.
 pub trait Verdict: sealed::Sealed {
     #[doc(hidden)]
     fn into_result(self) -> Result<(), Failure>;
@@ -71,7 +76,7 @@ impl Verdict for Result<(), Failure> {
     }
 }
 
-/// Marks handlers that are closures with such a verdict.
+/// Marks handlers that are closures which return the [`Verdict`] `V`.
 #[derive(Debug)]
 pub struct ByClosure<V>(PhantomData<V>);
 
@@ -97,22 +102,22 @@ impl FailureHandler<ByActor> for Recipient<ContextFailure> {
 
 struct Closure<F>(F);
 
-impl<F, V> Hear for Closure<F>
+impl<F, V> ErasedHandler for Closure<F>
 where
     F: Fn(ContextFailure) -> V + Send + Sync,
     V: Verdict,
 {
-    fn hear(&self, failure: ContextFailure) -> Heard {
+    fn handle(&self, failure: ContextFailure) -> HandlerOutcome {
         let context = failure.context().clone();
         match context.run(|| (self.0)(failure).into_result()) {
-            Ok(()) => Heard::Ended,
-            Err(failure) => Heard::HandedOn(failure),
+            Ok(()) => HandlerOutcome::Ended,
+            Err(failure) => HandlerOutcome::PassedOn(failure),
         }
     }
 }
 
-impl Hear for Recipient<ContextFailure> {
-    fn hear(&self, failure: ContextFailure) -> Heard {
-        Heard::Asked(self.send(failure))
+impl ErasedHandler for Recipient<ContextFailure> {
+    fn handle(&self, failure: ContextFailure) -> HandlerOutcome {
+        HandlerOutcome::Pending(self.send(failure))
     }
 }

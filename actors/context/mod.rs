@@ -1,5 +1,6 @@
-//! Error-handling contexts: frames with a name, a handler and locals, in force for a stretch of code and carried
-//! along by whatever that code sends. Who fails below a frame is told of to its handler.
+//! Error-handling contexts: frames with a name, a handler and locals. A frame is in force while a closure or a future
+//! runs in it, and the messages sent meanwhile carry it along. A call that fails below a frame is reported to the
+//! frame's handler.
 
 pub(crate) mod actor_context;
 mod baggage;
@@ -22,22 +23,26 @@ use serde::de::DeserializeOwned;
 
 use baggage::Baggage;
 pub use baggage::BaggageError;
-pub(crate) use call_origin::{Origin, Sent};
+pub(crate) use call_origin::{CallOrigin, SenderInfo};
 pub use current::ActorScope;
-use handler::Hear;
+use handler::ErasedHandler;
 pub use handler::{FailureHandler, Verdict};
 pub use trace::{ContextFailure, Trace, TraceFrame};
 
-/// A frame of error handling: a name, and if wanted a handler for what fails below it and values for who runs
-/// below it.
+/// An error-handling context: a named frame with an optional handler for failed calls and with typed values (locals)
+/// for the code that runs in it.
 ///
-/// A context chains to the one in force where it was made. It is in force itself within
-/// [`scope`](Self::scope) and [`run`](Self::run), and a checkout can be bound to it. A call keeps the context in
-/// force where it was made; if it fails, the nearest handler outward is told, once. A handler that returns an
-/// error hands that on to the next one; what no handler ends is logged as a `tracing` error.
+/// A new context is chained to the context in force (the current one) where it is made. It is in force itself inside
+/// [`scope`](Self::scope), [`scope_actor`](Self::scope_actor) and [`run`](Self::run), and
+/// [`in_context`](crate::actors::CheckoutBuilder::in_context) binds a checkout to it.
 ///
-/// It is a value: cheap to clone, to be kept in messages and actors and to be used on any thread. What changes a
-/// clone leaves the others as they are.
+/// A call keeps the context in force where it was made, or else its checkout's. If the call fails, its failure is
+/// reported once, to the nearest handler outward. A handler that returns an error passes that on to the next handler
+/// outward; a failure that no handler ends is logged as a `tracing` error. A call that succeeds, or that its caller
+/// has given up, is reported to no handler.
+///
+/// A context is a value: cheap to clone, usable on any thread, and fit to be kept in messages and actors. Methods that
+/// change a clone leave the other clones as they are.
 ///
 /// ```
 /// # use forkpool::prelude::*;
@@ -55,19 +60,20 @@ pub struct ErrorContext(Arc<Frame>);
 #[derive(Clone)]
 struct Frame {
     name: Arc<str>,
+    /// Where the context was made.
     at: &'static Location<'static>,
-    handler: Option<Arc<dyn Hear>>,
-    /// Set in this frame itself, by type.
+    handler: Option<Arc<dyn ErasedHandler>>,
+    /// The locals that were set in this frame itself, by type.
     locals: Vec<(TypeId, Arc<dyn Any + Send + Sync>)>,
     baggage: Baggage,
     outer: Option<ErrorContext>,
-    /// Frames from here to the root, this one included.
+    /// The number of frames from this one to the root, both included.
     depth: usize,
 }
 
 impl Drop for Frame {
     fn drop(&mut self) {
-        // One frame after the other: a chain may be longer than the stack is deep.
+        // One frame after the other: the recursive drop of a long chain would overflow the stack.
         let mut next = self.outer.take();
         while let Some(mut frame) = next.and_then(|context| Arc::into_inner(context.0)) {
             next = frame.outer.take();
@@ -75,7 +81,8 @@ impl Drop for Frame {
     }
 }
 
-// A frame is not changed once another can see it, so a panic leaves none half done.
+// A frame is changed only while it has a single owner (`Arc::make_mut`), so a panic leaves no shared frame half
+// changed.
 impl std::panic::UnwindSafe for ErrorContext {}
 impl std::panic::RefUnwindSafe for ErrorContext {}
 
@@ -89,7 +96,10 @@ impl fmt::Debug for ErrorContext {
 }
 
 impl ErrorContext {
-    /// A context of this name, made here, that chains to the one in force here.
+    /// Creates a context with this name, chained to the context in force.
+    ///
+    /// The caller's source location is recorded for traces. The context has no handler and no locals of its own, and
+    /// it is not in force yet.
     #[track_caller]
     pub fn named(name: impl Into<Arc<str>>) -> Self {
         let outer = Self::current();
@@ -98,13 +108,16 @@ impl ErrorContext {
             at: Location::caller(),
             handler: None,
             locals: Vec::new(),
-            baggage: outer.as_ref().map(|outer| outer.0.baggage.passed_on()).unwrap_or_default(),
+            baggage: outer.as_ref().map(|outer| outer.0.baggage.inherited()).unwrap_or_default(),
             depth: outer.as_ref().map_or(0, ErrorContext::depth) + 1,
             outer,
         }))
     }
 
-    /// Sets a value for whoever runs below this frame; it hides one of the same type from further out.
+    /// Sets a value that code below this frame reads by its type, with [`local_value`](Self::local_value) or
+    /// [`get`](Self::get).
+    ///
+    /// It replaces a value of the same type in this frame and hides one in an outer frame.
     pub fn local<T: Any + Send + Sync>(mut self, value: T) -> Self {
         let frame = Arc::make_mut(&mut self.0);
         frame.locals.retain(|(kind, _)| *kind != TypeId::of::<T>());
@@ -112,13 +125,18 @@ impl ErrorContext {
         self
     }
 
-    /// As [`local`](Self::local), and the value travels with every call: handlers in a worker read it with
-    /// [`WorkerContext::baggage`](crate::actors::WorkerContext::baggage). It is encoded here, once.
+    /// Sets a value like [`local`](Self::local) that also travels with every call made below this frame: handlers in a
+    /// worker read it with [`WorkerContext::baggage`](crate::actors::WorkerContext::baggage).
+    ///
+    /// The value is encoded once, here. Baggage does not count towards `max_payload`.
     ///
     /// # Errors
     ///
-    /// [`BaggageError`] if it cannot be encoded, or takes more than 64 KiB together with the baggage of the frames
-    /// further out.
+    /// - [`BaggageError::Encode`] if `value` cannot be serialized.
+    /// - [`BaggageError::TooLarge`] if it would exceed 64 KiB together with the other baggage of this frame and of the
+    ///   outer frames.
+    ///
+    /// In both cases the value was not set. The method consumes `self`; other clones of the context are unchanged.
     pub fn baggage<T>(mut self, value: T) -> Result<Self, BaggageError>
     where
         T: Serialize + DeserializeOwned + Any + Send + Sync,
@@ -127,19 +145,25 @@ impl ErrorContext {
         Ok(self.local(value))
     }
 
-    /// Names who is told of failures below this frame: a closure `Fn(ContextFailure)`, with or without a
-    /// `Result<(), Failure>`, or a `Recipient<ContextFailure>`. One named before is replaced.
+    /// Sets the handler for calls that fail below this frame, in place of an earlier one: a closure
+    /// `Fn(ContextFailure)` that returns `()` or `Result<(), Failure>`, or a `Recipient<ContextFailure>`.
     ///
-    /// A closure runs where the failed call ran, on the arbiter of its checkout, and should not block. While it
-    /// runs the context in force is this one without its handler. `Ok` ends the failure, an `Err` is handed on to
-    /// the next handler outward with the trace as it was. One that panics is logged, and the failure goes on
-    /// outward, as it does from a recipient that is gone.
+    /// The handler runs once for each failed call, after the call's caller has got the failure. Returning `()` or
+    /// `Ok(())` ends the failure. An `Err` is passed on to the next handler outward, with the original trace.
+    ///
+    /// A closure runs on the arbiter on which the checkout, or the call to the pool, runs, and should not block it.
+    /// While it runs, this context is in force without its handler, so what fails in it goes to the handlers further
+    /// out. A panic in it is caught and logged, and the failure goes on outward unchanged; so does a failure that was
+    /// sent to an actor which has stopped.
     pub fn on_failure<Kind>(mut self, handler: impl FailureHandler<Kind>) -> Self {
         Arc::make_mut(&mut self.0).handler = Some(handler.into_any().0);
         self
     }
 
-    /// Forgets what this frame chains to: no handler, local, baggage or frame from further out applies inside.
+    /// Cuts this frame off from the outer frames: none of their handlers, locals and baggage applies inside it, and
+    /// traces end at it.
+    ///
+    /// The frame keeps its own name, handler, locals and baggage.
     pub fn detached(mut self) -> Self {
         let frame = Arc::make_mut(&mut self.0);
         frame.outer = None;
@@ -148,41 +172,83 @@ impl ErrorContext {
         self
     }
 
-    /// The context in force in the code that asks.
+    /// Returns the context in force where this is called; `None` outside of every context.
     pub fn current() -> Option<Self> {
         current::current()
     }
 
-    /// Runs a future with this context in force, at each of its steps and in nothing else.
+    /// Runs a future with this context in force: while the future is polled, and at no other time.
+    ///
+    /// **The argument is evaluated before this method runs.** A call that is made in the argument expression itself is
+    /// therefore made outside of this context: it keeps whatever context is in force around it, and a failure of it
+    /// does not reach this context's handler. Make the call inside an `async` block:
+    ///
+    /// ```no_run
+    /// # use actix::prelude::*;
+    /// # use forkpool::prelude::*;
+    /// # struct Hasher;
+    /// # impl Actor for Hasher { type Context = WorkerContext<Self>; }
+    /// # impl Worker for Hasher {
+    /// #     type Config = u32;
+    /// #     fn setup(_: u32, _: &mut WorkerContext<Self>) -> Result<Self, SetupError> { Ok(Hasher) }
+    /// # }
+    /// # #[derive(Message, serde::Serialize, serde::Deserialize)]
+    /// # #[rtype(result = "Result<(), Failure>")]
+    /// # struct Hash;
+    /// # impl Handler<Hash> for Hasher {
+    /// #     type Result = Result<(), Failure>;
+    /// #     fn handle(&mut self, _: Hash, _: &mut WorkerContext<Self>) -> Self::Result { Ok(()) }
+    /// # }
+    /// # forkpool::interface!(Hasher { Hash });
+    /// # async fn sign_up(checkout: Addr<Checkout<Hasher>>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let signup = ErrorContext::named("sign up");
+    ///
+    /// // Wrong: `send` runs first, outside of the context. Only the reply is awaited inside.
+    /// signup.scope(checkout.send(Hash)).await??;
+    ///
+    /// // Right: `send` runs when the block is polled, with the context in force.
+    /// signup.scope(async { checkout.send(Hash).await }).await??;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The same holds for the methods of [`PoolHandle`](crate::actors::PoolHandle), and for any function that makes a
+    /// call before it returns its future.
     ///
     /// # Cancellation
     ///
-    /// As the future itself.
+    /// Dropping the returned future drops `future`; the context changes nothing about that.
     pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
         current::scope(self.clone(), future)
     }
 
-    /// As [`scope`](Self::scope) for the futures that actors spawn, whose steps are given the actor.
+    /// Wraps an actor future ([`ActorFuture`](actix::fut::ActorFuture)), so that this context is in force while it is
+    /// polled; otherwise like [`scope`](Self::scope).
+    ///
+    /// As with `scope`, a call that is made in the argument expression is made outside of this context.
     pub fn scope_actor<F>(&self, future: F) -> ActorScope<F> {
         ActorScope::new(self.clone(), future)
     }
 
-    /// Runs a closure with this context in force.
+    /// Runs a closure with this context in force and returns its result.
+    ///
+    /// The previous context is in force again afterwards, also after a panic. If the closure only returns a future,
+    /// that future runs outside of the context; use [`scope`](Self::scope) for it.
     pub fn run<T>(&self, work: impl FnOnce() -> T) -> T {
         current::run(self.clone(), work)
     }
 
-    /// The name it was given.
+    /// Returns the name that was given to [`named`](Self::named).
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// Frames from this one to the root, both included.
+    /// Returns the number of frames from this one to the root, both included.
     pub fn depth(&self) -> usize {
         self.0.depth
     }
 
-    /// The value of this type, from the innermost frame that has one.
+    /// Returns the local of type `T`, from the innermost frame that has one, beginning with this frame.
     pub fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         let wanted = TypeId::of::<T>();
         let found = self.chain().find_map(|context| {
@@ -191,18 +257,19 @@ impl ErrorContext {
         found?.downcast().ok()
     }
 
-    /// The value of this type in the context in force.
+    /// Returns the local of type `T` that is visible in the context in force; `None` if no frame has one, or outside
+    /// of every context.
     pub fn local_value<T: Any + Send + Sync>() -> Option<Arc<T>> {
         Self::current()?.get()
     }
 
-    /// This frame and those further out.
+    /// Iterates over this frame and the outer ones, innermost first.
     fn chain(&self) -> impl Iterator<Item = &ErrorContext> {
         std::iter::successors(Some(self), |context| context.0.outer.as_ref())
     }
 
-    /// The same without the handler, in which that handler runs.
-    fn unhandled(&self) -> ErrorContext {
+    /// Returns this context without its handler; the handler itself runs in it.
+    fn without_handler(&self) -> ErrorContext {
         let mut frame = Frame::clone(&self.0);
         frame.handler = None;
         ErrorContext(Arc::new(frame))

@@ -1,31 +1,33 @@
-//! The way of a failure outward, from handler to handler.
+//! The way of a failure outward, from one handler to the next.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use super::handler::Heard;
+use super::handler::HandlerOutcome;
 use super::{ContextFailure, ErrorContext, Trace};
 use crate::failure::Failure;
 
-/// A failure on its way.
-pub(super) struct Delivery {
+/// A failure on its way through the handlers.
+pub(super) struct Propagation {
     pub(super) failure: Failure,
-    /// From the call to the root; it stays as it is whatever becomes of the failure.
+    /// The frames from the call to the root. It stays the same when a handler replaces the failure.
     pub(super) trace: Arc<Trace>,
 }
 
-impl Delivery {
-    /// Tells the handlers from this context outward until one ends the failure; if none does, it is logged.
-    pub(super) fn go_outward(mut self, mut from: Option<ErrorContext>) {
-        while let Some(context) = from.take().and_then(|context| nearest(&context)) {
-            match self.tell(&context) {
-                Some(Heard::Ended) => return,
-                Some(Heard::HandedOn(failure)) => self.failure = failure,
-                Some(Heard::Asked(request)) => {
+impl Propagation {
+    /// Calls the handlers from this context outward until one ends the failure; logs the failure if none does.
+    ///
+    /// If a handler is an actor, the rest of the way is left to a task that waits for its verdict.
+    pub(super) fn propagate(mut self, mut from: Option<ErrorContext>) {
+        while let Some(context) = from.take().and_then(|context| nearest_with_handler(&context)) {
+            match self.call_handler(&context) {
+                Some(HandlerOutcome::Ended) => return,
+                Some(HandlerOutcome::PassedOn(failure)) => self.failure = failure,
+                Some(HandlerOutcome::Pending(request)) => {
                     drop(actix_rt::spawn(self.await_verdict(request, context)));
                     return;
                 }
-                // It is logged, and another may do better.
+                // The panic has been logged; the next handler gets the failure unchanged.
                 None => {}
             }
             from = context.0.outer.clone();
@@ -33,26 +35,27 @@ impl Delivery {
         self.log();
     }
 
-    /// What the handler of this context says; `None` if it panicked.
-    fn tell(&self, context: &ErrorContext) -> Option<Heard> {
+    /// Calls the handler of this context and returns what it did with the failure; `None` if it panicked.
+    fn call_handler(&self, context: &ErrorContext) -> Option<HandlerOutcome> {
         let handler = context.0.handler.as_ref()?;
-        let failure = ContextFailure::new(self.failure.clone(), self.trace.clone(), context.unhandled());
-        let hear = AssertUnwindSafe(|| handler.hear(failure));
-        let heard = std::panic::catch_unwind(hear);
-        if let Err(panic) = &heard {
-            let said = panic.downcast_ref::<&str>().copied();
-            let said = said.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let failure =
+            ContextFailure::new(self.failure.clone(), self.trace.clone(), context.without_handler());
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| handler.handle(failure)));
+        if let Err(panic) = &outcome {
+            let text = panic.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
             tracing::error!(
                 target: "forkpool",
                 context = %context.name(),
-                panic = said.unwrap_or("a panic whose payload is no text"),
+                panic = text.unwrap_or("a panic whose payload is not a string"),
                 error = %self.failure,
                 "the handler of an error context panicked"
             );
         }
-        heard.ok()
+        outcome.ok()
     }
 
+    /// Waits for the verdict of a handler that is an actor, and propagates the failure further if it does not end it.
     async fn await_verdict(
         mut self,
         request: actix::dev::RecipientRequest<ContextFailure>,
@@ -65,13 +68,13 @@ impl Delivery {
                 target: "forkpool",
                 context = %context.name(),
                 %error,
-                "the handler of an error context is gone"
+                "the handler of an error context did not answer: its actor has stopped"
             ),
         }
-        self.go_outward(context.0.outer.clone());
+        self.propagate(context.0.outer.clone());
     }
 
-    /// Says what nobody else has heard.
+    /// Logs a failure that no handler has ended.
     fn log(&self) {
         tracing::error!(
             target: "forkpool",
@@ -82,7 +85,7 @@ impl Delivery {
     }
 }
 
-/// The first context outward that has a handler.
-fn nearest(context: &ErrorContext) -> Option<ErrorContext> {
+/// Returns the innermost context with a handler, from this one outward.
+fn nearest_with_handler(context: &ErrorContext) -> Option<ErrorContext> {
     context.chain().find(|context| context.0.handler.is_some()).cloned()
 }

@@ -2,7 +2,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::failure::Failure;
-use crate::wire::baggage as list;
+use crate::wire::baggage;
 
 #[derive(Debug, PartialEq)]
 struct Number(u64);
@@ -15,7 +15,7 @@ fn trace(context: Option<&ErrorContext>) -> Trace {
     Trace::of_call("pool -> Call", Location::caller(), context)
 }
 
-/// A chain of so many frames, named by their distance from the root.
+/// Returns a chain of `length` frames, named by their distance from the root, which is "1".
 fn chain_of(length: usize) -> ErrorContext {
     (2..=length).fold(ErrorContext::named("1"), |context, depth| {
         context.run(|| ErrorContext::named(depth.to_string()))
@@ -36,7 +36,7 @@ fn a_context_chains_to_the_one_in_force_where_it_was_made() {
 
 /// X1
 #[test]
-fn what_is_added_to_a_clone_leaves_the_others_as_they_are() {
+fn changing_a_clone_leaves_the_other_clones_unchanged() {
     let plain = ErrorContext::named("plain").local(Number(1));
     let changed = plain.clone().local(Number(2)).on_failure(|_: ContextFailure| ());
     assert_eq!(plain.get(), Some(Arc::new(Number(1))));
@@ -65,7 +65,7 @@ fn locals_are_seen_below_their_frame_hidden_by_inner_ones_and_restored_outside()
 
 /// X7
 #[test]
-fn a_panic_restores_what_was_in_force() {
+fn a_panic_restores_the_previous_context() {
     let outer = ErrorContext::named("outer").local(Number(1));
     outer.run(|| {
         let inner = ErrorContext::named("inner").local(Number(2));
@@ -77,16 +77,16 @@ fn a_panic_restores_what_was_in_force() {
 
 /// X9
 #[test]
-fn a_detached_context_sees_nothing_further_out() {
+fn a_detached_context_sees_nothing_of_its_outer_frames() {
     let outer = ErrorContext::named("outer").local(Number(1)).local(7_u8);
     let outer = outer.baggage("out".to_owned()).unwrap();
     outer.run(|| {
         let detached = ErrorContext::named("inner").local(7_u8).baggage(5_u64).unwrap().detached();
         assert_eq!((detached.depth(), detached.get::<Number>()), (1, None));
         assert_eq!(detached.get::<u8>().as_deref(), Some(&7));
-        assert_eq!(list::read::<u64>(detached.0.baggage.list()), Some(5));
-        assert_eq!(list::read::<String>(detached.0.baggage.list()), None);
-        assert_eq!(ErrorContext::named("inner").detached().0.baggage.list(), [0; 0]);
+        assert_eq!(baggage::read::<u64>(detached.0.baggage.encoded()), Some(5));
+        assert_eq!(baggage::read::<String>(detached.0.baggage.encoded()), None);
+        assert_eq!(ErrorContext::named("inner").detached().0.baggage.encoded(), [0; 0]);
     });
 }
 
@@ -117,8 +117,8 @@ fn the_trace_of_a_long_chain_leaves_its_middle_out() {
         let trace = trace(context.as_ref());
         assert_eq!((trace.frames().count(), trace.left_out()), (shown, left_out), "{length} frames");
         let text = trace.to_string();
-        let said = text.lines().position(|line| line == format!("… {left_out} more …"));
-        assert_eq!(said, (left_out > 0).then_some(16), "{text}");
+        let marker = text.lines().position(|line| line == format!("… {left_out} more …"));
+        assert_eq!(marker, (left_out > 0).then_some(16), "{text}");
         if let Some(root) = trace.frames().skip(1).last() {
             assert_eq!(root.name(), "1");
             assert_eq!(trace.frames().nth(1).map(TraceFrame::name), Some(length.to_string().as_str()));
@@ -146,8 +146,8 @@ fn baggage_is_merged_inner_over_outer() {
     let outer = ErrorContext::named("outer").baggage(1_u64).unwrap().baggage("out".to_owned()).unwrap();
     let inner = outer.run(|| ErrorContext::named("inner")).baggage(2_u64).unwrap();
     let read = |context: &ErrorContext| {
-        let bytes = context.0.baggage.list();
-        (list::read::<u64>(bytes), list::read::<String>(bytes), list::read::<u8>(bytes))
+        let bytes = context.0.baggage.encoded();
+        (baggage::read::<u64>(bytes), baggage::read::<String>(bytes), baggage::read::<u8>(bytes))
     };
     assert_eq!(read(&outer), (Some(1), Some("out".to_owned()), None));
     assert_eq!(read(&inner), (Some(2), Some("out".to_owned()), None));
@@ -157,7 +157,7 @@ fn baggage_is_merged_inner_over_outer() {
 
 /// X11
 #[test]
-fn baggage_that_cannot_travel_is_refused_with_the_name_of_its_type() {
+fn rejected_baggage_is_reported_with_the_name_of_its_type() {
     let context = ErrorContext::named("context").baggage(vec![0_u8; 40_000]).unwrap();
     let too_large = context.run(|| ErrorContext::named("below").baggage("x".repeat(30_000))).unwrap_err();
     let type_name = "alloc::string::String";
@@ -171,50 +171,51 @@ fn baggage_that_cannot_travel_is_refused_with_the_name_of_its_type() {
             Err(serde::ser::Error::custom("no"))
         }
     }
-    let refused = context.baggage(Unencodable).unwrap_err();
-    assert!(matches!(refused, BaggageError::Encode { type_name, .. } if type_name.ends_with("Unencodable")));
+    let rejected = context.baggage(Unencodable).unwrap_err();
+    assert!(matches!(rejected, BaggageError::Encode { type_name, .. } if type_name.ends_with("Unencodable")));
 }
 
-/// Who was told of a failure, in what order and with what text.
-fn told(deliver: impl FnOnce(&dyn Fn(&'static str, Option<&'static str>) -> ErrorContext)) -> Vec<String> {
-    let heard = Arc::new(Mutex::new(Vec::new()));
-    deliver(&|name, hands_on| {
-        let heard = heard.clone();
+/// Returns which handlers got a failure, in order, each with the text that it got. `deliver` creates handlers with a
+/// name and the text of the failure that they pass on; one without a text ends the failure.
+fn reports(deliver: impl FnOnce(&dyn Fn(&'static str, Option<&'static str>) -> ErrorContext)) -> Vec<String> {
+    let reports = Arc::new(Mutex::new(Vec::new()));
+    deliver(&|name, passes_on| {
+        let reports = reports.clone();
         ErrorContext::named(name).on_failure(move |failure: ContextFailure| {
-            heard.lock().unwrap().push(format!("{name}: {}", failure.failure()));
-            hands_on.map_or(Ok(()), |text| Err(Failure::task(text)))
+            reports.lock().unwrap().push(format!("{name}: {}", failure.failure()));
+            passes_on.map_or(Ok(()), |text| Err(Failure::task(text)))
         })
     });
-    Arc::into_inner(heard).unwrap().into_inner().unwrap()
+    Arc::into_inner(reports).unwrap().into_inner().unwrap()
 }
 
 /// X4
 #[test]
 fn a_failure_goes_outward_until_a_handler_ends_it() {
-    let heard = told(|handling| {
-        let root = handling("root", None);
-        let outer = root.run(|| handling("outer", None));
-        let middle = outer.run(|| handling("middle", Some("second")));
+    let reports = reports(|handler| {
+        let root = handler("root", None);
+        let outer = root.run(|| handler("outer", None));
+        let middle = outer.run(|| handler("middle", Some("second")));
         let plain = middle.run(|| ErrorContext::named("plain"));
-        let inner = plain.run(|| handling("inner", Some("first")));
-        inner.run(Origin::here).failed("pool -> Call", Failure::task("failed"));
+        let inner = plain.run(|| handler("inner", Some("first")));
+        inner.run(CallOrigin::here).report_failure("pool -> Call", Failure::task("failed"));
     });
-    assert_eq!(heard, ["inner: failed", "middle: first", "outer: second"]);
+    assert_eq!(reports, ["inner: failed", "middle: first", "outer: second"]);
 }
 
 /// X4
 #[test]
-fn a_handler_that_panics_ends_nothing() {
-    let heard = told(|handling| {
-        let outer = handling("outer", None);
+fn a_handler_that_panics_passes_the_failure_on() {
+    let reports = reports(|handler| {
+        let outer = handler("outer", None);
         let inner = outer.run(|| {
             ErrorContext::named("inner").on_failure(|failure: ContextFailure| {
-                assert_ne!(failure.kind(), crate::FailureKind::Task, "told to panic");
+                assert_ne!(failure.kind(), crate::FailureKind::Task, "panics on purpose");
             })
         });
-        inner.run(Origin::here).failed("pool -> Call", Failure::task("failed"));
+        inner.run(CallOrigin::here).report_failure("pool -> Call", Failure::task("failed"));
     });
-    assert_eq!(heard, ["outer: failed"]);
+    assert_eq!(reports, ["outer: failed"]);
 }
 
 /// X7
@@ -230,8 +231,8 @@ fn a_handler_runs_in_its_own_frame_without_itself() {
     });
     let inner = outer.run(|| ErrorContext::named("inner").local(Number(2)));
     inner.run(|| {
-        Origin::here().failed("pool -> Call", Failure::task("failed"));
-        assert_eq!(number(), Some(2), "what was in force is so again");
+        CallOrigin::here().report_failure("pool -> Call", Failure::task("failed"));
+        assert_eq!(number(), Some(2), "the context in force is restored");
     });
     assert_eq!(*seen.lock().unwrap(), [Some(1)]);
 }

@@ -1,4 +1,4 @@
-//! What a handler is told: the failure, and the frames between the call and the root.
+//! What a handler gets: the failure, and the frames from the call to the root.
 
 use std::error::Error;
 use std::fmt;
@@ -10,14 +10,19 @@ use actix::Message;
 use super::ErrorContext;
 use crate::failure::{Failure, FailureKind};
 
-/// Frames next to the call that a trace keeps however long the chain is.
+/// The number of innermost frames, the call included, that a trace of a longer chain keeps.
 const INNERMOST: usize = 16;
 
-/// Frames next to the root that a trace keeps however long the chain is.
+/// The number of outermost frames, the root included, that a trace of a longer chain keeps.
 const OUTERMOST: usize = 15;
 
-/// The frames between a failed call and the root, innermost first; of a chain longer than 32 frames the middle is
-/// left out.
+/// The frames from a failed call to the root of its context, innermost first.
+///
+/// The first frame is the call itself, named `pool -> Message`. A chain of more than 32 frames is shortened to its
+/// innermost 16 and its outermost 15; [`left_out`](Self::left_out) counts the rest.
+///
+/// `Display` prints a line for each frame, `file:line - name`, with a line `… 7 more …` in place of frames that were
+/// left out, and without a line break at the end.
 #[derive(Clone, Debug)]
 pub struct Trace {
     inner: Vec<TraceFrame>,
@@ -26,6 +31,8 @@ pub struct Trace {
 }
 
 /// One frame of a [`Trace`].
+///
+/// `Display` prints `file:line - name` on one line; line breaks in the name are printed as spaces.
 #[derive(Clone, Debug)]
 pub struct TraceFrame {
     name: Arc<str>,
@@ -33,17 +40,17 @@ pub struct TraceFrame {
 }
 
 impl TraceFrame {
-    /// The name of a context, or `pool -> Message` for the call itself.
+    /// Returns the name of the context, or `pool -> Message` for the call itself.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The source file in which it was made.
+    /// Returns the source file in which the context or the call was made.
     pub fn file(&self) -> &'static str {
         self.at.file()
     }
 
-    /// The line in that file, from 1.
+    /// Returns the line in that file, counted from 1.
     pub fn line(&self) -> u32 {
         self.at.line()
     }
@@ -52,7 +59,7 @@ impl TraceFrame {
 impl fmt::Display for TraceFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{} - ", self.file(), self.line())?;
-        // One line, whatever the name holds.
+        // A frame stays on one line, also if its name contains line breaks.
         self.name.chars().map(|char| if matches!(char, '\n' | '\r') { ' ' } else { char }).try_for_each(
             |char| {
                 use fmt::Write;
@@ -63,6 +70,7 @@ impl fmt::Display for TraceFrame {
 }
 
 impl Trace {
+    /// Creates the trace of a call with this name, made at this location in this context.
     pub(super) fn of_call(
         call: &str,
         at: &'static Location<'static>,
@@ -71,7 +79,7 @@ impl Trace {
         let call = TraceFrame { name: call.into(), at };
         let depth = context.map_or(0, ErrorContext::depth);
         let (inner, left_out) = match depth + 1 {
-            // The line that says how many are left out would save none.
+            // To leave out a single frame would save no line, because the line with the count takes its place.
             total if total <= INNERMOST + OUTERMOST + 1 => (total, 0),
             total => (INNERMOST, total - INNERMOST - OUTERMOST),
         };
@@ -82,18 +90,17 @@ impl Trace {
         Trace { inner, left_out, outer }
     }
 
-    /// The frames that were kept, innermost first.
+    /// Iterates over the frames that were kept, innermost first.
     pub fn frames(&self) -> impl Iterator<Item = &TraceFrame> {
         self.inner.iter().chain(&self.outer)
     }
 
-    /// How many frames in the middle were left out.
+    /// Returns how many frames between the innermost and the outermost ones were left out; usually 0.
     pub fn left_out(&self) -> usize {
         self.left_out
     }
 }
 
-/// One line for each frame, `file:line - name`, without a line's end behind the last.
 impl fmt::Display for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, frame) in self.inner.iter().enumerate() {
@@ -106,11 +113,12 @@ impl fmt::Display for Trace {
     }
 }
 
-/// What the handler of an [`ErrorContext`] is told: the failure of one call, and where the call was made.
+/// What the handler of an [`ErrorContext`] gets: the failure of one call, and the trace of where the call was made.
 ///
-/// As a message it is answered with `Ok` by an actor that ends the failure, and with an `Err` to be handed on to the
-/// next handler outward by one that does not. `Display` is the failure's text and then the trace, a line for each
-/// frame.
+/// It is also a message, for handlers that are actors. An actor answers it with `Ok(())` to end the failure, and with
+/// an `Err` to pass that failure on to the next handler outward.
+///
+/// `Display` prints the failure's line and then the [`Trace`], a line for each frame.
 #[derive(Clone)]
 pub struct ContextFailure {
     failure: Failure,
@@ -127,28 +135,33 @@ impl ContextFailure {
         ContextFailure { failure, trace, context }
     }
 
-    /// What failed. An `Err` of the handler's own is of the kind [`Task`](FailureKind::Task) here, with its text.
+    /// Returns the failure, or what an inner handler passed on in its place.
+    ///
+    /// If the call's handler in the worker returned an error of the user's own type, the failure is of the kind
+    /// [`Task`](FailureKind::Task) and has that error's text.
     pub fn failure(&self) -> &Failure {
         &self.failure
     }
 
-    /// What kind of failure it is.
+    /// Returns the kind of the failure.
     pub fn kind(&self) -> FailureKind {
         self.failure.kind()
     }
 
-    /// The frames from the call to the root.
+    /// Returns the frames from the call to the root. They stay the same when a failure is passed on.
     pub fn trace(&self) -> &Trace {
         &self.trace
     }
 
-    /// The context the handler stands in, without the handler: what is in force while a closure runs, and what an
-    /// actor may enter. What fails in it goes to the handlers further out.
+    /// Returns the context to which the handler belongs, without the handler.
+    ///
+    /// It is in force while a closure runs. An actor may enter it with [`ErrorContext::run`] or
+    /// [`ErrorContext::scope`]. A call that fails in it is reported to the handlers further out.
     pub fn context(&self) -> &ErrorContext {
         &self.context
     }
 
-    /// The failure alone, to be handed on.
+    /// Returns the failure without its trace, for example to pass it on: `Err(failure.into_failure())`.
     pub fn into_failure(self) -> Failure {
         self.failure
     }

@@ -1,4 +1,4 @@
-//! The slots of a batch: one caller, who is answered when every call is.
+//! Reply slots of a batch: its caller gets one answer once every call is answered.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,27 +9,28 @@ use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, Message};
 use serde::de::DeserializeOwned;
 
-use super::{ReplyTo, Slot, Slots, as_failure, read};
+use super::{ReplySlot, ReplySlots, ReplyTo, as_failure, decode_result};
 use crate::actors::worker_api::error_text::Describe;
 use crate::failure::Failure;
 use crate::wire::frame::PayloadError;
 
-/// The slots of one batch.
-pub(crate) struct BatchSlots<T, E>(RefCell<Answers<Result<T, E>>>);
+/// The reply slots of one batch.
+pub(crate) struct BatchSlots<T, E>(RefCell<BatchAnswers<Result<T, E>>>);
 
-struct Answers<R> {
+struct BatchAnswers<R> {
     caller: ReplyTo<Vec<R>>,
-    /// How many there will be.
-    most: usize,
-    /// The first answers, in order.
+    /// Number of calls in the batch.
+    expected: usize,
+    /// The answers of the first calls, in order and without a gap.
     answered: Vec<R>,
-    /// Answers that came ahead of one before them: few calls are refused before they are written.
+    /// Answers that came ahead of an earlier call's answer. They are rare: only a call that is refused before it is
+    /// written overtakes others.
     early: BTreeMap<usize, R>,
-    /// What was read and not yet delivered.
-    kept: Option<R>,
+    /// A result that was decoded and not delivered yet.
+    decoded: Option<R>,
 }
 
-impl<R> Answers<R> {
+impl<R> BatchAnswers<R> {
     fn answer(&mut self, key: usize, result: R) {
         if key != self.answered.len() {
             self.early.insert(key, result);
@@ -41,14 +42,14 @@ impl<R> Answers<R> {
         }
     }
 
-    /// Caller and answers, once all are there and the caller is known.
+    /// Takes caller and answers once all answers are there and the caller is known.
     fn take_complete(&mut self) -> Option<(OneshotSender<Vec<R>>, Vec<R>)> {
-        if self.answered.len() < self.most || matches!(self.caller, ReplyTo::Unknown { .. }) {
+        if self.answered.len() < self.expected || matches!(self.caller, ReplyTo::Unknown { .. }) {
             return None;
         }
-        match std::mem::replace(&mut self.caller, ReplyTo::Done) {
-            ReplyTo::Awaits(caller) => Some((caller, std::mem::take(&mut self.answered))),
-            ReplyTo::Unknown { .. } | ReplyTo::Nobody | ReplyTo::Done => None,
+        match std::mem::replace(&mut self.caller, ReplyTo::Answered) {
+            ReplyTo::Awaiting(caller) => Some((caller, std::mem::take(&mut self.answered))),
+            ReplyTo::Unknown { .. } | ReplyTo::NotAwaited | ReplyTo::Answered => None,
         }
     }
 }
@@ -58,12 +59,13 @@ where
     T: DeserializeOwned + 'static,
     E: DeserializeOwned + From<Failure> + 'static,
 {
-    /// Slots for so many calls, whose caller is told by the [`BatchReply`]; whether there will be one is known.
+    /// Returns slots for so many calls, whose caller is set by the [`BatchReply`]; `awaits` tells whether there
+    /// will be one.
     pub(crate) fn new(calls: usize, awaits: bool) -> Rc<Self> {
         Self::with(calls, ReplyTo::Unknown { awaits })
     }
 
-    /// The same for a caller that is known already.
+    /// Returns slots for so many calls, whose caller is known already.
     pub(crate) fn answering(calls: usize, caller: Option<OneshotSender<Vec<Result<T, E>>>>) -> Rc<Self> {
         let slots = Self::with(calls, ReplyTo::of(caller));
         slots.finish();
@@ -72,13 +74,14 @@ where
 
     fn with(calls: usize, caller: ReplyTo<Vec<Result<T, E>>>) -> Rc<Self> {
         let answered = Vec::with_capacity(calls);
-        let answers = Answers { caller, most: calls, answered, early: BTreeMap::new(), kept: None };
+        let answers =
+            BatchAnswers { caller, expected: calls, answered, early: BTreeMap::new(), decoded: None };
         Rc::new(BatchSlots(RefCell::new(answers)))
     }
 
-    /// The slot of the call at this place.
-    pub(crate) fn slot(self: &Rc<Self>, key: usize) -> Slot {
-        Slot::new(self.clone(), key)
+    /// Returns the slot of the call at this index.
+    pub(crate) fn slot(self: &Rc<Self>, key: usize) -> ReplySlot {
+        ReplySlot::new(self.clone(), key)
     }
 
     fn answer(&self, key: usize, result: Result<T, E>) {
@@ -89,7 +92,8 @@ where
 
 impl<T, E> BatchSlots<T, E> {
     fn finish(&self) {
-        // Not in the match, which would keep the borrow: whom this wakes is somebody else's code.
+        // Not in one expression with the send, which would keep the borrow: a waker that the send runs is foreign
+        // code.
         let complete = self.0.borrow_mut().take_complete();
         if let Some((caller, answers)) = complete {
             drop(caller.send(answers));
@@ -97,30 +101,30 @@ impl<T, E> BatchSlots<T, E> {
     }
 }
 
-impl<T, E> Slots for BatchSlots<T, E>
+impl<T, E> ReplySlots for BatchSlots<T, E>
 where
     T: DeserializeOwned + 'static,
     E: DeserializeOwned + From<Failure> + 'static,
 {
     fn decode(&self, _: usize, bytes: &[u8]) -> Result<(), PayloadError> {
-        let result = read(bytes)?;
-        let before = self.0.borrow_mut().kept.replace(result);
+        let result = decode_result(bytes)?;
+        let before = self.0.borrow_mut().decoded.replace(result);
         drop(before);
         Ok(())
     }
 
     fn deliver(&self, key: usize) {
-        let kept = self.0.borrow_mut().kept.take();
-        if let Some(result) = kept {
+        let decoded = self.0.borrow_mut().decoded.take();
+        if let Some(result) = decoded {
             self.answer(key, result);
         }
     }
 
-    fn own_failure(&self, _: usize, describe: Describe) -> Option<Failure> {
-        let kept = self.0.borrow_mut().kept.take();
-        let error = kept.as_ref().and_then(|result| result.as_ref().err());
+    fn error_as_failure(&self, _: usize, describe: Describe) -> Option<Failure> {
+        let decoded = self.0.borrow_mut().decoded.take();
+        let error = decoded.as_ref().and_then(|result| result.as_ref().err());
         let failure = error.map(|error| as_failure(error, describe));
-        self.0.borrow_mut().kept = kept;
+        self.0.borrow_mut().decoded = decoded;
         failure
     }
 
@@ -140,23 +144,23 @@ where
         self.0.borrow_mut().caller.poll_abandoned(cx)
     }
 
-    fn leave(&self, _: usize) {}
+    fn release(&self, _: usize) {}
 }
 
-/// Who is told of the caller of a batch, whatever the types of its results.
-trait ReplySink<R> {
+/// The slots of a batch whose result types are erased, so that the caller can be set.
+trait BatchHandle<R> {
     fn set_caller(&self, caller: Option<OneshotSender<R>>);
 }
 
-impl<T, E> ReplySink<Vec<Result<T, E>>> for BatchSlots<T, E> {
+impl<T, E> BatchHandle<Vec<Result<T, E>>> for BatchSlots<T, E> {
     fn set_caller(&self, caller: Option<OneshotSender<Vec<Result<T, E>>>>) {
         self.0.borrow_mut().caller = ReplyTo::of(caller);
         self.finish();
     }
 }
 
-/// What a proxy's handler of a batch returns: the promise that all its calls will be answered.
-pub struct BatchReply<M: Message>(Rc<dyn ReplySink<M::Result>>);
+/// What a checkout's handler of a batch returns: the promise that all its calls are answered.
+pub struct BatchReply<M: Message>(Rc<dyn BatchHandle<M::Result>>);
 
 impl<M: Message> BatchReply<M> {
     pub(crate) fn of<T, E>(slots: Rc<BatchSlots<T, E>>) -> Self

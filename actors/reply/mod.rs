@@ -1,4 +1,4 @@
-//! Where the answer to one call goes: typed at the caller's end, bytes at the worker's.
+//! Reply slots: where the answer to a call goes, as a typed value for the caller and as bytes from the worker.
 
 mod batch;
 mod slab;
@@ -18,42 +18,47 @@ use crate::wire::frame::PayloadError;
 pub(crate) use batch::{BatchReply, BatchSlots};
 pub(crate) use slab::{Reply, ReplyKey, ReplySlab, SingleReply};
 
-/// The answers of calls of one message, each at a place of its own.
-pub(crate) trait Slots {
-    /// Reads the worker's result and keeps it until [`deliver`](Self::deliver).
+/// The replies to calls of one message type, each under a key of its own.
+pub(crate) trait ReplySlots {
+    /// Decodes the worker's result and keeps it until [`deliver`](Self::deliver).
+    ///
+    /// # Errors
+    ///
+    /// [`PayloadError::Decode`] where the bytes are not a result of this type, or its `Deserialize` panics; nothing
+    /// is kept then.
     fn decode(&self, key: usize, bytes: &[u8]) -> Result<(), PayloadError>;
 
-    /// Gives the kept result to the caller.
+    /// Sends the decoded result to the caller.
     fn deliver(&self, key: usize);
 
-    /// The `Err` of the kept result as a failure, for those who do not know its type.
-    fn own_failure(&self, key: usize, describe: Describe) -> Option<Failure>;
+    /// Returns the `Err` of the decoded result as a failure, for code that does not know its type.
+    fn error_as_failure(&self, key: usize, describe: Describe) -> Option<Failure>;
 
-    /// Answers with a failure.
+    /// Answers the call with a failure.
     fn fail(&self, key: usize, failure: Failure);
 
-    /// Whether a caller waits, or waited, for the answer that is still to come.
+    /// Returns whether the call was sent by a caller that waits, or waited, for the answer.
     fn is_awaited(&self, key: usize) -> bool;
 
-    /// Whether a caller once waited and does so no more.
+    /// Returns whether the caller waited for the answer and no longer does.
     fn is_abandoned(&self, key: usize) -> bool;
 
-    /// The same, and wakes the task when that changes.
+    /// Like [`is_abandoned`](Self::is_abandoned), and registers the task to be woken when the caller gives up.
     fn poll_abandoned(&self, key: usize, cx: &mut Context<'_>) -> bool;
 
-    /// The call is over; its place may be another's.
-    fn leave(&self, key: usize);
+    /// Releases the key of a call that is over, for other calls.
+    fn release(&self, key: usize);
 }
 
-/// The slot of one call: its place among those of its message.
-pub(crate) struct Slot {
-    slots: Rc<dyn Slots>,
+/// The reply slot of one call: the slots of its message type and its key among them.
+pub(crate) struct ReplySlot {
+    slots: Rc<dyn ReplySlots>,
     key: usize,
 }
 
-impl Slot {
-    pub(crate) fn new(slots: Rc<dyn Slots>, key: usize) -> Self {
-        Slot { slots, key }
+impl ReplySlot {
+    pub(crate) fn new(slots: Rc<dyn ReplySlots>, key: usize) -> Self {
+        ReplySlot { slots, key }
     }
 
     pub(crate) fn decode(&self, bytes: &[u8]) -> Result<(), PayloadError> {
@@ -64,8 +69,8 @@ impl Slot {
         self.slots.deliver(self.key);
     }
 
-    pub(crate) fn own_failure(&self, describe: Describe) -> Option<Failure> {
-        self.slots.own_failure(self.key, describe)
+    pub(crate) fn error_as_failure(&self, describe: Describe) -> Option<Failure> {
+        self.slots.error_as_failure(self.key, describe)
     }
 
     pub(crate) fn fail(&self, failure: Failure) {
@@ -85,48 +90,48 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for ReplySlot {
     fn drop(&mut self) {
-        self.slots.leave(self.key);
+        self.slots.release(self.key);
     }
 }
 
-/// The caller's end of a call.
+/// The caller that a reply goes to.
 enum ReplyTo<R> {
-    /// Not known yet, but for whether there is one: the message is still being handled.
+    /// Not known yet, because the message is still being handled; `awaits` tells whether there is one.
     Unknown {
         awaits: bool,
     },
-    Awaits(OneshotSender<R>),
-    /// Sent and forgotten.
-    Nobody,
-    /// Answered.
-    Done,
+    Awaiting(OneshotSender<R>),
+    /// The sender does not wait for an answer.
+    NotAwaited,
+    /// The caller has the answer.
+    Answered,
 }
 
 impl<R> ReplyTo<R> {
     fn of(caller: Option<OneshotSender<R>>) -> Self {
-        caller.map_or(ReplyTo::Nobody, ReplyTo::Awaits)
+        caller.map_or(ReplyTo::NotAwaited, ReplyTo::Awaiting)
     }
 
     fn is_awaited(&self) -> bool {
-        matches!(self, ReplyTo::Awaits(_) | ReplyTo::Unknown { awaits: true })
+        matches!(self, ReplyTo::Awaiting(_) | ReplyTo::Unknown { awaits: true })
     }
 
     fn is_abandoned(&self) -> bool {
-        matches!(self, ReplyTo::Awaits(caller) if caller.is_closed())
+        matches!(self, ReplyTo::Awaiting(caller) if caller.is_closed())
     }
 
     fn poll_abandoned(&mut self, cx: &mut Context<'_>) -> bool {
         match self {
-            ReplyTo::Awaits(caller) => caller.poll_closed(cx).is_ready(),
-            ReplyTo::Unknown { .. } | ReplyTo::Nobody | ReplyTo::Done => false,
+            ReplyTo::Awaiting(caller) => caller.poll_closed(cx).is_ready(),
+            ReplyTo::Unknown { .. } | ReplyTo::NotAwaited | ReplyTo::Answered => false,
         }
     }
 }
 
-/// Reads a result; a panic of the user's own decoding is an error like any other, and does not take the checkout with it.
-fn read<R: DeserializeOwned>(bytes: &[u8]) -> Result<R, PayloadError> {
+/// Decodes a result. A panic in the user's `Deserialize` becomes an error and does not end the checkout.
+fn decode_result<R: DeserializeOwned>(bytes: &[u8]) -> Result<R, PayloadError> {
     let decode = AssertUnwindSafe(|| frame::decode(bytes));
     std::panic::catch_unwind(decode).unwrap_or_else(|_| {
         Err(PayloadError::Decode {
@@ -136,13 +141,13 @@ fn read<R: DeserializeOwned>(bytes: &[u8]) -> Result<R, PayloadError> {
     })
 }
 
-/// A user's error as a failure; one that is a failure is itself.
+/// Returns a user's error as a failure; an error that is a [`Failure`] already is returned unchanged.
 fn as_failure<E: 'static>(error: &E, describe: Describe) -> Failure {
     let error: &dyn Any = error;
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return failure.clone();
     }
-    // The user's own Display runs here; a panic of theirs must not take the checkout with it.
+    // The user's own Display runs here; a panic in it must not end the checkout.
     let described = std::panic::catch_unwind(AssertUnwindSafe(|| describe(error))).ok().flatten();
     Failure::task(described.unwrap_or_else(|| std::any::type_name::<E>().to_owned()))
 }

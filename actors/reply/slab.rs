@@ -1,5 +1,5 @@
-//! Slots of single calls. A checkout keeps those of one message on a shelf and uses them again, so that a call costs no
-//! memory of its own.
+//! Reply slots of single calls. A checkout keeps the slots of each message type in a slab and reuses them, so that
+//! a call allocates no memory for its slot.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -9,35 +9,35 @@ use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, Message};
 use serde::de::DeserializeOwned;
 
-use super::{ReplyTo, Slot, Slots, as_failure, read};
+use super::{ReplySlot, ReplySlots, ReplyTo, as_failure, decode_result};
 use crate::actors::worker_api::error_text::Describe;
 use crate::failure::Failure;
 use crate::wire::frame::PayloadError;
 
-/// Slots that are kept for the next calls although none is in use.
-const KEPT: usize = 1024;
+/// Number of entries up to which a slab keeps its memory while none of them is in use.
+const KEPT_ENTRIES: usize = 1024;
 
-/// One slot.
-struct Entry<R> {
+/// The caller and the result of one call.
+struct ReplyEntry<R> {
     caller: ReplyTo<R>,
     result: Option<R>,
 }
 
-/// What is to be done with a result, once nothing is borrowed: wakers and drops are other people's code.
-type Delivery<R> = (Option<OneshotSender<R>>, Option<R>);
+/// A reply to be sent once nothing is borrowed, because wakers and destructors run foreign code.
+type UnsentReply<R> = (Option<OneshotSender<R>>, Option<R>);
 
-fn make<R>((caller, result): Delivery<R>) {
+fn send_reply<R>((caller, result): UnsentReply<R>) {
     if let (Some(caller), Some(result)) = (caller, result) {
-        // A caller that has gone is no failure of ours; whoever counts it asked is_abandoned before.
+        // A caller that is gone is not an error here; the session counts those before, with `is_abandoned`.
         drop(caller.send(result));
     }
 }
 
-impl<R> Entry<R> {
-    fn answer(&mut self, result: R) -> Delivery<R> {
-        match std::mem::replace(&mut self.caller, ReplyTo::Done) {
-            ReplyTo::Awaits(caller) => (Some(caller), Some(result)),
-            ReplyTo::Nobody | ReplyTo::Done => (None, Some(result)),
+impl<R> ReplyEntry<R> {
+    fn answer(&mut self, result: R) -> UnsentReply<R> {
+        match std::mem::replace(&mut self.caller, ReplyTo::Answered) {
+            ReplyTo::Awaiting(caller) => (Some(caller), Some(result)),
+            ReplyTo::NotAwaited | ReplyTo::Answered => (None, Some(result)),
             unknown @ ReplyTo::Unknown { .. } => {
                 self.caller = unknown;
                 self.result = Some(result);
@@ -46,38 +46,42 @@ impl<R> Entry<R> {
         }
     }
 
-    fn deliver(&mut self) -> Delivery<R> {
+    fn deliver(&mut self) -> UnsentReply<R> {
         self.result.take().map_or((None, None), |result| self.answer(result))
     }
 }
 
-/// Entries, however they are kept.
+/// Storage of entries: one entry, or a slab of them.
 trait EntryStore {
     type Value;
     type Error;
 
-    fn with<X>(&self, key: usize, look: impl FnOnce(&mut Entry<Result<Self::Value, Self::Error>>) -> X) -> X;
+    fn with<X>(
+        &self,
+        key: usize,
+        look: impl FnOnce(&mut ReplyEntry<Result<Self::Value, Self::Error>>) -> X,
+    ) -> X;
 
-    fn is_left(&self, key: usize);
+    fn release_entry(&self, key: usize);
 }
 
-impl<S: EntryStore> Slots for S
+impl<S: EntryStore> ReplySlots for S
 where
     S::Value: DeserializeOwned,
     S::Error: DeserializeOwned + From<Failure> + 'static,
 {
     fn decode(&self, key: usize, bytes: &[u8]) -> Result<(), PayloadError> {
-        let result = read(bytes)?;
+        let result = decode_result(bytes)?;
         let before = self.with(key, |entry| entry.result.replace(result));
         drop(before);
         Ok(())
     }
 
     fn deliver(&self, key: usize) {
-        make(self.with(key, Entry::deliver));
+        send_reply(self.with(key, ReplyEntry::deliver));
     }
 
-    fn own_failure(&self, key: usize, describe: Describe) -> Option<Failure> {
+    fn error_as_failure(&self, key: usize, describe: Describe) -> Option<Failure> {
         let result = self.with(key, |entry| entry.result.take());
         let error = result.as_ref().and_then(|result| result.as_ref().err());
         let failure = error.map(|error| as_failure(error, describe));
@@ -87,7 +91,7 @@ where
 
     fn fail(&self, key: usize, failure: Failure) {
         let result = Err(S::Error::from(failure));
-        make(self.with(key, |entry| entry.answer(result)));
+        send_reply(self.with(key, |entry| entry.answer(result)));
     }
 
     fn is_awaited(&self, key: usize) -> bool {
@@ -102,22 +106,22 @@ where
         self.with(key, |entry| entry.caller.poll_abandoned(cx))
     }
 
-    fn leave(&self, key: usize) {
-        self.is_left(key);
+    fn release(&self, key: usize) {
+        self.release_entry(key);
     }
 }
 
-/// The slot of one call, whose caller is known.
-pub(crate) struct SingleReply<T, E>(RefCell<Entry<Result<T, E>>>);
+/// The reply slot of a single call whose caller is known.
+pub(crate) struct SingleReply<T, E>(RefCell<ReplyEntry<Result<T, E>>>);
 
 impl<T, E> SingleReply<T, E>
 where
     T: DeserializeOwned + 'static,
     E: DeserializeOwned + From<Failure> + 'static,
 {
-    pub(crate) fn answering(caller: Option<OneshotSender<Result<T, E>>>) -> Slot {
-        let entry = Entry { caller: ReplyTo::of(caller), result: None };
-        Slot::new(Rc::new(SingleReply(RefCell::new(entry))), 0)
+    pub(crate) fn answering(caller: Option<OneshotSender<Result<T, E>>>) -> ReplySlot {
+        let entry = ReplyEntry { caller: ReplyTo::of(caller), result: None };
+        ReplySlot::new(Rc::new(SingleReply(RefCell::new(entry))), 0)
     }
 }
 
@@ -125,22 +129,22 @@ impl<T, E> EntryStore for SingleReply<T, E> {
     type Value = T;
     type Error = E;
 
-    fn with<X>(&self, _: usize, look: impl FnOnce(&mut Entry<Result<T, E>>) -> X) -> X {
+    fn with<X>(&self, _: usize, look: impl FnOnce(&mut ReplyEntry<Result<T, E>>) -> X) -> X {
         look(&mut self.0.borrow_mut())
     }
 
-    fn is_left(&self, _: usize) {}
+    fn release_entry(&self, _: usize) {}
 }
 
-/// The slots of one message's calls.
+/// The reply slots of all calls of one message type.
 pub(crate) struct ReplySlab<T, E> {
     entries: RefCell<Vec<SlabEntry<Result<T, E>>>>,
     free: RefCell<Vec<usize>>,
 }
 
 struct SlabEntry<R> {
-    entry: Entry<R>,
-    /// The call and the reply to its message both know the place.
+    entry: ReplyEntry<R>,
+    /// Number of holders of the key: the [`ReplySlot`] of the call and the [`ReplyKey`] of the message's reply.
     holders: u8,
 }
 
@@ -155,39 +159,40 @@ where
     T: DeserializeOwned + 'static,
     E: DeserializeOwned + From<Failure> + 'static,
 {
-    /// A slot whose caller is told by the [`ReplyKey`]; whether there will be one is known.
-    pub(crate) fn slot(self: Rc<Self>, awaits: bool) -> (Slot, ReplyKey<Result<T, E>>) {
-        let entry = Entry { caller: ReplyTo::Unknown { awaits }, result: None };
-        let shelved = SlabEntry { entry, holders: 2 };
+    /// Returns a slot whose caller is set through the [`ReplyKey`]; `awaits` tells whether there will be one.
+    pub(crate) fn slot(self: Rc<Self>, awaits: bool) -> (ReplySlot, ReplyKey<Result<T, E>>) {
+        let entry = ReplyEntry { caller: ReplyTo::Unknown { awaits }, result: None };
+        let slab_entry = SlabEntry { entry, holders: 2 };
         let mut entries = self.entries.borrow_mut();
         let key = match self.free.borrow_mut().pop() {
             Some(key) => {
-                entries[key] = shelved;
+                entries[key] = slab_entry;
                 key
             }
             None => {
-                entries.push(shelved);
+                entries.push(slab_entry);
                 entries.len() - 1
             }
         };
         drop(entries);
-        (Slot::new(self.clone(), key), ReplyKey { slab: self, key })
+        (ReplySlot::new(self.clone(), key), ReplyKey { slab: self, key })
     }
 }
 
 impl<T, E> ReplySlab<T, E> {
-    /// One of the two who know the place does so no more.
-    fn let_go(&self, key: usize) {
+    /// Drops one of the two holders of a key; the entry is free for another call after the second.
+    fn release_holder(&self, key: usize) {
         let mut entries = self.entries.borrow_mut();
-        let shelved = &mut entries[key];
-        shelved.holders -= 1;
-        if shelved.holders > 0 {
+        let slab_entry = &mut entries[key];
+        slab_entry.holders -= 1;
+        if slab_entry.holders > 0 {
             return;
         }
-        let left = std::mem::replace(&mut shelved.entry, Entry { caller: ReplyTo::Done, result: None });
+        let left =
+            std::mem::replace(&mut slab_entry.entry, ReplyEntry { caller: ReplyTo::Answered, result: None });
         let mut free = self.free.borrow_mut();
         free.push(key);
-        if free.len() == entries.len() && free.len() > KEPT {
+        if free.len() == entries.len() && free.len() > KEPT_ENTRIES {
             *free = Vec::new();
             *entries = Vec::new();
         }
@@ -200,49 +205,50 @@ impl<T, E> EntryStore for ReplySlab<T, E> {
     type Value = T;
     type Error = E;
 
-    fn with<X>(&self, key: usize, look: impl FnOnce(&mut Entry<Result<T, E>>) -> X) -> X {
+    fn with<X>(&self, key: usize, look: impl FnOnce(&mut ReplyEntry<Result<T, E>>) -> X) -> X {
         look(&mut self.entries.borrow_mut()[key].entry)
     }
 
-    fn is_left(&self, key: usize) {
-        self.let_go(key);
+    fn release_entry(&self, key: usize) {
+        self.release_holder(key);
     }
 }
 
-/// Who is told of the caller of a message, whatever the types of its result.
-trait ReplySink<R> {
+/// A slab whose result types are erased, so that the caller of an entry can be set.
+trait SlabHandle<R> {
     fn set_caller(&self, key: usize, caller: Option<OneshotSender<R>>);
 
-    fn let_go(&self, key: usize);
+    fn release_key(&self, key: usize);
 }
 
-impl<T, E> ReplySink<Result<T, E>> for ReplySlab<T, E> {
+impl<T, E> SlabHandle<Result<T, E>> for ReplySlab<T, E> {
     fn set_caller(&self, key: usize, caller: Option<OneshotSender<Result<T, E>>>) {
-        make(self.with(key, |entry| {
+        send_reply(self.with(key, |entry| {
             entry.caller = ReplyTo::of(caller);
-            // It may have been answered while the message was handled: nothing is, before the caller is known.
+            // The call may have been answered while its message was handled; the answer is sent only now that the
+            // caller is known.
             entry.deliver()
         }));
     }
 
-    fn let_go(&self, key: usize) {
-        ReplySlab::let_go(self, key);
+    fn release_key(&self, key: usize) {
+        self.release_holder(key);
     }
 }
 
-/// A place on a shelf, for whoever will know the caller.
+/// The key of an entry in a slab, held until the caller is known.
 pub(crate) struct ReplyKey<R> {
-    slab: Rc<dyn ReplySink<R>>,
+    slab: Rc<dyn SlabHandle<R>>,
     key: usize,
 }
 
 impl<R> Drop for ReplyKey<R> {
     fn drop(&mut self) {
-        self.slab.let_go(self.key);
+        self.slab.release_key(self.key);
     }
 }
 
-/// What a proxy's handler returns: the promise that the slot will be answered.
+/// What a checkout's handler returns: the promise that the slot is answered.
 pub struct Reply<M: Message>(pub(crate) ReplyKey<M::Result>);
 
 impl<M: Message> std::fmt::Debug for Reply<M> {

@@ -1,4 +1,4 @@
-//! How a worker ended, as far as its server, its process handle or its output show.
+//! How a worker exited, as reported by its server, its process handle and its output.
 
 use std::time::Duration;
 
@@ -7,21 +7,24 @@ use crate::actors::telemetry::stdio::OutputPipe;
 use crate::failure::{Ending, Failure, MemoryVerdict, WorkerFacts};
 use crate::wire::control::Ended;
 
-/// How long after a worker closed its channel news of its death is waited for; one of which there is none by then
-/// has closed it and lives on.
-pub(crate) const EXIT_REPORT_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a worker's exit report is awaited after the worker has closed its channel (500 ms). A worker without a
+/// report by then has closed its channel without exiting.
+pub(crate) const EXIT_REPORT_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How a worker ended, as far as anybody saw.
+/// How a worker exited, as far as this is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ExitReport {
-    Seen(Ended),
-    /// Its fork server was gone before it.
-    Unseen,
+    /// The fork server has reaped the worker.
+    Known(Ended),
+    /// The worker's fork server was gone before the worker exited.
+    Unknown,
 }
 
 impl ExitReport {
-    /// Notes in a failure whom it is about and how that one ended; `memory_limit` is what it was bound to.
-    pub(crate) fn note_in(
+    /// Adds to a failure which worker it concerns and how that worker exited.
+    ///
+    /// `memory_limit` is the worker's memory limit in bytes, if it has one.
+    pub(crate) fn add_to(
         &self,
         failure: Failure,
         worker: &WorkerHandle,
@@ -30,43 +33,45 @@ impl ExitReport {
     ) -> Failure {
         let facts = worker.facts(calls_served);
         match self {
-            ExitReport::Seen(ended) => {
+            ExitReport::Known(ended) => {
                 let facts = WorkerFacts {
                     peak_memory: Some(ended.peak_memory),
                     cpu_time: Some(ended.cpu_time),
-                    killed_for_memory: verdict(ended, &worker.output, memory_limit),
+                    killed_for_memory: memory_verdict(ended, &worker.output, memory_limit),
                     ..facts
                 };
                 failure.on_worker(facts).with_ending(ended.ending)
             }
-            ExitReport::Unseen => failure.on_worker(facts).with_ending(Ending::Unknown),
+            ExitReport::Unknown => failure.on_worker(facts).with_ending(Ending::Unknown),
         }
     }
 
-    /// Whether its server killed it because its call ran for too long.
+    /// Returns whether the server's watchdog killed the worker because its call ran for too long.
     pub(crate) fn was_hung(&self) -> bool {
-        matches!(self, ExitReport::Seen(Ended { hung: true, .. }))
+        matches!(self, ExitReport::Known(Ended { hung: true, .. }))
     }
 
-    /// Whether a call of the checkout at hand had begun, as far as this tells.
+    /// Returns whether the worker had begun a call of its current checkout; `None` if the report does not include that.
     pub(crate) fn had_begun(&self) -> Option<bool> {
         match self {
-            ExitReport::Seen(ended) => ended.remains.as_ref().map(|remains| remains.begun),
-            ExitReport::Unseen => None,
+            ExitReport::Known(ended) => ended.status.as_ref().map(|status| status.begun),
+            ExitReport::Unknown => None,
         }
     }
 }
 
-/// What Rust, C++ and the C library say where there is no memory.
+/// What programs in Rust, C++ and C print when an allocation fails.
 const OUT_OF_MEMORY: [&str; 4] =
     ["memory allocation of ", "bad_alloc", "Cannot allocate memory", "out of memory"];
 
-/// What ended a worker for its memory, if that did. At a limit of its own an allocation fails, and what follows from
-/// that is the program's own affair: most say so and abort.
-fn verdict(ended: &Ended, output: &OutputPipe, memory_limit: Option<u64>) -> Option<MemoryVerdict> {
+/// Returns which memory limit ended a worker, if one did.
+///
+/// At the worker's own limit an allocation fails, and the program decides what follows. Most programs print a message
+/// and abort, so the message is what this looks for.
+fn memory_verdict(ended: &Ended, output: &OutputPipe, memory_limit: Option<u64>) -> Option<MemoryVerdict> {
     if ended.out_of_memory {
         return Some(MemoryVerdict::OutOfMemoryKiller);
     }
     let limit = memory_limit.filter(|_| ended.ending != Ending::Exited { code: 0 })?;
-    output.said_last(&OUT_OF_MEMORY).then_some(MemoryVerdict::OwnLimit { limit })
+    output.tail_contains(&OUT_OF_MEMORY).then_some(MemoryVerdict::OwnLimit { limit })
 }

@@ -1,4 +1,4 @@
-//! When a worker that nobody holds has had its time.
+//! When an idle or a returning worker is replaced.
 
 use std::time::Instant;
 
@@ -6,62 +6,62 @@ use super::state::{PoolPhase, PoolState, ReleaseReport};
 use super::worker_state::{RetireReason, WorkerState};
 
 impl PoolState {
-    /// Why a worker is to be replaced when it comes back now, if it is.
-    pub(crate) fn reason_to_end(
+    /// Returns why a worker is to be replaced if it comes back now, or `None` if it may stay.
+    pub(crate) fn retire_reason(
         &self,
         worker: u64,
-        facts: ReleaseReport,
+        report: ReleaseReport,
         now: Instant,
     ) -> Option<RetireReason> {
         let entry = self.workers.get(&worker)?;
         if self.phase == PoolPhase::Stopping {
             Some(RetireReason::PoolEnds)
-        } else if facts.stop {
-            Some(RetireReason::Asked)
+        } else if report.stop {
+            Some(RetireReason::StopRequested)
         } else if !self.may_stay(entry.generation) {
             Some(RetireReason::Outdated)
         } else if entry.checkouts >= self.limits.max_checkouts {
-            Some(RetireReason::WornOut)
-        } else if facts.private_bytes.is_some_and(|bytes| bytes > self.limits.max_memory) {
-            Some(RetireReason::TooLarge)
-        } else if self.limits.max_age.is_some_and(|limit| now.duration_since(entry.born) >= limit) {
-            Some(RetireReason::TooOld)
+            Some(RetireReason::MaxCheckouts)
+        } else if report.private_bytes.is_some_and(|bytes| bytes > self.limits.max_memory) {
+            Some(RetireReason::MaxMemory)
+        } else if self.limits.max_lifetime.is_some_and(|limit| now.duration_since(entry.alive_since) >= limit)
+        {
+            Some(RetireReason::MaxLifetime)
         } else {
             None
         }
     }
 
-    /// Time has passed: retires what has been idle for too long or is too old, and tries again what failed.
+    /// Retires workers that have been idle for too long or are too old, and repeats fork attempts that are due.
     pub(crate) fn tick(&mut self, now: Instant) {
-        while let Some(worker) = self.overdue(now) {
-            let (worker, reason) = worker;
+        while let Some((worker, reason)) = self.overdue(now) {
             self.retire(worker, reason, now);
         }
-        self.restock(now);
+        self.fork_missing(now);
     }
 
-    /// When [`tick`](Self::tick) has something to do next, unless something else happens first.
+    /// Returns when [`tick`](Self::tick) has something to do next, unless another event comes first.
     pub(crate) fn next_tick(&self) -> Option<Instant> {
-        let lru = self.least_recently_used().and_then(|worker| self.idle_until(worker));
-        let oldest = self.idle.iter().filter_map(|worker| self.young_until(worker)).min();
+        let lru = self.least_recently_used().and_then(|worker| self.idle_deadline(worker));
+        let oldest = self.idle.iter().filter_map(|worker| self.age_deadline(worker)).min();
         [lru, oldest, self.retry_at].into_iter().flatten().min()
     }
 
     fn overdue(&self, now: Instant) -> Option<(u64, RetireReason)> {
         let passed = |until: Option<Instant>| until.is_some_and(|until| until <= now);
-        let old = self.idle.iter().find(|&worker| passed(self.young_until(worker)));
-        let lru = self.least_recently_used().filter(|&worker| passed(self.idle_until(worker)));
-        old.map(|worker| (worker, RetireReason::TooOld))
-            .or(lru.map(|worker| (worker, RetireReason::IdleTooLong)))
+        let old = self.idle.iter().find(|&worker| passed(self.age_deadline(worker)));
+        let lru = self.least_recently_used().filter(|&worker| passed(self.idle_deadline(worker)));
+        old.map(|worker| (worker, RetireReason::MaxLifetime))
+            .or(lru.map(|worker| (worker, RetireReason::IdleTimeout)))
     }
 
-    /// Of those that are not to be replaced anyway.
+    /// Returns the least recently used idle worker that is not stale.
     fn least_recently_used(&self) -> Option<u64> {
         self.idle.iter().find(|&worker| self.is_current(worker))
     }
 
-    fn idle_until(&self, worker: u64) -> Option<Instant> {
-        if self.counts.useful() - self.of_old <= self.kept() {
+    fn idle_deadline(&self, worker: u64) -> Option<Instant> {
+        if self.counts.useful() - self.stale <= self.target_workers() {
             return None;
         }
         match self.workers.get(&worker)?.worker_state {
@@ -70,8 +70,8 @@ impl PoolState {
         }
     }
 
-    fn young_until(&self, worker: u64) -> Option<Instant> {
-        let limit = self.limits.max_age?;
-        self.workers.get(&worker)?.born.checked_add(limit)
+    fn age_deadline(&self, worker: u64) -> Option<Instant> {
+        let limit = self.limits.max_lifetime?;
+        self.workers.get(&worker)?.alive_since.checked_add(limit)
     }
 }

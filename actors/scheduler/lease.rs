@@ -1,4 +1,4 @@
-//! A worker lent to a checkout: its channel, the right to kill it, and the duty to give it back.
+//! A worker lent to a checkout, with its channel. The holder gives it back, retires it or kills it.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use super::worker_handle::WorkerHandle;
 use super::worker_state::RetireReason;
 use crate::actors::transport::HostChannel;
 
-/// The exclusive use of one worker. Dropping it kills the worker: nobody knows what state it is in.
+/// The exclusive use of one worker. Dropping an unreleased lease kills the worker, whose state is unknown then.
 pub(crate) struct Lease {
     scheduler: Arc<Scheduler>,
     pub(crate) worker: WorkerHandle,
-    /// `None` once it was given back or given up.
+    /// `None` once the worker was given back, retired or killed.
     channel: Option<HostChannel>,
 }
 
@@ -21,30 +21,30 @@ impl Lease {
         Lease { scheduler, worker, channel: Some(channel) }
     }
 
-    /// The channel, as long as the lease lasts.
+    /// Returns the worker's channel.
     pub(crate) fn channel(&mut self) -> Option<&mut HostChannel> {
         self.channel.as_mut()
     }
 
-    /// Gives the worker back, free for the next.
-    pub(crate) fn give_back(mut self, facts: ReleaseReport) {
+    /// Gives the worker back for the next checkout.
+    pub(crate) fn give_back(mut self, report: ReleaseReport) {
         if let Some(channel) = self.channel.take() {
-            self.scheduler.take_back(self.worker.number, channel, facts);
+            self.scheduler.take_back(self.worker.number, channel, report);
         }
     }
 
-    /// Gives up a worker that nobody will have after this; without its channel it ends by itself.
+    /// Gives the worker back after its last checkout. The scheduler closes its channel, and it exits.
     pub(crate) fn retire(mut self, reason: RetireReason) {
         if let Some(channel) = self.channel.take() {
             self.scheduler.retire(self.worker.number, channel, reason);
         }
     }
 
-    /// Kills the worker and gives it up; returns its channel, in which it may have said something.
+    /// Kills the worker and returns its channel, which may hold unread messages.
     pub(crate) fn kill(mut self, reason: RetireReason) -> Option<HostChannel> {
         let channel = self.channel.take();
-        match self.scheduler.options.kill_grace.filter(|_| reason.may_be_gentle()) {
-            Some(grace) => self.scheduler.end_gently(&self.worker, grace),
+        match self.scheduler.options.kill_grace.filter(|_| reason.allows_grace()) {
+            Some(grace) => self.scheduler.terminate_then_kill(&self.worker, grace),
             None => self.scheduler.kill(&self.worker),
         }
         self.scheduler.dismiss(self.worker.number, reason);
@@ -56,7 +56,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if self.channel.is_some() {
             self.scheduler.kill(&self.worker);
-            self.scheduler.dismiss(self.worker.number, RetireReason::Abandoned);
+            self.scheduler.dismiss(self.worker.number, RetireReason::LeaseDropped);
         }
     }
 }

@@ -1,17 +1,18 @@
-//! A line in which every place can be given up at once, however long it is.
+//! A queue with removal from the middle in constant time.
 
 use std::collections::HashMap;
 
-/// An ordered set of ids: pushed and taken at both ends, and removed from the middle, each in constant time.
+/// An ordered set of ids: a doubly linked list in a hash map. Pushing and popping at both ends and removing from the
+/// middle take constant time.
 #[derive(Default)]
 pub(crate) struct LinkedQueue {
-    places: HashMap<u64, Node>,
+    nodes: HashMap<u64, Node>,
     ends: Option<Ends>,
 }
 
 struct Node {
-    before: Option<u64>,
-    behind: Option<u64>,
+    prev: Option<u64>,
+    next: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -22,32 +23,32 @@ struct Ends {
 
 impl LinkedQueue {
     pub(crate) fn len(&self) -> usize {
-        self.places.len()
+        self.nodes.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.nodes.is_empty()
     }
 
     pub(crate) fn front(&self) -> Option<u64> {
         self.ends.map(|ends| ends.front)
     }
 
-    /// Ids from front to back.
+    /// Returns the ids from front to back.
     pub(crate) fn iter(&self) -> impl Iterator<Item = u64> {
-        std::iter::successors(self.front(), |id| self.places.get(id)?.behind)
+        std::iter::successors(self.front(), |id| self.nodes.get(id)?.next)
     }
 
-    /// Adds an id that is not in the line yet.
+    /// Adds an id at the back. The id must not be in the queue.
     pub(crate) fn push_back(&mut self, id: u64) {
-        let before = self.ends.map(|ends| ends.back);
-        self.insert(id, before, None);
+        let prev = self.ends.map(|ends| ends.back);
+        self.insert(id, prev, None);
     }
 
-    /// Adds an id that is not in the line yet ahead of all others.
+    /// Adds an id at the front. The id must not be in the queue.
     pub(crate) fn push_front(&mut self, id: u64) {
-        let behind = self.front();
-        self.insert(id, None, behind);
+        let next = self.front();
+        self.insert(id, None, next);
     }
 
     pub(crate) fn pop_front(&mut self) -> Option<u64> {
@@ -62,31 +63,31 @@ impl LinkedQueue {
         Some(back)
     }
 
-    /// Takes an id out, wherever it stands; `false` if it was not in the line.
+    /// Removes an id from any position. Returns `false` if it was not in the queue.
     pub(crate) fn remove(&mut self, id: u64) -> bool {
-        let Some(Node { before, behind }) = self.places.remove(&id) else {
+        let Some(Node { prev, next }) = self.nodes.remove(&id) else {
             return false;
         };
-        self.link(before, behind);
+        self.link(prev, next);
         true
     }
 
-    fn insert(&mut self, id: u64, before: Option<u64>, behind: Option<u64>) {
-        let previous = self.places.insert(id, Node { before, behind });
-        debug_assert!(previous.is_none(), "an id stands in a line once");
-        self.link(before, Some(id));
-        self.link(Some(id), behind);
+    fn insert(&mut self, id: u64, prev: Option<u64>, next: Option<u64>) {
+        let previous = self.nodes.insert(id, Node { prev, next });
+        debug_assert!(previous.is_none(), "an id is in the queue at most once");
+        self.link(prev, Some(id));
+        self.link(Some(id), next);
     }
 
-    /// Makes two places neighbours; `None` is the outside of an end.
-    fn link(&mut self, before: Option<u64>, behind: Option<u64>) {
-        if let Some(place) = before.and_then(|id| self.places.get_mut(&id)) {
-            place.behind = behind;
+    /// Makes two nodes neighbours. `None` stands for the outside of an end.
+    fn link(&mut self, prev: Option<u64>, next: Option<u64>) {
+        if let Some(node) = prev.and_then(|id| self.nodes.get_mut(&id)) {
+            node.next = next;
         }
-        if let Some(place) = behind.and_then(|id| self.places.get_mut(&id)) {
-            place.before = before;
+        if let Some(node) = next.and_then(|id| self.nodes.get_mut(&id)) {
+            node.prev = prev;
         }
-        self.ends = match (before, behind, self.ends) {
+        self.ends = match (prev, next, self.ends) {
             (None, None, _) => None,
             (None, Some(front), Some(ends)) => Some(Ends { front, ..ends }),
             (Some(back), None, Some(ends)) => Some(Ends { back, ..ends }),
@@ -104,7 +105,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[derive(Clone, Copy, Debug)]
-    enum Step {
+    enum QueueStep {
         PushBack,
         PushFront,
         PopFront,
@@ -112,29 +113,29 @@ mod tests {
         Remove(usize),
     }
 
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
+    fn steps() -> impl Strategy<Value = Vec<QueueStep>> {
         let step = prop_oneof![
-            3 => Just(Step::PushBack),
-            1 => Just(Step::PushFront),
-            1 => Just(Step::PopFront),
-            1 => Just(Step::PopBack),
-            2 => any::<usize>().prop_map(Step::Remove),
+            3 => Just(QueueStep::PushBack),
+            1 => Just(QueueStep::PushFront),
+            1 => Just(QueueStep::PopFront),
+            1 => Just(QueueStep::PopBack),
+            2 => any::<usize>().prop_map(QueueStep::Remove),
         ];
         prop::collection::vec(step, 0..100)
     }
 
     proptest! {
         #[test]
-        fn a_line_is_a_deque_that_can_be_left_from_the_middle(steps in steps()) {
+        fn a_linked_queue_behaves_like_a_deque_with_removal_from_the_middle(steps in steps()) {
             let (mut queue, mut model) = (LinkedQueue::default(), VecDeque::new());
             for (id, step) in (0_u64..).zip(steps) {
                 match step {
-                    Step::PushBack => { queue.push_back(id); model.push_back(id); }
-                    Step::PushFront => { queue.push_front(id); model.push_front(id); }
-                    Step::PopFront => prop_assert_eq!(queue.pop_front(), model.pop_front()),
-                    Step::PopBack => prop_assert_eq!(queue.pop_back(), model.pop_back()),
-                    Step::Remove(_) if model.is_empty() => prop_assert!(!queue.remove(id)),
-                    Step::Remove(at) => {
+                    QueueStep::PushBack => { queue.push_back(id); model.push_back(id); }
+                    QueueStep::PushFront => { queue.push_front(id); model.push_front(id); }
+                    QueueStep::PopFront => prop_assert_eq!(queue.pop_front(), model.pop_front()),
+                    QueueStep::PopBack => prop_assert_eq!(queue.pop_back(), model.pop_back()),
+                    QueueStep::Remove(_) if model.is_empty() => prop_assert!(!queue.remove(id)),
+                    QueueStep::Remove(at) => {
                         let removed = model.remove(at % model.len());
                         prop_assert!(removed.is_some_and(|removed| queue.remove(removed)));
                     }

@@ -1,4 +1,4 @@
-//! What the scheduler keeps beside its pure state: handles, channels and waiters, by their numbers.
+//! What the scheduler's lock protects: the pool state, and the handles, channels and waiters that belong to its ids.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,44 +8,49 @@ use std::time::Instant;
 use super::state::PoolState;
 use super::waiter::Waiter;
 use super::worker_handle::WorkerHandle;
-use crate::actors::supervisor::Leaving;
+use crate::actors::supervisor::RetiringWorker;
 use crate::actors::transport::HostChannel;
 use crate::failure::{self, Failure};
 
+/// The pool state, with the objects that its ids stand for.
 pub(super) struct Registry {
     pub(super) state: PoolState,
-    /// Living workers, by number.
+    /// Workers whose exit was not reported, by number.
     pub(super) workers: HashMap<u64, WorkerHandle>,
-    /// Channels of idle workers.
+    /// The channels of idle workers, by number.
     pub(super) channels: HashMap<u64, HostChannel>,
-    /// Checkouts in line, by their id.
-    pub(super) waiting: HashMap<u64, Arc<Waiter>>,
-    /// Checkouts that hold a worker, by its number.
-    pub(super) holding: HashMap<u64, Arc<Waiter>>,
-    /// The last failed set-up, until a worker is ready again.
-    pub(super) trouble: Option<Failure>,
+    /// Queued checkouts, by id.
+    pub(super) waiters: HashMap<u64, Arc<Waiter>>,
+    /// Checkouts that hold a worker, by the worker's number.
+    pub(super) holders: HashMap<u64, Arc<Waiter>>,
+    /// The last failure of a set-up or fork, until a worker is ready again.
+    pub(super) setup_failure: Option<Failure>,
     /// Why there is no fork server, while there is none.
     pub(super) outage: Option<String>,
-    /// When the supervisor was last asked to attend.
-    pub(super) attends_at: Option<Instant>,
-    /// Whether a worker was lost, so that somebody is still to hear of that.
-    pub(super) has_loss: bool,
+    /// The earliest tick that the supervisor was asked to schedule and that has not come.
+    pub(super) tick_at: Option<Instant>,
+    /// Whether a worker was lost since the last change, so that its holder should be notified before a new one is
+    /// forked.
+    pub(super) has_lost_worker: bool,
 }
 
-/// What follows from a change of the books.
+/// What is to be done after a change of the registry.
 #[derive(Default)]
 pub(super) struct Effects {
     pub(super) wake: Vec<Waker>,
     pub(super) spawn: Vec<u64>,
-    pub(super) retire: Vec<Leaving>,
-    pub(super) attend: Option<Instant>,
+    pub(super) retire: Vec<RetiringWorker>,
+    /// When the supervisor is to call [`tick`](super::Scheduler::tick).
+    pub(super) tick_at: Option<Instant>,
     pub(super) drained: bool,
-    pub(super) has_loss: bool,
+    pub(super) has_lost_worker: bool,
 }
 
-/// What a call that ran out of time was waiting for.
+/// What a checkout was waiting for when it left the queue.
 pub(crate) struct WaitOutcome {
     pub(crate) phase: failure::Phase,
-    pub(crate) trouble: Option<Failure>,
+    /// The last failure of a set-up or fork, if no worker has become ready since.
+    pub(crate) setup_failure: Option<Failure>,
+    /// Why there is no fork server, if there is none.
     pub(crate) outage: Option<String>,
 }

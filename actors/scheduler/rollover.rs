@@ -1,33 +1,40 @@
-//! Workers whose server makes no more make room for those of another.
+//! Rollover: replacing the workers of a server that forks no more workers.
 
 use std::time::Instant;
 
-use super::state::{Entry, Generation, PoolPhase, PoolState};
+use super::state::{Generation, PoolPhase, PoolState, WorkerEntry};
 use super::worker_state::{RetireReason, WorkerState};
 
 impl PoolState {
-    /// These workers' server makes no more. `succeeded`: another does already, so they stand in until its workers are
-    /// ready; otherwise they go as soon as nobody holds them, since their server waits for that.
-    pub(crate) fn outdate(&mut self, workers: impl Iterator<Item = u64>, succeeded: bool, now: Instant) {
+    /// Marks workers whose server forks no more workers, and requests their replacements.
+    ///
+    /// With `succeeded`, another server has replaced theirs, and they serve until its workers are ready. Otherwise they
+    /// are retired as soon as no checkout holds them, because their server waits for them to exit.
+    pub(crate) fn mark_outdated(
+        &mut self,
+        workers: impl Iterator<Item = u64>,
+        succeeded: bool,
+        now: Instant,
+    ) {
         let generation = if succeeded { Generation::Outdated } else { Generation::Obsolete };
         for worker in workers {
             let Some(entry) = self.workers.get_mut(&worker) else { continue };
-            self.of_old -= usize::from(entry.is_of_old());
+            self.stale -= usize::from(entry.is_stale());
             entry.generation = generation;
-            self.of_old += usize::from(entry.is_of_old());
+            self.stale += usize::from(entry.is_stale());
         }
-        self.restock(now);
-        self.renew(now);
+        self.fork_missing(now);
+        self.retire_stale(now);
     }
 
-    /// Retires idle workers in whose place others are ready, or are to come and have no room.
-    pub(crate) fn renew(&mut self, now: Instant) {
-        if self.of_old == 0 || self.phase > PoolPhase::Open {
+    /// Retires stale idle workers whose replacements are ready, or cannot be forked because the pool is at its maximum.
+    pub(crate) fn retire_stale(&mut self, now: Instant) {
+        if self.stale == 0 || self.phase > PoolPhase::Open {
             return;
         }
         let old: Vec<u64> = self.idle.iter().filter(|&worker| !self.is_current(worker)).collect();
         for worker in old {
-            // As if it came back now: those used last stay for longest.
+            // Decided for one worker after the other, least recently used first, so the last used ones stay longest.
             let generation = self.workers.get(&worker).map(|entry| entry.generation);
             let stays = generation.is_some_and(|generation| self.may_stay_idle(generation));
             if !stays {
@@ -36,18 +43,18 @@ impl PoolState {
         }
     }
 
-    /// Whether a worker that comes back now has something to stay for.
+    /// Returns whether a lent worker that comes back now is still needed.
     pub(super) fn may_stay(&self, generation: Generation) -> bool {
         generation == Generation::Current || self.is_stand_in(generation, 0)
     }
 
-    /// The same for one that is idle, and is counted among those.
+    /// Returns the same for an idle worker, which is counted among the idle ones itself.
     fn may_stay_idle(&self, generation: Generation) -> bool {
         self.is_stand_in(generation, 1)
     }
 
     fn is_stand_in(&self, generation: Generation, counted: usize) -> bool {
-        let current = |entry: &&Entry| entry.generation == Generation::Current;
+        let current = |entry: &&WorkerEntry| entry.generation == Generation::Current;
         let worker_states = || self.workers.values().filter(current).map(|entry| entry.worker_state);
         let ready = worker_states()
             .filter(|worker_state| {
@@ -56,10 +63,10 @@ impl PoolState {
             .count();
         let is_coming = worker_states().any(|worker_state| worker_state == WorkerState::Starting);
         let idle = self.idle.iter().filter(|&worker| !self.is_current(worker)).count() - counted;
-        let wanted = self.limits.fewest.max(usize::from(!self.waiting.is_empty()));
-        // Where there is no room, nobody comes before somebody goes.
-        let is_in_the_way = self.room() == 0 && !is_coming && self.counts.ending == 0;
-        generation == Generation::Outdated && ready + idle < wanted && !is_in_the_way
+        let wanted = self.limits.min_workers.max(usize::from(!self.waiting.is_empty()));
+        // At the maximum, no replacement can be forked before a worker exits.
+        let blocks_replacement = self.free_capacity() == 0 && !is_coming && self.counts.ending == 0;
+        generation == Generation::Outdated && ready + idle < wanted && !blocks_replacement
     }
 
     pub(crate) fn is_current(&self, worker: u64) -> bool {
@@ -73,13 +80,13 @@ mod tests {
     use crate::actors::scheduler::state::{Action, Admission, ReleaseReport};
     use crate::config::Options;
 
-    /// A ledger with this many idle workers, 1 and so on, of so many that there may be.
+    /// A pool state with `idle` idle workers, numbered from 1, and at most `most` workers.
     fn state(idle: u64, most: usize) -> (PoolState, Instant) {
         let now = Instant::now();
-        let fewest = usize::try_from(idle).unwrap_or(0);
-        let mut state = PoolState::new(&Options { workers: fewest..=most, ..Options::named("p") });
+        let min = usize::try_from(idle).unwrap_or(0);
+        let mut state = PoolState::new(&Options { workers: min..=most, ..Options::named("p") });
         state.open(now);
-        (1..=idle).for_each(|worker| state.ready(worker, now));
+        (1..=idle).for_each(|worker| state.mark_ready(worker, now));
         actions(&mut state);
         (state, now)
     }
@@ -94,38 +101,38 @@ mod tests {
 
     /// S4
     #[test]
-    fn each_old_worker_goes_when_a_new_one_is_ready_in_its_place() {
+    fn each_old_worker_retires_when_its_replacement_is_ready() {
         let (mut state, now) = state(2, 4);
-        state.outdate([1, 2].into_iter(), true, now);
+        state.mark_outdated([1, 2].into_iter(), true, now);
         assert_eq!(actions(&mut state), [Action::Fork(3), Action::Fork(4)]);
-        assert_eq!(state.ask(7, now), Admission::Granted { worker: 2 }, "they serve meanwhile");
-        state.released(2, ReleaseReport::default(), now);
+        assert_eq!(state.acquire(7, now), Admission::Granted { worker: 2 }, "old workers serve meanwhile");
+        state.release(2, ReleaseReport::default(), now);
         assert_eq!(actions(&mut state), []);
-        state.ready(3, now);
-        assert_eq!(actions(&mut state), [retires(1)], "the one that was used last stays for longest");
-        state.ready(4, now);
+        state.mark_ready(3, now);
+        assert_eq!(actions(&mut state), [retires(1)], "the last used worker stays longest");
+        state.mark_ready(4, now);
         assert_eq!(actions(&mut state), [retires(2)]);
     }
 
     /// S4
     #[test]
-    fn where_there_is_no_room_one_makes_room_and_the_next_waits_for_its_place() {
+    fn at_the_maximum_one_old_worker_retires_first_and_the_next_waits_for_its_replacement() {
         let (mut state, now) = state(2, 2);
-        state.outdate([1, 2].into_iter(), true, now);
+        state.mark_outdated([1, 2].into_iter(), true, now);
         assert_eq!(actions(&mut state), [retires(1)]);
-        state.ended(1, false, now, 0.5);
+        state.record_exit(1, false, now, 0.5);
         assert_eq!(actions(&mut state), [Action::Fork(3)]);
-        state.ready(3, now);
+        state.mark_ready(3, now);
         assert_eq!(actions(&mut state), [retires(2)]);
     }
 
     /// S4
     #[test]
-    fn workers_of_a_server_that_waits_for_them_go_as_soon_as_nobody_holds_them() {
+    fn workers_of_a_server_that_waits_for_them_retire_as_soon_as_no_checkout_holds_them() {
         let (mut state, now) = state(2, 4);
-        assert_eq!(state.ask(7, now), Admission::Granted { worker: 2 });
-        state.outdate([1, 2].into_iter(), false, now);
+        assert_eq!(state.acquire(7, now), Admission::Granted { worker: 2 });
+        state.mark_outdated([1, 2].into_iter(), false, now);
         assert_eq!(actions(&mut state), [Action::Fork(3), Action::Fork(4), retires(1)]);
-        assert_eq!(state.reason_to_end(2, ReleaseReport::default(), now), Some(RetireReason::Outdated));
+        assert_eq!(state.retire_reason(2, ReleaseReport::default(), now), Some(RetireReason::Outdated));
     }
 }

@@ -1,58 +1,58 @@
-//! Who has which worker, who waits, and how many workers there should be.
+//! The pool state: which checkout holds which worker, which checkouts wait, and how many workers there should be.
 //!
-//! Decisions only: ids in, actions out. The clock and chance are arguments, so that a test can be both.
+//! It only decides: events with ids go in, actions with ids come out. The time and the jitter are arguments, so that a
+//! test controls both.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::queue::LinkedQueue;
-use super::worker_state::{Event, Impossible, RetireReason, WorkerState};
+use super::worker_state::{Event, InvalidTransition, RetireReason, WorkerState};
 use crate::config::{Backoff, Options};
 
-/// What the ledger wants done.
+/// What the scheduler is to do after a change of the pool state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Fork this worker.
     Fork(u64),
-    /// Hand this worker to this waiting checkout.
+    /// Lend this worker to this waiting checkout.
     Grant { to: u64, worker: u64 },
-    /// End this worker, which nobody holds.
+    /// Let this worker exit, which no checkout holds.
     Retire(u64, RetireReason),
-    /// Tell this waiting checkout that the pool has stopped.
+    /// Refuse this waiting checkout because the pool has stopped.
     Refuse(u64),
 }
 
-/// What a checkout that asks is told.
+/// The answer to a checkout that requests a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    Granted {
-        worker: u64,
-    },
-    Waits,
-    /// `waiting` checkouts are ahead and there may be no more.
-    Overloaded {
-        waiting: usize,
-    },
+    /// It has this worker.
+    Granted { worker: u64 },
+    /// It waits in the queue.
+    Queued,
+    /// It is refused: `waiting` checkouts are queued, as many as `max_waiting` permits.
+    Overloaded { waiting: usize },
+    /// It is refused: the pool is closing or stopping.
     Stopped,
 }
 
-/// Whether the pool takes and serves checkouts.
+/// Whether the pool accepts and serves checkouts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum PoolPhase {
-    /// Both.
+    /// It accepts and serves checkouts.
     Open,
-    /// Its last handle is gone: those waiting and held are served, no other.
+    /// Its last handle was dropped: it serves waiting and held checkouts and accepts no others.
     Closing,
-    /// It was stopped: nobody new gets a worker.
+    /// It was stopped: no checkout gets a worker any more.
     Stopping,
 }
 
-/// What is known of a worker that comes back from a checkout.
+/// What a worker reports at the end of a checkout.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct ReleaseReport {
-    /// It asked to be replaced.
+    /// Whether it asked to be replaced.
     pub(crate) stop: bool,
-    /// Its private memory in bytes, where it was measured.
+    /// Its private memory in bytes, if it was measured.
     pub(crate) private_bytes: Option<u64>,
 }
 
@@ -75,75 +75,81 @@ impl Counts {
         }
     }
 
-    /// Workers that are or will be of use.
+    /// Workers that serve checkouts or will: all but the ending ones.
     pub(super) fn useful(self) -> usize {
         self.starting + self.idle + self.leased
     }
 
-    /// Processes there are.
+    /// Workers that count against the maximum: ending ones do until their exit is reported.
     fn all(self) -> usize {
         self.useful() + self.ending
     }
 }
 
-/// Whether a worker's server still makes workers.
+/// Whether a worker's server still forks workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Generation {
+    /// It does.
     Current,
-    /// It does not, and another does: this worker stands in until those of the other are ready.
+    /// It does not, and another server has replaced it. The worker serves until workers of the other server are ready.
     Outdated,
-    /// It ends with its last worker: this one goes as soon as nobody holds it.
+    /// It does not, and it exits after its last worker. The worker is retired as soon as no checkout holds it.
     Obsolete,
 }
 
-pub(super) struct Entry {
+/// One worker of the pool state.
+pub(super) struct WorkerEntry {
     pub(super) worker_state: WorkerState,
     pub(super) generation: Generation,
-    /// When it was asked for, and from then on when it became ready: its age counts from there.
-    pub(super) born: Instant,
+    /// When the worker was requested; once it is ready, when it became ready. Its age counts from here.
+    pub(super) alive_since: Instant,
+    /// Checkouts that it was lent to.
     pub(super) checkouts: u64,
-    /// Early ends there had been when it was asked for.
-    pub(super) asked_after: u64,
+    /// The number of early exits so far when the worker was requested.
+    pub(super) early_exits_before: u64,
 }
 
-impl Entry {
-    /// Whether it is or will be of use, and is to be replaced.
-    pub(super) fn is_of_old(&self) -> bool {
+impl WorkerEntry {
+    /// Returns whether the worker serves or will serve, and is to be replaced because its server forks no more workers.
+    pub(super) fn is_stale(&self) -> bool {
         self.generation != Generation::Current && !matches!(self.worker_state, WorkerState::Ending { .. })
     }
 }
 
+/// The options that limit workers and waiting checkouts.
 pub(super) struct Limits {
-    pub(super) fewest: usize,
-    pub(super) most: usize,
-    pub(super) spare: usize,
+    pub(super) min_workers: usize,
+    pub(super) max_workers: usize,
+    pub(super) spare_workers: usize,
     pub(super) max_waiting: usize,
     pub(super) idle_timeout: Option<Duration>,
     pub(super) max_checkouts: u64,
-    pub(super) max_age: Option<Duration>,
+    pub(super) max_lifetime: Option<Duration>,
     pub(super) max_memory: u64,
 }
 
-/// The pool's books.
+/// The state of a pool: its workers, its queue of waiting checkouts, and the actions that are due.
 pub(crate) struct PoolState {
     pub(super) limits: Limits,
     pub(super) backoff: Backoff,
     pub(super) phase: PoolPhase,
-    pub(super) workers: HashMap<u64, Entry>,
+    pub(super) workers: HashMap<u64, WorkerEntry>,
     pub(super) counts: Counts,
-    /// Of the useful ones, those that are to be replaced.
-    pub(super) of_old: usize,
-    /// Front: least recently used.
+    /// How many workers are stale, see [`WorkerEntry::is_stale`].
+    pub(super) stale: usize,
+    /// Idle workers, the least recently used at the front.
     pub(super) idle: LinkedQueue,
-    /// Front: first come.
+    /// Waiting checkouts, the next to be served at the front.
     pub(super) waiting: LinkedQueue,
-    /// Workers that ended while they were lent, until their holders know: each may ask again.
-    pub(super) bereaving: HashSet<u64>,
+    /// Workers that exited while they were lent, until their holders have reacted: each holder may request another
+    /// worker.
+    pub(super) unnoticed_exits: HashSet<u64>,
     pub(super) last_number: u64,
-    /// Early ends so far.
-    pub(super) early_ends: u64,
-    /// Early ends since a worker became ready that was asked for after the last of them.
+    /// Early exits so far.
+    pub(super) early_exits: u64,
+    /// Early exits in a row. It restarts at 0 once a worker becomes ready that was requested after the last early exit.
     pub(super) streak: u32,
+    /// Until when no worker is forked.
     pub(super) retry_at: Option<Instant>,
     pub(super) actions: VecDeque<Action>,
 }
@@ -151,13 +157,13 @@ pub(crate) struct PoolState {
 impl PoolState {
     pub(crate) fn new(options: &Options) -> Self {
         let limits = Limits {
-            fewest: *options.workers.start(),
-            most: *options.workers.end(),
-            spare: options.spare_workers,
+            min_workers: *options.workers.start(),
+            max_workers: *options.workers.end(),
+            spare_workers: options.spare_workers,
             max_waiting: options.max_waiting.unwrap_or(usize::MAX),
             idle_timeout: options.idle_timeout,
             max_checkouts: options.max_checkouts.unwrap_or(u64::MAX),
-            max_age: options.max_age,
+            max_lifetime: options.max_lifetime,
             max_memory: options.max_memory.unwrap_or(u64::MAX),
         };
         PoolState {
@@ -166,19 +172,19 @@ impl PoolState {
             phase: PoolPhase::Open,
             workers: HashMap::new(),
             counts: Counts::default(),
-            of_old: 0,
+            stale: 0,
             idle: LinkedQueue::default(),
             waiting: LinkedQueue::default(),
-            bereaving: HashSet::new(),
+            unnoticed_exits: HashSet::new(),
             last_number: 0,
-            early_ends: 0,
+            early_exits: 0,
             streak: 0,
             retry_at: None,
             actions: VecDeque::new(),
         }
     }
 
-    /// The next thing to do, in order, until there is none.
+    /// Takes the next action. The caller carries out all of them, in order.
     pub(crate) fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
@@ -199,25 +205,28 @@ impl PoolState {
         self.phase
     }
 
-    /// Whether a waiting checkout may hope for a worker that is being started.
+    /// Returns whether a worker is being started or a fork attempt is scheduled.
     pub(crate) fn is_starting(&self) -> bool {
         self.counts.starting > 0 || self.retry_at.is_some()
     }
 
-    /// Whether nothing is left to wait for.
+    /// Returns whether the pool is closing or stopping, and no worker and no checkout is left.
     pub(crate) fn is_drained(&self) -> bool {
-        // Whoever is still to be told that its worker is dead may ask for another, unless the pool was stopped.
-        let bereaved = !self.bereaving.is_empty() && self.phase < PoolPhase::Stopping;
-        self.phase > PoolPhase::Open && self.workers.is_empty() && self.waiting.is_empty() && !bereaved
+        // A holder that does not know of its worker's exit yet may request another worker, unless the pool was stopped.
+        let has_unnoticed_exit = !self.unnoticed_exits.is_empty() && self.phase < PoolPhase::Stopping;
+        self.phase > PoolPhase::Open
+            && self.workers.is_empty()
+            && self.waiting.is_empty()
+            && !has_unnoticed_exit
     }
 
-    /// The workers that are to be there from the beginning.
+    /// Requests the first workers.
     pub(crate) fn open(&mut self, now: Instant) {
-        self.restock(now);
+        self.fork_missing(now);
     }
 
-    /// A checkout wants a worker.
-    pub(crate) fn ask(&mut self, checkout: u64, now: Instant) -> Admission {
+    /// Lends an idle worker to a new checkout, or puts the checkout at the end of the queue.
+    pub(crate) fn acquire(&mut self, checkout: u64, now: Instant) -> Admission {
         if self.phase > PoolPhase::Open {
             return Admission::Stopped;
         }
@@ -225,19 +234,19 @@ impl PoolState {
             self.lend(worker, checkout, now);
             return Admission::Granted { worker };
         }
-        // Whoever a worker is being started for does not wait in the line that max_waiting bounds.
-        let supply = self.counts.starting + self.room();
+        // max_waiting does not count checkouts for which a worker is or can be started.
+        let supply = self.counts.starting + self.free_capacity();
         let waiting = self.waiting.len();
         if waiting >= supply.saturating_add(self.limits.max_waiting) {
             return Admission::Overloaded { waiting };
         }
         self.waiting.push_back(checkout);
-        self.restock(now);
-        Admission::Waits
+        self.fork_missing(now);
+        Admission::Queued
     }
 
-    /// A checkout whose worker ended before it had done anything wants another, ahead of all others.
-    pub(crate) fn ask_again(&mut self, checkout: u64, now: Instant) -> Admission {
+    /// Does the same at the front of the queue, for a checkout whose worker exited before it had begun a call.
+    pub(crate) fn reacquire(&mut self, checkout: u64, now: Instant) -> Admission {
         if self.phase == PoolPhase::Stopping {
             return Admission::Stopped;
         }
@@ -246,11 +255,11 @@ impl PoolState {
             return Admission::Granted { worker };
         }
         self.waiting.push_front(checkout);
-        self.restock(now);
-        Admission::Waits
+        self.fork_missing(now);
+        Admission::Queued
     }
 
-    /// A checkout leaves the line; `false` if it does not stand there.
+    /// Removes a checkout from the queue. Returns `false` if it was not in the queue.
     pub(crate) fn cancel(&mut self, checkout: u64, now: Instant) -> bool {
         let left = self.waiting.remove(checkout);
         if left && self.phase == PoolPhase::Closing {
@@ -259,105 +268,107 @@ impl PoolState {
         left
     }
 
-    /// A worker is set up.
-    pub(crate) fn ready(&mut self, worker: u64, now: Instant) {
-        let was = self.workers.get(&worker).map(|entry| entry.worker_state);
-        if self.change(worker, Event::Ready, now).is_err() || was != Some(WorkerState::Starting) {
+    /// Makes a worker idle, or lends it to the first waiting checkout, once its set-up is done.
+    pub(crate) fn mark_ready(&mut self, worker: u64, now: Instant) {
+        let previous = self.workers.get(&worker).map(|entry| entry.worker_state);
+        if self.apply(worker, Event::Ready, now).is_err() || previous != Some(WorkerState::Starting) {
             return;
         }
         let Some(entry) = self.workers.get_mut(&worker) else { return };
-        entry.born = now;
-        // One that was asked for before the last early end says nothing of what has come since. If it ended the
-        // wait, workers that do not last could have each other forked without any.
-        if entry.asked_after == self.early_ends {
+        entry.alive_since = now;
+        // A worker requested before the last early exit does not show that workers requested now will last. If it reset
+        // the streak, workers that exit early could cause each other to be forked without any delay.
+        if entry.early_exits_before == self.early_exits {
             self.streak = 0;
             self.retry_at = None;
         }
         self.offer(worker, now);
-        self.restock(now);
-        self.renew(now);
+        self.fork_missing(now);
+        self.retire_stale(now);
     }
 
-    /// A worker comes back from its checkout.
-    pub(crate) fn released(&mut self, worker: u64, facts: ReleaseReport, now: Instant) {
+    /// Takes a worker back from its checkout, for the next checkout or to be retired.
+    pub(crate) fn release(&mut self, worker: u64, report: ReleaseReport, now: Instant) {
         let worker_state = self.workers.get(&worker).map(|entry| entry.worker_state);
         if !matches!(worker_state, Some(WorkerState::Leased { .. })) {
-            // It was dismissed, or its end was seen, while it was on its way back.
-            self.bereaving.remove(&worker);
+            // It was dismissed, or its exit was reported, before its release arrived.
+            self.unnoticed_exits.remove(&worker);
             return;
         }
-        match self.reason_to_end(worker, facts, now) {
+        match self.retire_reason(worker, report, now) {
             Some(reason) => {
                 self.retire(worker, reason, now);
             }
             None => {
-                if self.change(worker, Event::Released, now).is_ok() {
+                if self.apply(worker, Event::Released, now).is_ok() {
                     self.offer(worker, now);
                 }
             }
         }
     }
 
-    /// A worker is to end by itself, and its replacement is asked for first.
+    /// Lets a worker exit, after it has requested the worker's replacement.
     pub(crate) fn retire(&mut self, worker: u64, reason: RetireReason, now: Instant) {
         self.dismiss(worker, reason, now);
         self.actions.push_back(Action::Retire(worker, reason));
     }
 
-    /// A worker is being killed, or is known to be of no use; its replacement is asked for at once.
+    /// Marks a worker as ending that is being killed or is unusable, and requests its replacement.
     pub(crate) fn dismiss(&mut self, worker: u64, reason: RetireReason, now: Instant) {
-        self.bereaving.remove(&worker);
-        if self.change(worker, Event::Dismissed(reason), now).is_ok() {
+        self.unnoticed_exits.remove(&worker);
+        if self.apply(worker, Event::Dismissed(reason), now).is_ok() {
             self.idle.remove(worker);
-            self.restock(now);
+            self.fork_missing(now);
         }
     }
 
-    /// A worker's process is gone. `has_call`: its holder had a call for it; `chance` is between 0 and 1.
-    pub(crate) fn ended(&mut self, worker: u64, has_call: bool, now: Instant, chance: f64) {
-        self.note_bereavement(worker);
+    /// Removes a worker whose process has exited, and requests its replacement.
+    ///
+    /// `has_call`: its holder had a call for it. `jitter` is between 0 and 1.
+    pub(crate) fn record_exit(&mut self, worker: u64, has_call: bool, now: Instant, jitter: f64) {
+        self.add_unnoticed_exit(worker);
         let Some(entry) = self.workers.remove(&worker) else {
             return;
         };
         *self.counts.of(entry.worker_state) -= 1;
-        self.of_old -= usize::from(entry.is_of_old());
+        self.stale -= usize::from(entry.is_stale());
         self.idle.remove(worker);
-        let earlier = if matches!(entry.worker_state, WorkerState::Leased { .. }) { 1 } else { 0 };
-        let used = has_call || entry.checkouts > earlier;
-        if entry.worker_state.ended_early(used, now.saturating_duration_since(entry.born)) {
-            self.back_off(now, chance);
+        let current = if matches!(entry.worker_state, WorkerState::Leased { .. }) { 1 } else { 0 };
+        let used = has_call || entry.checkouts > current;
+        if entry.worker_state.exited_early(used, now.saturating_duration_since(entry.alive_since)) {
+            self.back_off(now, jitter);
         }
-        self.restock(now);
-        self.renew(now);
+        self.fork_missing(now);
+        self.retire_stale(now);
     }
 
-    fn note_bereavement(&mut self, worker: u64) {
+    fn add_unnoticed_exit(&mut self, worker: u64) {
         let entry = self.workers.get(&worker);
         if entry.is_some_and(|entry| matches!(entry.worker_state, WorkerState::Leased { .. })) {
-            self.bereaving.insert(worker);
+            self.unnoticed_exits.insert(worker);
         }
     }
 
-    /// A worker could not be set up; the next attempt waits. `chance` is between 0 and 1.
-    pub(crate) fn not_set_up(&mut self, worker: u64, now: Instant, chance: f64) {
-        if self.change(worker, Event::Dismissed(RetireReason::NotSetUp), now).is_ok() {
-            self.back_off(now, chance);
+    /// Marks a worker as ending whose set-up failed, and delays the next attempt. `jitter` is between 0 and 1.
+    pub(crate) fn mark_setup_failed(&mut self, worker: u64, now: Instant, jitter: f64) {
+        if self.apply(worker, Event::Dismissed(RetireReason::NotSetUp), now).is_ok() {
+            self.back_off(now, jitter);
         }
     }
 
-    fn back_off(&mut self, now: Instant, chance: f64) {
-        self.early_ends += 1;
+    fn back_off(&mut self, now: Instant, jitter: f64) {
+        self.early_exits += 1;
         self.streak = self.streak.saturating_add(1);
-        self.retry_at = now.checked_add(self.backoff.wait(self.streak, chance));
+        self.retry_at = now.checked_add(self.backoff.wait(self.streak, jitter));
     }
 
-    /// No new checkouts; those waiting and held are served.
+    /// Accepts no new checkouts; waiting and held ones are still served.
     pub(crate) fn close(&mut self, now: Instant) {
         self.phase = self.phase.max(PoolPhase::Closing);
         self.retire_unneeded(now);
     }
 
-    /// No new checkouts, nobody waiting is served, and nothing idle stays.
+    /// Accepts no new checkouts, refuses the waiting ones and retires all idle workers.
     pub(crate) fn stop(&mut self, now: Instant) {
         self.phase = PoolPhase::Stopping;
         while let Some(checkout) = self.waiting.pop_front() {
@@ -367,17 +378,17 @@ impl PoolState {
     }
 
     fn lend(&mut self, worker: u64, to: u64, now: Instant) {
-        if self.change(worker, Event::Granted { to }, now).is_ok()
+        if self.apply(worker, Event::Granted { to }, now).is_ok()
             && let Some(entry) = self.workers.get_mut(&worker)
         {
             entry.checkouts += 1;
         }
-        if self.limits.spare > 0 {
-            self.restock(now);
+        if self.limits.spare_workers > 0 {
+            self.fork_missing(now);
         }
     }
 
-    /// A worker that just became idle goes to whoever is first in line, or to the idle list.
+    /// Lends a worker that just became idle to the first waiting checkout, or adds it to the idle workers.
     fn offer(&mut self, worker: u64, now: Instant) {
         if let Some(to) = self.waiting.pop_front() {
             self.lend(worker, to, now);
@@ -388,14 +399,14 @@ impl PoolState {
         self.retire_unneeded(now);
     }
 
-    /// In a pool that ends, whatever nobody will ask for is ended, too.
+    /// In a closing or stopping pool without waiting checkouts, retires the workers that no checkout will request.
     fn retire_unneeded(&mut self, now: Instant) {
         if self.phase == PoolPhase::Open || !self.waiting.is_empty() {
             return;
         }
         let starting = self.workers.iter().filter(|(_, entry)| entry.worker_state == WorkerState::Starting);
         let mut unneeded: Vec<u64> = starting.map(|(worker, _)| *worker).collect();
-        // The order of a map is chance, and what is decided here depends on none.
+        // A map has a random order, and the order of the actions must be reproducible.
         unneeded.sort_unstable();
         unneeded.extend(self.idle.iter());
         for worker in unneeded {
@@ -403,17 +414,18 @@ impl PoolState {
         }
     }
 
-    /// Asks for as many workers as are missing, and may be, and are worth an attempt now.
-    pub(super) fn restock(&mut self, now: Instant) {
+    /// Requests the missing workers, unless the delay after an early exit has not passed.
+    pub(super) fn fork_missing(&mut self, now: Instant) {
         if self.retry_at.is_some_and(|at| now < at) {
             return;
         }
         self.retry_at = None;
         for _ in 0..self.missing() {
             self.last_number += 1;
-            let asked_after = self.early_ends;
+            let early_exits_before = self.early_exits;
             let (worker_state, generation) = (WorkerState::Starting, Generation::Current);
-            let entry = Entry { worker_state, generation, born: now, checkouts: 0, asked_after };
+            let entry =
+                WorkerEntry { worker_state, generation, alive_since: now, checkouts: 0, early_exits_before };
             self.workers.insert(self.last_number, entry);
             self.counts.starting += 1;
             self.actions.push_back(Action::Fork(self.last_number));
@@ -421,34 +433,35 @@ impl PoolState {
     }
 
     fn missing(&self) -> usize {
-        let kept = if self.phase == PoolPhase::Open { self.kept() } else { 0 };
-        let below_fewest = kept.saturating_sub(self.counts.useful() - self.of_old);
+        let target = if self.phase == PoolPhase::Open { self.target_workers() } else { 0 };
+        let below_target = target.saturating_sub(self.counts.useful() - self.stale);
         let for_waiting = self.waiting.len().saturating_sub(self.counts.starting);
-        let room = self.room();
-        let missing = below_fewest.max(for_waiting).min(room);
+        let free = self.free_capacity();
+        let missing = below_target.max(for_waiting).min(free);
         if self.streak == 0 {
             return missing;
         }
-        // After an early end one worker at a time has to show that it can be done at all.
+        // After an early exit, workers are started one at a time until one becomes ready.
         missing.min(1_usize.saturating_sub(self.counts.starting))
     }
 
-    /// How many there are to be whether or not anybody waits: while some are lent, spare ones beside them.
-    pub(super) fn kept(&self) -> usize {
+    /// Returns how many workers there should be without waiting checkouts: the minimum, or the lent ones and
+    /// `spare_workers` more if that is greater.
+    pub(super) fn target_workers(&self) -> usize {
         match self.counts.leased {
-            0 => self.limits.fewest,
-            leased => self.limits.fewest.max(leased.saturating_add(self.limits.spare)),
+            0 => self.limits.min_workers,
+            leased => self.limits.min_workers.max(leased.saturating_add(self.limits.spare_workers)),
         }
     }
 
-    pub(super) fn room(&self) -> usize {
-        self.limits.most.saturating_sub(self.counts.all())
+    pub(super) fn free_capacity(&self) -> usize {
+        self.limits.max_workers.saturating_sub(self.counts.all())
     }
 
-    fn change(&mut self, worker: u64, event: Event, now: Instant) -> Result<(), Impossible> {
+    fn apply(&mut self, worker: u64, event: Event, now: Instant) -> Result<(), InvalidTransition> {
         let Some(entry) = self.workers.get_mut(&worker) else {
-            // Its end was seen before what it did last.
-            return Err(Impossible {
+            // Its exit was reported before this event arrived.
+            return Err(InvalidTransition {
                 worker_state: WorkerState::Ending { reason: RetireReason::Broken },
                 event,
             });
@@ -456,9 +469,9 @@ impl PoolState {
         let next = entry.worker_state.on(event, now)?;
         *self.counts.of(entry.worker_state) -= 1;
         *self.counts.of(next) += 1;
-        self.of_old -= usize::from(entry.is_of_old());
+        self.stale -= usize::from(entry.is_stale());
         entry.worker_state = next;
-        self.of_old += usize::from(entry.is_of_old());
+        self.stale += usize::from(entry.is_stale());
         Ok(())
     }
 }

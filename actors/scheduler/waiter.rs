@@ -1,4 +1,4 @@
-//! What the desk tells a checkout that waits for a worker or holds one.
+//! The mailbox through which the scheduler notifies a checkout that waits for a worker or holds one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,27 +10,27 @@ use super::exit::ExitReport;
 use super::lease::Lease;
 use crate::failure::Failure;
 
-/// What has happened since the checkout last looked.
+/// What has happened since the checkout last took its notice.
 #[derive(Default)]
 pub(crate) struct Notice {
-    /// It has a worker.
+    /// The worker that the checkout was granted.
     pub(crate) lease: Option<Lease>,
-    /// It will get none.
+    /// Why the checkout gets no worker.
     pub(crate) refusal: Option<Failure>,
-    /// Its worker is dead.
+    /// How the checkout's worker exited.
     pub(crate) exit_report: Option<ExitReport>,
-    /// The pool is stopping: what is queued may still run.
+    /// The pool is stopping; queued calls may still run.
     pub(crate) closing: bool,
-    /// The pool has stopped: what still runs is killed.
+    /// The pool has stopped; the checkout's worker is to be killed.
     pub(crate) stopped: bool,
 }
 
-/// A checkout's place at the desk, from its asking to its release.
+/// One checkout as the scheduler knows it, from its request for a worker to its release.
 pub(crate) struct Waiter {
     pub(crate) id: u64,
-    /// Whether it has something to run, so that a failed set-up has somebody to be told to.
+    /// Whether a call is queued on the checkout: only such a checkout can be failed with a failed set-up.
     pub(crate) has_call: AtomicBool,
-    fresh: AtomicBool,
+    has_notice: AtomicBool,
     mailbox: Mutex<Mailbox>,
 }
 
@@ -45,32 +45,32 @@ impl Waiter {
         Arc::new(Waiter {
             id,
             has_call: AtomicBool::new(false),
-            fresh: AtomicBool::new(false),
+            has_notice: AtomicBool::new(false),
             mailbox: Mutex::new(Mailbox::default()),
         })
     }
 
-    /// Leaves news and returns whom to wake, which is to be done without a lock held.
+    /// Writes to the checkout's notice and returns its waker. Call the waker without holding a lock.
     #[must_use = "the checkout sleeps until it is woken"]
-    pub(crate) fn tell(&self, write: impl FnOnce(&mut Notice)) -> Option<Waker> {
+    pub(crate) fn notify(&self, write: impl FnOnce(&mut Notice)) -> Option<Waker> {
         let mut mailbox = self.mailbox.lock();
         write(&mut mailbox.notice);
-        self.fresh.store(true, Ordering::Release);
+        self.has_notice.store(true, Ordering::Release);
         mailbox.waker.clone()
     }
 
-    /// From now on news wakes this task.
-    pub(crate) fn wake_with(&self, waker: &Waker) {
+    /// Sets the task that later notices wake.
+    pub(crate) fn set_waker(&self, waker: &Waker) {
         self.mailbox.lock().waker = Some(waker.clone());
     }
 
-    /// Takes the news, if there is any.
+    /// Takes the notice, or returns `None` if there is nothing new.
     pub(crate) fn take_notice(&self) -> Option<Notice> {
-        if !self.fresh.load(Ordering::Acquire) {
+        if !self.has_notice.load(Ordering::Acquire) {
             return None;
         }
         let mut mailbox = self.mailbox.lock();
-        self.fresh.store(false, Ordering::Relaxed);
+        self.has_notice.store(false, Ordering::Relaxed);
         Some(std::mem::take(&mut mailbox.notice))
     }
 }

@@ -1,4 +1,4 @@
-//! One living worker: its number, its process and the right to signal it.
+//! Number, pid and pidfd of one worker; kills and watches it.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -13,55 +13,56 @@ use crate::actors::transport::blobs::BorrowedBlobs;
 use crate::failure::WorkerFacts;
 use crate::sys::{Errno, process, reactor};
 
-/// What the desk knows of one living worker, beside its life.
+/// A forked worker's process, as the scheduler knows it; its state is in the pool state.
 #[derive(Clone)]
 pub(crate) struct WorkerHandle {
     pub(crate) number: u64,
     pub(crate) pid: u32,
-    /// Stands for exactly this process, also after its number is used again; `None` where it is on another machine.
-    pub(crate) handle: Option<Arc<OwnedFd>>,
-    /// Whether nobody will tell of its end: its server is gone, and it is on another machine.
-    pub(crate) unwatched: Arc<AtomicBool>,
-    pub(crate) born: Instant,
+    /// Refers to exactly this process, even after its pid was reused. `None` if the process is on another machine.
+    pub(crate) pidfd: Option<Arc<OwnedFd>>,
+    /// Whether the worker's exit will never be reported: its server is gone, and it is on another machine.
+    pub(crate) exit_unreported: Arc<AtomicBool>,
+    pub(crate) forked_at: Instant,
     pub(crate) output: Arc<OutputPipe>,
-    /// Blobs that it may read although none of its calls is to be answered.
+    /// Blobs that the worker may still read although no call with them is open.
     pub(crate) borrowed: Arc<BorrowedBlobs>,
 }
 
 impl WorkerHandle {
-    /// Kills the process.
+    /// Sends SIGKILL to the process.
     ///
     /// # Errors
     ///
-    /// Where this process may not; [`Scheduler::kill`] knows another way.
+    /// The error of the system call, `EPERM` if this process is not permitted to signal the worker or the worker is on
+    /// another machine. No signal was sent then; `Scheduler::kill` has the worker's server send it.
     pub(crate) fn kill(&self) -> rustix::io::Result<()> {
-        process::kill(self.handle()?)
+        process::kill(self.pidfd()?)
     }
 
-    /// Asks the process to end by itself.
+    /// Sends SIGTERM to the process.
     ///
     /// # Errors
     ///
-    /// As [`kill`](Self::kill).
+    /// The same as for [`kill`](Self::kill).
     pub(crate) fn terminate(&self) -> rustix::io::Result<()> {
-        process::terminate(self.handle()?)
+        process::terminate(self.pidfd()?)
     }
 
-    fn handle(&self) -> rustix::io::Result<BorrowedFd<'_>> {
-        self.handle.as_ref().map(|handle| handle.as_fd()).ok_or(Errno::PERM)
+    fn pidfd(&self) -> rustix::io::Result<BorrowedFd<'_>> {
+        self.pidfd.as_ref().map(|pidfd| pidfd.as_fd()).ok_or(Errno::PERM)
     }
 
-    /// Whether nobody will tell of its end.
-    pub(crate) fn is_unwatched(&self) -> bool {
-        self.unwatched.load(Ordering::Relaxed)
+    /// Returns whether the worker's exit will never be reported.
+    pub(crate) fn is_exit_unreported(&self) -> bool {
+        self.exit_unreported.load(Ordering::Relaxed)
     }
 
-    /// What is known of it now, for a failure that it is the reason of.
+    /// Returns what is known of the worker now, for a failure that concerns it.
     pub(crate) fn facts(&self, calls_served: Option<u64>) -> WorkerFacts {
         WorkerFacts {
             number: self.number,
             pid: Some(self.pid),
-            age: Some(self.born.elapsed()),
+            age: Some(self.forked_at.elapsed()),
             calls_served,
             stderr: self.output.last_lines(),
             log: self.output.records(),
@@ -69,29 +70,29 @@ impl WorkerHandle {
         }
     }
 
-    /// The same of one that is about to be killed, and what it uses.
+    /// Returns the same, with the memory and CPU time that the process has used. For a worker about to be killed.
     pub(crate) fn facts_and_usage(&self, calls_served: Option<u64>) -> WorkerFacts {
-        // The number of a process on another machine says nothing here.
-        let (peak_memory, cpu_time) = self.handle.as_ref().map_or((None, None), |_| process::usage(self.pid));
+        // The pid of a process on another machine is meaningless here.
+        let (peak_memory, cpu_time) = self.pidfd.as_ref().map_or((None, None), |_| process::usage(self.pid));
         WorkerFacts { peak_memory, cpu_time, ..self.facts(calls_served) }
     }
 
-    /// What the process can be killed with by somebody else.
-    pub(crate) fn duplicate_handle(&self) -> std::io::Result<OwnedFd> {
-        self.handle()?.try_clone_to_owned()
+    /// Returns a duplicate of the pidfd, with which another process can kill the worker.
+    pub(crate) fn duplicate_pidfd(&self) -> std::io::Result<OwnedFd> {
+        self.pidfd()?.try_clone_to_owned()
     }
 
-    /// Tells when the process has ended; `None` where it cannot be watched.
+    /// Starts to watch for the exit of the process. Returns `None` if it cannot be watched.
     pub(crate) fn watch(&self) -> Option<ExitWatch> {
-        reactor::register(self.duplicate_handle().ok()?).ok().map(ExitWatch)
+        reactor::register(self.duplicate_pidfd().ok()?).ok().map(ExitWatch)
     }
 }
 
-/// Waits for the end of a process that is nobody's child here.
+/// Waits for the exit of a process that is not a child of this process.
 pub(crate) struct ExitWatch(AsyncFd<OwnedFd>);
 
 impl ExitWatch {
-    pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_exited(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.0.poll_read_ready(cx).map(|_| ())
     }
 }

@@ -1,50 +1,50 @@
-//! One worker's life, as data: which states there are and what leads from one to the next.
+//! The states of one worker, the events that change them, and the reasons to end a worker.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// A worker that ends sooner than this after its birth, and never had anything to do, ended early.
-pub(crate) const EARLY: Duration = Duration::from_secs(1);
+/// A worker that exits within this time of becoming ready, without ever having had a call, has exited early (1 s).
+pub(crate) const EARLY_EXIT: Duration = Duration::from_secs(1);
 
-/// Why a worker is to end.
+/// Why a worker is retired or killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RetireReason {
     /// Idle for longer than `idle_timeout`.
-    IdleTooLong,
-    /// It had `max_checkouts`.
-    WornOut,
-    /// Older than `max_age`.
-    TooOld,
-    /// More private memory than `max_memory`.
-    TooLarge,
+    IdleTimeout,
+    /// It has served `max_checkouts` checkouts.
+    MaxCheckouts,
+    /// Older than `max_lifetime`.
+    MaxLifetime,
+    /// It has more private memory than `max_memory`.
+    MaxMemory,
     /// A handler called `stop`.
-    Asked,
-    /// Its server makes no more workers, and another does.
+    StopRequested,
+    /// Its server takes no more work.
     Outdated,
-    /// Its last checkout saw an error, so what it holds is in doubt.
-    InDoubt,
-    /// Its call's clock ran out.
+    /// Its checkout saw an error, so its state may be inconsistent.
+    AfterError,
+    /// Its call or its release reached a time limit.
     TimedOut,
     /// Its requester aborted the checkout.
     Aborted,
-    /// Its requester gave up the call that ran.
+    /// Its requester cancelled the running call.
     Cancelled,
     /// Its handler or its `checkout_done` panicked.
     Panicked,
-    /// It closed its channel or said what no worker may say.
+    /// It closed its channel or broke the protocol.
     Broken,
-    /// It could not be set up.
+    /// Its set-up failed.
     NotSetUp,
-    /// Whoever held it is gone without a release.
-    Abandoned,
-    /// The pool is ending.
+    /// Its lease was dropped unreleased.
+    LeaseDropped,
+    /// The pool is closing or stopping.
     PoolEnds,
 }
 
 impl RetireReason {
-    /// Whether a worker that ends for this reason may be asked to before it is killed: it runs a call that nobody
-    /// waits for any more.
-    pub(crate) fn may_be_gentle(self) -> bool {
+    /// Returns whether a worker that is killed for this reason gets SIGTERM and `kill_grace` first. It does if it is
+    /// still running a call whose result is no longer awaited.
+    pub(crate) fn allows_grace(self) -> bool {
         matches!(self, RetireReason::TimedOut | RetireReason::Aborted | RetireReason::Cancelled)
     }
 }
@@ -52,39 +52,39 @@ impl RetireReason {
 impl fmt::Display for RetireReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            RetireReason::IdleTooLong => "idle for longer than idle_timeout",
-            RetireReason::WornOut => "had max_checkouts",
-            RetireReason::TooOld => "older than max_age",
-            RetireReason::TooLarge => "more private memory than max_memory",
-            RetireReason::Asked => "asked to be replaced",
+            RetireReason::IdleTimeout => "idle for longer than idle_timeout",
+            RetireReason::MaxCheckouts => "served max_checkouts checkouts",
+            RetireReason::MaxLifetime => "older than max_lifetime",
+            RetireReason::MaxMemory => "more private memory than max_memory",
+            RetireReason::StopRequested => "it asked to be replaced",
             RetireReason::Outdated => "its server takes no more work",
-            RetireReason::InDoubt => "its checkout saw an error",
+            RetireReason::AfterError => "its checkout saw an error",
             RetireReason::TimedOut => "its call timed out",
             RetireReason::Aborted => "its checkout was aborted",
-            RetireReason::Cancelled => "its call was given up",
+            RetireReason::Cancelled => "its call was cancelled",
             RetireReason::Panicked => "it panicked",
             RetireReason::Broken => "its channel broke",
             RetireReason::NotSetUp => "its set-up failed",
-            RetireReason::Abandoned => "its checkout was dropped unreleased",
-            RetireReason::PoolEnds => "the pool ends",
+            RetireReason::LeaseDropped => "its lease was dropped unreleased",
+            RetireReason::PoolEnds => "the pool is ending",
         })
     }
 }
 
-/// Where one worker is in its life. A state holds only what is true in it.
+/// The state of one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WorkerState {
-    /// Asked of the fork server, or being set up.
+    /// Requested from the fork server, or being set up.
     Starting,
-    /// Ready, and nobody's.
+    /// Ready and not lent.
     Idle { since: Instant },
     /// Lent to a checkout.
     Leased { to: u64 },
-    /// To end, and not yet seen to have ended.
+    /// Retired or killed; its exit was not reported yet.
     Ending { reason: RetireReason },
 }
 
-/// What can happen to a worker.
+/// What happens to a worker, except for its exit, which removes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     Ready,
@@ -93,20 +93,20 @@ pub(crate) enum Event {
     Dismissed(RetireReason),
 }
 
-/// An event that cannot happen in this state.
+/// An event that cannot happen in the given state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Impossible {
+pub(crate) struct InvalidTransition {
     pub(crate) worker_state: WorkerState,
     pub(crate) event: Event,
 }
 
 impl WorkerState {
-    /// The state after an event.
+    /// Returns the state after an event.
     ///
     /// # Errors
     ///
-    /// [`Impossible`], with the state as it stays.
-    pub(crate) fn on(self, event: Event, now: Instant) -> Result<WorkerState, Impossible> {
+    /// [`InvalidTransition`] if the event cannot happen in this state; the worker keeps its state.
+    pub(crate) fn on(self, event: Event, now: Instant) -> Result<WorkerState, InvalidTransition> {
         match (self, event) {
             (WorkerState::Starting, Event::Ready) => Ok(WorkerState::Idle { since: now }),
             (WorkerState::Idle { .. }, Event::Granted { to }) => Ok(WorkerState::Leased { to }),
@@ -115,26 +115,27 @@ impl WorkerState {
                 WorkerState::Starting | WorkerState::Idle { .. } | WorkerState::Leased { .. },
                 Event::Dismissed(reason),
             ) => Ok(WorkerState::Ending { reason }),
-            // Two may see the same death, and the first to tell was right.
+            // Both the holder and the supervisor may find a worker unusable; the first reason is kept.
             (WorkerState::Ending { .. }, Event::Dismissed(_)) => Ok(self),
-            // A set-up may finish while its worker is being killed for having taken too long.
+            // A set-up may finish while its worker is being killed because it took too long.
             (WorkerState::Ending { .. }, Event::Ready) => Ok(self),
             (WorkerState::Starting, Event::Granted { .. } | Event::Released)
             | (WorkerState::Idle { .. }, Event::Ready | Event::Released)
             | (WorkerState::Leased { .. }, Event::Ready | Event::Granted { .. })
             | (WorkerState::Ending { .. }, Event::Granted { .. } | Event::Released) => {
-                Err(Impossible { worker_state: self, event })
+                Err(InvalidTransition { worker_state: self, event })
             }
         }
     }
 
-    /// Whether a worker that ended in this state, this long after its birth, ended early, so that the next
-    /// attempt waits. `used`: a checkout had a call for it, now or before.
-    pub(crate) fn ended_early(self, used: bool, age: Duration) -> bool {
+    /// Returns whether a worker that exited in this state has exited early, so that the next fork attempt is delayed.
+    ///
+    /// `age` is the time since it became ready. `used`: a checkout had a call for it, now or earlier.
+    pub(crate) fn exited_early(self, used: bool, age: Duration) -> bool {
         match self {
             WorkerState::Starting => true,
-            WorkerState::Idle { .. } | WorkerState::Leased { .. } => !used && age < EARLY,
-            // A failed set-up was counted when it failed.
+            WorkerState::Idle { .. } | WorkerState::Leased { .. } => !used && age < EARLY_EXIT,
+            // A failed set-up was counted when it was reported.
             WorkerState::Ending { .. } => false,
         }
     }
@@ -165,14 +166,14 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_machine_is_this_table() {
+    fn this_table_lists_every_transition() {
         let now = Instant::now();
         let table = [
             // event, then the state that follows each of STATES; "-" is impossible
             (Event::Ready, ["idle", "-", "-", "ending"]),
             (Event::Granted { to: 7 }, ["-", "leased", "-", "-"]),
             (Event::Released, ["-", "-", "idle", "-"]),
-            (Event::Dismissed(RetireReason::InDoubt), ["ending", "ending", "ending", "ending"]),
+            (Event::Dismissed(RetireReason::AfterError), ["ending", "ending", "ending", "ending"]),
         ];
         for (event, expected) in table {
             for (from, to) in STATES.into_iter().zip(expected) {
@@ -184,20 +185,20 @@ mod tests {
 
     /// P2
     #[test]
-    fn only_early_ends_count_for_the_backoff() {
+    fn only_early_exits_count_for_the_backoff() {
         let now = Instant::now();
-        let (young, old) = (Duration::ZERO, EARLY);
+        let (young, old) = (Duration::ZERO, EARLY_EXIT);
         let table = [
             ("starting", state("starting", now), false, old, true),
-            ("idle, at once", state("idle", now), false, young, true),
+            ("idle, immediately", state("idle", now), false, young, true),
             ("idle, after a second", state("idle", now), false, old, false),
             ("idle, after a checkout", state("idle", now), true, young, false),
-            ("leased, with nothing to do", state("leased", now), false, young, true),
+            ("leased, without a call", state("leased", now), false, young, true),
             ("leased, with a call", state("leased", now), true, young, false),
             ("killed", state("ending", now), true, young, false),
         ];
         for (row, worker_state, used, age, expected) in table {
-            assert_eq!(worker_state.ended_early(used, age), expected, "{row}");
+            assert_eq!(worker_state.exited_early(used, age), expected, "{row}");
         }
     }
 }

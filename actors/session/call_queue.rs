@@ -1,11 +1,11 @@
-//! The calls of one checkout: those still to be written, those in the worker's pipe, and which of them it is
-//! whose clock runs.
+//! The calls of one checkout: those that wait to be written, those that were written to the worker and await a
+//! reply, and the first of them, which is the call whose time limit runs.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::actors::context::Origin;
-use crate::actors::reply::Slot;
+use crate::actors::context::CallOrigin;
+use crate::actors::reply::ReplySlot;
 use crate::actors::telemetry::event_forwarder::LogSink;
 use crate::actors::transport::blobs::Encoded;
 use crate::actors::worker_api::error_text::Describe;
@@ -13,53 +13,55 @@ use crate::blob::Blob;
 use crate::failure::Failure;
 use crate::request_log::CallTimer;
 
-/// Calls written ahead of their replies, at most: enough to keep a worker busy while the host does other
-/// things, few enough that one that failed leaves little to clear.
-const WRITTEN_AHEAD: usize = 1024;
+/// Maximum number of calls written ahead of their replies: enough to keep a worker busy while the host does other
+/// things, few enough that an error leaves few calls to clear.
+const MAX_WRITTEN_CALLS: usize = 1024;
 
-/// Bytes written ahead of their replies, at most, beside the first call.
-const BYTES_AHEAD: usize = 256 << 10;
+/// Maximum number of bytes (256 KiB) written ahead of their replies. The first call is written whatever its size.
+const MAX_WRITTEN_BYTES: usize = 256 << 10;
 
-/// A clock that fires later than this says that the event loop was busy.
-const LATE: Duration = Duration::from_millis(20);
+/// If a timer fires later than this after its deadline, the event loop was busy.
+const LATE_TIMER: Duration = Duration::from_millis(20);
 
-/// What all calls of one message have in common.
+/// What all calls with the same message type have in common.
 #[derive(Debug)]
 pub(crate) struct MethodInfo {
     pub(crate) name: &'static str,
-    pub(crate) method: u32,
+    pub(crate) index: u32,
     pub(crate) describe: Describe,
 }
 
-/// One call as it was sent.
+/// One call as its requester sent it.
 pub(crate) struct PendingCall {
-    pub(crate) slot: Slot,
-    pub(crate) kind: &'static MethodInfo,
+    pub(crate) slot: ReplySlot,
+    pub(crate) method: &'static MethodInfo,
     pub(crate) limit: Option<Duration>,
-    /// What quarantine knows it by, where there is one.
-    pub(crate) mark: Option<u64>,
-    pub(crate) origin: Origin,
-    /// Runs from when it was written until it is dropped, if anybody asked for that.
+    /// Identifies the call to the quarantine; `None` in a pool without one.
+    pub(crate) call_hash: Option<u64>,
+    pub(crate) origin: CallOrigin,
+    /// Measures from the first write until the call is dropped; `None` unless the call reports to a request log.
     pub(crate) timer: Option<CallTimer>,
 }
 
 impl PendingCall {
-    /// It is being written; what is written a second time began with the first.
-    pub(crate) fn is_written(&mut self) {
+    /// Starts the call's timer when the call is written. If the call is written a second time, to another worker,
+    /// the timer keeps the first start.
+    pub(crate) fn mark_written(&mut self) {
         if self.timer.is_none() {
-            self.timer = self.origin.log_sink().and_then(|log_sink| log_sink.timer(self.kind.name));
+            self.timer = self.origin.log_sink().and_then(|log_sink| log_sink.timer(self.method.name));
         }
     }
 
-    /// Its reply has come.
-    fn is_answered(&self, now: Instant) {
+    /// Stops the call's timer when its reply has arrived.
+    fn mark_answered(&self, now: Instant) {
         if let Some(timer) = &self.timer {
-            timer.ends(now);
+            timer.mark_ended(now);
         }
     }
 
-    /// Notes what it failed with where there is a log: with its timer, or as a message if it was never written.
-    pub(crate) fn note_failure(&self, failure: &Failure) {
+    /// Records the failure in the request log, if there is one: with the call's timer, or as a message if the call
+    /// was never written.
+    pub(crate) fn log_failure(&self, failure: &Failure) {
         match (&self.timer, self.origin.log_sink().and_then(LogSink::log)) {
             (Some(timer), _) => timer.fail(failure),
             (None, Some(log)) => log.error(failure.to_string()),
@@ -74,21 +76,22 @@ pub(crate) struct QueuedCall {
     pub(crate) message: Encoded,
 }
 
-/// A call in the worker's pipe.
+/// A call that was written to the worker and whose reply has not arrived.
 struct WrittenCall {
     id: u64,
-    /// `None` once it was answered as cleared; the worker will say that it did not run it.
+    /// `None` once the caller was answered with `Cleared`. The worker still replies, and reports that it did not
+    /// run the call.
     call: Option<PendingCall>,
     bytes: usize,
-    /// What the worker reads until it has answered.
+    /// The blobs of the call's arguments, which the worker reads until it replies.
     blobs: Vec<Blob>,
 }
 
-/// The reply that is due next.
+/// What the next reply belongs to.
 pub(crate) enum NextReply {
-    /// To this call.
+    /// A call that is not answered yet.
     Call(PendingCall),
-    /// To a call that was answered already.
+    /// A call that was answered with `Cleared` already.
     AlreadyCleared,
 }
 
@@ -97,64 +100,65 @@ pub(crate) enum NextReply {
 pub(crate) struct CallQueue {
     queued: VecDeque<QueuedCall>,
     written: VecDeque<WrittenCall>,
-    /// Written calls that are still to be answered.
-    open: usize,
-    bytes_ahead: usize,
+    /// Number of written calls that are not answered yet.
+    unanswered: usize,
+    written_bytes: usize,
     last_id: u64,
-    /// When the first of them became the first.
+    /// When the first unanswered call became the first.
     first_since: Option<Instant>,
-    /// Whether its clock was set back.
-    forgiven: bool,
+    /// Whether the first call's deadline was extended because its timer was late.
+    extended: bool,
 }
 
 impl CallQueue {
-    /// Whether every call was answered.
+    /// Returns whether every call is answered.
     pub(crate) fn is_empty(&self) -> bool {
-        self.open == 0 && self.queued.is_empty()
+        self.unanswered == 0 && self.queued.is_empty()
     }
 
-    /// Whether something stands between a new call and the worker's pipe.
+    /// Returns whether calls wait to be written, so that a new call has to queue behind them.
     pub(crate) fn has_queued(&self) -> bool {
         !self.queued.is_empty()
     }
 
-    /// Calls in the pipe that are still to be answered.
-    pub(crate) fn open(&self) -> usize {
-        self.open
+    /// Returns the number of written calls that are not answered yet.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.unanswered
     }
 
-    /// Whether another call may be written, `cautious` meaning one at a time.
-    pub(crate) fn may_write(&self, cautious: bool) -> bool {
-        let most = if cautious { 1 } else { WRITTEN_AHEAD };
-        self.written.is_empty() || (self.written.len() < most && self.bytes_ahead < BYTES_AHEAD)
+    /// Returns whether another call may be written; with `one_at_a_time`, only while no reply is expected.
+    pub(crate) fn may_write(&self, one_at_a_time: bool) -> bool {
+        let max_calls = if one_at_a_time { 1 } else { MAX_WRITTEN_CALLS };
+        self.written.is_empty() || (self.written.len() < max_calls && self.written_bytes < MAX_WRITTEN_BYTES)
     }
 
-    /// The call whose clock runs, and since when.
+    /// Returns the first unanswered call, whose time limit runs, and when it became the first.
     pub(crate) fn first(&self) -> Option<(&PendingCall, Instant)> {
         let written = self.written.iter().find_map(|written| written.call.as_ref());
         let first = written.or_else(|| self.queued.front().map(|queued| &queued.call))?;
         Some((first, self.first_since?))
     }
 
-    /// Who hears what the call in the worker's hands logs; `None` if it is not this one.
-    pub(crate) fn logging(&self, id: u64) -> Option<Option<&LogSink>> {
+    /// Returns the log sink of the call that the worker runs, if that call has this id. The outer `None` means that
+    /// the worker does not run it, the inner that the call is cleared or has no sink.
+    pub(crate) fn log_sink_of(&self, id: u64) -> Option<Option<&LogSink>> {
         let first = self.written.front().filter(|first| first.id == id)?;
         Some(first.call.as_ref().and_then(|call| call.origin.log_sink()))
     }
 
-    /// The blobs of the call that is to be answered next.
+    /// Returns the argument blobs of the call whose reply is due next.
     pub(crate) fn blobs_of_first(&self) -> &[Blob] {
         self.written.front().map_or(&[], |first| &first.blobs)
     }
 
-    /// The blobs of all calls in the worker's pipe, for somebody else to keep.
+    /// Takes the argument blobs of all written calls, so that they can outlive the calls.
     pub(crate) fn take_blobs(&mut self) -> Vec<Blob> {
         self.written.iter_mut().flat_map(|written| std::mem::take(&mut written.blobs)).collect()
     }
 
-    /// When a call that is sent now came in. Only the first one's time is ever looked at, so behind a first one the
-    /// clock is not read.
-    pub(crate) fn arrival(&self) -> Instant {
+    /// Returns the arrival time of a call that is sent now. Only the first call's time is ever used, so the clock
+    /// is not read if there is a first call.
+    pub(crate) fn arrival_time(&self) -> Instant {
         self.first_since.unwrap_or_else(Instant::now)
     }
 
@@ -163,40 +167,40 @@ impl CallQueue {
         self.first_since.get_or_insert(now);
     }
 
-    /// The next call to be written, if its caller still wants it; calls that were given up are dropped.
-    pub(crate) fn next_to_write(&mut self) -> Option<QueuedCall> {
+    /// Takes the next call to write whose caller still waits, and drops the abandoned calls ahead of it.
+    pub(crate) fn take_next_to_write(&mut self) -> Option<QueuedCall> {
         while let Some(queued) = self.queued.pop_front() {
             if !queued.call.slot.is_abandoned() {
                 return Some(queued);
             }
-            if self.open == 0 {
+            if self.unanswered == 0 {
                 self.restart_clock(Some(Instant::now()));
             }
         }
         None
     }
 
-    /// How long a call that is about to be written as the first has waited.
-    pub(crate) fn wait(&self, now: Instant) -> Duration {
+    /// Returns how long the first call has waited since it became the first.
+    pub(crate) fn waited(&self, now: Instant) -> Duration {
         self.first_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
-    /// Sets the clock of the first call back where it fired late because the event loop was busy: the time lost
-    /// was not the worker's, which may have been ready and never heard of it. Once for each call, so that a loop
-    /// that is always late still lets clocks fire. Whether it did.
-    pub(crate) fn allow_late_clock(&mut self, late: Duration) -> bool {
-        let forgiven = late > LATE && !std::mem::replace(&mut self.forgiven, true);
-        if forgiven {
-            // The lateness itself, and as much again to make up for it.
+    /// Extends the first call's deadline if its timer fired late because the event loop was busy; returns whether
+    /// it did. The worker is not to blame for the lost time: it may have been ready while the host did not notice.
+    /// Each call gets one extension, so that limits still apply in a loop that is always late.
+    pub(crate) fn extend_late_deadline(&mut self, late: Duration) -> bool {
+        let extended = late > LATE_TIMER && !std::mem::replace(&mut self.extended, true);
+        if extended {
+            // The delay itself, and as much again to make up for it.
             self.first_since = self.first_since.and_then(|since| since.checked_add(late * 2));
         }
-        forgiven
+        extended
     }
 
-    /// Drops the first call if it was not written and its caller has given it up; whether it did.
-    pub(crate) fn forget_abandoned_first(&mut self) -> bool {
+    /// Drops the first call if it is not written and its caller has given it up; returns whether it did.
+    pub(crate) fn drop_abandoned_first(&mut self) -> bool {
         let abandoned =
-            self.open == 0 && self.queued.front().is_some_and(|first| first.call.slot.is_abandoned());
+            self.unanswered == 0 && self.queued.front().is_some_and(|first| first.call.slot.is_abandoned());
         if abandoned {
             self.queued.pop_front();
             self.restart_clock(Some(Instant::now()));
@@ -204,74 +208,76 @@ impl CallQueue {
         abandoned
     }
 
-    /// What is left of a call's limit once it runs: its clock runs already if it is the first.
-    pub(crate) fn limit_when_running(&self, call: &PendingCall, now: Instant) -> Option<Duration> {
+    /// Returns what is left of a call's limit when the worker starts to run it. If it is the first call, its clock
+    /// runs already.
+    pub(crate) fn remaining_limit(&self, call: &PendingCall, now: Instant) -> Option<Duration> {
         let used = match self.first_since {
-            Some(since) if self.open == 0 => now.saturating_duration_since(since),
+            Some(since) if self.unanswered == 0 => now.saturating_duration_since(since),
             _ => Duration::ZERO,
         };
         call.limit.map(|limit| limit.saturating_sub(used))
     }
 
-    /// The number the next written call will have.
+    /// Returns the id of the next call that is written.
     pub(crate) fn next_id(&self) -> u64 {
         self.last_id + 1
     }
 
-    /// A call was written under [`next_id`](Self::next_id).
-    pub(crate) fn wrote(&mut self, call: PendingCall, bytes: usize, blobs: Vec<Blob>, now: Instant) {
+    /// Records that a call was written with the id [`next_id`](Self::next_id).
+    pub(crate) fn push_written(&mut self, call: PendingCall, bytes: usize, blobs: Vec<Blob>, now: Instant) {
         self.last_id += 1;
-        self.open += 1;
-        self.bytes_ahead += bytes;
+        self.unanswered += 1;
+        self.written_bytes += bytes;
         self.written.push_back(WrittenCall { id: self.last_id, call: Some(call), bytes, blobs });
         self.first_since.get_or_insert(now);
     }
 
-    /// The worker answered this id; `None` if that is not the reply that is due.
-    pub(crate) fn answered(&mut self, id: u64, now: Instant) -> Option<NextReply> {
+    /// Takes the call that the worker replied to; `None` if a reply with this id is not due.
+    pub(crate) fn take_answered(&mut self, id: u64, now: Instant) -> Option<NextReply> {
         self.written.front().filter(|written| written.id == id)?;
         let written = self.written.pop_front()?;
-        self.bytes_ahead -= written.bytes;
+        self.written_bytes -= written.bytes;
         let Some(call) = written.call else {
             return Some(NextReply::AlreadyCleared);
         };
-        call.is_answered(now);
-        self.open -= 1;
+        call.mark_answered(now);
+        self.unanswered -= 1;
         self.restart_clock(Some(now));
         Some(NextReply::Call(call))
     }
 
-    /// A call whose reply was none is the first again, to be answered with what ends the checkout.
+    /// Puts a call back as the first, because its reply was invalid. It is answered with the failure that ends the
+    /// checkout.
     pub(crate) fn put_back(&mut self, call: PendingCall) {
-        self.open += 1;
+        self.unanswered += 1;
         self.written.push_front(WrittenCall { id: 0, call: Some(call), bytes: 0, blobs: Vec::new() });
         self.first_since.get_or_insert_with(Instant::now);
     }
 
-    /// Whether the worker has said all it was still to say.
-    pub(crate) fn pipe_is_empty(&self) -> bool {
-        self.written.is_empty()
+    /// Returns whether the worker still has to reply to a written call.
+    pub(crate) fn expects_reply(&self) -> bool {
+        !self.written.is_empty()
     }
 
-    /// Takes every call that is still to be answered, in order; the worker will clear those it has.
+    /// Takes every unanswered call, in order. The worker will reply to the written ones that it cleared them.
     pub(crate) fn clear(&mut self) -> Vec<PendingCall> {
         let written = self.written.iter_mut().filter_map(|written| written.call.take());
         let queued = self.queued.drain(..).map(|queued| queued.call);
-        self.open = 0;
+        self.unanswered = 0;
         self.first_since = None;
-        self.forgiven = false;
+        self.extended = false;
         written.chain(queued).collect()
     }
 
-    /// The worker is gone, and with it whatever it was still to say.
-    pub(crate) fn forget_pipe(&mut self) {
+    /// Drops the record of written calls, because the worker is gone and will not reply.
+    pub(crate) fn forget_written(&mut self) {
         self.written.clear();
-        self.bytes_ahead = 0;
+        self.written_bytes = 0;
     }
 
-    /// The first call has changed: the next one's clock starts at `now`, or goes on where it was not first.
+    /// Starts the clock of the new first call at `now`, or keeps its start if `now` is `None`.
     fn restart_clock(&mut self, now: Option<Instant>) {
-        self.forgiven = false;
+        self.extended = false;
         self.first_since = if self.is_empty() { None } else { now.or(self.first_since) };
     }
 }

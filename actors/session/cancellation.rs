@@ -1,4 +1,4 @@
-//! What a checkout does for requesters that have gone, and about holders that do nothing.
+//! Calls that their requesters gave up, and workers that are held with nothing to run.
 
 use std::task::Context;
 use std::time::{Duration, Instant};
@@ -9,39 +9,43 @@ use crate::config::OnCancel;
 use crate::failure::{Failure, FailureKind, Phase};
 
 impl Session {
-    /// Ends a call that runs and whose requester has given it up, where that was agreed; whether it did.
-    pub(super) fn watch_requester(&mut self, cx: &mut Context<'_>, host: &mut dyn Host) -> bool {
-        if self.options.on_cancel == OnCancel::Finish || self.calls.open() == 0 {
+    /// Kills the worker if the requester of the running call gave it up and `on_cancel` says so; returns whether it
+    /// did. Registers the task to be woken when the requester gives up.
+    pub(super) fn poll_cancellation(&mut self, cx: &mut Context<'_>, host: &mut dyn Host) -> bool {
+        if self.options.on_cancel == OnCancel::Finish || self.calls.unanswered() == 0 {
             return false;
         }
         let given_up = self.calls.first().is_some_and(|(call, _)| call.slot.poll_abandoned(cx));
-        if !given_up || !matches!(self.stage, SessionState::Held(_)) {
+        if !given_up || !matches!(self.state, SessionState::Held(_)) {
             return false;
         }
-        if let Some(facts) = self.give_up(RetireReason::Cancelled) {
+        if let Some(facts) = self.kill_worker(RetireReason::Cancelled) {
             let cancelled = Failure::of(FailureKind::Cancelled, "").in_phase(Phase::Running).on_worker(facts);
-            self.fatal_fault(cancelled, host);
+            self.fail_checkout(cancelled, host);
         }
         true
     }
 
-    /// When a worker that is held and has nothing to run is taken from its checkout.
-    pub(super) fn reclaimed_at(&self) -> Option<(Instant, Duration)> {
+    /// Returns when a worker that is held with nothing to run is taken from the checkout, and the limit that sets
+    /// this deadline.
+    pub(super) fn idle_deadline(&self) -> Option<(Instant, Duration)> {
         let limit = self.options.idle_checkout_timeout?;
-        let idle =
-            matches!(self.stage, SessionState::Held(_)) && self.calls.is_empty() && self.fault.is_none();
+        let idle = matches!(self.state, SessionState::Held(_))
+            && self.calls.is_empty()
+            && self.pending_error.is_none();
         if idle { Some((self.idle_since.checked_add(limit)?, limit)) } else { None }
     }
 
-    /// Releases a worker that its holder has nothing for. What later calls may rely on is gone with it, so they fail.
-    pub(super) fn reclaim(&mut self, limit: Duration) {
-        let SessionState::Held(lease) = &self.stage else { return };
+    /// Releases a worker that the checkout holds with nothing to run. State that the worker kept for the checkout
+    /// is lost, so later calls fail.
+    pub(super) fn reclaim_idle_worker(&mut self, limit: Duration) {
+        let SessionState::Held(lease) = &self.state else { return };
         let worker = lease.worker.number;
         tracing::warn!(target: "forkpool", pool = %self.scheduler.options.name, worker, ?limit,
-            "a checkout held its worker for longer than idle_checkout_timeout with nothing to run");
+            "a checkout held its worker with nothing to run for longer than idle_checkout_timeout and loses it");
         let failure = Failure::of(FailureKind::Timeout, "").in_phase(Phase::Holding).at_limit(limit);
         let facts = lease.worker.facts(Some(self.calls_served));
         self.fatal = Some(failure.in_pool(&self.scheduler.options.name).on_worker(facts));
-        self.leave();
+        self.finish_lease();
     }
 }

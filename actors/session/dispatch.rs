@@ -1,4 +1,4 @@
-//! Calls that are sessions of their own: single messages and batches that were sent to a pool.
+//! Single messages and batches that are sent to a pool: each is a session of its own.
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -14,8 +14,8 @@ use serde::de::DeserializeOwned;
 
 use super::call_queue::{MethodInfo, PendingCall};
 use super::{CallOptions, Host, PendingSession, Session};
-use crate::actors::context::Origin;
-use crate::actors::reply::{BatchSlots, SingleReply, Slot};
+use crate::actors::context::CallOrigin;
+use crate::actors::reply::{BatchSlots, ReplySlot, SingleReply};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::transport::blobs::Encoded;
 use crate::actors::worker_api::interface::Accepts;
@@ -24,18 +24,26 @@ use crate::failure::Failure;
 use crate::wire::frame;
 use crate::wire::frame::PayloadError;
 
-/// A call of this message.
-pub(crate) fn call<W: Accepts<M>, M>(slot: Slot, limit: Option<Duration>, origin: Origin) -> PendingCall {
-    PendingCall { slot, kind: KindOf::<W, M>::KIND, limit, mark: None, origin, timer: None }
+/// Builds a call of the message `M`.
+pub(crate) fn call<W: Accepts<M>, M>(
+    slot: ReplySlot,
+    limit: Option<Duration>,
+    origin: CallOrigin,
+) -> PendingCall {
+    PendingCall { slot, method: MethodOf::<W, M>::INFO, limit, call_hash: None, origin, timer: None }
 }
 
-struct KindOf<W, M>(PhantomData<(W, M)>);
+struct MethodOf<W, M>(PhantomData<(W, M)>);
 
-impl<W: Accepts<M>, M> KindOf<W, M> {
-    const KIND: &'static MethodInfo = &MethodInfo { name: W::NAME, method: W::METHOD, describe: W::DESCRIBE };
+impl<W: Accepts<M>, M> MethodOf<W, M> {
+    const INFO: &'static MethodInfo = &MethodInfo { name: W::NAME, index: W::METHOD, describe: W::DESCRIBE };
 }
 
-/// Encodes a message; a panic of the user's own `Serialize` is an error like any other.
+/// Encodes a message; a panic in the user's `Serialize` becomes an error.
+///
+/// # Errors
+///
+/// [`PayloadError`] where the message cannot be encoded or is longer than `limit` bytes.
 pub(crate) fn encode<M: Serialize>(out: &mut Vec<u8>, message: &M, limit: usize) -> Result<(), PayloadError> {
     let encode = std::panic::AssertUnwindSafe(|| frame::encode(out, message, limit));
     std::panic::catch_unwind(encode).unwrap_or_else(|_| {
@@ -46,18 +54,19 @@ pub(crate) fn encode<M: Serialize>(out: &mut Vec<u8>, message: &M, limit: usize)
     })
 }
 
-/// One call to the pool itself: a checkout without an address, which ends with its call.
-pub(crate) struct Single(pub(crate) Session);
+/// A session that runs as a task, without an actor: a single call or a batch that was sent to the pool. The task
+/// ends once all calls are answered and the worker is returned.
+pub(crate) struct SessionTask(pub(crate) Session);
 
-impl Single {
-    /// Runs one call, encoded already, on an arbiter.
+impl SessionTask {
+    /// Runs one call, which is encoded already, on an arbiter.
     pub(crate) fn spawn<W, M, T, E>(
         arbiter: &ArbiterHandle,
         pending: PendingSession,
         message: Result<Encoded, PayloadError>,
         caller: Option<actix::dev::OneshotSender<M::Result>>,
         limit: Option<Duration>,
-        origin: Origin,
+        origin: CallOrigin,
     ) where
         W: Worker + Accepts<M>,
         M: Message<Result = Result<T, E>>,
@@ -74,24 +83,24 @@ impl Single {
                 }
                 Err(problem) => Err(problem.clone()),
             };
-            session.submit(call, &mut encode, &mut NoRequester);
-            actix_rt::spawn(Single(session));
+            session.submit(call, &mut encode, &mut NoMailbox);
+            actix_rt::spawn(SessionTask(session));
         });
     }
 }
 
-impl Future for Single {
+impl Future for SessionTask {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
-        self.0.poll(task, &mut NoRequester)
+        self.0.poll(task, &mut NoMailbox)
     }
 }
 
-/// Where a single call runs: there is no address, and nothing behind it.
-struct NoRequester;
+/// The [`Host`] of a session without an actor: it has no mailbox from which further calls could arrive.
+struct NoMailbox;
 
-impl Host for NoRequester {
+impl Host for NoMailbox {
     fn is_connected(&self) -> bool {
         false
     }
@@ -101,28 +110,28 @@ impl Host for NoRequester {
     }
 }
 
-/// A message on its way to whichever worker is free; `N` is what it was sent as.
+/// A message to the pool that waits for a free worker; `N` is the type it was sent as.
 #[derive(Debug)]
 pub struct Relay<W, M, N = M> {
     pending: PendingSession,
     message: Result<Encoded, PayloadError>,
     limit: Option<Duration>,
-    origin: Origin,
-    kinds: PhantomData<fn(W, M, N)>,
+    origin: CallOrigin,
+    types: PhantomData<fn(W, M, N)>,
 }
 
 impl<W: Worker, M: Message + Serialize, N> Relay<W, M, N> {
-    /// Joins the line with a message.
+    /// Encodes a message and asks the scheduler for a worker.
     pub(crate) fn new(
         scheduler: &Arc<Scheduler>,
         message: &M,
         limit: Option<Duration>,
-        origin: Origin,
+        origin: CallOrigin,
     ) -> Self {
-        let most = frame::room_beside(origin.baggage().len(), scheduler.options.max_payload);
-        let message = Encoded::of(scheduler.blobs.as_ref(), |out| encode(out, message, most));
+        let max_bytes = frame::payload_limit_beside(origin.baggage().len(), scheduler.options.max_payload);
+        let message = Encoded::of(scheduler.blobs.as_ref(), |out| encode(out, message, max_bytes));
         let pending = PendingSession::new(scheduler.clone(), CallOptions::single(&scheduler.options));
-        Relay { pending, message, limit, origin, kinds: PhantomData }
+        Relay { pending, message, limit, origin, types: PhantomData }
     }
 }
 
@@ -134,17 +143,24 @@ where
     E: DeserializeOwned + From<Failure> + Send + 'static,
 {
     pub(crate) fn run(self, arbiter: &actix::ArbiterHandle, caller: Option<OneshotSender<Result<T, E>>>) {
-        Single::spawn::<W, M, T, E>(arbiter, self.pending, self.message, caller, self.limit, self.origin);
+        SessionTask::spawn::<W, M, T, E>(
+            arbiter,
+            self.pending,
+            self.message,
+            caller,
+            self.limit,
+            self.origin,
+        );
     }
 }
 
-/// Has a session run these messages.
+/// Submits all messages of a batch to a session.
 pub(crate) fn submit<W, M, T, E>(
     session: &mut Session,
     messages: &[M],
     slots: &std::rc::Rc<BatchSlots<T, E>>,
     limit: Option<Duration>,
-    origin: &Origin,
+    origin: &CallOrigin,
     host: &mut dyn Host,
 ) where
     W: Accepts<M>,
@@ -154,17 +170,18 @@ pub(crate) fn submit<W, M, T, E>(
 {
     for (place, message) in messages.iter().enumerate() {
         let call = call::<W, M>(slots.slot(place), limit, origin.clone());
-        session.submit(call, &mut |out, most| encode(out, message, most), host);
+        session.submit(call, &mut |out, max_bytes| encode(out, message, max_bytes), host);
     }
 }
 
-/// Where a batch is taken in that nothing comes behind: its own end is what an error clears up to.
+/// The [`Host`] of a session while the messages of a batch are submitted. No call can arrive behind the batch, so a
+/// fence passes once the whole batch is submitted, and an error clears the calls up to there.
 #[derive(Default)]
-struct Filling {
+struct BatchSubmission {
     fence: Option<u64>,
 }
 
-impl Host for Filling {
+impl Host for BatchSubmission {
     fn is_connected(&self) -> bool {
         true
     }
@@ -175,30 +192,30 @@ impl Host for Filling {
     }
 }
 
-/// A batch on its way to whichever worker is free.
-pub(crate) struct Delegation<M> {
-    /// `None` where there is nothing to do.
+/// A batch to the pool that waits for a free worker.
+pub(crate) struct BatchRelay<M> {
+    /// `None` for an empty batch.
     pending: Option<PendingSession>,
     pub(crate) messages: Vec<M>,
     limit: Option<Duration>,
-    origin: Origin,
+    origin: CallOrigin,
 }
 
-impl<M> Delegation<M> {
-    /// Joins the line, unless there is nothing to do.
+impl<M> BatchRelay<M> {
+    /// Asks the scheduler for a worker, unless the batch is empty.
     pub(crate) fn new(
         scheduler: &Arc<Scheduler>,
         messages: Vec<M>,
         limit: Option<Duration>,
-        origin: Origin,
+        origin: CallOrigin,
     ) -> Self {
         let options = CallOptions::of(&scheduler.options);
         let pending = (!messages.is_empty()).then(|| PendingSession::new(scheduler.clone(), options));
-        Delegation { pending, messages, limit, origin }
+        BatchRelay { pending, messages, limit, origin }
     }
 }
 
-impl<M: Send + 'static> Delegation<M> {
+impl<M: Send + 'static> BatchRelay<M> {
     pub(crate) fn run<W, T, E>(
         self,
         arbiter: &ArbiterHandle,
@@ -209,17 +226,17 @@ impl<M: Send + 'static> Delegation<M> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        let Delegation { pending, messages, limit, origin } = self;
+        let BatchRelay { pending, messages, limit, origin } = self;
         arbiter.spawn(async move {
             let slots = BatchSlots::answering(messages.len(), caller);
             let Some(mut session) = pending.map(PendingSession::start) else { return };
-            let mut filling = Filling::default();
-            submit::<W, M, T, E>(&mut session, &messages, &slots, limit, &origin, &mut filling);
-            if let Some(fence) = filling.fence {
-                session.fence_passed(fence);
+            let mut submission = BatchSubmission::default();
+            submit::<W, M, T, E>(&mut session, &messages, &slots, limit, &origin, &mut submission);
+            if let Some(fence) = submission.fence {
+                session.pass_fence(fence);
             }
             drop(messages);
-            actix_rt::spawn(Single(session));
+            actix_rt::spawn(SessionTask(session));
         });
     }
 }

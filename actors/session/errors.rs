@@ -1,25 +1,25 @@
-//! What happens to a checkout when a call fails: who is told what, and when.
+//! What happens to the calls of a checkout when one of them fails.
 //!
-//! An error clears the calls behind it, and behind means sent before the caller could know of the error. Calls
-//! that were sent by then may still lie in the mailbox. So the checkout sends a mark, a fence, through its own
-//! mailbox right before it tells the caller: what arrives ahead of the mark was sent before, and is cleared; what
-//! arrives behind it runs.
+//! An error clears the calls behind it. "Behind" means: sent before the caller could know of the error. Such calls
+//! may still lie in the mailbox of the checkout. So right before the checkout answers the caller, it sends a
+//! marker, the fence, through its own mailbox. A call that arrives ahead of the fence was sent earlier and is
+//! cleared; a call that arrives behind it runs.
 
 use std::time::Instant;
 
 use super::{CallTimes, Encode, Encoded, Host, PayloadError, PendingCall, Session};
 use crate::failure::{Failure, FailureKind, Phase};
 
-/// An error whose caller was told, and whose mark has not come back.
+/// An error that its caller has received and whose fence has not come back through the mailbox.
 pub(super) struct ErrorRecord {
-    /// The source that cleared calls name.
+    /// The cause that the cleared calls name.
     cause: Option<Failure>,
     fatal: Option<Failure>,
 }
 
 impl ErrorRecord {
-    /// What a call is told that was sent before the error was.
-    pub(super) fn clearance(&self) -> Failure {
+    /// Returns the failure of a call that was sent before the caller received the error.
+    pub(super) fn cleared_failure(&self) -> Failure {
         cleared(self.cause.clone())
     }
 }
@@ -27,70 +27,76 @@ impl ErrorRecord {
 fn cleared(cause: Option<Failure>) -> Failure {
     let cleared = Failure::of(FailureKind::Cleared, "");
     match cause {
-        Some(cause) => cleared.because_of(cause),
+        Some(cause) => cleared.caused_by(cause),
         None => cleared,
     }
 }
 
 impl Session {
-    /// A call's own error: its slot keeps the handler's `Err`, or gets a failure.
-    pub(super) fn error(&mut self, call: PendingCall, failure: Option<Failure>, host: &mut dyn Host) {
+    /// Fails one call and clears those behind it. Without a `failure` the call is answered with the handler's own
+    /// `Err`, which its slot has decoded.
+    pub(super) fn fail_call(&mut self, call: PendingCall, failure: Option<Failure>, host: &mut dyn Host) {
         self.errors_seen += 1;
         let behind = self.calls.clear();
-        self.raise(Some((call, failure)), behind, None, None, host);
+        self.raise_error(Some((call, failure)), behind, None, None, host);
     }
 
-    /// The first call in the queue could not be run, and those behind it are cleared.
-    pub(super) fn first_fails(&mut self, failure: Failure, host: &mut dyn Host) {
+    /// Fails the first call, which could not be run, and clears those behind it. The checkout goes on.
+    pub(super) fn fail_first_call(&mut self, failure: Failure, host: &mut dyn Host) {
         let mut calls = self.calls.clear().into_iter();
-        self.forget_pipe();
-        self.unread = None;
+        self.forget_written_calls();
+        self.unread_outbox = None;
         let first = calls.next().map(|call| (call, Some(failure.clone())));
-        self.raise(first, calls.collect(), Some(failure), None, host);
+        self.raise_error(first, calls.collect(), Some(failure), None, host);
     }
 
-    /// What ends the checkout for good: the call that ran is told, those behind it are cleared, and every later
-    /// one is told the same.
-    pub(super) fn fatal_fault(&mut self, failure: Failure, host: &mut dyn Host) {
+    /// Ends the checkout for good: the call that ran gets the failure, the calls behind it are cleared, and every
+    /// later call is answered with the same failure.
+    pub(super) fn fail_checkout(&mut self, failure: Failure, host: &mut dyn Host) {
         let failure = failure.in_pool(&self.scheduler.options.name);
-        self.note_kill(&failure);
+        self.count_kill(&failure);
         let failure = match self.calls.first() {
             Some((call, _)) if failure.call().is_none() => {
                 let times = CallTimes::of_first(&self.calls, self.waited, Instant::now());
-                let ran = (self.calls.open() > 0).then_some(times.ran);
+                let ran = (self.calls.unanswered() > 0).then_some(times.ran);
                 let failure = if ran.is_some() { failure.in_phase(Phase::Running) } else { failure };
-                failure.during(call.kind.name).after(times.waited, ran)
+                failure.during(call.method.name).with_times(times.waited, ran)
             }
             _ => failure,
         };
         let mut calls = self.calls.clear().into_iter();
-        self.forget_pipe();
+        self.forget_written_calls();
         let first = calls.next().map(|call| (call, Some(failure.clone())));
-        self.raise(first, calls.collect(), Some(failure.clone()), Some(failure), host);
+        self.raise_error(first, calls.collect(), Some(failure.clone()), Some(failure), host);
     }
 
-    /// Takes in a call of a pool that keeps count of what its calls have done to workers.
-    pub(super) fn take_suspect(&mut self, mut call: PendingCall, encode: Encode<'_>, host: &mut dyn Host) {
-        let most = self.scheduler.options.max_payload;
-        let message = match Encoded::of(self.scheduler.blobs.as_ref(), |out| encode(out, most)) {
+    /// Writes or queues a call in a pool with a quarantine, or refuses it if the same call killed too many workers.
+    pub(super) fn submit_unless_quarantined(
+        &mut self,
+        mut call: PendingCall,
+        encode: Encode<'_>,
+        host: &mut dyn Host,
+    ) {
+        let max_bytes = self.scheduler.options.max_payload;
+        let message = match Encoded::of(self.scheduler.blobs.as_ref(), |out| encode(out, max_bytes)) {
             Ok(message) => message,
             Err(problem) => return self.refuse_payload(&call, &problem),
         };
-        let mark = self.scheduler.mark(call.kind.method, &message);
-        if let Some(refusal) = self.scheduler.quarantined(mark) {
+        let call_hash = self.scheduler.call_hash(call.method.index, &message);
+        if let Some(refusal) = self.scheduler.check_quarantine(call_hash) {
             return self.answer(&call, refusal);
         }
-        call.mark = Some(mark);
+        call.call_hash = Some(call_hash);
         let mut encode = |out: &mut Vec<u8>, _: usize| {
             message.write(out);
             Ok(())
         };
-        self.put_in(call, &mut encode, host);
+        self.write_or_queue(call, &mut encode, host);
     }
 
-    /// Counts a worker that was lost to the call that ran on it.
-    fn note_kill(&self, failure: &Failure) {
-        let running = self.calls.open() > 0;
+    /// Counts a worker that was lost because of the call that ran on it, for the quarantine.
+    fn count_kill(&self, failure: &Failure) {
+        let running = self.calls.unanswered() > 0;
         let by_its_call = matches!(
             failure.kind(),
             FailureKind::Died
@@ -99,16 +105,16 @@ impl Session {
                 | FailureKind::Timeout
                 | FailureKind::Protocol
         );
-        if let Some(mark) =
-            self.calls.first().and_then(|(call, _)| call.mark).filter(|_| running && by_its_call)
+        if let Some(call_hash) =
+            self.calls.first().and_then(|(call, _)| call.call_hash).filter(|_| running && by_its_call)
         {
-            self.scheduler.note_kill(mark);
+            self.scheduler.record_kill(call_hash);
         }
     }
 
-    /// Tells the failed call what it is to be told, its own result where there is no failure, clears those behind
-    /// it, and marks the place in the mailbox up to which calls were sent before they were told.
-    fn raise(
+    /// Sends the fence, answers the failed call (with its own result where `failure` is `None`), and clears the
+    /// calls behind it. Contexts are notified last.
+    fn raise_error(
         &mut self,
         first: Option<(PendingCall, Option<Failure>)>,
         behind: Vec<PendingCall>,
@@ -116,110 +122,114 @@ impl Session {
         fatal: Option<Failure>,
         host: &mut dyn Host,
     ) {
-        // A mark that is still out belongs to what ended; the new one comes behind it.
-        self.settle_fault();
+        // A fence that has not come back belongs to an earlier error that is over; the new fence comes behind it.
+        self.settle_error();
         self.last_fence += 1;
         let has_mailbox = host.send_fence(self.last_fence);
-        self.fault = Some(ErrorRecord { cause: cause.clone(), fatal });
-        // Contexts hear of it when all have their answers: a handler that takes its time is not to stand between the
-        // mark and the telling.
-        let mut heard = Vec::new();
+        self.pending_error = Some(ErrorRecord { cause: cause.clone(), fatal });
+        // Contexts are notified once all calls are answered: a slow handler must not delay the answers behind the
+        // fence.
+        let mut to_report = Vec::new();
         if let Some((call, failure)) = first {
             let failure = match failure {
-                Some(failure) => self.tell(&call, failure),
-                None => self.tell_own_error(&call),
+                Some(failure) => self.deliver_failure(&call, failure),
+                None => self.deliver_own_error(&call),
             };
-            heard.extend(failure.map(|failure| (call, failure)));
+            to_report.extend(failure.map(|failure| (call, failure)));
         }
         for call in behind {
-            let failure = self.tell(&call, cleared(cause.clone()));
-            heard.extend(failure.map(|failure| (call, failure)));
+            let failure = self.deliver_failure(&call, cleared(cause.clone()));
+            to_report.extend(failure.map(|failure| (call, failure)));
         }
         if !has_mailbox {
-            self.settle_fault();
+            self.settle_error();
         }
-        for (call, failure) in heard {
-            self.tell_context(&call, failure);
+        for (call, failure) in to_report {
+            self.report_to_context(&call, failure);
         }
     }
 
-    /// The mark has come back: from now on calls are taken again, unless the error was fatal.
-    pub(crate) fn fence_passed(&mut self, number: u64) {
+    /// Handles a fence that came back: from now on calls are accepted again, unless the error was fatal. An old
+    /// fence is ignored.
+    pub(crate) fn pass_fence(&mut self, number: u64) {
         if number == self.last_fence {
-            self.settle_fault();
+            self.settle_error();
         }
     }
 
-    pub(super) fn settle_fault(&mut self) {
-        if let Some(fault) = self.fault.take() {
-            self.fatal = self.fatal.take().or(fault.fatal);
+    /// Ends the time in which calls are cleared because of an error; a fatal error then answers all later calls.
+    pub(super) fn settle_error(&mut self) {
+        if let Some(pending_error) = self.pending_error.take() {
+            self.fatal = self.fatal.take().or(pending_error.fatal);
         }
     }
 
-    /// Answers one call with a failure, and tells the context it was made in.
+    /// Answers one call with a failure and reports it to the call's context.
     pub(super) fn answer(&self, call: &PendingCall, failure: Failure) {
-        if let Some(failure) = self.tell(call, failure) {
-            self.tell_context(call, failure);
+        if let Some(failure) = self.deliver_failure(call, failure) {
+            self.report_to_context(call, failure);
         }
     }
 
-    /// Tells a caller of a failure; returns it if the call's context is to hear of it.
-    fn tell(&self, call: &PendingCall, failure: Failure) -> Option<Failure> {
-        self.scheduler.totals.answered_with(failure.kind());
-        let failure = self.named(call, failure);
-        call.note_failure(&failure);
-        let heard = self.is_heard(call).then(|| failure.clone());
+    /// Answers a call with a failure; returns the failure if it must be reported to the call's context.
+    fn deliver_failure(&self, call: &PendingCall, failure: Failure) -> Option<Failure> {
+        self.scheduler.totals.count_failure(failure.kind());
+        let failure = self.with_names(call, failure);
+        call.log_failure(&failure);
+        let reported = self.is_reported(call).then(|| failure.clone());
         call.slot.fail(failure);
-        heard
+        reported
     }
 
-    /// Tells a caller of its handler's own `Err`; returns that as a failure if the call's context is to hear of it.
-    fn tell_own_error(&self, call: &PendingCall) -> Option<Failure> {
-        self.scheduler.totals.erred();
-        let heard = self.is_heard(call);
-        let asked = heard || call.timer.is_some();
-        let failure = if asked { call.slot.own_failure(call.kind.describe) } else { None };
+    /// Answers a call with its handler's own `Err`; returns that as a failure if it must be reported to the call's
+    /// context.
+    fn deliver_own_error(&self, call: &PendingCall) -> Option<Failure> {
+        self.scheduler.totals.count_error();
+        let is_reported = self.is_reported(call);
+        let needed = is_reported || call.timer.is_some();
+        let failure = if needed { call.slot.error_as_failure(call.method.describe) } else { None };
         call.slot.deliver();
-        let failure = failure.map(|failure| self.named(call, failure));
-        failure.iter().for_each(|failure| call.note_failure(failure));
-        failure.filter(|_| heard)
+        let failure = failure.map(|failure| self.with_names(call, failure));
+        failure.iter().for_each(|failure| call.log_failure(failure));
+        failure.filter(|_| is_reported)
     }
 
-    /// Whether anybody beside the caller is to hear of the failure; nobody is if a caller has given its call up.
-    fn is_heard(&self, call: &PendingCall) -> bool {
-        call.origin.is_heard(call.slot.is_awaited()) && !call.slot.is_abandoned()
+    /// Returns whether a failure is reported to the context or the log besides the caller. It is not if the caller
+    /// gave the call up.
+    fn is_reported(&self, call: &PendingCall) -> bool {
+        call.origin.is_reported(call.slot.is_awaited()) && !call.slot.is_abandoned()
     }
 
-    fn named(&self, call: &PendingCall, failure: Failure) -> Failure {
+    fn with_names(&self, call: &PendingCall, failure: Failure) -> Failure {
         match (failure.pool(), failure.call()) {
             (Some(_), Some(_)) => failure,
-            _ => failure.in_pool(&self.scheduler.options.name).during(call.kind.name),
+            _ => failure.in_pool(&self.scheduler.options.name).during(call.method.name),
         }
     }
 
-    fn tell_context(&self, call: &PendingCall, failure: Failure) {
-        let name = format!("{} -> {}", self.scheduler.options.name, call.kind.name);
-        call.origin.failed(&name, failure);
+    fn report_to_context(&self, call: &PendingCall, failure: Failure) {
+        let name = format!("{} -> {}", self.scheduler.options.name, call.method.name);
+        call.origin.report_failure(&name, failure);
     }
 
     pub(super) fn refuse_payload(&self, call: &PendingCall, problem: &PayloadError) {
         self.answer(call, Failure::of(FailureKind::Payload, problem.to_string()));
     }
 
-    /// The desk will not give this checkout a worker, for now or for good.
-    pub(super) fn refused(&mut self, refusal: Failure, host: &mut dyn Host) {
+    /// Handles the scheduler's refusal to lend this checkout a worker, now or ever.
+    pub(super) fn handle_refusal(&mut self, refusal: Failure, host: &mut dyn Host) {
         match refusal.kind() {
             FailureKind::Stopped => {
                 self.closing = true;
                 for call in self.calls.clear() {
                     self.answer(&call, refusal.clone());
                 }
-                self.forget_pipe();
-                self.unread = None;
+                self.forget_written_calls();
+                self.unread_outbox = None;
             }
-            FailureKind::Setup if self.calls.is_empty() => self.ask(super::Scheduler::ask_again),
+            FailureKind::Setup if self.calls.is_empty() => self.request_worker(super::Scheduler::reacquire),
             _ if self.calls.is_empty() => self.refusal = Some(refusal),
-            _ => self.first_fails(refusal, host),
+            _ => self.fail_first_call(refusal, host),
         }
     }
 }

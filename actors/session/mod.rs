@@ -1,5 +1,5 @@
-//! One checkout at work: it asks for a worker, writes calls, takes replies, watches the clock and gives the
-//! worker back. The checkout actor and a pool's single calls both are sessions.
+//! One checkout at work: it asks for a worker, writes calls, reads replies, watches the time limits and returns the
+//! worker. The checkout actor runs a session, and so does each single call or batch that is sent to a pool.
 
 pub(crate) mod call_queue;
 mod cancellation;
@@ -38,41 +38,41 @@ use options::CallTimes;
 pub(crate) use pending::PendingSession;
 use timers::LazyTimer;
 
-/// How long `checkout_done` may take where calls have no limit.
-const RELEASE_PATIENCE: Duration = Duration::from_secs(300);
+/// How long `checkout_done` may take if calls have no time limit.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Calls after which the channel is looked at although the mailbox is not empty.
-const BREATH: u32 = 256;
+/// Number of submitted calls after which the session looks at its channel, even if the mailbox is not empty.
+const CALLS_BETWEEN_EXCHANGES: u32 = 256;
 
-/// What a session needs of whatever it runs in.
+/// What a session needs from the actor or task that runs it.
 pub(crate) trait Host {
-    /// Whether anybody can still send it a call.
+    /// Returns whether further calls can still be sent to the session.
     fn is_connected(&self) -> bool;
 
-    /// Sends a mark of this number through the session's own mailbox, to be told of by
-    /// [`Session::fence_passed`]; `false` where there is no mailbox.
+    /// Sends a fence with this number through the session's own mailbox; when it arrives, [`Session::pass_fence`]
+    /// is called. Returns `false` if there is no mailbox.
     fn send_fence(&mut self, number: u64) -> bool;
 }
 
-/// Where a checkout stands with its worker.
+/// How a session is related to a worker.
 enum SessionState {
-    /// It has none and stands in no line.
-    Out,
+    /// It has no worker and has not asked for one.
+    NoWorker,
     Waiting,
     Held(Lease),
-    /// `checkout_done` runs in the worker.
+    /// The worker runs `checkout_done`.
     Releasing {
         lease: Lease,
         until: Instant,
     },
-    /// The worker's end is closed; how it ended is being found out.
+    /// The worker closed its end of the channel, and the session waits for the exit report.
     AwaitingExit {
         lease: Lease,
         until: Instant,
     },
 }
 
-/// Writes a message behind what is in the buffer, within the limit.
+/// Appends an encoded message of at most so many bytes to the buffer.
 pub(crate) type Encode<'a> = &'a mut dyn FnMut(&mut Vec<u8>, usize) -> Result<(), PayloadError>;
 
 /// One checkout at work.
@@ -80,69 +80,70 @@ pub(crate) struct Session {
     scheduler: Arc<Scheduler>,
     waiter: Arc<Waiter>,
     options: CallOptions,
-    stage: SessionState,
+    state: SessionState,
     calls: CallQueue,
-    alarm: LazyTimer,
-    fault: Option<ErrorRecord>,
-    /// Number of the last mark that was sent; an older one belongs to a fault that was settled early.
+    timer: LazyTimer,
+    pending_error: Option<ErrorRecord>,
+    /// Number of the last fence that was sent; a fence with a lower number belongs to an error that was settled
+    /// early.
     last_fence: u64,
-    /// What ended this checkout for good.
+    /// The failure that ended this checkout for good.
     fatal: Option<Failure>,
-    /// What the first call will be answered with: it came too late to find a call to answer.
+    /// A refusal that arrived when no call was queued; the next call is answered with it.
     refusal: Option<Failure>,
-    /// Errors of the current lease that requesters have seen.
+    /// Number of errors in the current lease that were delivered to requesters.
     errors_seen: u32,
-    /// Whether the worker holds what an error left in doubt.
+    /// Whether an error left the state of the worker in doubt.
     in_doubt: bool,
     /// Whether a handler asked for the worker to be replaced.
-    asked_to_stop: bool,
-    /// Whether the worker was told that the checkout ends with the call it has.
+    stop_requested: bool,
+    /// Whether the call in the worker carries the flag `last`, so that the worker releases itself behind it.
     releases_itself: bool,
-    /// Whether the worker has answered anything in the current lease.
-    heard: bool,
-    /// Workers that ended with the first call before they began it.
+    /// Whether the worker has replied to a call in the current lease.
+    has_replied: bool,
+    /// Number of workers in a row that exited before they began the first call.
     false_starts: u32,
     forwarder: EventForwarder,
-    /// What the blobs of the next reply are.
-    lent: Vec<Blob>,
-    /// What was written to a worker that ended before it read it.
-    unread: Option<Outbox>,
+    /// The blobs of the next reply.
+    reply_blobs: Vec<Blob>,
+    /// The bytes that were written to a worker which exited before it read them; the next worker gets them.
+    unread_outbox: Option<Outbox>,
     held_since: Instant,
-    /// Since when the worker has had nothing to do, while it has.
+    /// Since when the worker has had nothing to do; valid only while no call is unanswered.
     idle_since: Instant,
-    /// Calls that the worker has answered in its life.
+    /// Number of calls that the worker has answered since its fork.
     calls_served: u64,
-    /// How long the call that runs had waited.
+    /// How long the running call had waited when it was written.
     waited: Duration,
-    /// Whether the pool is stopping: what is queued may run, nothing new is taken.
+    /// Whether the pool is stopping: queued calls may run, new ones are refused.
     closing: bool,
-    /// Calls taken in since the session was last polled.
-    unpolled: u32,
-    /// Whether the last address was gone at the last poll.
-    seen_gone: bool,
-    /// Who is woken by news.
+    /// Number of calls submitted since the session was last polled.
+    calls_since_poll: u32,
+    /// Whether the last address was gone at the previous poll.
+    was_disconnected: bool,
+    /// The task that the waiter's notices wake.
     waker: Option<Waker>,
 }
 
 impl Session {
-    /// Takes in one call.
+    /// Accepts one call: writes it, queues it or answers it with a failure.
     ///
-    /// An actor's mailbox is emptied before anything else of it runs, so beside a sender that never pauses the
-    /// channel would never be looked at; every so many calls it is looked at from here.
+    /// actix empties an actor's mailbox before it polls the actor's futures. With a sender that never pauses, the
+    /// channel would never be looked at, so this method looks at it after every [`CALLS_BETWEEN_EXCHANGES`] calls.
     pub(crate) fn submit(&mut self, call: PendingCall, encode: Encode<'_>, host: &mut dyn Host) {
         self.take_call(call, encode, host);
-        self.unpolled += 1;
-        if self.unpolled < BREATH {
+        self.calls_since_poll += 1;
+        if self.calls_since_poll < CALLS_BETWEEN_EXCHANGES {
             return;
         }
-        self.unpolled = 0;
+        self.calls_since_poll = 0;
         self.write_queued();
-        if let SessionState::Held(lease) = &mut self.stage
+        if let SessionState::Held(lease) = &mut self.state
             && let Some(channel) = lease.channel()
         {
             channel.write_now();
             let arrived = channel.read_now();
-            self.arrived(arrived, host);
+            self.handle_arrived(arrived, host);
         }
     }
 
@@ -150,33 +151,34 @@ impl Session {
         if let Some(fatal) = &self.fatal {
             return self.answer(&call, fatal.clone());
         }
-        if let Some(fault) = &self.fault {
-            return self.answer(&call, fault.clearance());
+        if let Some(pending_error) = &self.pending_error {
+            return self.answer(&call, pending_error.cleared_failure());
         }
         if call.limit == Some(Duration::ZERO) {
-            return self.answer(&call, timers::out_of_time());
+            return self.answer(&call, timers::no_time_left());
         }
         if self.closing {
-            let stopped = self.scheduler.stopped();
+            let stopped = self.scheduler.stopped_failure();
             return self.answer(&call, stopped);
         }
-        if matches!(self.stage, SessionState::Out) && self.refusal.is_none() {
-            self.ask(Scheduler::ask);
+        if matches!(self.state, SessionState::NoWorker) && self.refusal.is_none() {
+            self.request_worker(Scheduler::acquire);
         }
         if self.scheduler.quarantine.is_some() {
-            return self.take_suspect(call, encode, host);
+            return self.submit_unless_quarantined(call, encode, host);
         }
-        self.put_in(call, encode, host);
+        self.write_or_queue(call, encode, host);
     }
 
-    /// Writes a call, or queues it.
-    fn put_in(&mut self, call: PendingCall, encode: Encode<'_>, host: &mut dyn Host) {
-        let now = self.calls.arrival();
+    /// Writes a call if the worker may get it now; queues it otherwise.
+    fn write_or_queue(&mut self, call: PendingCall, encode: Encode<'_>, host: &mut dyn Host) {
+        let now = self.calls.arrival_time();
         if self.may_write() && !self.calls.has_queued() {
             return self.write(call, encode, now);
         }
-        let most = frame::room_beside(call.origin.baggage().len(), self.scheduler.options.max_payload);
-        match Encoded::of(self.scheduler.blobs.as_ref(), |out| encode(out, most)) {
+        let max_bytes =
+            frame::payload_limit_beside(call.origin.baggage().len(), self.scheduler.options.max_payload);
+        match Encoded::of(self.scheduler.blobs.as_ref(), |out| encode(out, max_bytes)) {
             Ok(message) => {
                 self.calls.queue(QueuedCall { call, message }, now);
                 self.waiter.has_call.store(true, Ordering::Relaxed);
@@ -184,35 +186,35 @@ impl Session {
             Err(problem) => self.refuse_payload(&call, &problem),
         }
         if let Some(refusal) = self.refusal.take() {
-            self.refused(refusal, host);
+            self.handle_refusal(refusal, host);
         }
     }
 
-    /// Does whatever can be done now; ready once nothing will ever be left to do.
+    /// Does all work that can be done now; ready once the session is over.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, host: &mut dyn Host) -> Poll<()> {
-        self.unpolled = 0;
-        let may_leave = self.look_twice(cx, host);
+        self.calls_since_poll = 0;
+        let disconnected = self.confirm_disconnected(cx, host);
         if self.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
-            self.waiter.wake_with(cx.waker());
+            self.waiter.set_waker(cx.waker());
         }
         loop {
             if let Some(notice) = self.waiter.take_notice() {
-                self.take_in(notice, host);
+                self.handle_notice(notice, host);
                 continue;
             }
             self.write_queued();
-            if self.exchange(cx, host) || self.watch_requester(cx, host) || self.watch_clock(cx, host) {
+            if self.exchange(cx, host) || self.poll_cancellation(cx, host) || self.poll_deadline(cx, host) {
                 continue;
             }
-            if !self.leave_if_done(may_leave) {
+            if !self.finish_lease_if_done(disconnected) {
                 break;
             }
         }
-        if matches!(self.stage, SessionState::Out)
-            && may_leave
+        if matches!(self.state, SessionState::NoWorker)
+            && disconnected
             && self.calls.is_empty()
-            && self.fault.is_none()
+            && self.pending_error.is_none()
         {
             Poll::Ready(())
         } else {
@@ -220,99 +222,103 @@ impl Session {
         }
     }
 
-    /// Ends this checkout: everything unanswered is answered with the reason, and its worker is killed.
+    /// Ends this checkout: answers all unanswered calls with the reason and kills the worker.
     pub(crate) fn abort(&mut self, reason: &str) {
         let aborted = Failure::of(FailureKind::Aborted, reason).in_pool(&self.scheduler.options.name);
-        self.settle_fault();
+        self.settle_error();
         for call in self.calls.clear() {
             self.answer(&call, aborted.clone());
         }
-        self.lose_worker(RetireReason::Aborted);
+        self.drop_worker(RetireReason::Aborted);
         self.fatal.get_or_insert(aborted);
     }
 
-    /// Whether the last address was gone when the mailbox was last emptied: a call that was sent right before it
-    /// went may have come in since.
-    fn look_twice(&mut self, cx: &mut Context<'_>, host: &dyn Host) -> bool {
+    /// Returns whether the last address was gone at the previous poll already. A call that was sent right before
+    /// the last address was dropped may arrive after this poll has started, so one poll with an empty mailbox has
+    /// to pass in between.
+    fn confirm_disconnected(&mut self, cx: &mut Context<'_>, host: &dyn Host) -> bool {
         let gone = !host.is_connected();
-        let seen_before = std::mem::replace(&mut self.seen_gone, gone) || self.options.single;
+        let seen_before = std::mem::replace(&mut self.was_disconnected, gone) || self.options.single;
         if gone && !seen_before {
             cx.waker().wake_by_ref();
         }
         gone && seen_before
     }
 
-    fn ask(&mut self, ask: fn(&Arc<Scheduler>) -> Arc<Waiter>) {
+    /// Asks the scheduler for a worker with `ask` and waits for its notices.
+    fn request_worker(&mut self, ask: fn(&Arc<Scheduler>) -> Arc<Waiter>) {
         self.waiter = ask(&self.scheduler);
         if let Some(waker) = &self.waker {
-            self.waiter.wake_with(waker);
+            self.waiter.set_waker(waker);
         }
         self.waiter.has_call.store(!self.calls.is_empty(), Ordering::Relaxed);
-        self.stage = SessionState::Waiting;
+        self.state = SessionState::Waiting;
     }
 
-    fn take_in(&mut self, notice: Notice, host: &mut dyn Host) {
+    fn handle_notice(&mut self, notice: Notice, host: &mut dyn Host) {
         if let Some(lease) = notice.lease {
-            self.granted(lease);
+            self.accept_lease(lease);
         }
         self.closing |= notice.closing || notice.stopped;
         if let Some(refusal) = notice.refusal {
-            self.stage = SessionState::Out;
-            self.refused(refusal, host);
+            self.state = SessionState::NoWorker;
+            self.handle_refusal(refusal, host);
         }
         if let Some(exit_report) = notice.exit_report {
-            self.bury(exit_report, host);
+            self.handle_exit(exit_report, host);
         }
         if notice.stopped {
-            let stopped = self.scheduler.stopped();
+            let stopped = self.scheduler.stopped_failure();
             for call in self.calls.clear() {
                 self.answer(&call, stopped.clone());
             }
-            self.lose_worker(RetireReason::PoolEnds);
+            self.drop_worker(RetireReason::PoolEnds);
         }
     }
 
-    fn granted(&mut self, mut lease: Lease) {
+    fn accept_lease(&mut self, mut lease: Lease) {
         self.held_since = Instant::now();
         self.idle_since = self.held_since;
         self.errors_seen = 0;
         self.in_doubt = false;
-        self.asked_to_stop = false;
-        self.heard = false;
-        let spoke = lease.channel().is_some_and(|channel| channel.holds_bytes());
-        self.false_starts += u32::from(spoke);
-        let settled = lease.channel().is_some_and(|channel| {
-            // What another checkout said to it was sent; it is not to be said again.
-            *channel.outbox() = self.unread.take().unwrap_or_default();
+        self.stop_requested = false;
+        self.has_replied = false;
+        let has_early_bytes = lease.channel().is_some_and(|channel| channel.has_unread_bytes());
+        self.false_starts += u32::from(has_early_bytes);
+        let registered = lease.channel().is_some_and(|channel| {
+            // The outbox may keep bytes that another checkout sent; they must not be sent again.
+            *channel.outbox() = self.unread_outbox.take().unwrap_or_default();
             channel.outbox().keep_sent();
             self.calls_served = channel.calls_served;
-            channel.settle_here().is_ok()
+            channel.register_here().is_ok()
         });
-        self.stage = SessionState::Held(lease);
-        if !settled || (spoke && !self.is_hopeless()) {
-            // Out of descriptors for the reactor, say, or it spoke while nobody had asked: it is of no use to us.
-            self.hand_back_unused();
+        self.state = SessionState::Held(lease);
+        if !registered || (has_early_bytes && !self.exceeds_false_starts()) {
+            // The registration failed (out of descriptors, for example), or the worker sent bytes before it got a
+            // call: it is not usable.
+            self.discard_unusable_worker();
         }
     }
 
-    /// Kills a worker that cannot be used, and keeps what was to be said to it.
-    fn hand_back_unused(&mut self) {
-        if let SessionState::Held(lease) = std::mem::replace(&mut self.stage, SessionState::Out) {
-            let channel = lease.kill(RetireReason::Broken).filter(|_| self.calls.open() > 0);
-            self.unread = channel.map(|mut channel| std::mem::take(channel.outbox()));
-            self.ask(Scheduler::ask_again);
+    /// Kills a worker that cannot be used, keeps the calls that were written to it, and asks for another worker.
+    fn discard_unusable_worker(&mut self) {
+        if let SessionState::Held(lease) = std::mem::replace(&mut self.state, SessionState::NoWorker) {
+            let channel = lease.kill(RetireReason::Broken).filter(|_| self.calls.unanswered() > 0);
+            self.unread_outbox = channel.map(|mut channel| std::mem::take(channel.outbox()));
+            self.request_worker(Scheduler::reacquire);
         }
     }
 
-    /// Until the worker has answered once, one call at a time is written: a worker that was dead when it was
-    /// granted has not read it then, and another can be given the same.
+    /// Returns whether a call may be written to the worker now. Until the worker has replied once, only one call at
+    /// a time is written: a worker that was dead when it was granted has not read that call, and another worker can
+    /// be given the same bytes.
     fn may_write(&self) -> bool {
-        matches!(self.stage, SessionState::Held(_)) && self.calls.may_write(!self.heard)
+        matches!(self.state, SessionState::Held(_)) && self.calls.may_write(!self.has_replied)
     }
 
     fn write_queued(&mut self) {
-        while self.calls.has_queued() && self.may_write() && self.fault.is_none() {
-            let Some(QueuedCall { call, message }) = self.calls.next_to_write() else {
+        while self.calls.has_queued() && self.may_write() && self.pending_error.is_none() {
+            let Some(QueuedCall { call, message }) = self.calls.take_next_to_write() else {
                 return;
             };
             let mut copy = |out: &mut Vec<u8>, _: usize| {
@@ -324,28 +330,28 @@ impl Session {
     }
 
     fn write(&mut self, mut call: PendingCall, encode: Encode<'_>, now: Instant) {
-        let SessionState::Held(lease) = &mut self.stage else { return };
-        // A worker that is to be replaced has nothing to make ready for a next checkout.
+        let SessionState::Held(lease) = &mut self.state else { return };
+        // A worker that will be replaced does not run `checkout_done` for a next checkout.
         self.releases_itself =
-            self.options.single && self.scheduler.reason_to_end(lease.worker.number).is_none();
+            self.options.single && self.scheduler.retire_reason(lease.worker.number).is_none();
         let Some(channel) = lease.channel() else { return };
-        call.is_written();
+        call.mark_written();
         let baggage = call.origin.baggage();
         let header = ToWorker::Call(CallHeader {
             id: self.calls.next_id(),
-            method: call.kind.method,
+            method: call.method.index,
             errors_seen: self.errors_seen,
             last: self.releases_itself,
-            limit: self.calls.limit_when_running(&call, now),
+            limit: self.calls.remaining_limit(&call, now),
             baggage: u32::try_from(baggage.len()).unwrap_or(u32::MAX),
             verbosity: call.origin.log_sink().map_or(0, LogSink::verbosity),
         });
-        let most = frame::room_beside(baggage.len(), self.scheduler.options.max_payload);
+        let max_bytes = frame::payload_limit_beside(baggage.len(), self.scheduler.options.max_payload);
         let out = channel.outbox().buffer();
         let before = out.len();
         let payload = |out: &mut Vec<u8>| {
             out.extend_from_slice(baggage);
-            blobs::encode(self.scheduler.blobs.as_ref(), out, |out| encode(out, most))
+            blobs::encode(self.scheduler.blobs.as_ref(), out, |out| encode(out, max_bytes))
         };
         match frame::append_with(out, &header, payload) {
             Ok(lent) => {
@@ -353,98 +359,99 @@ impl Session {
                     frame::insert(out, before, &ToWorker::Lent(blobs::spans(&lent)));
                 }
                 let bytes = out.len() - before;
-                if self.calls.open() == 0 {
-                    self.waited = self.calls.wait(now);
-                    self.scheduler.totals.waited(self.waited);
+                if self.calls.unanswered() == 0 {
+                    self.waited = self.calls.waited(now);
+                    self.scheduler.totals.add_wait(self.waited);
                 }
-                if !self.heard {
+                if !self.has_replied {
                     self.waiter.has_call.store(true, Ordering::Relaxed);
                 }
-                self.calls.wrote(call, bytes, lent, now);
+                self.calls.push_written(call, bytes, lent, now);
             }
             Err(problem) => self.refuse_payload(&call, &problem),
         }
     }
 
-    /// Moves bytes and handles what arrived; whether anything did.
+    /// Writes and reads the channel and handles what arrived; returns whether anything arrived.
     fn exchange(&mut self, cx: &mut Context<'_>, host: &mut dyn Host) -> bool {
-        let expects = !self.calls.pipe_is_empty();
-        let (SessionState::Held(lease) | SessionState::Releasing { lease, .. }) = &mut self.stage else {
+        let expects = self.calls.expects_reply();
+        let (SessionState::Held(lease) | SessionState::Releasing { lease, .. }) = &mut self.state else {
             return false;
         };
         let Some(channel) = lease.channel() else { return false };
         match channel.poll_exchange(cx, expects) {
-            Poll::Ready(arrived) => self.arrived(arrived, host),
+            Poll::Ready(arrived) => self.handle_arrived(arrived, host),
             Poll::Pending => false,
         }
     }
 
-    fn arrived(&mut self, arrived: Arrived, host: &mut dyn Host) -> bool {
+    fn handle_arrived(&mut self, arrived: Arrived, host: &mut dyn Host) -> bool {
         match arrived {
             Arrived::Some => self.take_replies(host),
             Arrived::Nothing => return false,
-            Arrived::End => self.mourn(),
-            Arrived::Corrupt => self.broke_protocol("it wrote nonsense to its channel", host),
+            Arrived::End => self.await_exit(),
+            Arrived::Corrupt => self.fail_on_protocol_error("it wrote invalid counters to its channel", host),
         }
         true
     }
 
-    /// Gives the worker back once nobody can use it any more; whether anything changed.
-    fn leave_if_done(&mut self, may_leave: bool) -> bool {
-        let wanted = !may_leave && !self.closing;
-        if wanted || !self.calls.is_empty() || self.fault.is_some() {
+    /// Returns the worker once no further call can come; returns whether anything changed.
+    fn finish_lease_if_done(&mut self, disconnected: bool) -> bool {
+        let wanted = !disconnected && !self.closing;
+        if wanted || !self.calls.is_empty() || self.pending_error.is_some() {
             return false;
         }
-        self.leave()
+        self.finish_lease()
     }
 
-    fn leave(&mut self) -> bool {
-        match std::mem::replace(&mut self.stage, SessionState::Out) {
+    fn finish_lease(&mut self) -> bool {
+        match std::mem::replace(&mut self.state, SessionState::NoWorker) {
             SessionState::Waiting => drop(self.scheduler.cancel(&self.waiter)),
             SessionState::Held(mut lease) => {
-                let asked = self.asked_to_stop.then_some(RetireReason::Asked);
-                let ends = asked.or_else(|| self.scheduler.reason_to_end(lease.worker.number));
+                let asked = self.stop_requested.then_some(RetireReason::StopRequested);
+                let ends = asked.or_else(|| self.scheduler.retire_reason(lease.worker.number));
                 if !self.in_doubt && ends.is_none() {
                     if let Some(channel) = lease.channel() {
                         frame::append(channel.outbox().buffer(), &ToWorker::Release);
                     }
-                    self.stage = self.releasing(lease);
+                    self.state = self.releasing_state(lease);
                     return true;
                 }
-                // Nobody will have this worker next, so nothing is made ready for the next, and what it still says of
-                // calls that were answered as cleared is not heard.
-                lease.worker.borrowed.keep_to_its_end(self.calls.take_blobs());
-                self.forget_pipe();
+                // The worker goes to no other checkout, so `checkout_done` does not run, and its replies to cleared
+                // calls are not read.
+                lease.worker.borrowed.keep_until_exit(self.calls.take_blobs());
+                self.forget_written_calls();
                 match ends.filter(|_| !self.in_doubt) {
                     Some(reason) => lease.retire(reason),
-                    None => drop(lease.kill(RetireReason::InDoubt)),
+                    None => drop(lease.kill(RetireReason::AfterError)),
                 }
             }
             other => {
-                self.stage = other;
+                self.state = other;
                 return false;
             }
         }
         true
     }
 
-    fn releasing(&self, lease: Lease) -> SessionState {
+    fn releasing_state(&self, lease: Lease) -> SessionState {
         let now = Instant::now();
         let until = self.options.timeout.and_then(|limit| now.checked_add(limit));
-        SessionState::Releasing { lease, until: until.unwrap_or(now + RELEASE_PATIENCE) }
+        SessionState::Releasing { lease, until: until.unwrap_or(now + RELEASE_TIMEOUT) }
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.leave_blobs();
-        // An actor that goes with its system leaves calls behind.
-        self.forwarder.end(true);
+        self.keep_blobs_until_exit();
+        // If the actix system ends, an actor is dropped with calls unanswered.
+        self.forwarder.end_call(true);
         let ended =
-            Failure::of(FailureKind::Aborted, "its system ended").in_pool(&self.scheduler.options.name);
-        self.calls.clear().iter().for_each(|call| call.note_failure(&ended));
-        // A lease that is held is given up by its own drop; one that was granted and not yet taken is not.
-        if matches!(self.stage, SessionState::Waiting) {
+            Failure::of(FailureKind::Aborted, "the actix system ended").in_pool(&self.scheduler.options.name);
+        self.calls.clear().iter().for_each(|call| call.log_failure(&ended));
+        // Dropping a held lease gives it up. A granted lease that is still in the waiter has to be returned by
+        // `cancel`.
+        if matches!(self.state, SessionState::Waiting) {
             drop(self.scheduler.cancel(&self.waiter));
         }
     }

@@ -1,11 +1,11 @@
-//! What was agreed for a checkout, and how long its calls take.
+//! The options of a checkout, and how long its calls wait and run.
 
 use std::time::{Duration, Instant};
 
 use super::CallQueue;
 use crate::config::{OnCancel, Options};
 
-/// What was agreed for one checkout.
+/// The options of one checkout.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallOptions {
     pub(crate) timeout: Option<Duration>,
@@ -13,12 +13,13 @@ pub(crate) struct CallOptions {
     pub(crate) idle_checkout_timeout: Option<Duration>,
     pub(crate) on_cancel: OnCancel,
     pub(crate) keep_after_error: bool,
-    /// One call sent to the pool itself: it holds nothing, and the checkout ends with it.
+    /// Whether the session is a single call to the pool: it keeps no state in the worker, and the checkout ends
+    /// with the call.
     pub(crate) single: bool,
 }
 
 impl CallOptions {
-    /// What the pool's options say.
+    /// Returns the pool's defaults for a checkout.
     pub(crate) fn of(options: &Options) -> Self {
         CallOptions {
             timeout: options.timeout,
@@ -30,13 +31,13 @@ impl CallOptions {
         }
     }
 
-    /// The same for one call to the pool itself.
+    /// Returns the pool's defaults for a single call to the pool.
     pub(crate) fn single(options: &Options) -> Self {
         CallOptions { single: true, ..CallOptions::of(options) }
     }
 }
 
-/// How long a call waited for its worker, and how long the worker has had it.
+/// How long a call waited for its worker, and how long the worker has been running it.
 #[derive(Clone, Copy)]
 pub(super) struct CallTimes {
     pub(super) waited: Duration,
@@ -44,10 +45,10 @@ pub(super) struct CallTimes {
 }
 
 impl CallTimes {
-    /// The times of the first call so far; `waited` is what it had waited when it was written.
+    /// Returns the times of the first call so far; `waited` is its wait until it was written.
     pub(super) fn of_first(calls: &CallQueue, waited: Duration, now: Instant) -> Self {
-        let both = calls.wait(now);
-        if calls.open() == 0 {
+        let both = calls.waited(now);
+        if calls.unanswered() == 0 {
             return CallTimes { waited: both, ran: Duration::ZERO };
         }
         CallTimes { waited, ran: both.saturating_sub(waited) }

@@ -1,55 +1,56 @@
-//! A checkout between its start and its first step: it stands in line already and may still change threads.
+//! A checkout between its start and its first step: it has asked for a worker and may still move to another thread.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{CallOptions, CallQueue, EventForwarder, LazyTimer, Scheduler, Session, SessionState, Waiter};
 
-/// A session that has joined the line and not yet begun to run; it may move to another thread.
+/// A session that has asked the scheduler for a worker and does not run yet; it may move to another thread.
+/// Dropping it cancels the request.
 pub(crate) struct PendingSession {
     scheduler: Arc<Scheduler>,
     waiter: Arc<Waiter>,
     options: CallOptions,
-    planted: bool,
+    started: bool,
 }
 
 impl PendingSession {
-    /// Joins the line.
+    /// Asks the scheduler for a worker.
     pub(crate) fn new(scheduler: Arc<Scheduler>, options: CallOptions) -> Self {
-        let waiter = scheduler.ask();
-        PendingSession { scheduler, waiter, options, planted: false }
+        let waiter = scheduler.acquire();
+        PendingSession { scheduler, waiter, options, started: false }
     }
 
-    /// Begins the session on this thread.
+    /// Starts the session on this thread.
     pub(crate) fn start(mut self) -> Session {
-        self.planted = true;
+        self.started = true;
         Session {
             scheduler: self.scheduler.clone(),
             waiter: self.waiter.clone(),
             options: self.options,
-            stage: SessionState::Waiting,
+            state: SessionState::Waiting,
             calls: CallQueue::default(),
-            alarm: LazyTimer::default(),
-            fault: None,
+            timer: LazyTimer::default(),
+            pending_error: None,
             last_fence: 0,
             fatal: None,
             refusal: None,
             errors_seen: 0,
             in_doubt: false,
             releases_itself: false,
-            asked_to_stop: false,
-            heard: false,
+            stop_requested: false,
+            has_replied: false,
             false_starts: 0,
-            lent: Vec::new(),
+            reply_blobs: Vec::new(),
             forwarder: EventForwarder::default(),
-            unread: None,
+            unread_outbox: None,
             held_since: Instant::now(),
             idle_since: Instant::now(),
             calls_served: 0,
             waited: Duration::ZERO,
             closing: false,
-            unpolled: 0,
-            seen_gone: false,
+            calls_since_poll: 0,
+            was_disconnected: false,
             waker: None,
         }
     }
@@ -57,7 +58,7 @@ impl PendingSession {
 
 impl Drop for PendingSession {
     fn drop(&mut self) {
-        if !self.planted {
+        if !self.started {
             drop(self.scheduler.cancel(&self.waiter));
         }
     }
@@ -65,6 +66,6 @@ impl Drop for PendingSession {
 
 impl std::fmt::Debug for PendingSession {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SessionSeed").field("terms", &self.options).finish_non_exhaustive()
+        f.debug_struct("PendingSession").field("options", &self.options).finish_non_exhaustive()
     }
 }

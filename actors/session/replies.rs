@@ -1,4 +1,4 @@
-//! What a worker says, which nobody here takes its word for.
+//! Frames from the worker. The host trusts none of them: it checks ids, order and outcomes.
 
 use std::time::{Duration, Instant};
 
@@ -12,17 +12,17 @@ use crate::wire::call::{FromWorker, Lending, Outcome, Released, ReplyHeader};
 use crate::wire::frame;
 use crate::wire::log_record::Logged;
 
-/// What one frame asks for, once the buffer it lies in is given up.
-enum Said {
-    Reply(ReplyHeader, Option<Decoded>),
+/// The content of one frame, independent of the buffer that the frame lies in.
+enum WorkerFrame {
+    Reply(ReplyHeader, Option<DecodedReply>),
     Released(Released),
     Logged(Logged),
     Lent(Lending),
-    Nonsense(String),
+    Invalid(String),
 }
 
-/// The call a reply belongs to, how the decoding of its result went, and how long it took.
-struct Decoded {
+/// The call that a reply belongs to, the error in decoding its result, if any, and the times of the call.
+struct DecodedReply {
     call: PendingCall,
     problem: Option<Box<frame::PayloadError>>,
     times: CallTimes,
@@ -31,172 +31,178 @@ struct Decoded {
 impl Session {
     /// Handles every whole frame that has arrived.
     pub(super) fn take_replies(&mut self, host: &mut dyn Host) {
-        // What is read at once has arrived at once.
+        // Frames that are read at once count as arrived at once.
         let now = Instant::now();
-        while let Some(said) = self.next_said(now) {
-            match said {
-                Said::Reply(reply, decoded) => self.replied(reply, decoded, host),
-                Said::Released(released) => self.was_released(released, host),
-                Said::Logged(logged) => self.logged(logged, host),
-                Said::Lent(lending) => self.was_lent(lending, host),
-                Said::Nonsense(what) => self.broke_protocol(&what, host),
+        while let Some(frame) = self.next_frame(now) {
+            match frame {
+                WorkerFrame::Reply(reply, decoded) => self.handle_reply(reply, decoded, host),
+                WorkerFrame::Released(released) => self.handle_released(released, host),
+                WorkerFrame::Logged(logged) => self.handle_logged(logged, host),
+                WorkerFrame::Lent(lending) => self.handle_lending(lending, host),
+                WorkerFrame::Invalid(what) => self.fail_on_protocol_error(&what, host),
             }
         }
     }
 
-    /// Takes the next frame; a result is decoded where it lies.
-    fn next_said(&mut self, now: Instant) -> Option<Said> {
-        let (SessionState::Held(lease) | SessionState::Releasing { lease, .. }) = &mut self.stage else {
+    /// Takes the next frame; the result in a reply is decoded in place.
+    fn next_frame(&mut self, now: Instant) -> Option<WorkerFrame> {
+        let (SessionState::Held(lease) | SessionState::Releasing { lease, .. }) = &mut self.state else {
             return None;
         };
         let body = match lease.channel()?.next() {
             Ok(body) => body?,
-            Err(error) => return Some(Said::Nonsense(error.to_string())),
+            Err(error) => return Some(WorkerFrame::Invalid(error.to_string())),
         };
         let reply = match frame::split(body) {
             Ok((FromWorker::Reply(reply), payload)) => (reply, payload),
-            Ok((FromWorker::Released(released), [])) => return Some(Said::Released(released)),
-            Ok((FromWorker::Logged(logged), [])) => return Some(Said::Logged(logged)),
-            Ok((FromWorker::Lent(lending), [])) => return Some(Said::Lent(lending)),
-            Ok(_) => return Some(Said::Nonsense("it said what is out of turn".to_owned())),
-            Err(error) => return Some(Said::Nonsense(error.to_string())),
+            Ok((FromWorker::Released(released), [])) => return Some(WorkerFrame::Released(released)),
+            Ok((FromWorker::Logged(logged), [])) => return Some(WorkerFrame::Logged(logged)),
+            Ok((FromWorker::Lent(lending), [])) => return Some(WorkerFrame::Lent(lending)),
+            Ok(_) => return Some(WorkerFrame::Invalid("it sent an unexpected message".to_owned())),
+            Err(error) => return Some(WorkerFrame::Invalid(error.to_string())),
         };
         let (reply, payload) = reply;
         let times = CallTimes::of_first(&self.calls, self.waited, now);
-        let lent = std::mem::take(&mut self.lent);
-        let decoded = match self.calls.answered(reply.id, now) {
-            None => return Some(Said::Nonsense(format!("it answered call {}, which is not due", reply.id))),
+        let lent = std::mem::take(&mut self.reply_blobs);
+        let decoded = match self.calls.take_answered(reply.id, now) {
+            None => {
+                return Some(WorkerFrame::Invalid(format!("it replied to call {} out of order", reply.id)));
+            }
             Some(NextReply::AlreadyCleared) => None,
             Some(NextReply::Call(call)) => {
                 self.waited = Duration::ZERO;
-                self.scheduler.totals.ran(times.ran);
+                self.scheduler.totals.add_run(times.ran);
                 let has_result = matches!(reply.outcome, Outcome::Done | Outcome::Failed);
-                let decode = || blob::receive(lent, || call.slot.decode(payload));
+                let decode = || blob::decode_with(lent, || call.slot.decode(payload));
                 let problem = has_result.then(|| decode().err().map(Box::new)).flatten();
-                Some(Decoded { call, problem, times })
+                Some(DecodedReply { call, problem, times })
             }
         };
-        Some(Said::Reply(reply, decoded))
+        Some(WorkerFrame::Reply(reply, decoded))
     }
 
-    fn was_lent(&mut self, lending: Lending, host: &mut dyn Host) {
-        let replies = !lending.lent.is_empty() || matches!(self.stage, SessionState::Held(_));
-        if replies && self.calls.pipe_is_empty() {
-            return self.broke_protocol("it lends out of turn", host);
+    fn handle_lending(&mut self, lending: Lending, host: &mut dyn Host) {
+        let replies = !lending.lent.is_empty() || matches!(self.state, SessionState::Held(_));
+        if replies && !self.calls.expects_reply() {
+            return self.fail_on_protocol_error("it reported blobs while no reply was due", host);
         }
-        let (SessionState::Held(lease) | SessionState::Releasing { lease, .. }) = &mut self.stage else {
+        let (SessionState::Held(lease) | SessionState::Releasing { lease, .. }) = &mut self.state else {
             return;
         };
         let result_arena = lease.channel().and_then(|channel| channel.result_arena());
         let given = self.calls.blobs_of_first();
-        match lease.worker.borrowed.take_in(lending, given, result_arena.as_ref()) {
-            Ok(lent) => self.lent = lent,
-            Err(what) => self.broke_protocol(what, host),
+        match lease.worker.borrowed.receive_lending(lending, given, result_arena.as_ref()) {
+            Ok(lent) => self.reply_blobs = lent,
+            Err(what) => self.fail_on_protocol_error(what, host),
         }
     }
 
-    /// The worker may read what it was lent until it has ended, whatever becomes of its calls.
-    pub(super) fn leave_blobs(&mut self) {
+    /// Keeps the argument blobs of all written calls until the worker exits. The worker may read them until then,
+    /// whether or not the calls are answered.
+    pub(super) fn keep_blobs_until_exit(&mut self) {
         if let SessionState::Held(lease)
         | SessionState::Releasing { lease, .. }
-        | SessionState::AwaitingExit { lease, .. } = &self.stage
+        | SessionState::AwaitingExit { lease, .. } = &self.state
         {
-            lease.worker.borrowed.keep_to_its_end(self.calls.take_blobs());
+            lease.worker.borrowed.keep_until_exit(self.calls.take_blobs());
         }
     }
 
-    fn logged(&mut self, logged: Logged, host: &mut dyn Host) {
-        let heard = match self.calls.logging(logged.call) {
-            Some(log_sink) => self.forwarder.take_in(log_sink, logged),
-            None => return self.broke_protocol("it logged for a call that does not run", host),
+    fn handle_logged(&mut self, logged: Logged, host: &mut dyn Host) {
+        let forwarded = match self.calls.log_sink_of(logged.call) {
+            Some(log_sink) => self.forwarder.forward(log_sink, logged),
+            None => {
+                return self
+                    .fail_on_protocol_error("it sent a log record for a call that is not running", host);
+            }
         };
-        if !heard {
-            self.broke_protocol("it logged more in one call than it may", host);
+        if !forwarded {
+            self.fail_on_protocol_error("it sent too many log records in one call", host);
         }
     }
 
-    fn replied(&mut self, reply: ReplyHeader, decoded: Option<Decoded>, host: &mut dyn Host) {
-        self.confirm();
-        self.forwarder.end(false);
+    fn handle_reply(&mut self, reply: ReplyHeader, decoded: Option<DecodedReply>, host: &mut dyn Host) {
+        self.confirm_read();
+        self.forwarder.end_call(false);
         if self.calls.is_empty() && self.options.idle_checkout_timeout.is_some() {
             self.idle_since = Instant::now();
         }
         if self.releases_itself {
             self.await_release();
         }
-        let Some(Decoded { call, problem, times }) = decoded else {
+        let Some(DecodedReply { call, problem, times }) = decoded else {
             if reply.outcome != Outcome::Cleared {
-                self.broke_protocol("it ran a call that it was to clear", host);
+                self.fail_on_protocol_error("it ran a call that it had to clear", host);
             }
             return;
         };
         if call.slot.is_abandoned() {
-            self.scheduler.totals.unheard();
+            self.scheduler.totals.count_unheard();
         }
         let failed = matches!(reply.outcome, Outcome::Failed | Outcome::Payload { error: true, .. });
-        // A single call holds nothing that an error could leave in doubt.
+        // A single call keeps no state in the worker that an error could leave in doubt.
         let keep = self.options.single || self.options.keep_after_error || reply.keep;
         self.in_doubt |= failed && !keep;
-        self.asked_to_stop |= reply.stop;
+        self.stop_requested |= reply.stop;
         let problem = problem.map(|problem| self.payload_failure(&call, &problem.to_string()));
         match (reply.outcome, problem) {
             (Outcome::Done, None) => {
-                self.scheduler.totals.succeeded();
+                self.scheduler.totals.count_success();
                 call.slot.deliver();
             }
             (Outcome::Done, Some(failure)) => self.answer(&call, failure),
-            (Outcome::Failed, failure) => self.error(call, failure, host),
+            (Outcome::Failed, failure) => self.fail_call(call, failure, host),
             (Outcome::Payload { text, error }, _) => {
                 let failure = self.payload_failure(&call, &text);
                 if error {
-                    self.error(call, Some(failure), host);
+                    self.fail_call(call, Some(failure), host);
                 } else {
                     self.answer(&call, failure);
                 }
             }
             (Outcome::Panicked { report, peak_memory, cpu_time }, _) => {
                 let usage = (Some(peak_memory), Some(cpu_time));
-                self.panicked(call, report, times, usage, host);
+                self.handle_panic(call, report, times, usage, host);
             }
             (Outcome::Cleared, _) => {
                 self.calls.put_back(call);
-                self.broke_protocol("it cleared a call that it was to run", host);
+                self.fail_on_protocol_error("it cleared a call that it had to run", host);
             }
         }
         self.calls_served += 1;
     }
 
-    /// The worker has read what was written, so nobody else will have to.
-    fn confirm(&mut self) {
-        if !self.heard
-            && let SessionState::Held(lease) = &mut self.stage
+    /// Notes that the worker has read the first call, so that no other worker needs to get it.
+    fn confirm_read(&mut self) {
+        if !self.has_replied
+            && let SessionState::Held(lease) = &mut self.state
             && let Some(channel) = lease.channel()
         {
             channel.outbox().confirm();
-            self.heard = true;
+            self.has_replied = true;
             self.false_starts = 0;
         }
     }
 
-    /// A single call's worker releases itself.
+    /// Starts to wait for `Released`: behind a single call the worker releases itself.
     fn await_release(&mut self) {
-        match std::mem::replace(&mut self.stage, SessionState::Out) {
-            SessionState::Held(lease) => self.stage = self.releasing(lease),
-            other => self.stage = other,
+        match std::mem::replace(&mut self.state, SessionState::NoWorker) {
+            SessionState::Held(lease) => self.state = self.releasing_state(lease),
+            other => self.state = other,
         }
     }
 
     fn payload_failure(&self, call: &PendingCall, text: &str) -> Failure {
-        let failure = Failure::of(FailureKind::Payload, text).during(call.kind.name);
-        match &self.stage {
+        let failure = Failure::of(FailureKind::Payload, text).during(call.method.name);
+        match &self.state {
             SessionState::Held(lease) | SessionState::Releasing { lease, .. } => {
                 failure.on_worker(lease.worker.facts_and_usage(Some(self.calls_served)))
             }
-            SessionState::Out | SessionState::Waiting | SessionState::AwaitingExit { .. } => failure,
+            SessionState::NoWorker | SessionState::Waiting | SessionState::AwaitingExit { .. } => failure,
         }
     }
 
-    fn panicked(
+    fn handle_panic(
         &mut self,
         call: PendingCall,
         report: PanicReport,
@@ -204,25 +210,25 @@ impl Session {
         (peak_memory, cpu_time): (Option<u64>, Option<Duration>),
         host: &mut dyn Host,
     ) {
-        let failure = Failure::of(FailureKind::Panic, "").with_panic(report).during(call.kind.name);
+        let failure = Failure::of(FailureKind::Panic, "").with_panic(report).during(call.method.name);
         self.calls.put_back(call);
-        if let Some(facts) = self.give_up(RetireReason::Panicked) {
-            let failure = failure.after(times.waited, Some(times.ran)).in_phase(Phase::Running);
+        if let Some(facts) = self.kill_worker(RetireReason::Panicked) {
+            let failure = failure.with_times(times.waited, Some(times.ran)).in_phase(Phase::Running);
             let facts = WorkerFacts { peak_memory, cpu_time, ..facts };
-            self.fatal_fault(failure.on_worker(facts), host);
+            self.fail_checkout(failure.on_worker(facts), host);
         }
     }
 
-    pub(super) fn broke_protocol(&mut self, what: &str, host: &mut dyn Host) {
-        if let Some(facts) = self.give_up(RetireReason::Broken) {
-            self.fatal_fault(Failure::of(FailureKind::Protocol, what).on_worker(facts), host);
+    pub(super) fn fail_on_protocol_error(&mut self, what: &str, host: &mut dyn Host) {
+        if let Some(facts) = self.kill_worker(RetireReason::Broken) {
+            self.fail_checkout(Failure::of(FailureKind::Protocol, what).on_worker(facts), host);
         }
     }
 
-    /// Kills the worker; returns what was known of it.
-    pub(super) fn give_up(&mut self, reason: RetireReason) -> Option<WorkerFacts> {
-        self.leave_blobs();
-        match std::mem::replace(&mut self.stage, SessionState::Out) {
+    /// Kills the worker, if there is one; returns what is known of it for a failure.
+    pub(super) fn kill_worker(&mut self, reason: RetireReason) -> Option<WorkerFacts> {
+        self.keep_blobs_until_exit();
+        match std::mem::replace(&mut self.state, SessionState::NoWorker) {
             SessionState::Held(lease)
             | SessionState::Releasing { lease, .. }
             | SessionState::AwaitingExit { lease, .. } => {
@@ -231,29 +237,30 @@ impl Session {
                 Some(facts)
             }
             other => {
-                self.stage = other;
+                self.state = other;
                 None
             }
         }
     }
 
-    fn was_released(&mut self, released: Released, host: &mut dyn Host) {
-        let due = matches!(self.stage, SessionState::Releasing { .. }) && self.calls.pipe_is_empty();
+    fn handle_released(&mut self, released: Released, host: &mut dyn Host) {
+        let due = matches!(self.state, SessionState::Releasing { .. }) && !self.calls.expects_reply();
         if !due {
-            return self.broke_protocol("it released itself out of turn", host);
+            return self.fail_on_protocol_error("it reported a release that was not due", host);
         }
-        let SessionState::Releasing { mut lease, .. } = std::mem::replace(&mut self.stage, SessionState::Out)
+        let SessionState::Releasing { mut lease, .. } =
+            std::mem::replace(&mut self.state, SessionState::NoWorker)
         else {
             return;
         };
         if let Some(channel) = lease.channel() {
             channel.calls_served = self.calls_served;
         }
-        self.scheduler.totals.held(self.held_since.elapsed());
+        self.scheduler.totals.add_hold(self.held_since.elapsed());
         lease.give_back(ReleaseReport { stop: released.stop, private_bytes: released.private_bytes });
         if self.calls.has_queued() {
-            // Sent through an address that was made of a weak one meanwhile.
-            self.ask(Scheduler::ask);
+            // These calls came through an address that was upgraded from a weak one meanwhile.
+            self.request_worker(Scheduler::acquire);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The clocks of a checkout: one alarm, set for whatever is due first.
+//! The time limits of a checkout: one timer, set for the earliest deadline.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,20 +11,21 @@ use super::{Arrived, Host, Session, SessionState};
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::failure::{Failure, FailureKind, Phase};
 
-/// Most reads before a clock fires: many times what a channel holds at once, but no worker holds a clock up for ever.
-const READS: usize = 512;
+/// Maximum number of reads before a deadline fires: many times what a channel holds at once, and a bound for a
+/// worker that never stops sending.
+const MAX_READS_BEFORE_TIMEOUT: usize = 512;
 
-/// A timer that is only set when it would ring too late, so that a call costs none.
+/// A timer that is set anew only if it would fire too late, so that most calls set none.
 ///
-/// Most calls are answered long before their limit: moving the timer for each would cost more than letting it
-/// ring once in a while for nothing.
+/// Most calls are answered long before their limit. Moving the timer for each of them would cost more than an
+/// occasional wake-up that finds nothing due.
 #[derive(Default)]
 pub(super) struct LazyTimer {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl LazyTimer {
-    /// Whether `due` has come; the task is woken when it has.
+    /// Returns whether `due` has passed; if not, the task is woken when it has.
     fn poll(&mut self, due: Instant, cx: &mut Context<'_>) -> bool {
         loop {
             let timer = match &mut self.timer {
@@ -47,71 +48,72 @@ impl LazyTimer {
     }
 }
 
-/// What a call is told that has no time left when it is sent; it costs no worker and ends no checkout.
-pub(super) fn out_of_time() -> Failure {
+/// Returns the failure of a call whose limit is zero. The call takes no worker and does not end the checkout.
+pub(super) fn no_time_left() -> Failure {
     Failure::of(FailureKind::Timeout, "").in_phase(Phase::Waiting).at_limit(Duration::ZERO)
 }
 
-/// What a clock that ran out stands for.
+/// Which time limit a deadline belongs to.
 enum Deadline {
     /// The first call's own limit.
     Call(Duration),
     /// The limit on the wait for a worker.
     Wait(Duration),
-    /// `checkout_done` takes too long.
+    /// The limit on `checkout_done`.
     Release,
-    /// The worker's end is closed, and nobody has told of its death: it lives.
+    /// The limit on the wait for an exit report. The worker closed its end of the channel; without a report it is
+    /// still alive.
     AwaitingExit,
-    /// The limit on holding a worker with nothing to run.
+    /// The limit on holding a worker with nothing to run, `idle_checkout_timeout`.
     Holding(Duration),
 }
 
 impl Session {
-    /// Fires what is due; whether anything was.
-    pub(super) fn watch_clock(&mut self, cx: &mut Context<'_>, host: &mut dyn Host) -> bool {
-        let Some((at, _)) = self.next_due() else {
+    /// Fires the deadline that has passed, if any; returns whether the session has to be looked at again.
+    pub(super) fn poll_deadline(&mut self, cx: &mut Context<'_>, host: &mut dyn Host) -> bool {
+        let Some((at, _)) = self.next_deadline() else {
             return false;
         };
-        if !self.alarm.poll(at, cx) {
+        if !self.timer.poll(at, cx) {
             return false;
         }
-        // What is readable by now wins over the clock, also where the reactor has not come to say so.
-        for _ in 0..READS {
-            let (SessionState::Held(lease) | SessionState::Releasing { lease, .. }) = &mut self.stage else {
+        // Bytes that can be read by now count as in time, even if the reactor has not reported them yet.
+        for _ in 0..MAX_READS_BEFORE_TIMEOUT {
+            let (SessionState::Held(lease) | SessionState::Releasing { lease, .. }) = &mut self.state else {
                 break;
             };
             let arrived = lease.channel().map_or(Arrived::Nothing, |channel| channel.read_now());
-            if !self.arrived(arrived, host) {
+            if !self.handle_arrived(arrived, host) {
                 break;
             }
-            if self.next_due().is_none_or(|(at, _)| at > Instant::now()) {
+            if self.next_deadline().is_none_or(|(at, _)| at > Instant::now()) {
                 return true;
             }
         }
         if let Some(notice) = self.waiter.take_notice() {
-            self.take_in(notice, host);
+            self.handle_notice(notice, host);
             return true;
         }
-        if self.calls.allow_late_clock(at.elapsed()) {
+        if self.calls.extend_late_deadline(at.elapsed()) {
             return true;
         }
-        if let Some((_, due)) = self.next_due().filter(|(at, _)| *at <= Instant::now()) {
+        if let Some((_, due)) = self.next_deadline().filter(|(at, _)| *at <= Instant::now()) {
             self.fire(due, host);
         }
         true
     }
 
-    fn next_due(&self) -> Option<(Instant, Deadline)> {
-        match &self.stage {
+    fn next_deadline(&self) -> Option<(Instant, Deadline)> {
+        match &self.state {
             SessionState::Releasing { until, .. } => return Some((*until, Deadline::Release)),
             SessionState::AwaitingExit { until, .. } => return Some((*until, Deadline::AwaitingExit)),
-            SessionState::Out | SessionState::Waiting | SessionState::Held(_) => {}
+            SessionState::NoWorker | SessionState::Waiting | SessionState::Held(_) => {}
         }
-        if let Some((at, limit)) = self.reclaimed_at() {
+        if let Some((at, limit)) = self.idle_deadline() {
             return Some((at, Deadline::Holding(limit)));
         }
         let (call, since) = self.calls.first()?;
-        let waiting = matches!(self.stage, SessionState::Waiting);
+        let waiting = matches!(self.state, SessionState::Waiting);
         let wait = self.options.wait_timeout.filter(|_| waiting).map(|limit| (limit, Deadline::Wait(limit)));
         let own = call.limit.map(|limit| (limit, Deadline::Call(limit)));
         let first = [own, wait].into_iter().flatten().min_by_key(|(limit, _)| *limit)?;
@@ -121,35 +123,35 @@ impl Session {
     fn fire(&mut self, due: Deadline, host: &mut dyn Host) {
         match due {
             Deadline::Call(limit) | Deadline::Wait(limit) => self.time_out(limit, host),
-            Deadline::Release => self.lose_worker(RetireReason::TimedOut),
+            Deadline::Release => self.drop_worker(RetireReason::TimedOut),
             Deadline::AwaitingExit => self.give_up_on_exit(host),
-            Deadline::Holding(limit) => self.reclaim(limit),
+            Deadline::Holding(limit) => self.reclaim_idle_worker(limit),
         }
     }
 
     fn time_out(&mut self, limit: Duration, host: &mut dyn Host) {
-        if self.calls.forget_abandoned_first() {
+        if self.calls.drop_abandoned_first() {
             return;
         }
-        let failure = match self.give_up(RetireReason::TimedOut) {
+        let failure = match self.kill_worker(RetireReason::TimedOut) {
             Some(facts) => Failure::of(FailureKind::Timeout, "").in_phase(Phase::Running).on_worker(facts),
-            // What waits for a worker has none to lose.
+            // The session waits for a worker and has none to kill.
             None => {
-                self.stage = SessionState::Out;
+                self.state = SessionState::NoWorker;
                 self.failed_wait()
             }
         };
-        self.unread = None;
-        self.fatal_fault(failure.at_limit(limit), host);
+        self.unread_outbox = None;
+        self.fail_checkout(failure.at_limit(limit), host);
     }
 
-    /// Why no worker came, as far as the desk knows.
+    /// Leaves the queue and returns why no worker came, as far as the scheduler knows.
     fn failed_wait(&mut self) -> Failure {
         let outcome = self.scheduler.cancel(&self.waiter);
         let kind = if outcome.outage.is_some() { FailureKind::NoServer } else { FailureKind::Timeout };
         let failure = Failure::of(kind, "").in_phase(outcome.phase);
-        match (outcome.trouble, outcome.outage) {
-            (Some(trouble), _) => failure.because_of(trouble),
+        match (outcome.setup_failure, outcome.outage) {
+            (Some(setup_failure), _) => failure.caused_by(setup_failure),
             (None, Some(outage)) => failure.with_chain(&[outage]),
             (None, None) => failure,
         }
@@ -157,9 +159,9 @@ impl Session {
 
     fn give_up_on_exit(&mut self, host: &mut dyn Host) {
         if let SessionState::AwaitingExit { lease, .. } =
-            std::mem::replace(&mut self.stage, SessionState::Out)
+            std::mem::replace(&mut self.state, SessionState::NoWorker)
         {
-            self.lost(lease, None, host);
+            self.handle_lost_worker(lease, None, host);
         }
     }
 }

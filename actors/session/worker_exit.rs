@@ -1,110 +1,119 @@
-//! What a checkout does when its worker is gone, by itself or by its own doing.
+//! What a checkout does when its worker has exited or has to be killed.
 
 use std::time::Instant;
 
 use super::{Arrived, ExitReport, Host, Lease, Scheduler, Session, SessionState};
-use crate::actors::scheduler::exit::EXIT_REPORT_PATIENCE;
+use crate::actors::scheduler::exit::EXIT_REPORT_TIMEOUT;
 use crate::actors::scheduler::worker_handle::WorkerHandle;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::failure::{Failure, FailureKind};
 
-/// Workers that may be lost before they begin a call until that call is taken to be the reason.
-const MOST_FALSE_STARTS: u32 = 10;
+/// Number of workers that may exit before they begin a call. After that the call itself is taken to be the cause.
+const MAX_FALSE_STARTS: u32 = 10;
 
 impl Session {
-    pub(super) fn mourn(&mut self) {
-        match std::mem::replace(&mut self.stage, SessionState::Out) {
+    pub(super) fn await_exit(&mut self) {
+        match std::mem::replace(&mut self.state, SessionState::NoWorker) {
             SessionState::Held(lease) | SessionState::Releasing { lease, .. } => {
-                let until = Instant::now() + EXIT_REPORT_PATIENCE;
-                self.stage = SessionState::AwaitingExit { lease, until };
+                let until = Instant::now() + EXIT_REPORT_TIMEOUT;
+                self.state = SessionState::AwaitingExit { lease, until };
             }
-            other => self.stage = other,
+            other => self.state = other,
         }
     }
 
-    /// The worker is known to be dead: what it still said is read, then what it left unanswered is settled.
-    pub(super) fn bury(&mut self, exit_report: ExitReport, host: &mut dyn Host) {
-        while let SessionState::Held(lease) | SessionState::Releasing { lease, .. } = &mut self.stage {
+    /// Handles the worker's exit: reads what the worker still sent, then answers or retries the calls that it left
+    /// unanswered.
+    pub(super) fn handle_exit(&mut self, exit_report: ExitReport, host: &mut dyn Host) {
+        while let SessionState::Held(lease) | SessionState::Releasing { lease, .. } = &mut self.state {
             let arrived = lease.channel().map_or(Arrived::Nothing, |channel| channel.read_now());
-            if !self.arrived(arrived, host) {
-                // Something it forked keeps its channel open, but nobody will answer on it.
-                self.mourn();
+            if !self.handle_arrived(arrived, host) {
+                // A process that the worker forked keeps the channel open, but does not answer on it.
+                self.await_exit();
             }
         }
         if let SessionState::AwaitingExit { lease, .. } =
-            std::mem::replace(&mut self.stage, SessionState::Out)
+            std::mem::replace(&mut self.state, SessionState::NoWorker)
         {
-            self.lost(lease, Some(exit_report), host);
+            self.handle_lost_worker(lease, Some(exit_report), host);
         }
     }
 
-    /// The worker ended by itself, or closed its channel.
-    pub(super) fn lost(&mut self, mut lease: Lease, exit_report: Option<ExitReport>, host: &mut dyn Host) {
-        // What a dying process had read it need not have begun. One that nobody saw die may begin until it is killed.
-        // Of one on another machine its server tells; if nobody does it may have.
-        let seen = lease.channel().and_then(|channel| channel.begun());
+    /// Decides what a lost worker means for the calls: a retry on another worker, or a failure. Without an exit
+    /// report the worker has closed its channel and may still be alive; it is killed here.
+    pub(super) fn handle_lost_worker(
+        &mut self,
+        mut lease: Lease,
+        exit_report: Option<ExitReport>,
+        host: &mut dyn Host,
+    ) {
+        // A call that a dead worker had read may not have begun. A worker without an exit report may begin it until
+        // it is killed. On another machine only the server's report shows it, and without that it may have begun.
+        let seen = lease.channel().and_then(|channel| channel.has_begun());
         let begun = match &exit_report {
             Some(exit_report) => seen.or(exit_report.had_begun()).unwrap_or(true),
             None => true,
         };
-        let untouched = !self.heard && (self.calls.open() == 0 || !(begun || self.is_hopeless()));
+        let untouched =
+            !self.has_replied && (self.calls.unanswered() == 0 || !(begun || self.exceeds_false_starts()));
         if self.calls.is_empty() && (untouched || !host.is_connected()) {
-            // It had nothing to do, so nothing is lost.
-            lease.worker.borrowed.keep_to_its_end(self.calls.take_blobs());
-            self.forget_pipe();
-            self.continue_untouched(host);
+            // The worker had nothing to run, so nothing is lost.
+            lease.worker.borrowed.keep_until_exit(self.calls.take_blobs());
+            self.forget_written_calls();
+            self.reacquire_if_connected(host);
         } else if untouched {
-            if let Some(channel) = lease.channel().filter(|_| self.calls.open() > 0) {
+            if let Some(channel) = lease.channel().filter(|_| self.calls.unanswered() > 0) {
                 self.false_starts += 1;
                 channel.outbox().rewind();
-                self.unread = Some(std::mem::take(channel.outbox()));
+                self.unread_outbox = Some(std::mem::take(channel.outbox()));
             }
-            self.ask(Scheduler::ask_again);
+            self.request_worker(Scheduler::reacquire);
         } else {
             let worker = lease.worker.clone();
-            worker.borrowed.keep_to_its_end(self.calls.take_blobs());
+            worker.borrowed.keep_until_exit(self.calls.take_blobs());
             drop(lease.kill(RetireReason::Broken));
-            let died = self.death(exit_report, &worker);
-            return self.fatal_fault(died, host);
+            let died = self.exit_failure(exit_report, &worker);
+            return self.fail_checkout(died, host);
         }
-        // Behind the asking: a pool that ends waits for those who have a lease, and would be over before.
+        // The worker is killed after the request for another one: a stopping pool waits for its leases, and would be
+        // stopped before the request.
         drop(lease.kill(RetireReason::Broken));
     }
 
-    /// What was written is nobody's to answer any more, and what was logged is all there will be.
-    pub(super) fn forget_pipe(&mut self) {
-        self.calls.forget_pipe();
-        self.forwarder.end(true);
+    /// Drops the record of written calls and ends their log spans: no reply or log record will follow.
+    pub(super) fn forget_written_calls(&mut self) {
+        self.calls.forget_written();
+        self.forwarder.end_call(true);
     }
 
-    pub(super) fn is_hopeless(&self) -> bool {
-        self.false_starts >= MOST_FALSE_STARTS
+    pub(super) fn exceeds_false_starts(&self) -> bool {
+        self.false_starts >= MAX_FALSE_STARTS
     }
 
-    fn death(&self, exit_report: Option<ExitReport>, worker: &WorkerHandle) -> Failure {
+    fn exit_failure(&self, exit_report: Option<ExitReport>, worker: &WorkerHandle) -> Failure {
         let (options, calls_served) = (&self.scheduler.options, Some(self.calls_served));
         let Some(exit_report) = exit_report else {
-            let text = "it closed its channel, and was killed";
+            let text = "it closed its channel and was killed";
             return Failure::of(FailureKind::Died, text).on_worker(worker.facts(calls_served));
         };
         let death = match options.hung_worker_timeout.filter(|_| exit_report.was_hung()) {
             Some(limit) => Failure::of(FailureKind::Hung, "").at_limit(limit),
             None => Failure::of(FailureKind::Died, ""),
         };
-        exit_report.note_in(death, worker, calls_served, options.memory_limit)
+        exit_report.add_to(death, worker, calls_served, options.memory_limit)
     }
 
-    fn continue_untouched(&mut self, host: &mut dyn Host) {
+    fn reacquire_if_connected(&mut self, host: &mut dyn Host) {
         if host.is_connected() && !self.closing {
-            self.ask(Scheduler::ask_again);
+            self.request_worker(Scheduler::reacquire);
         }
     }
 
-    /// Kills the worker, if there is one, and leaves the line, if in one.
-    pub(super) fn lose_worker(&mut self, reason: RetireReason) {
-        self.leave_blobs();
-        match std::mem::replace(&mut self.stage, SessionState::Out) {
-            SessionState::Out => {}
+    /// Kills the worker, or leaves the queue if the session waits for one.
+    pub(super) fn drop_worker(&mut self, reason: RetireReason) {
+        self.keep_blobs_until_exit();
+        match std::mem::replace(&mut self.state, SessionState::NoWorker) {
+            SessionState::NoWorker => {}
             SessionState::Waiting => drop(self.scheduler.cancel(&self.waiter)),
             SessionState::Held(lease)
             | SessionState::Releasing { lease, .. }
@@ -112,7 +121,7 @@ impl Session {
                 drop(lease.kill(reason));
             }
         }
-        self.forget_pipe();
-        self.unread = None;
+        self.forget_written_calls();
+        self.unread_outbox = None;
     }
 }

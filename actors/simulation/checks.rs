@@ -1,32 +1,32 @@
-//! What must hold after every step, and what must hold in the end.
+//! The checks after every event, and the checks at the end of a run.
 
 use std::time::{Duration, Instant};
 
 use super::server::SimServer;
-use super::worker::{Believed, Generation};
+use super::worker::{ExpectedState, SimGeneration};
 use super::world::World;
 use crate::actors::scheduler::state::{Counts, PoolPhase, ReleaseReport};
 use crate::actors::scheduler::worker_state::RetireReason;
 
-/// The waits behind early ends, kept a second time.
+/// A model of the backoff after early exits.
 #[derive(Default)]
-pub(super) struct Backoff {
-    pub(super) early_ends: u64,
-    /// Early ends since the last worker became ready that was asked for after the last of them.
+pub(super) struct BackoffModel {
+    pub(super) early_exits: u64,
+    /// Early exits in a row. It restarts at 0 once a worker becomes ready that was requested after the last early exit.
     streak: u32,
     not_before: Option<Instant>,
 }
 
-impl Backoff {
-    pub(super) fn early_end(&mut self, waits: &crate::config::Backoff, now: Instant, jitter: f64) {
-        self.early_ends += 1;
+impl BackoffModel {
+    pub(super) fn record_early_exit(&mut self, waits: &crate::config::Backoff, now: Instant, jitter: f64) {
+        self.early_exits += 1;
         self.streak += 1;
         self.not_before = now.checked_add(waits.wait(self.streak, jitter));
     }
 
-    /// A worker became ready that was asked for after so many early ends.
-    pub(super) fn ready(&mut self, asked_after: u64) {
-        if asked_after == self.early_ends {
+    /// Records that a worker became ready. `early_exits_before` is the number of early exits when it was requested.
+    pub(super) fn record_ready(&mut self, early_exits_before: u64) {
+        if early_exits_before == self.early_exits {
             self.streak = 0;
             self.not_before = None;
         }
@@ -34,223 +34,245 @@ impl Backoff {
 
     pub(super) fn check_fork(&self, now: Instant, starting: usize) {
         let early = self.not_before.is_some_and(|not_before| now < not_before);
-        assert!(!early, "a fork comes {:?} too early", self.not_before.map(|at| at.duration_since(now)));
-        assert!(self.streak == 0 || starting == 0, "after an early end one worker at a time is tried");
+        assert!(
+            !early,
+            "a fork is requested {:?} too early",
+            self.not_before.map(|at| at.duration_since(now))
+        );
+        assert!(self.streak == 0 || starting == 0, "after an early exit workers are started one at a time");
     }
 }
 
-/// How often the pool was woken by its timer within one second.
+/// Counts the ticks of the pool within one second.
 #[derive(Default)]
 pub(super) struct Ticks {
     second: Duration,
     count: u64,
 }
 
-/// Timers in one second beyond which the pool is taken to be busy with nothing.
-const MOST_TICKS: u64 = 2000;
+/// Ticks within one second above which the pool is considered to be in a busy loop.
+const MAX_TICKS_PER_SECOND: u64 = 2000;
 
 impl Ticks {
-    pub(super) fn count(&mut self, ran: Duration) {
-        if ran >= self.second + Duration::from_secs(1) {
-            (self.second, self.count) = (ran, 0);
+    pub(super) fn count(&mut self, elapsed: Duration) {
+        if elapsed >= self.second + Duration::from_secs(1) {
+            (self.second, self.count) = (elapsed, 0);
         }
         self.count += 1;
-        assert!(self.count <= MOST_TICKS, "the pool is woken {} times a second", self.count);
+        assert!(self.count <= MAX_TICKS_PER_SECOND, "the pool ticks {} times within a second", self.count);
     }
 }
 
 impl World {
-    /// Places that are taken: a process counts until it is reaped.
-    pub(super) fn places(&self) -> usize {
-        self.believed(|_| true)
+    /// Returns the number of workers that count against the maximum: a process counts until it is reaped.
+    pub(super) fn worker_count(&self) -> usize {
+        self.count_expected(|_| true)
     }
 
     fn counts(&self) -> Counts {
         let mut counts = Counts::default();
         for worker in self.workers.values() {
-            match worker.believed {
-                Some(Believed::Starting) => counts.starting += 1,
-                Some(Believed::Idle) => counts.idle += 1,
-                Some(Believed::Leased(_)) => counts.leased += 1,
-                Some(Believed::Ending) => counts.ending += 1,
+            match worker.expected_state {
+                Some(ExpectedState::Starting) => counts.starting += 1,
+                Some(ExpectedState::Idle) => counts.idle += 1,
+                Some(ExpectedState::Leased(_)) => counts.leased += 1,
+                Some(ExpectedState::Ending) => counts.ending += 1,
                 None => {}
             }
         }
         counts
     }
 
-    /// P2, P3, P4: what holds after every step.
+    /// P2, P3, P4: checks what must hold after every event.
     pub(super) fn check(&self) {
         let counts = self.counts();
-        assert_eq!(self.state.counts(), counts, "the books are right");
+        assert_eq!(self.state.counts(), counts, "the counts of the pool state are right");
         let most = *self.plan.options.workers.end();
-        // One that was given up before it was known to be born is nobody's; it ends by itself.
-        let processes = self.workers.values().filter(|worker| worker.is_alive() && worker.ends == 0).count();
+        // A worker that was retired before its fork report does not count; it finds its channel closed and exits.
+        let processes =
+            self.workers.values().filter(|worker| worker.is_alive() && worker.reported_exits == 0).count();
         assert!(processes <= most, "{processes} processes are more than {most}");
-        let places = counts.starting + counts.idle + counts.leased + counts.ending;
-        assert!(places <= most, "{places} places are more than {most}");
-        assert!(self.state.waiting().eq(self.line.iter().copied()), "the line is kept");
-        assert!(self.line.is_empty() || counts.idle == 0, "nobody waits beside an idle worker");
+        let occupied = counts.starting + counts.idle + counts.leased + counts.ending;
+        assert!(occupied <= most, "{occupied} workers are more than {most}");
+        assert!(self.state.waiting().eq(self.queue.iter().copied()), "the queue keeps its order");
+        assert!(self.queue.is_empty() || counts.idle == 0, "no checkout waits while a worker is idle");
         assert_eq!(counts.idle, self.idle.len());
         let useful = counts.starting + counts.idle + counts.leased;
-        let current = useful - self.of_old(|_| true);
+        let current = useful - self.count_stale(|_| true);
         let open = self.state.phase() == PoolPhase::Open;
-        let missing = !self.line.is_empty() || open && current < *self.plan.options.workers.start();
-        if missing && places < most {
-            assert!(self.state.is_starting(), "what is missing is asked for, or will be: {counts:?}");
+        let missing = !self.queue.is_empty() || open && current < *self.plan.options.workers.start();
+        if missing && occupied < most {
+            assert!(self.state.is_starting(), "missing workers are requested, or will be: {counts:?}");
             let due = counts.starting > 0 || self.state.next_tick().is_some();
-            assert!(due, "somebody comes back to it");
+            assert!(due, "a report or a tick will follow");
         }
-        if !open && self.line.is_empty() {
+        if !open && self.queue.is_empty() {
             assert_eq!(
                 counts.idle + counts.starting,
                 0,
-                "a pool that ends keeps nothing that nobody asks for"
+                "a closing pool keeps no worker that no checkout requests"
             );
         }
         assert!(
-            self.state.phase() < PoolPhase::Stopping || self.line.is_empty(),
-            "a stopped pool serves nobody"
+            self.state.phase() < PoolPhase::Stopping || self.queue.is_empty(),
+            "a stopped pool has no waiting checkouts"
         );
         self.check_timer(current);
     }
 
-    /// How many are there whether or not anybody waits.
-    fn kept(&self) -> usize {
+    /// Returns how many workers there should be without waiting checkouts.
+    fn target_workers(&self) -> usize {
         let (options, leased) = (&self.plan.options, self.counts().leased);
-        let fewest = *options.workers.start();
-        if leased > 0 { fewest.max(leased + options.spare_workers) } else { fewest }
+        let minimum = *options.workers.start();
+        if leased > 0 { minimum.max(leased + options.spare_workers) } else { minimum }
     }
 
-    /// The least recently used of those that are not to be replaced anyway.
+    /// Returns the least recently used idle worker that is not stale.
     fn first_current(&self) -> Option<u64> {
-        self.idle.iter().copied().find(|number| self.workers[number].generation == Generation::Current)
+        self.idle.iter().copied().find(|number| self.workers[number].generation == SimGeneration::Current)
     }
 
-    /// P5, P7: whoever is idle is looked at again when it will have been so for too long, or be too old.
+    /// P5, P7: checks that a tick is scheduled for when an idle worker will have been idle for too long or be too old.
     fn check_timer(&self, useful: usize) {
         let (options, next) = (&self.plan.options, self.state.next_tick());
         for number in &self.idle {
             let worker = &self.workers[number];
-            let old_at = options.max_age.map(|limit| worker.born + limit);
-            let spare = useful > self.kept() && self.first_current() == Some(*number);
-            let weary_at = options.idle_timeout.filter(|_| spare).map(|limit| worker.idle_since + limit);
-            for due in [old_at, weary_at].into_iter().flatten() {
-                assert!(next.is_some_and(|next| next <= due), "worker {number} is looked at when it is due");
+            let old_at = options.max_lifetime.map(|limit| worker.alive_since + limit);
+            let spare = useful > self.target_workers() && self.first_current() == Some(*number);
+            let idle_out_at = options.idle_timeout.filter(|_| spare).map(|limit| worker.idle_since + limit);
+            for due in [old_at, idle_out_at].into_iter().flatten() {
+                assert!(
+                    next.is_some_and(|next| next <= due),
+                    "a tick is scheduled for when worker {number} expires"
+                );
             }
         }
     }
 
-    /// Useful workers whose server takes no more work, in some state.
-    fn of_old(&self, is: impl Fn(Believed) -> bool) -> usize {
-        let old = self.workers.values().filter(|worker| worker.generation != Generation::Current);
-        let useful =
-            old.filter_map(|worker| worker.believed).filter(|believed| *believed != Believed::Ending);
-        useful.filter(|believed| is(*believed)).count()
+    /// Counts the stale workers in the states for which `is` holds: those that serve or will serve and whose server
+    /// takes no more work.
+    fn count_stale(&self, is: impl Fn(ExpectedState) -> bool) -> usize {
+        let old = self.workers.values().filter(|worker| worker.generation != SimGeneration::Current);
+        let useful = old
+            .filter_map(|worker| worker.expected_state)
+            .filter(|expected_state| *expected_state != ExpectedState::Ending);
+        useful.filter(|expected_state| is(*expected_state)).count()
     }
 
-    /// S4: whether a worker whose server takes no more work is still needed; `idle`: it is among those that are.
-    fn stands_in(&self, generation: Generation, idle: bool) -> bool {
+    /// S4: returns whether a worker whose server takes no more work is still needed. `idle`: it counts as idle itself.
+    fn stands_in(&self, generation: SimGeneration, idle: bool) -> bool {
         let (counts, options) = (self.counts(), &self.plan.options);
         let ready = counts.idle + counts.leased
-            - self.of_old(|believed| matches!(believed, Believed::Idle | Believed::Leased(_)));
-        let coming = counts.starting - self.of_old(|believed| believed == Believed::Starting);
-        let beside = self.of_old(|believed| believed == Believed::Idle) - usize::from(idle);
-        let wanted = (*options.workers.start()).max(usize::from(!self.line.is_empty()));
+            - self.count_stale(|expected_state| {
+                matches!(expected_state, ExpectedState::Idle | ExpectedState::Leased(_))
+            });
+        let coming =
+            counts.starting - self.count_stale(|expected_state| expected_state == ExpectedState::Starting);
+        let beside =
+            self.count_stale(|expected_state| expected_state == ExpectedState::Idle) - usize::from(idle);
+        let wanted = (*options.workers.start()).max(usize::from(!self.queue.is_empty()));
         let full = counts.starting + counts.idle + counts.leased == *options.workers.end();
-        generation == Generation::Outdated && ready + beside < wanted && !(full && coming == 0)
+        generation == SimGeneration::Outdated && ready + beside < wanted && !(full && coming == 0)
     }
 
-    /// Why a worker that comes back now has to end, by the options' own words.
+    /// Returns why a worker that comes back now has to be retired according to the options, if it has to.
     pub(super) fn expected_reason(
         &self,
         number: u64,
-        facts: ReleaseReport,
+        report: ReleaseReport,
         now: Instant,
     ) -> Option<RetireReason> {
         let (worker, options) = (self.workers.get(&number)?, &self.plan.options);
-        let too_old = options.max_age.is_some_and(|limit| now.duration_since(worker.born) >= limit);
-        let too_large = facts.private_bytes > options.max_memory && options.max_memory.is_some();
+        let too_old =
+            options.max_lifetime.is_some_and(|limit| now.duration_since(worker.alive_since) >= limit);
+        let too_large = report.private_bytes > options.max_memory && options.max_memory.is_some();
         let worn_out = options.max_checkouts.is_some_and(|most| worker.checkouts >= most);
         let reasons = [
             (self.state.phase() == PoolPhase::Stopping, RetireReason::PoolEnds),
-            (facts.stop, RetireReason::Asked),
+            (report.stop, RetireReason::StopRequested),
             (
-                worker.generation != Generation::Current && !self.stands_in(worker.generation, false),
+                worker.generation != SimGeneration::Current && !self.stands_in(worker.generation, false),
                 RetireReason::Outdated,
             ),
-            (worn_out, RetireReason::WornOut),
-            (too_large, RetireReason::TooLarge),
-            (too_old, RetireReason::TooOld),
+            (worn_out, RetireReason::MaxCheckouts),
+            (too_large, RetireReason::MaxMemory),
+            (too_old, RetireReason::MaxLifetime),
         ];
         reasons.into_iter().find(|(holds, _)| *holds).map(|(_, reason)| reason)
     }
 
-    /// Whether a worker that the ledger has end may be told so, for that reason.
+    /// Checks that the pool state may retire a worker for this reason.
     pub(super) fn check_reason(&self, number: u64, reason: RetireReason) {
         let Some(worker) = self.workers.get(&number) else { return };
         let (now, options) = (self.now(), &self.plan.options);
-        if matches!(worker.believed, Some(Believed::Ending) | None) {
+        if matches!(worker.expected_state, Some(ExpectedState::Ending) | None) {
             return;
         }
-        let leased = matches!(worker.believed, Some(Believed::Leased(_)));
-        assert!(!leased, "nobody holds worker {number} that is to end");
+        let leased = matches!(worker.expected_state, Some(ExpectedState::Leased(_)));
+        assert!(!leased, "no checkout holds worker {number}, which is retired");
         match reason {
-            RetireReason::IdleTooLong => {
-                assert_eq!(self.first_current(), Some(number), "the least recently used goes first");
+            RetireReason::IdleTimeout => {
+                assert_eq!(
+                    self.first_current(),
+                    Some(number),
+                    "the least recently used worker is retired first"
+                );
                 let limit = options.idle_timeout.unwrap_or(Duration::MAX);
-                assert!(now.duration_since(worker.idle_since) >= limit, "it was idle for long enough");
+                assert!(now.duration_since(worker.idle_since) >= limit, "it was idle for idle_timeout");
                 let useful = self.counts().starting + self.counts().idle + self.counts().leased;
-                let useful = useful - self.of_old(|_| true);
-                assert!(useful > self.kept(), "the fewest are kept, and the spare ones beside those in use");
+                let useful = useful - self.count_stale(|_| true);
+                assert!(
+                    useful > self.target_workers(),
+                    "the minimum is kept, and the spare workers beside the lent ones"
+                );
             }
-            RetireReason::TooOld => {
-                let limit = options.max_age.unwrap_or(Duration::MAX);
-                assert!(now.duration_since(worker.born) >= limit, "it is old enough");
+            RetireReason::MaxLifetime => {
+                let limit = options.max_lifetime.unwrap_or(Duration::MAX);
+                assert!(now.duration_since(worker.alive_since) >= limit, "it has reached max_lifetime");
             }
             RetireReason::PoolEnds => assert_ne!(self.state.phase(), PoolPhase::Open),
             RetireReason::Outdated => {
                 assert!(!self.stands_in(worker.generation, true), "worker {number} was still needed");
             }
-            RetireReason::WornOut => {
+            RetireReason::MaxCheckouts => {
                 assert!(options.max_checkouts.is_some_and(|most| worker.checkouts >= most))
             }
             _ => {}
         }
     }
 
-    /// P2: whether the pool has what it is to have, and nothing is under way.
+    /// P2: returns whether the pool has the right number of workers, and no event is pending that would change it.
     pub(super) fn is_at_rest(&self) -> bool {
         let counts = self.counts();
-        let (fewest, most) = (*self.plan.options.workers.start(), *self.plan.options.workers.end());
-        if !self.line.is_empty() || !self.sessions.is_empty() {
+        let (minimum, most) = (*self.plan.options.workers.start(), *self.plan.options.workers.end());
+        if !self.queue.is_empty() || !self.sessions.is_empty() {
             return false;
         }
         if self.state.phase() > PoolPhase::Open {
-            return self.supervisor.server == SimServer::Over;
+            return self.supervisor.server == SimServer::Stopped;
         }
         let useful = counts.starting + counts.leased + counts.idle;
         let up = self.supervisor.server == SimServer::Up;
-        if self.plan.options.max_age.is_some() {
-            // Some of them are always on their way out, and hold the places of those that follow.
-            return up && useful + counts.ending >= fewest;
+        if self.plan.options.max_lifetime.is_some() {
+            // Some workers are always exiting and still count against the maximum.
+            return up && useful + counts.ending >= minimum;
         }
-        if self.of_old(|_| true) > 0 {
+        if self.count_stale(|_| true) > 0 {
             return false;
         }
-        // Above the fewest some stay until they have been idle for too long.
-        let most = if self.plan.options.idle_timeout.is_some() { fewest } else { most };
-        up && useful == counts.idle && counts.ending == 0 && (fewest..=most).contains(&useful)
+        // Workers above the minimum stay until idle_timeout.
+        let most = if self.plan.options.idle_timeout.is_some() { minimum } else { most };
+        up && useful == counts.idle && counts.ending == 0 && (minimum..=most).contains(&useful)
     }
 
-    /// P12: what holds once nothing is left to happen.
+    /// P12: checks what must hold after the last event.
     pub(super) fn check_end(&mut self) {
         assert_eq!(self.state.counts(), Counts::default());
-        assert!(self.sessions.is_empty() && self.line.is_empty(), "every checkout has ended");
+        assert!(self.sessions.is_empty() && self.queue.is_empty(), "every checkout has ended");
         for (number, worker) in &self.workers {
             assert!(!worker.is_alive(), "worker {number} has ended");
-            assert_eq!(worker.ends, 1, "the end of worker {number} was told once");
+            assert_eq!(worker.reported_exits, 1, "the exit of worker {number} was reported once");
         }
-        assert_eq!(self.state.next_tick(), None, "nothing wakes a pool that is over");
+        assert_eq!(self.state.next_tick(), None, "a stopped pool schedules no tick");
     }
 }

@@ -1,94 +1,101 @@
-//! What one seed decides before anything happens: the options of the pool, and how much goes wrong.
+//! What a seed determines before the simulation starts: the options of the pool, and the rates of faults.
 
 use std::time::Duration;
 
 use crate::config::{Backoff, Options};
 use crate::testing::seeded_rng::SeededRng;
 
-/// How often things go wrong, in a thousand, and how long they take.
+/// The options of the simulated pool, the rates of faults (in a thousand), and the longest durations.
 pub(super) struct Plan {
     pub(super) options: Options,
+    /// Set-ups that return an error.
     pub(super) setup_fails: usize,
+    /// Set-ups that exit.
     pub(super) setup_dies: usize,
+    /// Set-ups that hang.
     pub(super) setup_hangs: usize,
-    /// Workers that die at some time whatever they are doing.
-    pub(super) doomed: usize,
-    /// How long a doomed worker lives at most.
-    pub(super) lifetime: Duration,
+    /// Workers that crash at a random time, whatever their state.
+    pub(super) crashes: usize,
+    /// The longest time from the end of its set-up to the crash of such a worker.
+    pub(super) crash_within: Duration,
+    /// Fork requests that fail.
     pub(super) not_forked: usize,
-    /// Servers that end before they are up.
+    /// Servers whose preload fails.
     pub(super) server_fails: usize,
-    /// Requesters whose checkout ends in another way than by a release.
+    /// Checkouts that end otherwise than by a release.
     pub(super) mishaps: usize,
-    /// Requesters that give up waiting.
+    /// Waiting checkouts that are cancelled.
     pub(super) impatient: usize,
-    /// The longest a message, a fork or a reaping takes.
+    /// The longest time that a message, a fork or a reaping takes.
     pub(super) delay: Duration,
-    /// The longest a set-up takes.
+    /// The longest time that a set-up takes.
     pub(super) setup: Duration,
-    /// The longest a requester holds a worker.
+    /// The longest time that a checkout is held.
     pub(super) hold: Duration,
     pub(super) requesters: usize,
-    /// When faults cease.
+    /// When faults stop.
     pub(super) calm_at: Duration,
     pub(super) server_losses: usize,
-    /// Servers that take no more work, most of them since another does.
+    /// Servers that stop taking work, most of them because another server replaces them.
     pub(super) drains: usize,
+    /// Forward jumps of the clock.
     pub(super) jumps: usize,
-    /// When the pool is told to end in the middle of all this, if it is.
+    /// When the pool is closed or stopped before the faults stop, if it is.
     pub(super) ends_at: Option<Duration>,
+    /// Whether the pool ends by `close` or by `stop`.
     pub(super) closes: bool,
     pub(super) drain: Duration,
 }
 
+/// Rates of faults, in a thousand.
 const RATES: [usize; 6] = [0, 0, 20, 100, 400, 1000];
 
 impl Plan {
-    pub(super) fn of(chance: &mut SeededRng) -> Self {
-        let calm_at = millis(chance.pick(&[200, 2_000, 20_000, 120_000]));
-        let ends = chance.happens(500);
+    pub(super) fn of(rng: &mut SeededRng) -> Self {
+        let calm_at = millis(rng.pick(&[200, 2_000, 20_000, 120_000]));
+        let ends = rng.happens(500);
         Plan {
-            options: options(chance),
-            setup_fails: chance.pick(&RATES),
-            setup_dies: chance.pick(&RATES),
-            setup_hangs: chance.pick(&[0, 0, 0, 50, 300]),
-            doomed: chance.pick(&RATES),
-            lifetime: millis(chance.pick(&[1, 30, 900, 5_000, 60_000])),
-            not_forked: chance.pick(&[0, 0, 0, 50, 500]),
-            server_fails: chance.pick(&[0, 0, 200, 900]),
-            mishaps: chance.pick(&RATES),
-            impatient: chance.pick(&RATES),
-            delay: millis(chance.pick(&[0, 1, 10, 300])),
-            setup: millis(chance.pick(&[0, 5, 100, 2_000])),
-            hold: millis(chance.pick(&[0, 10, 200, 5_000])),
-            requesters: chance.below(40),
+            options: options(rng),
+            setup_fails: rng.pick(&RATES),
+            setup_dies: rng.pick(&RATES),
+            setup_hangs: rng.pick(&[0, 0, 0, 50, 300]),
+            crashes: rng.pick(&RATES),
+            crash_within: millis(rng.pick(&[1, 30, 900, 5_000, 60_000])),
+            not_forked: rng.pick(&[0, 0, 0, 50, 500]),
+            server_fails: rng.pick(&[0, 0, 200, 900]),
+            mishaps: rng.pick(&RATES),
+            impatient: rng.pick(&RATES),
+            delay: millis(rng.pick(&[0, 1, 10, 300])),
+            setup: millis(rng.pick(&[0, 5, 100, 2_000])),
+            hold: millis(rng.pick(&[0, 10, 200, 5_000])),
+            requesters: rng.below(40),
             calm_at,
-            server_losses: chance.pick(&[0, 0, 1, 4]),
-            drains: chance.pick(&[0, 0, 1, 4]),
-            jumps: chance.pick(&[0, 0, 1, 3]),
-            ends_at: ends.then(|| calm_at.mul_f64(chance.below(100) as f64 / 100.0)),
-            closes: chance.happens(500),
-            drain: millis(chance.pick(&[0, 50, 3_000])),
+            server_losses: rng.pick(&[0, 0, 1, 4]),
+            drains: rng.pick(&[0, 0, 1, 4]),
+            jumps: rng.pick(&[0, 0, 1, 3]),
+            ends_at: ends.then(|| calm_at.mul_f64(rng.below(100) as f64 / 100.0)),
+            closes: rng.happens(500),
+            drain: millis(rng.pick(&[0, 50, 3_000])),
         }
     }
 }
 
 impl Plan {
-    /// A plan in which nobody asks for anything and nothing goes wrong.
-    pub(super) fn quiet(chance: &mut SeededRng) -> Self {
-        let drawn = Plan::of(chance);
-        let most = 1 + chance.below(6);
+    /// Returns a plan without requesters and faults.
+    pub(super) fn quiet(rng: &mut SeededRng) -> Self {
+        let drawn = Plan::of(rng);
+        let most = 1 + rng.below(6);
         Plan {
             options: Options {
-                workers: 1 + chance.below(most)..=most,
+                workers: 1 + rng.below(most)..=most,
                 restart: Backoff { jitter: 0.0, ..Backoff::default() },
                 ..Options::named("quiet")
             },
             setup_fails: 0,
             setup_dies: 0,
             setup_hangs: 0,
-            doomed: 0,
-            lifetime: millis(2),
+            crashes: 0,
+            crash_within: millis(2),
             not_forked: 0,
             server_fails: 0,
             mishaps: 0,
@@ -106,24 +113,20 @@ impl Plan {
     }
 }
 
-fn options(chance: &mut SeededRng) -> Options {
-    let most = 1 + chance.below(6);
-    let first = millis(chance.pick(&[1, 20, 100, 700]));
+fn options(rng: &mut SeededRng) -> Options {
+    let most = 1 + rng.below(6);
+    let first = millis(rng.pick(&[1, 20, 100, 700]));
     let durations: [Option<u64>; 4] = [None, Some(5), Some(400), Some(60_000)];
     Options {
-        workers: chance.below(most + 1)..=most,
-        spare_workers: chance.pick(&[0, 0, 1, 3]),
-        max_waiting: chance.pick(&[None, Some(1), Some(3), Some(20)]),
-        idle_timeout: chance.pick(&durations).map(millis),
-        max_age: chance.pick(&[None, None, Some(30), Some(3_000), Some(60_000)]).map(millis),
-        max_checkouts: chance.pick(&[None, None, Some(1), Some(3)]),
-        max_memory: chance.pick(&[None, Some(1 << 20)]),
-        setup_timeout: chance.pick(&[None, Some(50), Some(1_000)]).map(millis),
-        restart: Backoff {
-            first,
-            most: first * chance.pick(&[1, 8, 50]),
-            jitter: chance.pick(&[0.0, 0.2, 1.0]),
-        },
+        workers: rng.below(most + 1)..=most,
+        spare_workers: rng.pick(&[0, 0, 1, 3]),
+        max_waiting: rng.pick(&[None, Some(1), Some(3), Some(20)]),
+        idle_timeout: rng.pick(&durations).map(millis),
+        max_lifetime: rng.pick(&[None, None, Some(30), Some(3_000), Some(60_000)]).map(millis),
+        max_checkouts: rng.pick(&[None, None, Some(1), Some(3)]),
+        max_memory: rng.pick(&[None, Some(1 << 20)]),
+        setup_timeout: rng.pick(&[None, Some(50), Some(1_000)]).map(millis),
+        restart: Backoff { first, most: first * rng.pick(&[1, 8, 50]), jitter: rng.pick(&[0.0, 0.2, 1.0]) },
         ..Options::named("simulated")
     }
 }

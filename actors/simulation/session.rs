@@ -1,376 +1,388 @@
-//! Requesters: they ask, wait or give up, hold a worker in good ways and bad, and lose it.
+//! The simulated sessions: they acquire a worker, wait or cancel, hold it, and release it, kill it or lose it.
 
 use std::time::Duration;
 
 use super::plan::millis;
-use super::worker::Believed;
-use super::world::{Event, World};
+use super::worker::ExpectedState;
+use super::world::{SimEvent, World};
+use crate::actors::scheduler::exit::EXIT_REPORT_TIMEOUT;
 use crate::actors::scheduler::state::{Admission, PoolPhase, ReleaseReport};
 use crate::actors::scheduler::worker_state::RetireReason;
 
-/// How long a session waits to be told of its worker's death.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// Workers that may exit before they begin a call until the call itself is considered the cause.
+const MAX_FALSE_STARTS: u32 = 10;
 
-/// Workers that may die before they begin a call until the call is taken to be the reason.
-const MOST_FALSE_STARTS: u32 = 10;
-
-/// What a session does next.
+/// The next step of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SimTurn {
-    /// It has waited long enough.
-    GivesUp,
-    /// It sees that it was granted a worker.
-    Looks,
+    /// It is cancelled.
+    Cancel,
+    /// It takes the notice with its worker.
+    SeeGrant,
     /// Its worker begins its first call.
-    Begins,
-    Finishes,
-    /// Its worker has said that it is released.
-    Released,
-    ChannelEnds,
-    /// It watches its worker die in the middle of a call.
-    /// It is told how its worker ended, or gives up waiting for that.
+    BeginCall,
+    /// It has no more calls.
+    Finish,
+    /// Its worker confirms the release.
+    FinishRelease,
+    /// It finds its worker's channel closed.
+    ChannelEnd,
+    /// It receives the exit report of its worker.
     ExitReport,
-    MournsNoMore,
+    /// It stops waiting for the exit report.
+    ExitTimeout,
 }
 
+/// The state of a session, with the worker that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SimSessionState {
     Waiting,
-    /// It was granted a worker and has not looked yet.
+    /// It was granted a worker and has not taken the notice yet.
     Granted(u64),
     Held(u64),
     Releasing(u64),
     AwaitingExit(u64),
-    Over,
+    Ended,
 }
 
-/// How a requester will be done with its worker.
+/// How a session will end its checkout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wish {
+enum Intent {
     Release,
-    /// The worker is killed.
+    /// It kills the worker.
     Kill(RetireReason),
-    /// The worker is told to end.
+    /// It retires the worker.
     Retire,
-    HoldForEver,
-    /// The release is never acknowledged.
-    ReleaseHangs,
+    HoldForever,
+    /// The worker never confirms the release.
+    HangInRelease,
 }
 
-const MISHAPS: [Wish; 9] = [
-    Wish::Kill(RetireReason::TimedOut),
-    Wish::Kill(RetireReason::Aborted),
-    Wish::Kill(RetireReason::Panicked),
-    Wish::Kill(RetireReason::Broken),
-    Wish::Kill(RetireReason::InDoubt),
-    Wish::Kill(RetireReason::Abandoned),
-    Wish::Retire,
-    Wish::HoldForEver,
-    Wish::ReleaseHangs,
+/// The ways to end a checkout otherwise than by a release.
+const MISHAPS: [Intent; 9] = [
+    Intent::Kill(RetireReason::TimedOut),
+    Intent::Kill(RetireReason::Aborted),
+    Intent::Kill(RetireReason::Panicked),
+    Intent::Kill(RetireReason::Broken),
+    Intent::Kill(RetireReason::AfterError),
+    Intent::Kill(RetireReason::LeaseDropped),
+    Intent::Retire,
+    Intent::HoldForever,
+    Intent::HangInRelease,
 ];
 
+/// One session.
 pub(super) struct SimSession {
-    pub(super) stage: SimSessionState,
-    /// Raised with every stage, so that what was to happen in an earlier one does not.
-    number: u32,
+    pub(super) state: SimSessionState,
+    /// Incremented with every change of the state, so that steps scheduled for an earlier state are ignored.
+    state_number: u32,
     pub(super) has_call: bool,
     begun: bool,
-    wish: Wish,
+    intent: Intent,
     false_starts: u32,
 }
 
 impl SimSession {
+    /// Returns the worker that the session has.
     pub(super) fn worker(&self) -> Option<u64> {
-        match self.stage {
+        match self.state {
             SimSessionState::Granted(worker) | SimSessionState::Held(worker) => Some(worker),
             SimSessionState::Releasing(worker) | SimSessionState::AwaitingExit(worker) => Some(worker),
-            SimSessionState::Waiting | SimSessionState::Over => None,
+            SimSessionState::Waiting | SimSessionState::Ended => None,
         }
     }
 }
 
 impl World {
-    pub(super) fn comes(&mut self) {
-        let has_call = !self.chance.happens(200);
+    pub(super) fn add_requester(&mut self) {
+        let has_call = !self.rng.happens(200);
         let mishaps = self.plan.mishaps;
-        let wish = if self.fault(mishaps) { self.chance.pick(&MISHAPS) } else { Wish::Release };
-        self.ask(
+        let intent = if self.draw_fault(mishaps) { self.rng.pick(&MISHAPS) } else { Intent::Release };
+        self.acquire(
             SimSession {
-                stage: SimSessionState::Waiting,
-                number: 0,
+                state: SimSessionState::Waiting,
+                state_number: 0,
                 has_call,
                 begun: false,
-                wish,
+                intent,
                 false_starts: 0,
             },
             false,
         );
     }
 
-    fn ask(&mut self, session: SimSession, again: bool) {
+    fn acquire(&mut self, session: SimSession, again: bool) {
         self.last_session += 1;
         let (id, now) = (self.last_session, self.now());
         self.sessions.insert(id, session);
         let last_idle = self.idle.last().copied();
-        let answer = if again { self.state.ask_again(id, now) } else { self.state.ask(id, now) };
-        self.note(if again { "asks again" } else { "asks" }, || format!("{id}: {answer:?}"));
+        let answer = if again { self.state.reacquire(id, now) } else { self.state.acquire(id, now) };
+        self.record(if again { "worker requested again" } else { "worker requested" }, || {
+            format!("{id}: {answer:?}")
+        });
         match answer {
             Admission::Granted { worker } => {
-                assert!(self.line.is_empty(), "nobody is overtaken");
+                assert!(self.queue.is_empty(), "no waiting checkout is overtaken");
                 assert_eq!(Some(worker), last_idle, "the most recently used worker is taken");
-                self.granted(id, worker);
+                self.grant(id, worker);
             }
-            Admission::Waits => {
+            Admission::Queued => {
                 if again {
-                    self.line.push_front(id);
+                    self.queue.push_front(id);
                 } else {
-                    self.line.push_back(id);
+                    self.queue.push_back(id);
                 }
                 let impatient = self.plan.impatient;
-                if self.fault(impatient) {
-                    let wait = self.up_to(self.plan.hold * 2);
-                    self.session_in_after(wait, id, SimTurn::GivesUp);
+                if self.draw_fault(impatient) {
+                    let wait = self.draw_wait(self.plan.hold * 2);
+                    self.schedule_turn_after(wait, id, SimTurn::Cancel);
                 }
             }
             Admission::Overloaded { waiting } => {
-                assert_eq!(waiting, self.line.len());
+                assert_eq!(waiting, self.queue.len());
                 assert!(self.plan.options.max_waiting.is_some_and(|most| waiting >= most));
-                self.over(id);
+                self.end_session(id);
             }
             Admission::Stopped => {
                 let served = if again { PoolPhase::Closing } else { PoolPhase::Open };
-                assert!(self.state.phase() > served, "an open pool serves");
-                self.over(id);
+                assert!(self.state.phase() > served, "an open pool accepts checkouts");
+                self.end_session(id);
             }
         }
-        self.settle_books();
+        self.settle();
     }
 
-    /// The ledger gives a waiting session a worker.
-    pub(super) fn granted(&mut self, id: u64, number: u64) {
-        assert_ne!(self.state.phase(), PoolPhase::Stopping, "a pool that was stopped grants nothing");
-        let before = self.holding.insert(number, id);
-        assert_eq!(before, None, "worker {number} has one holder at most");
+    /// Lends a worker to a session, as the pool state has decided.
+    pub(super) fn grant(&mut self, id: u64, number: u64) {
+        assert_ne!(self.state.phase(), PoolPhase::Stopping, "a stopped pool lends no worker");
+        let before = self.holders.insert(number, id);
+        assert_eq!(before, None, "worker {number} has at most one holder");
         self.idle.retain(|idle| *idle != number);
         let Some(worker) = self.worker(number) else { panic!("worker {number} is known") };
-        assert_eq!(worker.believed, Some(Believed::Idle), "only an idle worker is granted");
-        worker.believed = Some(Believed::Leased(id));
+        assert_eq!(worker.expected_state, Some(ExpectedState::Idle), "only an idle worker is granted");
+        worker.expected_state = Some(ExpectedState::Leased(id));
         worker.checkouts += 1;
         let alive = worker.is_alive();
         self.enter(id, SimSessionState::Granted(number));
-        let wait = self.delay();
-        self.session_in_after(wait, id, SimTurn::Looks);
+        let wait = self.draw_delay();
+        self.schedule_turn_after(wait, id, SimTurn::SeeGrant);
         if !alive {
-            self.session_in(id, SimTurn::ChannelEnds);
+            self.schedule_turn(id, SimTurn::ChannelEnd);
         }
     }
 
-    fn enter(&mut self, id: u64, stage: SimSessionState) {
+    /// Changes the state of a session.
+    fn enter(&mut self, id: u64, state: SimSessionState) {
         let Some(session) = self.sessions.get_mut(&id) else { panic!("session {id} is known") };
-        assert_ne!(session.stage, SimSessionState::Over, "a checkout ends once");
-        session.stage = stage;
-        session.number += 1;
+        assert_ne!(session.state, SimSessionState::Ended, "a checkout ends once");
+        session.state = state;
+        session.state_number += 1;
     }
 
-    pub(super) fn over(&mut self, id: u64) {
-        self.enter(id, SimSessionState::Over);
+    pub(super) fn end_session(&mut self, id: u64) {
+        self.enter(id, SimSessionState::Ended);
         self.sessions.remove(&id);
     }
 
-    /// Soon it will be a session's turn, if it is still where it is now.
-    pub(super) fn session_in(&mut self, id: u64, turn: SimTurn) {
-        let wait = self.delay();
-        self.session_in_after(wait, id, turn);
+    /// Schedules the next step of a session after a random delay. It is ignored if the session has left its current
+    /// state.
+    pub(super) fn schedule_turn(&mut self, id: u64, turn: SimTurn) {
+        let wait = self.draw_delay();
+        self.schedule_turn_after(wait, id, turn);
     }
 
-    fn session_in_after(&mut self, wait: Duration, id: u64, turn: SimTurn) {
+    fn schedule_turn_after(&mut self, wait: Duration, id: u64, turn: SimTurn) {
         if let Some(session) = self.sessions.get(&id) {
-            // What concerns the worker concerns it in every stage.
-            let any = matches!(turn, SimTurn::ChannelEnds | SimTurn::ExitReport | SimTurn::GivesUp);
-            let number = if any { u32::MAX } else { session.number };
-            self.after(wait, Event::SimTurn(id, number, turn));
+            // These steps apply to every state.
+            let any = matches!(turn, SimTurn::ChannelEnd | SimTurn::ExitReport | SimTurn::Cancel);
+            let number = if any { u32::MAX } else { session.state_number };
+            self.schedule_after(wait, SimEvent::Turn(id, number, turn));
         }
     }
 
-    pub(super) fn turn(&mut self, id: u64, number: u32, turn: SimTurn) {
+    pub(super) fn take_turn(&mut self, id: u64, number: u32, turn: SimTurn) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        if number != u32::MAX && number != session.number {
+        if number != u32::MAX && number != session.state_number {
             return;
         }
-        match (turn, session.stage) {
-            (SimTurn::GivesUp, SimSessionState::Waiting | SimSessionState::Granted(_)) => self.cancel(id),
-            (SimTurn::Looks, SimSessionState::Granted(worker)) => {
+        match (turn, session.state) {
+            (SimTurn::Cancel, SimSessionState::Waiting | SimSessionState::Granted(_)) => self.cancel(id),
+            (SimTurn::SeeGrant, SimSessionState::Granted(worker)) => {
                 self.enter(id, SimSessionState::Held(worker));
-                self.session_in(id, SimTurn::Begins);
+                self.schedule_turn(id, SimTurn::BeginCall);
             }
-            (SimTurn::Begins, SimSessionState::Held(worker)) => {
+            (SimTurn::BeginCall, SimSessionState::Held(worker)) => {
                 session.begun = session.has_call;
-                let forever = session.wish == Wish::HoldForEver && !self.calm;
+                let forever = session.intent == Intent::HoldForever && !self.calm;
                 if !self.workers.get(&worker).is_some_and(|worker| worker.is_alive()) {
                     self.sessions.entry(id).and_modify(|session| session.begun = false);
                 } else if !forever {
-                    let wait = self.up_to(self.plan.hold);
-                    self.session_in_after(wait, id, SimTurn::Finishes);
+                    let wait = self.draw_wait(self.plan.hold);
+                    self.schedule_turn_after(wait, id, SimTurn::Finish);
                 }
             }
-            (SimTurn::Finishes, SimSessionState::Held(worker)) => self.finishes(id, worker),
-            (SimTurn::Released, SimSessionState::Releasing(worker)) => self.released(id, worker),
+            (SimTurn::Finish, SimSessionState::Held(worker)) => self.finish(id, worker),
+            (SimTurn::FinishRelease, SimSessionState::Releasing(worker)) => self.finish_release(id, worker),
             (
-                SimTurn::ChannelEnds,
+                SimTurn::ChannelEnd,
                 SimSessionState::Granted(worker)
                 | SimSessionState::Held(worker)
                 | SimSessionState::Releasing(worker),
             ) => {
-                self.mourns(id, worker);
+                self.await_exit(id, worker);
             }
-            (SimTurn::ExitReport, stage) if stage != SimSessionState::Waiting => self.lost(id),
-            (SimTurn::MournsNoMore, SimSessionState::AwaitingExit(_)) => self.lost(id),
+            (SimTurn::ExitReport, state) if state != SimSessionState::Waiting => self.lose_worker(id),
+            (SimTurn::ExitTimeout, SimSessionState::AwaitingExit(_)) => self.lose_worker(id),
             _ => {}
         }
     }
 
-    /// A requester gives up, maybe in the very moment of its grant.
+    /// Cancels a session that waits or was just granted a worker.
     fn cancel(&mut self, id: u64) {
         let now = self.now();
-        let stage = self.sessions[&id].stage;
-        self.note("gives up", || format!("{id}, {stage:?}"));
-        let at = self.line.iter().position(|waiting| *waiting == id);
-        at.map(|at| self.line.remove(at));
-        assert_eq!(self.state.cancel(id, now), at.is_some(), "whoever waits stands in line");
-        self.settle_books();
-        if let SimSessionState::Granted(worker) = stage {
+        let state = self.sessions[&id].state;
+        self.record("checkout cancelled", || format!("{id}, {state:?}"));
+        let at = self.queue.iter().position(|waiting| *waiting == id);
+        at.map(|at| self.queue.remove(at));
+        assert_eq!(self.state.cancel(id, now), at.is_some(), "a waiting checkout is in the queue");
+        self.settle();
+        if let SimSessionState::Granted(worker) = state {
             self.give_back(worker, ReleaseReport::default());
         }
-        self.over(id);
+        self.end_session(id);
     }
 
-    fn finishes(&mut self, id: u64, worker: u64) {
+    fn finish(&mut self, id: u64, worker: u64) {
         if !self.workers.get(&worker).is_some_and(|worker| worker.is_alive()) {
-            return self.mourns(id, worker);
+            return self.await_exit(id, worker);
         }
         let now = self.now();
-        let wish = if self.calm { Wish::Release } else { self.sessions[&id].wish };
-        let reason = self.state.reason_to_end(worker, ReleaseReport::default(), now);
-        match (wish, reason) {
-            (Wish::Kill(reason), _) => self.dismisses(id, worker, reason),
-            (Wish::Retire, _) => self.retire(id, worker, RetireReason::Asked),
+        let intent = if self.calm { Intent::Release } else { self.sessions[&id].intent };
+        let reason = self.state.retire_reason(worker, ReleaseReport::default(), now);
+        match (intent, reason) {
+            (Intent::Kill(reason), _) => self.kill_lease(id, worker, reason),
+            (Intent::Retire, _) => self.retire(id, worker, RetireReason::StopRequested),
             (_, Some(reason)) => self.retire(id, worker, reason),
             (_, None) => {
                 self.enter(id, SimSessionState::Releasing(worker));
-                // One that hangs is killed by a clock in the end.
-                let hangs = wish == Wish::ReleaseHangs;
-                let wait = self.up_to(if hangs { millis(2000) } else { millis(5) });
-                self.session_in_after(wait, id, SimTurn::Released);
+                // A release that hangs ends at its time limit.
+                let hangs = intent == Intent::HangInRelease;
+                let wait = self.draw_wait(if hangs { millis(2000) } else { millis(5) });
+                self.schedule_turn_after(wait, id, SimTurn::FinishRelease);
             }
         }
     }
 
-    fn released(&mut self, id: u64, worker: u64) {
-        if self.sessions[&id].wish == Wish::ReleaseHangs && !self.calm {
-            return self.dismisses(id, worker, RetireReason::TimedOut);
+    fn finish_release(&mut self, id: u64, worker: u64) {
+        if self.sessions[&id].intent == Intent::HangInRelease && !self.calm {
+            return self.kill_lease(id, worker, RetireReason::TimedOut);
         }
-        let facts = self.facts();
-        self.note("releases", || format!("{worker} by {id}, {facts:?}"));
-        self.give_back(worker, facts);
-        self.over(id);
+        let report = self.draw_report();
+        self.record("worker released", || format!("{worker} by {id}, {report:?}"));
+        self.give_back(worker, report);
+        self.end_session(id);
     }
 
-    fn give_back(&mut self, number: u64, facts: ReleaseReport) {
+    fn give_back(&mut self, number: u64, report: ReleaseReport) {
         let now = self.now();
-        self.holding.remove(&number);
-        let expected = self.expected_reason(number, facts, now);
-        let leased = matches!(self.worker(number).map(|w| w.believed), Some(Some(Believed::Leased(_))));
+        self.holders.remove(&number);
+        let expected = self.expected_reason(number, report, now);
+        let leased = matches!(
+            self.worker(number).map(|worker| worker.expected_state),
+            Some(Some(ExpectedState::Leased(_)))
+        );
         if let Some(worker) = self.worker(number).filter(|_| leased) {
-            worker.believed = Some(Believed::Idle);
+            worker.expected_state = Some(ExpectedState::Idle);
             worker.idle_since = now;
             self.idle.push(number);
         }
-        self.state.released(number, facts, now);
-        self.settle_books();
-        let ends = self.worker(number).is_none_or(|worker| worker.believed == Some(Believed::Ending));
-        assert!(!leased || expected.is_none() || ends, "worker {number} is to end: {expected:?}");
+        self.state.release(number, report, now);
+        self.settle();
+        let ends =
+            self.worker(number).is_none_or(|worker| worker.expected_state == Some(ExpectedState::Ending));
+        assert!(!leased || expected.is_none() || ends, "worker {number} is to be retired: {expected:?}");
     }
 
-    /// A lease is killed.
-    fn dismisses(&mut self, id: u64, number: u64, reason: RetireReason) {
-        self.note("kills", || format!("{number} by {id}: {reason}"));
+    /// Kills the worker of a session and ends the session.
+    fn kill_lease(&mut self, id: u64, number: u64, reason: RetireReason) {
+        self.record("worker killed", || format!("{number} by {id}: {reason}"));
         self.kill(number);
         self.dismiss(number, reason);
-        self.over(id);
+        self.end_session(id);
     }
 
     fn dismiss(&mut self, number: u64, reason: RetireReason) {
         let now = self.now();
-        self.holding.remove(&number);
+        self.holders.remove(&number);
         if let Some(worker) = self.worker(number)
-            && let Some(believed) = &mut worker.believed
+            && let Some(expected_state) = &mut worker.expected_state
         {
-            *believed = Believed::Ending;
+            *expected_state = ExpectedState::Ending;
         }
         self.state.dismiss(number, reason, now);
-        self.settle_books();
+        self.settle();
     }
 
     fn retire(&mut self, id: u64, number: u64, reason: RetireReason) {
         let now = self.now();
-        self.note("has it end", || format!("{number} by {id}: {reason}"));
-        self.holding.remove(&number);
+        self.record("worker retired at release", || format!("{number} by {id}: {reason}"));
+        self.holders.remove(&number);
         if let Some(worker) = self.worker(number)
-            && let Some(Believed::Leased(_)) = worker.believed
+            && let Some(ExpectedState::Leased(_)) = worker.expected_state
         {
-            worker.believed = Some(Believed::Ending);
+            worker.expected_state = Some(ExpectedState::Ending);
         }
         self.state.retire(number, reason, now);
-        self.settle_books();
-        self.over(id);
+        self.settle();
+        self.end_session(id);
     }
 
-    fn mourns(&mut self, id: u64, worker: u64) {
+    fn await_exit(&mut self, id: u64, worker: u64) {
         self.enter(id, SimSessionState::AwaitingExit(worker));
-        self.session_in_after(PATIENCE, id, SimTurn::MournsNoMore);
+        self.schedule_turn_after(EXIT_REPORT_TIMEOUT, id, SimTurn::ExitTimeout);
     }
 
-    /// The worker is known to be dead, or taken to be so and killed.
-    fn lost(&mut self, id: u64) {
+    /// Ends or restarts a session whose worker has exited, or did not send an exit report in time and is killed.
+    fn lose_worker(&mut self, id: u64) {
         let Some(worker) = self.sessions[&id].worker() else { return };
-        self.note("loses its worker", || format!("{worker} of {id}"));
+        self.record("worker lost", || format!("{worker} of {id}"));
         let Some(session) = self.sessions.remove(&id) else { return };
-        let hopeless = session.false_starts >= MOST_FALSE_STARTS;
-        if !(session.begun || hopeless) && session.has_call {
+        let gives_up = session.false_starts >= MAX_FALSE_STARTS;
+        if !(session.begun || gives_up) && session.has_call {
             let false_starts = session.false_starts + 1;
-            self.ask(SimSession { stage: SimSessionState::Waiting, false_starts, ..session }, true);
+            self.acquire(SimSession { state: SimSessionState::Waiting, false_starts, ..session }, true);
         }
-        // The lease is given up behind that: a pool that ends waits for it.
+        // The lease ends after the new request: a closing pool waits for leases, and would otherwise be drained before.
         self.kill(worker);
         self.dismiss(worker, RetireReason::Broken);
     }
 
-    /// A set-up failed: the first in line that has a call is told, and leaves.
-    pub(super) fn tell_first_in_line(&mut self) {
+    /// Fails the first waiting session that has a call with a failed set-up.
+    pub(super) fn notify_first_waiter(&mut self) {
         let now = self.now();
         let first = self.state.waiting().find(|id| self.sessions[id].has_call);
         if let Some(first) = first {
-            self.note("told of a failed set-up", || first.to_string());
-            assert!(self.state.cancel(first, now), "it stands in line");
-            self.line.retain(|waiting| *waiting != first);
-            self.settle_books();
-            self.over(first);
+            self.record("checkout failed with a set-up", || first.to_string());
+            assert!(self.state.cancel(first, now), "the checkout is in the queue");
+            self.queue.retain(|waiting| *waiting != first);
+            self.settle();
+            self.end_session(first);
         }
     }
 
-    /// The drain is over: whoever holds a worker loses it.
+    /// Kills the workers of all sessions at the end of the drain.
     pub(super) fn stop_sessions(&mut self) {
-        let holding: Vec<(u64, u64)> = self.holding.iter().map(|(worker, id)| (*worker, *id)).collect();
-        for (worker, id) in holding {
-            self.dismisses(id, worker, RetireReason::PoolEnds);
+        let holders: Vec<(u64, u64)> = self.holders.iter().map(|(worker, id)| (*worker, *id)).collect();
+        for (worker, id) in holders {
+            self.kill_lease(id, worker, RetireReason::PoolEnds);
         }
     }
 
-    /// Whoever held a worker for ever is done.
-    pub(super) fn wake_the_stuck(&mut self) {
-        self.wake_the_hanging();
-        let stuck = self.sessions.iter().filter(|(_, session)| session.wish == Wish::HoldForEver);
+    /// Lets sessions finish that hold a worker forever, and set-ups that hang.
+    pub(super) fn end_stuck_sessions(&mut self) {
+        self.finish_hung_setups();
+        let stuck = self.sessions.iter().filter(|(_, session)| session.intent == Intent::HoldForever);
         let stuck: Vec<u64> = stuck.map(|(id, _)| *id).collect();
-        stuck.into_iter().for_each(|id| self.session_in(id, SimTurn::Finishes));
+        stuck.into_iter().for_each(|id| self.schedule_turn(id, SimTurn::Finish));
     }
 }

@@ -1,42 +1,42 @@
-//! Worker processes as they are, and as their proxies in the host know them.
+//! The simulated worker processes, and the state of their proxies in the host.
 
 use std::time::{Duration, Instant};
 
 use super::plan::millis;
 use super::session::SimTurn;
-use super::world::{Event, World};
+use super::world::{SimEvent, World};
 
-/// What is true of a process.
+/// The actual state of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Truth {
-    SpawnFailed,
+pub(super) enum ProcessState {
+    NotForked,
     SettingUp,
     Ready,
-    /// It has begun to exit, and was not reaped.
+    /// It has exited and was not reaped yet.
     Exiting,
     Exited,
 }
 
-/// What the ledger was told of a worker, and so has to have in its books.
+/// The state that the pool state must have for a worker, according to what it was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Believed {
+pub(super) enum ExpectedState {
     Starting,
     Idle,
     Leased(u64),
     Ending,
 }
 
-/// Whether a worker's server still makes workers.
+/// Whether a worker's server still forks workers; see the scheduler's `Generation`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Generation {
+pub(super) enum SimGeneration {
     Current,
     Outdated,
     Obsolete,
 }
 
-/// How far a worker's proxy is.
+/// The state of a worker's proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SimWorkerState {
+enum SimProxyState {
     SettingUp,
     ReadyUnforked,
     Lent,
@@ -45,15 +45,15 @@ enum SimWorkerState {
 
 /// How a set-up ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SetUp {
+pub(super) enum SetupOutcome {
     Succeeds,
     Fails,
     Dies,
 }
 
-/// What the host is told of a worker.
+/// A message about a worker to its proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Notice {
+pub(super) enum SimNotice {
     Forked {
         server: u32,
     },
@@ -65,66 +65,67 @@ pub(super) enum Notice {
     Ended {
         server: u32,
     },
-    /// Its fork server is gone.
+    /// Its fork server was lost.
     ServerLost,
-    /// An orphan's end, seen from here.
+    /// The host sees the exit of a worker whose server was lost.
     SeenDead,
 }
 
+/// One worker.
 pub(super) struct SimWorker {
-    pub(super) truth: Truth,
-    /// `None` once its end was told to the ledger.
-    pub(super) believed: Option<Believed>,
-    stage: SimWorkerState,
-    /// Whether the host knows its process.
+    pub(super) process: ProcessState,
+    /// `None` once its exit was reported to the pool state.
+    pub(super) expected_state: Option<ExpectedState>,
+    proxy_state: SimProxyState,
+    /// Whether its fork report has arrived.
     forked: bool,
-    /// Whether the host watches for its end, since nobody else does.
+    /// Whether the host watches for its exit, because its server was lost.
     watched: bool,
-    /// It is told to end as soon as it looks: its channel is closed.
-    abandoned: bool,
-    /// Which server was asked for it, from 1; 0 is none.
+    /// Whether the host has closed its channel, so that it exits once it reads.
+    channel_closed: bool,
+    /// The server that it was requested from, from 1; 0 for none.
     pub(super) server: u32,
-    pub(super) generation: Generation,
-    pub(super) ends: u32,
+    pub(super) generation: SimGeneration,
+    pub(super) reported_exits: u32,
     pub(super) checkouts: u64,
-    /// When it was asked for, and from its being ready on when that was.
-    pub(super) born: Instant,
+    /// When it was requested; once it is ready, when it became ready.
+    pub(super) alive_since: Instant,
     pub(super) idle_since: Instant,
-    /// Early ends there had been when it was asked for.
-    pub(super) asked_after: u64,
-    pub(super) heard_until: Duration,
+    /// The number of early exits so far when it was requested.
+    pub(super) early_exits_before: u64,
+    pub(super) last_delivery: Duration,
 }
 
 impl SimWorker {
-    pub(super) fn asked_for(now: Instant, asked_after: u64) -> Self {
+    pub(super) fn requested(now: Instant, early_exits_before: u64) -> Self {
         SimWorker {
-            truth: Truth::SpawnFailed,
-            believed: Some(Believed::Starting),
-            stage: SimWorkerState::SettingUp,
+            process: ProcessState::NotForked,
+            expected_state: Some(ExpectedState::Starting),
+            proxy_state: SimProxyState::SettingUp,
             forked: false,
             watched: false,
-            abandoned: false,
+            channel_closed: false,
             server: 0,
-            generation: Generation::Current,
-            ends: 0,
+            generation: SimGeneration::Current,
+            reported_exits: 0,
             checkouts: 0,
-            born: now,
+            alive_since: now,
             idle_since: now,
-            asked_after,
-            heard_until: Duration::ZERO,
+            early_exits_before,
+            last_delivery: Duration::ZERO,
         }
     }
 
     pub(super) fn is_alive(&self) -> bool {
-        matches!(self.truth, Truth::SettingUp | Truth::Ready)
+        matches!(self.process, ProcessState::SettingUp | ProcessState::Ready)
     }
 
-    pub(super) fn is_unborn(&self) -> bool {
-        self.truth == Truth::SpawnFailed
+    pub(super) fn is_not_forked(&self) -> bool {
+        self.process == ProcessState::NotForked
     }
 
-    pub(super) fn is_known_to_live(&self) -> bool {
-        self.forked && self.believed.is_some()
+    pub(super) fn is_registered(&self) -> bool {
+        self.forked && self.expected_state.is_some()
     }
 }
 
@@ -133,284 +134,288 @@ impl World {
         self.workers.get_mut(&number)
     }
 
-    /// A server comes to a request for a worker.
-    pub(super) fn forks(&mut self, number: u64, server: u32) {
-        if server != self.supervisor.generation {
+    /// Lets a server handle a fork request.
+    pub(super) fn fork_worker(&mut self, number: u64, server: u32) {
+        if server != self.supervisor.server_id {
             return;
         }
         let not_forked = self.plan.not_forked;
-        if self.fault(not_forked) {
-            return self.tell(number, Notice::NotForked { server });
+        if self.draw_fault(not_forked) {
+            return self.notify(number, SimNotice::NotForked { server });
         }
         let Some(worker) = self.worker(number) else { return };
-        worker.truth = Truth::SettingUp;
-        let abandoned = worker.abandoned;
-        self.note("forked", || number.to_string());
-        self.tell(number, Notice::Forked { server });
-        if abandoned {
-            return self.finds_its_channel_closed(number);
+        worker.process = ProcessState::SettingUp;
+        let channel_closed = worker.channel_closed;
+        self.record("worker forked", || number.to_string());
+        self.notify(number, SimNotice::Forked { server });
+        if channel_closed {
+            return self.close_channel(number);
         }
-        let took = self.up_to(self.plan.setup);
+        let took = self.draw_wait(self.plan.setup);
         let plan = &self.plan;
         let (hangs, dies, fails) = (plan.setup_hangs, plan.setup_dies, plan.setup_fails);
-        if self.fault(hangs) {
-            self.note("a set-up hangs", || number.to_string());
-        } else if self.fault(dies) {
-            self.after(took, Event::SetUp(number, SetUp::Dies));
-        } else if self.fault(fails) {
-            self.after(took, Event::SetUp(number, SetUp::Fails));
+        if self.draw_fault(hangs) {
+            self.record("set-up hangs", || number.to_string());
+        } else if self.draw_fault(dies) {
+            self.schedule_after(took, SimEvent::FinishSetup(number, SetupOutcome::Dies));
+        } else if self.draw_fault(fails) {
+            self.schedule_after(took, SimEvent::FinishSetup(number, SetupOutcome::Fails));
         } else {
-            self.after(took, Event::SetUp(number, SetUp::Succeeds));
+            self.schedule_after(took, SimEvent::FinishSetup(number, SetupOutcome::Succeeds));
         }
-        let (doomed, lifetime) = (self.plan.doomed, self.plan.lifetime);
-        if self.fault(doomed) {
-            let worker_states = self.up_to(lifetime);
-            self.after(took + worker_states, Event::Doom(number));
+        let (crashes, crash_within) = (self.plan.crashes, self.plan.crash_within);
+        if self.draw_fault(crashes) {
+            let crash_in = self.draw_wait(crash_within);
+            self.schedule_after(took + crash_in, SimEvent::Crash(number));
         }
     }
 
-    pub(super) fn set_up(&mut self, number: u64, how: SetUp) {
-        let Some(worker) = self.worker(number).filter(|worker| worker.truth == Truth::SettingUp) else {
+    pub(super) fn finish_setup(&mut self, number: u64, how: SetupOutcome) {
+        let Some(worker) = self.worker(number).filter(|worker| worker.process == ProcessState::SettingUp)
+        else {
             return;
         };
         match how {
-            SetUp::Succeeds => {
-                worker.truth = Truth::Ready;
-                self.tell(number, Notice::Ready);
+            SetupOutcome::Succeeds => {
+                worker.process = ProcessState::Ready;
+                self.notify(number, SimNotice::Ready);
             }
-            SetUp::Fails => {
-                self.tell(number, Notice::SetupFailed);
-                self.dies(number);
+            SetupOutcome::Fails => {
+                self.notify(number, SimNotice::SetupFailed);
+                self.exit_process(number);
             }
-            SetUp::Dies => self.dies(number),
+            SetupOutcome::Dies => self.exit_process(number),
         }
     }
 
-    /// A process begins to exit: its holder's channel ends, and its server or its host will see it.
-    pub(super) fn dies(&mut self, number: u64) {
+    /// Lets a process exit. Its holder's channel ends, and its server or the host will see the exit.
+    pub(super) fn exit_process(&mut self, number: u64) {
         let Some(worker) = self.worker(number).filter(|worker| worker.is_alive()) else { return };
-        worker.truth = Truth::Exiting;
-        let (server, believed, watched) = (worker.server, worker.believed, worker.watched);
-        self.note("dies", || format!("{number}, taken to be {believed:?}"));
-        let reaped_in = self.delay();
-        self.after(reaped_in, Event::Reaped { worker: number, server });
+        worker.process = ProcessState::Exiting;
+        let (server, expected_state, watched) = (worker.server, worker.expected_state, worker.watched);
+        self.record("worker exits", || format!("{number}, {expected_state:?}"));
+        let reaped_in = self.draw_delay();
+        self.schedule_after(reaped_in, SimEvent::Reap { worker: number, server });
         if watched {
-            self.tell(number, Notice::SeenDead);
+            self.notify(number, SimNotice::SeenDead);
         }
-        if let Some(Believed::Leased(session)) = believed {
-            self.session_in(session, SimTurn::ChannelEnds);
+        if let Some(ExpectedState::Leased(session)) = expected_state {
+            self.schedule_turn(session, SimTurn::ChannelEnd);
         }
     }
 
     pub(super) fn kill(&mut self, number: u64) {
         if self.worker(number).is_some_and(|worker| worker.is_alive()) {
-            let wait = self.delay();
-            self.after(wait, Event::Dies(number));
+            let wait = self.draw_delay();
+            self.schedule_after(wait, SimEvent::Exit(number));
         }
     }
 
-    pub(super) fn reaped(&mut self, number: u64, server: u32) {
+    pub(super) fn reap(&mut self, number: u64, server: u32) {
         if let Some(worker) = self.worker(number) {
-            worker.truth = Truth::Exited;
-            self.tell(number, Notice::Ended { server });
+            worker.process = ProcessState::Exited;
+            self.notify(number, SimNotice::Ended { server });
         }
     }
 
-    /// Nobody has the other end of its channel any more, so it ends once it looks.
-    fn finds_its_channel_closed(&mut self, number: u64) {
+    /// Closes a worker's channel, so that the worker exits after a while.
+    fn close_channel(&mut self, number: u64) {
         if let Some(worker) = self.worker(number) {
-            worker.abandoned = true;
-            let wait = self.delay();
-            self.after(wait, Event::Dies(number));
+            worker.channel_closed = true;
+            let wait = self.draw_delay();
+            self.schedule_after(wait, SimEvent::Exit(number));
         }
     }
 
-    pub(super) fn hear(&mut self, number: u64, notice: Notice) {
-        self.take_in(number, notice);
-        let lost = matches!(notice, Notice::ServerLost);
+    pub(super) fn deliver(&mut self, number: u64, notice: SimNotice) {
+        self.handle_notice(number, notice);
+        let lost = matches!(notice, SimNotice::ServerLost);
         let over = self.worker(number).is_some_and(|worker| {
-            worker.ends > 0 && (worker.truth == Truth::Exited || lost && worker.truth == Truth::SpawnFailed)
+            worker.reported_exits > 0
+                && (worker.process == ProcessState::Exited
+                    || lost && worker.process == ProcessState::NotForked)
         });
         if over {
-            self.forget(number);
+            self.remove_worker(number);
         }
     }
 
-    /// Nothing will be heard of it any more.
-    pub(super) fn forget(&mut self, number: u64) {
+    /// Removes a worker after its last message.
+    pub(super) fn remove_worker(&mut self, number: u64) {
         if let Some(worker) = self.workers.remove(&number) {
-            assert_eq!(worker.ends, 1, "the end of worker {number} was told once");
+            assert_eq!(worker.reported_exits, 1, "the exit of worker {number} was reported once");
             assert!(!worker.is_alive(), "worker {number} has ended");
         }
     }
 
-    fn take_in(&mut self, number: u64, notice: Notice) {
+    fn handle_notice(&mut self, number: u64, notice: SimNotice) {
         let is_heard = match notice {
-            Notice::Forked { server } | Notice::NotForked { server } | Notice::Ended { server } => {
-                self.is_heard(server)
+            SimNotice::Forked { server } | SimNotice::NotForked { server } | SimNotice::Ended { server } => {
+                self.is_connected(server)
             }
             _ => true,
         };
         let Some(worker) = self.worker(number) else { return };
-        let (known, is_buried) = (worker.forked, worker.ends > 0);
+        let (known, is_reported) = (worker.forked, worker.reported_exits > 0);
         match notice {
-            // What a lost server was still to say is lost with it.
+            // Messages of a lost server are lost.
             _ if !is_heard => {}
-            Notice::Forked { .. } => {
-                if !is_buried {
-                    self.is_forked(number);
+            SimNotice::Forked { .. } => {
+                if !is_reported {
+                    self.handle_forked(number);
                 }
-                self.confirmed(number);
+                self.confirm(number);
             }
-            Notice::NotForked { .. } => {
-                self.note("not forked", || number.to_string());
+            SimNotice::NotForked { .. } => {
+                self.record("fork failed", || number.to_string());
                 if let Some(worker) = self.worker(number) {
-                    worker.truth = Truth::Exited;
+                    worker.process = ProcessState::Exited;
                 }
-                self.confirmed(number);
-                self.bury(number);
+                self.confirm(number);
+                self.handle_exit(number);
             }
-            Notice::Ended { .. } => {
-                self.confirmed(number);
-                self.bury(number);
+            SimNotice::Ended { .. } => {
+                self.confirm(number);
+                self.handle_exit(number);
             }
-            Notice::SeenDead => self.bury(number),
-            Notice::Ready if worker.stage == SimWorkerState::SettingUp => {
-                worker.stage = SimWorkerState::ReadyUnforked;
-                self.lend(number);
+            SimNotice::SeenDead => self.handle_exit(number),
+            SimNotice::Ready if worker.proxy_state == SimProxyState::SettingUp => {
+                worker.proxy_state = SimProxyState::ReadyUnforked;
+                self.lend_channel(number);
             }
-            Notice::SetupFailed if worker.stage == SimWorkerState::SettingUp => self.setup_failed(number),
-            Notice::Ready | Notice::SetupFailed => {}
-            Notice::ServerLost if is_buried => {}
-            Notice::ServerLost if known => {
+            SimNotice::SetupFailed if worker.proxy_state == SimProxyState::SettingUp => {
+                self.fail_setup(number)
+            }
+            SimNotice::Ready | SimNotice::SetupFailed => {}
+            SimNotice::ServerLost if is_reported => {}
+            SimNotice::ServerLost if known => {
                 worker.watched = true;
                 if !worker.is_alive() {
-                    self.tell(number, Notice::SeenDead);
+                    self.notify(number, SimNotice::SeenDead);
                 }
             }
-            Notice::ServerLost => self.bury(number),
+            SimNotice::ServerLost => self.handle_exit(number),
         }
     }
 
-    fn is_forked(&mut self, number: u64) {
+    fn handle_forked(&mut self, number: u64) {
         let limit = self.plan.options.setup_timeout;
         let Some(worker) = self.worker(number) else { return };
         worker.forked = true;
-        match worker.stage {
-            SimWorkerState::SettingUp => {
+        match worker.proxy_state {
+            SimProxyState::SettingUp => {
                 if let Some(limit) = limit {
-                    self.after(limit, Event::SetupClock(number));
+                    self.schedule_after(limit, SimEvent::SetupTimeout(number));
                 }
             }
-            SimWorkerState::ReadyUnforked => self.lend(number),
-            SimWorkerState::Lent => {}
-            SimWorkerState::Ending => self.kill(number),
+            SimProxyState::ReadyUnforked => self.lend_channel(number),
+            SimProxyState::Lent => {}
+            SimProxyState::Ending => self.kill(number),
         }
     }
 
-    fn lend(&mut self, number: u64) {
+    fn lend_channel(&mut self, number: u64) {
         let now = self.now();
         let Some(worker) = self.worker(number).filter(|worker| worker.forked) else { return };
-        if worker.stage != SimWorkerState::ReadyUnforked {
+        if worker.proxy_state != SimProxyState::ReadyUnforked {
             return;
         }
-        worker.stage = SimWorkerState::Lent;
-        if worker.believed == Some(Believed::Starting) {
-            (worker.born, worker.idle_since) = (now, now);
-            worker.believed = Some(Believed::Idle);
-            let asked_after = worker.asked_after;
+        worker.proxy_state = SimProxyState::Lent;
+        if worker.expected_state == Some(ExpectedState::Starting) {
+            (worker.alive_since, worker.idle_since) = (now, now);
+            worker.expected_state = Some(ExpectedState::Idle);
+            let early_exits_before = worker.early_exits_before;
             self.idle.push(number);
-            self.backoff.ready(asked_after);
+            self.backoff.record_ready(early_exits_before);
         }
-        self.note("ready", || number.to_string());
-        self.state.ready(number, now);
-        self.settle_books();
+        self.record("worker ready", || number.to_string());
+        self.state.mark_ready(number, now);
+        self.settle();
     }
 
-    pub(super) fn setup_clock(&mut self, number: u64) {
-        if self
-            .worker(number)
-            .is_some_and(|worker| worker.stage == SimWorkerState::SettingUp && worker.ends == 0)
-        {
-            self.setup_failed(number);
+    pub(super) fn expire_setup_timer(&mut self, number: u64) {
+        if self.worker(number).is_some_and(|worker| {
+            worker.proxy_state == SimProxyState::SettingUp && worker.reported_exits == 0
+        }) {
+            self.fail_setup(number);
         }
     }
 
-    fn setup_failed(&mut self, number: u64) {
-        self.note("a set-up fails", || number.to_string());
-        self.tell_first_in_line();
-        let (now, jitter) = (self.now(), self.jitter());
+    fn fail_setup(&mut self, number: u64) {
+        self.record("set-up failed", || number.to_string());
+        self.notify_first_waiter();
+        let (now, jitter) = (self.now(), self.draw_jitter());
         let Some(worker) = self.worker(number) else { return };
-        worker.stage = SimWorkerState::Ending;
-        if worker.believed.is_some() {
-            worker.believed = Some(Believed::Ending);
-            self.backoff.early_end(&self.plan.options.restart, now, jitter);
+        worker.proxy_state = SimProxyState::Ending;
+        if worker.expected_state.is_some() {
+            worker.expected_state = Some(ExpectedState::Ending);
+            self.backoff.record_early_exit(&self.plan.options.restart, now, jitter);
         }
-        self.state.not_set_up(number, now, jitter);
-        self.settle_books();
+        self.state.mark_setup_failed(number, now, jitter);
+        self.settle();
         if self.worker(number).is_some_and(|worker| worker.forked) {
             self.kill(number);
         }
     }
 
-    /// The proxy is told that its worker is to end.
-    pub(super) fn leaves(&mut self, number: u64) {
-        let Some(worker) = self.worker(number).filter(|worker| worker.ends == 0) else { return };
-        let was = std::mem::replace(&mut worker.stage, SimWorkerState::Ending);
+    /// Retires a worker: its channel is closed, or it is killed if its set-up is not done.
+    pub(super) fn retire_worker(&mut self, number: u64) {
+        let Some(worker) = self.worker(number).filter(|worker| worker.reported_exits == 0) else { return };
+        let was = std::mem::replace(&mut worker.proxy_state, SimProxyState::Ending);
         let forked = worker.forked;
-        if was == SimWorkerState::Lent {
-            worker.stage = SimWorkerState::Lent;
-            self.after(Duration::from_secs(1), Event::Farewell(number));
-            if !self.chance.happens(100) {
-                self.finds_its_channel_closed(number);
+        if was == SimProxyState::Lent {
+            worker.proxy_state = SimProxyState::Lent;
+            self.schedule_after(Duration::from_secs(1), SimEvent::ExitTimeout(number));
+            if !self.rng.happens(100) {
+                self.close_channel(number);
             }
         } else if forked {
             self.kill(number);
         } else {
-            self.bury(number);
+            self.handle_exit(number);
         }
     }
 
-    /// The proxy's end: a set-up that was not done has failed, and the ledger is told.
-    pub(super) fn bury(&mut self, number: u64) {
-        let Some(worker) = self.worker(number).filter(|worker| worker.ends == 0) else { return };
-        if worker.forked && worker.stage == SimWorkerState::SettingUp {
-            self.setup_failed(number);
+    /// Reports the exit of a worker to the pool state and ends its proxy. A set-up that was not done has failed.
+    pub(super) fn handle_exit(&mut self, number: u64) {
+        let Some(worker) = self.worker(number).filter(|worker| worker.reported_exits == 0) else { return };
+        if worker.forked && worker.proxy_state == SimProxyState::SettingUp {
+            self.fail_setup(number);
         }
-        let (now, jitter) = (self.now(), self.jitter());
+        let (now, jitter) = (self.now(), self.draw_jitter());
         let Some(worker) = self.worker(number) else { return };
-        worker.ends += 1;
-        let believed = worker.believed.take();
-        let (checkouts, age) = (worker.checkouts, now.saturating_duration_since(worker.born));
-        self.note("its end is told", || format!("{number}, taken to be {believed:?}"));
+        worker.reported_exits += 1;
+        let expected_state = worker.expected_state.take();
+        let (checkouts, age) = (worker.checkouts, now.saturating_duration_since(worker.alive_since));
+        self.record("exit reported", || format!("{number}, {expected_state:?}"));
         self.idle.retain(|idle| *idle != number);
-        let holder = self.holding.remove(&number);
+        let holder = self.holders.remove(&number);
         let has_call = holder.is_some_and(|session| self.sessions[&session].has_call);
-        let leased = matches!(believed, Some(Believed::Leased(_)));
+        let leased = matches!(expected_state, Some(ExpectedState::Leased(_)));
         let used = has_call || checkouts > u64::from(leased);
-        let early = match believed {
-            Some(Believed::Starting) => true,
-            Some(Believed::Idle | Believed::Leased(_)) => !used && age < millis(1000),
+        let early = match expected_state {
+            Some(ExpectedState::Starting) => true,
+            Some(ExpectedState::Idle | ExpectedState::Leased(_)) => !used && age < millis(1000),
             _ => false,
         };
         if early {
-            self.backoff.early_end(&self.plan.options.restart, now, jitter);
+            self.backoff.record_early_exit(&self.plan.options.restart, now, jitter);
         }
-        self.state.ended(number, has_call, now, jitter);
-        self.settle_books();
+        self.state.record_exit(number, has_call, now, jitter);
+        self.settle();
         if let Some(session) = holder {
-            self.session_in(session, SimTurn::ExitReport);
+            self.schedule_turn(session, SimTurn::ExitReport);
         }
-        self.finds_its_channel_closed(number);
+        self.close_channel(number);
     }
 
-    /// Set-ups that hung come to an end after all.
-    pub(super) fn wake_the_hanging(&mut self) {
-        let hanging = self.workers.iter().filter(|(_, worker)| worker.truth == Truth::SettingUp);
+    /// Lets set-ups succeed that hang.
+    pub(super) fn finish_hung_setups(&mut self) {
+        let hanging = self.workers.iter().filter(|(_, worker)| worker.process == ProcessState::SettingUp);
         let hanging: Vec<u64> = hanging.map(|(number, _)| *number).collect();
         for number in hanging {
-            let wait = self.up_to(self.plan.setup);
-            self.after(wait, Event::SetUp(number, SetUp::Succeeds));
+            let wait = self.draw_wait(self.plan.setup);
+            self.schedule_after(wait, SimEvent::FinishSetup(number, SetupOutcome::Succeeds));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The world of one seed: what is true, what the pool was told of it, and what is still to happen.
+//! The simulated world of one seed: the actual state, the state that the pool state must have, and the pending events.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -6,79 +6,84 @@ use std::time::{Duration, Instant};
 use super::plan::Plan;
 use super::server::{SimServer, SimSupervisor};
 use super::session::{SimSession, SimTurn};
-use super::worker::{Believed, Notice, SetUp, SimWorker};
+use super::worker::{ExpectedState, SetupOutcome, SimNotice, SimWorker};
 use crate::actors::scheduler::state::{Action, PoolPhase, PoolState, ReleaseReport};
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::testing::seeded_rng::SeededRng;
 
-/// Something that will happen.
+/// A scheduled event.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Event {
-    /// Somebody wants a worker.
-    Comes,
-    /// The supervisor is told to have this worker forked.
+pub(super) enum SimEvent {
+    /// A requester wants a worker.
+    Request,
+    /// The supervisor receives the request to fork this worker.
     Spawn(u64),
-    /// The supervisor is told that this worker is to end.
+    /// The supervisor receives the request to retire this worker.
     Retire(u64, RetireReason),
-    /// The timer that the desk asked for.
-    Attend,
-    /// This server comes to a request.
-    Forks {
+    /// The tick that the pool state asked for.
+    Tick,
+    /// This server handles a fork request.
+    Fork {
         worker: u64,
         server: u32,
     },
     /// A worker's set-up ends.
-    SetUp(u64, SetUp),
-    /// A worker's process dies, killed or by itself.
-    Dies(u64),
-    /// The same, unless faults have ceased.
-    Doom(u64),
-    /// A dead worker is reaped by its server or by whoever inherits it.
-    Reaped {
+    FinishSetup(u64, SetupOutcome),
+    /// A worker's process exits.
+    Exit(u64),
+    /// The same, unless faults have stopped.
+    Crash(u64),
+    /// An exited worker is reaped, by its server or by another process if the server is gone.
+    Reap {
         worker: u64,
         server: u32,
     },
-    /// The host is told something of a worker.
-    Heard(u64, Notice),
-    SetupClock(u64),
-    /// A worker that was told to end has had its time.
-    Farewell(u64),
-    /// It is a session's turn; the number is of the session's stage.
-    SimTurn(u64, u32, SimTurn),
-    ServerUp(u32),
-    ServerLost,
-    /// The server takes no more work; whether another does in its place.
-    Drains(bool),
+    /// A worker's proxy receives a message.
+    Deliver(u64, SimNotice),
+    /// A worker's `setup_timeout` has passed.
+    SetupTimeout(u64),
+    /// A retired worker has not exited in time.
+    ExitTimeout(u64),
+    /// A session does its next step. The second field is the number of the session's state.
+    Turn(u64, u32, SimTurn),
+    /// This server's preload ends.
+    FinishPreload(u32),
+    /// The current server is lost.
+    LoseServer,
+    /// The current server takes no more work. The field says whether another server replaces it.
+    DrainServer(bool),
     Relaunch,
-    /// The supervisor looks whether nothing is left to wait for, and ends itself then.
-    Drained,
-    /// The clock leaps ahead.
-    Jump(Duration),
+    /// The supervisor checks whether the pool is drained, and stops if it is.
+    StopIfDrained,
+    /// The clock jumps ahead.
+    ClockJump(Duration),
     Close,
     Stop,
     StopNow,
-    /// Faults cease.
-    Calm,
+    /// Faults stop.
+    StopFaults,
 }
 
-/// The line of what was written down, and how often what happened.
+/// The log of a run, and how often each kind of event happened.
 #[derive(Default)]
 pub(super) struct Journal {
-    /// `None` where only the counts are of interest.
+    /// `None` if only the counts are kept.
     pub(super) lines: Option<Vec<String>>,
     pub(super) counts: BTreeMap<&'static str, u64>,
 }
 
+/// The simulated world.
 pub(super) struct World {
     pub(super) plan: Plan,
-    pub(super) chance: SeededRng,
+    pub(super) rng: SeededRng,
     pub(super) state: PoolState,
-    /// When the simulation began; time is counted from here.
-    began: Instant,
-    /// How long it has run, and by how much its clock has leapt ahead of that.
-    pub(super) ran: Duration,
+    /// When the simulation started. Simulated time counts from here.
+    started_at: Instant,
+    /// How long the simulation has run, and by how much its clock has jumped ahead of that.
+    pub(super) elapsed: Duration,
     skew: Duration,
-    agenda: BTreeMap<(Duration, u64), Event>,
+    /// Pending events by time, and at the same time in the order in which they were scheduled.
+    agenda: BTreeMap<(Duration, u64), SimEvent>,
     last_event: u64,
     pub(super) events: u64,
     pub(super) journal: Journal,
@@ -86,34 +91,35 @@ pub(super) struct World {
     pub(super) workers: BTreeMap<u64, SimWorker>,
     pub(super) sessions: BTreeMap<u64, SimSession>,
     pub(super) last_session: u64,
-    /// Which session has which worker, as the desk knows it.
-    pub(super) holding: BTreeMap<u64, u64>,
-    /// Who is in line, as it should be.
-    pub(super) line: VecDeque<u64>,
-    /// Who is idle, as it should be: least recently used first.
+    /// The session that holds each worker, as the scheduler knows it.
+    pub(super) holders: BTreeMap<u64, u64>,
+    /// The waiting sessions that the pool state must have.
+    pub(super) queue: VecDeque<u64>,
+    /// The idle workers that the pool state must have, the least recently used first.
     pub(super) idle: Vec<u64>,
     pub(super) supervisor: SimSupervisor,
+    /// Whether faults have stopped.
     pub(super) calm: bool,
-    attends_at: Option<Instant>,
-    pub(super) backoff: super::checks::Backoff,
+    tick_at: Option<Instant>,
+    pub(super) backoff: super::checks::BackoffModel,
     pub(super) ticks: super::checks::Ticks,
 }
 
 impl World {
     pub(super) fn new(seed: u64, lines: Option<Vec<String>>) -> Self {
-        let mut chance = SeededRng::new(seed);
-        let plan = Plan::of(&mut chance);
-        Self::with(plan, chance, lines)
+        let mut rng = SeededRng::new(seed);
+        let plan = Plan::of(&mut rng);
+        Self::with(plan, rng, lines)
     }
 
-    pub(super) fn with(plan: Plan, chance: SeededRng, lines: Option<Vec<String>>) -> Self {
-        let began = Instant::now();
+    pub(super) fn with(plan: Plan, rng: SeededRng, lines: Option<Vec<String>>) -> Self {
+        let started_at = Instant::now();
         let mut world = World {
             state: PoolState::new(&plan.options),
             plan,
-            chance,
-            began,
-            ran: Duration::ZERO,
+            rng,
+            started_at,
+            elapsed: Duration::ZERO,
             skew: Duration::ZERO,
             agenda: BTreeMap::new(),
             last_event: 0,
@@ -122,307 +128,312 @@ impl World {
             workers: BTreeMap::new(),
             sessions: BTreeMap::new(),
             last_session: 0,
-            holding: BTreeMap::new(),
-            line: VecDeque::new(),
+            holders: BTreeMap::new(),
+            queue: VecDeque::new(),
             idle: Vec::new(),
             supervisor: SimSupervisor::default(),
             calm: false,
-            attends_at: None,
-            backoff: super::checks::Backoff::default(),
+            tick_at: None,
+            backoff: super::checks::BackoffModel::default(),
             ticks: super::checks::Ticks::default(),
         };
         world.begin();
         world
     }
 
+    /// Schedules the events of the plan, starts the server and opens the pool.
     fn begin(&mut self) {
         let plan = &self.plan;
         let text = format!("{:?}", plan.options);
-        self.note("options", || text);
+        self.record("options", || text);
         let (calm_at, ends_at, closes) = (self.plan.calm_at, self.plan.ends_at, self.plan.closes);
-        self.at(calm_at, Event::Calm);
+        self.schedule_at(calm_at, SimEvent::StopFaults);
         if let Some(at) = ends_at {
-            self.at(at, if closes { Event::Close } else { Event::Stop });
+            self.schedule_at(at, if closes { SimEvent::Close } else { SimEvent::Stop });
         }
         for _ in 0..self.plan.server_losses {
-            let at = self.sometime(calm_at);
-            self.at(at, Event::ServerLost);
+            let at = self.draw_time(calm_at);
+            self.schedule_at(at, SimEvent::LoseServer);
         }
         for _ in 0..self.plan.drains {
-            let (at, succeeded) = (self.sometime(calm_at), self.chance.happens(700));
-            self.at(at, Event::Drains(succeeded));
+            let (at, succeeded) = (self.draw_time(calm_at), self.rng.happens(700));
+            self.schedule_at(at, SimEvent::DrainServer(succeeded));
         }
         for _ in 0..self.plan.jumps {
-            let at = self.sometime(calm_at);
-            let leap = Duration::from_secs(self.chance.pick(&[1, 61, 3 * 3600, 48 * 3600]));
-            self.at(at, Event::Jump(leap));
+            let at = self.draw_time(calm_at);
+            let leap = Duration::from_secs(self.rng.pick(&[1, 61, 3 * 3600, 48 * 3600]));
+            self.schedule_at(at, SimEvent::ClockJump(leap));
         }
         for _ in 0..self.plan.requesters {
-            let at = self.sometime(calm_at);
-            self.at(at, Event::Comes);
+            let at = self.draw_time(calm_at);
+            self.schedule_at(at, SimEvent::Request);
         }
         self.launch();
         let now = self.now();
         self.state.open(now);
-        self.settle_books();
+        self.settle();
     }
 
-    /// What the pool's clock says.
+    /// Returns the time of the pool's clock.
     pub(super) fn now(&self) -> Instant {
-        self.began + self.ran + self.skew
+        self.started_at + self.elapsed + self.skew
     }
 
-    /// A time up to `most` from the beginning.
-    fn sometime(&mut self, most: Duration) -> Duration {
-        most.mul_f64(self.chance.below(1000) as f64 / 1000.0)
+    /// Draws a time below `most`.
+    fn draw_time(&mut self, most: Duration) -> Duration {
+        most.mul_f64(self.rng.below(1000) as f64 / 1000.0)
     }
 
-    /// A wait of at most so long; often none at all, so that much happens in one moment.
-    pub(super) fn up_to(&mut self, most: Duration) -> Duration {
-        if self.chance.happens(300) { Duration::ZERO } else { self.sometime(most) }
+    /// Draws a wait below `most`, often zero, so that many events have the same time.
+    pub(super) fn draw_wait(&mut self, most: Duration) -> Duration {
+        if self.rng.happens(300) { Duration::ZERO } else { self.draw_time(most) }
     }
 
-    pub(super) fn delay(&mut self) -> Duration {
-        self.up_to(if self.calm { super::plan::millis(1) } else { self.plan.delay })
+    pub(super) fn draw_delay(&mut self) -> Duration {
+        self.draw_wait(if self.calm { super::plan::millis(1) } else { self.plan.delay })
     }
 
-    fn at(&mut self, at: Duration, event: Event) {
+    fn schedule_at(&mut self, at: Duration, event: SimEvent) {
         self.last_event += 1;
         self.agenda.insert((at, self.last_event), event);
     }
 
-    pub(super) fn after(&mut self, wait: Duration, event: Event) {
-        self.at(self.ran + wait, event);
+    pub(super) fn schedule_after(&mut self, wait: Duration, event: SimEvent) {
+        self.schedule_at(self.elapsed + wait, event);
     }
 
-    /// Something that happens so many times in a thousand, until faults cease.
-    pub(super) fn fault(&mut self, in_a_thousand: usize) -> bool {
-        self.chance.happens(in_a_thousand) && !self.calm
+    /// Draws whether a fault happens that has this rate in a thousand. Returns `false` once faults have stopped.
+    pub(super) fn draw_fault(&mut self, in_a_thousand: usize) -> bool {
+        self.rng.happens(in_a_thousand) && !self.calm
     }
 
-    /// A number between 0 and 1, for the jitter.
-    pub(super) fn jitter(&mut self) -> f64 {
-        self.chance.below(1001) as f64 / 1000.0
+    /// Draws a number between 0 and 1 for a jitter.
+    pub(super) fn draw_jitter(&mut self) -> f64 {
+        self.rng.below(1001) as f64 / 1000.0
     }
 
-    pub(super) fn note(&mut self, what: &'static str, detail: impl FnOnce() -> String) {
+    pub(super) fn record(&mut self, what: &'static str, detail: impl FnOnce() -> String) {
         *self.journal.counts.entry(what).or_default() += 1;
         if let Some(lines) = &mut self.journal.lines {
-            lines.push(format!("{:>14.6} s  {what} {}", (self.ran + self.skew).as_secs_f64(), detail()));
+            lines.push(format!("{:>14.6} s  {what} {}", (self.elapsed + self.skew).as_secs_f64(), detail()));
         }
     }
 
-    /// Lets the next thing happen; `false` if nothing is left that could.
+    /// Handles the next event and checks the pool state. Returns `false` if no event is pending.
     pub(super) fn step(&mut self) -> bool {
         let Some(((at, _), event)) = self.agenda.pop_first() else {
             return false;
         };
-        self.ran = self.ran.max(at);
+        self.elapsed = self.elapsed.max(at);
         self.events += 1;
-        self.happen(event);
+        self.handle(event);
         self.check();
         true
     }
 
-    fn happen(&mut self, event: Event) {
+    fn handle(&mut self, event: SimEvent) {
         match event {
-            Event::Comes if !self.calm => self.comes(),
-            Event::Comes => {}
-            Event::Spawn(worker) => self.spawn(worker),
-            Event::Retire(worker, reason) => self.retires(worker, reason),
-            Event::Attend => self.tick(),
-            Event::Forks { worker, server } => self.forks(worker, server),
-            Event::SetUp(worker, how) => self.set_up(worker, how),
-            Event::Dies(worker) => self.dies(worker),
-            Event::Doom(worker) if !self.calm => self.dies(worker),
-            Event::Doom(_) => {}
-            Event::Reaped { worker, server } => self.reaped(worker, server),
-            Event::Heard(worker, notice) => self.hear(worker, notice),
-            Event::SetupClock(worker) => self.setup_clock(worker),
-            Event::Farewell(worker) => self.kill(worker),
-            Event::SimTurn(session, number, turn) => self.turn(session, number, turn),
-            Event::ServerUp(server) => self.server_up(server),
-            Event::ServerLost => self.server_lost(),
-            Event::Drains(succeeded) => self.server_drains(succeeded),
-            Event::Relaunch => self.relaunch(),
-            Event::Drained => self.end_if_drained(),
-            Event::Jump(leap) => {
+            SimEvent::Request if !self.calm => self.add_requester(),
+            SimEvent::Request => {}
+            SimEvent::Spawn(worker) => self.spawn(worker),
+            SimEvent::Retire(worker, reason) => self.add_retiring(worker, reason),
+            SimEvent::Tick => self.tick(),
+            SimEvent::Fork { worker, server } => self.fork_worker(worker, server),
+            SimEvent::FinishSetup(worker, how) => self.finish_setup(worker, how),
+            SimEvent::Exit(worker) => self.exit_process(worker),
+            SimEvent::Crash(worker) if !self.calm => self.exit_process(worker),
+            SimEvent::Crash(_) => {}
+            SimEvent::Reap { worker, server } => self.reap(worker, server),
+            SimEvent::Deliver(worker, notice) => self.deliver(worker, notice),
+            SimEvent::SetupTimeout(worker) => self.expire_setup_timer(worker),
+            SimEvent::ExitTimeout(worker) => self.kill(worker),
+            SimEvent::Turn(session, number, turn) => self.take_turn(session, number, turn),
+            SimEvent::FinishPreload(server) => self.finish_preload(server),
+            SimEvent::LoseServer => self.lose_server(),
+            SimEvent::DrainServer(succeeded) => self.drain_server(succeeded),
+            SimEvent::Relaunch => self.relaunch(),
+            SimEvent::StopIfDrained => self.stop_if_drained(),
+            SimEvent::ClockJump(leap) => {
                 if !self.calm {
                     self.skew += leap;
-                    self.note("the clock leaps", || format!("by {leap:?}"));
+                    self.record("clock jumps", || format!("by {leap:?}"));
                 }
             }
-            Event::Close => self.close(),
-            Event::Stop => self.stop(),
-            Event::StopNow => self.stop_now(),
-            Event::Calm => self.become_calm(),
+            SimEvent::Close => self.close(),
+            SimEvent::Stop => self.stop(),
+            SimEvent::StopNow => self.stop_now(),
+            SimEvent::StopFaults => self.stop_faults(),
         }
     }
 
     fn tick(&mut self) {
         let now = self.now();
-        self.note("tick", String::new);
-        self.attends_at = self.attends_at.filter(|at| *at > now);
-        self.ticks.count(self.ran);
+        self.record("tick", String::new);
+        self.tick_at = self.tick_at.filter(|at| *at > now);
+        self.ticks.count(self.elapsed);
         self.state.tick(now);
         self.carry_out();
         let next = self.state.next_tick();
-        assert!(next.is_none_or(|next| next > now), "a tick leaves nothing to be done at once");
-        self.ask_to_attend();
+        assert!(next.is_none_or(|next| next > now), "a tick leaves no work that is due");
+        self.schedule_tick();
     }
 
-    /// What the desk does behind every change of its books.
-    pub(super) fn settle_books(&mut self) {
+    /// Does what the scheduler does after every change of the pool state.
+    pub(super) fn settle(&mut self) {
         self.carry_out();
-        self.ask_to_attend();
+        self.schedule_tick();
         if self.state.is_drained() {
-            self.tell_supervisor(Event::Drained);
+            self.notify_supervisor(SimEvent::StopIfDrained);
         }
     }
 
-    fn ask_to_attend(&mut self) {
+    fn schedule_tick(&mut self) {
         let next = self.state.next_tick();
         if let Some(next) = next
-            && self.attends_at.is_none_or(|at| next < at)
+            && self.tick_at.is_none_or(|at| next < at)
         {
-            self.attends_at = Some(next);
+            self.tick_at = Some(next);
             let wait = next.saturating_duration_since(self.now());
-            self.after(wait, Event::Attend);
+            self.schedule_after(wait, SimEvent::Tick);
         }
     }
 
     fn carry_out(&mut self) {
         while let Some(action) = self.state.next_action() {
             match action {
-                Action::Fork(worker) => self.asked_for(worker),
+                Action::Fork(worker) => self.request_worker(worker),
                 Action::Grant { to, worker } => {
-                    assert_eq!(self.line.pop_front(), Some(to), "first come, first served");
-                    self.note("granted from the line", || format!("{worker} to {to}"));
-                    self.granted(to, worker);
+                    assert_eq!(self.queue.pop_front(), Some(to), "first come, first served");
+                    self.record("worker granted from the queue", || format!("{worker} to {to}"));
+                    self.grant(to, worker);
                 }
                 Action::Retire(worker, reason) => {
                     self.check_reason(worker, reason);
-                    self.note("retires", || format!("{worker}: {reason}"));
+                    self.record("worker retired", || format!("{worker}: {reason}"));
                     self.idle.retain(|idle| *idle != worker);
                     if let Some(worker) = self.workers.get_mut(&worker) {
-                        worker.believed = Some(Believed::Ending);
+                        worker.expected_state = Some(ExpectedState::Ending);
                     }
-                    self.tell_supervisor(Event::Retire(worker, reason));
+                    self.notify_supervisor(SimEvent::Retire(worker, reason));
                 }
                 Action::Refuse(session) => {
                     assert_eq!(self.state.phase(), PoolPhase::Stopping);
-                    assert_eq!(self.line.pop_front(), Some(session), "refused in order, once");
-                    self.note("refused", || session.to_string());
-                    self.over(session);
+                    assert_eq!(self.queue.pop_front(), Some(session), "refused in order, once");
+                    self.record("checkout refused", || session.to_string());
+                    self.end_session(session);
                 }
             }
         }
     }
 
-    fn asked_for(&mut self, worker: u64) {
+    fn request_worker(&mut self, worker: u64) {
         let now = self.now();
-        let starting = self.believed(|believed| believed == Believed::Starting);
+        let starting = self.count_expected(|expected_state| expected_state == ExpectedState::Starting);
         self.backoff.check_fork(now, starting);
-        self.note("to be forked", || worker.to_string());
-        let before = self.workers.insert(worker, SimWorker::asked_for(now, self.backoff.early_ends));
-        assert!(before.is_none(), "worker {worker} is asked for once");
-        assert!(self.places() <= *self.plan.options.workers.end(), "never more than the most");
-        self.tell_supervisor(Event::Spawn(worker));
+        self.record("fork requested", || worker.to_string());
+        let before = self.workers.insert(worker, SimWorker::requested(now, self.backoff.early_exits));
+        assert!(before.is_none(), "worker {worker} is requested once");
+        assert!(self.worker_count() <= *self.plan.options.workers.end(), "never more than the maximum");
+        self.notify_supervisor(SimEvent::Spawn(worker));
     }
 
-    /// The supervisor hears what the desk tells it in that order.
-    fn tell_supervisor(&mut self, event: Event) {
-        let at = (self.ran + self.delay()).max(self.supervisor.hears_until);
-        self.supervisor.hears_until = at;
-        self.at(at, event);
+    /// Sends the supervisor a message. Messages arrive in the order in which they were sent.
+    fn notify_supervisor(&mut self, event: SimEvent) {
+        let at = (self.elapsed + self.draw_delay()).max(self.supervisor.last_delivery);
+        self.supervisor.last_delivery = at;
+        self.schedule_at(at, event);
     }
 
-    /// The host hears of one worker in order.
-    pub(super) fn tell(&mut self, worker: u64, notice: Notice) {
-        let at = self.ran + self.delay();
-        if let Some(worker_) = self.workers.get_mut(&worker) {
-            worker_.heard_until = worker_.heard_until.max(at);
-            let at = worker_.heard_until;
-            self.at(at, Event::Heard(worker, notice));
+    /// Sends a worker's proxy a message. Messages about one worker arrive in the order in which they were sent.
+    pub(super) fn notify(&mut self, worker: u64, notice: SimNotice) {
+        let at = self.elapsed + self.draw_delay();
+        if let Some(sim_worker) = self.workers.get_mut(&worker) {
+            sim_worker.last_delivery = sim_worker.last_delivery.max(at);
+            let at = sim_worker.last_delivery;
+            self.schedule_at(at, SimEvent::Deliver(worker, notice));
         }
     }
 
     fn close(&mut self) {
-        self.note("the pool closes", String::new);
+        self.record("pool closes", String::new);
         let now = self.now();
         self.state.close(now);
-        self.settle_books();
+        self.settle();
     }
 
     fn stop(&mut self) {
         let drain = self.plan.drain;
-        self.note("the pool stops", || format!("within {drain:?}"));
+        self.record("pool stops", || format!("within {drain:?}"));
         let now = self.now();
         self.state.stop(now);
-        self.settle_books();
-        self.after(drain, Event::StopNow);
+        self.settle();
+        self.schedule_after(drain, SimEvent::StopNow);
     }
 
     fn stop_now(&mut self) {
-        self.note("the drain is over", String::new);
+        self.record("drain is over", String::new);
         self.stop_sessions();
-        let living = self.workers.iter().filter(|(_, worker)| worker.is_known_to_live());
+        let living = self.workers.iter().filter(|(_, worker)| worker.is_registered());
         let living: Vec<u64> = living.map(|(number, _)| *number).collect();
         living.into_iter().for_each(|worker| self.kill(worker));
     }
 
-    /// From now on all goes well, and whoever held a worker for ever has had enough.
-    fn become_calm(&mut self) {
+    /// Stops all faults, and lets stuck sessions and set-ups finish.
+    fn stop_faults(&mut self) {
         if self.calm {
             return;
         }
-        self.note("faults cease", String::new);
+        self.record("faults stop", String::new);
         self.calm = true;
-        self.wake_the_stuck();
+        self.end_stuck_sessions();
     }
 
-    /// Runs until faults have ceased, and on until the pool has come to rest.
+    /// Runs until faults have stopped and the pool is at rest, then ends the pool and runs until no event is pending.
     pub(super) fn run(&mut self) {
         self.run_until_calm();
-        self.run_until("comes to rest", |world| world.is_at_rest());
+        self.run_until("come to rest", |world| world.is_at_rest());
         if self.state.phase() == PoolPhase::Open {
-            let event = if self.plan.closes { Event::Close } else { Event::Stop };
-            self.after(Duration::ZERO, event);
+            let event = if self.plan.closes { SimEvent::Close } else { SimEvent::Stop };
+            self.schedule_after(Duration::ZERO, event);
         }
-        self.run_until("drains", |world| world.supervisor.server == SimServer::Over);
+        self.run_until("drain", |world| world.supervisor.server == SimServer::Stopped);
         while self.step() {}
         self.check_end();
     }
 
     pub(super) fn run_until_calm(&mut self) {
         while !self.calm && self.step() {
-            if self.events > MOST_EVENTS {
-                self.become_calm();
+            if self.events > MAX_FAULTY_EVENTS {
+                self.stop_faults();
             }
         }
     }
 
     fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
-        let until = self.events + PATIENCE;
+        let until = self.events + MAX_CALM_EVENTS;
         while !done(self) {
-            assert!(self.step(), "the pool {what}, but nothing is left to happen: {:?}", self.state.counts());
-            assert!(self.events < until, "the pool {what} in time: {:?}", self.state.counts());
+            assert!(
+                self.step(),
+                "the pool should {what}, but no event is pending: {:?}",
+                self.state.counts()
+            );
+            assert!(self.events < until, "the pool should {what} in time: {:?}", self.state.counts());
         }
     }
 
-    /// Facts that a worker tells at its release.
-    pub(super) fn facts(&mut self) -> ReleaseReport {
-        let stop = self.fault(self.plan.mishaps / 4);
+    /// Draws the report of a worker at its release.
+    pub(super) fn draw_report(&mut self) -> ReleaseReport {
+        let stop = self.draw_fault(self.plan.mishaps / 4);
         let private_bytes = self.plan.options.max_memory.map(|most| {
-            let grown = self.fault(self.plan.mishaps / 4);
+            let grown = self.draw_fault(self.plan.mishaps / 4);
             if grown { most + 1 } else { most }
         });
         ReleaseReport { stop, private_bytes }
     }
 }
 
-/// Events after which faults cease.
-const MOST_EVENTS: u64 = 1500;
+/// Events after which faults stop at the latest.
+const MAX_FAULTY_EVENTS: u64 = 1500;
 
-/// Events within which the pool has to come to rest then, or to drain.
-const PATIENCE: u64 = 20 * MOST_EVENTS;
+/// Events within which the pool must come to rest after that, and again to drain.
+const MAX_CALM_EVENTS: u64 = 20 * MAX_FAULTY_EVENTS;

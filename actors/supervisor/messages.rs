@@ -1,4 +1,4 @@
-//! What the supervisor is asked for.
+//! The messages that the supervisor handles.
 
 use std::time::{Duration, Instant};
 
@@ -6,21 +6,23 @@ use actix::dev::OneshotSender;
 use actix::{AsyncContext, Context, Handler, Message};
 
 use super::Supervisor;
-use super::worker_process::Exited;
+use super::worker_process::WorkerExited;
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::worker_handle::WorkerHandle;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::transport::HostChannel;
-use crate::wire::control::{ServerStats, ToServer};
+use crate::wire::control::{ServerReport, ToServer};
 
-/// Turns of the event loop between the wish for a worker and the making of its channel, which takes longer than telling
-/// a caller of the death that the wish comes from: by then the caller has heard.
-const TURNS: u32 = 4;
+/// Turns of the event loop by which a spawn is delayed that replaces a lost worker.
+///
+/// Making a worker's channel takes longer than failing the calls of the worker that was lost. The delay lets their
+/// callers receive the failure first.
+const SPAWN_DELAY_TURNS: u32 = 4;
 
-/// Have these workers forked.
+/// Requests the fork of these workers.
 pub(crate) struct Spawn {
     pub(crate) numbers: Vec<u64>,
-    /// Whether nobody is to hear of a loss first.
+    /// `false` if a worker was lost: the spawn is delayed by [`SPAWN_DELAY_TURNS`].
     pub(crate) at_once: bool,
 }
 
@@ -33,24 +35,24 @@ impl Handler<Spawn> for Supervisor {
 
     fn handle(&mut self, Spawn { numbers, at_once }: Spawn, _: &mut Context<Self>) {
         if at_once {
-            self.turns_to_wait = 0;
-        } else if self.wanted.is_empty() {
-            self.turns_to_wait = TURNS;
+            self.spawn_delay = 0;
+        } else if self.delayed_spawns.is_empty() {
+            self.spawn_delay = SPAWN_DELAY_TURNS;
         }
-        self.wanted.extend(numbers);
+        self.delayed_spawns.extend(numbers);
         self.wake();
     }
 }
 
-/// A worker that is to end, and its channel, whose end tells it to.
-pub(crate) struct Leaving {
+/// A worker that is to exit. Dropping its channel makes it exit.
+pub(crate) struct RetiringWorker {
     pub(crate) worker: u64,
     pub(crate) reason: RetireReason,
     pub(crate) channel: Option<HostChannel>,
 }
 
-/// Have these workers end, which nobody holds.
-pub(crate) struct Retire(pub(crate) Vec<Leaving>);
+/// Lets these workers exit, which no checkout holds.
+pub(crate) struct Retire(pub(crate) Vec<RetiringWorker>);
 
 impl Message for Retire {
     type Result = ();
@@ -60,13 +62,13 @@ impl Handler<Retire> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, Retire(workers): Retire, ctx: &mut Context<Self>) {
-        self.leaving.extend(workers);
-        self.let_go();
-        self.end_if_drained(ctx);
+        self.retiring.extend(workers);
+        self.retire_workers();
+        self.stop_if_drained(ctx);
     }
 }
 
-/// Have this worker killed after a while, which was asked to end.
+/// Kills a worker after `grace`, which has received SIGTERM.
 pub(crate) struct KillLater {
     pub(crate) worker: WorkerHandle,
     pub(crate) grace: Duration,
@@ -80,12 +82,13 @@ impl Handler<KillLater> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, KillLater { worker, grace }: KillLater, ctx: &mut Context<Self>) {
-        // Its handle stands for exactly this process, also after it is gone.
+        // The pidfd refers to exactly this process even after it has exited, so a late kill hits no other process.
         ctx.run_later(grace, move |supervisor, _| supervisor.scheduler.kill(&worker));
     }
 }
 
-/// Have a worker ended by its server, which this process may not end.
+/// Has a worker's server signal the worker, because this process is not permitted to: SIGKILL with `kill`, otherwise
+/// SIGTERM.
 pub(crate) struct KillViaServer {
     pub(crate) worker: u64,
     pub(crate) kill: bool,
@@ -99,33 +102,35 @@ impl Handler<KillViaServer> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, KillViaServer { worker: number, kill }: KillViaServer, _: &mut Context<Self>) {
-        let server =
-            self.registry.get(&number).and_then(|registration| registration.server.or(registration.guardian));
+        let server = self
+            .registry
+            .get(&number)
+            .and_then(|registration| registration.server.or(registration.adopted_by));
         if let Some(connection) = server.and_then(|server| self.connection_of(server)) {
-            connection.say(&ToServer::End { number, kill }, Vec::new());
+            connection.send(&ToServer::End { number, kill }, Vec::new());
             self.wake();
         }
     }
 }
 
-/// A worker was dismissed of whose end nobody will tell: it is taken to be gone.
-pub(crate) struct Forget(pub(crate) u64);
+/// Treats a dismissed worker as exited, because its exit will never be reported.
+pub(crate) struct ForgetWorker(pub(crate) u64);
 
-impl Message for Forget {
+impl Message for ForgetWorker {
     type Result = ();
 }
 
-impl Handler<Forget> for Supervisor {
+impl Handler<ForgetWorker> for Supervisor {
     type Result = ();
 
-    fn handle(&mut self, Forget(number): Forget, _: &mut Context<Self>) {
+    fn handle(&mut self, ForgetWorker(number): ForgetWorker, _: &mut Context<Self>) {
         if let Some(registration) = self.registry.remove(&number) {
-            registration.process.do_send(Exited(ExitReport::Unseen));
+            registration.process.do_send(WorkerExited(ExitReport::Unknown));
         }
     }
 }
 
-/// It is not known what became of a worker that a server was asked for: its channel was closed before the server told.
+/// Reports that the connection for the channel of a requested worker was closed before the server confirmed the fork.
 pub(crate) struct SpawnFailed(pub(crate) u64);
 
 impl Message for SpawnFailed {
@@ -137,13 +142,13 @@ impl Handler<SpawnFailed> for Supervisor {
 
     fn handle(&mut self, SpawnFailed(number): SpawnFailed, _: &mut Context<Self>) {
         if self.unconfirmed.contains(&number) {
-            self.not_forked(number, "the connection for its channel was closed");
+            self.report_fork_failure(number, "the connection for its channel was closed");
         }
     }
 }
 
-/// Ask the server what it does; where there is none, whoever asks hears that its sender is gone.
-pub(crate) struct InspectServer(pub(crate) OneshotSender<ServerStats>);
+/// Requests the statistics of the fork server. If there is no server, the sender is dropped, which fails the request.
+pub(crate) struct InspectServer(pub(crate) OneshotSender<ServerReport>);
 
 impl Message for InspectServer {
     type Result = ();
@@ -152,57 +157,59 @@ impl Message for InspectServer {
 impl Handler<InspectServer> for Supervisor {
     type Result = ();
 
-    fn handle(&mut self, InspectServer(inquirer): InspectServer, _: &mut Context<Self>) {
+    fn handle(&mut self, InspectServer(reply): InspectServer, _: &mut Context<Self>) {
         if let Some(connection) = self.server.connection() {
-            connection.say(&ToServer::Inspect, Vec::new());
-            self.stats_requests.push_back(inquirer);
+            connection.send(&ToServer::Inspect, Vec::new());
+            self.stats_requests.push_back(reply);
             self.wake();
         }
     }
 }
 
-/// Something may be due: at a time, or at once.
-pub(crate) struct Attend {
+/// Schedules a call of [`Scheduler::tick`](crate::actors::scheduler::Scheduler::tick), and stops the supervisor if the
+/// pool is drained.
+pub(crate) struct ScheduleTick {
+    /// When to call it; `None` only checks whether the pool is drained.
     pub(crate) at: Option<Instant>,
 }
 
-impl Message for Attend {
+impl Message for ScheduleTick {
     type Result = ();
 }
 
-impl Handler<Attend> for Supervisor {
+impl Handler<ScheduleTick> for Supervisor {
     type Result = ();
 
-    fn handle(&mut self, Attend { at }: Attend, ctx: &mut Context<Self>) {
+    fn handle(&mut self, ScheduleTick { at }: ScheduleTick, ctx: &mut Context<Self>) {
         if let Some(at) = at {
             let wait = at.saturating_duration_since(Instant::now());
             ctx.run_later(wait, |supervisor, _| supervisor.scheduler.tick());
         }
-        self.end_if_drained(ctx);
+        self.stop_if_drained(ctx);
     }
 }
 
-/// End the pool: what is queued on held checkouts may finish for so long.
-pub(crate) struct End {
+/// Stops the pool. Calls queued on held checkouts may finish within `drain`.
+pub(crate) struct EndPool {
     pub(crate) drain: Duration,
     pub(crate) done: OneshotSender<()>,
 }
 
-impl Message for End {
+impl Message for EndPool {
     type Result = ();
 }
 
-impl Handler<End> for Supervisor {
+impl Handler<EndPool> for Supervisor {
     type Result = ();
 
-    fn handle(&mut self, End { drain, done }: End, ctx: &mut Context<Self>) {
+    fn handle(&mut self, EndPool { drain, done }: EndPool, ctx: &mut Context<Self>) {
         self.end_waiters.push(done);
         self.scheduler.stop();
         ctx.run_later(drain, |supervisor, _| {
             supervisor.scheduler.stop_now();
-            // Also where whoever holds one does not come to do it.
-            supervisor.scheduler.living().iter().for_each(|worker| supervisor.scheduler.kill(worker));
+            // Some holders may be blocked and unable to kill their workers.
+            supervisor.scheduler.living_workers().iter().for_each(|worker| supervisor.scheduler.kill(worker));
         });
-        self.end_if_drained(ctx);
+        self.stop_if_drained(ctx);
     }
 }

@@ -1,8 +1,8 @@
-//! The supervisor of a pool: it owns the fork server and the registry of worker processes.
+//! The supervisor of a pool: the actor that owns the fork server and the registry of worker processes.
 //!
-//! It forks what the ledger asks for, hands every birth and death to the process it concerns, starts a server
-//! that has died again or goes to the one that comes in its place, and takes everything down at the end. It never awaits a
-//! worker.
+//! It requests the forks that the scheduler decides on, forwards fork and exit reports to the worker's proxy, replaces
+//! a lost server, connects to the successor of a draining one, and shuts everything down at the end. It never waits for
+//! a worker.
 
 mod messages;
 pub(crate) mod server_connection;
@@ -22,71 +22,74 @@ use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context};
 
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::exit::ExitReport;
+use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::telemetry::stdio::NameOf;
 use crate::failure::{Failure, FailureKind, WorkerFacts};
-use crate::wire::control::{Born, FromServer, ServerStats};
+use crate::wire::control::{FromServer, ServerReport, WorkerPid};
 pub(crate) use messages::{
-    Attend, End, Forget, InspectServer, KillLater, KillViaServer, Leaving, Retire, Spawn, SpawnFailed,
+    EndPool, ForgetWorker, InspectServer, KillLater, KillViaServer, Retire, RetiringWorker, ScheduleTick,
+    Spawn, SpawnFailed,
 };
 use server_connection::ServerConnection;
-use servers::{Predecessor, ServerId, ServerState};
+use servers::{DrainingServer, ServerId, ServerState};
 use source::{Launched, ServerSource};
-use worker_process::{Exited, Forked, Printed, RetireWorker, WorkerProcess};
+use worker_process::{RetireWorker, WorkerExited, WorkerForked, WorkerPrinted, WorkerProcess};
 
-/// What it takes to have a server for the pool.
+/// Where the pool's fork server comes from, and what the pool sends it first.
 pub(crate) struct ServerSpec {
     pub(crate) source: ServerSource,
-    /// The first frame of the conversation.
+    /// The encoded `Hello`, the first frame on the control channel.
     pub(crate) hello: Vec<u8>,
     pub(crate) fingerprint: u64,
-    /// How the calls of its workers are called.
+    /// Returns the name of a call from its number in the interface.
     pub(crate) name_of: NameOf,
 }
 
 /// A worker's entry in the registry.
 struct Registration {
     process: Addr<WorkerProcess>,
-    /// Who forked it, or is to; `None` once that server is gone.
+    /// The server that forked the worker or was asked to; `None` once that server is gone.
     server: Option<ServerId>,
-    /// Who has adopted it since.
-    guardian: Option<ServerId>,
+    /// The server that adopted the worker after its own server was gone.
+    adopted_by: Option<ServerId>,
 }
 
 impl Registration {
-    /// Whether this server is to hear of it, and to kill it if this application ends.
-    fn is_with(&self, server: ServerId) -> bool {
-        self.server == Some(server) || self.guardian == Some(server)
+    /// Returns whether this server forked or adopted the worker. That server kills the worker if this application
+    /// exits.
+    fn belongs_to(&self, server: ServerId) -> bool {
+        self.server == Some(server) || self.adopted_by == Some(server)
     }
 }
 
-/// The owner of a pool's processes.
+/// The actor that owns a pool's processes.
 pub(crate) struct Supervisor {
     scheduler: Arc<Scheduler>,
     spec: ServerSpec,
     server: ServerState,
-    /// Which server it is.
+    /// The id of the current server.
     server_id: ServerId,
-    /// Servers that take no more work and have workers of ours.
-    predecessors: Vec<Predecessor>,
+    /// Servers that take no more work and still have workers of this pool.
+    draining: Vec<DrainingServer>,
     registry: HashMap<u64, Registration>,
-    /// Workers that were asked for and not yet confirmed.
+    /// Workers that were requested from a server and whose fork is not confirmed yet.
     unconfirmed: HashSet<u64>,
-    /// Workers that go once their replacements are confirmed, with the channels whose end tells them to.
-    leaving: Vec<Leaving>,
-    /// Workers that were asked for a few turns ago.
-    wanted: Vec<u64>,
-    turns_to_wait: u32,
-    /// Workers that were asked for while there was no server.
-    unspawned: Vec<u64>,
-    /// Servers that ended before they were of use, since one was.
+    /// Workers that are retired once their replacements are confirmed, with their channels.
+    retiring: Vec<RetiringWorker>,
+    /// Workers to be requested once `spawn_delay` turns of the event loop have passed.
+    delayed_spawns: Vec<u64>,
+    spawn_delay: u32,
+    /// Workers to be requested once there is a server.
+    pending_spawns: Vec<u64>,
+    /// Servers in a row that were lost before they had forked a worker.
     streak: u32,
-    /// What a server that was not up yet said before it ended.
-    last_words: Option<String>,
-    /// Whoever wants to know what the server does, in the order in which it was asked.
-    stats_requests: VecDeque<OneshotSender<ServerStats>>,
-    /// Whoever waits for the end.
+    /// The reason that a server gave before it was lost, if it was not up yet.
+    last_error: Option<String>,
+    /// Pending requests for the server's statistics, in the order in which they were sent.
+    stats_requests: VecDeque<OneshotSender<ServerReport>>,
+    /// Pending requests to stop the pool.
     end_waiters: Vec<OneshotSender<()>>,
-    /// The task of the conversation, to be woken when there is something to say.
+    /// Wakes [`ControlLoop`] when there is something to send.
     waker: Option<Waker>,
 }
 
@@ -97,77 +100,74 @@ impl Supervisor {
             spec,
             server: launched.map_or(ServerState::Down, ServerState::Launched),
             server_id: 0,
-            predecessors: Vec::new(),
+            draining: Vec::new(),
             registry: HashMap::new(),
             unconfirmed: HashSet::new(),
-            leaving: Vec::new(),
-            wanted: Vec::new(),
-            turns_to_wait: 0,
-            unspawned: Vec::new(),
+            retiring: Vec::new(),
+            delayed_spawns: Vec::new(),
+            spawn_delay: 0,
+            pending_spawns: Vec::new(),
             streak: 0,
-            last_words: None,
+            last_error: None,
             stats_requests: VecDeque::new(),
             end_waiters: Vec::new(),
             waker: None,
         }
     }
 
-    fn take_in(&mut self, message: FromServer, from: ServerId, ctx: &mut Context<Self>) {
+    fn handle_message(&mut self, message: FromServer, from: ServerId, ctx: &mut Context<Self>) {
         match message {
-            FromServer::Welcome { ticket } => self.server_is_up(ticket),
-            FromServer::Refused { reason } => self.last_words = Some(reason),
+            FromServer::Welcome { ticket } => self.mark_server_up(ticket),
+            FromServer::Refused { reason } => self.last_error = Some(reason),
             FromServer::PreloadFailed(report) => {
-                self.last_words = Some("its preload failed".to_owned());
+                self.last_error = Some("the preload failed".to_owned());
                 let failure = worker_process::setup_failure(&report);
-                self.scheduler.not_set_up(None, failure.in_pool(&self.scheduler.options.name));
+                self.scheduler.report_setup_failure(None, failure.in_pool(&self.scheduler.options.name));
             }
-            FromServer::Forked(born) => self.forked(born, from),
-            // It takes no more work, so another was asked.
+            FromServer::Forked(workers) => self.handle_forked(workers, from),
+            // That server takes no more work, and another server was asked for the worker.
             FromServer::NotForked { .. } if from != self.server_id => {}
-            FromServer::NotForked { number, reason } => self.not_forked(number, &reason),
+            FromServer::NotForked { number, reason } => self.report_fork_failure(number, &reason),
             FromServer::Ended(ended) => {
                 self.unconfirmed.remove(&ended.number);
                 if let Some(registration) = self.registry.remove(&ended.number) {
-                    registration.process.do_send(Exited(ExitReport::Seen(ended)));
+                    registration.process.do_send(WorkerExited(ExitReport::Known(ended)));
                 }
-                self.take_leave_of_departed();
+                self.drop_unused_servers();
             }
-            FromServer::Draining { succeeded } => self.server_drains(from, succeeded, ctx),
+            FromServer::Draining { succeeded } => self.handle_draining(from, succeeded, ctx),
             FromServer::Inspected(stats) => {
-                if let Some(inquirer) = self.stats_requests.pop_front() {
-                    // Whoever asked may have given up waiting.
-                    let _ = inquirer.send(stats);
+                if let Some(reply) = self.stats_requests.pop_front() {
+                    // The requester may have stopped waiting.
+                    let _ = reply.send(stats);
                 }
             }
             FromServer::Printed { number, stderr, bytes } => {
                 if let Some(registration) = self.registry.get(&number) {
-                    registration.process.do_send(Printed { stderr, bytes });
+                    registration.process.do_send(WorkerPrinted { stderr, bytes });
                 }
             }
-            // Nobody here asked for that.
+            // An application never requests a handover.
             FromServer::HandedOver { .. } => {}
         }
     }
 
-    fn forked(&mut self, born: Vec<Born>, from: ServerId) {
+    fn handle_forked(&mut self, workers: Vec<WorkerPid>, from: ServerId) {
         let connection = self.connection_of(from);
         let is_remote = connection.as_ref().is_some_and(|connection| connection.is_remote());
-        let handles =
-            connection.filter(|_| !is_remote).map(ServerConnection::take_passed).unwrap_or_default();
-        // Fewer than there have to be are none: there is no telling whose they are.
-        let mut handles = Some(handles).filter(|handles| handles.len() == born.len()).into_iter().flatten();
-        for Born { number, pid } in born {
-            let handle = handles.next();
+        let pidfds =
+            connection.filter(|_| !is_remote).map(ServerConnection::take_descriptors).unwrap_or_default();
+        // If some pidfds are missing, it is unknown which worker the others belong to, so none is used.
+        let mut pidfds = Some(pidfds).filter(|pidfds| pidfds.len() == workers.len()).into_iter().flatten();
+        for WorkerPid { number, pid } in workers {
+            let pidfd = pidfds.next();
             match self.registry.get(&number) {
-                // One that was given up before it was born finds its channel closed, and ends.
-                Some(registration) if is_remote || handle.is_some() => {
-                    registration.process.do_send(Forked { pid, handle })
+                Some(registration) if is_remote || pidfd.is_some() => {
+                    registration.process.do_send(WorkerForked { pid, pidfd })
                 }
-                // Without a handle it could not be watched; without its channel it ends.
-                Some(registration) => registration
-                    .process
-                    .do_send(RetireWorker(crate::actors::scheduler::worker_state::RetireReason::Broken)),
-                // It was given up while the server was being asked for it.
+                // Without a pidfd the worker cannot be watched. Retiring it closes its channel, and it exits.
+                Some(registration) => registration.process.do_send(RetireWorker(RetireReason::Broken)),
+                // The worker was retired before this report. It finds its channel closed and exits.
                 None => {}
             }
             self.unconfirmed.remove(&number);
@@ -175,20 +175,20 @@ impl Supervisor {
         if from == self.server_id {
             self.streak = 0;
         }
-        self.let_go();
+        self.retire_workers();
     }
 
-    fn not_forked(&mut self, number: u64, reason: &str) {
+    fn report_fork_failure(&mut self, number: u64, reason: &str) {
         tracing::warn!(target: "forkpool", pool = %self.scheduler.options.name, worker = number, reason,
-            "a worker could not be forked");
+            "failed to fork a worker");
         let failure = Failure::of(FailureKind::Setup, format!("failed to fork: {reason}"));
         let facts = WorkerFacts { number, ..WorkerFacts::default() };
-        self.scheduler.set_trouble(failure.in_pool(&self.scheduler.options.name).on_worker(facts));
+        self.scheduler.set_last_failure(failure.in_pool(&self.scheduler.options.name).on_worker(facts));
         self.unconfirmed.remove(&number);
-        self.let_go();
+        self.retire_workers();
         match self.registry.remove(&number) {
-            Some(registration) => registration.process.do_send(Exited(ExitReport::Unseen)),
-            None => self.scheduler.ended(number, ExitReport::Unseen),
+            Some(registration) => registration.process.do_send(WorkerExited(ExitReport::Unknown)),
+            None => self.scheduler.report_exit(number, ExitReport::Unknown),
         }
     }
 
@@ -198,16 +198,16 @@ impl Supervisor {
         }
     }
 
-    /// Once every worker is gone, the server is taken leave of, and whoever waits for the end is told.
-    fn end_if_drained(&mut self, ctx: &mut Context<Self>) {
-        if matches!(self.server, ServerState::Over) || !self.scheduler.is_drained() {
+    /// If the pool is drained, shuts down the server, resolves the requests to stop the pool, and stops this actor.
+    fn stop_if_drained(&mut self, ctx: &mut Context<Self>) {
+        if matches!(self.server, ServerState::Stopped) || !self.scheduler.is_drained() {
             return;
         }
-        let farewell = self.farewell();
-        let end = farewell.into_actor(self).map(|(), supervisor, ctx| {
-            for mourner in supervisor.end_waiters.drain(..) {
-                // Whoever asked may have given up waiting.
-                let _ = mourner.send(());
+        let shut_down = self.shut_down();
+        let end = shut_down.into_actor(self).map(|(), supervisor, ctx| {
+            for waiter in supervisor.end_waiters.drain(..) {
+                // The requester may have stopped waiting.
+                let _ = waiter.send(());
             }
             ctx.stop();
         });
@@ -223,14 +223,14 @@ impl Actor for Supervisor {
             ServerState::Launched(launched) => self.begin_handshake(launched, ctx),
             _ => self.relaunch(ctx),
         }
-        ctx.spawn(Conversation);
+        ctx.spawn(ControlLoop);
     }
 }
 
-/// Talks with the fork server, whichever it is, and with those that were before.
-struct Conversation;
+/// Exchanges messages with the current fork server and the draining ones.
+struct ControlLoop;
 
-impl ActorFuture<Supervisor> for Conversation {
+impl ActorFuture<Supervisor> for ControlLoop {
     type Output = ();
 
     fn poll(
@@ -240,13 +240,13 @@ impl ActorFuture<Supervisor> for Conversation {
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
         supervisor.waker = Some(task.waker().clone());
-        while let Some((from, said)) = supervisor.poll_servers(task) {
-            match said {
-                Some(message) => supervisor.take_in(message, from, ctx),
-                None => supervisor.server_lost(from, ctx),
+        while let Some((from, message)) = supervisor.poll_servers(task) {
+            match message {
+                Some(message) => supervisor.handle_message(message, from, ctx),
+                None => supervisor.handle_server_lost(from, ctx),
             }
         }
-        if supervisor.hire_wanted() {
+        if supervisor.poll_delayed_spawns() {
             task.waker().wake_by_ref();
         }
         Poll::Pending

@@ -1,4 +1,4 @@
-//! The application's end of the control channel, and the server process behind it.
+//! The application's end of the control channel, with the server process if the application started it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -9,99 +9,106 @@ use tokio::io::unix::AsyncFd;
 
 use super::source::{Launched, Remote};
 use crate::channel::{Inbox, SendQueue, SocketLayer};
-use crate::sys::descriptors::Bundle;
+use crate::sys::descriptors::PassedDescriptors;
 use crate::sys::server_process::ServerProcess;
 use crate::sys::{descriptors, reactor};
 use crate::wire::control::{BODY_LIMIT, FromServer, ToServer};
 use crate::wire::frame;
 
-/// A server that was started and not yet taken leave of.
+/// The connection to one fork server.
 pub(crate) struct ServerConnection {
-    // The channel goes before the process: its end is what tells the server to end.
+    // Field order matters: the socket is dropped before the process, because its end makes the server exit.
     socket: AsyncFd<OwnedFd>,
-    security: SocketLayer,
-    /// Where it is, if over a network.
+    layer: SocketLayer,
+    /// The server's network address, if it is reached over a network.
     remote: Option<Remote>,
-    /// What it knows us by there.
+    /// By what a server over a network recognizes this client on the channels of its workers.
     ticket: Option<u128>,
-    /// What was wrong with the conversation, if it was not just the end of it.
-    complaint: Option<String>,
-    /// Where it is ours.
+    /// Why the channel ended, if the peer violated the protocol of the socket layer.
+    error: Option<String>,
+    /// The server process, if this application started it.
     process: Option<ServerProcess>,
     inbox: Inbox,
-    unsent: SendQueue,
-    passed: VecDeque<Bundle>,
+    send_queue: SendQueue,
+    /// Received descriptors, one entry for each message that passed some.
+    descriptors: VecDeque<PassedDescriptors>,
 }
 
 impl ServerConnection {
-    /// Registers with the current reactor.
+    /// Registers the socket with the current thread's reactor.
+    ///
+    /// # Errors
+    ///
+    /// The error of the registration; the socket is closed then.
     pub(crate) fn new(launched: Launched) -> io::Result<Self> {
         Ok(ServerConnection {
-            socket: reactor::register_both_ways(launched.socket)?,
-            security: launched.security,
+            socket: reactor::register_read_write(launched.socket)?,
+            layer: launched.layer,
             remote: launched.remote,
             ticket: None,
-            complaint: None,
+            error: None,
             process: launched.process,
             inbox: Inbox::default(),
-            unsent: SendQueue::default(),
-            passed: VecDeque::new(),
+            send_queue: SendQueue::default(),
+            descriptors: VecDeque::new(),
         })
     }
 
-    /// The server's process, where it is ours.
+    /// Returns the pid of the server process, if this application started it.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(ServerProcess::pid)
     }
 
-    /// Says it at once, as far as it fits; the rest is left for [`poll_flush`](Self::poll_flush).
-    pub(crate) fn say(&mut self, message: &ToServer, passed: Vec<OwnedFd>) {
-        self.unsent.put(message, passed);
-        // What it says is looked at by whoever flushes.
-        let _ = self.send();
+    /// Sends a message. It writes as much as fits now; [`poll_flush`](Self::poll_flush) writes the rest.
+    pub(crate) fn send(&mut self, message: &ToServer, descriptors: Vec<OwnedFd>) {
+        self.send_queue.push(message, descriptors);
+        // poll_flush sees the same error again and handles it.
+        let _ = self.write();
     }
 
-    /// Says bytes that are a frame already.
-    pub(crate) fn say_frame(&mut self, bytes: Vec<u8>, passed: Vec<OwnedFd>) {
-        self.unsent.put_frame(bytes, passed);
+    /// Queues an encoded frame; [`poll_flush`](Self::poll_flush) writes it.
+    pub(crate) fn queue_frame(&mut self, bytes: Vec<u8>, descriptors: Vec<OwnedFd>) {
+        self.send_queue.push_frame(bytes, descriptors);
     }
 
-    fn send(&mut self) -> io::Result<()> {
+    fn write(&mut self) -> io::Result<()> {
         let socket = self.socket.as_fd();
-        self.unsent.send(socket, &mut self.security)?;
-        self.security.flush(socket)
+        self.send_queue.send(socket, &mut self.layer)?;
+        self.layer.flush(socket)
     }
 
-    /// It knows us by this.
-    pub(crate) fn is_known_as(&mut self, ticket: Option<u128>) {
+    /// Sets the ticket by which the server recognizes this client.
+    pub(crate) fn set_ticket(&mut self, ticket: Option<u128>) {
         self.ticket = ticket;
     }
 
-    /// Where the channels of its workers go, and what they name us by, if that is over a network.
+    /// Returns the address and the ticket for the channels of the server's workers, if it is reached over a network and
+    /// has sent its welcome.
     pub(crate) fn remote(&self) -> Option<(Remote, u128)> {
         Some((self.remote.clone()?, self.ticket?))
     }
 
-    /// Whether the channels of its workers are connections to it.
+    /// Returns whether the server is reached over a network, so that the channels of its workers are connections to it.
     pub(crate) fn is_remote(&self) -> bool {
         self.remote.is_some()
     }
 
-    /// What was wrong with the conversation, if it was not just the end of it.
-    pub(crate) fn take_complaint(&mut self) -> Option<String> {
-        self.complaint.take()
+    /// Takes the reason why the channel ended, if the peer violated the protocol of the socket layer.
+    pub(crate) fn take_error(&mut self) -> Option<String> {
+        self.error.take()
     }
 
-    /// The descriptors that came with the message at hand.
-    pub(crate) fn take_passed(&mut self) -> Bundle {
-        self.passed.pop_front().unwrap_or_default()
+    /// Takes the descriptors that came with the current message.
+    pub(crate) fn take_descriptors(&mut self) -> PassedDescriptors {
+        self.descriptors.pop_front().unwrap_or_default()
     }
 
-    /// Writes what fits; registers the task for the rest. A server that is gone is told by the next read.
+    /// Writes the queued messages, and registers the task if not all of them fit. After an error it drops them and is
+    /// ready; the next read finds the end of the channel.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while let Err(error) = self.send() {
+        while let Err(error) = self.write() {
             if error.kind() != io::ErrorKind::WouldBlock {
-                self.unsent.clear();
+                self.send_queue.clear();
                 return Poll::Ready(());
             }
             match ready!(self.socket.poll_write_ready(cx)) {
@@ -112,22 +119,23 @@ impl ServerConnection {
         Poll::Ready(())
     }
 
-    /// The server's next message; `None` once the conversation is over.
+    /// Returns the server's next message, or `None` once the channel has ended or its data is invalid.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<FromServer>> {
         loop {
-            match self.inbox.next(BODY_LIMIT) {
-                Ok(Some(body)) => return Poll::Ready(frame::whole(body).ok()),
+            match self.inbox.next_frame(BODY_LIMIT) {
+                Ok(Some(body)) => return Poll::Ready(frame::header_only(body).ok()),
                 Ok(None) => {}
                 Err(_) => return Poll::Ready(None),
             }
             let Ok(mut guard) = ready!(self.socket.poll_read_ready(cx)) else {
                 return Poll::Ready(None);
             };
-            let (socket, security, passed) = (&self.socket, &mut self.security, &mut self.passed);
-            let filled = self.inbox.fill(|buffer| match security {
-                // Descriptors come along only where nothing stands between.
+            let (socket, layer, descriptors) = (&self.socket, &mut self.layer, &mut self.descriptors);
+            let filled = self.inbox.fill(|buffer| match layer {
+                // Only a plain socket passes descriptors.
                 SocketLayer::None => {
-                    descriptors::receive_with(socket.as_fd(), buffer, passed).map_err(io::Error::from)
+                    descriptors::receive_with_descriptors(socket.as_fd(), buffer, descriptors)
+                        .map_err(io::Error::from)
                 }
                 #[cfg(feature = "tls")]
                 secured @ SocketLayer::Tls(_) => secured.receive(socket.as_fd(), buffer),
@@ -137,16 +145,17 @@ impl ServerConnection {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
                 Err(error) => {
-                    let is_known = error.kind() == io::ErrorKind::InvalidData;
-                    self.complaint = is_known.then(|| error.to_string());
+                    let is_protocol_error = error.kind() == io::ErrorKind::InvalidData;
+                    self.error = is_protocol_error.then(|| error.to_string());
                     return Poll::Ready(None);
                 }
             }
         }
     }
 
-    /// Ends the conversation, which ends a server of ours; its process is left to be waited for.
-    pub(crate) fn hang_up(self) -> Option<ServerProcess> {
+    /// Closes the channel, which makes a server exit that this application started. Returns its process to be waited
+    /// for.
+    pub(crate) fn close(self) -> Option<ServerProcess> {
         self.process
     }
 }

@@ -1,4 +1,4 @@
-//! The fork servers that a pool has: the one that is asked for workers, and those before it that take no more work.
+//! The fork servers of a pool: the current one, which forks workers, and earlier ones that take no more work.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,44 +17,50 @@ use crate::actors::transport::blobs::BlobMemory;
 use crate::sys::server_process::ServerProcess;
 use crate::wire::control::{FromServer, ToServer};
 
-/// How long a server may take to end its workers and itself.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long the pool's own server may take to exit with its workers after its channel was closed (2 s). Dropping its
+/// process after that waits once more and then kills it.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Which server, in the life of a pool.
+/// Identifies one connection to a server; a pool numbers them from 1.
 pub(super) type ServerId = u64;
 
-/// The fork server, as the supervisor knows it.
+/// The state of the current fork server.
 pub(super) enum ServerState {
-    /// Launched, and to be spoken to once the supervisor runs.
+    /// It is launched or connected; the handshake begins once the supervisor runs.
     Launched(Launched),
-    /// On the way to one over a network.
-    Reaching,
-    /// The preload runs; fork requests wait in the channel.
+    /// A network connection to it is being opened.
+    Connecting,
+    /// Its preload runs; fork requests wait in the channel.
     Starting(ServerConnection),
+    /// It forks workers.
     Up(ServerConnection),
-    /// There is none, and another attempt is due.
+    /// There is no server, and another attempt is scheduled.
     Down,
-    /// The pool is over.
-    Over,
+    /// The pool has stopped.
+    Stopped,
 }
 
 impl ServerState {
     pub(super) fn connection(&mut self) -> Option<&mut ServerConnection> {
         match self {
             ServerState::Starting(connection) | ServerState::Up(connection) => Some(connection),
-            ServerState::Launched(_) | ServerState::Reaching | ServerState::Down | ServerState::Over => None,
+            ServerState::Launched(_) | ServerState::Connecting | ServerState::Down | ServerState::Stopped => {
+                None
+            }
         }
     }
 }
 
-/// What was lost with a server.
-enum Loss {
-    OfUse,
-    BeforeItWasReady,
+/// When a server was lost.
+enum ServerLoss {
+    /// After its preload had succeeded.
+    WasUp,
+    /// Before that.
+    BeforeUp,
 }
 
-/// A server that takes no more work and has workers of ours.
-pub(super) struct Predecessor {
+/// A server that takes no more work and still has workers of this pool.
+pub(super) struct DrainingServer {
     id: ServerId,
     connection: ServerConnection,
 }
@@ -62,178 +68,182 @@ pub(super) struct Predecessor {
 impl Supervisor {
     pub(super) fn begin_handshake(&mut self, launched: Launched, ctx: &mut Context<Self>) {
         let arena: io::Result<Vec<OwnedFd>> =
-            self.scheduler.blobs.iter().map(BlobMemory::to_be_read).collect();
+            self.scheduler.blobs.iter().map(BlobMemory::read_only_descriptor).collect();
         let connection =
             ServerConnection::new(launched).and_then(|connection| arena.map(|arena| (connection, arena)));
         match connection {
             Ok((mut connection, arena)) => {
-                connection.say_frame(self.spec.hello.clone(), arena);
-                if let Some(unanswered) = self.spec.source.unanswered() {
-                    self.scheduler.set_outage(Some(unanswered));
+                connection.queue_frame(self.spec.hello.clone(), arena);
+                if let Some(no_answer_text) = self.spec.source.no_answer_text() {
+                    self.scheduler.set_outage(Some(no_answer_text));
                 }
                 self.server = ServerState::Starting(connection);
                 self.server_id += 1;
-                self.spawn_queued();
+                self.send_pending_spawns();
                 self.wake();
             }
-            Err(error) => self.server_down(error.to_string(), ctx),
+            Err(error) => self.schedule_relaunch(error.to_string(), ctx),
         }
     }
 
-    pub(super) fn server_is_up(&mut self, ticket: Option<u128>) {
+    pub(super) fn mark_server_up(&mut self, ticket: Option<u128>) {
         if self.unconfirmed.is_empty() {
             self.streak = 0;
         }
         self.scheduler.set_outage(None);
         if let ServerState::Starting(mut connection) = std::mem::replace(&mut self.server, ServerState::Down)
         {
-            connection.is_known_as(ticket);
-            tracing::debug!(target: "forkpool", pool = %self.scheduler.options.name, server = connection.pid(), "fork server is up");
+            connection.set_ticket(ticket);
+            tracing::debug!(target: "forkpool", pool = %self.scheduler.options.name, server = connection.pid(),
+                "fork server is up");
             self.server = ServerState::Up(connection);
-            self.have_orphans_adopted();
-            self.spawn_queued();
+            self.request_adoptions();
+            self.send_pending_spawns();
         }
     }
 
-    fn spawn_queued(&mut self) {
-        let unspawned = std::mem::take(&mut self.unspawned);
-        self.spawn(&unspawned);
+    fn send_pending_spawns(&mut self) {
+        let numbers = std::mem::take(&mut self.pending_spawns);
+        self.spawn(&numbers);
     }
 
-    /// Workers whose server is gone are to end with this application all the same: the server there is now sees to that.
-    fn have_orphans_adopted(&mut self) {
+    /// Asks the current server to adopt workers whose own server is gone. It kills them if this application exits.
+    fn request_adoptions(&mut self) {
         self.registry.retain(|_, registration| registration.process.connected());
         let is_orphan =
-            |registration: &Registration| registration.server.is_none() && registration.guardian.is_none();
+            |registration: &Registration| registration.server.is_none() && registration.adopted_by.is_none();
         let orphans = self.registry.iter().filter(|(_, registration)| is_orphan(registration));
         let orphans: Vec<u64> = orphans.map(|(number, _)| *number).collect();
         if !self.spec.source.is_own() && !self.spec.source.is_remote() {
-            // It may be of a newer build than they are.
-            self.scheduler.outdate(&orphans, true);
+            // The server may be of a newer build than these workers.
+            self.scheduler.mark_outdated(&orphans, true);
         }
         for number in orphans {
-            let handle = self.scheduler.identity(number).and_then(|worker| worker.duplicate_handle().ok());
+            let pidfd = self.scheduler.worker_handle(number).and_then(|worker| worker.duplicate_pidfd().ok());
             let registration = self.registry.get_mut(&number);
-            if let (Some(handle), Some(connection), Some(registration)) =
-                (handle, self.server.connection(), registration)
+            if let (Some(pidfd), Some(connection), Some(registration)) =
+                (pidfd, self.server.connection(), registration)
             {
-                connection.say(&ToServer::Adopt { number }, vec![handle]);
-                registration.guardian = Some(self.server_id);
+                connection.send(&ToServer::Adopt { number }, vec![pidfd]);
+                registration.adopted_by = Some(self.server_id);
             }
         }
     }
 
-    /// The way to a server that is still spoken with.
+    /// Returns the connection to the current server or a draining one.
     pub(super) fn connection_of(&mut self, id: ServerId) -> Option<&mut ServerConnection> {
         if id == self.server_id {
             return self.server.connection();
         }
-        self.predecessors
-            .iter_mut()
-            .find(|predecessors| predecessors.id == id)
-            .map(|predecessors| &mut predecessors.connection)
+        self.draining.iter_mut().find(|draining| draining.id == id).map(|draining| &mut draining.connection)
     }
 
-    /// The next message of any server, or `None` in its place where the conversation with one is over.
+    /// Writes queued messages and reads the next message of any server. The message is `None` if that server's channel
+    /// has ended.
     pub(super) fn poll_servers(
         &mut self,
         task: &mut TaskContext<'_>,
     ) -> Option<(ServerId, Option<FromServer>)> {
         let current = self.server.connection().map(|connection| (self.server_id, connection));
-        let predecessors =
-            self.predecessors.iter_mut().map(|predecessors| (predecessors.id, &mut predecessors.connection));
-        for (id, connection) in current.into_iter().chain(predecessors) {
-            // What cannot be written yet wakes this task when it can.
+        let draining = self.draining.iter_mut().map(|draining| (draining.id, &mut draining.connection));
+        for (id, connection) in current.into_iter().chain(draining) {
+            // A pending write has registered this task.
             let _ = connection.poll_flush(task);
-            if let Poll::Ready(said) = connection.poll_next(task) {
-                return Some((id, said));
+            if let Poll::Ready(message) = connection.poll_next(task) {
+                return Some((id, message));
             }
         }
         None
     }
 
-    /// A server takes no more work. Where another has its place it is gone to.
-    pub(super) fn server_drains(&mut self, from: ServerId, succeeded: bool, ctx: &mut Context<Self>) {
-        tracing::info!(target: "forkpool", pool = %self.scheduler.options.name, succeeded, "the fork server takes no more work");
+    /// Marks the workers of a server that takes no more work. If it is the current one, connects to its successor.
+    pub(super) fn handle_draining(&mut self, from: ServerId, succeeded: bool, ctx: &mut Context<Self>) {
+        tracing::info!(target: "forkpool", pool = %self.scheduler.options.name, succeeded,
+            "the fork server takes no more work");
         if from == self.server_id
             && let ServerState::Starting(connection) | ServerState::Up(connection) =
                 std::mem::replace(&mut self.server, ServerState::Down)
         {
-            self.predecessors.push(Predecessor { id: from, connection });
+            self.draining.push(DrainingServer { id: from, connection });
             self.stats_requests.clear();
             self.server_id += 1;
-            self.withdraw_from(from);
+            self.reassign_unconfirmed(from);
             self.relaunch(ctx);
         }
-        let its_workers = self.registry.iter().filter(|(_, registration)| registration.is_with(from));
-        let its_workers: Vec<u64> = its_workers.map(|(number, _)| *number).collect();
-        self.scheduler.outdate(&its_workers, succeeded);
-        self.take_leave_of_departed();
+        let workers = self.registry.iter().filter(|(_, registration)| registration.belongs_to(from));
+        let workers: Vec<u64> = workers.map(|(number, _)| *number).collect();
+        self.scheduler.mark_outdated(&workers, succeeded);
+        self.drop_unused_servers();
     }
 
-    /// A server that takes no more work and has no worker of ours any more is nothing to us.
-    pub(super) fn take_leave_of_departed(&mut self) {
+    /// Closes the connections to draining servers that have no worker of this pool any more.
+    pub(super) fn drop_unused_servers(&mut self) {
         let registry = &self.registry;
-        let lives = |registration: &&Registration| registration.process.connected();
-        let has_workers = |id| registry.values().filter(lives).any(|registration| registration.is_with(id));
-        self.predecessors.retain(|predecessors| has_workers(predecessors.id));
+        let is_alive = |registration: &&Registration| registration.process.connected();
+        let has_workers =
+            |id| registry.values().filter(is_alive).any(|registration| registration.belongs_to(id));
+        self.draining.retain(|draining| has_workers(draining.id));
     }
 
-    /// The conversation with a server has ended without our doing.
-    pub(super) fn server_lost(&mut self, id: ServerId, ctx: &mut Context<Self>) {
+    /// Handles the end of a server's channel: reassigns its unconfirmed workers, has its other workers watched, and
+    /// replaces the server if it is the current one.
+    pub(super) fn handle_server_lost(&mut self, id: ServerId, ctx: &mut Context<Self>) {
         self.registry.retain(|_, registration| registration.process.connected());
-        let outcome = (id == self.server_id).then(|| self.lose_server());
-        let owed_some = self.withdraw_from(id);
-        // They stay in the registry: an orphan can still be told to leave.
+        let loss = (id == self.server_id).then(|| self.drop_server());
+        let had_unconfirmed = self.reassign_unconfirmed(id);
+        // Orphans stay in the registry, so that they can be retired.
         let mut orphans = Vec::new();
         for (&number, registration) in
-            self.registry.iter_mut().filter(|(_, registration)| registration.is_with(id))
+            self.registry.iter_mut().filter(|(_, registration)| registration.belongs_to(id))
         {
-            registration.guardian = None;
+            registration.adopted_by = None;
             if registration.server.take().is_some() {
                 registration.process.do_send(ServerLost);
                 orphans.push(number);
             }
         }
         if self.spec.source.is_remote() {
-            // Nobody would tell of their ends, so they go once nobody holds them.
-            self.scheduler.outdate(&orphans, false);
+            // Their exits would not be reported, so they are retired as soon as no checkout holds them.
+            self.scheduler.mark_outdated(&orphans, false);
         }
-        self.predecessors.retain(|predecessors| predecessors.id != id);
-        self.let_go();
-        match outcome {
+        self.draining.retain(|draining| draining.id != id);
+        self.retire_workers();
+        match loss {
             None => {}
-            Some(Loss::OfUse) if !owed_some => {
-                self.scheduler.set_outage(Some("the fork server died".to_owned()));
+            Some(ServerLoss::WasUp) if !had_unconfirmed => {
+                self.scheduler.set_outage(Some("the fork server was lost".to_owned()));
                 self.relaunch(ctx);
             }
-            // One that dies of what it is asked for is not asked again at once.
-            Some(Loss::OfUse) => self.server_down("the fork server died".to_owned(), ctx),
-            Some(Loss::BeforeItWasReady) => {
-                let said = self.last_words.take();
-                let why = said.unwrap_or_else(|| "the fork server ended before it was ready".to_owned());
-                self.server_down(why, ctx);
+            // A fork request may have killed it, so the next server is not started at once.
+            Some(ServerLoss::WasUp) => self.schedule_relaunch("the fork server was lost".to_owned(), ctx),
+            Some(ServerLoss::BeforeUp) => {
+                let last_error = self.last_error.take();
+                let why =
+                    last_error.unwrap_or_else(|| "the fork server exited before it was ready".to_owned());
+                self.schedule_relaunch(why, ctx);
             }
         }
     }
 
-    /// What is left of the server that is asked for workers; whether it was of use.
-    fn lose_server(&mut self) -> Loss {
-        let before = std::mem::replace(&mut self.server, ServerState::Down);
-        let loss = if matches!(before, ServerState::Up(_)) { Loss::OfUse } else { Loss::BeforeItWasReady };
-        if let ServerState::Starting(mut connection) | ServerState::Up(mut connection) = before {
-            // What it said itself is more to the point.
-            self.last_words = self.last_words.take().or(connection.take_complaint());
-            connection.hang_up().iter_mut().for_each(ServerProcess::kill);
+    /// Closes the connection to the current server, kills its process if it is a child of this one, and returns when
+    /// the server was lost.
+    fn drop_server(&mut self) -> ServerLoss {
+        let previous = std::mem::replace(&mut self.server, ServerState::Down);
+        let loss =
+            if matches!(previous, ServerState::Up(_)) { ServerLoss::WasUp } else { ServerLoss::BeforeUp };
+        if let ServerState::Starting(mut connection) | ServerState::Up(mut connection) = previous {
+            // A reason that the server itself gave is more precise.
+            self.last_error = self.last_error.take().or(connection.take_error());
+            connection.close().iter_mut().for_each(ServerProcess::kill);
         }
         self.stats_requests.clear();
         loss
     }
 
-    /// There is no server, and there will be an attempt to start one after a while.
-    fn server_down(&mut self, why: String, ctx: &mut Context<Self>) {
+    /// Records why there is no server, and schedules the next attempt with exponential backoff.
+    fn schedule_relaunch(&mut self, why: String, ctx: &mut Context<Self>) {
         self.streak = self.streak.saturating_add(1);
-        let wait = self.scheduler.options.restart.wait(self.streak, self.scheduler.chance());
+        let wait = self.scheduler.options.restart.wait(self.streak, self.scheduler.jitter());
         tracing::warn!(target: "forkpool", pool = %self.scheduler.options.name, why, ?wait, "no fork server");
         self.scheduler.set_outage(Some(why));
         self.server = ServerState::Down;
@@ -244,40 +254,40 @@ impl Supervisor {
         if !matches!(self.server, ServerState::Down) || self.scheduler.is_drained() {
             return;
         }
-        if let Some(reached) = self.spec.source.reach_at_once() {
-            return self.reached(reached, ctx);
+        if let Some(connected) = self.spec.source.open_now() {
+            return self.handle_connected(connected, ctx);
         }
-        self.server = ServerState::Reaching;
-        let reaching = self.spec.source.clone().reach().into_actor(self);
-        ctx.spawn(reaching.map(|reached, supervisor, ctx| {
-            if matches!(supervisor.server, ServerState::Reaching) {
-                supervisor.reached(reached, ctx);
+        self.server = ServerState::Connecting;
+        let connecting = self.spec.source.clone().open().into_actor(self);
+        ctx.spawn(connecting.map(|connected, supervisor, ctx| {
+            if matches!(supervisor.server, ServerState::Connecting) {
+                supervisor.handle_connected(connected, ctx);
             }
         }));
     }
 
-    fn reached(&mut self, reached: io::Result<Launched>, ctx: &mut Context<Self>) {
-        match reached {
+    fn handle_connected(&mut self, connected: io::Result<Launched>, ctx: &mut Context<Self>) {
+        match connected {
             Ok(launched) => self.begin_handshake(launched, ctx),
             Err(error) => {
-                let why = self.spec.source.unreachable(&error);
-                self.server_down(why, ctx);
+                let why = self.spec.source.unreachable_text(&error);
+                self.schedule_relaunch(why, ctx);
             }
         }
     }
 
-    /// Takes leave of all servers; ready once a server of ours has ended.
-    pub(super) fn farewell(&mut self) -> impl Future<Output = ()> + 'static {
-        self.predecessors.clear();
-        let connection = match std::mem::replace(&mut self.server, ServerState::Over) {
+    /// Closes the connections to all servers. The future resolves once the pool's own server has exited.
+    pub(super) fn shut_down(&mut self) -> impl Future<Output = ()> + 'static {
+        self.draining.clear();
+        let connection = match std::mem::replace(&mut self.server, ServerState::Stopped) {
             ServerState::Starting(connection) | ServerState::Up(connection) => Some(connection),
             ServerState::Launched(launched) => ServerConnection::new(launched).ok(),
-            ServerState::Reaching | ServerState::Down | ServerState::Over => None,
+            ServerState::Connecting | ServerState::Down | ServerState::Stopped => None,
         };
         async move {
-            let process = connection.and_then(ServerConnection::hang_up);
-            if let Some(Ok(handle)) = process.as_ref().map(ServerProcess::handle) {
-                worker_process::ended(handle, FAREWELL).await;
+            let process = connection.and_then(ServerConnection::close);
+            if let Some(Ok(pidfd)) = process.as_ref().map(ServerProcess::pidfd) {
+                worker_process::wait_for_exit(pidfd, SHUTDOWN_TIMEOUT).await;
             }
             // Dropping the process reaps it.
             drop(process);

@@ -1,4 +1,4 @@
-//! Where a pool has its fork server from, and how it is reached.
+//! The three sources of a fork server: started by the pool, listening at a path, listening at a port.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,119 +12,126 @@ use crate::channel::SocketLayer;
 use crate::sys::server_process::ServerProcess;
 use crate::sys::{descriptors, sockets};
 
-/// Longest time to connect to one address of a host.
-const CONNECTING: Duration = Duration::from_secs(5);
+/// Longest time to connect to one address of a host (5 s).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Our end of a control channel, not yet registered with a reactor, and the server process if it is ours.
+/// The application's end of a control channel, not registered with a reactor yet, and the server process if the
+/// application started it.
 pub(crate) struct Launched {
     pub(super) socket: OwnedFd,
-    pub(super) security: SocketLayer,
+    pub(super) layer: SocketLayer,
     pub(super) process: Option<ServerProcess>,
-    /// Where it is, if over a network.
+    /// The server's network address, if it is reached over a network.
     pub(super) remote: Option<Remote>,
 }
 
-/// A server over a network, for the channels of its workers.
+/// The network address of a server, to open connections to it.
 #[derive(Clone)]
 pub(crate) struct Remote {
     address: SocketAddr,
-    /// Its name, and what it has to match.
+    /// The name that the server's certificate must have, and the certificates to check it with. `None`: plain TCP.
     identity: Option<(String, Certificates)>,
 }
 
 impl Remote {
-    /// One more connection, which may still be on its way.
+    /// Begins another connection and does not wait until it is established.
     ///
     /// # Errors
     ///
-    /// What the system said; nothing is left behind.
+    /// The error of the system call or of the TLS set-up; no connection is left then.
     pub(crate) fn connect(&self) -> io::Result<(OwnedFd, SocketLayer)> {
-        let security = match &self.identity {
+        let layer = match &self.identity {
             Some((name, certificates)) => certificates.connect(name)?,
             None => SocketLayer::None,
         };
-        Ok((sockets::connect_net(self.address)?, security))
+        Ok((sockets::connect_tcp(self.address)?, layer))
     }
 }
 
-/// Where a pool has its fork server from.
+/// Where a pool's fork server comes from.
 #[derive(Clone, Debug)]
 pub(crate) enum ServerSource {
-    /// This program, started again with these arguments.
+    /// The pool starts this program again with these arguments.
     Own(Vec<String>),
-    /// A server that listens at this path, and runs as our user, as root or as the one that is trusted.
+    /// A server listens at this path. It must run as this process's user, as root or as `trusted`.
     Path { path: PathBuf, trusted: Option<u32> },
-    /// A server that listens at a port, and shows a certificate if we have some.
+    /// A server listens at this port. With `certificates` the connection uses TLS. Without them it must be to a
+    /// loopback address, unless `beyond_loopback` is set.
     Port { host: String, port: u16, certificates: Option<Certificates>, beyond_loopback: bool },
 }
 
 impl ServerSource {
-    /// Starts the server, or goes to it; `None` where that takes a while, see [`reach`](Self::reach).
+    /// Starts the server or connects to its path. Returns `None` for a server at a port, because that takes a while:
+    /// see [`open`](Self::open).
     ///
     /// # Errors
     ///
-    /// What the system said; nothing is left behind.
-    pub(crate) fn reach_at_once(&self) -> Option<io::Result<Launched>> {
+    /// The error of the system call, or `PermissionDenied` if the server's user is not trusted. No process and no
+    /// connection is left then.
+    pub(crate) fn open_now(&self) -> Option<io::Result<Launched>> {
         match self {
             ServerSource::Own(arguments) => Some(launch(arguments)),
-            ServerSource::Path { path, trusted } => Some(go_to(path, *trusted)),
+            ServerSource::Path { path, trusted } => Some(connect_to_path(path, *trusted)),
             ServerSource::Port { .. } => None,
         }
     }
 
-    /// Goes to the server.
+    /// Starts the server or connects to it.
     ///
     /// # Errors
     ///
-    /// As [`reach_at_once`](Self::reach_at_once).
-    pub(crate) async fn reach(self) -> io::Result<Launched> {
+    /// The same as for [`open_now`](Self::open_now). For a server at a port also the error of the name lookup, or the
+    /// error for the last address of the host: `PermissionDenied` for plain TCP beyond the loopback, `TimedOut` after
+    /// five seconds. No connection is left then.
+    pub(crate) async fn open(self) -> io::Result<Launched> {
         let ServerSource::Port { host, port, certificates, beyond_loopback } = &self else {
-            return self.reach_at_once().unwrap_or_else(|| Err(io::ErrorKind::Unsupported.into()));
+            return self.open_now().unwrap_or_else(|| Err(io::ErrorKind::Unsupported.into()));
         };
-        let mut refusal = io::Error::new(io::ErrorKind::NotFound, "it has no address");
+        let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
         for address in tokio::net::lookup_host((host.as_str(), *port)).await? {
             if certificates.is_none() && !address.ip().is_loopback() && !beyond_loopback {
-                let why = "on plain TCP nobody shows who it is: connect to tls:host:port with certificates, or say \
-                           allow_unauthenticated_beyond_loopback(true)";
-                refusal = io::Error::new(io::ErrorKind::PermissionDenied, why);
+                let why = "plain TCP beyond the loopback is unauthenticated: connect to tls:host:port with \
+                           certificates, or call allow_unauthenticated_beyond_loopback(true)";
+                last_error = io::Error::new(io::ErrorKind::PermissionDenied, why);
                 continue;
             }
             let identity = certificates.clone().map(|certificates| (host.clone(), certificates));
             let remote = Remote { address, identity };
-            match remote.arrive().await {
+            match remote.open().await {
                 Ok(launched) => return Ok(launched),
-                Err(error) => refusal = error,
+                Err(error) => last_error = error,
             }
         }
-        Err(refusal)
+        Err(last_error)
     }
 
-    /// Whether the server is this program, started for this pool alone.
+    /// Returns whether the pool starts the server itself.
     pub(crate) fn is_own(&self) -> bool {
         matches!(self, ServerSource::Own(_))
     }
 
-    /// Whether its workers are on another machine, or might as well be.
+    /// Returns whether the server is at a port, so that its workers may be on another machine.
     pub(crate) fn is_remote(&self) -> bool {
         matches!(self, ServerSource::Port { .. })
     }
 
-    /// What is wrong as long as it was reached and says nothing; a server of ours may take its time to load.
-    pub(crate) fn unanswered(&self) -> Option<String> {
-        (!self.is_own()).then(|| format!("no word yet from the server at {}", self.place()))
+    /// Returns the outage while a connected server has not sent its welcome. `None` for the pool's own server, whose
+    /// preload may take long.
+    pub(crate) fn no_answer_text(&self) -> Option<String> {
+        (!self.is_own()).then(|| format!("the server at {} has not answered yet", self.location()))
     }
 
-    /// What it is that cannot be done where it cannot be reached.
-    pub(crate) fn unreachable(&self, error: &io::Error) -> String {
+    /// Returns the outage after an attempt to start the server or to connect to it has failed.
+    pub(crate) fn unreachable_text(&self, error: &io::Error) -> String {
         match self {
-            ServerSource::Own(_) => format!("this program cannot be started again: {error}"),
+            ServerSource::Own(_) => format!("failed to start this program again as the fork server: {error}"),
             ServerSource::Path { .. } | ServerSource::Port { .. } => {
-                format!("no server at {}: {error}", self.place())
+                format!("failed to connect to the server at {}: {error}", self.location())
             }
         }
     }
 
-    fn place(&self) -> String {
+    fn location(&self) -> String {
         match self {
             ServerSource::Own(_) => "this program".to_owned(),
             ServerSource::Path { path, .. } => path.display().to_string(),
@@ -137,16 +144,16 @@ impl ServerSource {
 }
 
 impl Remote {
-    async fn arrive(self) -> io::Result<Launched> {
+    async fn open(self) -> io::Result<Launched> {
         let connecting = tokio::net::TcpStream::connect(self.address);
-        let connected = actix_rt::time::timeout(CONNECTING, connecting).await;
+        let connected = actix_rt::time::timeout(CONNECT_TIMEOUT, connecting).await;
         let socket: OwnedFd = connected.map_err(|_| io::ErrorKind::TimedOut)??.into_std()?.into();
-        sockets::set_up_net(socket.as_fd())?;
-        let security = match &self.identity {
+        sockets::configure_tcp(socket.as_fd())?;
+        let layer = match &self.identity {
             Some((name, certificates)) => certificates.connect(name)?,
             None => SocketLayer::None,
         };
-        Ok(Launched { socket, security, process: None, remote: Some(self) })
+        Ok(Launched { socket, layer, process: None, remote: Some(self) })
     }
 }
 
@@ -154,16 +161,16 @@ fn launch(arguments: &[String]) -> io::Result<Launched> {
     let (ours, theirs) = sockets::socket_pair()?;
     descriptors::set_nonblocking(ours.as_fd())?;
     let process = Some(ServerProcess::launch(arguments, theirs)?);
-    Ok(Launched { socket: ours, security: SocketLayer::None, process, remote: None })
+    Ok(Launched { socket: ours, layer: SocketLayer::None, process, remote: None })
 }
 
-fn go_to(path: &Path, trusted: Option<u32>) -> io::Result<Launched> {
+fn connect_to_path(path: &Path, trusted: Option<u32>) -> io::Result<Launched> {
     let socket = sockets::connect(path)?;
-    let user = sockets::peer(socket.as_fd())?.user;
+    let user = sockets::peer_credentials(socket.as_fd())?.user;
     let is_trusted = user == sockets::own_user() || user == 0 || trusted == Some(user);
     if !is_trusted {
-        let why = format!("it is of user {user}, whom this application does not trust");
+        let why = format!("it runs as user {user}, which this application does not trust");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
-    Ok(Launched { socket, security: SocketLayer::None, process: None, remote: None })
+    Ok(Launched { socket, layer: SocketLayer::None, process: None, remote: None })
 }

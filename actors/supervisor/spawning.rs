@@ -1,4 +1,4 @@
-//! Having workers forked, and letting those go that are replaced.
+//! Requests forks from the server, and retires workers once their replacements are confirmed.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use actix::Actor;
 
-use super::messages::Leaving;
+use super::messages::RetiringWorker;
 use super::servers::ServerId;
 use super::source::Remote;
 use super::worker_process::{RetireWorker, SpawnCancelled, WorkerProcess};
@@ -16,67 +16,74 @@ use crate::actors::telemetry::stdio::{OutputPipe, WorkerOutputs};
 use crate::actors::transport::HostChannel;
 use crate::channel::{WorkerDoorbells, WorkerEnd};
 use crate::config::Transport;
-use crate::wire::control::{MOST_AT_ONCE, ToServer};
+use crate::wire::control::{MAX_FORKS_PER_MESSAGE, ToServer};
 
 impl Supervisor {
-    /// Has those forked that are wanted, a few turns after they were; whether there is more to do.
-    pub(super) fn hire_wanted(&mut self) -> bool {
-        if self.wanted.is_empty() {
+    /// Counts down the spawn delay and requests the delayed workers when it is over. Returns whether it is to be called
+    /// again in the next turn of the event loop.
+    pub(super) fn poll_delayed_spawns(&mut self) -> bool {
+        if self.delayed_spawns.is_empty() {
             return false;
         }
-        match self.turns_to_wait.checked_sub(1) {
-            Some(fewer) => self.turns_to_wait = fewer,
+        match self.spawn_delay.checked_sub(1) {
+            Some(fewer) => self.spawn_delay = fewer,
             None => {
-                let wanted = std::mem::take(&mut self.wanted);
-                self.spawn(&wanted);
+                let numbers = std::mem::take(&mut self.delayed_spawns);
+                self.spawn(&numbers);
             }
         }
         true
     }
 
-    /// Has these workers forked.
+    /// Requests these workers from the current server, or keeps them until there is one.
     pub(super) fn spawn(&mut self, numbers: &[u64]) {
         let is_remote = self.server.connection().map(|connection| connection.is_remote());
         match is_remote {
-            None => self.unspawned.extend_from_slice(numbers),
-            Some(true) => numbers.iter().for_each(|&number| self.hire_remote(number)),
-            Some(false) => numbers.chunks(MOST_AT_ONCE).for_each(|numbers| self.hire_together(numbers)),
+            None => self.pending_spawns.extend_from_slice(numbers),
+            Some(true) => numbers.iter().for_each(|&number| self.spawn_remote(number)),
+            Some(false) => {
+                numbers.chunks(MAX_FORKS_PER_MESSAGE).for_each(|numbers| self.spawn_local(numbers))
+            }
         }
     }
 
-    fn hire_remote(&mut self, number: u64) {
-        // Before it has said how we are called nothing can be asked of a server over a network.
+    fn spawn_remote(&mut self, number: u64) {
+        // A server over a network can be asked for workers only after its welcome, which contains the ticket.
         match self
             .server
             .connection()
             .and_then(|connection| connection.remote())
             .map(|server| self.attach(number, server))
         {
-            None => self.unspawned.push(number),
-            Some(Ok((channel, output))) => self.registration(number, channel, output),
-            Some(Err(error)) => self.not_forked(number, &error.to_string()),
+            None => self.pending_spawns.push(number),
+            Some(Ok((channel, output))) => self.register(number, channel, output),
+            Some(Err(error)) => self.report_fork_failure(number, &error.to_string()),
         }
     }
 
-    /// Asks for workers on this machine in one message, to which the ends of their channels and outputs are passed.
-    fn hire_together(&mut self, numbers: &[u64]) {
-        let (mut asked, mut all) = (Vec::new(), Vec::new());
+    /// Requests workers on this machine in one message, which passes the workers' ends of their channels and outputs.
+    fn spawn_local(&mut self, numbers: &[u64]) {
+        let (mut requested, mut all) = (Vec::new(), Vec::new());
         for &number in numbers {
-            match self.make_ends(number, &mut all) {
-                Ok((channel, output)) => asked.push((number, channel, output)),
-                Err(error) => self.not_forked(number, &error.to_string()),
+            match self.make_channel(number, &mut all) {
+                Ok((channel, output)) => requested.push((number, channel, output)),
+                Err(error) => self.report_fork_failure(number, &error.to_string()),
             }
         }
-        if let Some(connection) = self.server.connection().filter(|_| !asked.is_empty()) {
+        if let Some(connection) = self.server.connection().filter(|_| !requested.is_empty()) {
             let rings = self.scheduler.options.transport == Transport::SharedMemory;
-            let numbers = asked.iter().map(|(number, ..)| *number).collect();
-            connection.say(&ToServer::Fork { numbers, rings }, all);
+            let numbers = requested.iter().map(|(number, ..)| *number).collect();
+            connection.send(&ToServer::Fork { numbers, rings }, all);
         }
-        asked.into_iter().for_each(|(number, channel, output)| self.registration(number, channel, output));
+        requested.into_iter().for_each(|(number, channel, output)| self.register(number, channel, output));
     }
 
-    /// Makes the ends of a worker's channel and outputs, and puts those that are the worker's behind the others.
-    fn make_ends(&self, number: u64, all: &mut Vec<OwnedFd>) -> io::Result<(HostChannel, Arc<OutputPipe>)> {
+    /// Creates a worker's channel and output pipes, and appends the worker's ends to `all`.
+    fn make_channel(
+        &self,
+        number: u64,
+        all: &mut Vec<OwnedFd>,
+    ) -> io::Result<(HostChannel, Arc<OutputPipe>)> {
         let options = &self.scheduler.options;
         let (channel, end) = HostChannel::new(options)?;
         let status_page = channel.status_page().ok_or(io::ErrorKind::Unsupported)?;
@@ -92,7 +99,7 @@ impl Supervisor {
         Ok((channel, output))
     }
 
-    /// Asks for a worker on another machine, by the connection that is to be its channel.
+    /// Requests a worker on another machine through a new connection, which becomes the worker's channel.
     fn attach(
         &self,
         number: u64,
@@ -101,56 +108,58 @@ impl Supervisor {
         let options = &self.scheduler.options;
         let request = ToServer::Attach { ticket, number };
         let channel = HostChannel::over(server.connect()?, &request, options.max_payload)?;
-        Ok((channel, OutputPipe::told(&options.name, number, self.spec.name_of)))
+        Ok((channel, OutputPipe::remote(&options.name, number, self.spec.name_of)))
     }
 
-    fn registration(&mut self, number: u64, channel: HostChannel, output: Arc<OutputPipe>) {
+    /// Starts the proxy of a requested worker.
+    fn register(&mut self, number: u64, channel: HostChannel, output: Arc<OutputPipe>) {
         self.unconfirmed.insert(number);
         let fingerprint = self.spec.fingerprint;
         let process = WorkerProcess::new(self.scheduler.clone(), number, fingerprint, channel, output);
         let registration =
-            Registration { process: process.start(), server: Some(self.server_id), guardian: None };
+            Registration { process: process.start(), server: Some(self.server_id), adopted_by: None };
         self.registry.insert(number, registration);
     }
 
-    /// This server was asked for workers that it will not make any more: another is asked. Whether there were any.
-    pub(super) fn withdraw_from(&mut self, server: ServerId) -> bool {
-        let asked = self.registry.iter().filter(|(number, registration)| {
+    /// Requests the workers from the current server that were requested from this one and will not be forked by it.
+    /// Returns whether there were any.
+    pub(super) fn reassign_unconfirmed(&mut self, server: ServerId) -> bool {
+        let requested = self.registry.iter().filter(|(number, registration)| {
             registration.server == Some(server) && self.unconfirmed.contains(number)
         });
-        let mut asked: Vec<u64> = asked.map(|(number, _)| *number).collect();
-        asked.sort_unstable();
-        for &number in &asked {
+        let mut requested: Vec<u64> = requested.map(|(number, _)| *number).collect();
+        requested.sort_unstable();
+        for &number in &requested {
             self.unconfirmed.remove(&number);
             if let Some(registration) = self.registry.remove(&number) {
                 registration.process.do_send(SpawnCancelled);
             }
         }
-        self.spawn(&asked);
-        !asked.is_empty()
+        self.spawn(&requested);
+        !requested.is_empty()
     }
 
-    /// Tells those that are to end to do so, unless one that was asked for in their place is still to come.
-    pub(super) fn let_go(&mut self) {
-        let is_awaited = !(self.wanted.is_empty() && self.unconfirmed.is_empty());
-        if is_awaited && self.scheduler.is_open() {
+    /// Retires the workers that are due, unless a requested replacement in an open pool is not confirmed yet.
+    pub(super) fn retire_workers(&mut self) {
+        let awaits_replacement = !(self.delayed_spawns.is_empty() && self.unconfirmed.is_empty());
+        if awaits_replacement && self.scheduler.is_open() {
             return;
         }
-        for Leaving { worker, reason, channel } in std::mem::take(&mut self.leaving) {
+        for RetiringWorker { worker, reason, channel } in std::mem::take(&mut self.retiring) {
             drop(channel);
-            if self.will_not_be_hired(worker) {
-                self.scheduler.ended(worker, ExitReport::Unseen);
+            if self.cancel_spawn(worker) {
+                self.scheduler.report_exit(worker, ExitReport::Unknown);
             } else if let Some(registration) = self.registry.get(&worker) {
                 registration.process.do_send(RetireWorker(reason));
             }
         }
     }
 
-    /// Strikes off a worker that the server was not asked for yet; whether it was one.
-    fn will_not_be_hired(&mut self, worker: u64) -> bool {
-        let before = self.wanted.len() + self.unspawned.len();
-        self.wanted.retain(|&wanted| wanted != worker);
-        self.unspawned.retain(|&unspawned| unspawned != worker);
-        self.wanted.len() + self.unspawned.len() < before
+    /// Cancels the request for a worker that was not sent to a server yet. Returns `false` if there is no such request.
+    fn cancel_spawn(&mut self, worker: u64) -> bool {
+        let before = self.delayed_spawns.len() + self.pending_spawns.len();
+        self.delayed_spawns.retain(|&number| number != worker);
+        self.pending_spawns.retain(|&number| number != worker);
+        self.delayed_spawns.len() + self.pending_spawns.len() < before
     }
 }

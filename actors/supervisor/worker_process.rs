@@ -1,4 +1,4 @@
-//! The proxy of one worker process: from its being asked for to its obituary.
+//! The proxy of one worker process, from the request for it to its exit report.
 
 use std::future::Future;
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, SpawnH
 
 use super::SpawnFailed;
 use crate::actors::scheduler::Scheduler;
-use crate::actors::scheduler::exit::{EXIT_REPORT_PATIENCE, ExitReport};
+use crate::actors::scheduler::exit::{EXIT_REPORT_TIMEOUT, ExitReport};
 use crate::actors::scheduler::worker_handle::{ExitWatch, WorkerHandle};
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::telemetry::stdio::OutputPipe;
@@ -23,33 +23,34 @@ use crate::wire::call::{FromWorker, Ready, SetupReport};
 use crate::wire::control::Ended;
 use crate::wire::{LIBRARY, PROTOCOL, frame};
 
-/// How long a worker that was told to end may take before it is killed.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Time between closing a retired worker's channel and killing the worker (1 s).
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// One worker process.
+/// The proxy of one worker process.
 ///
-/// It holds the channel until the set-up is done and lends it to the desk then; after that it only waits for
-/// the end.
+/// It holds the worker's channel until the set-up is done and then gives it to the scheduler. After that it only waits
+/// for the worker's exit.
 pub(crate) struct WorkerProcess {
     scheduler: Arc<Scheduler>,
     number: u64,
     fingerprint: u64,
     output: Arc<OutputPipe>,
-    identity: Option<WorkerHandle>,
-    stage: ProxyState,
-    setup_clock: Option<SpawnHandle>,
+    handle: Option<WorkerHandle>,
+    state: ProxyState,
+    setup_timer: Option<SpawnHandle>,
 }
 
+/// How far the worker is.
 enum ProxyState {
-    /// Its set-up runs, or it is not even forked.
+    /// The worker is requested, or its set-up runs.
     SettingUp(HostChannel),
-    /// It said that it is ready before the server said that it was forked.
+    /// The worker has reported that it is ready; the server's fork report has not arrived yet.
     ReadyUnforked(HostChannel),
-    /// It said that its set-up failed before that.
+    /// The worker has reported that its set-up failed; the server's fork report has not arrived yet.
     FailedUnforked(Failure),
-    /// The desk has its channel.
+    /// The scheduler has the channel.
     Lent,
-    /// It could not be set up, or is to end.
+    /// The set-up failed, or the worker was retired.
     Ending,
 }
 
@@ -61,185 +62,186 @@ impl WorkerProcess {
         channel: HostChannel,
         output: Arc<OutputPipe>,
     ) -> Self {
-        let stage = ProxyState::SettingUp(channel);
-        WorkerProcess { scheduler, number, fingerprint, output, identity: None, stage, setup_clock: None }
+        let state = ProxyState::SettingUp(channel);
+        WorkerProcess { scheduler, number, fingerprint, output, handle: None, state, setup_timer: None }
     }
 
-    /// Takes in what the worker said while it was being set up; ready once there is nothing more to wait for.
+    /// Reads the worker's messages during its set-up. Ready once the set-up is over or the channel has ended.
     fn poll_setup(&mut self, task: &mut TaskContext<'_>) -> Poll<()> {
-        let is_forked = self.identity.is_some();
-        while let ProxyState::SettingUp(channel) = &mut self.stage {
+        let is_forked = self.handle.is_some();
+        while let ProxyState::SettingUp(channel) = &mut self.state {
             let arrived = std::task::ready!(channel.poll_exchange(task, is_forked));
-            if !self.take_in(arrived) {
-                // How it ended is told by the fork server.
+            if !self.handle_arrived(arrived) {
+                // The fork server reports how the worker exited.
                 return Poll::Ready(());
             }
         }
         Poll::Ready(())
     }
 
-    /// Whether there may be more to come.
-    fn take_in(&mut self, arrived: Arrived) -> bool {
-        let ProxyState::SettingUp(channel) = &mut self.stage else {
+    /// Handles the next message of the set-up, if one is complete. Returns whether more can be read.
+    fn handle_arrived(&mut self, arrived: Arrived) -> bool {
+        let ProxyState::SettingUp(channel) = &mut self.state else {
             return false;
         };
         match arrived {
             Arrived::Some => {}
             Arrived::Nothing | Arrived::End => return false,
             Arrived::Corrupt => {
-                self.fail(Failure::of(FailureKind::Setup, "wrote nonsense to its channel"));
+                self.fail_setup(Failure::of(FailureKind::Setup, "wrote invalid data to its channel"));
                 return false;
             }
         }
-        let said = match channel.next() {
+        let message = match channel.next() {
             Ok(None) => return true,
-            Ok(Some(body)) => frame::whole::<FromWorker>(body).map_err(|error| error.to_string()),
+            Ok(Some(body)) => frame::header_only::<FromWorker>(body).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        match said {
-            Ok(FromWorker::Ready(ready)) => self.ready(&ready),
-            Ok(FromWorker::SetupFailed(report)) => self.fail(setup_failure(&report)),
-            Ok(_) => self.fail(Failure::of(FailureKind::Setup, "began with what is out of turn")),
-            Err(error) => self.fail(Failure::of(FailureKind::Setup, format!("said no message: {error}"))),
+        match message {
+            Ok(FromWorker::Ready(ready)) => self.handle_ready(&ready),
+            Ok(FromWorker::SetupFailed(report)) => self.fail_setup(setup_failure(&report)),
+            Ok(_) => self.fail_setup(Failure::of(FailureKind::Setup, "sent an unexpected first message")),
+            Err(error) => {
+                self.fail_setup(Failure::of(FailureKind::Setup, format!("sent an invalid message: {error}")))
+            }
         }
         true
     }
 
-    fn ready(&mut self, ready: &Ready) {
+    fn handle_ready(&mut self, ready: &Ready) {
         if ready.protocol != PROTOCOL || ready.library != LIBRARY || ready.fingerprint != self.fingerprint {
             let text = format!(
-                "speaks protocol {} of forkpool {}, which is not protocol {PROTOCOL} of forkpool {LIBRARY} with \
-                 the same interface",
+                "uses protocol {} of forkpool {}, but the application needs protocol {PROTOCOL} of forkpool {LIBRARY} \
+                 with the same interface",
                 ready.protocol, ready.library
             );
-            return self.fail(Failure::of(FailureKind::Setup, text));
+            return self.fail_setup(Failure::of(FailureKind::Setup, text));
         }
-        if let ProxyState::SettingUp(mut channel) = std::mem::replace(&mut self.stage, ProxyState::Ending) {
-            channel.is_set_up();
-            self.stage = ProxyState::ReadyUnforked(channel);
-            self.lend();
+        if let ProxyState::SettingUp(mut channel) = std::mem::replace(&mut self.state, ProxyState::Ending) {
+            channel.finish_setup();
+            self.state = ProxyState::ReadyUnforked(channel);
+            self.lend_channel();
         }
     }
 
-    /// Gives the desk the channel once both the worker and its server have told of it.
-    fn lend(&mut self) {
-        if self.identity.is_none() {
+    /// Gives the channel to the scheduler once the worker is ready and the server has confirmed the fork.
+    fn lend_channel(&mut self) {
+        if self.handle.is_none() {
             return;
         }
-        match std::mem::replace(&mut self.stage, ProxyState::Lent) {
-            ProxyState::ReadyUnforked(channel) => self.scheduler.ready(self.number, channel),
-            other => self.stage = other,
+        match std::mem::replace(&mut self.state, ProxyState::Lent) {
+            ProxyState::ReadyUnforked(channel) => self.scheduler.add_ready_worker(self.number, channel),
+            other => self.state = other,
         }
     }
 
-    fn fail(&mut self, failure: Failure) {
-        match &self.identity {
-            Some(identity) => {
-                let facts = identity.facts_and_usage(None);
-                self.not_set_up(failure.on_worker(facts));
+    /// Reports a failed set-up. Before the fork report the pid is unknown, and the failure is kept until then.
+    fn fail_setup(&mut self, failure: Failure) {
+        match &self.handle {
+            Some(handle) => {
+                let facts = handle.facts_and_usage(None);
+                self.report_setup_failure(failure.on_worker(facts));
             }
-            // Who it was is still to come.
-            None => self.stage = ProxyState::FailedUnforked(failure),
+            None => self.state = ProxyState::FailedUnforked(failure),
         }
     }
 
-    /// The same where nobody will tell any more who it was.
-    fn fail_unborn(&mut self, failure: Failure) {
+    /// Reports a failed set-up without a pid, because no fork report will arrive.
+    fn fail_unforked(&mut self, failure: Failure) {
         let facts = WorkerFacts {
             number: self.number,
             stderr: self.output.last_lines(),
             log: self.output.records(),
             ..WorkerFacts::default()
         };
-        self.not_set_up(failure.on_worker(facts));
+        self.report_setup_failure(failure.on_worker(facts));
     }
 
-    fn not_set_up(&mut self, failure: Failure) {
-        self.stage = ProxyState::Ending;
+    fn report_setup_failure(&mut self, failure: Failure) {
+        self.state = ProxyState::Ending;
         let failure = failure.in_pool(&self.scheduler.options.name).in_phase(Phase::Starting);
-        self.scheduler.not_set_up(Some(self.number), failure);
+        self.scheduler.report_setup_failure(Some(self.number), failure);
         self.kill();
     }
 
     fn is_remote(&self) -> bool {
-        self.identity.as_ref().is_some_and(|identity| identity.handle.is_none())
+        self.handle.as_ref().is_some_and(|handle| handle.pidfd.is_none())
     }
 
-    /// Its set-up ended the process.
-    fn stillborn(&mut self, exit_report: &ExitReport) {
+    /// Reports a worker that exited during its set-up.
+    fn report_exit_in_setup(&mut self, exit_report: &ExitReport) {
         let failure = Failure::of(FailureKind::Setup, "ended its process");
-        match &self.identity {
-            Some(identity) => {
-                let failure =
-                    exit_report.note_in(failure, identity, None, self.scheduler.options.memory_limit);
-                self.not_set_up(failure);
+        match &self.handle {
+            Some(handle) => {
+                let failure = exit_report.add_to(failure, handle, None, self.scheduler.options.memory_limit);
+                self.report_setup_failure(failure);
             }
-            None => self.fail(failure),
+            None => self.fail_setup(failure),
         }
     }
 
     fn kill(&self) {
-        if let Some(identity) = &self.identity {
-            self.scheduler.kill(identity);
+        if let Some(handle) = &self.handle {
+            self.scheduler.kill(handle);
         }
     }
 
-    fn bury(&mut self, mut exit_report: ExitReport, ctx: &mut Context<Self>) {
-        if let ExitReport::Seen(Ended { remains: Some(remains), .. }) = &mut exit_report {
-            self.output.hear_records(std::mem::take(&mut remains.records));
+    fn handle_exit(&mut self, mut exit_report: ExitReport, ctx: &mut Context<Self>) {
+        if let ExitReport::Known(Ended { status: Some(status), .. }) = &mut exit_report {
+            self.output.set_records(std::mem::take(&mut status.records));
         }
-        if self.identity.is_none()
+        if self.handle.is_none()
             && let ProxyState::FailedUnforked(failure) =
-                std::mem::replace(&mut self.stage, ProxyState::Ending)
+                std::mem::replace(&mut self.state, ProxyState::Ending)
         {
-            // Any other was never born, so it is no set-up that failed.
-            self.fail_unborn(failure);
+            // In the other states without a handle no set-up has failed: the worker was not forked.
+            self.fail_unforked(failure);
         }
-        // Why it ended may still lie in the channel.
-        while let ProxyState::SettingUp(channel) = &mut self.stage {
+        // The channel may hold an unread message with the reason.
+        while let ProxyState::SettingUp(channel) = &mut self.state {
             let arrived = channel.read_now();
-            if !self.take_in(arrived) && matches!(self.stage, ProxyState::SettingUp(_)) {
-                self.stillborn(&exit_report);
+            if !self.handle_arrived(arrived) && matches!(self.state, ProxyState::SettingUp(_)) {
+                self.report_exit_in_setup(&exit_report);
             }
         }
-        // Ahead of the news of its end, so that what it printed last is in the report on it.
+        // Before the exit report, so that the failure includes the last output.
         self.output.finish();
-        self.scheduler.ended(self.number, exit_report);
+        self.scheduler.report_exit(self.number, exit_report);
         ctx.stop();
     }
 
-    /// Its channel has ended, and most likely so has it.
-    fn await_obituary(&self, ctx: &mut Context<Self>) {
-        ctx.run_later(EXIT_REPORT_PATIENCE, |process, _| {
-            if !matches!(process.stage, ProxyState::SettingUp(_)) {
+    /// Starts the timeout for the exit report after the worker's channel has ended during the set-up.
+    fn await_exit_report(&self, ctx: &mut Context<Self>) {
+        ctx.run_later(EXIT_REPORT_TIMEOUT, |process, _| {
+            if !matches!(process.state, ProxyState::SettingUp(_)) {
                 return;
             }
-            if process.identity.is_none() && process.output.is_told() {
-                // The connection that was to be its channel came to nothing.
+            if process.handle.is_none() && process.output.is_remote() {
+                // The connection that was to become its channel failed.
                 if let Some(supervisor) = process.scheduler.supervisor() {
                     supervisor.do_send(SpawnFailed(process.number));
                 }
             } else {
-                process.fail(Failure::of(FailureKind::Setup, "closed its channel, and was killed"));
+                process.fail_setup(Failure::of(FailureKind::Setup, "closed its channel and was killed"));
             }
         });
     }
 
-    fn bound_setup(&mut self, ctx: &mut Context<Self>) {
+    fn start_setup_timer(&mut self, ctx: &mut Context<Self>) {
         let Some(limit) = self.scheduler.options.setup_timeout else {
             return;
         };
-        let clock = ctx.run_later(limit, move |process, _| {
-            if matches!(process.stage, ProxyState::SettingUp(_)) {
-                let text = format!("did not finish within setup_timeout, {limit:?}");
-                process.fail(Failure::of(FailureKind::Setup, text).at_limit(limit));
+        let timer = ctx.run_later(limit, move |process, _| {
+            if matches!(process.state, ProxyState::SettingUp(_)) {
+                let text = format!("did not finish within its setup_timeout of {limit:?}");
+                process.fail_setup(Failure::of(FailureKind::Setup, text).at_limit(limit));
             }
         });
-        self.setup_clock = Some(clock);
+        self.setup_timer = Some(timer);
     }
 }
 
-/// What a failed set-up said, as a failure.
+/// Converts a worker's or a server's report of a failed set-up into a failure.
 pub(crate) fn setup_failure(report: &SetupReport) -> Failure {
     match report {
         SetupReport::Error(error) => {
@@ -256,13 +258,15 @@ impl Actor for WorkerProcess {
         ctx.spawn(SetupPump);
         match self.output.watch() {
             Ok(watch) => drop(ctx.spawn(watch.into_actor(self))),
-            // Out of descriptors, say. It is read when the worker fails or ends.
+            // For example without free descriptors. The output is then read only when the worker fails or exits.
             Err(error) => tracing::warn!(target: "forkpool", pool = %self.scheduler.options.name,
-                worker = self.number, %error, "a worker's output cannot be watched"),
+                worker = self.number, %error,
+                "failed to watch a worker's output; it is read when the worker fails or exits"),
         }
     }
 }
 
+/// Drives [`WorkerProcess::poll_setup`].
 struct SetupPump;
 
 impl ActorFuture<WorkerProcess> for SetupPump {
@@ -275,56 +279,56 @@ impl ActorFuture<WorkerProcess> for SetupPump {
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
         std::task::ready!(process.poll_setup(task));
-        if matches!(process.stage, ProxyState::SettingUp(_)) {
-            process.await_obituary(ctx);
-        } else if let Some(clock) = process.setup_clock.take() {
-            ctx.cancel_future(clock);
+        if matches!(process.state, ProxyState::SettingUp(_)) {
+            process.await_exit_report(ctx);
+        } else if let Some(timer) = process.setup_timer.take() {
+            ctx.cancel_future(timer);
         }
         Poll::Ready(())
     }
 }
 
-/// The fork server has forked it.
-pub(crate) struct Forked {
+/// The fork server has forked the worker.
+pub(crate) struct WorkerForked {
     pub(crate) pid: u32,
-    /// `None` where it is on another machine.
-    pub(crate) handle: Option<OwnedFd>,
+    /// `None` if the worker is on another machine.
+    pub(crate) pidfd: Option<OwnedFd>,
 }
 
-impl Message for Forked {
+impl Message for WorkerForked {
     type Result = ();
 }
 
-impl Handler<Forked> for WorkerProcess {
+impl Handler<WorkerForked> for WorkerProcess {
     type Result = ();
 
-    fn handle(&mut self, Forked { pid, handle }: Forked, ctx: &mut Self::Context) {
-        self.output.born(pid);
-        let identity = WorkerHandle {
+    fn handle(&mut self, WorkerForked { pid, pidfd }: WorkerForked, ctx: &mut Self::Context) {
+        self.output.set_pid(pid);
+        let handle = WorkerHandle {
             number: self.number,
             pid,
-            handle: handle.map(Arc::new),
-            unwatched: Arc::default(),
-            born: Instant::now(),
+            pidfd: pidfd.map(Arc::new),
+            exit_unreported: Arc::default(),
+            forked_at: Instant::now(),
             output: self.output.clone(),
             borrowed: Arc::default(),
         };
-        self.scheduler.born(identity.clone());
-        self.identity = Some(identity);
-        match std::mem::replace(&mut self.stage, ProxyState::Ending) {
-            ProxyState::FailedUnforked(failure) => return self.fail(failure),
-            other => self.stage = other,
+        self.scheduler.register_worker(handle.clone());
+        self.handle = Some(handle);
+        match std::mem::replace(&mut self.state, ProxyState::Ending) {
+            ProxyState::FailedUnforked(failure) => return self.fail_setup(failure),
+            other => self.state = other,
         }
-        match self.stage {
-            ProxyState::SettingUp(_) => self.bound_setup(ctx),
-            ProxyState::ReadyUnforked(_) => self.lend(),
+        match self.state {
+            ProxyState::SettingUp(_) => self.start_setup_timer(ctx),
+            ProxyState::ReadyUnforked(_) => self.lend_channel(),
             ProxyState::FailedUnforked(_) | ProxyState::Lent => {}
             ProxyState::Ending => self.kill(),
         }
     }
 }
 
-/// It is to end: nobody holds it.
+/// The worker is to exit; no checkout holds it.
 pub(crate) struct RetireWorker(pub(crate) RetireReason);
 
 impl Message for RetireWorker {
@@ -336,64 +340,66 @@ impl Handler<RetireWorker> for WorkerProcess {
 
     fn handle(&mut self, RetireWorker(reason): RetireWorker, ctx: &mut Self::Context) {
         tracing::debug!(target: "forkpool", pool = %self.scheduler.options.name, worker = self.number, %reason,
-            "worker retires");
-        match self.stage {
-            // Without its channel, which the desk has dropped, it ends by itself.
-            ProxyState::Lent if self.identity.as_ref().is_some_and(WorkerHandle::is_unwatched) => {
-                self.bury(ExitReport::Unseen, ctx);
+            "retiring a worker");
+        match self.state {
+            // The supervisor has dropped its channel, so it exits by itself, but its exit will not be reported.
+            ProxyState::Lent if self.handle.as_ref().is_some_and(WorkerHandle::is_exit_unreported) => {
+                self.handle_exit(ExitReport::Unknown, ctx);
             }
             ProxyState::Lent => {
-                ctx.run_later(FAREWELL, |process, _| process.kill());
+                ctx.run_later(EXIT_TIMEOUT, |process, _| process.kill());
             }
             ProxyState::SettingUp(_)
             | ProxyState::ReadyUnforked(_)
             | ProxyState::FailedUnforked(_)
             | ProxyState::Ending => {
-                self.stage = ProxyState::Ending;
+                self.state = ProxyState::Ending;
                 self.kill();
-                if self.identity.is_none() {
-                    // It may never be born: a preload may hang. If it is, it finds its channel closed and ends.
-                    self.bury(ExitReport::Unseen, ctx);
+                if self.handle.is_none() {
+                    // It may never be forked, for example because the preload hangs. If it is forked after all, it
+                    // finds its channel closed and exits.
+                    self.handle_exit(ExitReport::Unknown, ctx);
                 }
             }
         }
     }
 }
 
-/// It is gone.
-pub(crate) struct Exited(pub(crate) ExitReport);
+/// The worker has exited.
+pub(crate) struct WorkerExited(pub(crate) ExitReport);
 
-impl Message for Exited {
+impl Message for WorkerExited {
     type Result = ();
 }
 
-impl Handler<Exited> for WorkerProcess {
+impl Handler<WorkerExited> for WorkerProcess {
     type Result = ();
 
-    fn handle(&mut self, Exited(exit_report): Exited, ctx: &mut Self::Context) {
-        self.bury(exit_report, ctx);
+    fn handle(&mut self, WorkerExited(exit_report): WorkerExited, ctx: &mut Self::Context) {
+        self.handle_exit(exit_report, ctx);
     }
 }
 
-/// It has printed something, as its server tells.
-pub(crate) struct Printed {
+/// The worker has printed something, which its server has reported.
+pub(crate) struct WorkerPrinted {
     pub(crate) stderr: bool,
     pub(crate) bytes: Vec<u8>,
 }
 
-impl Message for Printed {
+impl Message for WorkerPrinted {
     type Result = ();
 }
 
-impl Handler<Printed> for WorkerProcess {
+impl Handler<WorkerPrinted> for WorkerProcess {
     type Result = ();
 
-    fn handle(&mut self, Printed { stderr, bytes }: Printed, _: &mut Self::Context) {
-        self.output.hear(stderr, &bytes);
+    fn handle(&mut self, WorkerPrinted { stderr, bytes }: WorkerPrinted, _: &mut Self::Context) {
+        self.output.receive(stderr, &bytes);
     }
 }
 
-/// It will not be born: its server takes no more work, and another is asked for a worker of its number.
+/// The worker will not be forked: its server takes no more work, and another server is asked for a worker with the same
+/// number.
 pub(crate) struct SpawnCancelled;
 
 impl Message for SpawnCancelled {
@@ -408,7 +414,7 @@ impl Handler<SpawnCancelled> for WorkerProcess {
     }
 }
 
-/// Its fork server is gone; from now on it is watched from here.
+/// The worker's fork server is gone. From now on this process watches the worker itself.
 pub(crate) struct ServerLost;
 
 impl Message for ServerLost {
@@ -419,25 +425,25 @@ impl Handler<ServerLost> for WorkerProcess {
     type Result = ();
 
     fn handle(&mut self, ServerLost: ServerLost, ctx: &mut Self::Context) {
-        match self.identity.as_ref().and_then(WorkerHandle::watch) {
+        match self.handle.as_ref().and_then(WorkerHandle::watch) {
             Some(watch) => {
-                ctx.spawn(ExitListener(watch));
+                ctx.spawn(AwaitExit(watch));
             }
-            // On another machine, and in use perhaps: its channel's end will be all there is to see.
-            None if self.is_remote() && self.scheduler.leave_unwatched(self.number) => {}
-            // It was never born, or cannot be watched: without its channel it ends by itself.
+            // It is on another machine and may be in use. Only the end of its channel will show that it has exited.
+            None if self.is_remote() && self.scheduler.mark_exit_unreported(self.number) => {}
+            // It was never forked, or it cannot be watched. If it runs, it finds its channel closed and exits.
             None => {
                 self.kill();
-                self.bury(ExitReport::Unseen, ctx);
+                self.handle_exit(ExitReport::Unknown, ctx);
             }
         }
     }
 }
 
-/// Waits until the process has ended.
-struct ExitListener(ExitWatch);
+/// Waits until the process has exited.
+struct AwaitExit(ExitWatch);
 
-impl ActorFuture<WorkerProcess> for ExitListener {
+impl ActorFuture<WorkerProcess> for AwaitExit {
     type Output = ();
 
     fn poll(
@@ -446,15 +452,15 @@ impl ActorFuture<WorkerProcess> for ExitListener {
         ctx: &mut Context<WorkerProcess>,
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
-        self.0.poll_ended(task).map(|()| process.bury(ExitReport::Unseen, ctx))
+        self.0.poll_exited(task).map(|()| process.handle_exit(ExitReport::Unknown, ctx))
     }
 }
 
-/// Waits until a process has ended, for at most `patience`.
-pub(crate) async fn ended(handle: OwnedFd, patience: Duration) {
+/// Waits until a process has exited, at most for `limit`.
+pub(crate) async fn wait_for_exit(handle: OwnedFd, limit: Duration) {
     if let Ok(handle) = reactor::register(handle) {
         let readable = std::pin::pin!(handle.readable());
-        // Whether it ended or not, whoever called looks for themselves.
-        let _ = actix_rt::time::timeout(patience, readable as Pin<&mut dyn Future<Output = _>>).await;
+        // The caller goes on in either case.
+        let _ = actix_rt::time::timeout(limit, readable as Pin<&mut dyn Future<Output = _>>).await;
     }
 }

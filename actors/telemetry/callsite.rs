@@ -1,8 +1,9 @@
-//! The places in a worker's program that log, made known to `tracing` in this process.
+//! Dynamic callsites: the events and spans of a worker's program, registered with `tracing` in this process.
 //!
-//! A place is known to subscribers by a reference that lives for ever. Each is made once, when it is first heard of: a
-//! program has so many of them. Where more come than [`MOST_SITES`], from a handler that names its timers after what they
-//! time or from a worker that makes places up, the rest share one place, with what they say in its fields.
+//! Subscribers identify a callsite by a `'static` reference. So one is leaked for each callsite that a worker reports,
+//! once, which is bounded for a normal program. It is not bounded if a handler names its timers after their data, or if
+//! a worker invents callsites. Callsites beyond [`MAX_CALLSITES`] therefore share one for each level and kind, with
+//! their name, target and values as its fields.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -16,89 +17,99 @@ use tracing::metadata::Kind;
 use tracing::subscriber::Interest;
 use tracing::{Metadata, dispatcher};
 
-use super::request_log_sink::{message, named};
-use crate::wire::log_record::MOST_FIELDS;
+use super::request_log_sink::{named_fields, split_message};
+use crate::wire::log_record::MAX_FIELDS;
 use crate::wire::log_record::{CallsiteInfo, Value, Values, level};
 
-/// Most places that are told apart.
-const MOST_SITES: usize = 4096;
+/// The number of callsites that are registered separately; those beyond share one for each level and kind.
+const MAX_CALLSITES: usize = 4096;
 
 const NEVER: u8 = 0;
 const SOMETIMES: u8 = 1;
 const ALWAYS: u8 = 2;
 
+/// Whether it is a span's callsite, and what the worker reports about it.
 type Key = (bool, CallsiteInfo);
 
-static SITES: LazyLock<Mutex<HashMap<Key, &'static DynamicCallsite>>> = LazyLock::new(Mutex::default);
+static CALLSITES: LazyLock<Mutex<HashMap<Key, &'static DynamicCallsite>>> = LazyLock::new(Mutex::default);
 
-/// One place that logs.
+/// A callsite of an event or a span that is created at run time and never freed.
 pub(crate) struct DynamicCallsite {
     metadata: OnceLock<Metadata<'static>>,
+    /// `NEVER`, `SOMETIMES` or `ALWAYS`, as the subscribers answered.
     interest: AtomicU8,
-    /// Whether it stands for many, so that its fields are not those of what is said there.
+    /// Whether it stands for many callsites of workers, so that its fields are not theirs.
     shared: bool,
 }
 
 impl DynamicCallsite {
-    /// The site of an event, and its values there.
-    pub(crate) fn of_event(source: CallsiteInfo, values: Values) -> (&'static DynamicCallsite, Values) {
-        DynamicCallsite::of(false, source, values)
+    /// Returns the callsite of an event, and the event's values for the fields of that callsite.
+    pub(crate) fn for_event(source: CallsiteInfo, values: Values) -> (&'static DynamicCallsite, Values) {
+        DynamicCallsite::get_or_create(false, source, values)
     }
 
-    /// The site of a span, and its values there.
-    pub(crate) fn of_span(source: CallsiteInfo, values: Values) -> (&'static DynamicCallsite, Values) {
-        DynamicCallsite::of(true, source, values)
+    /// Returns the callsite of a span, and the span's values for the fields of that callsite.
+    pub(crate) fn for_span(source: CallsiteInfo, values: Values) -> (&'static DynamicCallsite, Values) {
+        DynamicCallsite::get_or_create(true, source, values)
     }
 
-    fn of(is_span: bool, source: CallsiteInfo, values: Values) -> (&'static DynamicCallsite, Values) {
-        let mut sites = SITES.lock();
+    fn get_or_create(
+        is_span: bool,
+        source: CallsiteInfo,
+        values: Values,
+    ) -> (&'static DynamicCallsite, Values) {
+        let mut callsites = CALLSITES.lock();
         let key = (is_span, source);
-        if let Some(site) = sites.get(&key) {
-            return (site, values);
+        if let Some(callsite) = callsites.get(&key) {
+            return (callsite, values);
         }
-        let shared = sites.len() >= MOST_SITES;
-        let (key, values) = if shared { share(key, values) } else { (key, values) };
-        if let Some(site) = sites.get(&key) {
-            return (site, values);
+        let shared = callsites.len() >= MAX_CALLSITES;
+        let (key, values) = if shared { fold_into_shared(key, values) } else { (key, values) };
+        if let Some(callsite) = callsites.get(&key) {
+            return (callsite, values);
         }
-        let site = DynamicCallsite::make(&key, shared);
-        sites.insert(key, site);
-        drop(sites);
-        // Which asks subscribers, who may log.
-        callsite::register(site);
-        (site, values)
+        let callsite = DynamicCallsite::create(&key, shared);
+        callsites.insert(key, callsite);
+        drop(callsites);
+        // Without the lock, because registering asks the subscribers, which may log themselves.
+        callsite::register(callsite);
+        (callsite, values)
     }
 
-    /// Whether values that come later, by the places of what was said there first, have no place.
+    /// Returns whether the callsite is shared. Values that a worker records later for a span refer to the fields of
+    /// the original callsite, so they fit none of the fields of a shared one.
     pub(crate) fn is_shared(&self) -> bool {
         self.shared
     }
 
-    fn make((is_span, source): &Key, shared: bool) -> &'static DynamicCallsite {
-        let forever = |text: &str| -> &'static str { Box::leak(text.to_owned().into_boxed_str()) };
-        let site = DynamicCallsite { metadata: OnceLock::new(), interest: AtomicU8::new(SOMETIMES), shared };
-        let site: &'static DynamicCallsite = Box::leak(Box::new(site));
-        let names: Vec<&'static str> =
-            source.fields.iter().take(MOST_FIELDS).map(|name| forever(name)).collect();
+    fn create((is_span, source): &Key, shared: bool) -> &'static DynamicCallsite {
+        let leak = |text: &str| -> &'static str { Box::leak(text.to_owned().into_boxed_str()) };
+        let callsite =
+            DynamicCallsite { metadata: OnceLock::new(), interest: AtomicU8::new(SOMETIMES), shared };
+        let callsite: &'static DynamicCallsite = Box::leak(Box::new(callsite));
+        let names: Vec<&'static str> = source.fields.iter().take(MAX_FIELDS).map(|name| leak(name)).collect();
         let metadata = Metadata::new(
-            forever(&source.name),
-            forever(&source.target),
+            leak(&source.name),
+            leak(&source.target),
             level::named(source.level),
-            source.file.as_deref().map(forever),
+            source.file.as_deref().map(leak),
             source.line,
-            Some(forever(&source.target)),
-            FieldSet::new(Box::leak(names.into_boxed_slice()), Identifier(site)),
+            Some(leak(&source.target)),
+            FieldSet::new(Box::leak(names.into_boxed_slice()), Identifier(callsite)),
             if *is_span { Kind::SPAN } else { Kind::EVENT },
         );
-        site.metadata.get_or_init(|| metadata);
-        site
+        callsite.metadata.get_or_init(|| metadata);
+        callsite
     }
 
+    /// Returns the metadata, which [`create`](Self::create) sets before it returns the reference.
     pub(crate) fn metadata(&'static self) -> &'static Metadata<'static> {
-        // Set before anybody has the reference.
-        self.metadata.get().unwrap_or_else(|| unreachable!("a site has its metadata from the beginning"))
+        self.metadata
+            .get()
+            .unwrap_or_else(|| unreachable!("the metadata is set when the callsite is created"))
     }
 
+    /// Returns whether this thread's subscriber wants events or spans of this callsite.
     pub(crate) fn is_enabled(&'static self) -> bool {
         match self.interest.load(Ordering::Relaxed) {
             NEVER => false,
@@ -107,30 +118,30 @@ impl DynamicCallsite {
         }
     }
 
-    /// Lends the values in the form in which subscribers take them. Those of no field are left out.
+    /// Calls `then` with the values in the form in which subscribers take them. Values without a field are left out.
     pub(crate) fn with_values<T>(&'static self, values: &Values, then: impl FnOnce(&ValueSet<'_>) -> T) -> T {
         let fields = self.metadata().fields();
         let names: Vec<field::Field> = fields.iter().collect();
         let boxed: Vec<(usize, Box<dyn field::Value + '_>)> = values
             .iter()
-            .map(|(place, value)| (usize::from(*place), as_value(value)))
-            .filter(|(place, _)| *place < names.len())
-            .take(MOST_FIELDS)
+            .map(|(index, value)| (usize::from(*index), as_value(value)))
+            .filter(|(index, _)| *index < names.len())
+            .take(MAX_FIELDS)
             .collect();
-        let Some(some) = names.first() else {
+        let Some(first) = names.first() else {
             return then(&fields.value_set(&[]));
         };
-        // `tracing` takes arrays of a known length alone; a place without a value is skipped.
-        let mut list: [(&field::Field, Option<&dyn field::Value>); MOST_FIELDS] = [(some, None); MOST_FIELDS];
-        for (slot, (place, value)) in list.iter_mut().zip(&boxed) {
-            *slot = (&names[*place], Some(&**value));
+        // `tracing` takes only arrays of a fixed length; it skips an entry without a value.
+        let mut list: [(&field::Field, Option<&dyn field::Value>); MAX_FIELDS] = [(first, None); MAX_FIELDS];
+        for (entry, (index, value)) in list.iter_mut().zip(&boxed) {
+            *entry = (&names[*index], Some(&**value));
         }
         then(&fields.value_set(&list))
     }
 }
 
-/// What is said at a place that there is no room for, as it is said at the one that all such places of its level share.
-fn share((is_span, source): Key, values: Values) -> (Key, Values) {
+/// Converts an event or span of a callsite beyond the limit into one of the shared callsite of its level and kind.
+fn fold_into_shared((is_span, source): Key, values: Values) -> (Key, Values) {
     let name = if is_span { "name" } else { "message" };
     let shared = CallsiteInfo {
         level: level::number(level::named(source.level)),
@@ -140,10 +151,13 @@ fn share((is_span, source): Key, values: Values) -> (Key, Values) {
         line: None,
         fields: [name, "target", "fields"].map(str::to_owned).to_vec(),
     };
-    let (said, fields) =
-        if is_span { (source.name.clone(), named(&source, values)) } else { message(&source, values) };
-    let values = [(0, said), (1, source.target), (2, Json::Object(fields).to_string())];
-    ((is_span, shared), values.map(|(place, text)| (place, Value::Shown(text))).to_vec())
+    let (text, fields) = if is_span {
+        (source.name.clone(), named_fields(&source, values))
+    } else {
+        split_message(&source, values)
+    };
+    let values = [(0, text), (1, source.target), (2, Json::Object(fields).to_string())];
+    ((is_span, shared), values.map(|(index, text)| (index, Value::Shown(text))).to_vec())
 }
 
 impl Callsite for DynamicCallsite {
@@ -157,7 +171,9 @@ impl Callsite for DynamicCallsite {
     }
 
     fn metadata(&self) -> &Metadata<'_> {
-        self.metadata.get().unwrap_or_else(|| unreachable!("a site has its metadata from the beginning"))
+        self.metadata
+            .get()
+            .unwrap_or_else(|| unreachable!("the metadata is set when the callsite is created"))
     }
 }
 

@@ -1,5 +1,5 @@
-//! What a worker logged in the middle of a call, where whoever made the call reads it: in the log that its checkout is
-//! attached to, or once more in the application's own `tracing`, under the span in which the call was made.
+//! Forwards what a worker logs during a call: into the request log that is attached to the checkout, or else as events
+//! and spans of the application's `tracing`, below the span in which the call was made.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -12,36 +12,37 @@ use tracing::{Event, Span};
 
 use crate::request_log::{CallTimer, RequestLog};
 use crate::sys::clock;
-use crate::wire::log_record::{Logged, MOST_RECORDS, Record, Values, level};
+use crate::wire::log_record::{Logged, MAX_RECORDS, Record, Values, level};
 
 use super::callsite::DynamicCallsite;
 use super::request_log_sink::RequestLogSink;
 
 thread_local! {
-    /// When what is being replayed happened, on the monotonic clock.
-    static REPLAYED: Cell<Option<u64>> = const { Cell::new(None) };
+    /// The time of the worker's record that is being forwarded on this thread, on the monotonic clock, in nanoseconds.
+    static RECORD_TIME: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// Until it is dropped, also by a subscriber that panics.
-struct Replaying;
+/// Resets [`RECORD_TIME`] when it is dropped, also if a subscriber panics.
+struct RecordTimeGuard;
 
-impl Replaying {
-    fn since(at: u64) -> Self {
-        REPLAYED.set(Some(at));
-        Replaying
+impl RecordTimeGuard {
+    fn set(at: u64) -> Self {
+        RECORD_TIME.set(Some(at));
+        RecordTimeGuard
     }
 }
 
-impl Drop for Replaying {
+impl Drop for RecordTimeGuard {
     fn drop(&mut self) {
-        REPLAYED.set(None);
+        RECORD_TIME.set(None);
     }
 }
 
-/// When the record that is being handed to this thread's subscriber was made: in a worker, if it came from one, or now.
+/// Returns the time of the record that this thread's subscriber is processing: when the worker made it, if it comes
+/// from a worker, or else now.
 ///
-/// Records of workers are handed on as they arrive, a little after they were made. A subscriber that shows the time
-/// asks this function in place of the clock:
+/// Records of workers are forwarded when they arrive, a little after they were made. A subscriber that shows times
+/// calls this function instead of reading the clock:
 ///
 /// ```
 /// use std::fmt;
@@ -60,47 +61,47 @@ impl Drop for Replaying {
 /// # drop(subscriber);
 /// ```
 pub fn time_of_record() -> SystemTime {
-    let ago = REPLAYED.get().map(|at| clock::monotonic_nanos().saturating_sub(at));
+    let ago = RECORD_TIME.get().map(|at| clock::monotonic_nanos().saturating_sub(at));
     let now = SystemTime::now();
     now.checked_sub(Duration::from_nanos(ago.unwrap_or(0))).unwrap_or(now)
 }
 
-/// Where what a call logs is to be heard.
+/// The receiver of what a call logs.
 #[derive(Clone, Debug)]
 pub(crate) enum LogSink {
-    /// The subscriber of whoever made the call, and the span in which it was made.
+    /// The subscriber of the thread that made the call, and the span in which it was made.
     Subscriber(Arc<(Dispatch, Span)>),
-    /// The log that its checkout is attached to.
+    /// The request log that is attached to the checkout.
     Log(RequestLog),
 }
 
 impl LogSink {
-    /// Whoever listens here; nobody does in a program without a subscriber.
+    /// Returns this thread's subscriber and current span; `None` in a program without a subscriber.
     pub(crate) fn here() -> Option<Self> {
         if LevelFilter::current() == LevelFilter::OFF {
             return None;
         }
-        // The level above is that of all threads, also after a subscriber has gone.
+        // The level above is one for all threads and may be out of date, so this thread's subscriber is checked too.
         let dispatch =
             dispatcher::get_default(|current| (!current.is::<NoSubscriber>()).then(|| current.clone()))?;
         Some(LogSink::Subscriber(Arc::new((dispatch, Span::current()))))
     }
 
-    /// The highest level that is read here.
+    /// Returns the number of the most verbose level that this sink takes; 0 for none.
     pub(crate) fn verbosity(&self) -> u8 {
         match self {
             LogSink::Subscriber(_) => LevelFilter::current().into_level().map_or(0, level::number),
-            // 0 would mean that nobody listens.
+            // At least 1, because 0 would mean that there is no receiver.
             LogSink::Log(log) => log.verbosity().0.max(1),
         }
     }
 
-    /// Begins to time a call that goes by this name.
+    /// Starts a timer for a call with this name, if the sink is a request log.
     pub(crate) fn timer(&self, call: &'static str) -> Option<CallTimer> {
         self.log().map(|log| CallTimer::new(log.clone(), call, Instant::now()))
     }
 
-    /// The log, where that is what listens.
+    /// Returns the request log, if the sink is one.
     pub(crate) fn log(&self) -> Option<&RequestLog> {
         match self {
             LogSink::Subscriber(_) => None,
@@ -109,83 +110,86 @@ impl LogSink {
     }
 }
 
-/// The spans of one call that a worker has opened, and what is left of its patience with it.
+/// Forwards the records of one call at a time. It keeps the spans that are open and counts the records received.
 #[derive(Default)]
 pub(crate) struct EventForwarder {
-    /// Outermost first.
+    /// The open spans of the call, outermost first, if a subscriber gets them.
     open: Vec<OpenSpan>,
-    logged: RequestLogSink,
-    heard: u32,
+    /// The open spans of the call, if a request log gets them.
+    request_log: RequestLogSink,
+    /// Records of the call so far.
+    received: u32,
 }
 
-/// A span of a worker's.
+/// A span that the worker has opened and not closed.
 struct OpenSpan {
-    /// The worker's number for it.
+    /// The number by which the worker refers to the span.
     number: u64,
     span: Span,
-    site: &'static DynamicCallsite,
+    callsite: &'static DynamicCallsite,
 }
 
 impl EventForwarder {
-    /// Hands one record on; `false` if there are more of them than a worker may say.
-    pub(crate) fn take_in(&mut self, log_sink: Option<&LogSink>, logged: Logged) -> bool {
-        self.heard += 1;
-        // The number of those that were left out comes on top.
-        if self.heard > MOST_RECORDS + 1 {
+    /// Forwards one record; returns `false` if the worker has sent more records than a call may have, which breaks the
+    /// protocol.
+    pub(crate) fn forward(&mut self, log_sink: Option<&LogSink>, logged: Logged) -> bool {
+        self.received += 1;
+        // One more than the limit: a worker that leaves records out sends their number in a record of its own.
+        if self.received > MAX_RECORDS + 1 {
             return false;
         }
         match log_sink {
             None => {}
-            Some(LogSink::Log(log)) => self.logged.take_in(log, logged),
+            Some(LogSink::Log(log)) => self.request_log.record(log, logged),
             Some(LogSink::Subscriber(log_sink)) => {
                 let (dispatch, caller) = &**log_sink;
-                let _back = Replaying::since(logged.at);
-                dispatcher::with_default(dispatch, || self.hand_on(caller, logged.record.cut()));
+                let _record_time = RecordTimeGuard::set(logged.at);
+                dispatcher::with_default(dispatch, || self.emit(caller, logged.record.cut()));
             }
         }
         true
     }
 
-    /// The call is over, and so are its spans; `cut`: there was no reply.
-    pub(crate) fn end(&mut self, cut: bool) {
+    /// Closes all spans at the end of the call. `cut_short` means that there was no reply.
+    pub(crate) fn end_call(&mut self, cut_short: bool) {
         while let Some(open) = self.open.pop() {
             drop(open);
         }
-        self.logged.end(cut);
-        self.heard = 0;
+        self.request_log.end_call(cut_short);
+        self.received = 0;
     }
 
-    fn hand_on(&mut self, caller: &Span, record: Record) {
+    fn emit(&mut self, caller: &Span, record: Record) {
         match record {
             Record::Event { parent, source, values } => {
                 let parent = self.find(parent).map_or(caller, |open| &open.span).id();
-                let (site, values) = DynamicCallsite::of_event(source, values);
-                event(site, parent, &values);
+                let (callsite, values) = DynamicCallsite::for_event(source, values);
+                emit_event(callsite, parent, &values);
             }
             Record::Opened { span, parent, source, values } => {
-                let (site, values) = DynamicCallsite::of_span(source, values);
-                if site.is_enabled() {
+                let (callsite, values) = DynamicCallsite::for_span(source, values);
+                if callsite.is_enabled() {
                     let parent = self.find(parent).map_or(caller, |open| &open.span).id();
-                    let opened =
-                        site.with_values(&values, |values| Span::child_of(parent, site.metadata(), values));
-                    self.open.push(OpenSpan { number: span, span: opened, site });
+                    let opened = callsite
+                        .with_values(&values, |values| Span::child_of(parent, callsite.metadata(), values));
+                    self.open.push(OpenSpan { number: span, span: opened, callsite });
                 }
             }
             Record::Noted { span, values } => {
-                if let Some(OpenSpan { span, site, .. }) =
-                    self.find(Some(span)).filter(|open| !open.site.is_shared())
+                if let Some(OpenSpan { span, callsite, .. }) =
+                    self.find(Some(span)).filter(|open| !open.callsite.is_shared())
                 {
-                    site.with_values(&values, |values| {
+                    callsite.with_values(&values, |values| {
                         span.record_all(values);
                     });
                 }
             }
-            // An event would be its place there, but it says nothing of what happened.
+            // A value for the request log; it reports no event that a subscriber could get.
             Record::Data { .. } => {}
             Record::Closed { span } => self.open.retain(|open| open.number != span),
             Record::LeftOut(count) => {
                 tracing::warn!(target: "forkpool::worker", parent: caller.id(), count,
-                    "a worker logged too much in one call, and so many records were left out");
+                    "a worker logged too much in one call: the records beyond the limit were left out");
             }
         }
     }
@@ -196,8 +200,8 @@ impl EventForwarder {
     }
 }
 
-fn event(site: &'static DynamicCallsite, parent: Option<tracing::Id>, values: &Values) {
-    if site.is_enabled() {
-        site.with_values(values, |values| Event::child_of(parent, site.metadata(), values));
+fn emit_event(callsite: &'static DynamicCallsite, parent: Option<tracing::Id>, values: &Values) {
+    if callsite.is_enabled() {
+        callsite.with_values(values, |values| Event::child_of(parent, callsite.metadata(), values));
     }
 }

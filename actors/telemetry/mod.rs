@@ -1,4 +1,4 @@
-//! What workers print and log, and where it goes in the application.
+//! The output and the log records of workers, and their way into the application's logs.
 
 pub(crate) mod callsite;
 pub(crate) mod event_forwarder;

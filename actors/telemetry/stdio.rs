@@ -1,7 +1,8 @@
-//! What a worker prints: line by line into the application's `tracing`, and the last of it into failure reports.
+//! The standard output and standard error of a worker: each line is logged with the application's `tracing`, and the
+//! last lines of standard error are shown in failures.
 //!
-//! Both of a worker's outputs are pipes that end here. Whoever prints more than anybody can read is read all the same,
-//! so that it does not block, and what is too much is counted in place of being told.
+//! Both are pipes that are read here. Output is read at once however much there is, so that printing does not block the
+//! worker; lines beyond a rate are counted and not logged.
 
 use std::future::Future;
 use std::io;
@@ -20,55 +21,56 @@ use crate::sys::{descriptors, reactor};
 
 use super::line_buffer::{LineBuffer, Tail};
 
-/// Lines of one worker that are told of within a second; those beyond are counted.
+/// Lines of one worker that are logged within a second; lines beyond are only counted, and their number is logged.
 const LINES_PER_SECOND: u32 = 1000;
 
-/// Bytes read at once: what a pipe holds.
-const CHUNK: usize = 64 << 10;
+/// Bytes of one read (64 KiB): the capacity of a pipe.
+const CHUNK_BYTES: usize = 64 << 10;
 
-/// Chunks read before other tasks have their turn.
-const CHUNKS: usize = 4;
+/// Chunks of one stream that are read before other tasks get their turn.
+const CHUNKS_PER_TURN: usize = 4;
 
-/// Chunks read of a worker that has ended, which prints no more; a child that it left behind may.
-const LAST_CHUNKS: usize = 64;
+/// Chunks of one stream that are read when the worker has exited. The limit is for a child that the worker left behind
+/// and that goes on printing.
+const MAX_FINAL_CHUNKS: usize = 64;
 
-/// The name of a call, by its number in the interface.
+/// Returns the name of a call, by its number in the interface.
 pub(crate) type NameOf = fn(u32) -> Option<&'static str>;
 
-/// Which of its outputs a worker wrote to.
+/// The stream that a worker wrote to.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum OutputStream {
     Stdout,
     Stderr,
 }
 
-/// The writing ends of a worker's outputs.
+/// The write ends of a worker's output pipes.
 pub(crate) struct WorkerOutputs {
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
 }
 
-/// What a worker prints and notes, and what was read of it.
+/// The output and the last log records of one worker, and what has been read of them.
 pub(crate) struct OutputPipe {
     pool: String,
     worker: u64,
-    /// 0 until it was forked.
+    /// 0 until the worker has been forked.
     pid: AtomicU32,
     name_of: NameOf,
     source: OutputSource,
-    read: Mutex<Read>,
+    read: Mutex<ReadState>,
 }
 
-/// Where it comes from.
+/// Where a worker's output comes from.
 enum OutputSource {
-    /// The reading ends of its outputs, and the memory of its notes.
-    Here { status_page: StatusPage, stdout: Arc<OwnedFd>, stderr: Arc<OwnedFd> },
-    /// Its server, which is on another machine; the last records come with its end.
-    Reported { records: Mutex<Vec<String>> },
+    /// A worker on this machine: the read ends of its pipes, and its status page.
+    Local { status_page: StatusPage, stdout: Arc<OwnedFd>, stderr: Arc<OwnedFd> },
+    /// A worker on another machine, whose server sends its output, and its last records with its exit report.
+    Remote { records: Mutex<Vec<String>> },
 }
 
-/// What was read so far, and is not told yet.
-struct Read {
+/// What has been read and not logged yet, and the last bytes of standard error.
+struct ReadState {
     stdout: LineBuffer,
     stderr: LineBuffer,
     tail: Tail,
@@ -77,11 +79,11 @@ struct Read {
 }
 
 impl OutputPipe {
-    /// Makes both pipes.
+    /// Creates both pipes of a worker on this machine; returns them and the write ends for the worker.
     ///
     /// # Errors
     ///
-    /// What the system said; nothing is left behind.
+    /// The error of pipe2(2), for example if the process has too many open files; nothing stays open then.
     pub(crate) fn new(
         pool: &str,
         worker: u64,
@@ -90,18 +92,18 @@ impl OutputPipe {
     ) -> io::Result<(Arc<Self>, WorkerOutputs)> {
         let (stdout, stdout_end) = descriptors::pipe()?;
         let (stderr, stderr_end) = descriptors::pipe()?;
-        let source = OutputSource::Here { status_page, stdout: Arc::new(stdout), stderr: Arc::new(stderr) };
+        let source = OutputSource::Local { status_page, stdout: Arc::new(stdout), stderr: Arc::new(stderr) };
         let outputs = WorkerOutputs { stdout: stdout_end, stderr: stderr_end };
         Ok((OutputPipe::of(pool, worker, name_of, source), outputs))
     }
 
-    /// The output of a worker on another machine.
-    pub(crate) fn told(pool: &str, worker: u64, name_of: NameOf) -> Arc<Self> {
-        OutputPipe::of(pool, worker, name_of, OutputSource::Reported { records: Mutex::default() })
+    /// Creates the output of a worker on another machine, which the worker's server sends.
+    pub(crate) fn remote(pool: &str, worker: u64, name_of: NameOf) -> Arc<Self> {
+        OutputPipe::of(pool, worker, name_of, OutputSource::Remote { records: Mutex::default() })
     }
 
     fn of(pool: &str, worker: u64, name_of: NameOf, source: OutputSource) -> Arc<Self> {
-        let read = Read {
+        let read = ReadState {
             stdout: LineBuffer::default(),
             stderr: LineBuffer::default(),
             tail: Tail::default(),
@@ -112,72 +114,76 @@ impl OutputPipe {
         Arc::new(OutputPipe { pool, worker, pid, name_of, source, read: Mutex::new(read) })
     }
 
-    /// Whether its server tells of it.
-    pub(crate) fn is_told(&self) -> bool {
-        matches!(self.source, OutputSource::Reported { .. })
+    /// Returns whether the worker is on another machine, so that its server sends its output.
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self.source, OutputSource::Remote { .. })
     }
 
-    /// The worker's server has told of something that it printed.
-    pub(crate) fn hear(&self, stderr: bool, bytes: &[u8]) {
+    /// Takes in output that the worker's server has sent.
+    pub(crate) fn receive(&self, stderr: bool, bytes: &[u8]) {
         let stream = if stderr { OutputStream::Stderr } else { OutputStream::Stdout };
-        self.take_in(stream, bytes, &mut self.read.lock());
+        self.process(stream, bytes, &mut self.read.lock());
     }
 
-    /// The worker's server has told what it logged last.
-    pub(crate) fn hear_records(&self, told: Vec<String>) {
-        if let OutputSource::Reported { records } = &self.source {
-            *records.lock() = told;
+    /// Stores the last records of a worker on another machine, as its server has sent them.
+    pub(crate) fn set_records(&self, received: Vec<String>) {
+        if let OutputSource::Remote { records } = &self.source {
+            *records.lock() = received;
         }
     }
 
-    pub(crate) fn born(&self, pid: u32) {
+    /// Stores the process id, which log events of the worker's output carry from now on.
+    pub(crate) fn set_pid(&self, pid: u32) {
         self.pid.store(pid, Ordering::Relaxed);
     }
 
-    /// Tells every line as it comes, until both outputs are closed.
+    /// Returns a future that logs every line as it arrives, until both pipes are closed. For a worker on another
+    /// machine it is ready at once.
     ///
     /// # Errors
     ///
-    /// What the system said.
+    /// The error of registering the pipes with the reactor (epoll_ctl(2)); output is then read only by
+    /// [`last_lines`](Self::last_lines), [`tail_contains`](Self::tail_contains) and [`finish`](Self::finish).
     pub(crate) fn watch(self: &Arc<Self>) -> io::Result<impl Future<Output = ()> + 'static> {
-        let OutputSource::Here { stdout, stderr, .. } = &self.source else {
+        let OutputSource::Local { stdout, stderr, .. } = &self.source else {
             return Ok(OutputWatch { output: self.clone(), ends: [None, None] });
         };
         let [stdout, stderr] = [stdout, stderr].map(|end| reactor::register_shared(end.clone()));
         Ok(OutputWatch { output: self.clone(), ends: [Some(stdout?), Some(stderr?)] })
     }
 
-    /// The last lines of the standard error, those that have just been written included.
+    /// Reads what has been written so far and returns the last lines of standard error.
     pub(crate) fn last_lines(&self) -> Vec<String> {
-        self.drain(CHUNKS);
+        self.drain(CHUNKS_PER_TURN);
         self.read.lock().tail.lines()
     }
 
-    /// Whether any of these words were written to the standard error of late.
-    pub(crate) fn said_last(&self, words: &[&str]) -> bool {
-        self.drain(CHUNKS);
-        self.read.lock().tail.holds(words)
+    /// Reads what has been written so far and returns whether the last output on standard error contains one of these
+    /// texts.
+    pub(crate) fn tail_contains(&self, words: &[&str]) -> bool {
+        self.drain(CHUNKS_PER_TURN);
+        self.read.lock().tail.contains_any(words)
     }
 
-    /// The last records that the worker logged.
+    /// Returns the last records that the worker logged, oldest first.
     pub(crate) fn records(&self) -> Vec<String> {
         match &self.source {
-            OutputSource::Here { status_page, .. } => status_page.records(),
-            OutputSource::Reported { records } => records.lock().clone(),
+            OutputSource::Local { status_page, .. } => status_page.records(),
+            OutputSource::Remote { records } => records.lock().clone(),
         }
     }
 
-    /// The worker has ended: tells what it printed last, whole lines or not.
+    /// Logs the rest of the output once the worker has exited, a last line without a line break included.
     pub(crate) fn finish(&self) {
-        self.drain(LAST_CHUNKS);
+        self.drain(MAX_FINAL_CHUNKS);
         let mut read = self.read.lock();
-        let Read { stdout, stderr, budget, .. } = &mut *read;
-        stdout.end(&mut |line| self.tell(OutputStream::Stdout, line, budget));
-        stderr.end(&mut |line| self.tell(OutputStream::Stderr, line, budget));
-        self.tell_left_out(budget);
+        let ReadState { stdout, stderr, budget, .. } = &mut *read;
+        stdout.finish(&mut |line| self.log_line(OutputStream::Stdout, line, budget));
+        stderr.finish(&mut |line| self.log_line(OutputStream::Stderr, line, budget));
+        self.log_left_out(budget);
     }
 
-    /// Reads what there is, at most so many chunks; whether there may be more.
+    /// Reads what has been written, at most `chunks` chunks of each stream; returns whether there may be more.
     fn drain(&self, chunks: usize) -> bool {
         let mut read = self.read.lock();
         let mut more = false;
@@ -187,26 +193,29 @@ impl OutputPipe {
         more
     }
 
-    fn read_chunk(&self, stream: OutputStream, read: &mut Read) -> bool {
+    /// Reads and processes one chunk; returns whether there was one.
+    fn read_chunk(&self, stream: OutputStream, read: &mut ReadState) -> bool {
         let end = match (&self.source, stream) {
-            (OutputSource::Here { stdout, .. }, OutputStream::Stdout) => stdout,
-            (OutputSource::Here { stderr, .. }, OutputStream::Stderr) => stderr,
-            (OutputSource::Reported { .. }, _) => return false,
+            (OutputSource::Local { stdout, .. }, OutputStream::Stdout) => stdout,
+            (OutputSource::Local { stderr, .. }, OutputStream::Stderr) => stderr,
+            (OutputSource::Remote { .. }, _) => return false,
         };
         let mut chunk = std::mem::take(&mut read.chunk);
         chunk.clear();
-        chunk.reserve(CHUNK);
-        // Nothing yet, or closed, of which the reactor tells.
+        chunk.reserve(CHUNK_BYTES);
+        // An error or an empty read means that nothing has been written or that the pipe is closed; the reactor
+        // reports which.
         let has_read = descriptors::read(end.as_fd(), &mut chunk).is_ok_and(|count| count > 0);
         if has_read {
-            self.take_in(stream, &chunk, read);
+            self.process(stream, &chunk, read);
         }
         read.chunk = chunk;
         has_read
     }
 
-    fn take_in(&self, stream: OutputStream, chunk: &[u8], read: &mut Read) {
-        let Read { stdout, stderr, tail, budget, .. } = read;
+    /// Splits a chunk into lines and logs them, as far as the budget allows.
+    fn process(&self, stream: OutputStream, chunk: &[u8], read: &mut ReadState) {
+        let ReadState { stdout, stderr, tail, budget, .. } = read;
         let lines = match stream {
             OutputStream::Stdout => stdout,
             OutputStream::Stderr => stderr,
@@ -214,29 +223,30 @@ impl OutputPipe {
         if stream == OutputStream::Stderr {
             tail.push(chunk);
         }
-        budget.renew(Instant::now(), |budget| self.tell_left_out(budget));
+        budget.renew(Instant::now(), |budget| self.log_left_out(budget));
         if budget.left == 0 {
             budget.left_out += lines.skip(chunk);
         } else {
-            lines.push(chunk, &mut |line| self.tell(stream, line, budget));
+            lines.push(chunk, &mut |line| self.log_line(stream, line, budget));
         }
     }
 
-    fn tell(&self, stream: OutputStream, line: &str, budget: &mut LineBudget) {
+    /// Logs one line, or counts it if the budget is used up.
+    fn log_line(&self, stream: OutputStream, line: &str, budget: &mut LineBudget) {
         if budget.left == 0 {
             budget.left_out += 1;
             return;
         }
         budget.left -= 1;
         let last_call = match &self.source {
-            OutputSource::Here { status_page, .. } => status_page.last_call(),
-            OutputSource::Reported { .. } => None,
+            OutputSource::Local { status_page, .. } => status_page.last_call(),
+            OutputSource::Remote { .. } => None,
         };
         let call = last_call.and_then(self.name_of);
         let (pool, worker) = (self.pool.as_str(), self.worker);
         let pid = self.pid.load(Ordering::Relaxed);
         if !tracing::dispatcher::has_been_set() {
-            // Nobody listens to events in this program, and what was printed is not to be lost.
+            // Without a subscriber in the program an event would be lost, so the line is printed.
             eprintln!("[{pool}/{worker}] {line}");
             return;
         }
@@ -250,7 +260,8 @@ impl OutputPipe {
         }
     }
 
-    fn tell_left_out(&self, budget: &mut LineBudget) {
+    /// Logs how many lines were left out, if any were.
+    fn log_left_out(&self, budget: &mut LineBudget) {
         let lines = std::mem::take(&mut budget.left_out);
         if lines > 0 {
             tracing::warn!(target: "forkpool::worker::output", pool = self.pool, worker = self.worker,
@@ -259,27 +270,30 @@ impl OutputPipe {
     }
 }
 
-/// How many more lines may be told of, and until when that holds.
+/// How many more lines may be logged in the current second.
 struct LineBudget {
+    /// The end of the current second.
     until: Instant,
     left: u32,
+    /// Lines that were left out and not reported yet.
     left_out: u64,
 }
 
 impl LineBudget {
-    fn renew(&mut self, now: Instant, tell: impl FnOnce(&mut Self)) {
+    /// Starts a new second, if the current one is over, and reports the lines left out in it.
+    fn renew(&mut self, now: Instant, log_left_out: impl FnOnce(&mut Self)) {
         if now >= self.until {
             self.until = now + Duration::from_secs(1);
             self.left = LINES_PER_SECOND;
-            tell(self);
+            log_left_out(self);
         }
     }
 }
 
-/// Waits for what a worker prints.
+/// Reads and logs a worker's output whenever there is some.
 struct OutputWatch {
     output: Arc<OutputPipe>,
-    /// `None` once it is closed.
+    /// The read ends; `None` once a pipe is closed.
     ends: [Option<AsyncFd<Arc<OwnedFd>>>; 2],
 }
 
@@ -297,7 +311,7 @@ impl Future for OutputWatch {
                         woken = true;
                         let closed = guard.ready().is_read_closed();
                         guard.clear_ready();
-                        // What was written before it was closed is read below.
+                        // What was written before the pipe was closed is read below.
                         if closed {
                             *end = None;
                         }
@@ -308,8 +322,8 @@ impl Future for OutputWatch {
             if !woken {
                 break;
             }
-            if self.output.drain(CHUNKS) {
-                // There is more, but others have their turn first.
+            if self.output.drain(CHUNKS_PER_TURN) {
+                // There may be more, but other tasks get their turn first.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }

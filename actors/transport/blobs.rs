@@ -1,4 +1,4 @@
-//! Blobs on the host's side: those of calls, and what workers say of theirs.
+//! Blobs on the host's side: those in calls, and those that workers report.
 
 use std::hash::{Hash, Hasher};
 use std::io;
@@ -14,26 +14,26 @@ use crate::sys::arena::Arena;
 use crate::wire::call::{ArenaSpan, Lending, Lent};
 use crate::wire::frame::PayloadError;
 
-/// Free bytes of a pool's arena that stay with the application: enough for arguments of this size to be made without
-/// asking the system for memory each time.
-const KEPT: usize = 64 << 20;
+/// Free bytes (64 MiB) of a pool's arena that stay mapped, so that arguments up to this size need no new memory
+/// from the system each time.
+const KEPT_BYTES: usize = 64 << 20;
 
-/// Where the blobs of a pool's calls lie.
+/// The arena that holds the blobs of a pool's calls.
 pub(crate) struct BlobMemory {
     arena: Arc<Arena>,
-    /// With which workers read it.
-    reading: OwnedFd,
+    /// A descriptor of the same memory that does not permit writing; workers read through it.
+    read_only: OwnedFd,
 }
 
 impl BlobMemory {
     pub(crate) fn create(bytes: usize) -> io::Result<Self> {
-        let (arena, reading) = Arena::create(bytes, KEPT)?;
-        Ok(BlobMemory { arena, reading })
+        let (arena, read_only) = Arena::create(bytes, KEPT_BYTES)?;
+        Ok(BlobMemory { arena, read_only })
     }
 
-    /// What a fork server maps for its workers.
-    pub(crate) fn to_be_read(&self) -> io::Result<OwnedFd> {
-        self.reading.try_clone()
+    /// Returns the descriptor that a fork server maps for its workers.
+    pub(crate) fn read_only_descriptor(&self) -> io::Result<OwnedFd> {
+        self.read_only.try_clone()
     }
 
     pub(crate) fn in_use(&self) -> usize {
@@ -41,41 +41,45 @@ impl BlobMemory {
     }
 }
 
-/// Room for so many bytes.
+/// Allocates a blob of up to `capacity` bytes, in the pool's arena if the blob is large and there is an arena.
 ///
 /// # Errors
 ///
-/// That there is none.
-pub(crate) fn allocation(memory: Option<&BlobMemory>, capacity: usize) -> Result<BlobMut, Failure> {
-    BlobMut::within(memory.map(|memory| &memory.arena), capacity)
+/// A [`Failure`] where the arena is full; nothing is allocated then.
+pub(crate) fn allocate(memory: Option<&BlobMemory>, capacity: usize) -> Result<BlobMut, Failure> {
+    BlobMut::allocate(memory.map(|memory| &memory.arena), capacity)
 }
 
-/// Encodes a message; what its large blobs became, in the order of their numbers.
+/// Appends an encoded message to `out` and returns its large blobs, in the order of their numbers.
+///
+/// # Errors
+///
+/// [`PayloadError`] where `encode` fails; no blobs are lent then.
 pub(crate) fn encode(
     memory: Option<&BlobMemory>,
     out: &mut Vec<u8>,
     encode: impl FnMut(&mut Vec<u8>) -> Result<(), PayloadError>,
 ) -> Result<Vec<Blob>, PayloadError> {
-    let within = |arena: &Arc<Arena>, blobs: Vec<Blob>| -> Option<Vec<Blob>> {
-        blobs.into_iter().map(|blob| blob.within(arena)).collect()
+    let into_arena = |arena: &Arc<Arena>, blobs: Vec<Blob>| -> Option<Vec<Blob>> {
+        blobs.into_iter().map(|blob| blob.into_arena(arena)).collect()
     };
-    blob::encode(out, memory.map(|memory| |blobs| within(&memory.arena, blobs)), encode)
+    blob::encode(out, memory.map(|memory| |blobs| into_arena(&memory.arena, blobs)), encode)
 }
 
-/// Where these lie.
+/// Returns where these blobs lie in the arena.
 pub(crate) fn spans(blobs: &[Blob]) -> Vec<ArenaSpan> {
-    // Those that are lent lie somewhere, all of them.
+    // Every lent blob lies in the arena, so none is filtered out.
     blobs.iter().filter_map(Blob::span).collect()
 }
 
-/// A message that was encoded, and what its blobs became.
+/// An encoded message and its blobs in the arena.
 #[derive(Debug, Default)]
 pub(crate) struct Encoded {
     pub(crate) bytes: Vec<u8>,
     pub(crate) blobs: Vec<Blob>,
 }
 
-/// By what is in the blobs, wherever they lie.
+/// Hashes the content of the blobs, independent of where they lie.
 impl Hash for Encoded {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.bytes.hash(state);
@@ -85,6 +89,10 @@ impl Hash for Encoded {
 
 impl Encoded {
     /// Encodes a message that cannot be written yet.
+    ///
+    /// # Errors
+    ///
+    /// [`PayloadError`] where `message` fails.
     pub(crate) fn of(
         memory: Option<&BlobMemory>,
         message: impl FnMut(&mut Vec<u8>) -> Result<(), PayloadError>,
@@ -94,46 +102,47 @@ impl Encoded {
         Ok(Encoded { bytes, blobs })
     }
 
-    /// Writes the message behind what is there.
+    /// Appends the message to `out`.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.bytes);
-        blob::carry(&self.blobs);
+        blob::attach_encoded(&self.blobs);
     }
 }
 
-/// Blobs that one worker may still read, beyond the calls that they came with.
+/// Blobs that one worker may still read after the calls that they came with are answered.
 #[derive(Default)]
-pub(crate) struct BorrowedBlobs(Mutex<Held>);
+pub(crate) struct BorrowedBlobs(Mutex<BlobLists>);
 
 #[derive(Default)]
-struct Held {
-    /// It says so.
-    told: Vec<Blob>,
-    /// It was given up in the middle of their calls.
-    to_its_end: Vec<Blob>,
+struct BlobLists {
+    /// The worker reported that it still uses these.
+    reported: Vec<Blob>,
+    /// The worker was given up while calls with these were running; they are kept until it exits.
+    until_exit: Vec<Blob>,
 }
 
 impl BorrowedBlobs {
-    /// Keeps these until the worker has ended.
-    pub(crate) fn keep_to_its_end(&self, blobs: Vec<Blob>) {
+    /// Keeps these blobs until the worker has exited.
+    pub(crate) fn keep_until_exit(&self, blobs: Vec<Blob>) {
         if !blobs.is_empty() {
-            self.0.lock().to_its_end.extend(blobs);
+            self.0.lock().until_exit.extend(blobs);
         }
     }
 
-    /// The worker has ended.
+    /// Drops all blobs; called once the worker has exited.
     pub(crate) fn clear(&self) {
         let held = std::mem::take(&mut *self.0.lock());
         drop(held);
     }
 
-    /// Takes in what the worker says of its blobs: those of its next reply, in the order of their numbers. `given` are
-    /// those of the call that it replies to.
+    /// Applies the worker's report on its blobs and returns the blobs of its next reply, in the order of their
+    /// numbers. `given` are the blobs of the call that it replies to.
     ///
     /// # Errors
     ///
-    /// What cannot be in what it says.
-    pub(crate) fn take_in(
+    /// What is impossible in the report. The reply's blobs are dropped; a valid list of blobs in use was applied
+    /// all the same.
+    pub(crate) fn receive_lending(
         &self,
         Lending { lent, held }: Lending,
         given: &[Blob],
@@ -141,76 +150,76 @@ impl BorrowedBlobs {
     ) -> Result<Vec<Blob>, &'static str> {
         let mut known = self.0.lock();
         let find = |start: u64| {
-            let mut all = given.iter().chain(&known.told);
+            let mut all = given.iter().chain(&known.reported);
             all.find(|blob| blob.span().is_some_and(|span| span.start == start)).cloned()
         };
         let lent = lent.iter().map(|lent| match lent {
             Lent::Own { slot, span } => {
-                result_arena.and_then(|result_arena| Blob::lent_by(result_arena, *slot, span))
+                result_arena.and_then(|result_arena| Blob::from_worker(result_arena, *slot, span))
             }
             Lent::Given { start } => find(*start),
         });
         let lent: Option<Vec<Blob>> = lent.collect();
-        let told = held.map(|held| held.into_iter().map(find).collect::<Option<Vec<Blob>>>());
-        let before = match told {
+        let reported = held.map(|held| held.into_iter().map(find).collect::<Option<Vec<Blob>>>());
+        let before = match reported {
             None => None,
-            Some(None) => return Err("it holds a blob that it was not lent"),
-            Some(Some(told)) => Some(std::mem::replace(&mut known.told, told)),
+            Some(None) => return Err("it reported that it uses a blob that it was not lent"),
+            Some(Some(reported)) => Some(std::mem::replace(&mut known.reported, reported)),
         };
         drop(known);
         drop(before);
-        lent.ok_or("it lends a blob that it does not have")
+        lent.ok_or("it lent a blob that it does not have")
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blob::LENGTH_OF_TABLE;
+    use crate::blob::TABLE_LENGTH;
     use crate::sys::arena::PAGE;
     use crate::sys::shared_memory::SharedMemory;
     use crate::testing::seeded_rng::{SeededRng, seeds};
 
-    /// Whatever a worker says of its blobs.
-    fn anything(chance: &mut SeededRng, given: &[Blob]) -> Lending {
-        let number = |chance: &mut SeededRng| match chance.below(4) {
+    /// Returns a random report, valid or not, of a worker on its blobs.
+    fn random_lending(rng: &mut SeededRng, given: &[Blob]) -> Lending {
+        let number = |rng: &mut SeededRng| match rng.below(4) {
             0 => 0,
-            1 => (chance.below(20) * PAGE) as u64,
-            2 => chance.below(20 * PAGE) as u64,
-            _ => chance.next() >> chance.below(64),
+            1 => (rng.below(20) * PAGE) as u64,
+            2 => rng.below(20 * PAGE) as u64,
+            _ => rng.next() >> rng.below(64),
         };
-        let start = |chance: &mut SeededRng| {
-            let known = given[chance.below(given.len())].span().map_or(0, |span| span.start);
-            if chance.happens(800) { known } else { number(chance) }
+        let start = |rng: &mut SeededRng| {
+            let known = given[rng.below(given.len())].span().map_or(0, |span| span.start);
+            if rng.happens(800) { known } else { number(rng) }
         };
-        let lent = (0..chance.below(4)).map(|_| {
-            if chance.happens(500) {
-                return Lent::Given { start: start(chance) };
+        let lent = (0..rng.below(4)).map(|_| {
+            if rng.happens(500) {
+                return Lent::Given { start: start(rng) };
             }
-            let slot = if chance.happens(800) { chance.below(1024) as u32 } else { chance.next() as u32 };
-            Lent::Own { slot, span: ArenaSpan { start: number(chance), length: number(chance) } }
+            let slot = if rng.happens(800) { rng.below(1024) as u32 } else { rng.next() as u32 };
+            Lent::Own { slot, span: ArenaSpan { start: number(rng), length: number(rng) } }
         });
         let lent = lent.collect();
-        let held = chance.happens(300).then(|| (0..chance.below(4)).map(|_| start(chance)).collect());
+        let held = rng.happens(300).then(|| (0..rng.below(4)).map(|_| start(rng)).collect());
         Lending { lent, held }
     }
 
     #[test]
-    fn whatever_a_worker_says_of_its_blobs_there_is_nothing_beyond_its_memory() -> io::Result<()> {
+    fn no_lending_of_a_worker_reaches_beyond_its_arena() -> io::Result<()> {
         let length = 16 * PAGE;
-        let (memory, _file) = SharedMemory::create(c"forkpool-test", PAGE + LENGTH_OF_TABLE + length)?;
-        let result_arena = ResultArena::of(&Arc::new(memory), PAGE);
+        let (memory, _file) = SharedMemory::create(c"forkpool-test", PAGE + TABLE_LENGTH + length)?;
+        let result_arena = ResultArena::at_offset(&Arc::new(memory), PAGE);
         let own = BlobMemory::create(64 * PAGE)?;
         let (mut taken, mut refused) = (0, 0);
         for seed in seeds(0..300) {
-            let mut chance = SeededRng::new(seed);
+            let mut rng = SeededRng::new(seed);
             let borrowed = BorrowedBlobs::default();
             for _ in 0..20 {
                 let given: Vec<Blob> = (0..3_u8)
-                    .filter_map(|number| Blob::from(vec![number; 5000]).within(&own.arena))
+                    .filter_map(|number| Blob::from(vec![number; 5000]).into_arena(&own.arena))
                     .collect();
-                let result_arena = result_arena.as_ref().filter(|_| chance.happens(900));
-                match borrowed.take_in(anything(&mut chance, &given), &given, result_arena) {
+                let result_arena = result_arena.as_ref().filter(|_| rng.happens(900));
+                match borrowed.receive_lending(random_lending(&mut rng, &given), &given, result_arena) {
                     Ok(lent) => {
                         taken += lent.len();
                         assert!(lent.iter().all(|blob| blob.to_vec().len() <= length), "seed {seed}");
@@ -218,7 +227,7 @@ mod tests {
                     Err(_) => refused += 1,
                 }
             }
-            borrowed.keep_to_its_end(vec![Blob::default()]);
+            borrowed.keep_until_exit(vec![Blob::default()]);
             borrowed.clear();
             assert_eq!(own.in_use(), 0, "seed {seed}: nothing is held for a worker that has ended");
         }

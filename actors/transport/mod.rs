@@ -1,4 +1,4 @@
-//! The host's end of a worker's channel, registered with whichever reactor its holder runs on.
+//! The host's end of a worker's channel, registered with the tokio reactor of the thread that uses it.
 
 pub(crate) mod blobs;
 mod rings;
@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
 use std::thread::ThreadId;
 
-use crate::blob::{LENGTH_OF_TABLE, ResultArena};
+use crate::blob::{ResultArena, TABLE_LENGTH};
 use crate::channel::{Inbox, Outbox, SocketLayer, StatusPage, WorkerEnd};
 use crate::config::{Options, Transport};
 use crate::sys::arena::PAGE;
@@ -19,60 +19,60 @@ use crate::wire::frame::FrameError;
 use rings::Rings;
 use stream::Stream;
 
-/// Looks in a row until the other tasks of this thread have their turn.
-const LOOKS: u32 = 64;
+/// Rounds of reading and writing after which one channel lets the other tasks of its thread run.
+const ROUNDS_BEFORE_YIELD: u32 = 64;
 
-/// What a read brought.
+/// The outcome of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arrived {
-    /// Bytes.
+    /// Bytes were read.
     Some,
-    /// Nothing yet.
+    /// No bytes have arrived.
     Nothing,
-    /// The worker's end is closed.
+    /// The worker closed its end of the channel.
     End,
-    /// The worker wrote nonsense where its channel's counters lie.
+    /// The worker wrote an impossible value to the counters of its rings.
     Corrupt,
 }
 
-/// One end of a worker's channel.
+/// The host's end of a worker's channel.
 pub(crate) struct HostChannel {
-    line: HostIo,
-    /// `None` where the worker is on another machine.
+    io: HostIo,
+    /// `None` if the worker is on another machine.
     status_page: Option<StatusPage>,
-    /// Calls that the worker has answered, as far as its last holder told.
+    /// Number of calls that the worker has answered since its fork, as of its last release.
     pub(crate) calls_served: u64,
-    home: ThreadId,
-    limit: usize,
-    boxes: Mailboxes,
+    registered_on: ThreadId,
+    max_body: usize,
+    buffers: Buffers,
 }
 
-/// What has arrived and was not taken, and what is to be written.
+/// Bytes that have arrived and were not taken yet, and bytes to be written.
 #[derive(Default)]
-struct Mailboxes {
+struct Buffers {
     incoming: Inbox,
     outgoing: Outbox,
 }
 
-/// How bytes move.
+/// How bytes reach the worker.
 enum HostIo {
     Rings(Rings),
     Stream(Stream),
 }
 
 impl HostChannel {
-    /// Makes a channel, with memory for the worker's large results, and registers this end with the current thread's
-    /// reactor.
+    /// Creates a channel, with memory for the worker's large results, and registers this end with the current
+    /// thread's reactor.
     ///
     /// # Errors
     ///
-    /// What the system said; nothing is left behind.
+    /// The error of the system call that failed; nothing is left behind.
     pub(crate) fn new(options: &Options) -> io::Result<(Self, WorkerEnd)> {
         let result_arena = match options.blob_memory {
             0 => 0,
-            bytes => LENGTH_OF_TABLE + bytes.next_multiple_of(PAGE),
+            bytes => TABLE_LENGTH + bytes.next_multiple_of(PAGE),
         };
-        let (line, status_page, end) = match options.transport {
+        let (io, status_page, end) = match options.transport {
             Transport::SharedMemory => {
                 let (rings, status_page, end) = Rings::new(result_arena)?;
                 (HostIo::Rings(rings), status_page, end)
@@ -82,121 +82,129 @@ impl HostChannel {
                 (HostIo::Stream(stream), status_page, end)
             }
         };
-        Ok((Self::of(line, Some(status_page), options.max_payload), end))
+        Ok((Self::of(io, Some(status_page), options.max_payload), end))
     }
 
-    /// A channel to another machine, over a connection that may still be on its way, on which this is said first.
+    /// Creates a channel to another machine over a connection that may not be established yet, and queues `first`
+    /// as the first message on it.
     ///
     /// # Errors
     ///
-    /// What the system said; nothing is left behind.
+    /// The error of the system call that failed; the connection is closed then.
     pub(crate) fn over(
-        (socket, security): (OwnedFd, SocketLayer),
+        (socket, socket_layer): (OwnedFd, SocketLayer),
         first: &ToServer,
         max_payload: usize,
     ) -> io::Result<Self> {
-        let mut channel = Self::of(HostIo::Stream(Stream::over(socket, security)?), None, max_payload);
+        let mut channel = Self::of(HostIo::Stream(Stream::over(socket, socket_layer)?), None, max_payload);
         frame::append(channel.outbox().buffer(), first);
         Ok(channel)
     }
 
-    fn of(line: HostIo, status_page: Option<StatusPage>, max_payload: usize) -> Self {
+    fn of(io: HostIo, status_page: Option<StatusPage>, max_payload: usize) -> Self {
         HostChannel {
-            line,
+            io,
             status_page,
             calls_served: 0,
-            home: std::thread::current().id(),
-            limit: frame::body_limit(max_payload),
-            boxes: Mailboxes::default(),
+            registered_on: std::thread::current().id(),
+            max_body: frame::body_limit(max_payload),
+            buffers: Buffers::default(),
         }
     }
 
-    /// Moves the registration to the current thread's reactor, if it is with another's.
-    pub(crate) fn settle_here(&mut self) -> io::Result<()> {
+    /// Moves the registration to the current thread's reactor, if it is with another thread's.
+    ///
+    /// # Errors
+    ///
+    /// The error of the registration. The channel is unusable then: it reports [`Arrived::End`].
+    pub(crate) fn register_here(&mut self) -> io::Result<()> {
         let here = std::thread::current().id();
-        if self.home != here {
-            match &mut self.line {
-                HostIo::Rings(rings) => rings.settle_here()?,
-                HostIo::Stream(stream) => stream.settle_here()?,
+        if self.registered_on != here {
+            match &mut self.io {
+                HostIo::Rings(rings) => rings.register_here()?,
+                HostIo::Stream(stream) => stream.register_here()?,
             }
-            self.home = here;
+            self.registered_on = here;
         }
         Ok(())
     }
 
     pub(crate) fn outbox(&mut self) -> &mut Outbox {
-        &mut self.boxes.outgoing
+        &mut self.buffers.outgoing
     }
 
-    /// The worker is set up: how long that took says nothing about how long its calls take.
-    pub(crate) fn is_set_up(&mut self) {
-        if let HostIo::Rings(rings) = &mut self.line {
-            rings.is_set_up();
+    /// Notes that the worker is set up. The time that the set-up took tells nothing about the time of its calls, so
+    /// spinning adapts anew.
+    pub(crate) fn finish_setup(&mut self) {
+        if let HostIo::Rings(rings) = &mut self.io {
+            rings.finish_setup();
         }
     }
 
-    /// Whether the worker had begun a call of the checkout at hand, now or before it died; `None` where that cannot be
-    /// seen from here.
-    pub(crate) fn begun(&self) -> Option<bool> {
-        self.status_page.as_ref().map(StatusPage::begun)
+    /// Returns whether the worker has begun a call of the current checkout, also after it died; `None` if the
+    /// worker is on another machine.
+    pub(crate) fn has_begun(&self) -> Option<bool> {
+        self.status_page.as_ref().map(StatusPage::call_begun)
     }
 
-    /// Where the worker keeps large results.
+    /// Returns the memory in which the worker keeps large results.
     pub(crate) fn result_arena(&self) -> Option<ResultArena> {
-        match &self.line {
+        match &self.io {
             HostIo::Rings(rings) => rings.result_arena(),
             HostIo::Stream(_) => self.status_page.as_ref()?.result_arena(),
         }
     }
 
-    /// What the worker notes for whoever looks at it, where that can be seen from here.
+    /// Returns the status page in which the worker records what it is doing; `None` if the worker is on another
+    /// machine.
     pub(crate) fn status_page(&self) -> Option<StatusPage> {
         self.status_page.clone()
     }
 
-    /// Writes what fits and takes in what has arrived, or registers the task to be woken when there is more to do.
+    /// Writes what fits and reads what has arrived, or registers the task to be woken when there is more to do.
     ///
-    /// What a worker said before it ended arrives before its end. `expects`: the worker has something to answer.
+    /// Bytes that the worker wrote before it closed its end are read before [`Arrived::End`] is reported. `expects`
+    /// tells whether the worker has calls to answer; the host may spin for a short time only then.
     pub(crate) fn poll_exchange(&mut self, cx: &mut Context<'_>, expects: bool) -> Poll<Arrived> {
-        match &mut self.line {
-            HostIo::Rings(rings) => rings.poll_exchange(&mut self.boxes, cx, expects),
-            HostIo::Stream(stream) => stream.poll_exchange(&mut self.boxes, cx),
+        match &mut self.io {
+            HostIo::Rings(rings) => rings.poll_exchange(&mut self.buffers, cx, expects),
+            HostIo::Stream(stream) => stream.poll_exchange(&mut self.buffers, cx),
         }
     }
 
-    /// Whether the worker has said anything that was not taken out yet, or nonsense.
-    pub(crate) fn holds_bytes(&mut self) -> bool {
-        match &mut self.line {
+    /// Returns whether bytes from the worker have arrived that were not taken yet, or its counters are impossible.
+    pub(crate) fn has_unread_bytes(&mut self) -> bool {
+        match &mut self.io {
             HostIo::Rings(rings) if rings.has_bytes() => return true,
             HostIo::Rings(_) => {}
-            // Its end is found by whoever reads next.
-            HostIo::Stream(stream) => drop(stream.read_now(&mut self.boxes)),
+            // A closed end is found by the next read.
+            HostIo::Stream(stream) => drop(stream.read_now(&mut self.buffers)),
         }
-        !self.boxes.incoming.is_empty()
+        !self.buffers.incoming.is_empty()
     }
 
-    /// Takes in what has arrived, whatever the reactor knows of it.
+    /// Reads what has arrived, without asking the reactor.
     pub(crate) fn read_now(&mut self) -> Arrived {
-        match &mut self.line {
-            HostIo::Rings(rings) => rings.read_now(&mut self.boxes),
-            HostIo::Stream(stream) => stream.read_now(&mut self.boxes),
+        match &mut self.io {
+            HostIo::Rings(rings) => rings.read_now(&mut self.buffers),
+            HostIo::Stream(stream) => stream.read_now(&mut self.buffers),
         }
     }
 
     /// Writes what fits, and leaves the rest for [`poll_exchange`](Self::poll_exchange).
     pub(crate) fn write_now(&mut self) {
-        match &mut self.line {
-            HostIo::Rings(rings) => rings.write_now(&mut self.boxes),
-            HostIo::Stream(stream) => stream.write_now(&mut self.boxes),
+        match &mut self.io {
+            HostIo::Rings(rings) => rings.write_now(&mut self.buffers),
+            HostIo::Stream(stream) => stream.write_now(&mut self.buffers),
         }
     }
 
-    /// The next whole frame's body, if one has arrived.
+    /// Returns the body of the next whole frame, if one has arrived.
     ///
     /// # Errors
     ///
-    /// [`FrameError::TooLong`]; the channel is of no use any more.
+    /// [`FrameError::TooLong`]; the channel is unusable from then on.
     pub(crate) fn next(&mut self) -> Result<Option<&[u8]>, FrameError> {
-        self.boxes.incoming.next(self.limit)
+        self.buffers.incoming.next_frame(self.max_body)
     }
 }

@@ -1,4 +1,5 @@
-//! A channel through shared memory, with bells that wake and whose end says that the worker is gone.
+//! A channel through two rings in shared memory. Doorbell pipes wake the sleeping end, and their end-of-file
+//! reports that the worker is gone.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,35 +8,37 @@ use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 
-use super::{Arrived, LOOKS, Mailboxes};
+use super::{Arrived, Buffers, ROUNDS_BEFORE_YIELD};
 use crate::blob::ResultArena;
 use crate::channel::{
-    AdaptiveSpin, DoorbellSender, HostDoorbells, Need, Ring, StatusPage, WorkerEnd, doorbells,
+    AdaptiveSpin, DoorbellSender, HostDoorbells, Ring, StatusPage, WakeCondition, WorkerEnd, doorbells,
 };
 use crate::sys::{descriptors, reactor};
 
-/// Sleeps between two looks into the bell: the worker rings at most once for each, and a pipe takes more bytes than that
-/// before it refuses one.
-const UNHEARD_RINGS: u32 = 16;
+/// Number of sleeps after which the host empties its doorbell pipe. The worker rings at most once for each sleep,
+/// and a pipe holds more bytes than that.
+const MAX_UNREAD_RINGS: u32 = 16;
 
-/// Longest time for which a reply is looked for again and again, between the turns of other tasks.
+/// Maximum time (20 µs) for which the host spins for a reply; it looks once in each turn of the event loop, so
+/// other tasks run in between.
 const LONGEST_SPIN: Duration = Duration::from_micros(20);
 
-/// Longest time for which a worker that was forked is looked for to be ready, in the same way.
+/// The same maximum (100 µs) while a forked worker is being set up.
 const SETUP_SPIN: Duration = Duration::from_micros(100);
 
 /// The host's end of both rings.
 pub(super) struct Rings {
     ring: Ring,
-    /// What this end hears; `None` only where it could not be registered anew, or the worker cannot be rung for.
+    /// The doorbell that wakes this end; `None` if it could not be registered anew, or the worker's doorbell could
+    /// not be rung.
     rx: Option<AsyncFd<OwnedFd>>,
     tx: DoorbellSender,
-    /// Times this end may have been rung for since that was last emptied.
-    unheard: u32,
+    /// Number of sleeps for which the doorbell may have been rung since it was last emptied.
+    unread_rings: u32,
     spin: AdaptiveSpin,
-    /// Looks since this end last gave way.
-    looks: u32,
-    /// Whether anything moved since this end last had nothing to do.
+    /// Rounds since this end last let other tasks run.
+    rounds: u32,
+    /// Whether bytes were read or written since this end last found nothing to do.
     moved: bool,
 }
 
@@ -48,9 +51,9 @@ impl Rings {
             ring,
             rx: Some(reactor::register(rx)?),
             tx,
-            unheard: 0,
+            unread_rings: 0,
             spin: AdaptiveSpin::new(SETUP_SPIN),
-            looks: 0,
+            rounds: 0,
             moved: false,
         };
         Ok((rings, status_page, WorkerEnd::Rings { doorbells, memory }))
@@ -60,54 +63,55 @@ impl Rings {
         self.ring.result_arena()
     }
 
-    pub(super) fn settle_here(&mut self) -> io::Result<()> {
+    pub(super) fn register_here(&mut self) -> io::Result<()> {
         if let Some(rx) = self.rx.take() {
             self.rx = Some(reactor::register(rx.into_inner())?);
         }
         Ok(())
     }
 
-    pub(super) fn is_set_up(&mut self) {
+    pub(super) fn finish_setup(&mut self) {
         self.spin = AdaptiveSpin::new(LONGEST_SPIN);
     }
 
     pub(super) fn poll_exchange(
         &mut self,
-        boxes: &mut Mailboxes,
+        buffers: &mut Buffers,
         cx: &mut Context<'_>,
         expects: bool,
     ) -> Poll<Arrived> {
-        let polled = self.exchange(boxes, cx, expects);
+        let polled = self.exchange(buffers, cx, expects);
         if polled.is_pending() {
-            self.looks = 0;
+            self.rounds = 0;
         }
         polled
     }
 
-    fn exchange(&mut self, boxes: &mut Mailboxes, cx: &mut Context<'_>, expects: bool) -> Poll<Arrived> {
+    fn exchange(&mut self, buffers: &mut Buffers, cx: &mut Context<'_>, expects: bool) -> Poll<Arrived> {
         loop {
-            self.looks += 1;
-            if self.looks > LOOKS {
-                // However much a worker has to say.
+            self.rounds += 1;
+            if self.rounds > ROUNDS_BEFORE_YIELD {
+                // However much the worker sends, other tasks get their turn.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            self.write_now(boxes);
-            match self.read_now(boxes) {
+            self.write_now(buffers);
+            match self.read_now(buffers) {
                 Arrived::Nothing => {}
                 arrived => return Poll::Ready(arrived),
             }
-            if self.looks_again(expects) {
+            if self.continue_polling(expects) {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            // Before we arm: from then on a ring may be what wakes us.
-            self.unheard += 1;
-            if self.unheard > UNHEARD_RINGS {
-                self.empty_ear();
+            // Counted before arming, because from then on the worker may ring.
+            self.unread_rings += 1;
+            if self.unread_rings > MAX_UNREAD_RINGS {
+                self.drain_doorbell();
             }
-            let need = if boxes.outgoing.is_empty() { Need::Bytes } else { Need::Either };
-            match self.ring.arm(need) {
+            let condition =
+                if buffers.outgoing.is_empty() { WakeCondition::Bytes } else { WakeCondition::Either };
+            match self.ring.arm(condition) {
                 Ok(true) => {}
                 Ok(false) => continue,
                 Err(_) => return Poll::Ready(Arrived::Corrupt),
@@ -121,7 +125,7 @@ impl Rings {
             let closed = guard.ready().is_read_closed();
             guard.clear_ready();
             if closed {
-                return Poll::Ready(match self.read_now(boxes) {
+                return Poll::Ready(match self.read_now(buffers) {
                     Arrived::Nothing => Arrived::End,
                     arrived => arrived,
                 });
@@ -129,32 +133,32 @@ impl Rings {
         }
     }
 
-    /// Whether to look again after the other tasks of this thread instead of being woken.
+    /// Decides whether to look again after the other tasks of this thread, instead of waiting for the doorbell.
     ///
-    /// Once after anything has moved, since most likely more will: that is cheaper than one ring of the bell. And
-    /// for a short while, if the worker is at work on another processor and replies have usually come in that time.
-    /// It keeps no other task from running.
-    fn looks_again(&mut self, expects: bool) -> bool {
+    /// It looks once more after bytes have moved, since most likely more will follow, and a look is cheaper than a
+    /// doorbell. And it looks again for a short while if the worker runs on another processor and replies have
+    /// usually come in that time. Other tasks are not held up by this.
+    fn continue_polling(&mut self, expects: bool) -> bool {
         if std::mem::take(&mut self.moved) {
             return true;
         }
-        expects && self.ring.peer_is_elsewhere() && self.spin.goes_on(Instant::now())
+        expects && self.ring.peer_is_on_other_processor() && self.spin.try_spin(Instant::now())
     }
 
-    /// Whether there is anything to be read, or nonsense.
+    /// Returns whether there are bytes to read, or the counters are impossible.
     pub(super) fn has_bytes(&self) -> bool {
         self.ring.has_bytes() != Ok(false)
     }
 
-    pub(super) fn read_now(&mut self, boxes: &mut Mailboxes) -> Arrived {
+    pub(super) fn read_now(&mut self, buffers: &mut Buffers) -> Arrived {
         let ring = &mut self.ring;
-        match boxes.incoming.fill(|buffer| ring.read(buffer)) {
+        match buffers.incoming.fill(|buffer| ring.read(buffer)) {
             Ok((0, _)) => Arrived::Nothing,
             Ok(_) => {
                 self.moved = true;
-                self.spin.is_over();
-                match self.ring.must_wake_for_room() {
-                    Ok(true) => self.ring_the_bell(),
+                self.spin.finish_wait();
+                match self.ring.take_wake_request_for_space() {
+                    Ok(true) => self.ring_doorbell(),
                     Ok(false) => {}
                     Err(_) => return Arrived::Corrupt,
                 }
@@ -164,39 +168,40 @@ impl Rings {
         }
     }
 
-    pub(super) fn write_now(&mut self, boxes: &mut Mailboxes) {
-        if !boxes.outgoing.is_empty() {
-            self.ring.note_processor();
+    pub(super) fn write_now(&mut self, buffers: &mut Buffers) {
+        if !buffers.outgoing.is_empty() {
+            self.ring.record_processor();
         }
-        while !boxes.outgoing.is_empty() {
-            match self.ring.write(boxes.outgoing.unsent()) {
+        while !buffers.outgoing.is_empty() {
+            match self.ring.write(buffers.outgoing.unsent()) {
                 Ok(count) if count > 0 => {
                     self.moved = true;
-                    self.spin.begins_anew();
-                    boxes.outgoing.wrote(count);
+                    self.spin.restart_wait();
+                    buffers.outgoing.mark_sent(count);
                 }
-                // Nonsense in the counters is told by whoever reads next.
+                // Impossible counters are reported by the next read.
                 Ok(_) | Err(_) => return,
             }
-            if self.ring.must_wake(Need::Bytes) {
-                self.ring_the_bell();
+            if self.ring.take_wake_request(WakeCondition::Bytes) {
+                self.ring_doorbell();
             }
         }
     }
 
-    fn ring_the_bell(&mut self) {
-        if self.tx.ring().is_err() {
-            // Out of memory, say. It would sleep for ever.
+    fn ring_doorbell(&mut self) {
+        if self.tx.notify().is_err() {
+            // The ring failed, for lack of memory for example, and the worker would sleep for ever. Report the
+            // channel as closed.
             self.rx = None;
         }
     }
 
-    /// Takes the bytes that have woken us; that they came is all they say.
-    fn empty_ear(&mut self) {
-        self.unheard = 0;
+    /// Empties the doorbell pipe; its bytes carry no information.
+    fn drain_doorbell(&mut self) {
+        self.unread_rings = 0;
         if let Some(rx) = &self.rx {
-            let mut rings = Vec::with_capacity(4 * UNHEARD_RINGS as usize);
-            // Empty, or closed, which the reactor tells.
+            let mut rings = Vec::with_capacity(4 * MAX_UNREAD_RINGS as usize);
+            // The pipe is empty, or closed, which the reactor reports.
             let _ = descriptors::read(rx.as_fd(), &mut rings);
         }
     }

@@ -1,4 +1,4 @@
-//! A channel over a stream socket alone.
+//! A channel over a stream socket.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -6,20 +6,20 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::unix::AsyncFd;
 
-use super::{Arrived, LOOKS, Mailboxes};
+use super::{Arrived, Buffers, ROUNDS_BEFORE_YIELD};
 use crate::channel::{SocketLayer, StatusPage, WorkerEnd};
 use crate::sys::{descriptors, reactor, sockets};
 
 /// The host's end of a socket.
 pub(super) struct Stream {
-    /// `None` only where it could not be registered anew.
+    /// `None` only if it could not be registered anew.
     socket: Option<AsyncFd<OwnedFd>>,
-    security: SocketLayer,
-    /// The same socket, watched for room, since there was none: as long as nothing waits for it, it is not watched,
-    /// for a peer that reads would wake this end each time.
-    room: Option<AsyncFd<OwnedFd>>,
-    /// Reads since this end last gave way.
-    looks: u32,
+    socket_layer: SocketLayer,
+    /// A copy of the socket that is watched for writability, present only while unsent bytes wait for space. It is
+    /// not watched otherwise, because a peer that reads would wake this end each time.
+    writable: Option<AsyncFd<OwnedFd>>,
+    /// Rounds since this end last let other tasks run.
+    rounds: u32,
 }
 
 impl Stream {
@@ -27,91 +27,92 @@ impl Stream {
         let (ours, socket) = sockets::socket_pair()?;
         descriptors::set_nonblocking(ours.as_fd())?;
         let (status_page, memory) = StatusPage::create(result_arena)?;
-        let end = WorkerEnd::Stream { socket, security: SocketLayer::None, memory };
+        let end = WorkerEnd::Stream { socket, socket_layer: SocketLayer::None, memory };
         Ok((Stream::over(ours, SocketLayer::None)?, status_page, end))
     }
 
-    /// A connection that may still be on its way.
-    pub(super) fn over(socket: OwnedFd, security: SocketLayer) -> io::Result<Self> {
-        Ok(Stream { socket: Some(reactor::register(socket)?), security, room: None, looks: 0 })
+    /// Creates a channel over a connection that may not be established yet.
+    pub(super) fn over(socket: OwnedFd, socket_layer: SocketLayer) -> io::Result<Self> {
+        Ok(Stream { socket: Some(reactor::register(socket)?), socket_layer, writable: None, rounds: 0 })
     }
 
-    pub(super) fn settle_here(&mut self) -> io::Result<()> {
-        self.room = None;
+    pub(super) fn register_here(&mut self) -> io::Result<()> {
+        self.writable = None;
         if let Some(socket) = self.socket.take() {
             self.socket = Some(reactor::register(socket.into_inner())?);
         }
         Ok(())
     }
 
-    pub(super) fn poll_exchange(&mut self, boxes: &mut Mailboxes, cx: &mut Context<'_>) -> Poll<Arrived> {
-        let polled = self.exchange(boxes, cx);
+    pub(super) fn poll_exchange(&mut self, buffers: &mut Buffers, cx: &mut Context<'_>) -> Poll<Arrived> {
+        let polled = self.exchange(buffers, cx);
         if polled.is_pending() {
-            self.looks = 0;
+            self.rounds = 0;
         }
         polled
     }
 
-    fn exchange(&mut self, boxes: &mut Mailboxes, cx: &mut Context<'_>) -> Poll<Arrived> {
+    fn exchange(&mut self, buffers: &mut Buffers, cx: &mut Context<'_>) -> Poll<Arrived> {
         loop {
-            self.looks += 1;
-            if self.looks > LOOKS {
-                // However much a worker has to say.
+            self.rounds += 1;
+            if self.rounds > ROUNDS_BEFORE_YIELD {
+                // However much the worker sends, other tasks get their turn.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            self.write_now(boxes);
-            let has_unsent = !boxes.outgoing.is_empty() || self.security.has_unsent();
-            if has_unsent && self.poll_room(cx).is_ready() {
+            self.write_now(buffers);
+            let has_unsent = !buffers.outgoing.is_empty() || self.socket_layer.has_unsent();
+            if has_unsent && self.poll_writable(cx).is_ready() {
                 continue;
             }
             let Some(socket) = &self.socket else { return Poll::Ready(Arrived::End) };
             let Ok(mut guard) = ready!(socket.poll_read_ready(cx)) else {
                 return Poll::Ready(Arrived::End);
             };
-            match read(socket, &mut self.security, boxes) {
+            match read(socket, &mut self.socket_layer, buffers) {
                 Arrived::Nothing => guard.clear_ready(),
                 arrived => return Poll::Ready(arrived),
             }
         }
     }
 
-    /// Ready if there may be room by now.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.room.is_none() {
+    /// Returns ready if the socket may be writable by now.
+    fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.writable.is_none() {
             let socket = self.socket.as_ref().map(|socket| socket.as_fd().try_clone_to_owned());
-            // Out of descriptors, say: then it is tried again whenever something arrives.
-            self.room =
-                socket.and_then(Result::ok).and_then(|socket| reactor::register_both_ways(socket).ok());
+            // Without a free descriptor the socket is not watched, and the write is tried again when something
+            // arrives.
+            self.writable =
+                socket.and_then(Result::ok).and_then(|socket| reactor::register_read_write(socket).ok());
         }
-        let Some(room) = &self.room else { return Poll::Pending };
-        if let Ok(mut guard) = ready!(room.poll_write_ready(cx)) {
+        let Some(writable) = &self.writable else { return Poll::Pending };
+        if let Ok(mut guard) = ready!(writable.poll_write_ready(cx)) {
             guard.clear_ready();
         }
         Poll::Ready(())
     }
 
-    pub(super) fn read_now(&mut self, boxes: &mut Mailboxes) -> Arrived {
-        self.socket.as_ref().map_or(Arrived::End, |socket| read(socket, &mut self.security, boxes))
+    pub(super) fn read_now(&mut self, buffers: &mut Buffers) -> Arrived {
+        self.socket.as_ref().map_or(Arrived::End, |socket| read(socket, &mut self.socket_layer, buffers))
     }
 
-    pub(super) fn write_now(&mut self, boxes: &mut Mailboxes) {
+    pub(super) fn write_now(&mut self, buffers: &mut Buffers) {
         let Some(socket) = &self.socket else { return };
-        while !boxes.outgoing.is_empty() {
-            match self.security.send(socket.as_fd(), boxes.outgoing.unsent()) {
-                Ok(count) => boxes.outgoing.wrote(count),
-                // No room, or nobody there any more: what it said before it went is read first.
+        while !buffers.outgoing.is_empty() {
+            match self.socket_layer.send(socket.as_fd(), buffers.outgoing.unsent()) {
+                Ok(count) => buffers.outgoing.mark_sent(count),
+                // The socket is full, or the peer is gone. Bytes that the peer sent before are read first.
                 Err(_) => return,
             }
         }
-        if self.security.flush(socket.as_fd()).is_ok() {
-            self.room = None;
+        if self.socket_layer.flush(socket.as_fd()).is_ok() {
+            self.writable = None;
         }
     }
 }
 
-fn read(socket: &AsyncFd<OwnedFd>, security: &mut SocketLayer, boxes: &mut Mailboxes) -> Arrived {
-    match boxes.incoming.fill(|buffer| security.receive(socket.as_fd(), buffer)) {
+fn read(socket: &AsyncFd<OwnedFd>, socket_layer: &mut SocketLayer, buffers: &mut Buffers) -> Arrived {
+    match buffers.incoming.fill(|buffer| socket_layer.receive(socket.as_fd(), buffer)) {
         Ok((0, _)) => Arrived::End,
         Ok(_) => Arrived::Some,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Arrived::Nothing,

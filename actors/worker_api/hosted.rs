@@ -10,7 +10,7 @@ use crate::wire::control::Signature;
 use crate::wire::frame;
 use crate::worker::{Incoming, Preload, Program, Replying, Service};
 
-/// A worker in its process.
+/// A user's worker and its context, in the worker process.
 struct Hosted<W: Worker> {
     worker: W,
     ctx: WorkerContext<W>,
@@ -18,8 +18,8 @@ struct Hosted<W: Worker> {
 
 impl<W: Worker> Service for Hosted<W> {
     fn call(&mut self, call: Incoming<'_>, reply: Replying<'_>) {
-        let place = usize::try_from(call.method).unwrap_or(usize::MAX);
-        let Some(method) = W::METHODS.get(place) else {
+        let index = usize::try_from(call.method).unwrap_or(usize::MAX);
+        let Some(method) = W::METHODS.get(index) else {
             return reply.unknown_method(call.method);
         };
         self.ctx.keep = false;
@@ -51,7 +51,7 @@ impl<W: Worker> Boot for W {
 }
 
 fn identity<W: Worker>() -> u64 {
-    // The default hasher has fixed keys, so every process of this program computes the same.
+    // The default hasher has fixed keys, so every process of this program computes the same number.
     let mut hasher = DefaultHasher::new();
     (TypeId::of::<W>(), std::any::type_name::<W>()).hash(&mut hasher);
     hasher.finish()

@@ -7,10 +7,11 @@ use serde::de::DeserializeOwned;
 use super::error_text::Describe;
 use super::schema;
 use super::worker::{Worker, WorkerContext};
+use crate::failure::Failure;
 use crate::wire::control::Signature;
 use crate::worker::{Incoming, Replying};
 
-/// The messages of a worker, in order; written by [`interface!`](crate::interface).
+/// The messages of a worker, in order. [`interface!`](crate::interface) implements it.
 #[diagnostic::on_unimplemented(
     message = "the messages of the worker `{Self}` are not declared",
     note = "add `forkpool::interface!({Self} {{ … }});` beside its definition, with the messages it handles"
@@ -20,25 +21,40 @@ pub trait Interface: Sized + 'static {
     const METHODS: &'static [Method<Self>];
 }
 
-/// Says that a worker's interface has the message `M`; written by [`interface!`](crate::interface).
+/// A worker's interface contains the message `M`. [`interface!`](crate::interface) implements it.
 #[diagnostic::on_unimplemented(
     message = "`{M}` is not in the interface of the worker `{Self}`",
     label = "no checkout or pool of `{Self}` accepts this message",
     note = "add `{M}` to `forkpool::interface!({Self} {{ … }});`, with a `Handler<{M}>` for the worker"
 )]
 pub trait Accepts<M>: Worker {
-    /// The message's place in the interface.
+    /// The message's index in the interface.
     const METHOD: u32;
     /// The message's name, as failures and logs show it.
     const NAME: &'static str;
-    /// How an error of the message's is described to error contexts.
+    /// Describes an error of this message to error-handling contexts.
     #[doc(hidden)]
     const DESCRIBE: Describe = |_| None;
 }
 
+/// An error type that can carry a [`Failure`]: every type with `From<Failure>`.
+///
+/// A call may fail without its handler having failed: its worker crashes, panics or exceeds a time limit. The caller
+/// then receives an error of the message's own type, made from a [`Failure`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be made from a `forkpool::Failure`",
+    label = "a crash, panic or timeout of the worker must become an error of this type",
+    note = "implement `From<forkpool::Failure>` for `{Self}`: with thiserror, add a variant `Worker(#[from] Failure)`; or use \
+            `Failure` itself as the message's error"
+)]
+pub trait FromFailure: From<Failure> {}
+
+#[diagnostic::do_not_recommend]
+impl<E: From<Failure>> FromFailure for E {}
+
 type Run<W> = fn(&mut W, &mut WorkerContext<W>, Incoming<'_>, Replying<'_>);
 
-/// One message of an interface.
+/// One message of an interface: how it is decoded, run and answered.
 pub struct Method<W> {
     pub(super) name: &'static str,
     pub(super) type_names: fn() -> [&'static str; 2],
@@ -53,18 +69,18 @@ impl<W> std::fmt::Debug for Method<W> {
 }
 
 impl<W: Actor<Context = WorkerContext<W>>> Method<W> {
-    /// The entry of message `M`.
+    /// Returns the entry for message `M`.
     pub const fn of<M, T, E>(name: &'static str) -> Self
     where
         W: Handler<M, Result = Result<T, E>>,
         M: Message<Result = Result<T, E>> + DeserializeOwned,
         T: Serialize + DeserializeOwned + 'static,
-        E: Serialize + DeserializeOwned + 'static,
+        E: FromFailure + Serialize + DeserializeOwned + 'static,
     {
         Method { name, type_names: type_names::<M>, signature: signature::<M, T, E>, run: run::<W, M, T, E> }
     }
 
-    /// The message's name.
+    /// Returns the message's name.
     pub(crate) fn name(&self) -> &'static str {
         self.name
     }
@@ -94,11 +110,12 @@ where
     }
 }
 
-/// Declares which messages checkouts and pools of a worker accept:
+/// Declares the messages that checkouts and pools of a worker accept:
 /// `forkpool::interface!(Hasher { Hash, Verify });`.
 ///
-/// Every message needs a `Handler` whose `Result` is the message's own result, and that result must be a
-/// `Result<T, E>` with `E: From<Failure>`.
+/// Each message needs a `Handler` of the worker whose `Result` is the message's own result. That result is a
+/// `Result<T, E>` with `E: From<Failure>`, since a crash or a timeout reaches the caller as an `E`. All of this is
+/// checked at this line.
 #[macro_export]
 macro_rules! interface {
     ($worker:ty { $($message:ty),+ $(,)? }) => {
@@ -108,8 +125,8 @@ macro_rules! interface {
                     $crate::__private::last_segment(stringify!($message)),
                 )),+];
         }
-        // With a second message, nothing is inferred from there being only one, and the error for a message that
-        // is not in the interface names it.
+        // A second `Accepts` keeps the compiler from inferring the only message there is, so the error for a message
+        // outside of the interface names that message.
         impl $crate::Accepts<$crate::__private::NoMessage> for $worker {
             const METHOD: u32 = u32::MAX;
             const NAME: &'static str = "";
@@ -118,7 +135,7 @@ macro_rules! interface {
     };
 }
 
-/// One `Accepts` for each message, with its place.
+/// Implements `Accepts` for each message, with its index.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __accept {
@@ -133,7 +150,7 @@ macro_rules! __accept {
     ($worker:ty, $place:expr) => {};
 }
 
-/// How an error of this message's is described: by the best its type has.
+/// Describes an error by the best that its type implements: `Display`, `Debug`, or its name.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __describe {
@@ -147,11 +164,11 @@ macro_rules! __describe {
     };
 }
 
-/// A message that nobody can make.
+/// A message without values, accepted by every worker.
 #[derive(Debug)]
 pub enum NoMessage {}
 
-/// The last part of a path such as `crate::messages::Hash`.
+/// Returns the last segment of a path such as `crate::messages::Hash`.
 pub const fn last_segment(path: &'static str) -> &'static str {
     let bytes = path.as_bytes();
     let mut start = 0;
@@ -159,7 +176,7 @@ pub const fn last_segment(path: &'static str) -> &'static str {
     while at < bytes.len() {
         match bytes[at] {
             b':' | b' ' => start = at + 1,
-            // What follows is the path of a parameter.
+            // The rest belongs to a type parameter.
             b'<' => break,
             _ => {}
         }

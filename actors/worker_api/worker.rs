@@ -1,4 +1,4 @@
-//! From a user's actor to what the worker's loop can run.
+//! The worker actor, and the context of its handlers.
 
 use std::marker::PhantomData;
 use std::time::Instant;
@@ -15,59 +15,68 @@ use crate::worker::{Preload, WorkerLog};
 
 /// An actor whose context is a forked process.
 ///
-/// Its handlers block as they like. It is named in a [`boot!`](crate::boot) line and its messages in an
+/// Its handlers may block, panic, crash or hang: that fails their own call and costs this worker process, which is
+/// replaced. The worker is named in a [`boot!`](crate::boot) line, and its messages in an
 /// [`interface!`](crate::interface).
 pub trait Worker: Actor<Context = WorkerContext<Self>> + Interface {
-    /// What [`setup`](Self::setup) gets; it travels to the fork server once, when the pool is started.
+    /// What [`setup`](Self::setup) receives. It is sent to the fork server once, when the pool starts.
     type Config: Serialize + DeserializeOwned + Send + 'static;
 
     /// Makes one worker, in its own process, before its first call.
     ///
+    /// [`setup_timeout`](crate::PoolBuilder::setup_timeout) limits its duration, and the limit of a call that waits
+    /// for it goes on.
+    ///
     /// # Errors
     ///
-    /// Whatever is returned reaches the first waiting call as [`Setup`](crate::FailureKind::Setup); the worker
-    /// is replaced, with growing waits between attempts.
+    /// An error, a panic or an exit of the process fails the first waiting call with
+    /// [`Setup`](crate::FailureKind::Setup). The worker is replaced, and the waits between attempts grow
+    /// ([`restart`](crate::PoolBuilder::restart)).
     fn setup(config: Self::Config, ctx: &mut WorkerContext<Self>) -> Result<Self, SetupError>;
 
-    /// Runs after every release, also when no call was made, and never in a worker that is being replaced: the
-    /// place for a ROLLBACK. The next checkout's first call waits behind it.
+    /// Runs after every release, also if no call was made, but not in a worker that is being replaced. Does nothing by
+    /// default.
+    ///
+    /// It is the place for a `ROLLBACK`. The first call of the next checkout waits until it returns.
     fn checkout_done(&mut self, ctx: &mut WorkerContext<Self>) {
         let _ = ctx;
     }
 
-    /// Runs once, in the fork server, before the first fork: what it puts into `shared` is shared
-    /// copy-on-write by all workers of the pool. It must not leave a thread behind.
+    /// Runs once in the fork server, before the first fork. Does nothing by default.
+    ///
+    /// All workers of the pool share, copy-on-write, what it puts into `shared`. It must not leave a thread running,
+    /// since a fork would not copy it.
     ///
     /// # Errors
     ///
-    /// Reaches the first waiting call as [`Setup`](crate::FailureKind::Setup); the server is started again,
-    /// with growing waits between attempts.
+    /// An error fails the first waiting call with [`Setup`](crate::FailureKind::Setup). The server is started again,
+    /// and the waits between attempts grow.
     fn preload(config: &Self::Config, shared: &mut Preload) -> Result<(), SetupError> {
         let _ = (config, shared);
         Ok(())
     }
 }
 
-/// The context of a worker: what a handler can learn of its call and ask of its pool.
+/// The context of a worker: what a handler can learn about its call and ask of its pool.
 pub struct WorkerContext<W> {
     preload: &'static Preload,
     pub(super) call: Option<CallInfo>,
     pub(super) keep: bool,
     pub(super) stop: bool,
-    /// What came along with the running call, as it travelled.
+    /// The encoded baggage of the running call.
     pub(super) baggage: Vec<u8>,
     worker: PhantomData<fn() -> W>,
 }
 
-/// Which call a worker is running.
+/// The call that a worker is running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CallInfo {
-    /// Its number within its checkout, from 1.
+    /// The call's number within its checkout, from 1.
     pub id: u64,
     /// The name of its message.
     pub name: &'static str,
-    /// When its caller stops waiting; `None` is never.
+    /// When the call's time limit ends; `None` if it has no limit.
     pub deadline: Option<Instant>,
 }
 
@@ -83,45 +92,48 @@ impl<W> WorkerContext<W> {
         }
     }
 
-    /// When the caller of the running call stops waiting; `None` is never, and outside of calls.
+    /// Returns when the time limit of the running call ends; `None` if it has no limit, and outside of calls.
     pub fn deadline(&self) -> Option<Instant> {
         self.call.and_then(|call| call.deadline)
     }
 
-    /// The running call; `None` in `setup` and `checkout_done`.
+    /// Returns the running call; `None` in `setup` and `checkout_done`.
     pub fn call(&self) -> Option<CallInfo> {
         self.call
     }
 
-    /// Keeps this worker although the running call ends with an error: what it holds is not in doubt.
+    /// Keeps this worker even if the running call returns an error.
+    ///
+    /// By default a worker is replaced when a checkout that saw an error is released, since its state (a transaction,
+    /// a session) may be inconsistent. A handler that knows better calls this.
     pub fn keep_worker(&mut self) {
         self.keep = true;
     }
 
-    /// The baggage of this type that the running call's context has, see
-    /// [`ErrorContext::baggage`](crate::actors::ErrorContext::baggage). It is decoded here; `None` if there is none, or if
-    /// it cannot be decoded.
+    /// Returns the value of this type among the baggage of the call's error-handling context, see
+    /// [`ErrorContext::baggage`](crate::ErrorContext::baggage); `None` if there is none, or if it cannot be decoded.
     pub fn baggage<T: DeserializeOwned>(&self) -> Option<T> {
         baggage::read(&self.baggage)
     }
 
-    /// Room for a blob of so many bytes at most, which the application will read where it is written; ordinary memory for
-    /// fewer than 16 KiB, and where the application is reached over a network.
+    /// Allocates a blob of at most `capacity` bytes in memory that the application reads in place.
+    ///
+    /// Below 16 KiB, and if the application is reached over a network, it is ordinary memory.
     ///
     /// # Errors
     ///
-    /// [`Overloaded`](crate::FailureKind::Overloaded) where the application still has other results of this worker that
-    /// leave no room in [`blob_memory`](crate::Builder::blob_memory).
+    /// [`Overloaded`](crate::FailureKind::Overloaded) if the application still holds so many results of this worker that
+    /// [`blob_memory`](crate::PoolBuilder::blob_memory) has not enough space left; nothing is allocated then.
     pub fn blob(&self, capacity: usize) -> Result<BlobMut, Failure> {
         crate::worker::blob(capacity)
     }
 
-    /// The log of the request that the running call belongs to.
+    /// Returns the log of the request to which the running call belongs.
     pub fn log(&self) -> WorkerLog {
         WorkerLog::new()
     }
 
-    /// What the preload put into the shared memory, or `None` if it put no value of this type there.
+    /// Returns the value of this type that [`preload`](Worker::preload) put there; `None` if it put none.
     pub fn preloaded<T: 'static>(&self) -> Option<&'static T> {
         self.preload.get()
     }
@@ -134,8 +146,8 @@ impl<W> std::fmt::Debug for WorkerContext<W> {
 }
 
 impl<W> ActorContext for WorkerContext<W> {
-    /// Asks to be replaced, as in `SyncContext`: the current reply is delivered, and the worker is replaced
-    /// when its checkout is released.
+    /// Asks for a replacement, as in `SyncContext`: the current reply is delivered, and the worker is replaced when its
+    /// checkout is released.
     fn stop(&mut self) {
         self.stop = true;
     }

@@ -23,7 +23,7 @@ where
 
 /// Workers run where their server runs, so it is the server that is placed.
 pub async fn place_server(setting: Setting, pool: &PoolHandle<Apprentice>) {
-    let (_, server) = pool.send(Whereabouts).await.expect("an answer").expect("a worker");
+    let (_, server) = pool.send(Whereabouts).await.expect("a worker");
     setting.place(server);
     dismiss(pool).await;
 }
@@ -31,7 +31,7 @@ pub async fn place_server(setting: Setting, pool: &PoolHandle<Apprentice>) {
 /// Seconds from no worker to the first reply; there is none afterwards.
 pub async fn first_reply(pool: &PoolHandle<Apprentice>) -> f64 {
     let began = Instant::now();
-    pool.send(echo()).await.expect("an answer").expect("an echo");
+    pool.send(echo()).await.expect("an echo");
     let took = began.elapsed();
     dismiss(pool).await;
     took.as_secs_f64()
@@ -43,7 +43,7 @@ pub async fn dismiss(pool: &PoolHandle<Apprentice>) {
     while pool.stats().workers() > 0 {
         super::until("no worker is at work", || pool.stats().idle == pool.stats().workers()).await;
         if pool.stats().idle > 0 {
-            pool.send(Leave).await.expect("an answer").expect("a worker");
+            pool.send(Leave).await.expect("a worker");
         }
     }
 }

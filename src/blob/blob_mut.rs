@@ -1,4 +1,4 @@
-//! Bytes on their way to become a blob.
+//! A blob while it is written.
 
 use std::io::{self, Read, Write};
 use std::ops::{Deref, DerefMut};
@@ -6,11 +6,13 @@ use std::ops::{Deref, DerefMut};
 use super::{Blob, Body};
 use crate::sys::arena::Allocation;
 
-/// A [`Blob`] that is being written, made by [`PoolHandle::blob`](crate::PoolHandle::blob) or
+/// A [`Blob`] while it is written, allocated by [`PoolHandle::blob`](crate::PoolHandle::blob) or
 /// [`WorkerContext::blob`](crate::WorkerContext::blob).
 ///
-/// It begins empty and takes as many bytes as it was made for. What was written can be read and changed as a slice; once
-/// it is [frozen](Self::freeze) nobody changes it any more. Room that was not used is given back then.
+/// It starts empty and takes up to [`capacity`](Self::capacity) bytes, through [`Write`],
+/// [`fill_from`](Self::fill_from) or [`append_zeroes`](Self::append_zeroes). The bytes written so far can be read and
+/// changed as a slice. [`freeze`](Self::freeze) turns it into an immutable [`Blob`] and frees shared memory that was
+/// not used. Dropping it instead frees all of it.
 ///
 /// ```no_run
 /// # use actix::prelude::*;
@@ -21,47 +23,48 @@ use crate::sys::arena::Allocation;
 /// Ok(bytes.freeze())
 /// # }
 /// ```
-pub struct BlobMut(Draft);
+pub struct BlobMut(Storage);
 
-enum Draft {
+enum Storage {
     Heap {
         bytes: Vec<u8>,
         capacity: usize,
     },
-    /// A room and how much of it was written.
+    /// An allocation in shared memory, and how many bytes of it were written.
     Allocation(Allocation, usize),
 }
 
 impl BlobMut {
     pub(super) fn on_heap(capacity: usize) -> Self {
-        BlobMut(Draft::Heap { bytes: Vec::with_capacity(capacity), capacity })
+        BlobMut(Storage::Heap { bytes: Vec::with_capacity(capacity), capacity })
     }
 
-    pub(super) fn in_room(allocation: Allocation) -> Self {
-        BlobMut(Draft::Allocation(allocation, 0))
+    pub(super) fn in_allocation(allocation: Allocation) -> Self {
+        BlobMut(Storage::Allocation(allocation, 0))
     }
 
-    /// Bytes that it was made for.
+    /// Returns how many bytes this blob can hold: as many as were requested.
     pub fn capacity(&self) -> usize {
         match &self.0 {
-            Draft::Heap { capacity, .. } => *capacity,
-            Draft::Allocation(allocation, _) => allocation.len(),
+            Storage::Heap { capacity, .. } => *capacity,
+            Storage::Allocation(allocation, _) => allocation.len(),
         }
     }
 
-    /// Writes what a reader has to give, to its end or until there is no room; how many bytes that was.
+    /// Appends bytes from a reader until its end or until the capacity is reached; returns how many.
     ///
     /// # Errors
     ///
-    /// What the reader said; what was read before is there.
+    /// The reader's error, except for [`Interrupted`](io::ErrorKind::Interrupted), which is retried. The bytes read
+    /// before the error stay appended.
     pub fn fill_from(&mut self, reader: &mut impl Read) -> io::Result<usize> {
         let before = self.len();
         match &mut self.0 {
-            Draft::Heap { bytes, capacity } => {
-                let allocation = (*capacity - bytes.len()) as u64;
-                reader.take(allocation).read_to_end(bytes)?;
+            Storage::Heap { bytes, capacity } => {
+                let space = (*capacity - bytes.len()) as u64;
+                reader.take(space).read_to_end(bytes)?;
             }
-            Draft::Allocation(allocation, written) => {
+            Storage::Allocation(allocation, written) => {
                 while *written < allocation.len() {
                     match reader.read(&mut allocation[*written..]) {
                         Ok(0) => break,
@@ -75,20 +78,21 @@ impl BlobMut {
         Ok(self.len() - before)
     }
 
-    /// Appends so many zeroes and lends them, to be written over.
+    /// Appends `count` zero bytes and returns them as a slice to be overwritten.
     ///
     /// # Errors
     ///
-    /// `WriteZero` where there is no room for so many; it is as it was.
+    /// [`WriteZero`](io::ErrorKind::WriteZero) if fewer than `count` bytes of capacity are left; nothing is appended
+    /// then.
     pub fn append_zeroes(&mut self, count: usize) -> io::Result<&mut [u8]> {
         let before = self.len();
         if count > self.capacity() - before {
             return Err(full());
         }
         match &mut self.0 {
-            Draft::Heap { bytes, .. } => bytes.resize(before + count, 0),
-            Draft::Allocation(allocation, written) => {
-                // What others have left there.
+            Storage::Heap { bytes, .. } => bytes.resize(before + count, 0),
+            Storage::Allocation(allocation, written) => {
+                // Earlier allocations have left their bytes there.
                 allocation[before..before + count].fill(0);
                 *written += count;
             }
@@ -96,19 +100,19 @@ impl BlobMut {
         Ok(&mut self[before..])
     }
 
-    /// Gives up all bytes from this place on, if there are so many.
+    /// Shortens the blob to its first `length` bytes; does nothing if it has no more than that. The capacity stays.
     pub fn truncate(&mut self, length: usize) {
         match &mut self.0 {
-            Draft::Heap { bytes, .. } => bytes.truncate(length),
-            Draft::Allocation(_, written) => *written = length.min(*written),
+            Storage::Heap { bytes, .. } => bytes.truncate(length),
+            Storage::Allocation(_, written) => *written = length.min(*written),
         }
     }
 
-    /// Nobody changes these bytes any more.
+    /// Turns this into an immutable [`Blob`]. Shared memory beyond the bytes written is freed, in whole pages.
     pub fn freeze(self) -> Blob {
         match self.0 {
-            Draft::Heap { bytes, .. } => Blob::from(bytes),
-            Draft::Allocation(mut allocation, written) => {
+            Storage::Heap { bytes, .. } => Blob::from(bytes),
+            Storage::Allocation(mut allocation, written) => {
                 allocation.shrink(written);
                 Blob(Body::Allocation(allocation.into()))
             }
@@ -117,17 +121,17 @@ impl BlobMut {
 }
 
 fn full() -> io::Error {
-    io::Error::new(io::ErrorKind::WriteZero, "the blob was made for fewer bytes")
+    io::Error::new(io::ErrorKind::WriteZero, "the blob has reached its capacity")
 }
 
-/// What was written.
+/// Gives access to the bytes written so far.
 impl Deref for BlobMut {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            Draft::Heap { bytes, .. } => bytes,
-            Draft::Allocation(allocation, written) => &allocation[..*written],
+            Storage::Heap { bytes, .. } => bytes,
+            Storage::Allocation(allocation, written) => &allocation[..*written],
         }
     }
 }
@@ -135,13 +139,13 @@ impl Deref for BlobMut {
 impl DerefMut for BlobMut {
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.0 {
-            Draft::Heap { bytes, .. } => bytes,
-            Draft::Allocation(allocation, written) => &mut allocation[..*written],
+            Storage::Heap { bytes, .. } => bytes,
+            Storage::Allocation(allocation, written) => &mut allocation[..*written],
         }
     }
 }
 
-/// Writes what there is room for; `WriteZero` is all that can be wrong.
+/// Appends as many bytes as fit. Fails with [`WriteZero`](io::ErrorKind::WriteZero) if none fit, and with nothing else.
 impl Write for BlobMut {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
         let count = from.len().min(self.capacity() - self.len());
@@ -149,8 +153,8 @@ impl Write for BlobMut {
             return Err(full());
         }
         match &mut self.0 {
-            Draft::Heap { bytes, .. } => bytes.extend_from_slice(&from[..count]),
-            Draft::Allocation(allocation, written) => {
+            Storage::Heap { bytes, .. } => bytes.extend_from_slice(&from[..count]),
+            Storage::Allocation(allocation, written) => {
                 allocation[*written..*written + count].copy_from_slice(&from[..count]);
                 *written += count;
             }
@@ -159,16 +163,19 @@ impl Write for BlobMut {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        // Every write is complete at once.
         Ok(())
     }
 }
 
+/// [Freezes](BlobMut::freeze) the blob.
 impl From<BlobMut> for Blob {
     fn from(bytes: BlobMut) -> Self {
         bytes.freeze()
     }
 }
 
+/// Shows the number of bytes and the capacity, not the bytes.
 impl std::fmt::Debug for BlobMut {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "BlobMut({} of {} bytes)", self.len(), self.capacity())
@@ -179,34 +186,36 @@ impl std::fmt::Debug for BlobMut {
 mod tests {
     use super::*;
 
-    fn drafts(capacity: usize) -> Vec<BlobMut> {
+    /// An empty blob of each kind of storage.
+    fn empty_blobs(capacity: usize) -> Vec<BlobMut> {
         let arena = crate::sys::arena::Arena::create(1 << 20, 0);
-        let allocation = arena.ok().and_then(|(arena, _)| arena.allocation(capacity)).map(BlobMut::in_room);
+        let allocation =
+            arena.ok().and_then(|(arena, _)| arena.allocation(capacity)).map(BlobMut::in_allocation);
         allocation.into_iter().chain([BlobMut::on_heap(capacity)]).collect()
     }
 
     #[test]
-    fn as_much_as_there_is_room_for_is_taken_and_no_more() -> io::Result<()> {
-        for mut draft in drafts(10) {
-            assert_eq!((draft.capacity(), draft.len()), (10, 0));
-            draft.write_all(b"one two")?;
-            assert_eq!(draft.write(b" three")?, 3);
-            assert_eq!(&*draft, b"one two th");
-            assert_eq!(draft.write(b"x").map_err(|error| error.kind()), Err(io::ErrorKind::WriteZero));
-            assert_eq!(draft.write(b"")?, 0);
-            draft.truncate(3);
-            draft[0] = b'O';
-            assert_eq!(draft.append_zeroes(8).map_err(|error| error.kind()), Err(io::ErrorKind::WriteZero));
-            assert_eq!(draft.append_zeroes(2)?, [0, 0], "whatever was there before");
-            assert_eq!(draft.fill_from(&mut &b"four and more"[..])?, 5);
-            assert_eq!(draft.fill_from(&mut &b"more"[..])?, 0);
-            assert_eq!(*draft.freeze().bytes(), *b"One\0\0four ");
+    fn bytes_are_taken_up_to_the_capacity_and_no_more() -> io::Result<()> {
+        for mut blob in empty_blobs(10) {
+            assert_eq!((blob.capacity(), blob.len()), (10, 0));
+            blob.write_all(b"one two")?;
+            assert_eq!(blob.write(b" three")?, 3);
+            assert_eq!(&*blob, b"one two th");
+            assert_eq!(blob.write(b"x").map_err(|error| error.kind()), Err(io::ErrorKind::WriteZero));
+            assert_eq!(blob.write(b"")?, 0);
+            blob.truncate(3);
+            blob[0] = b'O';
+            assert_eq!(blob.append_zeroes(8).map_err(|error| error.kind()), Err(io::ErrorKind::WriteZero));
+            assert_eq!(blob.append_zeroes(2)?, [0, 0], "whatever was there before");
+            assert_eq!(blob.fill_from(&mut &b"four and more"[..])?, 5);
+            assert_eq!(blob.fill_from(&mut &b"more"[..])?, 0);
+            assert_eq!(*blob.freeze().bytes(), *b"One\0\0four ");
         }
         Ok(())
     }
 
     #[test]
-    fn a_reader_that_fails_leaves_what_it_gave() {
+    fn bytes_that_a_reader_gave_before_it_failed_stay() {
         struct Failing(bool);
         impl Read for Failing {
             fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
@@ -217,9 +226,9 @@ mod tests {
                 Ok(1)
             }
         }
-        for mut draft in drafts(10) {
-            assert!(draft.fill_from(&mut Failing(false)).is_err());
-            assert_eq!(*Blob::from(draft).bytes(), [7]);
+        for mut blob in empty_blobs(10) {
+            assert!(blob.fill_from(&mut Failing(false)).is_err());
+            assert_eq!(*Blob::from(blob).bytes(), [7]);
         }
     }
 }

@@ -1,16 +1,16 @@
-//! The host's side: its arguments lie in its own arena, and results are read in those of its workers.
+//! Blobs in the host: arguments lie in the host's own arena, results are read from the arenas of its workers.
 
 use std::sync::Arc;
 
-use super::{Blob, BlobMut, Body, INLINE, ResultArena};
+use super::{Blob, BlobMut, Body, MIN_SHARED, ResultArena};
 use crate::failure::Failure;
 use crate::sys::arena::Arena;
 use crate::wire::call::ArenaSpan;
 
 impl Blob {
-    /// The same bytes in this arena; `None` where it has no room for them.
-    pub(crate) fn within(self, arena: &Arc<Arena>) -> Option<Self> {
-        if matches!(&self.0, Body::Allocation(allocation) if allocation.is_of(arena)) {
+    /// Returns a blob with the same bytes in `arena`, copied unless they lie there already; `None` if it has no space.
+    pub(crate) fn into_arena(self, arena: &Arc<Arena>) -> Option<Self> {
+        if matches!(&self.0, Body::Allocation(allocation) if allocation.belongs_to(arena)) {
             return Some(self);
         }
         let mut allocation = arena.allocation(self.len())?;
@@ -18,7 +18,7 @@ impl Blob {
         Some(Blob(Body::Allocation(Arc::new(allocation))))
     }
 
-    /// Where it lies in its arena, if it does in one of this process.
+    /// Returns where the bytes lie in the arena of this process; `None` if they do not lie in one.
     pub(crate) fn span(&self) -> Option<ArenaSpan> {
         match &self.0 {
             Body::Allocation(allocation) => {
@@ -28,24 +28,24 @@ impl Blob {
         }
     }
 
-    /// What a worker says it has lent; `None` where that cannot be.
-    pub(crate) fn lent_by(result_arena: &ResultArena, slot: u32, span: &ArenaSpan) -> Option<Self> {
+    /// Returns the blob that a worker claims to have lent; `None` if it cannot exist.
+    pub(crate) fn from_worker(result_arena: &ResultArena, slot: u32, span: &ArenaSpan) -> Option<Self> {
         result_arena.allocation(slot, span).map(|allocation| Blob(Body::Result(Arc::new(allocation))))
     }
 }
 
 impl BlobMut {
-    /// Room for so many bytes in this arena, if there is one and they are worth that.
+    /// Allocates a blob in `arena`; in ordinary memory if there is no arena or `capacity` is below [`MIN_SHARED`].
     ///
     /// # Errors
     ///
-    /// That it is full.
-    pub(crate) fn within(arena: Option<&Arc<Arena>>, capacity: usize) -> Result<Self, Failure> {
-        match arena.filter(|_| capacity >= INLINE) {
+    /// [`Overloaded`](crate::FailureKind::Overloaded) if the arena has no free range of that length.
+    pub(crate) fn allocate(arena: Option<&Arc<Arena>>, capacity: usize) -> Result<Self, Failure> {
+        match arena.filter(|_| capacity >= MIN_SHARED) {
             Some(arena) => arena
                 .allocation(capacity)
-                .map(BlobMut::in_room)
-                .ok_or_else(|| super::no_room(arena, capacity)),
+                .map(BlobMut::in_allocation)
+                .ok_or_else(|| super::arena_full(arena, capacity)),
             None => Ok(BlobMut::on_heap(capacity)),
         }
     }

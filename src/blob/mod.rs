@@ -1,8 +1,9 @@
-//! Many bytes in one value that travels without being copied where it can.
+//! Large values that travel between the processes without being copied if possible.
 //!
-//! Small ones are written into their message as any bytes are. Of large ones the message has only the number, and the
-//! bytes stay where they are: an argument's in an arena of the host's, which workers map to be read, and a result's in an
-//! arena of the worker's, which the host reads by atomic operations, for it does not trust it to leave them alone.
+//! A small blob is encoded as part of its message. Of a large one the message contains only a number, and the bytes
+//! stay where they are: those of an argument in an arena of the host, which workers map read-only, and those of a
+//! result in an arena of the worker. The host reads the latter by atomic operations, because a worker could change it
+//! at any time.
 
 mod blob_mut;
 #[cfg(feature = "actors")]
@@ -17,40 +18,40 @@ use std::sync::Arc;
 
 pub use blob_mut::BlobMut;
 pub use reader::BlobReader;
-#[cfg(feature = "actors")]
-pub(crate) use result_arena::LENGTH_OF_TABLE;
 pub(crate) use result_arena::ResultArena;
 #[cfg(feature = "actors")]
-pub(crate) use serde_impl::carry;
-pub(crate) use serde_impl::{encode, receive};
-pub(crate) use worker_side::{PendingLoan, begin, hear, lend, tell};
+pub(crate) use result_arena::TABLE_LENGTH;
+#[cfg(feature = "actors")]
+pub(crate) use serde_impl::attach_encoded;
+pub(crate) use serde_impl::{decode_with, encode};
+pub(crate) use worker_side::{PendingLoan, finish_call, init_worker, lend, receive_arguments};
 
 use crate::failure::{Failure, FailureKind};
 use crate::sys::arena::{Allocation, Arena, ReadOnlyAllocation};
 use result_arena::ResultAllocation;
 
-/// Fewest bytes that are worth a room of their own.
-pub(crate) const INLINE: usize = 16 << 10;
+/// Fewest bytes of a blob that is kept in shared memory instead of its message.
+pub(crate) const MIN_SHARED: usize = 16 << 10;
 
-/// Many bytes, to be sent in messages and results without being copied on the way.
+/// Immutable bytes that calls pass to workers and back without copying them, where possible.
 ///
-/// It is a value like any other: a field of a message or of its result, at any depth. It serializes as bytes for
-/// everybody else. Fewer than 16 KiB travel in the message itself. More stay where they are, in memory that the pool shares
-/// with its workers ([`blob_memory`](crate::Builder::blob_memory)), and count little towards
-/// [`max_payload`](crate::Builder::max_payload):
+/// A blob is an ordinary value: a field of a message or of a result, at any depth. In messages and results, a blob of
+/// fewer than 16 KiB is encoded as part of the message. A larger one stays in memory that the pool shares with its
+/// workers ([`blob_memory`](crate::PoolBuilder::blob_memory)), and counts only a few bytes towards
+/// [`max_payload`](crate::PoolBuilder::max_payload):
 ///
-/// - **An argument** that was made with [`PoolHandle::blob`](crate::PoolHandle::blob) is read by the worker where it was
-///   written; one that was made of a `Vec` is copied once.
-/// - **A result** that was made with [`WorkerContext::blob`](crate::WorkerContext::blob) is read by the application where
-///   the worker has written it; again one of a `Vec` is copied once.
-/// - An argument that a worker returns is the same bytes again, and nothing was copied.
+/// - **An argument** created with [`PoolHandle::blob`](crate::PoolHandle::blob) is read by the worker where it was
+///   written; one created from a `Vec` is copied once.
+/// - **A result** created with [`WorkerContext::blob`](crate::WorkerContext::blob) is read by the application where the
+///   worker wrote it; one created from a `Vec` is copied once.
+/// - **An argument that a worker returns** refers to the same bytes again; nothing is copied.
 ///
-/// Clones share the bytes, which nobody changes any more. They are given back when the last clone is dropped, in all
-/// processes, or the process that has it ends.
+/// Clones share the bytes, which never change. Their memory is freed when the last clone in every process is dropped;
+/// the clones of a process that exits count as dropped.
 ///
-/// Where there is no such memory, because the server is reached over a network, or no room in it, the bytes travel in
-/// the message, as long as that keeps to `max_payload`. Elsewhere than in messages and results, in a configuration for
-/// example, they are bytes as any others.
+/// If there is no such memory, because the server is reached over a network, or not enough space in it, the bytes are
+/// encoded as part of the message, within `max_payload`. Outside of messages and results, for example in a
+/// configuration or in JSON, a blob serializes as plain bytes.
 ///
 /// ```
 /// use std::io::BufRead;
@@ -60,10 +61,10 @@ pub(crate) const INLINE: usize = 16 << 10;
 /// # fn main() -> std::io::Result<()> {
 /// let page = Blob::from(b"first line\nsecond line\n".to_vec());
 /// assert_eq!(page.len(), 23);
-/// // Piece by piece, wherever the bytes are.
+/// // Reads piece by piece, wherever the bytes are.
 /// let lines: Vec<String> = page.reader().lines().collect::<Result<_, _>>()?;
 /// assert_eq!(lines, ["first line", "second line"]);
-/// // All of them at once; on the application's side of a result this copies.
+/// // All bytes at once; for a large result in the application this is a copy.
 /// assert!(page.bytes().starts_with(b"first"));
 /// # Ok(())
 /// # }
@@ -71,57 +72,61 @@ pub(crate) const INLINE: usize = 16 << 10;
 #[derive(Clone)]
 pub struct Blob(Body);
 
-/// Where the bytes are.
+/// Where the bytes of a blob are.
 #[derive(Clone)]
 enum Body {
     Heap(Arc<Vec<u8>>),
-    /// In an arena of this process.
+    /// In an arena that this process writes to.
     Allocation(Arc<Allocation>),
-    /// In the host's arena, read by a worker.
+    /// In the host's arena, which this worker maps read-only.
     Argument(Arc<ReadOnlyAllocation>),
-    /// In a worker's arena, read by the host, which does not trust it to leave them alone.
-    #[cfg_attr(not(feature = "actors"), expect(dead_code, reason = "only the host reads it"))]
+    /// In a worker's arena, read by the host. The worker could still change them, so they are never lent as a slice.
+    #[cfg_attr(not(feature = "actors"), expect(dead_code, reason = "only the host reads results"))]
     Result(Arc<ResultAllocation>),
 }
 
 impl Blob {
-    /// A copy of these bytes.
+    /// Creates a blob with a copy of these bytes, in ordinary memory.
     pub fn copy_of(bytes: &[u8]) -> Self {
         Self::from(bytes.to_vec())
     }
 
-    /// How many bytes there are.
+    /// Returns the number of bytes.
     pub fn len(&self) -> usize {
-        match self.stable() {
+        match self.stable_slice() {
             Ok(bytes) => bytes.len(),
             Err(allocation) => allocation.len(),
         }
     }
 
-    /// Whether there are none.
+    /// Whether the blob has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// All bytes at once: where they are, or a copy where somebody could change them, which is so for a large result on
-    /// the application's side. [`reader`](Self::reader) needs no copy of all of them.
+    /// Returns all bytes as one slice: borrowed if nothing can change them, and otherwise copied, which is the case for
+    /// a large result in the application. [`reader`](Self::reader) and [`read_at`](Self::read_at) need no copy of the
+    /// whole.
     pub fn bytes(&self) -> Cow<'_, [u8]> {
-        match self.stable() {
+        match self.stable_slice() {
             Ok(bytes) => Cow::Borrowed(bytes),
             Err(allocation) => Cow::Owned(allocation.to_vec()),
         }
     }
 
-    /// A copy of all bytes.
+    /// Returns a copy of all bytes.
     pub fn to_vec(&self) -> Vec<u8> {
         self.bytes().into_owned()
     }
 
-    /// Copies bytes out from this place on, as many as `into` has room for and as there are; how many that was.
+    /// Copies bytes from offset `at` on into `into` and returns how many.
+    ///
+    /// That is as many as fit into `into`, or as many as there are from `at` on if those are fewer; 0 if `at` lies at
+    /// or beyond the end.
     pub fn read_at(&self, at: usize, into: &mut [u8]) -> usize {
         let count = into.len().min(self.len().saturating_sub(at));
         let into = &mut into[..count];
-        match self.stable() {
+        match self.stable_slice() {
             Ok(_) if count == 0 => {}
             Ok(bytes) => into.copy_from_slice(&bytes[at..at + count]),
             Err(allocation) => allocation.read_at(at, into),
@@ -129,13 +134,13 @@ impl Blob {
         count
     }
 
-    /// Reads the bytes in place, from the first to the last.
+    /// Returns a reader over the bytes, from the first to the last.
     pub fn reader(&self) -> BlobReader<'_> {
         BlobReader::new(self)
     }
 
-    /// The bytes where they are, if nobody can change them.
-    fn stable(&self) -> Result<&[u8], &ResultAllocation> {
+    /// Returns the bytes as a slice, or the worker's memory if the worker could still change them.
+    fn stable_slice(&self) -> Result<&[u8], &ResultAllocation> {
         match &self.0 {
             Body::Heap(bytes) => Ok(bytes),
             Body::Allocation(allocation) => Ok(allocation),
@@ -145,27 +150,30 @@ impl Blob {
     }
 }
 
-/// Room for a result of this worker, of so many bytes at most; elsewhere ordinary memory.
+/// Allocates a blob of at most `capacity` bytes for a result of this worker; ordinary memory for less than 16 KiB and
+/// in a process without an arena for results.
 ///
 /// # Errors
 ///
-/// [`Overloaded`](FailureKind::Overloaded) where the application has not dropped enough of the blobs it was given.
+/// [`Overloaded`](FailureKind::Overloaded) if the application still holds so many results of this worker that too
+/// little of the arena is free; nothing is allocated then.
 pub fn blob(capacity: usize) -> Result<BlobMut, Failure> {
-    match worker_side::arena().filter(|_| capacity >= INLINE) {
-        Some(arena) => {
-            worker_side::allocation(capacity).map(BlobMut::in_room).ok_or_else(|| no_room(arena, capacity))
-        }
+    match worker_side::arena().filter(|_| capacity >= MIN_SHARED) {
+        Some(arena) => worker_side::allocation(capacity)
+            .map(BlobMut::in_allocation)
+            .ok_or_else(|| arena_full(arena, capacity)),
         None => Ok(BlobMut::on_heap(capacity)),
     }
 }
 
-/// What is said where an arena has no room for so many bytes.
-pub(crate) fn no_room(arena: &Arena, capacity: usize) -> Failure {
+/// The failure if an arena has no free range of `capacity` bytes.
+pub(crate) fn arena_full(arena: &Arena, capacity: usize) -> Failure {
     let (length, in_use) = (arena.length(), arena.in_use());
-    let text = format!("no room for {capacity} bytes in blob_memory: of {length} bytes {in_use} are in use");
+    let text = format!("not enough blob_memory for {capacity} bytes: {in_use} of {length} bytes are in use");
     Failure::of(FailureKind::Overloaded, text)
 }
 
+/// A blob without bytes.
 impl Default for Blob {
     fn default() -> Self {
         Self::from(Vec::new())
@@ -173,13 +181,14 @@ impl Default for Blob {
 }
 
 impl From<Vec<u8>> for Blob {
+    /// Takes over the bytes without copying them.
     fn from(bytes: Vec<u8>) -> Self {
         Blob(Body::Heap(Arc::new(bytes)))
     }
 }
 
 impl From<Blob> for Vec<u8> {
-    /// The bytes themselves where this is the only clone of one that was made of a `Vec`; a copy of them elsewhere.
+    /// Returns the original `Vec` if this is the only clone of a blob created from one, and otherwise a copy.
     fn from(blob: Blob) -> Self {
         match blob.0 {
             Body::Heap(bytes) => Arc::unwrap_or_clone(bytes),
@@ -188,7 +197,7 @@ impl From<Blob> for Vec<u8> {
     }
 }
 
-/// Two are equal that have the same bytes, wherever those are.
+/// Blobs are equal if their bytes are equal, wherever these are.
 impl PartialEq for Blob {
     fn eq(&self, other: &Self) -> bool {
         self.len() == other.len() && (self.is_same(other) || self.reader().equals(other.reader()))
@@ -198,20 +207,20 @@ impl PartialEq for Blob {
 impl Eq for Blob {}
 
 impl Blob {
-    /// Whether it is a clone of the other.
+    /// Whether both are clones of one blob.
     fn is_same(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             (Body::Heap(one), Body::Heap(other)) => Arc::ptr_eq(one, other),
             (Body::Allocation(one), Body::Allocation(other)) => Arc::ptr_eq(one, other),
             (Body::Argument(one), Body::Argument(other)) => Arc::ptr_eq(one, other),
-            // What it holds may change while it is compared, and would still be itself.
+            // The worker may change these bytes during a comparison; a blob still equals itself.
             (Body::Result(one), Body::Result(other)) => Arc::ptr_eq(one, other),
             _ => false,
         }
     }
 }
 
-/// How many bytes there are, and not which.
+/// Shows the number of bytes, not the bytes.
 impl std::fmt::Debug for Blob {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Blob({} bytes)", self.len())

@@ -1,22 +1,24 @@
-//! Reading the bytes of a blob where they are.
+//! Reads the bytes of a blob in place.
 
 use std::io::{self, BufRead, Read};
 
 use super::Blob;
 
-/// Bytes that are copied out at once where they could be changed: few enough for the processor to copy the next while it
-/// works with these.
+/// Bytes copied at once from memory that a worker could change: few enough that the processor copies the next ones
+/// while it works with these.
 const PIECE: usize = 4 << 10;
 
-/// Reads a [`Blob`] from the first byte to the last, made by [`Blob::reader`].
+/// Reads a [`Blob`] from the first byte to the last; returned by [`Blob::reader`].
 ///
-/// What `fill_buf` lends is all that is left, where nobody can change it, and else a copy of the next 4 KiB; so reading
-/// never needs memory for all of them.
+/// [`fill_buf`](BufRead::fill_buf) lends all remaining bytes if nothing can change them, and otherwise a copy of the
+/// next 4 KiB. So reading never needs memory for the whole blob. It never fails and never blocks.
 pub struct BlobReader<'a> {
     blob: &'a Blob,
+    /// Bytes consumed so far.
     at: usize,
+    /// The copy that `fill_buf` lends.
     piece: Vec<u8>,
-    /// Bytes of the piece that were taken.
+    /// Bytes of the piece that were consumed.
     taken: usize,
 }
 
@@ -25,11 +27,12 @@ impl<'a> BlobReader<'a> {
         BlobReader { blob, at: 0, piece: Vec::new(), taken: 0 }
     }
 
-    /// Bytes that are left.
+    /// Returns how many bytes were not read yet.
     pub fn remaining(&self) -> usize {
         self.blob.len() - self.at
     }
 
+    /// Whether the remaining bytes of both are the same.
     pub(super) fn equals(mut self, mut other: BlobReader<'_>) -> bool {
         while self.remaining() > 0 && other.remaining() > 0 {
             let (one, two) = (self.lend(), other.lend());
@@ -43,9 +46,10 @@ impl<'a> BlobReader<'a> {
         self.remaining() == other.remaining()
     }
 
+    /// Returns some of the remaining bytes, and none only at the end.
     fn lend(&mut self) -> &[u8] {
         let blob = self.blob;
-        if let Ok(bytes) = blob.stable() {
+        if let Ok(bytes) = blob.stable_slice() {
             return &bytes[self.at..];
         }
         if self.taken == self.piece.len() {
@@ -80,6 +84,7 @@ impl BufRead for BlobReader<'_> {
     }
 }
 
+/// Shows how many bytes remain, not the bytes.
 impl std::fmt::Debug for BlobReader<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "BlobReader({} of {} bytes left)", self.remaining(), self.blob.len())

@@ -1,8 +1,9 @@
-//! A worker's arena for its results, behind its channel's memory, and the host's view of it.
+//! A worker's arena for results, which lies behind the memory of its channel, and the host's view of it.
 //!
-//! In front of the arena lies a table. A worker that lends a room writes a number there, another once it has no use for the
-//! room itself, and the host, when it has none any more, writes nothing in its place. That is all that both write to. The host checks every place that
-//! a worker names, and reads what lies there by atomic operations alone, since a worker may write to it at any time.
+//! In front of the arena lies a table with one entry for each allocation that the worker has lent. The worker marks an
+//! entry as lent, and later as used by the host only; the host marks it as free when it has dropped the blob. These
+//! entries are all that both sides write to. The host checks every range that a worker names and reads it by atomic
+//! operations alone, because the worker may write to it at any time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,88 +13,92 @@ use crate::sys::shared_memory::SharedMemory;
 #[cfg(feature = "actors")]
 use crate::wire::call::ArenaSpan;
 
-/// Bytes of the table in front of the arena.
-pub(crate) const LENGTH_OF_TABLE: usize = PAGE;
+/// Bytes of the table.
+pub(crate) const TABLE_LENGTH: usize = PAGE;
 
-/// Most rooms that a worker has lent at a time.
-pub(super) const SLOTS: usize = LENGTH_OF_TABLE / 4;
+/// Most allocations that a worker can have lent at a time.
+pub(super) const MAX_LOANS: usize = TABLE_LENGTH / 4;
 
-/// Free bytes of such an arena that stay with the worker: enough for results of this size to be made without asking the
-/// system for memory each time.
-pub(super) const KEPT: usize = 32 << 20;
+/// Most free bytes of the arena that stay with the worker, so that results of this size are created without taking
+/// memory from the system each time.
+pub(super) const MAX_KEPT: usize = 32 << 20;
 
+/// The entry is unused, or the host has dropped the blob.
 const FREE: u32 = 0;
+/// The host reads the allocation, and the worker's code may use it, too.
 const LENT: u32 = 1;
-/// Nobody but the host has it.
-const LEFT: u32 = 2;
+/// The host reads the allocation, and the worker's code has dropped it.
+const HOST_ONLY: u32 = 2;
 
-/// Where the table lies.
+/// The location of the table and the arena behind it.
 #[derive(Clone, Debug)]
 pub(crate) struct ResultArena {
     memory: Arc<SharedMemory>,
+    /// Offset of the table in the memory.
     at: usize,
 }
 
 impl ResultArena {
-    /// What lies in memory from this page on; `None` where nothing does.
-    pub(crate) fn of(memory: &Arc<SharedMemory>, at: usize) -> Option<Self> {
-        let has_room = memory.length().checked_sub(at)? > LENGTH_OF_TABLE;
-        has_room.then(|| ResultArena { memory: memory.clone(), at })
+    /// The arena in `memory` from the page at offset `at` on; `None` if the memory ends there.
+    pub(crate) fn at_offset(memory: &Arc<SharedMemory>, at: usize) -> Option<Self> {
+        let has_arena = memory.length().checked_sub(at)? > TABLE_LENGTH;
+        has_arena.then(|| ResultArena { memory: memory.clone(), at })
     }
 
-    /// The arena itself, in the worker.
-    pub(super) fn claim(&self) -> Option<Arc<Arena>> {
-        Arena::claim(self.memory.clone(), self.at + LENGTH_OF_TABLE, KEPT)
+    /// Creates the arena itself, in the worker; `None` if it was created before.
+    pub(super) fn create_arena(&self) -> Option<Arc<Arena>> {
+        Arena::new_in(self.memory.clone(), self.at + TABLE_LENGTH, MAX_KEPT)
     }
 
-    /// Notes in the worker that a room was lent under this number.
-    pub(super) fn lend(&self, slot: usize) {
+    /// Marks an entry as lent; called by the worker.
+    pub(super) fn mark_lent(&self, slot: usize) {
         self.slot(slot).store(LENT, Ordering::Relaxed);
     }
 
-    /// Notes in the worker that it has no other use for what it has lent under this number.
-    pub(super) fn leave(&self, slot: usize) {
-        // Unless it was given back meanwhile.
-        let _ = self.slot(slot).compare_exchange(LENT, LEFT, Ordering::Relaxed, Ordering::Relaxed);
+    /// Marks a lent entry as used by the host only; called by the worker.
+    pub(super) fn mark_host_only(&self, slot: usize) {
+        // Fails if the host has freed it meanwhile.
+        let _ = self.slot(slot).compare_exchange(LENT, HOST_ONLY, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Whether the worker has no other use for it.
-    fn is_left(&self, slot: usize) -> bool {
-        self.slot(slot).load(Ordering::Relaxed) == LEFT
+    /// Whether the worker's code has dropped the allocation.
+    fn is_host_only(&self, slot: usize) -> bool {
+        self.slot(slot).load(Ordering::Relaxed) == HOST_ONLY
     }
 
-    /// Notes that nobody reads what was lent under this number.
-    pub(super) fn give_back(&self, slot: usize) {
-        // What was read was read before.
+    /// Marks an entry as free: the allocation is not read any more.
+    pub(super) fn release(&self, slot: usize) {
+        // Release: all reads of the allocation happen before this.
         self.slot(slot).store(FREE, Ordering::Release);
     }
 
-    /// Whether what was lent under this number was given back.
-    pub(super) fn is_back(&self, slot: usize) -> bool {
+    /// Whether an entry is free.
+    pub(super) fn is_free(&self, slot: usize) -> bool {
         self.slot(slot).load(Ordering::Acquire) == FREE
     }
 
     fn slot(&self, slot: usize) -> &AtomicU32 {
-        self.memory.number(self.at + slot * 4)
+        self.memory.atomic_u32(self.at + slot * 4)
     }
 
-    /// A room that the worker says it has lent; `None` where there can be none.
+    /// The allocation that a worker claims to have lent; `None` if the entry or the range cannot exist.
     #[cfg(feature = "actors")]
     pub(super) fn allocation(&self, slot: u32, span: &ArenaSpan) -> Option<ResultAllocation> {
-        let slot = usize::try_from(slot).ok().filter(|&slot| slot < SLOTS)?;
+        let slot = usize::try_from(slot).ok().filter(|&slot| slot < MAX_LOANS)?;
         let (start, length) = (usize::try_from(span.start).ok()?, usize::try_from(span.length).ok()?);
-        let most = self.memory.length() - self.at - LENGTH_OF_TABLE;
+        let most = self.memory.length() - self.at - TABLE_LENGTH;
         let fits = start.is_multiple_of(PAGE) && start <= most && length <= most - start;
-        let at = self.at + LENGTH_OF_TABLE + start;
+        let at = self.at + TABLE_LENGTH + start;
         fits.then(|| ResultAllocation { result_arena: self.clone(), slot, at, length })
     }
 }
 
-/// What a worker has lent, until the last clone of it is dropped.
+/// Memory that a worker has lent to the host. Dropping it frees the entry.
 #[derive(Debug)]
 pub(super) struct ResultAllocation {
     result_arena: ResultArena,
     slot: usize,
+    /// Offset of the bytes in the memory.
     at: usize,
     length: usize,
 }
@@ -103,9 +108,9 @@ impl ResultAllocation {
         self.length
     }
 
-    /// Copies out what is there now, which has to be there.
+    /// Copies out the current bytes from offset `at` on; the range must lie within the allocation.
     pub(super) fn read_at(&self, at: usize, into: &mut [u8]) {
-        assert!(at <= self.length && into.len() <= self.length - at, "it has so many bytes");
+        assert!(at <= self.length && into.len() <= self.length - at, "the range lies within the allocation");
         self.result_arena.memory.copy_to(self.at + at, into);
     }
 
@@ -118,10 +123,10 @@ impl ResultAllocation {
 
 impl Drop for ResultAllocation {
     fn drop(&mut self) {
-        if self.length > KEPT && self.result_arena.is_left(self.slot) {
-            // The worker may sleep, and not hear of it for long.
-            self.result_arena.memory.give_back(self.at, self.length.next_multiple_of(PAGE));
+        if self.length > MAX_KEPT && self.result_arena.is_host_only(self.slot) {
+            // The worker may sleep for long before it learns of this.
+            self.result_arena.memory.return_pages(self.at, self.length.next_multiple_of(PAGE));
         }
-        self.result_arena.give_back(self.slot);
+        self.result_arena.release(self.slot);
     }
 }

@@ -1,58 +1,59 @@
-//! How a blob is written into a message, and read from one.
+//! How a blob is serialized into a message and deserialized from one.
 //!
-//! A message is encoded by code that knows nothing of blobs: serde's, and the user's own. What is to become of those it
-//! comes upon is noted for the thread while it runs.
+//! Messages are encoded by code that does not know about blobs: serde's and the user's own. So a thread-local mode
+//! tells the blobs what to do while a message is encoded or decoded, and a thread-local list collects the large ones.
 
 use std::cell::{Cell, RefCell};
 
 use serde::de::{EnumAccess, Error as _, SeqAccess, VariantAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{Blob, INLINE};
+use super::{Blob, MIN_SHARED};
 use crate::wire::frame::PayloadError;
 
-/// What becomes of a blob that is written or read.
+/// How blobs are serialized and deserialized at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// It is bytes as any others.
+    /// As plain bytes, outside of messages.
     Bytes,
-    /// It is a part of its message.
+    /// As part of the message.
     Inline,
-    /// It is noted, if it is large, and the message has its number.
-    Lend,
-    /// It is a part of its message, or a number of one that was noted.
-    Take,
+    /// While encoding: a large one is collected, and the message contains its number.
+    Collect,
+    /// While decoding: as part of the message, or as the number of a collected one.
+    Resolve,
 }
 
 thread_local! {
     static MODE: Cell<Mode> = const { Cell::new(Mode::Bytes) };
-    static NOTED: RefCell<Vec<Blob>> = const { RefCell::new(Vec::new()) };
+    static COLLECTED: RefCell<Vec<Blob>> = const { RefCell::new(Vec::new()) };
 }
 
-/// What was in force before, and is again once this is dropped.
-struct Before(Mode, Vec<Blob>);
+/// Restores the previous mode and list when dropped.
+struct ModeGuard(Mode, Vec<Blob>);
 
-impl Before {
-    fn enter(mode: Mode, noted: Vec<Blob>) -> Self {
-        Before(MODE.replace(mode), NOTED.replace(noted))
+impl ModeGuard {
+    fn enter(mode: Mode, collected: Vec<Blob>) -> Self {
+        ModeGuard(MODE.replace(mode), COLLECTED.replace(collected))
     }
 }
 
-impl Drop for Before {
+impl Drop for ModeGuard {
     fn drop(&mut self) {
         MODE.set(self.0);
-        drop(NOTED.replace(std::mem::take(&mut self.1)));
+        drop(COLLECTED.replace(std::mem::take(&mut self.1)));
     }
 }
 
-/// Encodes a message; what its large blobs became, in the order of their numbers.
+/// Encodes a message; returns what `lend` made of its large blobs, in the order of their numbers.
 ///
-/// `lend` is asked for that if there is any memory for them, and may find no room: then they are a part of the message.
+/// `lend` is `None` if there is no memory to share. If it returns `None`, because it has no space, the message is
+/// encoded again with all blobs as part of it.
 ///
 /// # Errors
 ///
-/// What the encoding said, or [`PayloadError::NoRoom`]; what was appended before the error stays for the caller to cut
-/// off.
+/// The error of the encoding, or [`PayloadError::NoRoom`] if the message is too large with its blobs, for which there
+/// was no space elsewhere. What was appended to `out` before the error stays there; the caller cuts it off.
 pub(crate) fn encode<L>(
     out: &mut Vec<u8>,
     lend: Option<impl FnOnce(Vec<Blob>) -> Option<Vec<L>>>,
@@ -60,22 +61,22 @@ pub(crate) fn encode<L>(
 ) -> Result<Vec<L>, PayloadError> {
     let before = out.len();
     let Some(lend) = lend else {
-        let _before = Before::enter(Mode::Inline, Vec::new());
+        let _guard = ModeGuard::enter(Mode::Inline, Vec::new());
         return encode(out).map(|()| Vec::new());
     };
-    let noted = {
-        let _before = Before::enter(Mode::Lend, Vec::new());
+    let collected = {
+        let _guard = ModeGuard::enter(Mode::Collect, Vec::new());
         encode(out)?;
-        NOTED.take()
+        COLLECTED.take()
     };
-    if noted.is_empty() {
+    if collected.is_empty() {
         return Ok(Vec::new());
     }
-    if let Some(lent) = lend(noted) {
+    if let Some(lent) = lend(collected) {
         return Ok(lent);
     }
     out.truncate(before);
-    let _before = Before::enter(Mode::Inline, Vec::new());
+    let _guard = ModeGuard::enter(Mode::Inline, Vec::new());
     match encode(out) {
         Ok(()) => Ok(Vec::new()),
         Err(PayloadError::TooLarge { limit }) => Err(PayloadError::NoRoom { limit }),
@@ -83,17 +84,17 @@ pub(crate) fn encode<L>(
     }
 }
 
-/// A message that was encoded before is being written, and these are what its numbers stand for.
+/// Adds the blobs of an already encoded message that is written as part of the current one.
 #[cfg(feature = "actors")]
-pub(crate) fn carry(blobs: &[Blob]) {
+pub(crate) fn attach_encoded(blobs: &[Blob]) {
     if !blobs.is_empty() {
-        NOTED.with_borrow_mut(|noted| noted.extend_from_slice(blobs));
+        COLLECTED.with_borrow_mut(|collected| collected.extend_from_slice(blobs));
     }
 }
 
-/// Decodes a message whose numbers stand for these.
-pub(crate) fn receive<T>(blobs: Vec<Blob>, decode: impl FnOnce() -> T) -> T {
-    let _before = Before::enter(Mode::Take, blobs);
+/// Decodes a message whose blob numbers refer to `blobs`.
+pub(crate) fn decode_with<T>(blobs: Vec<Blob>, decode: impl FnOnce() -> T) -> T {
+    let _guard = ModeGuard::enter(Mode::Resolve, blobs);
     decode()
 }
 
@@ -101,21 +102,22 @@ impl Serialize for Blob {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mode = if serializer.is_human_readable() { Mode::Bytes } else { MODE.get() };
         match mode {
-            Mode::Bytes | Mode::Take => serializer.serialize_newtype_struct("Blob", &AsBytes(self)),
-            Mode::Lend if self.len() >= INLINE => {
-                let number = NOTED.with_borrow_mut(|noted| {
-                    noted.push(self.clone());
-                    noted.len() - 1
+            Mode::Bytes | Mode::Resolve => serializer.serialize_newtype_struct("Blob", &AsBytes(self)),
+            Mode::Collect if self.len() >= MIN_SHARED => {
+                let number = COLLECTED.with_borrow_mut(|collected| {
+                    collected.push(self.clone());
+                    collected.len() - 1
                 });
                 serializer.serialize_newtype_variant("Blob", 1, "Lent", &number)
             }
-            Mode::Lend | Mode::Inline => {
+            Mode::Collect | Mode::Inline => {
                 serializer.serialize_newtype_variant("Blob", 0, "Inline", &AsBytes(self))
             }
         }
     }
 }
 
+/// A blob that is serialized as plain bytes.
 struct AsBytes<'a>(&'a Blob);
 
 impl Serialize for AsBytes<'_> {
@@ -127,19 +129,19 @@ impl Serialize for AsBytes<'_> {
 impl<'de> Deserialize<'de> for Blob {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match MODE.get() {
-            Mode::Take if !deserializer.is_human_readable() => {
-                deserializer.deserialize_enum("Blob", &["Inline", "Lent"], Either)
+            Mode::Resolve if !deserializer.is_human_readable() => {
+                deserializer.deserialize_enum("Blob", &["Inline", "Lent"], BlobVisitor)
             }
-            // By its name, so that an interface with other bytes in its place is another interface.
-            _ => deserializer.deserialize_newtype_struct("Blob", Either),
+            // Named, so that an interface with plain bytes in its place has another schema.
+            _ => deserializer.deserialize_newtype_struct("Blob", BlobVisitor),
         }
     }
 }
 
-/// Bytes, or the number of a blob that was noted.
-struct Either;
+/// Accepts plain bytes, an inline blob, or the number of a collected one.
+struct BlobVisitor;
 
-impl<'de> Visitor<'de> for Either {
+impl<'de> Visitor<'de> for BlobVisitor {
     type Value = Blob;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -156,22 +158,23 @@ impl<'de> Visitor<'de> for Either {
             return content.newtype_variant().map(|FromBytes(bytes)| bytes.into());
         }
         let number: usize = content.newtype_variant()?;
-        let noted = NOTED.with_borrow(|noted| noted.get(number).cloned());
-        noted.ok_or_else(|| A::Error::custom("it refers to a blob that was not lent"))
+        let collected = COLLECTED.with_borrow(|collected| collected.get(number).cloned());
+        collected.ok_or_else(|| A::Error::custom("the message refers to a blob that was not lent"))
     }
 }
 
+/// Bytes in any form that a format may have for them.
 struct FromBytes(Vec<u8>);
 
 impl<'de> Deserialize<'de> for FromBytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_byte_buf(Bytes).map(FromBytes)
+        deserializer.deserialize_byte_buf(BytesVisitor).map(FromBytes)
     }
 }
 
-struct Bytes;
+struct BytesVisitor;
 
-impl<'de> Visitor<'de> for Bytes {
+impl<'de> Visitor<'de> for BytesVisitor {
     type Value = Vec<u8>;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -204,14 +207,14 @@ mod tests {
         (0..length).map(|at| at as u8).collect::<Vec<u8>>().into()
     }
 
-    /// What is asked for what lent blobs become.
+    /// Decides what becomes of the collected blobs.
     type Lend = fn(Vec<Blob>) -> Option<Vec<Blob>>;
 
-    fn take_all(noted: Vec<Blob>) -> Option<Vec<Blob>> {
-        Some(noted)
+    fn take_all(collected: Vec<Blob>) -> Option<Vec<Blob>> {
+        Some(collected)
     }
 
-    /// A message, encoded with whatever becomes of its blobs, and what was lent.
+    /// Encodes a message; returns the bytes and the blobs that were lent.
     fn encoded(
         message: &impl Serialize,
         lend: Option<Lend>,
@@ -223,64 +226,64 @@ mod tests {
     }
 
     #[test]
-    fn large_ones_are_numbers_and_small_ones_are_a_part_of_their_message() -> Result<(), PayloadError> {
-        let message = (blob(INLINE), blob(INLINE - 1), vec![blob(2 * INLINE), blob(0)]);
+    fn a_large_blob_becomes_a_number_and_a_small_one_is_part_of_its_message() -> Result<(), PayloadError> {
+        let message = (blob(MIN_SHARED), blob(MIN_SHARED - 1), vec![blob(2 * MIN_SHARED), blob(0)]);
         let (bytes, lent) = encoded(&message, Some(take_all), usize::MAX)?;
-        assert_eq!(lent, [blob(INLINE), blob(2 * INLINE)]);
-        assert!(bytes.len() < INLINE + 20);
-        let back: (Blob, Blob, Vec<Blob>) = receive(lent, || frame::decode(&bytes))?;
+        assert_eq!(lent, [blob(MIN_SHARED), blob(2 * MIN_SHARED)]);
+        assert!(bytes.len() < MIN_SHARED + 20);
+        let back: (Blob, Blob, Vec<Blob>) = decode_with(lent, || frame::decode(&bytes))?;
         assert_eq!(back, message);
         Ok(())
     }
 
     #[test]
-    fn where_nothing_is_lent_all_are_a_part_of_their_message() -> Result<(), PayloadError> {
-        let message = vec![blob(3 * INLINE), blob(5)];
+    fn if_nothing_is_lent_all_blobs_are_part_of_their_message() -> Result<(), PayloadError> {
+        let message = vec![blob(3 * MIN_SHARED), blob(5)];
         for lend in [None, Some((|_| None) as Lend)] {
             let (bytes, lent) = encoded(&message, lend, usize::MAX)?;
-            assert!(lent.is_empty() && bytes.len() > 3 * INLINE);
-            let back: Vec<Blob> = receive(lent, || frame::decode(&bytes))?;
+            assert!(lent.is_empty() && bytes.len() > 3 * MIN_SHARED);
+            let back: Vec<Blob> = decode_with(lent, || frame::decode(&bytes))?;
             assert_eq!(back, message);
         }
-        let refused = encoded(&message, Some(|_| None), INLINE);
-        assert_eq!(refused, Err(PayloadError::NoRoom { limit: INLINE }));
-        let refused = encoded(&message, None, INLINE);
-        assert_eq!(refused, Err(PayloadError::TooLarge { limit: INLINE }));
+        let refused = encoded(&message, Some(|_| None), MIN_SHARED);
+        assert_eq!(refused, Err(PayloadError::NoRoom { limit: MIN_SHARED }));
+        let refused = encoded(&message, None, MIN_SHARED);
+        assert_eq!(refused, Err(PayloadError::TooLarge { limit: MIN_SHARED }));
         Ok(())
     }
 
     #[test]
-    fn elsewhere_they_are_bytes_as_any_others() -> Result<(), Box<dyn std::error::Error>> {
-        let large = blob(INLINE + 3);
+    fn other_serializers_get_plain_bytes() -> Result<(), Box<dyn std::error::Error>> {
+        let large = blob(MIN_SHARED + 3);
         let bytes = postcard::to_stdvec(&large)?;
         assert_eq!(bytes, postcard::to_stdvec(&large.to_vec())?);
         assert_eq!(postcard::from_bytes::<Blob>(&bytes)?, large);
-        // Also in a text within a message.
+        // Also in a text that is part of a message.
         let (_, lent) = encoded(&serde_json::to_string(&large)?, Some(take_all), usize::MAX)?;
         assert!(lent.is_empty());
         Ok(())
     }
 
     #[test]
-    fn a_number_of_nothing_is_refused() -> Result<(), PayloadError> {
-        let (bytes, lent) = encoded(&vec![blob(INLINE); 2], Some(take_all), usize::MAX)?;
+    fn a_number_without_a_blob_is_refused() -> Result<(), PayloadError> {
+        let (bytes, lent) = encoded(&vec![blob(MIN_SHARED); 2], Some(take_all), usize::MAX)?;
         for count in 0..2 {
             let fewer = lent[..count].to_vec();
             let back =
-                receive(fewer, || frame::decode::<Vec<Blob>>(&bytes)).map_err(|error| error.to_string());
-            // What a decoder of postcard's says of it is its own affair, but it names the type.
+                decode_with(fewer, || frame::decode::<Vec<Blob>>(&bytes)).map_err(|error| error.to_string());
+            // The text of a postcard error is not ours, but it names the type.
             assert!(back.is_err_and(|text| text.contains("Blob")), "{count}");
         }
         Ok(())
     }
 
     #[test]
-    fn what_was_in_force_is_again_also_after_a_panic() {
+    fn the_previous_mode_is_restored_even_after_a_panic() {
         let panicked = std::panic::catch_unwind(|| {
-            receive(vec![blob(1)], || -> () { panic!("a decoder's own") });
+            decode_with(vec![blob(1)], || -> () { panic!("a decoder's own") });
         });
         assert!(panicked.is_err());
         assert_eq!(MODE.get(), Mode::Bytes);
-        assert!(NOTED.with_borrow(Vec::is_empty));
+        assert!(COLLECTED.with_borrow(Vec::is_empty));
     }
 }

@@ -1,90 +1,93 @@
-//! A worker's side: the arguments it was lent, and the results it lends.
+//! Blobs in a worker: the arguments lent to it, and the results it lends.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::result_arena::{ResultArena, SLOTS};
+use super::result_arena::{MAX_LOANS, ResultArena};
 use super::{Blob, Body};
 use crate::sys::arena::{Allocation, Arena, ReadOnlyAllocation, ReadOnlyArena};
 use crate::wire::call::{ArenaSpan, Lent};
 
-/// What this process, if it is a worker, shares with its host.
-static LENDING: OnceLock<Lending> = OnceLock::new();
+/// The memory that this process, if it is a worker, shares with its host.
+static SHARED_ARENAS: OnceLock<SharedArenas> = OnceLock::new();
 
-struct Lending {
-    /// The worker itself: what a handler forks has a copy of all this, and nothing to say in it.
+struct SharedArenas {
+    /// The worker's pid. A process that a handler forks has a copy of all this and must not use it.
     process: u32,
     arguments: Option<Arc<ReadOnlyArena>>,
     result_arena: Option<ResultArena>,
-    /// Made when it is first needed.
+    /// The arena for results, created when it is first needed.
     arena: OnceLock<Option<Arc<Arena>>>,
-    books: Mutex<LoanRegistry>,
+    registry: Mutex<LoanRegistry>,
 }
 
 #[derive(Default)]
 struct LoanRegistry {
-    /// Rooms that the host reads, by the numbers under which they were lent.
+    /// Allocations that the host reads, with their entries in the table.
     lent: Vec<(usize, Arc<Allocation>)>,
-    /// Numbers that were used and are free again, and how many were ever used.
+    /// Entries that were used before and are free again.
     free: Vec<usize>,
+    /// How many entries were ever used.
     used: usize,
-    /// Rooms of the host's that are in use beyond their call.
+    /// Arguments that the worker's code still uses after their call.
     held: Vec<Arc<ReadOnlyAllocation>>,
-    /// Those that the host was told of.
-    told: Vec<u64>,
+    /// Start offsets of the arguments that were last reported to the host as held.
+    reported: Vec<u64>,
 }
 
-/// This process is a worker, and has these two to share with its host.
-pub(crate) fn begin(arguments: Option<Arc<ReadOnlyArena>>, result_arena: Option<ResultArena>) {
-    let (process, arena, books) = (std::process::id(), OnceLock::new(), Mutex::default());
+/// Declares this process a worker and sets the memory that it shares with its host.
+pub(crate) fn init_worker(arguments: Option<Arc<ReadOnlyArena>>, result_arena: Option<ResultArena>) {
+    let (process, arena, registry) = (std::process::id(), OnceLock::new(), Mutex::default());
     // A process becomes a worker once.
-    let _ = LENDING.set(Lending { process, arguments, result_arena, arena, books });
+    let _ = SHARED_ARENAS.set(SharedArenas { process, arguments, result_arena, arena, registry });
 }
 
-/// A room for a result; `None` in a process that is no worker, and where there is no room.
+/// Allocates memory for a result; `None` in a process that is not a worker, and if there is no space.
 pub(super) fn allocation(bytes: usize) -> Option<Allocation> {
-    LENDING.get()?.allocation(bytes)
+    SHARED_ARENAS.get()?.allocation(bytes)
 }
 
-/// Where results lie, if they have such a place, which may be full.
+/// The arena for results, which may be full; `None` if this process has none.
 pub(super) fn arena() -> Option<&'static Arc<Arena>> {
-    LENDING.get()?.arena()
+    SHARED_ARENAS.get()?.arena()
 }
 
-/// What the host lends with its next call.
+/// Returns the blobs that the host lends with its next call.
 ///
 /// # Errors
 ///
-/// `InvalidData` where that cannot be.
-pub(crate) fn hear(spans: &[ArenaSpan]) -> io::Result<Vec<Blob>> {
-    let arguments = LENDING.get().and_then(|lending| lending.arguments.as_ref());
+/// `InvalidData` if a range cannot exist.
+pub(crate) fn receive_arguments(spans: &[ArenaSpan]) -> io::Result<Vec<Blob>> {
+    let arguments = SHARED_ARENAS.get().and_then(|arenas| arenas.arguments.as_ref());
     let allocation = |span: &ArenaSpan| {
         let (start, length) = (usize::try_from(span.start).ok()?, usize::try_from(span.length).ok()?);
         arguments?.allocation(start, length).map(|allocation| Blob(Body::Argument(Arc::new(allocation))))
     };
     let blobs: Option<Vec<Blob>> = spans.iter().map(allocation).collect();
-    blobs.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it lends what it does not have"))
+    blobs.ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, "the call refers to a blob that does not exist")
+    })
 }
 
-/// Lends what a result refers to; `None` where there is no room for all of it.
+/// Lends the blobs of a result to the host; `None` if there is not enough space for all of them.
 pub(crate) fn lend(blobs: Vec<Blob>) -> Option<Vec<PendingLoan>> {
-    let lending = LENDING.get()?;
-    blobs.into_iter().map(|blob| lending.lend(blob)).collect()
+    let arenas = SHARED_ARENAS.get()?;
+    blobs.into_iter().map(|blob| arenas.lend(blob)).collect()
 }
 
-/// A call is over: which arguments are still in use, all of them by where they begin, if that has changed since this was
-/// last asked. What the host has given back is free again.
-pub(crate) fn tell(arguments: Vec<Blob>) -> Option<Vec<u64>> {
-    LENDING.get()?.tell(arguments)
+/// Ends a call and reclaims what the host has freed. Returns the start offsets of all arguments that the worker's code
+/// still holds, or `None` if they have not changed since they were last reported.
+pub(crate) fn finish_call(arguments: Vec<Blob>) -> Option<Vec<u64>> {
+    SHARED_ARENAS.get()?.finish_call(arguments)
 }
 
-impl Lending {
+impl SharedArenas {
     fn arena(&self) -> Option<&Arc<Arena>> {
-        self.arena.get_or_init(|| self.result_arena.as_ref().and_then(ResultArena::claim)).as_ref()
+        self.arena.get_or_init(|| self.result_arena.as_ref().and_then(ResultArena::create_arena)).as_ref()
     }
 
     fn allocation(&self, bytes: usize) -> Option<Allocation> {
-        self.books().sweep(self.result_arena.as_ref());
+        self.registry().reclaim(self.result_arena.as_ref());
         self.arena()?.allocation(bytes)
     }
 
@@ -102,81 +105,81 @@ impl Lending {
                 allocation.copy_from_slice(&bytes);
                 Arc::new(allocation)
             }
-            // It is the host that has these.
+            // Only the host has these.
             Body::Result(_) => return None,
         };
         if std::process::id() != self.process {
             return None;
         }
         let result_arena = self.result_arena.as_ref()?;
-        let mut books = self.books();
-        books.sweep(Some(result_arena));
-        let slot = books.free_slot()?;
-        result_arena.lend(slot);
+        let mut registry = self.registry();
+        registry.reclaim(Some(result_arena));
+        let slot = registry.free_slot()?;
+        result_arena.mark_lent(slot);
         let span = ArenaSpan { start: allocation.start() as u64, length: allocation.len() as u64 };
-        books.lent.push((slot, allocation));
-        // There are fewer than that.
+        registry.lent.push((slot, allocation));
+        // There are at most MAX_LOANS slots, so the cast loses nothing.
         let lent = Lent::Own { slot: slot as u32, span };
         Some(PendingLoan { result_arena: Some((result_arena.clone(), slot)), lent })
     }
 
-    fn tell(&self, arguments: Vec<Blob>) -> Option<Vec<u64>> {
-        let mut books = self.books();
-        books.sweep(self.result_arena.as_ref());
-        books.leave(self.result_arena.as_ref());
+    fn finish_call(&self, arguments: Vec<Blob>) -> Option<Vec<u64>> {
+        let mut registry = self.registry();
+        registry.reclaim(self.result_arena.as_ref());
+        registry.mark_unused(self.result_arena.as_ref());
         for blob in arguments {
             if let Body::Argument(allocation) = blob.0 {
-                books.held.push(allocation);
+                registry.held.push(allocation);
             }
         }
-        if books.held.is_empty() && books.told.is_empty() {
+        if registry.held.is_empty() && registry.reported.is_empty() {
             return None;
         }
-        // Whoever else has it is the worker's own code.
-        books.held.retain(|allocation| Arc::strong_count(allocation) > 1);
-        let mut held: Vec<u64> = books.held.iter().map(|allocation| allocation.start() as u64).collect();
+        // Any other reference belongs to the worker's code.
+        registry.held.retain(|allocation| Arc::strong_count(allocation) > 1);
+        let mut held: Vec<u64> = registry.held.iter().map(|allocation| allocation.start() as u64).collect();
         held.sort_unstable();
         held.dedup();
-        if held == books.told {
+        if held == registry.reported {
             return None;
         }
-        books.told.clone_from(&held);
+        registry.reported.clone_from(&held);
         Some(held)
     }
 
-    fn books(&self) -> MutexGuard<'_, LoanRegistry> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    fn registry(&self) -> MutexGuard<'_, LoanRegistry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl LoanRegistry {
-    /// Lets go of what the host has given back.
-    fn sweep(&mut self, result_arena: Option<&ResultArena>) {
+    /// Drops the allocations that the host has freed.
+    fn reclaim(&mut self, result_arena: Option<&ResultArena>) {
         if let Some(result_arena) = result_arena {
-            let back = self.lent.extract_if(.., |(slot, _)| result_arena.is_back(*slot));
+            let back = self.lent.extract_if(.., |(slot, _)| result_arena.is_free(*slot));
             self.free.extend(back.map(|(slot, _)| slot));
         }
     }
 
-    /// A number that nothing is lent under, if there is one.
+    /// Returns an unused entry of the table, or `None` if all are in use.
     fn free_slot(&mut self) -> Option<usize> {
         self.free.pop().or_else(|| {
-            let next = Some(self.used).filter(|&slot| slot < SLOTS)?;
+            let next = Some(self.used).filter(|&slot| slot < MAX_LOANS)?;
             self.used += 1;
             Some(next)
         })
     }
 
-    /// Notes which of those that are lent the worker's own code does not have any more.
-    fn leave(&self, result_arena: Option<&ResultArena>) {
+    /// Marks the lent allocations that the worker's code has dropped.
+    fn mark_unused(&self, result_arena: Option<&ResultArena>) {
         if let Some(result_arena) = result_arena {
             let left = self.lent.iter().filter(|(_, allocation)| Arc::strong_count(allocation) == 1);
-            left.for_each(|(slot, _)| result_arena.leave(*slot));
+            left.for_each(|(slot, _)| result_arena.mark_host_only(*slot));
         }
     }
 }
 
-/// Something that is about to be lent; given back if it is dropped before that is said.
+/// A blob that is about to be lent. Dropping it without [`commit`](Self::commit) takes the loan back.
 #[derive(Debug)]
 pub(crate) struct PendingLoan {
     result_arena: Option<(ResultArena, usize)>,
@@ -184,8 +187,8 @@ pub(crate) struct PendingLoan {
 }
 
 impl PendingLoan {
-    /// It is being said.
-    pub(crate) fn said(mut self) -> Lent {
+    /// Makes the loan final, because it is being written to the host.
+    pub(crate) fn commit(mut self) -> Lent {
         self.result_arena = None;
         std::mem::replace(&mut self.lent, Lent::Given { start: 0 })
     }
@@ -194,7 +197,7 @@ impl PendingLoan {
 impl Drop for PendingLoan {
     fn drop(&mut self) {
         if let Some((result_arena, slot)) = &self.result_arena {
-            result_arena.give_back(*slot);
+            result_arena.release(*slot);
         }
     }
 }

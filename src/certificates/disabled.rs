@@ -1,23 +1,25 @@
-//! Without the feature `tls` nobody has certificates.
+//! Certificates without the feature `tls`: none can be read.
 
 use std::io;
+use std::path::Path;
 
+use super::CertificateError;
 use crate::channel::SocketLayer;
 
-/// What this program shows to others, and whose signature others have to show. Without the feature `tls` of this crate
-/// there are none to be had.
-#[derive(Clone, Debug)]
-pub enum Certificates {}
+#[derive(Clone)]
+pub(super) enum Identity {}
 
-impl Certificates {
-    /// For somebody who has come.
-    pub(crate) fn accept(&self) -> io::Result<SocketLayer> {
+impl Identity {
+    pub(super) fn read(_: &Path, _: &Path, _: &Path) -> Result<Self, CertificateError> {
+        Err(CertificateError::Unsupported)
+    }
+
+    pub(super) fn accept(&self) -> io::Result<SocketLayer> {
         match *self {}
     }
 
-    /// For a server of this name.
     #[cfg(feature = "actors")]
-    pub(crate) fn connect(&self, _: &str) -> io::Result<SocketLayer> {
+    pub(super) fn connect(&self, _: &str) -> io::Result<SocketLayer> {
         match *self {}
     }
 }

@@ -1,148 +1,153 @@
-//! Whether an end that waits looks again or sleeps.
+//! Decides whether a waiting end of a channel spins or sleeps.
 //!
-//! To sleep and be woken costs both ends far more than a short wait does, and to look again and again costs the
-//! processor to whoever else wants it. So an end spins where its waits have usually turned out to be shorter than
-//! its limit, never longer than that, and for a while not at all after somebody else has had its processor.
+//! Sleeping and being woken costs both ends far more than a short wait; spinning takes the processor from other threads
+//! that want it. So an end spins if its recent waits were mostly shorter than its limit, never longer than that limit,
+//! and not at all for a while after another thread was given its processor.
 
 use std::time::{Duration, Instant};
 
-/// Time between two looks from which on it is asked whether somebody else has had the processor: about what it costs to
-/// sleep and be woken. Who has it for less may have it in between.
-const SUSPICIOUS: Duration = Duration::from_micros(8);
+/// Time between two looks from which on preemption is checked: about the cost of sleeping and being woken. A thread
+/// that takes the processor for less than this may do so without consequence.
+const PREEMPTION_CHECK_GAP: Duration = Duration::from_micros(8);
 
-/// Time between two looks that is taken for an interruption where nothing more is known.
+/// Time between two looks that counts as a preemption if the kernel's counter is not consulted.
 #[cfg(any(feature = "actors", test))]
-const INTERRUPTED: Duration = Duration::from_micros(50);
+const PREEMPTED_GAP: Duration = Duration::from_micros(50);
 
-/// Waits that are not spun for after an interruption; each that follows soon doubles it, and so many spins in a row that
-/// find something halve it.
-const SHORTEST_PAUSE: u32 = 1;
-const LONGEST_PAUSE: u32 = 8192;
-const CALM: u32 = 16;
+/// Waits without spinning after a preemption, at first and at most. Each further preemption that follows soon doubles
+/// the number.
+const MIN_PAUSE: u32 = 1;
+const MAX_PAUSE: u32 = 8192;
 
-/// Where waits are long, one of so many is spun for to see whether they still are.
-const PROBE: u32 = 32;
+/// Successful spins in a row that halve the next pause.
+const HITS_TO_HALVE_PAUSE: u32 = 16;
 
-/// Waits of a new end until the first that is spun for.
+/// While waits are long, one in this many is spun for, to find out whether they still are.
+const PROBE_INTERVAL: u32 = 32;
+
+/// Waits of a new end until the first one that is spun for.
 const FIRST_PROBE: u32 = 1;
 
-/// What a spin adds to the luck that finds something, and what one takes from it that does not: it is worth its
-/// while where more than two of three find something, and one that does brings it back after a long wait.
-const FOUND: u32 = 2;
-const VAIN: u32 = 4;
-const ENOUGH: u32 = 2;
-const BEST: u32 = 10;
+/// Points that a successful spin adds to the score and a failed one subtracts; an end spins while it has at least
+/// `MIN_SCORE`. So spinning continues while more than two thirds of the spins succeed, and one success resumes it after
+/// a long wait.
+const HIT_SCORE: u32 = 2;
+const MISS_SCORE: u32 = 4;
+const MIN_SCORE: u32 = 2;
+const MAX_SCORE: u32 = 10;
 
-/// How an end waits, learned from its waits.
+/// The waiting strategy of one end, learned from its waits.
 pub(crate) struct AdaptiveSpin {
+    /// Longest time spent spinning in one wait.
     limit: Duration,
-    /// How well the last spins went, from 0 to [`BEST`].
-    luck: u32,
+    /// Success of the last spins, from 0 to [`MAX_SCORE`].
+    score: u32,
     /// Waits until the next probe.
     until_probe: u32,
+    /// Waits left in which this end does not spin because it was preempted.
     pause: u32,
+    /// Length of the next such pause.
     next_pause: u32,
-    /// Spins in a row that have found something.
-    found: u32,
+    /// Successful spins in a row.
+    hits_in_a_row: u32,
     wait: Wait,
 }
 
-/// The wait at hand.
+/// The current wait.
 #[derive(Clone, Copy)]
 enum Wait {
     None,
-    Spun {
+    Spinning {
         since: Instant,
         last: Instant,
     },
-    /// It is slept through.
-    Slept,
+    /// This end does not spin until the wait is over.
+    Sleeping,
 }
 
 impl AdaptiveSpin {
-    /// Spins for at most `limit`, once waits have turned out to be short enough.
+    /// Creates a strategy that spins for at most `limit` per wait.
     pub(crate) fn new(limit: Duration) -> Self {
         AdaptiveSpin {
             limit,
-            luck: 0,
+            score: 0,
             until_probe: FIRST_PROBE,
             pause: 0,
-            next_pause: SHORTEST_PAUSE,
-            found: 0,
+            next_pause: MIN_PAUSE,
+            hits_in_a_row: 0,
             wait: Wait::None,
         }
     }
 
-    /// Whether to look again, for an end that has just looked in vain; once `false`, until the wait is over.
+    /// Returns whether to look again after a look found nothing. Once `false`, it stays so until the wait is over.
+    ///
+    /// A long gap between two looks counts as a preemption.
     #[cfg(any(feature = "actors", test))]
-    pub(crate) fn goes_on(&mut self, now: Instant) -> bool {
-        self.goes_on_unless(now, |gone| gone > INTERRUPTED)
+    pub(crate) fn try_spin(&mut self, now: Instant) -> bool {
+        self.try_spin_unless(now, |gap| gap > PREEMPTED_GAP)
     }
 
-    /// As [`goes_on`](Self::goes_on), for an end that can tell whether somebody else has had its processor while so much
-    /// time has gone; it is asked only where that is much for a look.
-    pub(crate) fn goes_on_unless(
-        &mut self,
-        now: Instant,
-        interrupted: impl FnOnce(Duration) -> bool,
-    ) -> bool {
+    /// Like [`try_spin`](Self::try_spin), for an end that can find out whether another thread ran on its processor
+    /// since the last look. `preempted` is called with the time since then, and only if that is unusually long.
+    pub(crate) fn try_spin_unless(&mut self, now: Instant, preempted: impl FnOnce(Duration) -> bool) -> bool {
         self.wait = match self.wait {
-            Wait::None => match self.is_worth_it() {
-                true => Wait::Spun { since: now, last: now },
-                false => Wait::Slept,
+            Wait::None => match self.decide_to_spin() {
+                true => Wait::Spinning { since: now, last: now },
+                false => Wait::Sleeping,
             },
-            Wait::Slept => Wait::Slept,
-            Wait::Spun { last, .. } if was_interrupted(now.saturating_duration_since(last), interrupted) => {
+            Wait::Sleeping => Wait::Sleeping,
+            Wait::Spinning { last, .. } if was_preempted(now.saturating_duration_since(last), preempted) => {
                 self.pause = self.next_pause;
-                self.next_pause = (self.next_pause * 2).min(LONGEST_PAUSE);
-                self.found = 0;
-                Wait::Slept
+                self.next_pause = (self.next_pause * 2).min(MAX_PAUSE);
+                self.hits_in_a_row = 0;
+                Wait::Sleeping
             }
-            Wait::Spun { since, .. } if now.saturating_duration_since(since) > self.limit => {
-                self.luck = self.luck.saturating_sub(VAIN);
-                Wait::Slept
+            Wait::Spinning { since, .. } if now.saturating_duration_since(since) > self.limit => {
+                self.score = self.score.saturating_sub(MISS_SCORE);
+                Wait::Sleeping
             }
-            Wait::Spun { since, .. } => Wait::Spun { since, last: now },
+            Wait::Spinning { since, .. } => Wait::Spinning { since, last: now },
         };
-        matches!(self.wait, Wait::Spun { .. })
+        matches!(self.wait, Wait::Spinning { .. })
     }
 
-    /// What is waited for is something else from now on.
+    /// Starts a new wait without judging the current one.
     #[cfg(feature = "actors")]
-    pub(crate) fn begins_anew(&mut self) {
+    pub(crate) fn restart_wait(&mut self) {
         self.wait = Wait::None;
     }
 
-    /// What was waited for has come.
-    pub(crate) fn is_over(&mut self) {
-        if let Wait::Spun { .. } = std::mem::replace(&mut self.wait, Wait::None) {
-            self.luck = (self.luck + FOUND).min(BEST);
-            self.found += 1;
-            if self.found == CALM {
-                self.found = 0;
-                self.next_pause = (self.next_pause / 2).max(SHORTEST_PAUSE);
+    /// Ends the wait because what was waited for has arrived.
+    pub(crate) fn finish_wait(&mut self) {
+        if let Wait::Spinning { .. } = std::mem::replace(&mut self.wait, Wait::None) {
+            self.score = (self.score + HIT_SCORE).min(MAX_SCORE);
+            self.hits_in_a_row += 1;
+            if self.hits_in_a_row == HITS_TO_HALVE_PAUSE {
+                self.hits_in_a_row = 0;
+                self.next_pause = (self.next_pause / 2).max(MIN_PAUSE);
             }
         }
     }
 
-    fn is_worth_it(&mut self) -> bool {
+    /// Decides whether the wait that begins is spun for, and counts it.
+    fn decide_to_spin(&mut self) -> bool {
         if self.pause > 0 {
             self.pause -= 1;
             return false;
         }
-        if self.luck >= ENOUGH {
+        if self.score >= MIN_SCORE {
             return true;
         }
         self.until_probe -= 1;
         if self.until_probe == 0 {
-            self.until_probe = PROBE;
+            self.until_probe = PROBE_INTERVAL;
         }
-        self.until_probe == PROBE
+        self.until_probe == PROBE_INTERVAL
     }
 }
 
-fn was_interrupted(gone: Duration, interrupted: impl FnOnce(Duration) -> bool) -> bool {
-    gone > SUSPICIOUS && interrupted(gone)
+fn was_preempted(gap: Duration, preempted: impl FnOnce(Duration) -> bool) -> bool {
+    gap > PREEMPTION_CHECK_GAP && preempted(gap)
 }
 
 #[cfg(test)]
@@ -151,15 +156,15 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_micros(100);
 
-    /// One wait that ends after so long; whether it was spun for to its end.
+    /// Simulates one wait of length `took`; returns whether it was spun for to its end.
     fn wait(spin: &mut AdaptiveSpin, now: &mut Instant, took: Duration) -> bool {
         let until = *now + took;
         let mut spun = true;
         while *now < until {
-            spun &= spin.goes_on(*now);
+            spun &= spin.try_spin(*now);
             *now += Duration::from_micros(10);
         }
-        spin.is_over();
+        spin.finish_wait();
         spun
     }
 
@@ -176,22 +181,25 @@ mod tests {
         assert_eq!(waits(&mut spin, &mut now, 100, SHORT), 100 - (FIRST_PROBE as usize - 1));
         assert_eq!(waits(&mut spin, &mut now, 100, LONG), 0);
         let found = waits(&mut spin, &mut now, 100, SHORT);
-        assert!((100 - PROBE as usize..100).contains(&found), "it had become used to long ones: {found}");
+        assert!(
+            (100 - PROBE_INTERVAL as usize..100).contains(&found),
+            "long waits had become the rule: {found}"
+        );
     }
 
     #[test]
-    fn where_most_waits_are_long_few_are_spun_for() {
+    fn if_most_waits_are_long_few_are_spun_for() {
         let (mut spin, mut now) = (AdaptiveSpin::new(LIMIT), Instant::now());
         let mut spent = Duration::ZERO;
         for round in 0..1000 {
             let began = now;
             let took = if round % 2 == 0 { SHORT } else { LONG };
-            while now - began < took && spin.goes_on(now) {
+            while now - began < took && spin.try_spin(now) {
                 now += Duration::from_micros(10);
             }
             spent += now - began;
             now = began + took;
-            spin.is_over();
+            spin.finish_wait();
         }
         assert!(spent < LIMIT * 1000 / 10, "{spent:?}");
     }
@@ -201,40 +209,40 @@ mod tests {
         let (mut spin, mut now) = (AdaptiveSpin::new(LIMIT), Instant::now());
         waits(&mut spin, &mut now, 200, SHORT);
         let began = now;
-        while spin.goes_on(now) {
+        while spin.try_spin(now) {
             now += Duration::from_micros(10);
         }
         assert!(now - began <= LIMIT + Duration::from_micros(10));
-        assert!(!spin.goes_on(now), "it sleeps until the wait is over");
+        assert!(!spin.try_spin(now), "it sleeps until the wait is over");
     }
 
     #[test]
-    fn one_interruption_costs_one_wait_and_one_that_was_none_costs_nothing() {
+    fn a_preemption_costs_one_wait_and_a_gap_without_one_costs_nothing() {
         let (mut spin, mut now) = (AdaptiveSpin::new(LIMIT), Instant::now());
         waits(&mut spin, &mut now, 200, SHORT);
-        for (somebody_ran, expected) in [(false, 10), (true, 9)] {
-            assert!(spin.goes_on(now));
-            now += SUSPICIOUS * 2;
-            assert_eq!(spin.goes_on_unless(now, |_| somebody_ran), !somebody_ran);
-            spin.is_over();
+        for (was_preempted, expected) in [(false, 10), (true, 9)] {
+            assert!(spin.try_spin(now));
+            now += PREEMPTION_CHECK_GAP * 2;
+            assert_eq!(spin.try_spin_unless(now, |_| was_preempted), !was_preempted);
+            spin.finish_wait();
             assert_eq!(waits(&mut spin, &mut now, 10, SHORT), expected);
-            assert!(spin.goes_on(now));
-            now += SUSPICIOUS / 2;
-            assert!(spin.goes_on_unless(now, |_| true), "it is not even asked");
-            spin.is_over();
+            assert!(spin.try_spin(now));
+            now += PREEMPTION_CHECK_GAP / 2;
+            assert!(spin.try_spin_unless(now, |_| true), "too short a gap to be checked");
+            spin.finish_wait();
         }
     }
 
     #[test]
-    fn who_was_interrupted_makes_room_for_longer_each_time() {
+    fn each_preemption_makes_the_next_pause_longer() {
         let (mut spin, mut now) = (AdaptiveSpin::new(LIMIT), Instant::now());
         waits(&mut spin, &mut now, 200, SHORT);
         for pause in [64, 128] {
             spin.next_pause = pause;
-            assert!(spin.goes_on(now));
-            now += INTERRUPTED * 2;
-            assert!(!spin.goes_on(now), "somebody else ran here");
-            spin.is_over();
+            assert!(spin.try_spin(now));
+            now += PREEMPTED_GAP * 2;
+            assert!(!spin.try_spin(now), "another thread ran here");
+            spin.finish_wait();
             assert_eq!(spin.next_pause, pause * 2);
             assert_eq!(waits(&mut spin, &mut now, pause as usize, SHORT), 0);
             assert_eq!(waits(&mut spin, &mut now, 1, SHORT), 1);

@@ -1,31 +1,32 @@
-//! The worker's end: it waits for the next frame, and it waits until its answer is written.
+//! The worker's end of a channel: it blocks until the next frame has arrived and until its reply is written.
 
 use std::io;
 
 use super::buffers::{Inbox, Outbox};
-use super::status_page::Doing;
+use super::status_page::Activity;
 use crate::sys::Errno;
 use crate::wire::frame;
 
-/// What a blocking end reads from and writes to: a ring, or a script in a test.
+/// The I/O of a blocking channel: rings, a socket, or a script in a test.
 pub(crate) trait WorkerIo {
-    /// Appends what has arrived, waiting for at least one byte; 0 is the end.
+    /// Appends received bytes and returns how many, blocking until there is at least one; 0 is the end of the stream.
     fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize>;
-    /// Writes some of the bytes, waiting for room. `more`: there is something to do already, so more will be said soon.
+    /// Writes some of the bytes and returns how many, blocking until there is space. `more` promises that further bytes
+    /// follow soon, because the next frame has arrived already.
     fn send(&mut self, bytes: &[u8], more: bool) -> io::Result<usize>;
-    /// Notes where others find it, also after this process's death, what it does.
-    fn note(&self, doing: Doing);
+    /// Publishes what this process is doing, readable by other processes even after its death.
+    fn set_activity(&self, activity: Activity);
 }
 
-/// One frame's body, and what answering it takes.
+/// The body of one frame, and what is needed to answer it.
 pub(crate) struct Received<'a, L> {
     pub(crate) body: &'a [u8],
-    /// Where the answer is appended.
+    /// The buffer that the reply is appended to.
     pub(crate) out: &'a mut Vec<u8>,
     pub(crate) io: &'a L,
 }
 
-/// One end of a pipe whose owner has nothing else to do.
+/// One end of a channel whose owner does nothing else while it waits.
 pub(crate) struct BlockingChannel<L> {
     io: L,
     inbox: Inbox,
@@ -34,57 +35,58 @@ pub(crate) struct BlockingChannel<L> {
 }
 
 impl<L: WorkerIo> BlockingChannel<L> {
+    /// Creates a channel that accepts frames with bodies of up to `limit` bytes.
     pub(crate) fn new(io: L, limit: usize) -> Self {
         BlockingChannel { io, inbox: Inbox::default(), outbox: Outbox::default(), limit }
     }
 
-    /// Waits for the next whole frame; `None` at the end of the stream.
+    /// Waits for the next complete frame; returns `None` at the end of the stream.
     ///
     /// # Errors
     ///
-    /// What the link said, or `InvalidData` for bytes that are no frame. The end is of no use then.
-    pub(crate) fn next(&mut self) -> io::Result<Option<Received<'_, L>>> {
-        // Two steps, since a borrow that is returned from a loop would last through all of it.
-        while !self.inbox.holds_frame(self.limit).map_err(invalid)? {
+    /// The error of the I/O, or `InvalidData` if the bytes are not a frame. The channel is unusable then.
+    pub(crate) fn next_frame(&mut self) -> io::Result<Option<Received<'_, L>>> {
+        // Two steps, because a borrow that is returned from a loop would last for all of its iterations.
+        while !self.inbox.has_frame(self.limit).map_err(invalid)? {
             let (read, _) = self.inbox.fill(|buffer| self.io.receive(buffer))?;
             if read == 0 {
                 return Ok(None);
             }
         }
-        let body = self.inbox.next(self.limit).map_err(invalid)?;
+        let body = self.inbox.next_frame(self.limit).map_err(invalid)?;
         Ok(body.map(|body| Received { body, out: self.outbox.buffer(), io: &self.io }))
     }
 
-    /// What is read from and written to.
+    /// The I/O of this channel.
     #[cfg(test)]
     pub(crate) fn io(&self) -> &L {
         &self.io
     }
 
-    /// Notes what this process does.
-    pub(crate) fn note(&self, doing: Doing) {
-        self.io.note(doing);
+    /// Publishes what this process is doing.
+    pub(crate) fn set_activity(&self, activity: Activity) {
+        self.io.set_activity(activity);
     }
 
-    /// Where the next frame to be said is appended.
+    /// The buffer that the next frame to be sent is appended to.
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
         self.outbox.buffer()
     }
 
-    /// Writes all that was said.
+    /// Writes all frames in the buffer.
     ///
     /// # Errors
     ///
-    /// What the link said; the end is of no use then.
+    /// The error of the I/O, or `BrokenPipe` if the host is gone. The channel is unusable then.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         if self.outbox.is_empty() {
             return Ok(());
         }
-        let more = self.inbox.holds_frame(self.limit).unwrap_or(false);
+        let more = self.inbox.has_frame(self.limit).unwrap_or(false);
         while !self.outbox.is_empty() {
             match self.io.send(self.outbox.unsent(), more) {
                 Ok(0) => return Err(Errno::PIPE.into()),
-                Ok(count) => self.outbox.wrote(count),
+                Ok(count) => self.outbox.mark_sent(count),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }

@@ -1,182 +1,186 @@
-//! The two buffers of an end: what was read and not yet taken, and what was said and not yet written.
+//! The two buffers of one end of a channel: bytes received but not consumed yet, and frames not sent yet.
 
 use crate::wire::frame;
 use crate::wire::frame::FrameError;
 
-/// Most bytes asked for at once, unless more are needed.
-const READ: usize = 32 << 10;
+/// Bytes requested per read at most, unless a frame needs more.
+const MAX_READ: usize = 32 << 10;
 
-/// Bytes asked for at first: most messages are small, and every page that is written to costs.
-const FIRST_READ: usize = 2 << 10;
+/// Bytes requested by the first reads: most messages are small, and each page that is written to costs memory.
+const INITIAL_READ: usize = 2 << 10;
 
-/// A buffer up to this size is kept for ever, in bytes.
-const KEPT: usize = 256 << 10;
+/// A buffer of up to this many bytes is never freed.
+const ALWAYS_KEPT: usize = 256 << 10;
 
-/// A buffer larger than this is given back to the allocator as soon as it is empty, in bytes.
-const MOST_KEPT: usize = 8 << 20;
+/// A buffer of more than this many bytes is freed as soon as it is empty.
+const MAX_KEPT: usize = 8 << 20;
 
-/// Between the two it is given back once so many uses in a row have needed less than a quarter of it. To give it back at
-/// once costs more than all the copying: its pages have to be made again for every large message.
-const LEAN: u32 = 16;
+/// A buffer between the two sizes is freed after this many uses in a row that needed less than a quarter of it. Freeing
+/// it at once would cost more than all the copying, because its pages have to be created anew for each large message.
+const MAX_UNDERUSED: u32 = 16;
 
-/// How large a buffer has had to be lately.
+/// How much of a buffer the last messages needed.
 #[derive(Default)]
 struct BufferUse {
-    lean: u32,
+    /// Uses in a row that needed less than a quarter of the buffer.
+    underused: u32,
 }
 
 impl BufferUse {
-    /// Gives the memory of a buffer back that is too large by now; `used` bytes of it were needed this time.
+    /// Frees the buffer if it is too large by now; `used` is the number of bytes that this use needed.
     fn shrink(&mut self, bytes: &mut Vec<u8>, used: usize) {
         let capacity = bytes.capacity();
-        self.lean = if capacity > KEPT && used < capacity / 4 { self.lean + 1 } else { 0 };
-        if bytes.is_empty() && (capacity > MOST_KEPT || self.lean == LEAN) {
+        self.underused = if capacity > ALWAYS_KEPT && used < capacity / 4 { self.underused + 1 } else { 0 };
+        if bytes.is_empty() && (capacity > MAX_KEPT || self.underused == MAX_UNDERUSED) {
             *bytes = Vec::new();
         }
     }
 }
 
-/// Bytes that arrived; frames are taken off its front.
+/// Received bytes; frames are taken from the front.
 pub(crate) struct Inbox {
     bytes: Vec<u8>,
-    taken: usize,
-    /// Bytes asked for at once: twice as many with each time that they were all there.
-    piece: usize,
-    habit: BufferUse,
+    /// Bytes at the front that [`next_frame`](Self::next_frame) has returned.
+    consumed: usize,
+    /// Bytes requested per read; doubles each time a read fills the buffer.
+    read_size: usize,
+    buffer_use: BufferUse,
 }
 
 impl Default for Inbox {
     fn default() -> Self {
-        Inbox { bytes: Vec::new(), taken: 0, piece: FIRST_READ, habit: BufferUse::default() }
+        Inbox { bytes: Vec::new(), consumed: 0, read_size: INITIAL_READ, buffer_use: BufferUse::default() }
     }
 }
 
 impl Inbox {
-    /// Lets `read` append to the buffer, with room for at least one more byte; returns what it returned and
-    /// whether it filled all the room it had.
+    /// Lets `read` append to the buffer, which has capacity for at least one more byte. Returns the result of `read`
+    /// and whether the spare capacity was filled.
     pub(crate) fn fill<E>(
         &mut self,
         read: impl FnOnce(&mut Vec<u8>) -> Result<usize, E>,
     ) -> Result<(usize, bool), E> {
-        self.make_room();
-        let room = self.bytes.capacity() - self.bytes.len();
+        self.reserve();
+        let spare = self.bytes.capacity() - self.bytes.len();
         let count = read(&mut self.bytes)?;
-        if count == room {
-            self.piece = READ.min(2 * self.piece);
+        if count == spare {
+            self.read_size = MAX_READ.min(2 * self.read_size);
         }
-        Ok((count, count == room))
+        Ok((count, count == spare))
     }
 
-    /// The next whole body, or `None` until more has arrived.
+    /// Returns the body of the next complete frame, or `None` until more bytes have arrived.
     ///
     /// # Errors
     ///
-    /// [`FrameError::TooLong`]; the stream is of no use any more.
-    pub(crate) fn next(&mut self, limit: usize) -> Result<Option<&[u8]>, FrameError> {
-        let unread = &self.bytes[self.taken..];
+    /// [`FrameError::TooLong`] if the frame exceeds `limit`; the stream is unusable then.
+    pub(crate) fn next_frame(&mut self, limit: usize) -> Result<Option<&[u8]>, FrameError> {
+        let unread = &self.bytes[self.consumed..];
         let length = frame::length(unread, limit)?;
         let Some(length) = length.filter(|&length| length <= unread.len()) else {
             return Ok(None);
         };
-        let start = self.taken + frame::LENGTH;
-        self.taken += length;
-        Ok(Some(&self.bytes[start..self.taken]))
+        let start = self.consumed + frame::LENGTH;
+        self.consumed += length;
+        Ok(Some(&self.bytes[start..self.consumed]))
     }
 
-    /// Whether a whole frame is there to be taken.
+    /// Whether a complete frame can be taken.
     ///
     /// # Errors
     ///
-    /// As [`next`](Self::next).
-    pub(crate) fn holds_frame(&self, limit: usize) -> Result<bool, FrameError> {
-        let unread = &self.bytes[self.taken..];
+    /// Those of [`next_frame`](Self::next_frame).
+    pub(crate) fn has_frame(&self, limit: usize) -> Result<bool, FrameError> {
+        let unread = &self.bytes[self.consumed..];
         Ok(frame::length(unread, limit)?.is_some_and(|length| length <= unread.len()))
     }
 
-    /// Whether all that arrived was taken.
+    /// Whether all received bytes were consumed.
     pub(crate) fn is_empty(&self) -> bool {
-        self.taken == self.bytes.len()
+        self.consumed == self.bytes.len()
     }
 
-    /// Bytes that are kept room for.
+    /// The buffer's capacity, in bytes.
     #[cfg(all(any(test, fuzzing), feature = "actors"))]
     pub(crate) fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
-    fn make_room(&mut self) {
-        // Nothing was taken where nothing has come since.
-        if self.taken > 0 && self.taken == self.bytes.len() {
+    /// Prepares for the next read: discards consumed bytes and grows the buffer if it is almost full.
+    fn reserve(&mut self) {
+        // `consumed` is 0 if nothing was received since the last time.
+        if self.consumed > 0 && self.consumed == self.bytes.len() {
             self.bytes.clear();
-            self.habit.shrink(&mut self.bytes, self.taken);
-            self.taken = 0;
+            self.buffer_use.shrink(&mut self.bytes, self.consumed);
+            self.consumed = 0;
         }
-        // Doubling keeps the copying of a large body linear; a body is never reserved for before it arrives.
-        if self.bytes.capacity() - self.bytes.len() < self.piece / 2 {
-            self.bytes.drain(..self.taken);
-            self.taken = 0;
-            self.bytes.reserve(self.piece.max(self.bytes.len()));
+        // Doubling keeps the copying of a large body linear. Capacity for a body is never reserved before it arrives.
+        if self.bytes.capacity() - self.bytes.len() < self.read_size / 2 {
+            self.bytes.drain(..self.consumed);
+            self.consumed = 0;
+            self.bytes.reserve(self.read_size.max(self.bytes.len()));
         }
     }
 }
 
-/// Bytes to be written.
+/// Frames to be sent.
 #[derive(Default)]
 pub(crate) struct Outbox {
     bytes: Vec<u8>,
     sent: usize,
-    /// Whether written bytes are kept, to be said again to another worker.
+    /// Whether sent bytes are kept, to be sent to another worker if this one dies.
     keep: bool,
-    habit: BufferUse,
+    buffer_use: BufferUse,
 }
 
 impl Outbox {
-    /// Where frames are appended.
+    /// The buffer that frames are appended to.
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
-    /// What is still to be written.
+    /// The bytes that were not sent yet.
     pub(crate) fn unsent(&self) -> &[u8] {
         &self.bytes[self.sent..]
     }
 
+    /// Whether all bytes were sent.
     pub(crate) fn is_empty(&self) -> bool {
         self.sent == self.bytes.len()
     }
 
-    /// Notes that the first `count` bytes of [`unsent`](Self::unsent) were written.
-    pub(crate) fn wrote(&mut self, count: usize) {
+    /// Records that the first `count` bytes of [`unsent`](Self::unsent) were sent.
+    pub(crate) fn mark_sent(&mut self, count: usize) {
         self.sent += count;
         if self.sent == self.bytes.len() && !self.keep {
-            self.forget();
+            self.discard_sent();
         }
     }
 
-    fn forget(&mut self) {
+    fn discard_sent(&mut self) {
         self.bytes.drain(..self.sent);
-        self.habit.shrink(&mut self.bytes, self.sent);
+        self.buffer_use.shrink(&mut self.bytes, self.sent);
         self.sent = 0;
     }
 }
 
-/// Saying the same again, to another peer.
-#[cfg_attr(not(feature = "actors"), expect(dead_code, reason = "only the host repeats itself"))]
+/// Sending the same frames once more, to another worker.
+#[cfg_attr(not(feature = "actors"), expect(dead_code, reason = "only the host sends frames again"))]
 impl Outbox {
-    /// Keeps what is written until [`confirm`](Self::confirm).
+    /// Keeps sent bytes until [`confirm`](Self::confirm).
     pub(crate) fn keep_sent(&mut self) {
         self.keep = true;
     }
 
-    /// Gives up what was written so far: the peer has it.
+    /// Discards the bytes sent so far, because the peer has received them.
     pub(crate) fn confirm(&mut self) {
         if self.keep {
             self.keep = false;
-            self.forget();
+            self.discard_sent();
         }
     }
 
-    /// Starts again with the first byte that was kept.
+    /// Marks all kept bytes as unsent.
     pub(crate) fn rewind(&mut self) {
         self.sent = 0;
     }
@@ -203,14 +207,14 @@ mod tests {
         frame::append(&mut bytes, &"second");
         let mut inbox = Inbox::default();
         push(&mut inbox, &bytes[..bytes.len() - 1]);
-        assert_eq!(inbox.next(100), Ok(Some(b"\x05first".as_slice())));
-        assert_eq!(inbox.next(100), Ok(None));
+        assert_eq!(inbox.next_frame(100), Ok(Some(b"\x05first".as_slice())));
+        assert_eq!(inbox.next_frame(100), Ok(None));
         push(&mut inbox, &bytes[bytes.len() - 1..]);
-        assert_eq!(inbox.next(100), Ok(Some(b"\x06second".as_slice())));
-        assert_eq!(inbox.next(100), Ok(None));
+        assert_eq!(inbox.next_frame(100), Ok(Some(b"\x06second".as_slice())));
+        assert_eq!(inbox.next_frame(100), Ok(None));
     }
 
-    /// What a buffer has kept after messages of these sizes.
+    /// The capacities of both buffers after messages of these sizes.
     fn kept(sizes: impl IntoIterator<Item = usize>) -> [usize; 2] {
         let (mut inbox, mut outbox) = (Inbox::default(), Outbox::default());
         for size in sizes {
@@ -220,36 +224,36 @@ mod tests {
                 buffer.extend_from_slice(&frame);
                 Ok(frame.len())
             });
-            assert!(filled.is_ok() && inbox.next(usize::MAX).is_ok_and(|body| body.is_some()));
+            assert!(filled.is_ok() && inbox.next_frame(usize::MAX).is_ok_and(|body| body.is_some()));
             outbox.buffer().extend_from_slice(&frame);
-            outbox.wrote(frame.len());
+            outbox.mark_sent(frame.len());
         }
-        inbox.make_room();
+        inbox.reserve();
         [inbox.bytes.capacity(), outbox.bytes.capacity()]
     }
 
     #[test]
     fn a_buffer_is_kept_as_large_as_it_is_needed() {
         let few = |size: usize| move |&kept: &usize| kept >= size && kept <= 3 * size;
-        assert!(kept([100; 50]).iter().all(|&kept| kept <= KEPT));
-        assert!(kept([1 << 20; 50]).iter().all(few(1 << 20)), "it is used all the time");
+        assert!(kept([100; 50]).iter().all(|&kept| kept <= ALWAYS_KEPT));
+        assert!(kept([1 << 20; 50]).iter().all(few(1 << 20)), "each message needs it");
         let now_and_then = (0..200).map(|round| if round % 10 == 0 { 1 << 20 } else { 100 });
-        assert!(kept(now_and_then).iter().all(few(1 << 20)), "and now and then");
+        assert!(kept(now_and_then).iter().all(few(1 << 20)), "every tenth message needs it");
         let once = std::iter::once(1 << 20).chain([100; 40]);
-        assert!(kept(once).iter().all(|&kept| kept <= KEPT), "and not any more");
-        assert!(kept([MOST_KEPT + 1]).iter().all(|&kept| kept <= KEPT), "this is too much to keep");
+        assert!(kept(once).iter().all(|&kept| kept <= ALWAYS_KEPT), "no message needs it any more");
+        assert!(kept([MAX_KEPT + 1]).iter().all(|&kept| kept <= ALWAYS_KEPT), "too large to be kept");
     }
 
     #[test]
-    fn what_was_written_can_be_said_again_until_it_is_confirmed() {
+    fn sent_bytes_can_be_sent_again_until_they_are_confirmed() {
         let mut outbox = Outbox::default();
         outbox.keep_sent();
         outbox.buffer().extend_from_slice(b"abc");
-        outbox.wrote(3);
+        outbox.mark_sent(3);
         assert!(outbox.is_empty());
         outbox.rewind();
         assert_eq!(outbox.unsent(), b"abc");
-        outbox.wrote(3);
+        outbox.mark_sent(3);
         outbox.confirm();
         outbox.rewind();
         assert!(outbox.unsent().is_empty());

@@ -1,59 +1,60 @@
-//! How one side of the rings wakes the other: a byte in a pipe, of which there is one in each direction.
+//! How one side of the rings wakes the other: a byte in a pipe, one pipe for each direction.
 //!
-//! A pipe costs half of what a socket does, for whoever sleeps as well as for whoever wakes, and its end says as well that
-//! the other side is gone.
+//! A pipe costs the sleeping and the waking side half of what a socket does, and its end-of-file also reports that the
+//! other side is gone.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use crate::sys::{Errno, descriptors};
 
-/// Bytes taken at once from what was rung: more than ever wait there.
-const RINGS: usize = 64;
+/// Bytes read at once from a doorbell: more than are ever in the pipe.
+const MAX_NOTIFICATIONS: usize = 64;
 
-/// The worker's ends of both.
+/// The worker's ends of both doorbells.
 #[derive(Debug)]
 pub(crate) struct WorkerDoorbells {
-    /// What it hears; reading waits.
+    /// Receives notifications; reads block.
     pub(crate) rx: OwnedFd,
-    /// What it rings.
+    /// Sends notifications.
     pub(crate) tx: OwnedFd,
 }
 
 impl WorkerDoorbells {
-    /// Waits until it rings; `false` where it never will again.
-    pub(super) fn hear(&self) -> rustix::io::Result<bool> {
-        let mut rings = Vec::with_capacity(RINGS);
-        Ok(descriptors::read(self.rx.as_fd(), &mut rings)? > 0)
+    /// Waits for a notification; returns `false` if the host is gone.
+    pub(super) fn wait(&self) -> rustix::io::Result<bool> {
+        let mut notifications = Vec::with_capacity(MAX_NOTIFICATIONS);
+        Ok(descriptors::read(self.rx.as_fd(), &mut notifications)? > 0)
     }
 
-    /// Rings for the host; where it is gone that is nobody's loss.
-    pub(super) fn ring(&self) -> rustix::io::Result<()> {
+    /// Notifies the host. A host that is gone is not an error.
+    pub(super) fn notify(&self) -> rustix::io::Result<()> {
         match descriptors::write(self.tx.as_fd(), &[0]) {
-            // Enough rings that were not heard yet do as well.
+            // A full pipe holds enough notifications already.
             Ok(_) | Err(Errno::PIPE | Errno::AGAIN) => Ok(()),
             Err(error) => Err(error),
         }
     }
 }
 
-/// The host's ends of both.
+/// The host's ends of both doorbells.
 #[cfg(any(feature = "actors", test))]
 #[derive(Debug)]
 pub(crate) struct HostDoorbells {
-    /// What it hears; reading does not wait.
+    /// Receives notifications; reads do not block.
     pub(crate) rx: OwnedFd,
+    /// Sends notifications.
     pub(crate) tx: DoorbellSender,
 }
 
-/// What the host rings.
+/// The host's sending end of a doorbell.
 #[cfg(any(feature = "actors", test))]
 #[derive(Debug)]
 pub(crate) struct DoorbellSender(OwnedFd);
 
 #[cfg(any(feature = "actors", test))]
 impl DoorbellSender {
-    /// Rings for the worker, and never waits, whatever it has done to its own end.
-    pub(crate) fn ring(&self) -> rustix::io::Result<()> {
+    /// Notifies the worker. Never blocks, whatever the worker has done to its own end.
+    pub(crate) fn notify(&self) -> rustix::io::Result<()> {
         match descriptors::write(self.0.as_fd(), &[0]) {
             Ok(_) | Err(Errno::AGAIN) => Ok(()),
             Err(error) => Err(error),
@@ -61,18 +62,18 @@ impl DoorbellSender {
     }
 }
 
-/// Both bells.
+/// Creates both doorbells.
 ///
 /// # Errors
 ///
-/// What the system said; nothing is left behind.
+/// The system's error; all descriptors are closed then.
 #[cfg(any(feature = "actors", test))]
 pub(crate) fn doorbells() -> rustix::io::Result<(HostDoorbells, WorkerDoorbells)> {
-    let (rx, theirs) = descriptors::pipe()?;
-    descriptors::set_nonblocking(theirs.as_fd())?;
-    let (their_ear, tx) = descriptors::blocking_pipe()?;
-    // One end that could be read from as well: a pipe that somebody may read from kills nobody who writes to it, and how
-    // this end is open is no business of whoever has the other.
-    let tx = DoorbellSender(descriptors::reopen_both_ways(tx.as_fd())?);
-    Ok((HostDoorbells { rx, tx }, WorkerDoorbells { rx: their_ear, tx: theirs }))
+    let (rx, worker_tx) = descriptors::pipe()?;
+    descriptors::set_nonblocking(worker_tx.as_fd())?;
+    let (worker_rx, tx) = descriptors::blocking_pipe()?;
+    // This end is open for reading as well: writing to a pipe that has a reader raises no SIGPIPE. The flags are those
+    // of this end alone, so the worker cannot change them.
+    let tx = DoorbellSender(descriptors::reopen_read_write(tx.as_fd())?);
+    Ok((HostDoorbells { rx, tx }, WorkerDoorbells { rx: worker_rx, tx: worker_tx }))
 }

@@ -1,4 +1,4 @@
-//! How bytes move between the two ends of a pipe. Nothing here knows what they mean.
+//! Moves bytes between the host and a worker, and between the host and a fork server, without knowing their meaning.
 
 mod adaptive_spin;
 mod blocking_channel;
@@ -25,10 +25,10 @@ pub(crate) use doorbell::{DoorbellSender, HostDoorbells, doorbells};
 #[cfg(all(any(test, fuzzing), feature = "actors"))]
 pub use ring::hostile_rings;
 #[cfg(feature = "actors")]
-pub(crate) use ring::{Need, Ring};
+pub(crate) use ring::{Ring, WakeCondition};
 pub(crate) use send_queue::SendQueue;
 pub(crate) use socket_layer::SocketLayer;
-pub(crate) use status_page::{Doing, StatusPage};
+pub(crate) use status_page::{Activity, StatusPage};
 #[cfg(feature = "tls")]
 pub(crate) use tls::Tls;
 pub(crate) use worker_end::{AnyWorkerIo, WorkerEnd};

@@ -1,4 +1,4 @@
-//! What is still to be sent on a control channel: frames and the descriptors that go with them, in order.
+//! Frames that wait to be sent on a control channel, with the descriptors that are passed along, in order.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,45 +10,45 @@ use super::SocketLayer;
 use crate::sys::descriptors;
 use crate::wire::frame;
 
-/// Frames that wait for room in a socket.
+/// Frames that wait for space in a socket.
 #[derive(Default)]
 pub(crate) struct SendQueue {
     queue: VecDeque<QueuedFrame>,
-    /// Bytes of all that are queued.
+    /// Bytes of all queued frames.
     bytes: usize,
 }
 
 struct QueuedFrame {
     bytes: Vec<u8>,
     sent: usize,
-    /// Descriptors that go with the first byte.
+    /// Descriptors to be passed along with the first byte.
     passed: Vec<OwnedFd>,
 }
 
 impl SendQueue {
-    /// Queues a message with the descriptors that go with it.
-    pub(crate) fn put<M: Serialize>(&mut self, message: &M, passed: Vec<OwnedFd>) {
+    /// Queues a message and the descriptors to be passed along.
+    pub(crate) fn push<M: Serialize>(&mut self, message: &M, passed: Vec<OwnedFd>) {
         let mut bytes = Vec::new();
         frame::append(&mut bytes, message);
         self.bytes += bytes.len();
         self.queue.push_back(QueuedFrame { bytes, sent: 0, passed });
     }
 
-    /// Queues bytes that are a frame already, with the descriptors that go with them.
+    /// Queues an encoded frame and the descriptors to be passed along.
     #[cfg(feature = "actors")]
-    pub(crate) fn put_frame(&mut self, bytes: Vec<u8>, passed: Vec<OwnedFd>) {
+    pub(crate) fn push_frame(&mut self, bytes: Vec<u8>, passed: Vec<OwnedFd>) {
         self.bytes += bytes.len();
         self.queue.push_back(QueuedFrame { bytes, sent: 0, passed });
     }
 
-    /// Sends what fits.
+    /// Sends as much as the socket accepts.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` where there is no room, with the rest still queued; anything else is the end of the channel.
-    pub(crate) fn send(&mut self, socket: BorrowedFd<'_>, security: &mut SocketLayer) -> io::Result<()> {
+    /// `WouldBlock` if the socket is full; the rest stays queued. Any other error is the end of the channel.
+    pub(crate) fn send(&mut self, socket: BorrowedFd<'_>, socket_layer: &mut SocketLayer) -> io::Result<()> {
         while let Some(next) = self.queue.front_mut() {
-            next.send(socket, security)?;
+            next.send(socket, socket_layer)?;
             if next.sent == next.bytes.len() {
                 self.bytes -= next.bytes.len();
                 self.queue.pop_front();
@@ -57,16 +57,17 @@ impl SendQueue {
         Ok(())
     }
 
+    /// Whether all frames were sent.
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// Bytes of all frames that were not sent whole.
+    /// Bytes of all frames that were not sent completely.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Gives up what was not sent.
+    /// Discards all queued frames.
     #[cfg(feature = "actors")]
     pub(crate) fn clear(&mut self) {
         self.queue.clear();
@@ -75,13 +76,13 @@ impl SendQueue {
 }
 
 impl QueuedFrame {
-    fn send(&mut self, socket: BorrowedFd<'_>, security: &mut SocketLayer) -> io::Result<()> {
+    fn send(&mut self, socket: BorrowedFd<'_>, socket_layer: &mut SocketLayer) -> io::Result<()> {
         let rest = &self.bytes[self.sent..];
         let count = if self.passed.is_empty() {
-            security.send(socket, rest)?
+            socket_layer.send(socket, rest)?
         } else {
             let passed: Vec<BorrowedFd<'_>> = self.passed.iter().map(AsFd::as_fd).collect();
-            descriptors::send_with(socket, rest, &passed)?
+            descriptors::send_with_descriptors(socket, rest, &passed)?
         };
         self.passed.clear();
         self.sent += count;

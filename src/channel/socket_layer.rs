@@ -1,24 +1,25 @@
-//! What stands between plain bytes and a stream socket: nothing, or TLS.
+//! The layer between plain bytes and a stream socket: none, or TLS.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::sys::descriptors;
 
-/// How bytes go through one socket.
+/// How bytes are sent and received through one socket.
 ///
-/// A socket that does not wait is told by [`WouldBlock`](io::ErrorKind::WouldBlock), as usual.
+/// On a non-blocking socket all methods may fail with [`WouldBlock`](io::ErrorKind::WouldBlock).
 #[derive(Debug, Default)]
 pub(crate) enum SocketLayer {
-    /// As they are.
+    /// Bytes go to the socket as they are.
     #[default]
     None,
+    /// Bytes are encrypted.
     #[cfg(feature = "tls")]
     Tls(Box<super::tls::Tls>),
 }
 
 impl SocketLayer {
-    /// Appends what has arrived to the spare capacity of `bytes`; 0 is the end.
+    /// Appends received bytes to the spare capacity of `bytes` and returns how many; 0 is the end of the stream.
     pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> io::Result<usize> {
         match self {
             SocketLayer::None => Ok(descriptors::receive(socket, bytes)?),
@@ -27,7 +28,7 @@ impl SocketLayer {
         }
     }
 
-    /// Takes some of the bytes. With TLS they may still have to be [flushed](Self::flush).
+    /// Accepts some of the bytes and returns how many. With TLS they may still have to be [flushed](Self::flush).
     pub(crate) fn send(&mut self, socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
         match self {
             SocketLayer::None => Ok(descriptors::send(socket, bytes)?),
@@ -36,7 +37,7 @@ impl SocketLayer {
         }
     }
 
-    /// Writes what was taken and not written.
+    /// Writes the bytes that were accepted but not written yet.
     pub(crate) fn flush(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
         match self {
             SocketLayer::None => {
@@ -48,7 +49,7 @@ impl SocketLayer {
         }
     }
 
-    /// Whether something was taken and not written, or is to be said for the handshake.
+    /// Whether accepted bytes or parts of the handshake are still to be written.
     pub(crate) fn has_unsent(&self) -> bool {
         match self {
             SocketLayer::None => false,

@@ -1,5 +1,5 @@
-//! What a worker notes in memory for whoever looks at it from outside, also when it is dead: what it does, since when,
-//! and what it logged last.
+//! The page of shared memory in which a worker records what it is doing, since when, and its last log records. Other
+//! processes read it, even after the worker's death.
 
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
@@ -10,147 +10,148 @@ use crate::blob::ResultArena;
 use crate::sys::clock;
 use crate::sys::shared_memory::SharedMemory;
 
-/// What the memory of a channel is called in /proc.
+/// Name of a channel's memory in /proc.
 pub(super) const MEMORY_NAME: &CStr = c"forkpool";
 
 /// Bytes of a cache line.
-pub(super) const LINE: usize = 64;
+pub(super) const CACHE_LINE: usize = 64;
 
-/// Bytes of the page that holds the notes. Its first six lines are for the counters of rings, if the channel has any.
-pub(super) const HEAD: usize = 4096;
+/// Bytes of the status page. Its first six cache lines are for the counters of the rings, if the channel has rings.
+pub(super) const PAGE_LENGTH: usize = 4096;
 
-/// Whether a call of the checkout at hand has begun.
-pub(super) const BEGUN: usize = 6 * LINE;
+/// Offset: whether a call of the current checkout has begun.
+pub(super) const CALL_BEGUN: usize = 6 * CACHE_LINE;
 
-/// Since when its code runs, on the coarse clock; 0 while it does not.
-const SINCE: usize = 7 * LINE;
+/// Offset: when the running code of the worker began, on the coarse clock; 0 if no code runs.
+const RUNNING_SINCE: usize = 7 * CACHE_LINE;
 
-/// The call that ran last, counted from 1; 0 is none.
-pub(super) const CALL: usize = 7 * LINE + 4;
+/// Offset: number of the call that ran last, counted from 1; 0 if none has run.
+pub(super) const LAST_CALL: usize = 7 * CACHE_LINE + 4;
 
-/// Bytes logged so far, modulo 2³².
-pub(super) const LOGGED: usize = 8 * LINE;
+/// Offset: bytes logged so far, modulo 2³².
+pub(super) const LOG_WRITTEN: usize = 8 * CACHE_LINE;
 
-/// Where the last bytes that were logged lie, in a circle.
-const LOG: usize = HEAD / 2;
+/// Offset of the circular buffer that holds the last logged bytes.
+const LOG: usize = PAGE_LENGTH / 2;
 
-/// How many of them are kept; a power of two.
-const LOG_BYTES: usize = HEAD / 2;
+/// Bytes of that buffer; a power of two.
+const LOG_CAPACITY: usize = PAGE_LENGTH / 2;
 
-/// Longest record, in bytes; beyond that it is cut.
-const LONGEST_RECORD: usize = 512;
+/// Longest log record, in bytes; a longer one is cut.
+const MAX_RECORD: usize = 512;
 
-/// Most records that are read back.
-const MOST_RECORDS: usize = 20;
+/// Most log records that are read back.
+const MAX_RECORDS: usize = 20;
 
-/// What a worker does.
+/// What a worker is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Doing {
-    /// It runs a call of this number.
+pub(crate) enum Activity {
+    /// It runs the call of this number.
     Call(u32),
-    /// It ends a checkout: none of the next one's calls has begun.
+    /// It ends a checkout; no call of the next one has begun.
     Release,
-    /// It waits, or moves bytes.
-    Nothing,
+    /// It waits, or sends or receives bytes.
+    Idle,
 }
 
-/// The notes of one worker.
+/// The status page of one worker.
 #[derive(Clone)]
 pub(crate) struct StatusPage(Arc<SharedMemory>);
 
 impl StatusPage {
-    /// Memory for the notes of a worker whose channel has none, with so much behind it, and what others open it with.
+    /// Creates memory for a channel without rings: a status page with `result_arena` bytes behind it. Returns the page
+    /// and the descriptor with which other processes open it.
     pub(crate) fn create(result_arena: usize) -> rustix::io::Result<(Self, std::os::fd::OwnedFd)> {
-        let (memory, file) = SharedMemory::create(MEMORY_NAME, HEAD + result_arena)?;
+        let (memory, file) = SharedMemory::create(MEMORY_NAME, PAGE_LENGTH + result_arena)?;
         Ok((StatusPage(Arc::new(memory)), file))
     }
 
-    /// The notes in memory that is mapped already.
-    pub(super) fn of(memory: Arc<SharedMemory>) -> Self {
+    /// The status page in memory that is mapped already.
+    pub(super) fn new(memory: Arc<SharedMemory>) -> Self {
         StatusPage(memory)
     }
 
-    /// The notes alone, whatever lies behind them.
+    /// Maps the status page alone, without the memory behind it.
     ///
     /// # Errors
     ///
-    /// What the system said, or `INVAL` for memory that is too short or that others can make shorter.
+    /// The system's error, or `INVAL` if the memory is too short or not sealed against shrinking.
     pub(crate) fn open(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
-        SharedMemory::open_beginning(file, HEAD).map(|memory| StatusPage(Arc::new(memory)))
+        SharedMemory::open_beginning(file, PAGE_LENGTH).map(|memory| StatusPage(Arc::new(memory)))
     }
 
-    /// The notes and all that lies behind them.
+    /// Maps the status page and all memory behind it.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open).
+    /// Those of [`open`](Self::open).
     pub(super) fn open_all(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
-        SharedMemory::open(file, HEAD).map(|memory| StatusPage(Arc::new(memory)))
+        SharedMemory::open(file, PAGE_LENGTH).map(|memory| StatusPage(Arc::new(memory)))
     }
 
-    /// What lies behind the notes of a worker whose channel has no rings.
+    /// Returns the memory for results behind the page of a channel without rings, or `None` if there is none.
     pub(crate) fn result_arena(&self) -> Option<ResultArena> {
-        ResultArena::of(&self.0, HEAD)
+        ResultArena::at_offset(&self.0, PAGE_LENGTH)
     }
 
-    /// Notes what this worker does from now on.
-    pub(crate) fn write(&self, doing: Doing) {
-        let store = |at: usize, value: u32| self.0.number(at).store(value, Ordering::Release);
-        match doing {
-            Doing::Call(number) => {
-                store(BEGUN, 1);
-                store(CALL, number.wrapping_add(1));
-                store(SINCE, clock::coarse_millis());
+    /// Records what this worker is doing from now on.
+    pub(crate) fn set_activity(&self, activity: Activity) {
+        let store = |at: usize, value: u32| self.0.atomic_u32(at).store(value, Ordering::Release);
+        match activity {
+            Activity::Call(number) => {
+                store(CALL_BEGUN, 1);
+                store(LAST_CALL, number.wrapping_add(1));
+                store(RUNNING_SINCE, clock::coarse_millis());
             }
-            Doing::Release => {
-                store(BEGUN, 0);
-                store(SINCE, clock::coarse_millis());
+            Activity::Release => {
+                store(CALL_BEGUN, 0);
+                store(RUNNING_SINCE, clock::coarse_millis());
             }
-            Doing::Nothing => store(SINCE, 0),
+            Activity::Idle => store(RUNNING_SINCE, 0),
         }
     }
 
-    /// Since when its code has been running, on the coarse clock.
+    /// When the running code began, on the coarse clock; `None` if no code runs.
     pub(crate) fn running_since(&self) -> Option<u32> {
-        Some(self.0.number(SINCE).load(Ordering::Acquire)).filter(|&since| since != 0)
+        Some(self.0.atomic_u32(RUNNING_SINCE).load(Ordering::Acquire)).filter(|&since| since != 0)
     }
 
-    /// Whether a call of the checkout at hand had begun, for whoever finds the worker dead.
-    pub(crate) fn begun(&self) -> bool {
-        self.0.number(BEGUN).load(Ordering::Acquire) != 0
+    /// Whether a call of the current checkout has begun, or had begun when the worker died.
+    pub(crate) fn call_begun(&self) -> bool {
+        self.0.atomic_u32(CALL_BEGUN).load(Ordering::Acquire) != 0
     }
 
-    /// The number of the call that ran last.
+    /// The number of the call that ran last, or `None` if none has run.
     #[cfg(feature = "actors")]
     pub(crate) fn last_call(&self) -> Option<u32> {
-        self.0.number(CALL).load(Ordering::Acquire).checked_sub(1)
+        self.0.atomic_u32(LAST_CALL).load(Ordering::Acquire).checked_sub(1)
     }
 
-    /// Adds a record to the log, in place of the oldest. One thread at a time may do so.
+    /// Appends a log record; it overwrites the oldest bytes. Only one thread at a time may call this.
     pub(crate) fn log(&self, record: &str) {
-        let record = crate::wire::frame::cut(record.replace(['\n', '\r'], " "), LONGEST_RECORD) + "\n";
-        let logged = self.0.number(LOGGED).load(Ordering::Relaxed);
-        let at = logged as usize % LOG_BYTES;
-        let (first, wrapped) = record.as_bytes().split_at(record.len().min(LOG_BYTES - at));
+        let record = crate::wire::frame::cut(record.replace(['\n', '\r'], " "), MAX_RECORD) + "\n";
+        let logged = self.0.atomic_u32(LOG_WRITTEN).load(Ordering::Relaxed);
+        let at = logged as usize % LOG_CAPACITY;
+        let (first, wrapped) = record.as_bytes().split_at(record.len().min(LOG_CAPACITY - at));
         self.0.write(LOG + at, first);
         self.0.write(LOG, wrapped);
-        // At most LONGEST_RECORD and a few.
-        self.0.number(LOGGED).store(logged.wrapping_add(record.len() as u32), Ordering::Release);
+        // At most MAX_RECORD and a few bytes, so the cast loses nothing.
+        self.0.atomic_u32(LOG_WRITTEN).store(logged.wrapping_add(record.len() as u32), Ordering::Release);
     }
 
-    /// The last records, oldest first.
+    /// The last log records, oldest first.
     pub(crate) fn records(&self) -> Vec<String> {
-        let logged = self.0.number(LOGGED).load(Ordering::Acquire) as usize;
-        let count = logged.min(LOG_BYTES);
-        let start = (logged - count) % LOG_BYTES;
+        let logged = self.0.atomic_u32(LOG_WRITTEN).load(Ordering::Acquire) as usize;
+        let count = logged.min(LOG_CAPACITY);
+        let start = (logged - count) % LOG_CAPACITY;
         let mut bytes = Vec::new();
-        self.0.read(LOG + start, count.min(LOG_BYTES - start), &mut bytes);
+        self.0.read(LOG + start, count.min(LOG_CAPACITY - start), &mut bytes);
         self.0.read(LOG, count - bytes.len(), &mut bytes);
         let text = String::from_utf8_lossy(&bytes);
-        // The oldest has lost its beginning.
+        // The beginning of the oldest one is overwritten.
         let whole = if logged > count { text.split_once('\n').map_or("", |(_, rest)| rest) } else { &*text };
         let records: Vec<String> = whole.lines().map(str::to_owned).collect();
-        records[records.len().saturating_sub(MOST_RECORDS)..].to_vec()
+        records[records.len().saturating_sub(MAX_RECORDS)..].to_vec()
     }
 }
 
@@ -163,27 +164,27 @@ mod tests {
     }
 
     #[test]
-    fn what_a_worker_does_is_seen_from_outside() -> rustix::io::Result<()> {
+    fn what_a_worker_does_can_be_read_by_others() -> rustix::io::Result<()> {
         let status_page = status_page()?;
         assert_eq!(
-            (status_page.begun(), status_page.last_call(), status_page.running_since()),
+            (status_page.call_begun(), status_page.last_call(), status_page.running_since()),
             (false, None, None)
         );
-        status_page.write(Doing::Call(0));
+        status_page.set_activity(Activity::Call(0));
         assert!(
-            status_page.begun()
+            status_page.call_begun()
                 && status_page.last_call() == Some(0)
                 && status_page.running_since().is_some()
         );
-        status_page.write(Doing::Nothing);
+        status_page.set_activity(Activity::Idle);
         assert!(
-            status_page.begun()
+            status_page.call_begun()
                 && status_page.last_call() == Some(0)
                 && status_page.running_since().is_none()
         );
-        status_page.write(Doing::Release);
+        status_page.set_activity(Activity::Release);
         assert!(
-            !status_page.begun()
+            !status_page.call_begun()
                 && status_page.last_call() == Some(0)
                 && status_page.running_since().is_some()
         );
@@ -197,24 +198,24 @@ mod tests {
         for number in 0..1000 {
             status_page.log(&format!("record {number}\nof two lines"));
             let records = status_page.records();
-            assert!(records.len() <= MOST_RECORDS);
+            assert!(records.len() <= MAX_RECORDS);
             let first = number + 1 - records.len();
             let expected: Vec<String> =
                 (first..=number).map(|number| format!("record {number} of two lines")).collect();
             assert_eq!(records, expected);
         }
-        status_page.log(&"ä".repeat(LOG_BYTES));
-        assert!(status_page.records().last().is_some_and(|last| last.len() <= LONGEST_RECORD + 10));
+        status_page.log(&"ä".repeat(LOG_CAPACITY));
+        assert!(status_page.records().last().is_some_and(|last| last.len() <= MAX_RECORD + 10));
         Ok(())
     }
 
     #[test]
-    fn a_worker_that_scribbles_over_its_log_harms_nobody() -> rustix::io::Result<()> {
+    fn a_worker_that_overwrites_its_log_with_garbage_harms_no_reader() -> rustix::io::Result<()> {
         let status_page = status_page()?;
-        for logged in [1, LOG_BYTES - 1, LOG_BYTES + 1, 7 * LOG_BYTES + 3, u32::MAX as usize] {
-            status_page.0.write(LOG, &[0xff; LOG_BYTES]);
-            status_page.0.number(LOGGED).store(logged as u32, Ordering::Relaxed);
-            assert!(status_page.records().len() <= MOST_RECORDS, "{logged}");
+        for logged in [1, LOG_CAPACITY - 1, LOG_CAPACITY + 1, 7 * LOG_CAPACITY + 3, u32::MAX as usize] {
+            status_page.0.write(LOG, &[0xff; LOG_CAPACITY]);
+            status_page.0.atomic_u32(LOG_WRITTEN).store(logged as u32, Ordering::Relaxed);
+            assert!(status_page.records().len() <= MAX_RECORDS, "{logged}");
         }
         Ok(())
     }

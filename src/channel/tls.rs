@@ -1,4 +1,4 @@
-//! TLS on a socket: both sides show a certificate, and each checks the other's.
+//! TLS on a socket: both sides present a certificate, and each checks the other's.
 
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
@@ -7,10 +7,10 @@ use rustls::Connection;
 
 use crate::sys::descriptors;
 
-/// Bytes that wait for room in the socket at most; a TLS connection keeps them encrypted.
-const MOST_UNSENT: usize = 256 << 10;
+/// Most encrypted bytes that wait for space in the socket.
+const MAX_UNSENT: usize = 256 << 10;
 
-/// One connection.
+/// A TLS connection, on either side.
 #[derive(Debug)]
 pub(crate) struct Tls {
     connection: Connection,
@@ -18,47 +18,48 @@ pub(crate) struct Tls {
 
 impl Tls {
     pub(crate) fn new(mut connection: Connection) -> Self {
-        connection.set_buffer_limit(Some(MOST_UNSENT));
+        connection.set_buffer_limit(Some(MAX_UNSENT));
         Tls { connection }
     }
 
     pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> io::Result<usize> {
         loop {
-            match self.take_plain(bytes) {
+            match self.read_plaintext(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // A peer that was killed says no farewell; what it said before counts.
+                // A peer that was killed sends no close_notify; what it sent before is valid.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
-                taken => return taken,
+                result => return result,
             }
-            // What the handshake has to say goes first: the peer waits for it.
+            // Messages of the handshake go first, because the peer waits for them.
             match self.flush(socket) {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
                 _ => {}
             }
-            match self.connection.read_tls(&mut Wire(socket)) {
+            match self.connection.read_tls(&mut SocketIo(socket)) {
                 Ok(0) => return Ok(0),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(0),
                 Err(error) => return Err(error),
             }
             if let Err(error) = self.connection.process_new_packets() {
-                // The peer is to know why.
+                // Sends the alert that tells the peer the reason.
                 let _ = self.flush(socket);
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
         }
     }
 
-    fn take_plain(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+    /// Appends decrypted bytes to the spare capacity of `bytes`.
+    fn read_plaintext(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
         let start = bytes.len();
         bytes.resize(bytes.capacity(), 0);
-        let taken = self.connection.reader().read(&mut bytes[start..]);
-        bytes.truncate(start + taken.as_ref().map_or(0, |count| *count));
-        taken
+        let result = self.connection.reader().read(&mut bytes[start..]);
+        bytes.truncate(start + result.as_ref().map_or(0, |count| *count));
+        result
     }
 
     pub(super) fn send(&mut self, socket: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
-        // Room first: nothing is taken as long as there is none.
+        // Makes space first: without it no bytes are accepted.
         match self.flush(socket) {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
             _ => {}
@@ -77,7 +78,7 @@ impl Tls {
 
     pub(super) fn flush(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
         while self.connection.wants_write() {
-            self.connection.write_tls(&mut Wire(socket))?;
+            self.connection.write_tls(&mut SocketIo(socket))?;
         }
         Ok(())
     }
@@ -87,16 +88,16 @@ impl Tls {
     }
 }
 
-/// The socket, as a TLS connection reads and writes it.
-struct Wire<'a>(BorrowedFd<'a>);
+/// The socket as [`Read`] and [`Write`], for the TLS connection.
+struct SocketIo<'a>(BorrowedFd<'a>);
 
-impl Read for Wire<'_> {
+impl Read for SocketIo<'_> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         Ok(descriptors::receive_into(self.0, bytes)?)
     }
 }
 
-impl Write for Wire<'_> {
+impl Write for SocketIo<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         Ok(descriptors::send(self.0, bytes)?)
     }

@@ -1,4 +1,4 @@
-//! The worker's end of its channel, whichever way its bytes move.
+//! The worker's end of its channel, over rings or a socket.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -7,67 +7,72 @@ use super::blocking_channel::WorkerIo;
 use super::doorbell::WorkerDoorbells;
 use super::ring::RingIo;
 use super::socket_layer::SocketLayer;
-use super::status_page::{Doing, StatusPage};
+use super::status_page::{Activity, StatusPage};
 use super::stream::StreamIo;
 use crate::blob::ResultArena;
 
-/// What a worker's end is made of.
+/// The parts of a worker's end, before the worker opens it.
 pub(crate) enum WorkerEnd {
-    /// Rings in shared memory, and the bells that wake.
+    /// Rings in shared memory, and the doorbells that wake a sleeping side.
     Rings { doorbells: WorkerDoorbells, memory: OwnedFd },
-    /// A socket, and memory for the worker's notes alone.
-    Stream { socket: OwnedFd, security: SocketLayer, memory: OwnedFd },
+    /// A socket, and memory for the status page alone.
+    Stream { socket: OwnedFd, socket_layer: SocketLayer, memory: OwnedFd },
 }
 
 impl WorkerEnd {
-    /// The memory in which the worker keeps its notes.
+    /// The memory that holds the worker's status page.
     pub(crate) fn memory(&self) -> &OwnedFd {
         match self {
             WorkerEnd::Rings { memory, .. } | WorkerEnd::Stream { memory, .. } => memory,
         }
     }
 
-    /// The same end, out of the way of descriptors that other code opens and closes by number.
-    pub(crate) fn raised(self, raise: impl Fn(OwnedFd) -> OwnedFd) -> Self {
+    /// Moves the descriptors to numbers that code which closes and opens descriptors by number does not hit.
+    pub(crate) fn with_raised_descriptors(self, raise: impl Fn(OwnedFd) -> OwnedFd) -> Self {
         match self {
             WorkerEnd::Rings { doorbells: WorkerDoorbells { rx, tx }, memory } => {
                 WorkerEnd::Rings { doorbells: WorkerDoorbells { rx: raise(rx), tx: raise(tx) }, memory }
             }
-            WorkerEnd::Stream { socket, security, memory } => {
-                WorkerEnd::Stream { socket: raise(socket), security, memory }
+            WorkerEnd::Stream { socket, socket_layer, memory } => {
+                WorkerEnd::Stream { socket: raise(socket), socket_layer, memory }
             }
         }
     }
 }
 
-/// A worker's end that is in use.
+/// The I/O of a running worker.
 pub(crate) enum AnyWorkerIo {
     Ring(RingIo),
     Stream(StreamIo),
 }
 
 impl AnyWorkerIo {
+    /// Opens the end.
+    ///
     /// # Errors
     ///
-    /// What the system said of its memory.
+    /// The system's error, or `INVAL` if the memory is too short or not sealed against shrinking.
     pub(crate) fn open(end: WorkerEnd) -> io::Result<Self> {
         Ok(match end {
             WorkerEnd::Rings { doorbells, memory } => AnyWorkerIo::Ring(RingIo::open(&memory, doorbells)?),
-            WorkerEnd::Stream { socket, security, memory } => {
-                AnyWorkerIo::Stream(StreamIo::new(socket, security, StatusPage::open_all(memory.as_fd())?))
-            }
+            WorkerEnd::Stream { socket, socket_layer, memory } => AnyWorkerIo::Stream(StreamIo::new(
+                socket,
+                socket_layer,
+                StatusPage::open_all(memory.as_fd())?,
+            )),
         })
     }
 
-    /// Another link to the same host, for what is said in the middle of something. Each says whole frames.
-    pub(crate) fn twin(&self) -> Self {
+    /// Returns another handle on the same channel, for frames that are sent in the middle of a call. Each handle sends
+    /// whole frames.
+    pub(crate) fn duplicate(&self) -> Self {
         match self {
-            AnyWorkerIo::Ring(io) => AnyWorkerIo::Ring(io.twin()),
-            AnyWorkerIo::Stream(io) => AnyWorkerIo::Stream(io.twin()),
+            AnyWorkerIo::Ring(io) => AnyWorkerIo::Ring(io.duplicate()),
+            AnyWorkerIo::Stream(io) => AnyWorkerIo::Stream(io.duplicate()),
         }
     }
 
-    /// Where this worker keeps large results, if it has such a place.
+    /// Returns this worker's memory for large results, if it has any.
     pub(crate) fn result_arena(&self) -> Option<ResultArena> {
         match self {
             AnyWorkerIo::Ring(io) => io.result_arena(),
@@ -75,7 +80,7 @@ impl AnyWorkerIo {
         }
     }
 
-    /// Where this worker notes what it does.
+    /// Returns this worker's status page.
     pub(crate) fn status_page(&self) -> StatusPage {
         match self {
             AnyWorkerIo::Ring(io) => io.status_page(),
@@ -99,10 +104,10 @@ impl WorkerIo for AnyWorkerIo {
         }
     }
 
-    fn note(&self, doing: Doing) {
+    fn set_activity(&self, activity: Activity) {
         match self {
-            AnyWorkerIo::Ring(io) => io.note(doing),
-            AnyWorkerIo::Stream(io) => io.note(doing),
+            AnyWorkerIo::Ring(io) => io.set_activity(activity),
+            AnyWorkerIo::Stream(io) => io.set_activity(activity),
         }
     }
 }

@@ -1,163 +1,168 @@
-//! The options of a pool: plain values, their defaults with the reason, and what is impossible.
+//! The options of pools and servers: plain values, their defaults with the reason, and which values are refused.
 
 mod server;
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-pub use server::{DEFAULT_MAX_CLIENTS, ServerOptions};
+pub use server::ServerOptions;
 
-/// Workers a pool keeps and grows to, unless told otherwise: one to work and one in reserve, and as many as a
-/// small machine can hold.
-pub const DEFAULT_WORKERS: RangeInclusive<usize> = 2..=20;
+/// Workers that a pool keeps and grows to: one at work and one in reserve, and as many as a small machine can hold.
+pub(crate) const DEFAULT_WORKERS: RangeInclusive<usize> = 2..=20;
 
-/// Full clock of one call, unless told otherwise: longer than any healthy request, shorter than a user waits.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time limit of one call: longer than any healthy request, shorter than a user waits.
+pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Longest set-up, unless told otherwise: one that takes longer hangs, and would keep its place for ever.
-pub const DEFAULT_SETUP_TIMEOUT: Duration = Duration::from_secs(60);
+/// Time limit of a set-up: one that takes longer hangs, and would occupy its worker for ever.
+pub(crate) const DEFAULT_SETUP_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Longest time that one call may run, whatever its own clock says, unless told otherwise: longer than any call that
-/// somebody waits for.
-pub const DEFAULT_HUNG_WORKER_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+/// Longest run of one call, whatever its own limit: longer than anyone waits for an answer.
+pub(crate) const DEFAULT_HUNG_WORKER_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 
-/// How far back quarantine looks, and how long it lasts, unless told otherwise.
-pub const DEFAULT_KILL_WINDOW: Duration = Duration::from_secs(60);
+/// How far back quarantine looks, and how long it lasts.
+pub(crate) const DEFAULT_KILL_WINDOW: Duration = Duration::from_secs(60);
 
-/// How long a worker above the fewest may be idle, unless told otherwise: longer than the pause between two
-/// waves of requests, short enough that a surge does not keep its memory.
-pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a worker above the minimum may be idle: longer than the pause between two waves of requests, short enough
+/// that a surge does not keep its memory.
+pub(crate) const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Largest encoded message or reply, in bytes, unless told otherwise: 64 MiB and room for the field lengths
-/// of a value around them.
-pub const DEFAULT_MAX_PAYLOAD: usize = (64 << 20) + (64 << 10);
+/// Largest encoded message or reply, in bytes: 64 MiB, and space for the lengths of the fields around them.
+pub(crate) const DEFAULT_MAX_PAYLOAD: usize = (64 << 20) + (64 << 10);
 
-/// Bytes that the blobs of a pool's calls may have together, and those of each worker's results, unless told otherwise: room
-/// for one of the largest that are worth sending. Memory is taken only as they are made.
-pub const DEFAULT_BLOB_MEMORY: usize = 1 << 30;
+/// Bytes for the blobs of a pool's calls, and for those of each worker's results: enough for one of the largest that
+/// are worth sending. Memory is taken only as blobs are made.
+pub(crate) const DEFAULT_BLOB_MEMORY: usize = 1 << 30;
 
-/// Most of it that a pool may have, in bytes: each worker takes as much of the application's address space.
-pub const MOST_BLOB_MEMORY: usize = 64 << 30;
+/// Largest `blob_memory`, in bytes: each worker takes as much of the application's address space.
+pub(crate) const MAX_BLOB_MEMORY: usize = 64 << 30;
 
-/// Most a pool may allow, in bytes: a frame's length is 32 bits, and its envelope needs some.
-pub const MOST_PAYLOAD: usize = (u32::MAX as usize) - (64 << 10);
+/// Largest `max_payload`, in bytes: a frame's length is 32 bits, and its header needs some of them.
+pub(crate) const MAX_PAYLOAD: usize = (u32::MAX as usize) - (64 << 10);
 
-/// Longest `hung_worker_timeout` that a pool may have: the guard's clock counts milliseconds in 32 bits, and half of
-/// them are for times that have passed.
-pub const LONGEST_HUNG_WORKER_TIMEOUT: Duration = Duration::from_secs(20 * 24 * 60 * 60);
+/// Longest `hung_worker_timeout`: the watchdog's clock counts milliseconds in 32 bits, half of which stand for times
+/// that have passed.
+pub(crate) const MAX_HUNG_WORKER_TIMEOUT: Duration = Duration::from_secs(20 * 24 * 60 * 60);
 
-/// Longest name of a pool, in bytes; `ps` shows the beginning of it.
-pub const LONGEST_NAME: usize = 64;
+/// Longest name of a pool or server, in bytes; `ps` shows the beginning of it.
+pub(crate) const MAX_NAME: usize = 64;
 
-/// How long to wait before another attempt after workers ended early.
+/// How long a pool waits before it replaces workers that ended early, or starts a fork server again.
 ///
-/// The wait starts at `first` and doubles up to `most`; each is changed by up to `jitter` of itself either
-/// way, so that pools that failed together do not retry together. The first worker that
-/// becomes ready resets it, if it was asked for after the last early end.
+/// The first wait is `first`, and each further one is twice as long, up to `most`. Each is changed at random by up to
+/// `jitter` of itself either way, so that pools that failed together do not retry together. The first worker that
+/// becomes ready resets the wait, if it was requested after the last early end.
+///
+/// ```
+/// use std::time::Duration;
+/// use forkpool::Backoff;
+///
+/// let backoff = Backoff::new().first(Duration::from_millis(10)).most(Duration::from_secs(1));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+#[must_use = "a backoff has an effect once it is given to PoolBuilder::restart"]
 pub struct Backoff {
-    /// The first wait; default 100 ms.
+    /// The first wait. Default: 100 ms.
     pub first: Duration,
-    /// The longest wait; default 5 s.
+    /// The longest wait, at most a day. Default: 5 s.
     pub most: Duration,
-    /// The part of a wait by which chance may change it, 0 to 1; default 0.2.
+    /// The part of a wait by which it is changed at random, 0 to 1. Default: 0.2.
     pub jitter: f64,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5), jitter: 0.2 }
+        Backoff::new()
     }
 }
 
 impl Backoff {
-    /// The wait before attempt number `streak` (from 1), `chance` being between 0 and 1.
-    pub fn wait(&self, streak: u32, chance: f64) -> Duration {
+    /// Returns the default: 100 ms doubling to 5 s, each wait changed by up to 20 % either way.
+    pub const fn new() -> Self {
+        Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5), jitter: 0.2 }
+    }
+
+    /// Sets the first wait; it must be above zero and at most as long as [`most`](Self::most).
+    pub const fn first(self, first: Duration) -> Self {
+        Backoff { first, ..self }
+    }
+
+    /// Sets the longest wait, at most a day.
+    pub const fn most(self, most: Duration) -> Self {
+        Backoff { most, ..self }
+    }
+
+    /// Sets the part of a wait by which it is changed at random, 0 to 1.
+    pub const fn jitter(self, jitter: f64) -> Self {
+        Backoff { jitter, ..self }
+    }
+
+    /// Returns the wait before attempt number `streak` (from 1); `random` lies between 0 and 1.
+    #[cfg(feature = "actors")]
+    pub(crate) fn wait(&self, streak: u32, random: f64) -> Duration {
         let doublings = streak.saturating_sub(1).min(31);
         let wait = self.first.saturating_mul(1 << doublings).min(self.most);
-        wait.mul_f64(1.0 + self.jitter * (2.0 * chance.clamp(0.0, 1.0) - 1.0))
+        wait.mul_f64(1.0 + self.jitter * (2.0 * random.clamp(0.0, 1.0) - 1.0))
     }
 }
 
-/// What becomes of a call that runs when its requester gives it up, by dropping the future that it waits with.
+/// What becomes of a running call when its requester drops the future that it waits with.
 ///
-/// One that waits in its queue is never run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// A call that is still queued then never runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum OnCancel {
-    /// It may finish, and its answer is dropped. The checkout goes on.
+    /// The call may finish, and its answer is dropped. The checkout goes on.
     #[default]
     Finish,
-    /// Its worker is killed, and calls behind it on the same checkout are answered with
-    /// [`Cleared`](crate::FailureKind::Cleared), later ones with [`Cancelled`](crate::FailureKind::Cancelled).
+    /// The worker is killed. Calls behind it on the same checkout are answered
+    /// [`Cleared`](crate::FailureKind::Cleared), later ones [`Cancelled`](crate::FailureKind::Cancelled).
     Kill,
 }
 
-/// How messages and replies travel between the application and its workers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How messages and replies travel between the application and its workers on the same machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Transport {
-    /// Through memory that both share, 516 KiB for each worker; a short wait is spun through where there are processors
-    /// enough.
+    /// Through shared memory, 516 KiB for each worker. Where there are enough processors, both sides spin through
+    /// short waits.
     #[default]
     SharedMemory,
-    /// Over a socket: a system call for each message, and a wake. It takes no memory worth mentioning and never spins.
+    /// Over a socket: one system call and one wake for each message. It takes little memory and never spins.
     Socket,
 }
 
-/// All options of a pool.
+/// All options of a pool; [`PoolBuilder`](crate::PoolBuilder) documents each.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Options {
-    /// The pool's name in `ps`, failures and logs.
-    pub name: String,
-    /// Fewest and most worker processes.
-    pub workers: RangeInclusive<usize>,
-    /// Workers that are kept beside those in use, as long as any is.
-    pub spare_workers: usize,
-    /// Most checkouts that may wait; `None` is no limit.
-    pub max_waiting: Option<usize>,
-    /// Full clock of one call; `None` is no limit.
-    pub timeout: Option<Duration>,
-    /// Longest wait for a worker alone; `None` leaves it to `timeout`.
-    pub wait_timeout: Option<Duration>,
-    /// Longest set-up of a worker; `None` is no limit.
-    pub setup_timeout: Option<Duration>,
-    /// Longest time that one call may run, whatever its own clock says; `None` is no limit.
-    pub hung_worker_timeout: Option<Duration>,
-    /// How long a worker that is to be killed for its call gets to end by itself; `None` kills it at once.
-    pub kill_grace: Option<Duration>,
-    /// How long a checkout may hold a worker with nothing to run; `None` is no limit.
-    pub idle_checkout_timeout: Option<Duration>,
-    /// What becomes of a call that runs when its requester gives it up.
-    pub on_cancel: OnCancel,
-    /// Workers that the same call may end within `kill_window` before it is refused; `None` is no limit.
-    pub max_kills: Option<u32>,
-    /// How far back `max_kills` looks, and how long a call is refused.
-    pub kill_window: Duration,
-    /// How long a worker above the fewest may be idle before it retires; `None` keeps it.
-    pub idle_timeout: Option<Duration>,
-    /// Checkouts after which a worker is replaced; `None` is no limit.
-    pub max_checkouts: Option<u64>,
-    /// Age at which a worker is replaced once it is free; `None` is no limit.
-    pub max_age: Option<Duration>,
-    /// Private memory in bytes above which a worker is replaced at release; `None` is no limit.
-    pub max_memory: Option<u64>,
-    /// Bytes of data beyond which a worker's allocations fail; `None` is no limit.
-    pub memory_limit: Option<u64>,
-    /// Largest encoded message or reply, in bytes.
-    pub max_payload: usize,
-    /// Bytes that the blobs of calls may have together, and those of each worker's results.
-    pub blob_memory: usize,
-    /// Whether a worker is kept after a checkout that saw an error.
-    pub keep_after_error: bool,
-    /// Waits after workers that ended early.
-    pub restart: Backoff,
-    /// How messages and replies travel.
-    pub transport: Transport,
+pub(crate) struct Options {
+    pub(crate) name: String,
+    pub(crate) workers: RangeInclusive<usize>,
+    pub(crate) spare_workers: usize,
+    pub(crate) max_waiting: Option<usize>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) wait_timeout: Option<Duration>,
+    pub(crate) setup_timeout: Option<Duration>,
+    pub(crate) hung_worker_timeout: Option<Duration>,
+    pub(crate) kill_grace: Option<Duration>,
+    pub(crate) idle_checkout_timeout: Option<Duration>,
+    pub(crate) on_cancel: OnCancel,
+    pub(crate) max_kills: Option<u32>,
+    pub(crate) kill_window: Duration,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) max_checkouts: Option<u64>,
+    pub(crate) max_lifetime: Option<Duration>,
+    pub(crate) max_memory: Option<u64>,
+    pub(crate) memory_limit: Option<u64>,
+    pub(crate) max_payload: usize,
+    pub(crate) blob_memory: usize,
+    pub(crate) keep_after_error: bool,
+    pub(crate) restart: Backoff,
+    pub(crate) transport: Transport,
 }
 
 impl Options {
-    /// The defaults, under a name.
-    pub fn named(name: impl Into<String>) -> Self {
+    /// Returns the defaults, under a name.
+    pub(crate) fn named(name: impl Into<String>) -> Self {
         Options {
             name: name.into(),
             workers: DEFAULT_WORKERS,
@@ -174,7 +179,7 @@ impl Options {
             kill_window: DEFAULT_KILL_WINDOW,
             idle_timeout: Some(DEFAULT_IDLE_TIMEOUT),
             max_checkouts: None,
-            max_age: None,
+            max_lifetime: None,
             max_memory: None,
             memory_limit: None,
             max_payload: DEFAULT_MAX_PAYLOAD,
@@ -185,12 +190,12 @@ impl Options {
         }
     }
 
-    /// Refuses what cannot work.
+    /// Refuses values that cannot work.
     ///
     /// # Errors
     ///
-    /// [`OptionError`], with the name of the first impossible option, its value and what is possible.
-    pub fn validate(&self) -> Result<(), OptionError> {
+    /// [`OptionError`] for the first impossible option.
+    pub(crate) fn validate(&self) -> Result<(), OptionError> {
         self.validate_name()?;
         self.validate_counts()?;
         self.validate_durations()?;
@@ -200,13 +205,13 @@ impl Options {
     fn validate_name(&self) -> Result<(), OptionError> {
         let value = || format!("{:?}", self.name);
         if self.name.is_empty() {
-            return Err(OptionError::new("name", value(), "a pool needs a name that is not empty"));
+            return Err(OptionError::new("name", value(), "it must not be empty"));
         }
-        if self.name.len() > LONGEST_NAME {
-            return Err(OptionError::new("name", value(), "at most 64 bytes are possible"));
+        if self.name.len() > MAX_NAME {
+            return Err(OptionError::new("name", value(), "it must have at most 64 bytes"));
         }
         if self.name.chars().any(|char| char.is_control() || char == '/') {
-            return Err(OptionError::new("name", value(), "neither '/' nor control characters are possible"));
+            return Err(OptionError::new("name", value(), "it must not contain '/' or control characters"));
         }
         Ok(())
     }
@@ -215,10 +220,10 @@ impl Options {
         let (least, most) = (*self.workers.start(), *self.workers.end());
         let workers = format!("{least}..={most}");
         if most == 0 {
-            return Err(OptionError::new("workers", workers, "the most must be at least 1"));
+            return Err(OptionError::new("workers", workers, "the maximum must be at least 1"));
         }
         if least > most {
-            return Err(OptionError::new("workers", workers, "the fewest may not exceed the most"));
+            return Err(OptionError::new("workers", workers, "the minimum must not exceed the maximum"));
         }
         let counts = [
             ("max_waiting", self.max_waiting.map(|count| count as u64)),
@@ -231,13 +236,13 @@ impl Options {
         if let Some((option, _)) = counts.into_iter().find(|(_, count)| *count == Some(0)) {
             return Err(OptionError::new(option, "0".to_owned(), "it must be at least 1"));
         }
-        if self.max_payload > MOST_PAYLOAD {
+        if self.max_payload > MAX_PAYLOAD {
             let value = self.max_payload.to_string();
-            return Err(OptionError::new("max_payload", value, "at most 4294901759 bytes are possible"));
+            return Err(OptionError::new("max_payload", value, "it must be at most 4294901759 bytes"));
         }
-        if self.blob_memory > MOST_BLOB_MEMORY {
+        if self.blob_memory > MAX_BLOB_MEMORY {
             let value = self.blob_memory.to_string();
-            return Err(OptionError::new("blob_memory", value, "at most 68719476736 bytes are possible"));
+            return Err(OptionError::new("blob_memory", value, "it must be at most 68719476736 bytes"));
         }
         Ok(())
     }
@@ -252,14 +257,14 @@ impl Options {
             ("idle_checkout_timeout", self.idle_checkout_timeout),
             ("kill_window", Some(self.kill_window)),
             ("idle_timeout", self.idle_timeout),
-            ("max_age", self.max_age),
+            ("max_lifetime", self.max_lifetime),
         ];
         if let Some((option, _)) = durations.into_iter().find(|(_, limit)| *limit == Some(Duration::ZERO)) {
             return Err(OptionError::zero_duration(option));
         }
-        match self.hung_worker_timeout.filter(|limit| *limit > LONGEST_HUNG_WORKER_TIMEOUT) {
+        match self.hung_worker_timeout.filter(|limit| *limit > MAX_HUNG_WORKER_TIMEOUT) {
             Some(limit) => {
-                let rule = "at most 20 days are possible, or None for none";
+                let rule = "it must be at most 20 days, or None for no limit";
                 Err(OptionError::new("hung_worker_timeout", format!("{limit:?}"), rule))
             }
             None => Ok(()),
@@ -273,7 +278,7 @@ impl Options {
             return Err(OptionError::new(
                 "restart",
                 value,
-                "first must be above zero and at most as long as most",
+                "first must be above zero and not longer than most",
             ));
         }
         if most > Duration::from_secs(24 * 60 * 60) {
@@ -286,7 +291,9 @@ impl Options {
     }
 }
 
-/// An option with a value that cannot work.
+/// An option has a value that cannot work, or has no meaning where it is set.
+///
+/// It prints the option's name, the value and the rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("option {option} cannot be {value}: {rule}")]
 pub struct OptionError {
@@ -301,10 +308,10 @@ impl OptionError {
     }
 
     pub(crate) fn zero_duration(option: &'static str) -> Self {
-        OptionError::new(option, "0ns".to_owned(), "it must be longer than zero, or None for none")
+        OptionError::new(option, "0ns".to_owned(), "it must be longer than zero, or None for no limit")
     }
 
-    /// The option's name, as its builder method is called.
+    /// Returns the option's name, which is that of its builder method.
     pub fn option(&self) -> &'static str {
         self.option
     }
@@ -322,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn chance_changes_a_wait_by_its_part_at_most() {
+    fn jitter_changes_a_wait_by_its_part_at_most() {
         let backoff = Backoff::default();
         assert_eq!(backoff.wait(1, 0.0), Duration::from_millis(80));
         assert_eq!(backoff.wait(1, 1.0), Duration::from_millis(120));
@@ -341,7 +348,7 @@ mod tests {
             ("max_checkouts", "0", |options| options.max_checkouts = Some(0)),
             ("max_memory", "0", |options| options.max_memory = Some(0)),
             ("max_payload", "0", |options| options.max_payload = 0),
-            ("blob_memory", "68719476737", |options| options.blob_memory = MOST_BLOB_MEMORY + 1),
+            ("blob_memory", "68719476737", |options| options.blob_memory = MAX_BLOB_MEMORY + 1),
             ("timeout", "0ns", |options| options.timeout = Some(Duration::ZERO)),
             ("wait_timeout", "0ns", |options| options.wait_timeout = Some(Duration::ZERO)),
             ("setup_timeout", "0ns", |options| options.setup_timeout = Some(Duration::ZERO)),
@@ -357,7 +364,7 @@ mod tests {
                 options.idle_checkout_timeout = Some(Duration::ZERO);
             }),
             ("kill_window", "0ns", |options| options.kill_window = Duration::ZERO),
-            ("max_age", "0ns", |options| options.max_age = Some(Duration::ZERO)),
+            ("max_lifetime", "0ns", |options| options.max_lifetime = Some(Duration::ZERO)),
             ("restart", "0ns to 5s ±0.2", |options| options.restart.first = Duration::ZERO),
         ];
         for (option, value, spoil) in table {

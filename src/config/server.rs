@@ -1,31 +1,30 @@
-//! The options of a server that is a program of its own.
+//! The options of a standalone server.
 
 use std::time::Duration;
 
-use super::{LONGEST_NAME, OptionError};
+use super::{MAX_NAME, OptionError};
 
-/// Applications that a server works for at a time, unless told otherwise: far more than a machine has, few enough that
-/// their control channels do not use up its descriptors.
-pub const DEFAULT_MAX_CLIENTS: usize = 512;
+/// Pools that a server serves at a time: far more than a machine has, few enough that their control channels do not use
+/// up its descriptors.
+pub(crate) const DEFAULT_MAX_CLIENTS: usize = 512;
 
-/// All options of a server.
+/// All options of a standalone server; [`Server`](crate::Server) documents each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerOptions {
-    /// The server's name in `ps` and logs; `None` leaves it the name of its program.
+    /// The server's name in `ps` and logs; `None` is the name of its program.
     pub name: Option<String>,
-    /// The group whose members may connect to its Unix sockets, by number; `None` is nobody but the server's own user
-    /// and root.
+    /// The group whose members may connect to its Unix sockets, by number, beside the server's own user and root.
     pub group: Option<u32>,
-    /// Whether a server that listens at the same addresses is replaced.
+    /// Whether to replace a server that listens at the same addresses.
     pub take_over: bool,
-    /// Whether plain TCP, on which nobody shows who it is, may be listened at beyond this machine.
+    /// Whether the server may listen on plain TCP, which authenticates no one, beyond the loopback.
     pub unauthenticated_beyond_loopback: bool,
-    /// How long workers may finish what they do after SIGTERM; `None` is no limit.
+    /// How long workers may finish their calls after SIGTERM; `None` is no limit.
     pub drain_timeout: Option<Duration>,
-    /// Most workers of all clients together; `None` is no limit.
+    /// Maximum of workers of all clients together; `None` is no limit.
     pub max_workers: Option<usize>,
-    /// Most clients, one for each pool.
+    /// Maximum of clients, one for each pool.
     pub max_clients: usize,
 }
 
@@ -44,18 +43,18 @@ impl Default for ServerOptions {
 }
 
 impl ServerOptions {
-    /// Refuses what cannot work.
+    /// Refuses values that cannot work.
     ///
     /// # Errors
     ///
-    /// [`OptionError`], with the name of the first impossible option, its value and what is possible.
-    pub fn validate(&self) -> Result<(), OptionError> {
+    /// [`OptionError`] for the first impossible option.
+    pub(crate) fn validate(&self) -> Result<(), OptionError> {
         if let Some(name) = &self.name {
             let is_possible = !name.is_empty()
-                && name.len() <= LONGEST_NAME
+                && name.len() <= MAX_NAME
                 && !name.chars().any(|char| char.is_control() || char == '/');
             if !is_possible {
-                let rule = "1 to 64 bytes without '/' and control characters are possible";
+                let rule = "it must have 1 to 64 bytes, without '/' and control characters";
                 return Err(OptionError::new("name", format!("{name:?}"), rule));
             }
         }

@@ -1,26 +1,27 @@
-//! How deep a chain of causes may be. Each link is decoded within the one before, and dropped so: a worker that
-//! sends a chain of millions, two bytes for each, must not exhaust the stack of whoever decodes it.
+//! The limit on the length of a chain of causes. A chain is decoded and dropped recursively, and a cause takes two bytes
+//! when encoded. Without a limit a worker could send a chain of millions and overflow the stack of the process that
+//! decodes it.
 
 use std::cell::Cell;
 
-/// Most links of a chain of causes that are kept or decoded; nobody reads further.
-pub(super) const DEEPEST: usize = 32;
+/// The largest number of causes in a chain. Longer chains of texts are cut; encoded chains that are longer are rejected.
+pub(super) const MAX_CHAIN: usize = 32;
 
 thread_local! {
     static DEPTH: Cell<usize> = const { Cell::new(0) };
 }
 
-/// One link that is being decoded.
+/// Counts one cause that is being decoded on this thread, until it is dropped.
 pub(super) struct DepthGuard;
 
 impl DepthGuard {
-    /// One level further down.
+    /// Goes one level deeper.
     ///
     /// # Errors
     ///
-    /// A text for whoever decodes, below the deepest.
+    /// A decoding error at the largest depth; the depth is unchanged then.
     pub(super) fn enter<E: serde::de::Error>() -> Result<Self, E> {
-        if DEPTH.get() >= DEEPEST {
+        if DEPTH.get() >= MAX_CHAIN {
             return Err(E::custom("a chain of causes is too long"));
         }
         DEPTH.set(DEPTH.get() + 1);

@@ -1,29 +1,31 @@
-//! What dead, panicked and stillborn workers leave behind.
+//! What is known about a worker that exited, panicked or could not be set up.
 
 use std::error::Error;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::bounded_chain::{DEEPEST, DepthGuard};
+use super::bounded_chain::{DepthGuard, MAX_CHAIN};
 
-/// How a worker process ended.
+/// How a worker process ended, as its parent process learned it from waitid(2).
+///
+/// `Display` prints it as a phrase: `exited with status 3`, `killed by SIGSEGV (core dumped)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Ending {
-    /// It ended itself.
+    /// The process exited by itself.
     Exited {
-        /// Its exit status, 0 to 255.
+        /// The exit status, 0 to 255.
         code: i32,
     },
-    /// A signal ended it.
+    /// A signal terminated the process.
     Signaled {
-        /// The signal's number; [`Ending`] prints its name.
+        /// The number of the signal. `Display` prints the name of a common signal, and the number of any other.
         signal: i32,
         /// Whether the kernel wrote a core file.
         core_dumped: bool,
     },
-    /// Nobody was left to tell: its fork server had died before it.
+    /// The exit status is unknown: the fork server, which alone could have collected it, had died before the worker.
     Unknown,
 }
 
@@ -38,7 +40,7 @@ impl fmt::Display for Ending {
                 }
                 f.write_str(if core_dumped { " (core dumped)" } else { "" })
             }
-            Ending::Unknown => f.write_str("ended in a way nobody saw"),
+            Ending::Unknown => f.write_str("ended with an unknown exit status"),
         }
     }
 }
@@ -67,32 +69,37 @@ fn signal_name(signal: i32) -> Option<&'static str> {
     })
 }
 
-/// What ended a worker for its memory.
+/// Why a worker is believed to have died for its use of memory.
+///
+/// It is an inference and no proof; see the variants for what it rests on. `Display` prints it as a phrase: `at its
+/// memory_limit of 64.0 MiB`, `by the kernel's out-of-memory killer`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum MemoryVerdict {
-    /// An allocation failed at the pool's own `memory_limit`.
+    /// The pool has a `memory_limit`, and the worker reported on its standard error, shortly before it died, that an
+    /// allocation had failed.
     OwnLimit {
-        /// The limit, in bytes.
+        /// The `memory_limit` of the pool, in bytes.
         limit: u64,
     },
-    /// The kernel's out-of-memory killer was at work when this worker was killed.
+    /// SIGKILL ended the worker, its memory was large, and the kernel's count of processes killed by the out-of-memory
+    /// killer had risen.
     OutOfMemoryKiller,
 }
 
 impl fmt::Display for MemoryVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            MemoryVerdict::OwnLimit { limit } => write!(f, "at its memory_limit of {}", Bytes(limit)),
+            MemoryVerdict::OwnLimit { limit } => write!(f, "at its memory_limit of {}", ByteSize(limit)),
             MemoryVerdict::OutOfMemoryKiller => f.write_str("by the kernel's out-of-memory killer"),
         }
     }
 }
 
-/// A number of bytes, for people.
-pub(super) struct Bytes(pub(super) u64);
+/// Prints a number of bytes with a unit, to one decimal place.
+pub(super) struct ByteSize(pub(super) u64);
 
-impl fmt::Display for Bytes {
+impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             bytes @ 0..1024 => write!(f, "{bytes} bytes"),
@@ -103,20 +110,22 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// What a panic in a worker said.
+/// A panic of a handler or of `setup` in a worker.
+///
+/// `Display` prints one line: the first line of the message that is not empty, and the location.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PanicReport {
-    /// The panic's own text.
+    /// The text of the panic; a fixed text if the panic's payload was not a string.
     pub message: String,
-    /// `file:line:column`, where it is known.
+    /// The source location, as `file:line:column`, if it is known.
     pub location: Option<String>,
-    /// The stack at the panic, as text.
+    /// The stack at the panic, a text of several lines, at most 32 KiB. It is empty if no backtrace was captured.
     pub backtrace: String,
 }
 
 impl fmt::Display for PanicReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // One line, whatever the panic said.
+        // One line, also if the message has several.
         let mut lines = self.message.lines();
         let message = lines.find(|line| !line.trim().is_empty()).unwrap_or("a panic without a message");
         match &self.location {
@@ -126,27 +135,31 @@ impl fmt::Display for PanicReport {
     }
 }
 
-/// Why a worker could not be set up, as its chain of texts, outermost first.
+/// Why `setup` or `preload` failed: the text of an error, followed by the texts of its sources, outermost first.
 ///
-/// Every standard error converts into it, so `?` works in `setup` and `preload`. A text is no error: that is
-/// `Err(SetupError::new("no database"))`.
+/// Every type that implements [`std::error::Error`] converts into it, so `?` works in `setup` and `preload`. For a
+/// plain text use [`SetupError::new`]: `Err(SetupError::new("no database"))`.
+///
+/// It does not implement `Error` itself, because that would conflict with the conversion. The caller gets it as a
+/// [`Failure`](crate::Failure) of the kind [`Setup`](crate::FailureKind::Setup), whose
+/// [`source`](std::error::Error::source) chain has the outermost six of these texts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetupError {
     chain: Vec<String>,
 }
 
 impl SetupError {
-    /// An error of this text.
+    /// Creates an error with this text and no sources.
     pub fn new(text: impl Into<String>) -> Self {
         SetupError { chain: vec![text.into()] }
     }
 
-    /// The same within a bound: a chain may be of any length, and it travels.
+    /// Keeps the outermost `texts` texts and shortens each of them with `cut`, so that the error fits into a message.
     pub(crate) fn cut(self, texts: usize, cut: impl Fn(String) -> String) -> Self {
         SetupError { chain: self.chain.into_iter().take(texts).map(cut).collect() }
     }
 
-    /// The texts from the outermost error to its innermost source.
+    /// Returns the texts, from the outermost error to its innermost source.
     pub fn chain(&self) -> &[String] {
         &self.chain
     }
@@ -168,7 +181,7 @@ fn texts(error: &dyn Error) -> Vec<String> {
     chain
 }
 
-/// One link of a chain of causes that came from another process as texts.
+/// One error of a chain of causes that came from another process as texts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Cause {
     text: String,
@@ -176,8 +189,9 @@ pub(super) struct Cause {
 }
 
 impl Cause {
+    /// Converts texts to a chain, outermost first; `None` without texts. Texts beyond the limit are dropped.
     pub(super) fn chain(texts: &[String]) -> Option<Box<Cause>> {
-        let kept = texts.iter().take(DEEPEST - 1).rev();
+        let kept = texts.iter().take(MAX_CHAIN - 1).rev();
         kept.fold(None, |next, text| Some(Box::new(Cause { text: text.clone(), next })))
     }
 }
@@ -185,12 +199,12 @@ impl Cause {
 impl<'de> Deserialize<'de> for Cause {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        struct Link {
+        struct Fields {
             text: String,
             next: Option<Box<Cause>>,
         }
         let _level = DepthGuard::enter()?;
-        Link::deserialize(deserializer).map(|Link { text, next }| Cause { text, next })
+        Fields::deserialize(deserializer).map(|Fields { text, next }| Cause { text, next })
     }
 }
 

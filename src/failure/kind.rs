@@ -1,50 +1,76 @@
-//! The closed list of ways in which a call can fail.
+//! The kinds of failures.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// What kind of failure answered a call.
+/// Why a call failed. [`Failure::kind`](crate::Failure::kind) returns it.
+///
+/// A kind below that "ends the checkout" means that the worker is not used again and that every later call on the
+/// checkout is answered at once with a clone of the failure. Calls that were already queued on the checkout get
+/// `Cleared`. Messages to the pool do not affect each other.
+///
+/// `Display` prints the name in lower case, the same that logs use: `timeout`, `no server`. A kind is serialized as that
+/// name; an unknown name deserializes as [`Other`](Self::Other).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureKind {
-    /// The handler's own error, made with [`Failure::task`](crate::Failure::task).
+    /// The handler returned an error: one made with [`Failure::task`](crate::Failure::task), or, in a failure that an
+    /// error context gets, an error of the user's own type.
+    ///
+    /// The checkout goes on with the same worker, which is replaced when it is released unless it is kept
+    /// (`keep_after_error`).
     Task,
-    /// The handler panicked; its worker was replaced.
+    /// The handler panicked; [`panic`](crate::Failure::panic) has the report. The worker is replaced, and the checkout
+    /// ends.
     Panic,
-    /// No worker could be set up; a later call tries again.
+    /// No worker could be set up: `setup` or `preload` returned an error, panicked, took longer than `setup_timeout`,
+    /// or ended its process, or the fork failed.
+    ///
+    /// The checkout goes on; a later call asks for a worker again.
     Setup,
-    /// The call's clock ran out; a worker that was running it was killed.
+    /// A time limit passed: `timeout` or the call's own limit, `wait_timeout`, or `idle_checkout_timeout`.
+    /// [`phase`](crate::Failure::phase) and [`limit`](crate::Failure::limit) have the details.
+    ///
+    /// A worker that was running the call is killed. The checkout ends.
     Timeout,
-    /// The hung-worker guard ended the call: it ran for longer than `hung_worker_timeout`.
+    /// The call ran for longer than `hung_worker_timeout`, and the watchdog of the fork server killed its worker. The
+    /// checkout ends.
     Hung,
-    /// The worker process ended during the call, or closed its channel.
+    /// The worker process ended during the call or while the checkout held it, or the worker closed its channel and was
+    /// killed. [`ending`](crate::Failure::ending) has the exit status or the signal. The checkout ends.
     Died,
-    /// The requester aborted its checkout.
+    /// The caller sent `Abort` to its checkout, or the actix system ended; the text has the reason. The worker is
+    /// killed, and the checkout ends. Queued calls get this failure too.
     Aborted,
-    /// The worker sent what no worker may send; it was killed.
+    /// The worker sent bytes that break the protocol, and was killed. The checkout ends.
     Protocol,
-    /// The call was not run because one before it on the same checkout failed.
+    /// The call was not run, because a call before it on the same checkout failed;
+    /// [`source`](std::error::Error::source) is that failure, if there is one.
     Cleared,
-    /// Its requester gave it up while it ran, and [`OnCancel::Kill`](crate::config::OnCancel::Kill) was agreed; later
-    /// calls on the same checkout are told so.
+    /// The caller of a running call dropped its future, with [`OnCancel::Kill`](crate::config::OnCancel::Kill) set. The
+    /// worker was killed, and the checkout ends: later calls on it get this failure.
     Cancelled,
-    /// The message or the reply could not be encoded or decoded, or was too large.
+    /// The message or the reply could not be encoded or decoded, or was larger than `max_payload`. Worker and checkout
+    /// go on.
     Payload,
-    /// As many checkouts as `max_waiting` allows were waiting already.
+    /// The pool has no capacity for the call: `max_waiting` checkouts were waiting already, or the memory for blobs was
+    /// used up. In the first case [`retry_after`](crate::Failure::retry_after) has an estimate. The checkout goes on.
     Overloaded,
-    /// The same call has killed workers before and is refused for a while.
+    /// The same message, byte for byte, has ended `max_kills` workers within `kill_window`. It is refused for as long as
+    /// [`retry_after`](crate::Failure::retry_after) has. The checkout goes on, and the calls behind run.
     Quarantined,
-    /// The pool is stopped, or is being stopped.
+    /// The pool is stopped or is being stopped. The checkout ends.
     Stopped,
-    /// The call's clock ran out while no fork server could be reached.
+    /// The call's time limit passed while no fork server could be reached; [`source`](std::error::Error::source) has
+    /// the reason. The checkout ends.
     NoServer,
-    /// A kind that this version does not know; its text is what the version that does printed.
+    /// A kind that this version of forkpool does not know. `Display` prints the line that the writer's version printed.
     #[default]
     Other,
 }
 
-/// Every kind with the name it has on the wire and in logs.
+/// Every kind, with its name in serialized failures, logs and statistics.
 pub(crate) const KIND_NAMES: [(FailureKind, &str); 16] = [
     (FailureKind::Task, "task"),
     (FailureKind::Panic, "panic"),
@@ -81,7 +107,7 @@ impl<'de> Deserialize<'de> for FailureKind {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
         let found = KIND_NAMES.iter().find(|(_, known)| *known == name);
-        // A newer peer may know more kinds than we do.
+        // A peer of a newer version may have kinds that are unknown here.
         Ok(found.map_or(FailureKind::Other, |(kind, _)| *kind))
     }
 }

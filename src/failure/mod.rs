@@ -1,4 +1,4 @@
-//! How a call can fail, as one value that its caller can match on, print and pass on.
+//! How a call fails: one value that its caller can match on, print, serialize and pass on.
 
 use std::error::Error;
 use std::fmt;
@@ -20,8 +20,8 @@ pub use kind::FailureKind;
 #[cfg(any(test, feature = "actors"))]
 pub(crate) use kind::KIND_NAMES;
 
-/// Prints an error that ends `main`, with whatever it comes from.
-pub(crate) fn for_people(f: &mut fmt::Formatter<'_>, error: &dyn Error) -> fmt::Result {
+/// Formats an error with its source on a line of its own, for the `Debug` output of errors that `main` returns.
+pub(crate) fn fmt_with_source(f: &mut fmt::Formatter<'_>, error: &dyn Error) -> fmt::Result {
     write!(f, "{error}")?;
     match error.source() {
         Some(source) => write!(f, "\ncaused by: {source}"),
@@ -29,17 +29,20 @@ pub(crate) fn for_people(f: &mut fmt::Formatter<'_>, error: &dyn Error) -> fmt::
     }
 }
 
-/// How far a call had come when it failed.
+/// How far a call had come when it failed. [`Failure::phase`] returns it.
+///
+/// `Display` prints it as a phrase: `waiting for a worker`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Phase {
-    /// Every worker was in use.
+    /// The call waited for a worker, and none was being started for it, because all of them were in use.
     Waiting,
-    /// A worker was being forked or set up for it.
+    /// The call waited for a worker that was being forked or set up.
     Starting,
-    /// The worker had it.
+    /// A worker had the call.
     Running,
-    /// Its checkout held a worker and had nothing for it to do.
+    /// No call was running or queued: the checkout held a worker for longer than `idle_checkout_timeout` with nothing
+    /// to run.
     Holding,
 }
 
@@ -54,14 +57,14 @@ impl fmt::Display for Phase {
     }
 }
 
-/// What stands behind a failure.
+/// The cause of a failure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum FailureSource {
     Texts(Box<Cause>),
     Failure(Failure),
 }
 
-/// What is known of the worker that a failure is about.
+/// What is known about the worker of a failed call. The public methods of [`Failure`] describe the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct WorkerFacts {
@@ -72,18 +75,28 @@ pub(crate) struct WorkerFacts {
     pub(crate) peak_memory: Option<u64>,
     pub(crate) cpu_time: Option<Duration>,
     pub(crate) killed_for_memory: Option<MemoryVerdict>,
-    /// The last lines it wrote to its standard error, oldest first.
     pub(crate) stderr: Vec<String>,
-    /// The last records it logged, oldest first.
     pub(crate) log: Vec<String>,
 }
 
-/// Everything known about one failed call.
+/// Why a call failed, and everything that is known about it.
 ///
-/// `Display` is one line that a person can act on, and with `{:#}` a block of lines with all that is known.
-/// [`source`](Error::source) goes on where another error stands behind it, and no text is repeated along that chain.
-/// A failure is cheap to clone, and it serializes: what a newer version added is left out by an older reader, and a
-/// kind that the reader does not know is read as [`Other`](FailureKind::Other) with the line that its writer printed.
+/// [`kind`](Self::kind) is what a program matches on. The other methods return details; which of them are known depends
+/// on the kind and on when the call failed.
+///
+/// # Formats
+///
+/// - `{}` prints one line: what failed, where and why.
+/// - `{:#}` prints that line and then one line for each detail that is known, indented by two spaces.
+/// - `{:?}` prints the line of `{}` and one line for each [`source`](Error::source), for failures that `main` returns.
+///
+/// No text is repeated along the chain of sources.
+///
+/// # Cloning and serialization
+///
+/// A failure is an `Arc` and cheap to clone. It serializes with its printed line and its details. A reader of an older
+/// version ignores details that it does not know, and reads an unknown kind as [`Other`](FailureKind::Other), which
+/// prints the line of the writer.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Failure(Arc<Details>);
 
@@ -106,67 +119,71 @@ struct Details {
 }
 
 impl Failure {
-    /// A failure of the task itself, for handlers that want no error type of their own.
+    /// Creates a failure of the kind [`Task`](FailureKind::Task) with this text, for handlers and error contexts without
+    /// an error type of their own.
+    ///
+    /// `Display` prints the text, with line breaks replaced by spaces.
     pub fn task(text: impl Into<String>) -> Self {
         Failure::of(FailureKind::Task, text)
     }
 
-    /// What kind of failure this is.
+    /// Returns the kind of the failure.
     pub fn kind(&self) -> FailureKind {
         self.0.kind
     }
 
-    /// The pool's name, where the failure belongs to a pool.
+    /// Returns the name of the pool; `None` if the failure was not created by a pool.
     pub fn pool(&self) -> Option<&str> {
         self.0.pool.as_deref()
     }
 
-    /// The name of the message that was sent.
+    /// Returns the name of the message type of the call.
     pub fn call(&self) -> Option<&str> {
         self.0.call.as_deref()
     }
 
-    /// The number of the worker in its pool, counted from 1.
+    /// Returns the number of the worker in its pool, counted from 1; `None` if no worker was involved.
     pub fn worker(&self) -> Option<u64> {
         self.facts().map(|worker| worker.number)
     }
 
-    /// The process id the worker had.
+    /// Returns the process id of the worker. For a worker on another machine it is an id of that machine.
     pub fn pid(&self) -> Option<u32> {
         self.facts().and_then(|worker| worker.pid)
     }
 
-    /// How long the worker had been there, counted from its fork.
+    /// Returns the age of the worker at the failure, counted from its fork.
     pub fn age(&self) -> Option<Duration> {
         self.facts().and_then(|worker| worker.age)
     }
 
-    /// Calls that the worker had answered before, in all its checkouts.
+    /// Returns how many calls the worker had answered before, in all its checkouts together.
     pub fn calls_served(&self) -> Option<u64> {
         self.facts().and_then(|worker| worker.calls_served)
     }
 
-    /// The most memory the worker had resident, in bytes.
+    /// Returns the peak resident memory of the worker, in bytes.
     pub fn peak_memory(&self) -> Option<u64> {
         self.facts().and_then(|worker| worker.peak_memory)
     }
 
-    /// The CPU time the worker had used, its own and the kernel's for it.
+    /// Returns the CPU time that the worker had used, in user and in kernel mode together.
     pub fn cpu_time(&self) -> Option<Duration> {
         self.facts().and_then(|worker| worker.cpu_time)
     }
 
-    /// What was found to have ended the worker for its memory; `None` where nothing was.
+    /// Returns why the worker is believed to have died for its use of memory; `None` if nothing points to that.
     pub fn killed_for_memory(&self) -> Option<MemoryVerdict> {
         self.facts().and_then(|worker| worker.killed_for_memory)
     }
 
-    /// The last lines, at most 20, that the worker wrote to its standard error, oldest first.
+    /// Returns the last lines that the worker wrote to its standard error, oldest first: at most 20, each of at most
+    /// 1 KiB.
     pub fn stderr(&self) -> &[String] {
         self.facts().map_or(&[], |worker| &worker.stderr)
     }
 
-    /// The last records, at most 20, that the worker logged by `tracing` at level info or above, oldest first.
+    /// Returns the last records that the worker logged with `tracing` at level info or above, oldest first: at most 20.
     pub fn log(&self) -> &[String] {
         self.facts().map_or(&[], |worker| &worker.log)
     }
@@ -175,37 +192,41 @@ impl Failure {
         self.0.worker.as_ref()
     }
 
-    /// How far the call had come.
+    /// Returns how far the call had come.
     pub fn phase(&self) -> Option<Phase> {
         self.0.phase
     }
 
-    /// The limit that was reached, for a timeout.
+    /// Returns the time limit that was reached, for [`Timeout`](FailureKind::Timeout),
+    /// [`NoServer`](FailureKind::NoServer), [`Hung`](FailureKind::Hung), and a [`Setup`](FailureKind::Setup) that took
+    /// too long.
     pub fn limit(&self) -> Option<Duration> {
         self.0.limit
     }
 
-    /// How long the call waited before a worker had it.
+    /// Returns how long the call waited before it was sent to a worker.
     pub fn waited(&self) -> Option<Duration> {
         self.0.waited
     }
 
-    /// How long the worker had the call.
+    /// Returns for how long the worker had had the call.
     pub fn ran(&self) -> Option<Duration> {
         self.0.ran
     }
 
-    /// How the worker process ended, where it did.
+    /// Returns how the worker process ended, if it ended by itself or by a signal from elsewhere.
     pub fn ending(&self) -> Option<Ending> {
         self.0.ending
     }
 
-    /// What the panic said, for [`FailureKind::Panic`] and set-ups that panicked.
+    /// Returns the report of the panic, for [`Panic`](FailureKind::Panic) and for a [`Setup`](FailureKind::Setup) that
+    /// panicked.
     pub fn panic(&self) -> Option<&PanicReport> {
         self.0.panic.as_ref()
     }
 
-    /// When to try again, for [`FailureKind::Overloaded`], an estimate, and [`FailureKind::Quarantined`].
+    /// Returns how long to wait before the next attempt: an estimate for [`Overloaded`](FailureKind::Overloaded), and
+    /// the rest of the quarantine for [`Quarantined`](FailureKind::Quarantined).
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
@@ -214,14 +235,14 @@ impl Failure {
         Failure(Arc::new(Details { kind, text: text.into(), ..Details::default() }))
     }
 
-    fn with(mut self, note: impl FnOnce(&mut Details)) -> Self {
-        note(Arc::make_mut(&mut self.0));
+    fn with(mut self, change: impl FnOnce(&mut Details)) -> Self {
+        change(Arc::make_mut(&mut self.0));
         self
     }
 }
 
-/// How the host side fills in what it knows.
-#[cfg_attr(not(feature = "actors"), expect(dead_code, reason = "the host side fills in dossiers"))]
+/// Setters for the host, which adds what it knows to a failure.
+#[cfg_attr(not(feature = "actors"), expect(dead_code, reason = "the host fills in the details"))]
 impl Failure {
     pub(crate) fn in_pool(self, pool: &str) -> Self {
         self.with(|details| details.pool = Some(pool.to_owned()))
@@ -243,7 +264,7 @@ impl Failure {
         self.with(|details| details.limit = Some(limit))
     }
 
-    pub(crate) fn after(self, waited: Duration, ran: Option<Duration>) -> Self {
+    pub(crate) fn with_times(self, waited: Duration, ran: Option<Duration>) -> Self {
         self.with(|details| (details.waited, details.ran) = (Some(waited), ran))
     }
 
@@ -260,7 +281,7 @@ impl Failure {
         self.with(|details| details.source = source)
     }
 
-    pub(crate) fn because_of(self, cause: Failure) -> Self {
+    pub(crate) fn caused_by(self, cause: Failure) -> Self {
         self.with(|details| details.source = Some(FailureSource::Failure(cause)))
     }
 
@@ -274,12 +295,12 @@ impl fmt::Display for Failure {
         if f.alternate() {
             return multi_line::write(self, f);
         }
-        // One line, whatever the texts of users in it hold.
+        // One line, also if a text of the user in it has line breaks.
         f.write_str(&self.0.to_string().replace(['\n', '\r'], " "))
     }
 }
 
-/// For people: what an unhandled `?` in `main` prints is the failure and what stands behind it, a line each.
+/// Prints the failure and its sources, a line each. This is what an unhandled `?` in `main` shows.
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)?;

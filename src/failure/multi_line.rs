@@ -1,24 +1,24 @@
-//! The whole dossier as a block of lines, for `{:#}`: one line for each thing that is known, and none for others.
+//! The format `{:#}` of a failure: its line, and then a line for each detail that is known.
 
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
-use super::exit::Bytes;
+use super::exit::ByteSize;
 use super::{Details, Failure, WorkerFacts};
 
-/// Width of the column of names.
+/// The width of the column of names.
 const NAMES: usize = 10;
 
 pub(super) fn write(failure: &Failure, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let details = &*failure.0;
-    // The line itself, which is what one looks for.
+    // The one-line format first, without `#`.
     write!(f, "{failure}")?;
     entry(f, "kind", details.kind)?;
     optional(f, "pool", details.pool.as_ref())?;
     call(details, f)?;
-    optional(f, "limit", details.limit.map(Short))?;
-    optional(f, "retry in", details.retry_after.map(Short))?;
+    optional(f, "limit", details.limit.map(Rounded))?;
+    optional(f, "retry in", details.retry_after.map(Rounded))?;
     if let Some(facts) = &details.worker {
         worker(facts, f)?;
     }
@@ -40,23 +40,23 @@ fn call(details: &Details, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut parts = Vec::new();
     parts.extend(details.call.clone());
     parts.extend(details.phase.map(|phase| phase.to_string()));
-    parts.extend(details.waited.map(|waited| format!("waited {}", Short(waited))));
-    parts.extend(details.ran.map(|ran| format!("ran {}", Short(ran))));
+    parts.extend(details.waited.map(|waited| format!("waited {}", Rounded(waited))));
+    parts.extend(details.ran.map(|ran| format!("ran {}", Rounded(ran))));
     list(f, "call", &parts)
 }
 
 fn worker(facts: &WorkerFacts, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut parts = vec![format!("number {}", facts.number)];
     parts.extend(facts.pid.map(|pid| format!("pid {pid}")));
-    parts.extend(facts.age.map(|age| format!("age {}", Short(age))));
+    parts.extend(facts.age.map(|age| format!("age {}", Rounded(age))));
     parts.extend(facts.calls_served.map(|calls| format!("calls served {calls}")));
     list(f, "worker", &parts)
 }
 
 fn usage(facts: &WorkerFacts, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let mut parts = Vec::new();
-    parts.extend(facts.peak_memory.map(|bytes| format!("peak memory {}", Bytes(bytes))));
-    parts.extend(facts.cpu_time.map(|time| format!("CPU time {}", Short(time))));
+    parts.extend(facts.peak_memory.map(|bytes| format!("peak memory {}", ByteSize(bytes))));
+    parts.extend(facts.cpu_time.map(|time| format!("CPU time {}", Rounded(time))));
     parts.extend(facts.killed_for_memory.map(|verdict| format!("ended {verdict}")));
     list(f, "usage", &parts)
 }
@@ -70,6 +70,7 @@ fn causes(failure: &Failure, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     Ok(())
 }
 
+/// Writes a line with these parts; none without parts.
 fn list(f: &mut fmt::Formatter<'_>, name: &str, parts: &[String]) -> fmt::Result {
     if parts.is_empty() { Ok(()) } else { entry(f, name, parts.join(", ")) }
 }
@@ -79,7 +80,7 @@ fn optional(f: &mut fmt::Formatter<'_>, name: &str, value: Option<impl fmt::Disp
 }
 
 fn entry(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {
-    // Whatever a user's text holds, it stays on the line it is shown on.
+    // An entry stays on one line, also if a text of the user in it has line breaks.
     let value = value.to_string().replace(['\n', '\r'], " ");
     write!(f, "\n  {name:NAMES$}  {value}")
 }
@@ -91,10 +92,10 @@ fn lines<'a>(f: &mut fmt::Formatter<'_>, name: &str, lines: impl Iterator<Item =
     Ok(())
 }
 
-/// A duration with as many digits as anybody reads.
-struct Short(Duration);
+/// Prints a duration to one decimal place.
+struct Rounded(Duration);
 
-impl fmt::Display for Short {
+impl fmt::Display for Rounded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.1?}", self.0)
     }

@@ -1,4 +1,4 @@
-//! A failure in one line: what failed, where, and why.
+//! The format `{}` of a failure: one line with what failed, where and why.
 
 use std::fmt;
 
@@ -76,7 +76,12 @@ impl Details {
     }
 
     fn write_cancellation(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} was given up by its requester, and {} was killed", self.call_name(), self.worker_name())
+        write!(
+            f,
+            "{} was cancelled by its requester, and {} was killed",
+            self.call_name(),
+            self.worker_name()
+        )
     }
 
     fn write_quarantine(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,7 +10,7 @@ fn every_kind() -> Vec<Failure> {
 }
 
 #[test]
-fn every_kind_prints_one_line_and_survives_the_wire() {
+fn every_kind_prints_one_line_and_can_be_read_back() {
     for failure in every_kind() {
         let text = failure.to_string();
         assert_eq!(text.lines().count(), 1, "{:?}: {text:?}", failure.kind());
@@ -20,13 +20,13 @@ fn every_kind_prints_one_line_and_survives_the_wire() {
 }
 
 #[test]
-fn a_kind_of_a_newer_peer_is_read_as_other() {
+fn an_unknown_kind_is_read_as_other() {
     let bytes = postcard::to_stdvec("entangled").unwrap_or_default();
     assert_eq!(postcard::from_bytes(&bytes), Ok(FailureKind::Other));
 }
 
-/// A failure with everything in it.
-fn whole() -> Failure {
+/// Returns a failure with every detail.
+fn complete() -> Failure {
     let facts = WorkerFacts {
         age: Some(Duration::from_secs(90)),
         calls_served: Some(41),
@@ -42,7 +42,7 @@ fn whole() -> Failure {
         .during("Call")
         .in_phase(Phase::Running)
         .at_limit(Duration::from_secs(5))
-        .after(Duration::from_millis(2), Some(Duration::from_millis(700)))
+        .with_times(Duration::from_millis(2), Some(Duration::from_millis(700)))
         .on_worker(facts)
         .with_ending(Ending::Signaled { signal: 6, core_dumped: true })
         .with_panic(PanicReport {
@@ -56,7 +56,7 @@ fn whole() -> Failure {
 
 /// E7
 #[test]
-fn the_whole_dossier_is_a_block_with_a_line_for_each_thing_that_is_known() {
+fn the_alternate_format_has_a_line_for_each_known_detail() {
     let block = "\
 worker p/3 (pid 7) died while running Call: killed by SIGABRT (core dumped), at its memory_limit of 64.0 MiB
   kind        died
@@ -77,18 +77,19 @@ worker p/3 (pid 7) died while running Call: killed by SIGABRT (core dumped), at 
               | 1: g
   caused by   outer
   caused by   inner";
-    assert_eq!(format!("{:#}", whole()), block);
+    assert_eq!(format!("{:#}", complete()), block);
     assert_eq!(format!("{:#}", Failure::task("no")), "no\n  kind        task");
 }
 
 /// E7, E8
 #[test]
-fn a_dossier_survives_both_kinds_of_formats_whole() {
-    let behind = Failure::of(FailureKind::Cleared, "").because_of(whole());
-    for failure in every_kind().into_iter().chain([whole(), behind, Failure::task("several\nlines")]) {
+fn all_details_can_be_read_back_from_binary_and_text_formats() {
+    let with_source = Failure::of(FailureKind::Cleared, "").caused_by(complete());
+    for failure in every_kind().into_iter().chain([complete(), with_source, Failure::task("several\nlines")])
+    {
         let bytes = postcard::to_stdvec(&failure).unwrap_or_default();
         assert_eq!(postcard::from_bytes(&bytes), Ok(failure.clone()));
-        // What stands behind it is found, whatever is in it.
+        // A value behind the failure is found, whatever the failure contains.
         let bytes = postcard::to_stdvec(&(&failure, 7)).unwrap_or_default();
         assert_eq!(postcard::from_bytes(&bytes), Ok((failure.clone(), 7)));
         let text = serde_json::to_string(&failure).unwrap_or_default();
@@ -98,31 +99,31 @@ fn a_dossier_survives_both_kinds_of_formats_whole() {
 }
 
 #[test]
-fn what_a_newer_peer_says_is_read_as_far_as_it_is_understood() {
+fn a_failure_of_a_newer_peer_is_read_as_far_as_it_is_understood() {
     let newer = |kind: &str, details: Vec<u8>| ("the line it printed", kind.to_owned(), details);
-    let known = postcard::to_stdvec(&*whole().0).unwrap_or_default();
+    let known = postcard::to_stdvec(&*complete().0).unwrap_or_default();
     let with_more = [known.as_slice(), &[1, 2, 3]].concat();
     let read = |packed| postcard::from_bytes::<Failure>(&postcard::to_stdvec(&packed).unwrap_or_default());
-    assert_eq!(read(newer("died", with_more)), Ok(whole()));
+    assert_eq!(read(newer("died", with_more)), Ok(complete()));
     for nonsense in [vec![], vec![0xff; 40]] {
         let failure = read(newer("entangled", nonsense));
-        let told = failure.map(|failure| (failure.kind(), failure.to_string()));
-        assert_eq!(told, Ok((FailureKind::Other, "the line it printed".to_owned())));
+        let result = failure.map(|failure| (failure.kind(), failure.to_string()));
+        assert_eq!(result, Ok((FailureKind::Other, "the line it printed".to_owned())));
     }
-    // A kind that is not known here, with a dossier that is.
-    let mut text = serde_json::to_value(whole()).unwrap_or_default();
+    // An unknown kind, with known details.
+    let mut text = serde_json::to_value(complete()).unwrap_or_default();
     text["kind"] = "entangled".into();
     text["colour"] = "blue".into();
     let failure: Failure = serde_json::from_value(text.clone()).unwrap_or_else(|_| Failure::task(""));
     assert_eq!((failure.kind(), failure.pid()), (FailureKind::Other, Some(7)));
-    assert_eq!(failure.to_string(), whole().to_string());
+    assert_eq!(failure.to_string(), complete().to_string());
     text["phase"] = "Dreaming".into();
     let failure: Failure = serde_json::from_value(text).unwrap_or_else(|_| Failure::task(""));
-    assert_eq!((failure.kind(), failure.to_string()), (FailureKind::Other, whole().to_string()));
+    assert_eq!((failure.kind(), failure.to_string()), (FailureKind::Other, complete().to_string()));
 }
 
 #[test]
-fn a_panic_of_many_lines_prints_its_first() {
+fn a_panic_message_of_many_lines_prints_its_first_line() {
     let report = PanicReport {
         message: "first\nsecond".to_owned(),
         location: Some("a.rs:1:2".to_owned()),
@@ -144,13 +145,13 @@ fn a_chain_of_texts_is_a_chain_of_sources() {
 }
 
 #[test]
-fn an_end_names_its_signal_and_its_status() {
+fn an_ending_names_its_signal_or_its_exit_status() {
     let table = [
         (Ending::Exited { code: 3 }, "exited with status 3"),
         (Ending::Signaled { signal: 9, core_dumped: false }, "killed by SIGKILL"),
         (Ending::Signaled { signal: 11, core_dumped: true }, "killed by SIGSEGV (core dumped)"),
         (Ending::Signaled { signal: 63, core_dumped: false }, "killed by signal 63"),
-        (Ending::Unknown, "ended in a way nobody saw"),
+        (Ending::Unknown, "ended with an unknown exit status"),
     ];
     for (ending, text) in table {
         assert_eq!(ending.to_string(), text);
@@ -158,20 +159,20 @@ fn an_end_names_its_signal_and_its_status() {
 }
 
 #[test]
-fn a_chain_of_causes_without_end_is_cut_here_and_refused_from_others() {
+fn an_endless_chain_of_causes_is_cut_when_created_and_rejected_when_read() {
     let texts = vec![String::new(); 1_000_000];
     let failure = Failure::of(FailureKind::Setup, "").with_chain(&texts);
-    let mut details = postcard::to_stdvec(&*failure.0).expect("it is encoded");
-    let bytes = postcard::to_stdvec(&failure).expect("it is encoded");
+    let mut details = postcard::to_stdvec(&*failure.0).expect("the failure can be encoded");
+    let bytes = postcard::to_stdvec(&failure).expect("the failure can be encoded");
     assert_eq!(postcard::from_bytes(&bytes), Ok(failure));
-    // A link is an empty text and a next one; the last but one says so in the last bytes but a few.
-    let link = details.windows(2).rposition(|pair| pair == [0, 1]).expect("a link");
+    // An encoded cause is an empty text (0) and a flag for the next cause (1); this finds the last but one.
+    let cause = details.windows(2).rposition(|pair| pair == [0, 1]).expect("a cause");
     let deep = [0, 1].repeat(1_000_000);
-    details.splice(link..link, deep);
-    let bytes = postcard::to_stdvec(&("the line", "setup", details)).expect("it is encoded");
-    for _ in 0..2 * bounded_chain::DEEPEST {
-        // A refusal leaves no level behind.
-        let refused = postcard::from_bytes::<Failure>(&bytes).expect("its line is read");
-        assert_eq!((refused.kind(), refused.to_string()), (FailureKind::Other, "the line".to_owned()));
+    details.splice(cause..cause, deep);
+    let bytes = postcard::to_stdvec(&("the line", "setup", details)).expect("the failure can be encoded");
+    for _ in 0..2 * bounded_chain::MAX_CHAIN {
+        // An error leaves the depth as it was.
+        let rejected = postcard::from_bytes::<Failure>(&bytes).expect("the line is read");
+        assert_eq!((rejected.kind(), rejected.to_string()), (FailureKind::Other, "the line".to_owned()));
     }
 }

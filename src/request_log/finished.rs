@@ -1,4 +1,4 @@
-//! A log that nobody adds to any more.
+//! A request log that is complete.
 
 use std::time::Duration;
 
@@ -6,54 +6,59 @@ use serde_json::{Map, Value};
 
 use super::LogLevel;
 
-/// A log as it is delivered: messages and timers in the order of time, and data.
+/// A complete request log, as it is delivered: messages and timers, each sorted by time, and data.
 ///
-/// It serializes in the shape of the messages of [Log::Defer](https://metacpan.org/pod/Log::Defer), and reads what
+/// It serializes in the shape of a message of [Log::Defer](https://metacpan.org/pod/Log::Defer), and deserializes what
 /// Log::Defer has written: `{"start": …, "end": …, "logs": [[time, level, item…]], "timers": [[name, start, end]],
-/// "data": {…}}`, where `start` is in seconds since 1970 and all other times are in seconds since `start`, to the
-/// microsecond. A timer that failed has a fourth item, `{"failed": "why"}`, which other readers pass over; what they know
-/// no place for is not kept when their logs are read.
+/// "data": {…}}`. `start` is in seconds since the beginning of 1970; all other times are in seconds since `start`. All
+/// have a precision of microseconds, and empty parts are left out. A failed timer has a fourth item, `{"failed": "why"}`,
+/// which other readers of the format ignore. Members and items that have no field here are dropped when a log is read.
+///
+/// `Display` prints what [`to_text`](Self::to_text) returns for 100 columns without colours.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct FinishedLog {
-    /// When it began, since the beginning of 1970.
+    /// The time at which the log began, since the beginning of 1970 (UTC).
     pub start: Duration,
-    /// When it ended, since its start.
+    /// The time at which the log ended, since its start. A delivered log always has one; the log of another program
+    /// may lack it.
     pub end: Option<Duration>,
-    /// What was said.
+    /// The messages, earliest first.
     pub messages: Vec<LogMessage>,
-    /// What was timed.
+    /// The timers, in the order in which they began.
     pub timers: Vec<LogTiming>,
-    /// Values by their names.
+    /// The values that were added with [`RequestLog::data`](super::RequestLog::data), by name.
     pub data: Map<String, Value>,
 }
 
-/// One message of a log.
+/// One message of a [`FinishedLog`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogMessage {
-    /// When, since the log's start.
+    /// The time of the message, since the log's start.
     pub at: Duration,
-    /// How severe.
+    /// The severity of the message.
     pub level: LogLevel,
-    /// Its text, and behind that its fields in one object, if it has any; of others' logs, anything.
+    /// The text, followed by an object with the fields, if there are any. Logs of other programs may have any items.
     pub items: Vec<Value>,
 }
 
-/// One timer of a log.
+/// One timer of a [`FinishedLog`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogTiming {
-    /// What was timed.
+    /// What was timed. The timer of a call has the name of its message.
     pub name: String,
-    /// When it began, since the log's start.
+    /// The time at which the timer began, since the log's start.
     pub start: Duration,
-    /// When it ended; `None` where it was still running at the end of the log.
+    /// The time at which the timer ended, since the log's start. A delivered log always has one; in the log of another
+    /// program `None` means that the timer was still running at the end.
     pub end: Option<Duration>,
-    /// Why what was timed has failed, if it has.
+    /// The text of the failure, if what was timed has failed.
     pub failure: Option<String>,
 }
 
 impl LogMessage {
-    /// Its text: the first item, as it is if that is a text, or as JSON.
+    /// Returns the text of the message: the first item, as it is if it is a string, or else as JSON. Without items the
+    /// text is empty.
     pub fn text(&self) -> String {
         match self.items.first() {
             Some(Value::String(text)) => text.clone(),
@@ -62,23 +67,23 @@ impl LogMessage {
         }
     }
 
-    /// Its fields, where the second item is an object.
+    /// Returns the fields of the message, if the second item is an object.
     pub fn fields(&self) -> Option<&Map<String, Value>> {
         self.items.get(1)?.as_object()
     }
 }
 
 impl LogTiming {
-    /// How long it took, as a text.
-    pub(super) fn took(&self) -> String {
+    /// Returns how long the timer ran, as text; `runs` for one without an end.
+    pub(super) fn duration_text(&self) -> String {
         self.end.map_or_else(|| "runs".to_owned(), |end| format!("{:.1?}", end.saturating_sub(self.start)))
     }
 }
 
 impl FinishedLog {
-    /// It in one line of JSON.
+    /// Returns the log as one line of JSON.
     pub fn to_json(&self) -> String {
-        // Maps with texts as keys and numbers that are none of the infinite ones: there is nothing to go wrong.
+        // Serialization cannot fail: all keys are strings, and JSON values hold finite numbers only.
         serde_json::to_string(self).unwrap_or_default()
     }
 }

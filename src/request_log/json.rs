@@ -1,4 +1,4 @@
-//! The shape in which logs travel: that of the messages of Log::Defer, so that its users' viewers read them.
+//! The JSON of a log, in the shape of the messages of Log::Defer, so that the viewers written for it can read them.
 //!
 //! # References
 //!
@@ -13,12 +13,13 @@ use serde_json::{Map, Value, json};
 
 use super::{FinishedLog, LogLevel, LogMessage, LogTiming};
 
-/// Any value as JSON, or why it is none.
+/// Converts a value to JSON; a value that cannot be converted is replaced by a string with the reason.
 pub(crate) fn value(value: impl Serialize) -> Value {
-    serde_json::to_value(value).unwrap_or_else(|error| Value::String(format!("no JSON: {error}")))
+    serde_json::to_value(value).unwrap_or_else(|error| Value::String(format!("not JSON: {error}")))
 }
 
-/// Fields as a JSON object, also where they come as a list of pairs; what is neither is one called `fields`.
+/// Converts fields to a JSON object. A list of pairs becomes an object too, and any other value becomes one field,
+/// called `fields`.
 pub(crate) fn fields(fields: impl Serialize) -> Map<String, Value> {
     let fields = value(fields);
     let pairs = || fields.as_array()?.iter().map(pair).collect();
@@ -32,26 +33,28 @@ pub(crate) fn fields(fields: impl Serialize) -> Map<String, Value> {
     }
 }
 
-/// Deepest nesting of a value; a whole log, which lies around it, can then be read back: `serde_json` reads 127 levels.
-const DEEPEST: usize = 100;
+/// The deepest nesting of a value. `serde_json` reads 127 levels, so a whole log around such a value can be read back.
+const MAX_DEPTH: usize = 100;
 
-/// Makes a text of what lies too deep in a value, and tells how many bytes it takes, roughly.
-pub(super) fn weigh(value: &mut Value) -> usize {
-    weigh_at(value, 0)
+/// Replaces what is nested too deeply in a value by a string, and returns the approximate size of the value in bytes.
+pub(super) fn limit_and_measure(value: &mut Value) -> usize {
+    limit_and_measure_at(value, 0)
 }
 
-fn weigh_at(value: &mut Value, depth: usize) -> usize {
+fn limit_and_measure_at(value: &mut Value, depth: usize) -> usize {
     let own = size_of::<Value>();
     match value {
-        Value::Array(_) | Value::Object(_) if depth >= DEEPEST => {
-            *value = Value::String("no JSON: too deep".to_owned());
+        Value::Array(_) | Value::Object(_) if depth >= MAX_DEPTH => {
+            *value = Value::String("not JSON: nested too deeply".to_owned());
             own
         }
-        Value::Array(items) => own + items.iter_mut().map(|item| weigh_at(item, depth + 1)).sum::<usize>(),
+        Value::Array(items) => {
+            own + items.iter_mut().map(|item| limit_and_measure_at(item, depth + 1)).sum::<usize>()
+        }
         Value::Object(map) => {
             own + map
                 .iter_mut()
-                .map(|(name, item)| own + name.len() + weigh_at(item, depth + 1))
+                .map(|(name, item)| own + name.len() + limit_and_measure_at(item, depth + 1))
                 .sum::<usize>()
         }
         Value::String(text) => own + text.len(),
@@ -66,15 +69,16 @@ fn pair(pair: &Value) -> Option<(String, Value)> {
     }
 }
 
-/// Seconds, with microseconds.
+/// Converts a time to seconds, rounded down to microseconds.
 fn seconds(time: Duration) -> f64 {
     time.as_micros() as f64 / 1e6
 }
 
+/// Converts seconds to a time, rounded to microseconds; `None` if the value is not a number.
 fn duration(seconds: &Value) -> Option<Duration> {
-    // A clock that was set back makes times that lie before the start.
+    // Logs of programs whose clock was set back may have times before the start; those become the start.
     let micros = (seconds.as_f64()? * 1e6).round().max(0.0);
-    // And what lies beyond all times is the last of them.
+    // The cast saturates: a larger number becomes the latest time there is.
     Some(Duration::from_micros(micros as u64))
 }
 
@@ -110,7 +114,7 @@ fn timer_to_json(timer: &LogTiming) -> Value {
     match (timer.end, &timer.failure) {
         (None, None) => {}
         (end, None) => array.push(json!(end.map(seconds))),
-        // Other readers of this shape look at the first three.
+        // Other readers of the format take the first three items only.
         (end, Some(failure)) => array.extend([json!(end.map(seconds)), json!({ "failed": failure })]),
     }
     Value::Array(array)
@@ -120,7 +124,7 @@ impl<'de> Deserialize<'de> for FinishedLog {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let map = Map::deserialize(deserializer)?;
         let start = map.get("start").and_then(duration);
-        let start = start.ok_or_else(|| D::Error::custom("a log has a number called start"))?;
+        let start = start.ok_or_else(|| D::Error::custom("a log needs a number `start`"))?;
         let list =
             |name: &str| map.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
         let messages = list("logs").iter().map(message_of_json).collect::<Option<_>>();
@@ -129,8 +133,9 @@ impl<'de> Deserialize<'de> for FinishedLog {
             start,
             end: map.get("end").and_then(duration),
             messages: messages
-                .ok_or_else(|| D::Error::custom("a message begins with its time and its level"))?,
-            timers: timers.ok_or_else(|| D::Error::custom("a timer begins with its name and its start"))?,
+                .ok_or_else(|| D::Error::custom("a message has to begin with its time and its level"))?,
+            timers: timers
+                .ok_or_else(|| D::Error::custom("a timer has to begin with its name and its start"))?,
             data: map.get("data").and_then(Value::as_object).cloned().unwrap_or_default(),
         })
     }

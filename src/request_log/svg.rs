@@ -1,53 +1,64 @@
-//! A log as a picture: a row for each timer along one axis of time, and a mark for each message.
+//! A log as an SVG picture: a row for each timer along one time axis, and a mark for each message.
 
 use std::fmt::{self, Write};
 use std::time::Duration;
 
-use super::text::{cut, message_line, printable};
+use super::text::{message_line, printable, truncated};
 use super::{FinishedLog, LogLevel, LogMessage, LogTiming};
 
-/// All lengths are in pixels.
-const ROW: usize = 18;
-const GLYPH: f64 = 7.3;
+// All heights and widths are in pixels.
+
+const ROW_HEIGHT: usize = 18;
+
+/// An upper bound for the width of a character of the font.
+const GLYPH_WIDTH: f64 = 7.3;
+
 const MARGIN: usize = 10;
-/// Where time runs from left to right.
-const AXIS: usize = 800;
-/// Room for how long a timer took, behind its row.
-const TOOK: usize = 130;
-/// Characters of the longest name that is shown whole.
-const LONGEST_NAME: usize = 48;
-/// Parts that the axis is divided into.
+
+/// The width of the time axis.
+const AXIS_WIDTH: usize = 800;
+
+/// The width of the column to the right of the axis, with the duration of each timer.
+const DURATION_WIDTH: usize = 130;
+
+/// The longest name that is shown whole, in characters.
+const MAX_NAME: usize = 48;
+
+/// The number of parts into which the axis is divided.
 const TICKS: usize = 5;
 
 impl FinishedLog {
-    /// A picture of it in SVG: time from left to right, a mark for each message, more severe ones in stronger colours, and a
-    /// row for each timer with its name and how long it took; a failed one is red and says so. What a mark or a row
-    /// stands for in full is shown under the pointer.
+    /// Returns the log as an SVG picture.
+    ///
+    /// Time runs from left to right. Each message is a mark, whose colour shows its severity. Each timer is a row with
+    /// its name, its bar and its duration; a failed timer is red and marked `failed`. The full text of a mark or a row
+    /// is its tooltip.
     pub fn to_svg(&self) -> String {
         let mut svg = String::new();
-        // Writing to a text does not fail.
-        let _ = Picture::of(self).draw(&mut svg);
+        // Writing to a string does not fail.
+        let _ = SvgChart::of(self).draw(&mut svg);
         svg
     }
 }
 
-struct Picture<'a> {
+struct SvgChart<'a> {
     log: &'a FinishedLog,
+    /// The time that the axis stands for.
     length: Duration,
-    /// Where the axis begins.
+    /// The x coordinate at which the axis begins.
     left: usize,
 }
 
-impl<'a> Picture<'a> {
+impl<'a> SvgChart<'a> {
     fn of(log: &'a FinishedLog) -> Self {
         let names = log.timers.iter().map(|timer| name(timer).chars().count()).max().unwrap_or(0);
-        let left = 2 * MARGIN + (names.max("messages".len()) as f64 * GLYPH).ceil() as usize;
-        Picture { log, length: log.length(), left }
+        let left = 2 * MARGIN + (names.max("messages".len()) as f64 * GLYPH_WIDTH).ceil() as usize;
+        SvgChart { log, length: log.length(), left }
     }
 
     fn draw(&self, svg: &mut String) -> fmt::Result {
-        let width = self.left + AXIS + TOOK + MARGIN;
-        let height = 2 * MARGIN + ROW * (2 + self.log.timers.len());
+        let width = self.left + AXIS_WIDTH + DURATION_WIDTH + MARGIN;
+        let height = 2 * MARGIN + ROW_HEIGHT * (2 + self.log.timers.len());
         writeln!(
             svg,
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
@@ -63,9 +74,9 @@ impl<'a> Picture<'a> {
 
     fn draw_axis(&self, svg: &mut String, height: usize) -> fmt::Result {
         for tick in 0..=TICKS {
-            let x = self.left + AXIS * tick / TICKS;
+            let x = self.left + AXIS_WIDTH * tick / TICKS;
             let at = self.length / TICKS as u32 * tick as u32;
-            let (top, bottom) = (MARGIN + ROW, height - MARGIN);
+            let (top, bottom) = (MARGIN + ROW_HEIGHT, height - MARGIN);
             writeln!(svg, "<path d=\"M{x} {top}V{bottom}\" stroke=\"#dddddd\"/>")?;
             text(svg, x, baseline(0), "#888888", &format!("{at:.1?}"))?;
         }
@@ -73,7 +84,7 @@ impl<'a> Picture<'a> {
     }
 
     fn draw_message(&self, svg: &mut String, message: &LogMessage) -> fmt::Result {
-        let (x, y) = (self.x(message.at), MARGIN + ROW + 2);
+        let (x, y) = (self.x(message.at), MARGIN + ROW_HEIGHT + 2);
         let colour = match message.level {
             level if level <= LogLevel::ERROR => "#cc0000",
             level if level <= LogLevel::WARN => "#e08000",
@@ -81,7 +92,7 @@ impl<'a> Picture<'a> {
             _ => "#a0b0c0",
         };
         let title = escaped(&message_line(message));
-        let height = ROW - 4;
+        let height = ROW_HEIGHT - 4;
         writeln!(
             svg,
             "<rect x=\"{x:.1}\" y=\"{y}\" width=\"3\" height=\"{height}\" fill=\"{colour}\"><title>{title}</title></rect>"
@@ -90,45 +101,47 @@ impl<'a> Picture<'a> {
 
     fn draw_timer(&self, svg: &mut String, row: usize, timer: &LogTiming) -> fmt::Result {
         let (from, to) = (self.x(timer.start), self.x(timer.end.unwrap_or(self.length)));
-        let (bar, ink) =
+        let (bar, text_colour) =
             if timer.failure.is_some() { ("#d94040", "#aa0000") } else { ("#80b080", "#222222") };
-        let took = timer.took();
+        let duration = timer.duration_text();
         let failure = timer.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();
-        let title = escaped(&printable(&format!("{}, {took}{failure}", timer.name)));
-        self.label(svg, row, &name(timer), ink)?;
-        let (y, width, height) = (MARGIN + row * ROW + 3, (to - from).max(2.0), ROW - 6);
+        let title = escaped(&printable(&format!("{}, {duration}{failure}", timer.name)));
+        self.label(svg, row, &name(timer), text_colour)?;
+        let (y, width, height) = (MARGIN + row * ROW_HEIGHT + 3, (to - from).max(2.0), ROW_HEIGHT - 6);
         writeln!(
             svg,
             "<rect x=\"{from:.1}\" y=\"{y}\" width=\"{width:.1}\" height=\"{height}\" fill=\"{bar}\"><title>{title}</title></rect>"
         )?;
-        let said = if timer.failure.is_some() { format!("{took} failed") } else { took };
-        text(svg, self.left + AXIS + MARGIN, baseline(row), ink, &said)
+        let label = if timer.failure.is_some() { format!("{duration} failed") } else { duration };
+        text(svg, self.left + AXIS_WIDTH + MARGIN, baseline(row), text_colour, &label)
     }
 
-    fn label(&self, svg: &mut String, row: usize, label: &str, ink: &str) -> fmt::Result {
-        text(svg, MARGIN, baseline(row), ink, label)
+    fn label(&self, svg: &mut String, row: usize, label: &str, colour: &str) -> fmt::Result {
+        text(svg, MARGIN, baseline(row), colour, label)
     }
 
+    /// Returns the x coordinate of a time on the axis.
     fn x(&self, at: Duration) -> f64 {
         let part = at.as_secs_f64() / self.length.as_secs_f64().max(1e-9);
-        self.left as f64 + part.min(1.0) * AXIS as f64
+        self.left as f64 + part.min(1.0) * AXIS_WIDTH as f64
     }
 }
 
 fn name(timer: &LogTiming) -> String {
-    cut(&printable(&timer.name), LONGEST_NAME)
+    truncated(&printable(&timer.name), MAX_NAME)
 }
 
+/// Returns the y coordinate of the text in a row; row 0 has the times of the axis.
 fn baseline(row: usize) -> usize {
-    MARGIN + row * ROW + ROW - 5
+    MARGIN + row * ROW_HEIGHT + ROW_HEIGHT - 5
 }
 
-fn text(svg: &mut String, x: usize, y: usize, ink: &str, said: &str) -> fmt::Result {
-    writeln!(svg, "<text x=\"{x}\" y=\"{y}\" fill=\"{ink}\">{}</text>", escaped(said))
+fn text(svg: &mut String, x: usize, y: usize, colour: &str, content: &str) -> fmt::Result {
+    writeln!(svg, "<text x=\"{x}\" y=\"{y}\" fill=\"{colour}\">{}</text>", escaped(content))
 }
 
 fn escaped(text: &str) -> String {
-    // No XML has these two.
+    // XML does not allow these two characters.
     let text = text.replace(['\u{fffe}', '\u{ffff}'], "\u{fffd}");
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
@@ -160,17 +173,17 @@ mod tests {
         }
     }
 
-    /// Left, right and baseline of every text, and the size of the picture.
+    /// Returns left edge, right edge and baseline of every text, and the size of the picture.
     fn texts(svg: &str) -> (Vec<(f64, f64, f64)>, [f64; 2]) {
         let number = |from: &str, name: &str| -> f64 {
             let rest = from.split_once(&format!("{name}=\"")).map_or("", |(_, rest)| rest);
             rest.split('"').next().and_then(|number| number.parse().ok()).unwrap_or(f64::NAN)
         };
         let texts = svg.lines().filter(|line| line.starts_with("<text ")).map(|line| {
-            let said = line.split_once('>').map_or("", |(_, rest)| rest.trim_end_matches("</text>"));
-            let said = said.replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">");
+            let text = line.split_once('>').map_or("", |(_, rest)| rest.trim_end_matches("</text>"));
+            let text = text.replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">");
             let x = number(line, " x");
-            (x, x + said.chars().count() as f64 * GLYPH, number(line, " y"))
+            (x, x + text.chars().count() as f64 * GLYPH_WIDTH, number(line, " y"))
         });
         (texts.collect(), [number(svg, " width"), number(svg, " height")])
     }
@@ -208,7 +221,7 @@ mod tests {
         assert!(svg.contains("killed by SIGKILL</title>"));
         assert!(
             svg.chars().all(|char| char == '\n' || !(char.is_control() || char == '\u{ffff}')),
-            "no XML has others"
+            "XML allows no other characters"
         );
         let tags = svg.replace("&amp;", "").replace("&lt;", "").replace("&gt;", "");
         assert!(!tags.contains('&') && tags.matches('<').count() == tags.matches('>').count());

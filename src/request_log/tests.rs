@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 
-/// A log and what is delivered of it.
+/// Returns a log and the channel to which it is delivered.
 fn log() -> (RequestLog, Receiver<FinishedLog>) {
     let (sender, delivered) = channel();
     (RequestLog::new(move |log| drop(sender.send(log))), delivered)
@@ -13,7 +13,7 @@ fn log() -> (RequestLog, Receiver<FinishedLog>) {
 
 fn delivered(of: Receiver<FinishedLog>) -> FinishedLog {
     let log = of.recv().unwrap_or_default();
-    assert!(of.recv().is_err(), "it is delivered once");
+    assert!(of.recv().is_err(), "the log is delivered once");
     log
 }
 
@@ -23,7 +23,7 @@ fn texts(log: &FinishedLog) -> Vec<String> {
 
 /// L1
 #[test]
-fn a_log_is_delivered_once_when_its_last_handle_goes_from_whatever_thread() {
+fn a_log_is_delivered_once_when_its_last_handle_is_dropped_on_any_thread() {
     let (log, outcome) = log();
     let threads: Vec<_> = (0..4)
         .map(|number| {
@@ -41,7 +41,7 @@ fn a_log_is_delivered_once_when_its_last_handle_goes_from_whatever_thread() {
 
 /// L1
 #[test]
-fn what_lies_above_the_verbosity_is_neither_kept_nor_computed() {
+fn messages_above_the_verbosity_are_neither_kept_nor_computed() {
     let (log, outcome) = log();
     let log = log.with_verbosity(LogLevel(25));
     let computed = AtomicU32::new(0);
@@ -114,7 +114,7 @@ fn merging_sorts_by_time_and_the_incoming_data_wins() {
     log.merge(earlier);
     drop(log);
     let log = delivered(outcome);
-    // What lies before the log's begin is moved there.
+    // Times before the start of the log become its start.
     assert_eq!(texts(&log), ["before", "ours", "later", "last"]);
     assert_eq!(log.messages[0].at, Duration::ZERO);
     assert_eq!(Value::Object(log.data), json!({ "both": "theirs", "only": ["ours"] }));
@@ -159,37 +159,37 @@ fn json_has_the_shape_of_log_defer() {
 
 /// L7
 #[test]
-fn logs_of_others_are_read_and_what_is_none_is_refused() {
+fn logs_of_other_programs_are_read_and_other_json_is_rejected() {
     // From the manual of Log::Defer.
     let text = r#"{"start":1340353046.93565,"end":0.202386,
         "logs":[[0.000158,30,"This is an info message (verbosity=30)"],[0.201223,20,"Warning! \n\n Here is some more data:",{"whatever":987}]],
         "data":{"junkdata":"some data"},
         "timers":[["junktimer",0.000224,0.100655],["junktimer2",0.000281,0.202386],["open",0.5]],"later":[1]}"#;
-    let log: FinishedLog = serde_json::from_str(text).expect("it is a log");
+    let log: FinishedLog = serde_json::from_str(text).expect("a valid log");
     assert_eq!(log.messages[1].fields().and_then(|fields| fields.get("whatever")), Some(&json!(987)));
     assert_eq!((log.timers[1].end, log.timers[2].end), (Some(Duration::from_micros(202_386)), None));
-    for none in
+    for invalid in
         ["[]", "{}", r#"{"start":"x"}"#, r#"{"start":1,"logs":[[1]]}"#, r#"{"start":1,"timers":[["x"]]}"#]
     {
-        assert!(serde_json::from_str::<FinishedLog>(none).is_err(), "{none}");
+        assert!(serde_json::from_str::<FinishedLog>(invalid).is_err(), "{invalid}");
     }
     let odd = r#"{"start":1,"logs":[[-1,9999,{"a":1}],[1e300,30]]}"#;
-    let log: FinishedLog = serde_json::from_str(odd).expect("it is a log");
+    let log: FinishedLog = serde_json::from_str(odd).expect("a valid log");
     assert_eq!((log.messages[0].at, log.messages[0].level), (Duration::ZERO, LogLevel(255)));
 }
 
 #[test]
-fn a_log_takes_no_more_than_so_much_and_says_how_much_more_there_was() {
+fn messages_beyond_the_limit_are_dropped_and_counted() {
     let (log, outcome) = log();
-    (0..MOST_ENTRIES + 7).for_each(|_| log.info("one of many"));
+    (0..MAX_ENTRIES + 7).for_each(|_| log.info("one of many"));
     drop(log);
     let log = delivered(outcome);
-    assert_eq!(log.messages.len(), MOST_ENTRIES + 1);
+    assert_eq!(log.messages.len(), MAX_ENTRIES + 1);
     assert_eq!(texts(&log).last().map(String::as_str), Some("7 messages, timers and data were left out"));
 }
 
 #[test]
-fn a_clock_that_jumps_and_a_delivery_that_panics_harm_nobody() {
+fn impossible_times_are_moved_and_a_delivery_that_panics_is_caught() {
     let (log, outcome) = log();
     log.add_message(0, LogLevel::INFO, "before all time".to_owned(), Map::new());
     log.add_timer("backwards".to_owned(), u64::MAX, 0, None);
@@ -202,7 +202,7 @@ fn a_clock_that_jumps_and_a_delivery_that_panics_harm_nobody() {
 
 /// L5, L8
 #[test]
-fn times_that_cannot_be_are_shown_and_merged_without_a_panic() {
+fn times_at_the_end_of_the_range_are_shown_and_merged_without_a_panic() {
     let never = Duration::MAX;
     let other = FinishedLog {
         start: never,
@@ -217,29 +217,29 @@ fn times_that_cannot_be_are_shown_and_merged_without_a_panic() {
     drop(log);
     let log = delivered(outcome);
     assert_eq!((log.messages.len(), log.timers.len()), (1, 1));
-    let back: FinishedLog = serde_json::from_str(&log.to_json()).expect("it is a log");
+    let back: FinishedLog = serde_json::from_str(&log.to_json()).expect("a valid log");
     assert_eq!(back.timers[0].name, "backwards");
 }
 
 /// L5
 #[test]
-fn data_without_end_is_bounded_and_what_is_replaced_makes_room() {
+fn data_is_bounded_and_a_replaced_value_is_not_counted() {
     let (log, outcome) = log();
-    let large = "x".repeat(MOST_BYTES / 10);
+    let large = "x".repeat(MAX_BYTES / 10);
     (0..100).for_each(|_| log.data("the same", &large));
     (0..20).for_each(|number| log.data(number.to_string(), &large));
-    (0..MOST_ENTRIES).for_each(|number| log.data(format!("small {number}"), ()));
+    (0..MAX_ENTRIES).for_each(|number| log.data(format!("small {number}"), ()));
     drop(log);
     let log = delivered(outcome);
     assert_eq!(log.data.values().filter(|value| value.is_string()).count(), 9);
-    assert_eq!(log.data.len(), MOST_ENTRIES);
+    assert_eq!(log.data.len(), MAX_ENTRIES);
     let left_out = 20 - 8 + 9;
     assert_eq!(texts(&log), [format!("{left_out} messages, timers and data were left out")]);
 }
 
 /// L7
 #[test]
-fn whatever_is_logged_can_be_read_back() {
+fn any_value_that_is_logged_can_be_read_back() {
     let (log, outcome) = log();
     let deep = (0..1000).fold(json!("the bottom"), |value, _| json!([value]));
     log.data("deep", &deep);
@@ -251,23 +251,23 @@ fn whatever_is_logged_can_be_read_back() {
     let log = delivered(outcome);
     assert_eq!(log.messages[1].items[1], json!({ "fields": 7 }));
     assert_eq!(log.messages[2].fields(), None);
-    let back: FinishedLog = serde_json::from_str(&log.to_json()).expect("it is a log");
+    let back: FinishedLog = serde_json::from_str(&log.to_json()).expect("a valid log");
     assert_eq!((back.messages.len(), back.data), (3, log.data));
 }
 
 /// L1
 #[test]
 fn a_value_may_log_while_it_is_being_logged() {
-    struct Talks(RequestLog);
-    impl Serialize for Talks {
+    struct LogsItself(RequestLog);
+    impl Serialize for LogsItself {
         fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
             self.0.info("talking");
             serializer.serialize_unit()
         }
     }
     let (log, outcome) = log();
-    log.data("talks", Talks(log.clone()));
-    log.record(LogLevel::INFO, "talked", Talks(log.clone()));
+    log.data("talks", LogsItself(log.clone()));
+    log.record(LogLevel::INFO, "talked", LogsItself(log.clone()));
     drop(log);
     assert_eq!(texts(&delivered(outcome)), ["talking", "talking", "talked"]);
 }

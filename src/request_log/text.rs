@@ -1,4 +1,4 @@
-//! A log as text: what was said, line by line, and a chart of what was timed.
+//! A log as text: a line for each message, and a chart of the timers.
 
 use std::fmt::{self, Write};
 use std::ops::RangeInclusive;
@@ -6,32 +6,36 @@ use std::time::Duration;
 
 use super::{FinishedLog, LogLevel, LogMessage, LogTiming};
 
-/// Columns of a text that is made for no terminal.
-const WIDTH: usize = 100;
+/// The number of columns of the text that `Display` prints.
+const DEFAULT_COLUMNS: usize = 100;
 
-/// Fewest columns that a chart takes, and most: no text is formatted wider than 65,535.
-const COLUMNS: RangeInclusive<usize> = 40..=10_000;
+/// The smallest and the largest number of columns. The largest stays below 65,535, the greatest width that
+/// `std::fmt` supports.
+const COLUMN_RANGE: RangeInclusive<usize> = 40..=10_000;
 
 const RED: &str = "\x1b[31m";
 const YELLOW: &str = "\x1b[33m";
 const DIM: &str = "\x1b[2m";
-const PLAIN: &str = "\x1b[0m";
+const RESET: &str = "\x1b[0m";
 
 impl fmt::Display for FinishedLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.to_text(WIDTH, false))
+        f.write_str(&self.to_text(DEFAULT_COLUMNS, false))
     }
 }
 
 impl FinishedLog {
-    /// What was said, a line each with its time, and a chart of the timers as wide as that many columns, 40 to 10,000. A
-    /// failed one ends with an `x`.
+    /// Returns the log as text: a line with its start and length, a line for each message, a chart of the timers, and a
+    /// line for each value of its data.
     ///
-    /// `colour` is for terminals: severe messages and failed timers stand out then.
+    /// The chart is `columns` wide; values below 40 and above 10,000 are replaced by these limits. The bar of a failed
+    /// timer ends with an `x`, and the failure follows on a line of its own. Control characters are printed as escapes.
+    ///
+    /// `colour` adds ANSI escape sequences for terminals, which highlight severe messages and failed timers.
     pub fn to_text(&self, columns: usize, colour: bool) -> String {
         let mut text = String::new();
-        // Writing to a text does not fail.
-        let _ = self.write_text(&mut text, columns.clamp(*COLUMNS.start(), *COLUMNS.end()), colour);
+        // Writing to a string does not fail.
+        let _ = self.write_text(&mut text, columns.clamp(*COLUMN_RANGE.start(), *COLUMN_RANGE.end()), colour);
         text
     }
 
@@ -39,15 +43,21 @@ impl FinishedLog {
         writeln!(out, "{}, {:.1?}", calendar(self.start), self.length())?;
         for message in &self.messages {
             let line = format!("{:>10}  {:<5}  {}", time(message.at), message.level, message_line(message));
-            writeln!(out, "{}", tinted(&line, message_tint(message.level).filter(|_| colour)))?;
+            writeln!(out, "{}", coloured(&line, message_colour(message.level).filter(|_| colour)))?;
         }
         let names = self.timers.iter().map(|timer| printable(&timer.name).chars().count()).max().unwrap_or(0);
         let chart = Chart { names: names.min(columns / 3), columns, length: self.length() };
         for timer in &self.timers {
-            let tint = timer.failure.is_some().then_some(RED).filter(|_| colour);
-            writeln!(out, "{}", tinted(&chart.row(timer), tint))?;
+            let row_colour = timer.failure.is_some().then_some(RED).filter(|_| colour);
+            writeln!(out, "{}", coloured(&chart.row(timer), row_colour))?;
             if let Some(failure) = &timer.failure {
-                writeln!(out, "{:width$}  {}", "", tinted(&printable(failure), tint), width = chart.names)?;
+                writeln!(
+                    out,
+                    "{:width$}  {}",
+                    "",
+                    coloured(&printable(failure), row_colour),
+                    width = chart.names
+                )?;
             }
         }
         for (name, value) in &self.data {
@@ -56,15 +66,15 @@ impl FinishedLog {
         Ok(())
     }
 
-    /// From its start to the last that is known of it.
+    /// Returns the time from the log's start to its end, or to its last message or timer, if that is later.
     pub(super) fn length(&self) -> Duration {
         let ends = self.timers.iter().map(|timer| timer.end.unwrap_or(timer.start));
-        let said = self.messages.iter().map(|message| message.at);
-        self.end.into_iter().chain(ends).chain(said).max().unwrap_or_default()
+        let messages = self.messages.iter().map(|message| message.at);
+        self.end.into_iter().chain(ends).chain(messages).max().unwrap_or_default()
     }
 }
 
-fn message_tint(level: LogLevel) -> Option<&'static str> {
+fn message_colour(level: LogLevel) -> Option<&'static str> {
     match level {
         level if level <= LogLevel::ERROR => Some(RED),
         level if level <= LogLevel::WARN => Some(YELLOW),
@@ -73,9 +83,9 @@ fn message_tint(level: LogLevel) -> Option<&'static str> {
     }
 }
 
-fn tinted(text: &str, tint: Option<&str>) -> String {
-    match tint {
-        Some(tint) => format!("{tint}{text}{PLAIN}"),
+fn coloured(text: &str, colour: Option<&str>) -> String {
+    match colour {
+        Some(colour) => format!("{colour}{text}{RESET}"),
         None => text.to_owned(),
     }
 }
@@ -84,6 +94,7 @@ fn time(at: Duration) -> String {
     format!("{at:.1?}")
 }
 
+/// Returns the text of a message and its further items, on one line.
 pub(super) fn message_line(message: &LogMessage) -> String {
     let mut line = printable(&message.text());
     for item in message.items.iter().skip(1) {
@@ -92,7 +103,7 @@ pub(super) fn message_line(message: &LogMessage) -> String {
     line
 }
 
-/// A text without what would move a terminal's cursor.
+/// Escapes the control characters of a text, which could move a terminal's cursor.
 pub(super) fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for char in text.chars() {
@@ -104,48 +115,53 @@ pub(super) fn printable(text: &str) -> String {
     printable
 }
 
+/// The chart of the timers.
 struct Chart {
-    /// Columns for the names.
+    /// The width of the column of names.
     names: usize,
+    /// The width of the whole chart.
     columns: usize,
+    /// The time that the width of the bars stands for.
     length: Duration,
 }
 
 impl Chart {
     fn row(&self, timer: &LogTiming) -> String {
-        // Two columns between, two at the bars' ends, ten for how long it took.
-        let room = self.columns.saturating_sub(self.names + 14).max(10);
-        let from = self.column(timer.start, room).min(room - 1);
-        let to = self.column(timer.end.unwrap_or(self.length), room).clamp(from + 1, room);
+        // Besides the names and the bar: two columns between them, two for the `|` around the bar, ten for the duration.
+        let width = self.columns.saturating_sub(self.names + 14).max(10);
+        let from = self.column(timer.start, width).min(width - 1);
+        let to = self.column(timer.end.unwrap_or(self.length), width).clamp(from + 1, width);
         let mut bar = "=".repeat(to - from);
         if timer.failure.is_some() {
             bar.pop();
             bar.push('x');
         }
-        let name = cut(&printable(&timer.name), self.names);
+        let name = truncated(&printable(&timer.name), self.names);
         format!(
             "{name:<names$}  |{:from$}{bar:<left$}|{took:>10}",
             "",
-            took = timer.took(),
+            took = timer.duration_text(),
             names = self.names,
-            left = room - from
+            left = width - from
         )
     }
 
-    fn column(&self, at: Duration, room: usize) -> usize {
+    /// Returns the column of a time in a bar of this width.
+    fn column(&self, at: Duration, width: usize) -> usize {
         let part = at.as_secs_f64() / self.length.as_secs_f64().max(1e-9);
-        (part * room as f64).round() as usize
+        (part * width as f64).round() as usize
     }
 }
 
-pub(super) fn cut(text: &str, columns: usize) -> String {
+/// Shortens a text to this many characters; the last one is `…` then.
+pub(super) fn truncated(text: &str, columns: usize) -> String {
     match text.chars().count() <= columns {
         true => text.to_owned(),
         false => text.chars().take(columns.saturating_sub(1)).chain(['…']).collect(),
     }
 }
 
-/// A time since 1970 by the calendar, in UTC.
+/// Formats a time since the beginning of 1970 as a date and a time of day, in UTC.
 ///
 /// # References
 ///
@@ -153,7 +169,7 @@ pub(super) fn cut(text: &str, columns: usize) -> String {
 ///   Algorithms](https://howardhinnant.github.io/date_algorithms.html), `civil_from_days`
 fn calendar(since_1970: Duration) -> String {
     let seconds = since_1970.as_secs();
-    // Days since the first of March of the year 0.
+    // Days since 1 March of the year 0.
     let days = seconds / 86_400 + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -214,9 +230,9 @@ mod tests {
     #[test]
     fn a_log_prints_as_a_time_line_and_a_chart() {
         let text = example().to_text(64, false);
-        let said: Vec<&str> = text.lines().take(4).collect();
+        let messages: Vec<&str> = text.lines().take(4).collect();
         assert_eq!(
-            said,
+            messages,
             [
                 "2012-06-23 03:21:42.168684 UTC, 100.0ms",
                 "     0.0ns  INFO   signing up {\"id\":7}",
@@ -241,7 +257,7 @@ mod tests {
 
     /// L8
     #[test]
-    fn a_text_is_as_wide_as_it_is_to_be_and_coloured_where_that_is_asked_for() {
+    fn a_text_has_the_requested_width_and_colours_on_request() {
         for columns in [0, 40, 80, 200, 70_000] {
             let text = example().to_text(columns, false);
             assert!(!text.contains('\x1b'));
@@ -257,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn days_are_those_of_the_calendar() {
+    fn dates_follow_the_calendar() {
         let table = [
             (0, "1970-01-01 00:00:00.000000 UTC"),
             (951_782_400, "2000-02-29 00:00:00.000000 UTC"),

@@ -1,8 +1,7 @@
 //! How a program becomes a fork server before its `main` is reached.
 //!
-//! `boot!` places a function among the program's start-up functions (`.init_array`). In the application it only
-//! notes which worker types it knows. In a process that was started as a server for one of them it never
-//! returns.
+//! `boot!` places a function among the program's start-up functions (`.init_array`). In the application this function
+//! only records the worker types. In a process that was started as the server of one of these types it never returns.
 
 use std::ffi::OsString;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,47 +11,47 @@ use super::private_server;
 use crate::sys::init_array;
 use crate::worker::Program;
 
-/// First argument of a process that is meant to be a fork server.
+/// First argument of a process that is started as a fork server.
 pub(crate) const SERVER_ARGUMENT: &str = "--forkpool-fork-server";
 
-/// Bytes of padding among the arguments of a server, to be overwritten by its title.
+/// Bytes of padding among the arguments of a server; its process title overwrites them.
 #[cfg(feature = "actors")]
 pub(crate) const TITLE_PADDING: usize = 160;
 
-/// A type whose workers a program can boot.
+/// A worker type that a fork server of this program can run.
 pub trait Boot {
-    /// How its workers are made.
+    /// How a fork server makes workers of this type.
     const PROGRAM: Program;
 }
 
-/// Whether this process is on its way to be a server: another `boot!` among the start-up functions behind the
-/// one that diverted only notes its programs.
+/// Whether this process is becoming a server. Another `boot!` hook that comes later among the start-up functions then
+/// only records its worker types.
 static DIVERTED: AtomicBool = AtomicBool::new(false);
 
-static BOOTED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+static BOOTED_TYPES: Mutex<Vec<u64>> = Mutex::new(Vec::new());
 
-/// Arguments that make a process of this program a server for one worker type.
+/// Returns the arguments that make a process of this program a server for one worker type.
 #[cfg(feature = "actors")]
 pub(crate) fn arguments(program: &Program) -> Vec<String> {
     let identity = format!("{:016x}", (program.identity)());
     vec![SERVER_ARGUMENT.to_owned(), identity, ".".repeat(TITLE_PADDING)]
 }
 
-/// Whether a `boot!` line names this worker type.
+/// Returns whether a `boot!` line names this worker type.
 #[cfg(feature = "actors")]
 pub(crate) fn is_booted(program: &Program) -> bool {
-    let booted = BOOTED.lock().unwrap_or_else(PoisonError::into_inner);
+    let booted = BOOTED_TYPES.lock().unwrap_or_else(PoisonError::into_inner);
     booted.contains(&(program.identity)())
 }
 
-/// Notes the programs; in a server process for one of them, becomes that server and never returns.
+/// Records the worker types; in a server process for one of them, becomes that server and never returns.
 ///
 /// `hook` is the start-up function that calls this.
 #[doc(hidden)]
 pub fn enter(programs: &[Program], hook: *const ()) {
     let identities = programs.iter().map(|program| (program.identity)());
-    BOOTED.lock().unwrap_or_else(PoisonError::into_inner).extend(identities);
-    let Some(wanted) = wanted(arguments_so_far()) else {
+    BOOTED_TYPES.lock().unwrap_or_else(PoisonError::into_inner).extend(identities);
+    let Some(wanted) = wanted(process_arguments()) else {
         return;
     };
     if let Some(program) = programs.iter().find(|program| (program.identity)() == wanted)
@@ -62,7 +61,7 @@ pub fn enter(programs: &[Program], hook: *const ()) {
     }
 }
 
-/// The worker type this process was started to serve, if it was.
+/// Returns the worker type that this process was started to serve, or `None` in the application.
 fn wanted(mut arguments: impl Iterator<Item = OsString>) -> Option<u64> {
     if arguments.nth(1)? != SERVER_ARGUMENT {
         return None;
@@ -70,12 +69,12 @@ fn wanted(mut arguments: impl Iterator<Item = OsString>) -> Option<u64> {
     u64::from_str_radix(arguments.next()?.to_str()?, 16).ok()
 }
 
-/// The arguments, also where the C library does not hand them to start-up functions.
-fn arguments_so_far() -> Box<dyn Iterator<Item = OsString>> {
+/// Returns the process's arguments, even where the C library does not pass them to start-up functions.
+fn process_arguments() -> Box<dyn Iterator<Item = OsString>> {
     use std::os::unix::ffi::OsStringExt;
-    let handed = std::env::args_os();
-    if handed.len() > 0 {
-        return Box::new(handed);
+    let from_libc = std::env::args_os();
+    if from_libc.len() > 0 {
+        return Box::new(from_libc);
     }
     let line = std::fs::read("/proc/self/cmdline").unwrap_or_default();
     let arguments: Vec<OsString> =
@@ -83,11 +82,13 @@ fn arguments_so_far() -> Box<dyn Iterator<Item = OsString>> {
     Box::new(arguments.into_iter())
 }
 
-/// Boots the workers of this program: `forkpool::boot!(Hasher, Sqlite);` as an item beside their definition.
+/// Registers the worker types of this program: `forkpool::boot!(Hasher, Sqlite);`, as an item next to their
+/// definition.
 ///
-/// Without this line a pool of the type cannot be started. It places a function that runs ahead of `main`: in
-/// the application it costs a few microseconds, and in a process that was started as a fork server it is all
-/// that ever runs. A crate may have several; each worker type is named in one of them.
+/// A pool of a type that no `boot!` line names cannot be started. The macro places a function that runs ahead of
+/// `main`. In the application that function takes a few microseconds. In a process that was started as a fork server
+/// it never returns, so `main` is not reached there. A crate may have several `boot!` lines; name each worker type in
+/// one of them.
 #[macro_export]
 macro_rules! boot {
     ($($worker:ty),+ $(,)?) => {

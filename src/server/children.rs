@@ -1,4 +1,4 @@
-//! The server's children: how they are told apart from what they leave behind, and what becomes of those that hang.
+//! The server's children: pids, reaping, output of remote workers, and killing hung workers.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,146 +10,144 @@ use super::watchdog::{HangLimit, WatchdogState, WatchdogVerdict};
 use crate::channel::StatusPage;
 use crate::failure::Ending;
 use crate::sys::{Errno, clock, descriptors, memory, process};
-use crate::wire::control::{Ended, FromServer, Guard, Remains};
+use crate::wire::control::{Ended, FromServer, ProcessLimits, StatusSnapshot};
 
-/// Memory that a worker must have had for the out-of-memory killer to be worth a look, in bytes: it takes the largest
-/// process there is, and the look costs more than the rest of a death.
-const LARGE: u64 = 32 << 20;
+/// Least peak memory, in bytes, of a worker that may be a victim of the out-of-memory killer, which picks large
+/// processes. For smaller ones the kernel's counter is not read, because reading it costs more than the rest of
+/// handling an exit.
+const OOM_MIN_PEAK: u64 = 32 << 20;
 
-/// A worker that was forked and not reaped.
+/// A worker that was forked and not reaped yet.
 struct Child {
-    /// Whom it works for, and their number for it.
+    /// The worker's client, and the worker's number at that client.
     client: ClientId,
     number: u64,
-    patience: Option<HangLimit>,
-    standing: WatchdogState,
+    hang_limit: Option<HangLimit>,
+    watchdog: WatchdogState,
     status_page: Option<StatusPage>,
-    /// Its outputs, for a client that does not have them itself; `None` once one is closed.
+    /// The output pipes of a worker whose client is on another machine; an element is `None` once its pipe is closed.
     outputs: Option<Outputs>,
 }
 
-/// The reading ends of a worker's outputs.
+/// The read ends of a worker's standard output and standard error.
 type Outputs = [Option<OwnedFd>; 2];
 
-/// Which of a worker's outputs: of which process, and whether its standard error.
+/// One output of a worker: its pid, and whether it is standard error.
 pub(super) type OutputId = (Pid, bool);
 
-/// What a worker's client does not have itself, since it is on another machine.
-pub(super) struct ForRemote {
+/// What a remote client does not hold itself: the status page and the output pipes of its worker.
+pub(super) struct RemoteOutputs {
     pub(super) status_page: StatusPage,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
 }
 
-/// Bytes that are passed on at once of what a worker has printed.
+/// Most bytes that are read from an output at once.
 const CHUNK: usize = 16 << 10;
 
-/// Chunks passed on of each output of a worker that has ended.
-const LAST_CHUNKS: usize = 8;
+/// Most chunks that are read from each output of a worker that has exited.
+const MAX_LAST_CHUNKS: usize = 8;
 
-/// The number of an application in the life of its server.
+/// Identifies a client or pending peer; never used again by the same server.
 pub(super) type ClientId = u64;
 
-/// A worker of a server that is gone: nobody's child here, and to end with its client all the same.
+/// A worker of a server that is gone: not a child of this process, but killed with its client as well.
 struct Adopted {
     client: ClientId,
     number: u64,
-    /// Stands for exactly this process, also after its number is used again.
-    handle: OwnedFd,
+    /// Refers to this very process even after its pid is reused.
+    pidfd: OwnedFd,
 }
 
-/// The workers that were forked and not reaped, by pid, and those that were adopted.
+/// The workers that were forked and not reaped, by pid, and the adopted ones.
 pub(super) struct Children {
-    living: HashMap<Pid, Child>,
+    running: HashMap<Pid, Child>,
     adopted: Vec<Adopted>,
-    /// What the kernel's count of kills for want of memory was when it was last looked at.
-    kills_for_memory: Option<u64>,
+    /// The kernel's count of out-of-memory kills when it was last read.
+    oom_kills: Option<u64>,
 }
 
 impl Children {
     pub(super) fn new() -> Self {
-        Children {
-            living: HashMap::new(),
-            adopted: Vec::new(),
-            kills_for_memory: memory::out_of_memory_kills(),
-        }
+        Children { running: HashMap::new(), adopted: Vec::new(), oom_kills: memory::oom_kills() }
     }
 
-    /// Workers that live.
+    /// Returns the number of running workers.
     pub(super) fn count(&self) -> usize {
-        self.living.len() + self.adopted.len()
+        self.running.len() + self.adopted.len()
     }
 
-    /// A worker was forked for a client; `open_notes` is asked for what it notes where somebody is to look at that.
-    pub(super) fn born(
+    /// Adds a worker that was forked for a client. Calls `open_status_page` only if the worker is watched for
+    /// hanging.
+    pub(super) fn add(
         &mut self,
         pid: Pid,
         (client, number): (ClientId, u64),
-        guard: Guard,
-        open_notes: impl FnOnce() -> Option<StatusPage>,
+        process_limits: ProcessLimits,
+        open_status_page: impl FnOnce() -> Option<StatusPage>,
     ) {
-        let patience = patience(guard);
-        // A worker that cannot be looked at is bounded by its caller's clocks alone.
-        let status_page = patience.and_then(|_| open_notes());
-        let standing = WatchdogState::default();
-        self.living.insert(pid, Child { client, number, patience, standing, status_page, outputs: None });
+        let hang_limit = hang_limit(process_limits);
+        // A worker without a readable status page is bounded only by the clocks of its callers.
+        let status_page = hang_limit.and_then(|_| open_status_page());
+        let watchdog = WatchdogState::default();
+        self.running.insert(pid, Child { client, number, hang_limit, watchdog, status_page, outputs: None });
     }
 
-    /// The same for a client on another machine.
-    pub(super) fn born_for_remote(
+    /// Adds a worker that was forked for a client on another machine.
+    pub(super) fn add_for_remote(
         &mut self,
         pid: Pid,
         (client, number): (ClientId, u64),
-        guard: Guard,
-        ForRemote { status_page, stdout, stderr }: ForRemote,
+        process_limits: ProcessLimits,
+        RemoteOutputs { status_page, stdout, stderr }: RemoteOutputs,
     ) {
-        let (patience, standing) = (patience(guard), WatchdogState::default());
+        let (hang_limit, watchdog) = (hang_limit(process_limits), WatchdogState::default());
         let (status_page, outputs) = (Some(status_page), Some([Some(stdout), Some(stderr)]));
-        self.living.insert(pid, Child { client, number, patience, standing, status_page, outputs });
+        self.running.insert(pid, Child { client, number, hang_limit, watchdog, status_page, outputs });
     }
 
-    /// Outputs that are passed on, and whose.
+    /// Returns the open outputs of remote workers, with their clients.
     pub(super) fn outputs(&self) -> impl Iterator<Item = (OutputId, ClientId, BorrowedFd<'_>)> {
-        self.living.iter().flat_map(|(&pid, child)| {
+        self.running.iter().flat_map(|(&pid, child)| {
             let ends = child.outputs.iter().flatten().enumerate();
             ends.filter_map(move |(at, end)| Some(((pid, at == 1), child.client, end.as_ref()?.as_fd())))
         })
     }
 
-    /// What a worker has printed and nobody was told of yet; `None` where there is nothing.
-    pub(super) fn printed(&mut self, (pid, stderr): OutputId) -> Option<(ClientId, FromServer)> {
-        let child = self.living.get_mut(&pid)?;
+    /// Reads what a worker has printed; `None` if nothing is waiting.
+    pub(super) fn read_output(&mut self, (pid, stderr): OutputId) -> Option<(ClientId, FromServer)> {
+        let child = self.running.get_mut(&pid)?;
         let bytes = child.read(stderr)?;
         Some((child.client, FromServer::Printed { number: child.number, stderr, bytes }))
     }
 
-    /// A worker of a server that is gone is to end with this client.
-    pub(super) fn adopt(&mut self, client: ClientId, number: u64, handle: OwnedFd) {
-        self.adopted.push(Adopted { client, number, handle });
+    /// Adds a worker of a server that is gone; it is killed with this client.
+    pub(super) fn adopt(&mut self, client: ClientId, number: u64, pidfd: OwnedFd) {
+        self.adopted.push(Adopted { client, number, pidfd });
     }
 
-    /// Leaves the descriptors of those that were adopted, and the outputs of others, to the server that this process was
-    /// forked from.
+    /// Closes, in a forked child, the pidfds of adopted workers and the output pipes of others: they belong to the
+    /// server.
     pub(super) fn forget_in_child(&mut self) {
         self.adopted.clear();
-        self.living.values_mut().for_each(|child| child.outputs = None);
+        self.running.values_mut().for_each(|child| child.outputs = None);
     }
 
-    /// Descriptors that become readable when a worker that was adopted has ended.
+    /// Returns the pidfds of adopted workers; each becomes readable when its process exits.
     pub(super) fn adopted(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.adopted.iter().map(|adopted| adopted.handle.as_fd())
+        self.adopted.iter().map(|adopted| adopted.pidfd.as_fd())
     }
 
-    /// Of those that were adopted, as they were last told of, these have ended.
-    pub(super) fn forget_adopted(&mut self, ended: &[bool]) {
+    /// Removes adopted workers whose pidfd became readable. `ended` is in the order of [`adopted`](Self::adopted).
+    pub(super) fn remove_exited_adopted(&mut self, ended: &[bool]) {
         let mut ended = ended.iter();
         self.adopted.retain(|_| !ended.next().is_some_and(|ended| *ended));
     }
 
-    /// Kills a worker with its group, or asks it to end.
-    pub(super) fn end(&self, client: ClientId, number: u64, kill: bool) {
-        let is_meant = |child: &Child| (child.client, child.number) == (client, number);
-        if let Some((&pid, _)) = self.living.iter().find(|(_, child)| is_meant(child)) {
+    /// Kills a worker with its process group, or sends it SIGTERM. An adopted worker is only ever killed.
+    pub(super) fn end_worker(&self, client: ClientId, number: u64, kill: bool) {
+        let is_wanted = |child: &Child| (child.client, child.number) == (client, number);
+        if let Some((&pid, _)) = self.running.iter().find(|(_, child)| is_wanted(child)) {
             match kill {
                 true => process::kill_group(pid),
                 false => process::terminate_child(pid),
@@ -158,33 +156,34 @@ impl Children {
         let adopted =
             self.adopted.iter().find(|adopted| (adopted.client, adopted.number) == (client, number));
         if let Some(adopted) = adopted.filter(|_| kill) {
-            process::kill_stranger(adopted.handle.as_fd());
+            process::kill_adopted(adopted.pidfd.as_fd());
         }
     }
 
-    /// Ends those that hang; how long until it is worth looking again, if it is.
-    pub(super) fn end_hung(&mut self) -> Option<Duration> {
+    /// Kills hung workers, or sends them SIGTERM first. Returns how long until the next check is due.
+    pub(super) fn check_hung(&mut self) -> Option<Duration> {
         let now = clock::coarse_millis();
-        let looks = self.living.iter_mut().filter_map(|(&pid, child)| child.look(pid, now));
-        looks.min()
+        let checks = self.running.iter_mut().filter_map(|(&pid, child)| child.check(pid, now));
+        checks.min()
     }
 
-    /// Reaps the next worker that has ended, after killing whatever is left of its group; what it printed last comes
-    /// ahead of its end.
+    /// Reaps the next worker that has exited, after killing the rest of its process group. Returns its client, the
+    /// last chunks of its output, and its exit.
     ///
-    /// Orphans of dead workers are children of the server, too; they are reaped on the way and not told of.
+    /// Orphans of dead workers are children of the server as well; they are reaped on the way and not reported.
     pub(super) fn next_ended(&mut self) -> Option<(ClientId, Vec<FromServer>, Ended)> {
-        while let Some(pid) = process::next_dead() {
-            let child = self.living.remove(&pid);
+        while let Some(pid) = process::next_zombie() {
+            let child = self.running.remove(&pid);
             if child.is_some() {
-                // Before it is reaped: a zombie still holds its number, so the group cannot be another's.
+                // The group is killed before the reaping: a zombie still occupies its pid, so no other group can have
+                // that number.
                 process::kill_group(pid);
             }
             let exit = process::reap(pid)?;
             if let Some(mut child) = child {
-                let (printed, remains) = (child.last_prints(), child.remains());
-                let hung = child.standing.has_acted();
-                let out_of_memory = !hung && self.was_killed_for_memory(&exit);
+                let (printed, status) = (child.drain_outputs(), child.status());
+                let hung = child.watchdog.has_acted();
+                let out_of_memory = !hung && self.was_oom_killed(&exit);
                 let ended = Ended {
                     number: child.number,
                     ending: exit.ending,
@@ -192,7 +191,7 @@ impl Children {
                     cpu_time: exit.cpu_time,
                     hung,
                     out_of_memory,
-                    remains,
+                    status,
                 };
                 return Some((child.client, printed, ended));
             }
@@ -200,46 +199,49 @@ impl Children {
         None
     }
 
-    /// Whether the kernel has killed for want of memory since that was last looked at, and this may be whom.
-    fn was_killed_for_memory(&mut self, exit: &process::ExitStatus) -> bool {
+    /// Returns whether the kernel's count of out-of-memory kills has risen since it was last read, for an exit that
+    /// can be such a kill.
+    fn was_oom_killed(&mut self, exit: &process::ExitStatus) -> bool {
         let killed = matches!(exit.ending, Ending::Signaled { signal: libc::SIGKILL, .. });
-        if !killed || exit.peak_memory < LARGE {
+        if !killed || exit.peak_memory < OOM_MIN_PEAK {
             return false;
         }
-        let kills = memory::out_of_memory_kills();
-        let before = std::mem::replace(&mut self.kills_for_memory, kills);
+        let kills = memory::oom_kills();
+        let before = std::mem::replace(&mut self.oom_kills, kills);
         before.is_some() && before < kills
     }
 
-    /// Kills the workers of one client with their groups; they are reaped like any other.
-    pub(super) fn kill_those_of(&mut self, client: ClientId) {
-        let theirs = self.living.iter().filter(|(_, child)| child.client == client);
+    /// Kills the workers of one client with their process groups. Children are reaped later; adopted workers are
+    /// forgotten.
+    pub(super) fn kill_workers_of(&mut self, client: ClientId) {
+        let theirs = self.running.iter().filter(|(_, child)| child.client == client);
         theirs.for_each(|(&pid, _)| process::kill_group(pid));
         let theirs = self.adopted.iter().filter(|adopted| adopted.client == client);
-        theirs.for_each(|adopted| process::kill_stranger(adopted.handle.as_fd()));
+        theirs.for_each(|adopted| process::kill_adopted(adopted.pidfd.as_fd()));
         self.adopted.retain(|adopted| adopted.client != client);
     }
 
-    /// Kills every worker with its group and reaps them, for at most `patience`.
-    pub(super) fn end_all(&mut self, patience: Duration) {
-        let until = Instant::now() + patience;
-        self.living.keys().for_each(|&pid| process::kill_group(pid));
-        self.adopted.drain(..).for_each(|adopted| process::kill_stranger(adopted.handle.as_fd()));
-        while !self.living.is_empty() && Instant::now() < until {
+    /// Kills every worker with its process group and reaps them, for at most `timeout`.
+    pub(super) fn kill_all(&mut self, timeout: Duration) {
+        let until = Instant::now() + timeout;
+        self.running.keys().for_each(|&pid| process::kill_group(pid));
+        self.adopted.drain(..).for_each(|adopted| process::kill_adopted(adopted.pidfd.as_fd()));
+        while !self.running.is_empty() && Instant::now() < until {
             if self.next_ended().is_none() {
-                // A killed process ends within microseconds; only one stuck in the kernel makes us come back.
+                // A killed process exits within microseconds; only a process that is stuck in the kernel makes this
+                // loop sleep.
                 std::thread::sleep(Duration::from_micros(200));
             }
         }
     }
 }
 
-fn patience(guard: Guard) -> Option<HangLimit> {
-    guard.hung_worker_timeout.map(|limit| HangLimit { limit, grace: guard.kill_grace })
+fn hang_limit(process_limits: ProcessLimits) -> Option<HangLimit> {
+    process_limits.hung_worker_timeout.map(|limit| HangLimit { limit, grace: process_limits.kill_grace })
 }
 
 impl Child {
-    /// What there is in one of its outputs, which is closed if it was.
+    /// Reads from one output; closes it at end-of-file and on errors.
     fn read(&mut self, stderr: bool) -> Option<Vec<u8>> {
         let end = &mut self.outputs.as_mut()?[usize::from(stderr)];
         let mut bytes = Vec::with_capacity(CHUNK);
@@ -253,29 +255,29 @@ impl Child {
         }
     }
 
-    fn last_prints(&mut self) -> Vec<FromServer> {
+    fn drain_outputs(&mut self) -> Vec<FromServer> {
         let mut printed = Vec::new();
         for stderr in [false, true] {
-            let chunks = std::iter::from_fn(|| self.read(stderr)).take(LAST_CHUNKS);
+            let chunks = std::iter::from_fn(|| self.read(stderr)).take(MAX_LAST_CHUNKS);
             printed.extend(chunks.map(|bytes| (stderr, bytes)));
         }
         let number = self.number;
         printed.into_iter().map(|(stderr, bytes)| FromServer::Printed { number, stderr, bytes }).collect()
     }
 
-    /// For a client that does not share its memory.
-    fn remains(&self) -> Option<Remains> {
+    /// Returns the contents of the status page for a client that does not share it.
+    fn status(&self) -> Option<StatusSnapshot> {
         let status_page = self.outputs.as_ref().and(self.status_page.as_ref())?;
-        Some(Remains { begun: status_page.begun(), records: status_page.records() })
+        Some(StatusSnapshot { begun: status_page.call_begun(), records: status_page.records() })
     }
 
-    fn look(&mut self, pid: Pid, now: u32) -> Option<Duration> {
-        let (patience, since) = (self.patience?, self.status_page.as_ref()?.running_since());
-        match self.standing.look(since, now, patience) {
+    fn check(&mut self, pid: Pid, now: u32) -> Option<Duration> {
+        let (hang_limit, since) = (self.hang_limit?, self.status_page.as_ref()?.running_since());
+        match self.watchdog.check(since, now, hang_limit) {
             WatchdogVerdict::Wait(wait) => Some(wait),
             WatchdogVerdict::Terminate => {
                 process::terminate_child(pid);
-                patience.grace
+                hang_limit.grace
             }
             WatchdogVerdict::Kill => {
                 process::kill_group(pid);

@@ -3,19 +3,19 @@
 use crate::wire::control::{Hello, Signature};
 use crate::wire::{LIBRARY, PROTOCOL};
 
-/// What a server has to say for itself.
+/// The protocol and interface that a server offers.
 pub(super) struct ServerVersion {
-    /// What it knows its interface by, between builds of one program.
+    /// Identifies the interface between builds of one program.
     pub(super) fingerprint: u64,
-    /// What other programs know it by; empty for a server that has only its own application.
+    /// Identifies the interface to other programs; empty for a private server.
     pub(super) interface: Vec<Signature>,
 }
 
 impl ServerVersion {
-    /// Why it does not fit together with whoever says this, if it does not.
-    pub(super) fn disagreement(&self, hello: &Hello) -> Option<String> {
+    /// Returns why the sender of this hello cannot use this server, or `None` if it can.
+    pub(super) fn mismatch(&self, hello: &Hello) -> Option<String> {
         if hello.protocol != PROTOCOL {
-            return Some(versions(hello.protocol, &hello.library));
+            return Some(protocol_mismatch(hello.protocol, &hello.library));
         }
         if self.interface.is_empty() {
             let (own, theirs) = (self.fingerprint, hello.fingerprint);
@@ -40,8 +40,8 @@ impl ServerVersion {
     }
 }
 
-/// What is wrong where the other side speaks another protocol.
-pub(super) fn versions(protocol: u16, library: &str) -> String {
+/// Returns the reason for refusing an application that uses another protocol version.
+pub(super) fn protocol_mismatch(protocol: u16, library: &str) -> String {
     format!(
         "the application speaks protocol {protocol} of forkpool {library}, and this server protocol {PROTOCOL} of \
          forkpool {LIBRARY}"
@@ -53,7 +53,7 @@ fn list(interface: &[Signature]) -> String {
     format!("{{ {} }}", names.join(", "))
 }
 
-/// The first thing in which they differ.
+/// Returns a text for the first difference between two interfaces.
 fn difference(theirs: &[Signature], own: &[Signature]) -> String {
     let find = |all: &[Signature], name: &str| all.iter().find(|signature| signature.name == name).cloned();
     if let Some(missing) = theirs.iter().find(|their| find(own, &their.name).is_none()) {
@@ -72,7 +72,7 @@ fn difference(theirs: &[Signature], own: &[Signature]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::control::Guard;
+    use crate::wire::control::ProcessLimits;
 
     fn interface(signatures: &[(&str, u64)]) -> Vec<Signature> {
         let signature = |&(name, shape): &(&str, u64)| Signature { name: name.to_owned(), shape };
@@ -88,7 +88,7 @@ mod tests {
             pool: "passwords".to_owned(),
             max_payload: 1,
             max_memory: None,
-            guard: Guard::default(),
+            process_limits: ProcessLimits::default(),
             config: None,
             arena: false,
         }
@@ -96,7 +96,7 @@ mod tests {
 
     /// S11
     #[test]
-    fn a_disagreement_names_both_sides_and_what_differs() {
+    fn a_mismatch_names_both_sides_and_what_differs() {
         let own = ServerVersion { fingerprint: 0, interface: interface(&[("Hash", 1), ("Verify", 2)]) };
         type Row<'a> = (&'a str, u16, &'a [(&'a str, u64)], Option<&'a str>);
         let table: [Row<'_>; 7] = [
@@ -109,7 +109,7 @@ mod tests {
             ("none", PROTOCOL, &[], Some("application has no Hash")),
         ];
         for (row, protocol, signatures, expected) in table {
-            let found = own.disagreement(&hello(protocol, "9.8.7", signatures));
+            let found = own.mismatch(&hello(protocol, "9.8.7", signatures));
             match expected {
                 None => assert_eq!(found, None, "{row}"),
                 Some(expected) => {

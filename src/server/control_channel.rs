@@ -8,42 +8,44 @@ use std::sync::Arc;
 use crate::channel::{Inbox, SendQueue, SocketLayer};
 use crate::sys::arena::ReadOnlyArena;
 use crate::sys::descriptors;
-use crate::sys::descriptors::Bundle;
-use crate::wire::control::{BODY_LIMIT, FromServer, HELLO_LIMIT, Hello, Origin, STRANGER_LIMIT, ToServer};
+use crate::sys::descriptors::PassedDescriptors;
+use crate::wire::control::{
+    BODY_LIMIT, FIRST_MESSAGE_LIMIT, FromServer, HELLO_LIMIT, Hello, HelloPrefix, ToServer,
+};
 use crate::wire::frame;
 
-/// Most bytes that wait for a client that does not read.
-const MOST_UNSENT: usize = 4 << 20;
+/// Most bytes that wait for a client that does not read; beyond that it is disconnected.
+const MAX_UNSENT: usize = 4 << 20;
 
-/// Bytes beyond which what workers print is no longer passed on to a client until it reads again.
-const MUCH_UNSENT: usize = 256 << 10;
+/// Bytes that wait for a client beyond which its workers' output is no longer read.
+const SLOW_UNSENT: usize = 256 << 10;
 
-/// Why the conversation is over.
+/// Why a connection ends.
 #[derive(Debug)]
 pub(super) enum Disconnect {
-    /// The application is gone or has had enough.
+    /// The peer has closed the connection, or the connection failed.
     Closed,
-    /// What arrived is not this conversation, or what was said is not read.
+    /// The peer has violated the protocol, or too many bytes wait for it to read.
     Broken,
-    /// It could not show who it is, or did not believe who this is.
+    /// TLS authentication failed, at either side.
     Untrusted(String),
 }
 
-/// What a stranger says first.
-pub(super) enum FirstWord {
+/// The first message of a pending peer.
+pub(super) enum FirstMessage {
     Message(ToServer),
-    /// A hello of another version.
-    Foreign(Origin),
+    /// A hello of another protocol version.
+    OtherVersion(HelloPrefix),
 }
 
-/// The control channel: frames with, here and there, descriptors.
+/// A control socket: frames, some of which come with descriptors.
 pub(super) struct ControlChannel {
     socket: OwnedFd,
-    security: SocketLayer,
+    socket_layer: SocketLayer,
     inbox: Inbox,
     unsent: SendQueue,
-    /// Descriptors that arrived; they belong to the messages that need some, in their order.
-    passed: VecDeque<Bundle>,
+    /// Descriptors that have arrived. They belong, in order, to the messages that need some.
+    passed: VecDeque<PassedDescriptors>,
     limit: usize,
 }
 
@@ -51,7 +53,7 @@ impl ControlChannel {
     pub(super) fn new(socket: OwnedFd) -> Self {
         ControlChannel {
             socket,
-            security: SocketLayer::default(),
+            socket_layer: SocketLayer::default(),
             inbox: Inbox::default(),
             unsent: SendQueue::default(),
             passed: VecDeque::new(),
@@ -59,54 +61,54 @@ impl ControlChannel {
         }
     }
 
-    /// The channel to whoever comes to a server that listens; its hello has nothing to carry.
-    pub(super) fn to_stranger(socket: OwnedFd, security: SocketLayer) -> Self {
-        ControlChannel { limit: STRANGER_LIMIT, security, ..ControlChannel::new(socket) }
+    /// Makes a channel for a peer of a standalone server, whose first message is short.
+    pub(super) fn to_pending_peer(socket: OwnedFd, socket_layer: SocketLayer) -> Self {
+        ControlChannel { limit: FIRST_MESSAGE_LIMIT, socket_layer, ..ControlChannel::new(socket) }
     }
 
-    /// The connection itself, for somebody else to go on with; `None` where more has arrived than was taken.
+    /// Returns the connection for another use; `None` if bytes are unread or unsent.
     pub(super) fn into_connection(self) -> Option<(OwnedFd, SocketLayer)> {
-        (self.inbox.is_empty() && self.unsent.is_empty()).then_some((self.socket, self.security))
+        (self.inbox.is_empty() && self.unsent.is_empty()).then_some((self.socket, self.socket_layer))
     }
 
-    /// Leaves it to the server that this process was forked from. Memory is not given back, which would touch pages for
-    /// nothing.
+    /// Closes, in a forked child, the server's socket. Buffers are leaked on purpose: freeing them would touch pages
+    /// that the child shares with the server.
     pub(super) fn close_in_child(self) {
-        let ControlChannel { socket, security, inbox, unsent, passed, .. } = self;
+        let ControlChannel { socket, socket_layer, inbox, unsent, passed, .. } = self;
         drop(socket);
         if unsent.is_empty() && passed.is_empty() {
-            std::mem::forget((security, inbox, unsent, passed));
+            std::mem::forget((socket_layer, inbox, unsent, passed));
         }
     }
 
-    /// Waits for one message, as the server does before it has anything else to do.
-    pub(super) fn wait(&mut self) -> Result<ToServer, Disconnect> {
+    /// Waits for one message, before the event loop runs.
+    pub(super) fn wait_for_message(&mut self) -> Result<ToServer, Disconnect> {
         loop {
             if let Some(message) = self.next()? {
-                self.is_known();
+                self.raise_limit();
                 return Ok(message);
             }
             self.read()?;
         }
     }
 
-    /// It has said who it is.
-    pub(super) fn is_known(&mut self) {
+    /// Raises the limit on a message's length, once the peer has identified itself.
+    pub(super) fn raise_limit(&mut self) {
         self.limit = BODY_LIMIT;
     }
 
-    /// From now on reads and writes return instead of waiting.
-    pub(super) fn stop_waiting(&self) -> rustix::io::Result<()> {
+    /// Makes reads and writes return instead of waiting.
+    pub(super) fn set_nonblocking(&self) -> rustix::io::Result<()> {
         descriptors::set_nonblocking(self.socket.as_fd())
     }
 
-    /// Takes in what has arrived; `false` if nothing had.
+    /// Reads what has arrived; returns `false` if nothing has.
     pub(super) fn read(&mut self) -> Result<bool, Disconnect> {
-        let (socket, security, passed) = (&self.socket, &mut self.security, &mut self.passed);
-        let filled = self.inbox.fill(|buffer| match security {
-            // Descriptors come along only where nothing stands between.
+        let (socket, socket_layer, passed) = (&self.socket, &mut self.socket_layer, &mut self.passed);
+        let filled = self.inbox.fill(|buffer| match socket_layer {
+            // Only a plain socket can pass descriptors.
             SocketLayer::None => {
-                descriptors::receive_with(socket.as_fd(), buffer, passed).map_err(io::Error::from)
+                descriptors::receive_with_descriptors(socket.as_fd(), buffer, passed).map_err(io::Error::from)
             }
             #[cfg(feature = "tls")]
             secured @ SocketLayer::Tls(_) => secured.receive(socket.as_fd(), buffer),
@@ -122,112 +124,115 @@ impl ControlChannel {
         }
     }
 
-    /// The next message that is there in full.
+    /// Returns the next complete message.
     pub(super) fn next(&mut self) -> Result<Option<ToServer>, Disconnect> {
-        match self.inbox.next(self.limit) {
-            Ok(Some(body)) => frame::whole(body).map(Some).map_err(|_| Disconnect::Broken),
-            // Descriptors come with the first byte of the message that they belong to, and at most one has begun.
+        match self.inbox.next_frame(self.limit) {
+            Ok(Some(body)) => frame::header_only(body).map(Some).map_err(|_| Disconnect::Broken),
+            // Descriptors arrive with the first byte of their message, and at most one message is incomplete.
             Ok(None) if self.passed.len() > 1 => Err(Disconnect::Broken),
             Ok(None) => Ok(None),
             Err(_) => Err(Disconnect::Broken),
         }
     }
 
-    /// The first message of somebody who may be of another version.
-    pub(super) fn first(&mut self) -> Result<Option<FirstWord>, Disconnect> {
-        let Some(body) = self.inbox.next(self.limit).map_err(|_| Disconnect::Broken)? else {
+    /// Returns the first message, which may be of another protocol version.
+    pub(super) fn next_first(&mut self) -> Result<Option<FirstMessage>, Disconnect> {
+        let Some(body) = self.inbox.next_frame(self.limit).map_err(|_| Disconnect::Broken)? else {
             return Ok(None);
         };
-        match (frame::whole(body), Origin::of(body)) {
-            (Ok(message), _) => Ok(Some(FirstWord::Message(message))),
-            (Err(_), Some(origin)) => Ok(Some(FirstWord::Foreign(origin))),
+        match (frame::header_only(body), HelloPrefix::of(body)) {
+            (Ok(message), _) => Ok(Some(FirstMessage::Message(message))),
+            (Err(_), Some(prefix)) => Ok(Some(FirstMessage::OtherVersion(prefix))),
             (Err(_), None) => Err(Disconnect::Broken),
         }
     }
 
-    /// The descriptors that came with the message at hand, if as many as there have to be.
+    /// Takes the descriptors of the message at hand; `Ok(None)` if their number differs because this process has
+    /// reached its descriptor limit.
     ///
     /// # Errors
     ///
-    /// [`Disconnect::Broken`] where none were passed. `Ok(None)`: some were, for which this process had no room.
+    /// [`Disconnect::Broken`] if none were passed.
     pub(super) fn take_passed<const COUNT: usize>(&mut self) -> Result<Option<[OwnedFd; COUNT]>, Disconnect> {
-        Ok(self.take_bundle()?.try_into().ok())
+        Ok(self.take_all_passed()?.try_into().ok())
     }
 
-    /// All of them, however many there are.
+    /// Takes all descriptors of the message at hand.
     ///
     /// # Errors
     ///
-    /// [`Disconnect::Broken`] where none were passed.
-    pub(super) fn take_bundle(&mut self) -> Result<Bundle, Disconnect> {
+    /// [`Disconnect::Broken`] if none were passed.
+    pub(super) fn take_all_passed(&mut self) -> Result<PassedDescriptors, Disconnect> {
         self.passed.pop_front().ok_or(Disconnect::Broken)
     }
 
-    /// The arena that came with a hello, if that says that one did.
+    /// Maps the arena that was passed with a hello; `Ok(None)` if the hello has none.
     ///
     /// # Errors
     ///
-    /// Why it cannot be used, for whoever has passed it.
+    /// The reason why it cannot be mapped, as a text for the client.
     pub(super) fn take_arena(&mut self, hello: &Hello) -> Result<Option<Arc<ReadOnlyArena>>, String> {
         if !hello.arena {
             return Ok(None);
         }
-        let told = |why: &str| format!("the memory for the application's blobs cannot be mapped: {why}");
+        let failed =
+            |reason: &str| format!("the memory for the application's blobs cannot be mapped: {reason}");
         match self.take_passed() {
             Ok(Some([file])) => match ReadOnlyArena::open(file.as_fd()) {
                 Ok(arena) => Ok(Some(Arc::new(arena))),
-                Err(error) => Err(told(&io::Error::from(error).to_string())),
+                Err(error) => Err(failed(&io::Error::from(error).to_string())),
             },
-            Ok(None) => Err(told("the server may have no more descriptors")),
-            Err(_) => Err(told("it was not passed along")),
+            Ok(None) => Err(failed("the server has reached its limit of descriptors")),
+            Err(_) => Err(failed("it was not passed along")),
         }
     }
 
-    pub(super) fn say(&mut self, message: &FromServer) {
-        self.unsent.put(message, Vec::new());
+    pub(super) fn queue(&mut self, message: &FromServer) {
+        self.unsent.push(message, Vec::new());
     }
 
-    /// Says a message that descriptors go with.
-    pub(super) fn say_with(&mut self, message: &FromServer, passed: Vec<OwnedFd>) {
-        self.unsent.put(message, passed);
+    /// Queues a message with descriptors.
+    pub(super) fn queue_with(&mut self, message: &FromServer, passed: Vec<OwnedFd>) {
+        self.unsent.push(message, passed);
     }
 
-    /// Writes what fits.
+    /// Writes as much as the socket takes.
     ///
     /// # Errors
     ///
-    /// [`Disconnect::Closed`], or [`Disconnect::Broken`] where too much waits to be read.
+    /// [`Disconnect::Closed`] if the connection failed, [`Disconnect::Broken`] if too many bytes wait for the client
+    /// to read.
     pub(super) fn flush(&mut self) -> Result<(), Disconnect> {
-        let sent = self.unsent.send(self.socket.as_fd(), &mut self.security);
-        match sent.and_then(|()| self.security.flush(self.socket.as_fd())) {
+        let sent = self.unsent.send(self.socket.as_fd(), &mut self.socket_layer);
+        match sent.and_then(|()| self.socket_layer.flush(self.socket.as_fd())) {
             Ok(()) => Ok(()),
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(Disconnect::Closed),
-            Err(_) if self.unsent.bytes() <= MOST_UNSENT => Ok(()),
+            Err(_) if self.unsent.bytes() <= MAX_UNSENT => Ok(()),
             Err(_) => Err(Disconnect::Broken),
         }
     }
 
-    /// Writes everything, waiting for room.
+    /// Writes everything, waiting for the client to read.
     pub(super) fn flush_all(&mut self) -> Result<(), Disconnect> {
         loop {
             self.flush()?;
             if !self.has_unsent() {
                 return Ok(());
             }
-            self.wait_for_room()?;
+            self.wait_until_writable()?;
         }
     }
 
     pub(super) fn has_unsent(&self) -> bool {
-        !self.unsent.is_empty() || self.security.has_unsent()
+        !self.unsent.is_empty() || self.socket_layer.has_unsent()
     }
 
-    /// Whether so much waits to be read that less important things had better wait as well.
+    /// Returns whether so many bytes wait that the output of workers is to wait as well.
     pub(super) fn is_slow(&self) -> bool {
-        self.unsent.bytes() > MUCH_UNSENT
+        self.unsent.bytes() > SLOW_UNSENT
     }
 
-    fn wait_for_room(&self) -> Result<(), Disconnect> {
+    fn wait_until_writable(&self) -> Result<(), Disconnect> {
         use rustix::event::{PollFd, PollFlags};
         let mut entries = [PollFd::new(&self.socket, PollFlags::OUT)];
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut entries, None))

@@ -1,4 +1,4 @@
-//! A fork server at work: who comes and goes, births and deaths, for as many applications as it has.
+//! A fork server at work: connections, forks and exits, for all of its clients.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -15,132 +15,136 @@ use super::systemd;
 use crate::config::ServerOptions;
 use crate::sys::arena::ReadOnlyArena;
 use crate::sys::descriptors;
-use crate::sys::descriptors::OpenBefore;
+use crate::sys::descriptors::OpenDescriptors;
 use crate::sys::process;
 use crate::sys::process::TitleSpace;
 use crate::sys::signals;
-use crate::sys::signals::{ChildDeaths, Request};
+use crate::sys::signals::{ChildSignals, StopRequest};
 use crate::wire::LIBRARY;
-use crate::wire::control::{Ended, FromServer, Hello, ServerStats, ToServer};
+use crate::wire::control::{Ended, FromServer, Hello, ServerReport, ToServer};
 use crate::worker::{Preload, Program};
 
-/// How long the server waits for killed workers to be gone before it ends itself.
-const LAST_RITES: Duration = Duration::from_secs(1);
+/// How long the server waits for killed workers before it exits.
+const KILL_WAIT: Duration = Duration::from_secs(1);
 
-/// What workers are made of.
+/// What every worker is made from.
 pub(super) struct WorkerTemplate<'a> {
     pub(super) program: &'a Program,
     pub(super) config: Vec<u8>,
     pub(super) preload: &'static Preload,
     pub(super) title: Option<TitleSpace>,
-    /// What was open before the preload, and is nothing to a worker.
-    pub(super) open_before: OpenBefore,
+    /// Descriptors that were open before the preload; workers close them.
+    pub(super) open_before: OpenDescriptors,
 }
 
-/// A server that has its preload.
+/// A server that has run its preload.
 pub(super) struct ForkServer<'a> {
     pub(super) template: WorkerTemplate<'a>,
     pub(super) options: ServerOptions,
     pub(super) own: ServerVersion,
-    /// Without any it ends with its last client; a server of its own ends when it is told to.
+    /// Empty in a private server, which ends with its only client. A standalone server ends on a signal or when it is
+    /// replaced.
     pub(super) listeners: Vec<Listener>,
     is_private: bool,
-    /// When the doors are looked at again.
+    /// When connections are accepted again after a failure.
     pub(super) pause: Option<Instant>,
-    /// A descriptor to be given up for somebody who is to be told that there are no more.
+    /// A reserved descriptor. It is closed when no more can be opened, so that one more peer can be accepted and
+    /// refused with the reason.
     pub(super) spare: Option<OwnedFd>,
     pub(super) clients: Clients,
-    pub(super) deaths: ChildDeaths,
+    pub(super) child_signals: ChildSignals,
     pub(super) children: Children,
-    /// Set once it takes no more work: until when its workers may finish.
+    /// Set once the server takes no more work: `Some(Some(deadline))` if its workers must finish by then.
     draining: Option<Option<Instant>>,
-    began: Instant,
+    started: Instant,
     pub(super) forked: u64,
     pub(super) not_forked: u64,
     pub(super) rejections: RejectionLog,
 }
 
-/// What is watched while there is nothing to do.
+/// What a watched descriptor belongs to.
 #[derive(Clone, Copy)]
 enum Watched {
     Listener,
-    Party(ClientId),
+    Peer(ClientId),
     Output(OutputId),
     Adopted,
 }
 
 impl<'a> ForkServer<'a> {
-    /// A server that nobody has come to yet: clients come in by a door, or are welcomed.
+    /// Makes a server without clients. They connect to a listener, or [`welcome`](Self::welcome) adds the only one.
     pub(super) fn new(
         template: WorkerTemplate<'a>,
         options: ServerOptions,
         own: ServerVersion,
         listeners: Vec<Listener>,
     ) -> rustix::io::Result<Self> {
-        process::adopt_orphans()?;
+        process::become_subreaper()?;
         let is_private = listeners.is_empty();
         let now = Instant::now();
         Ok(ForkServer {
             template,
             options,
             own,
-            // A server of an application's ends with that and when it is killed, one of its own when it is told to.
-            deaths: ChildDeaths::watch(!is_private)?,
+            // A private server ends with its application or by SIGKILL; a standalone server handles SIGTERM and
+            // SIGINT.
+            child_signals: ChildSignals::watch(!is_private)?,
             is_private,
             listeners,
             pause: None,
-            spare: (!is_private).then(descriptors::null).transpose()?,
+            spare: (!is_private).then(descriptors::open_null).transpose()?,
             clients: Clients::default(),
             children: Children::new(),
             draining: None,
-            began: now,
+            started: now,
             forked: 0,
             not_forked: 0,
             rejections: RejectionLog::new(now),
         })
     }
 
-    /// Takes in the application of a private server, which fits.
+    /// Adds the application of a private server, whose hello has been checked.
     pub(super) fn welcome(
         &mut self,
         mut control: ControlChannel,
         hello: Hello,
         arena: Option<Arc<ReadOnlyArena>>,
     ) -> rustix::io::Result<()> {
-        control.stop_waiting()?;
-        control.say(&FromServer::Welcome { ticket: None });
+        control.set_nonblocking()?;
+        control.queue(&FromServer::Welcome { ticket: None });
         self.clients.welcome(control, hello, arena);
         Ok(())
     }
 
-    /// Works until it has nothing more to do, then leaves nothing behind; returns in every child it forks.
+    /// Runs until there is nothing more to do, then closes the listeners and kills all workers. Returns `Ok` in every
+    /// child that it forks.
     pub(super) fn serve(mut self) -> Result<ForkedWorker<'a>, Disconnect> {
-        match self.work() {
+        match self.run() {
             Ok(spec) => Ok(ForkedWorker { server: self, spec }),
-            Err(over) => {
+            Err(disconnect) => {
                 self.listeners.drain(..).for_each(Listener::close);
-                self.children.end_all(LAST_RITES);
-                Err(over)
+                self.children.kill_all(KILL_WAIT);
+                Err(disconnect)
             }
         }
     }
 
-    /// Returns what makes a worker, in the process that is to be that worker.
-    fn work(&mut self) -> Result<WorkerSpec, Disconnect> {
+    /// Returns `Ok` in a forked child, with the worker's parts.
+    fn run(&mut self) -> Result<WorkerSpec, Disconnect> {
         loop {
-            for id in self.clients.stranger_ids() {
-                if let Some(spec) = self.meet(id) {
+            for id in self.clients.pending_ids() {
+                if let Some(spec) = self.handle_pending_peer(id) {
                     return Ok(spec);
                 }
             }
             for client in self.clients.ids() {
-                match self.attend(client) {
+                match self.handle_messages(client) {
                     Ok(None) => {}
                     Ok(Some(spec)) => return Ok(spec),
-                    Err(over) => self.take_leave(client, over)?,
+                    Err(disconnect) => self.remove_client(client, disconnect)?,
                 }
             }
-            let is_overdue = self.draining.flatten().is_some_and(|until| until <= Instant::now());
+            let is_overdue = self.draining.flatten().is_some_and(|drain_until| drain_until <= Instant::now());
             if self.draining.is_some() && (is_overdue || self.children.count() == 0) {
                 return Err(Disconnect::Closed);
             }
@@ -148,101 +152,102 @@ impl<'a> ForkServer<'a> {
         }
     }
 
-    /// Waits for something to do, and takes in what there is.
+    /// Waits for events and handles them, except for messages that were read: [`run`](Self::run) handles those.
     fn wait(&mut self) -> Result<(), Disconnect> {
         let now = Instant::now();
-        self.rejections.sum_up(now);
-        let next_looks = [
-            self.children.end_hung(),
+        self.rejections.log_omitted(now);
+        let timers = [
+            self.children.check_hung(),
             self.clients.next_overdue(now),
-            self.end_pause(now),
+            self.remaining_pause(now),
             self.rejections.next(now),
-            self.draining.flatten().map(|until| until.saturating_duration_since(now)),
+            self.draining.flatten().map(|drain_until| drain_until.saturating_duration_since(now)),
         ];
-        let next_look = next_looks.into_iter().flatten().min();
+        let timeout = timers.into_iter().flatten().min();
         let (tokens, awake) = {
             let (tokens, watched): (Vec<Watched>, Vec<(BorrowedFd<'_>, bool)>) = self.watched().unzip();
-            (tokens, signals::wait(&watched, &self.deaths, next_look).map_err(|_| Disconnect::Broken)?)
+            (tokens, signals::poll(&watched, &self.child_signals, timeout).map_err(|_| Disconnect::Broken)?)
         };
-        if awake.deaths {
-            let request = self.deaths.acknowledge();
-            self.tell_deaths();
-            self.heed(request)?;
+        if awake.child_signals {
+            let request = self.child_signals.take_stop_request();
+            self.report_exits();
+            self.handle_request(request)?;
         }
         let is_adopted = |(token, _): &(&Watched, &bool)| matches!(token, Watched::Adopted);
         let adopted: Vec<bool> =
             tokens.iter().zip(&awake.readable).filter(is_adopted).map(|(_, &readable)| readable).collect();
-        self.children.forget_adopted(&adopted);
+        self.children.remove_exited_adopted(&adopted);
         for (token, _) in tokens.iter().zip(&awake.readable).filter(|(_, readable)| **readable) {
             match *token {
-                Watched::Party(id) => self.read(id)?,
-                Watched::Listener => self.look_outside(),
-                Watched::Output(output) => self.pass_on(output),
+                Watched::Peer(id) => self.read(id)?,
+                Watched::Listener => self.accept_peers(),
+                Watched::Output(output) => self.forward_output(output),
                 Watched::Adopted => {}
             }
         }
-        self.send_silent_away(Instant::now());
+        self.drop_overdue_peers(Instant::now());
         Ok(())
     }
 
     fn watched(&self) -> impl Iterator<Item = (Watched, (BorrowedFd<'_>, bool))> {
         let listeners = self.listeners.iter().filter(|_| self.pause.is_none());
         let listeners = listeners.map(|listener| (Watched::Listener, (listener.as_fd(), false)));
-        let parties = self.clients.watched().map(|(id, fd, unsent)| (Watched::Party(id), (fd, unsent)));
+        let peers = self.clients.watched().map(|(id, fd, unsent)| (Watched::Peer(id), (fd, unsent)));
         let adopted = self.children.adopted().map(|handle| (Watched::Adopted, (handle, false)));
-        // Whoever prints more than its client reads waits, as it would for a full pipe.
+        // Output for a slow client is not read, so the worker blocks as it would on a full pipe.
         let outputs = self.children.outputs().filter(|(_, client, _)| !self.clients.is_slow(*client));
         let outputs = outputs.map(|(output, _, end)| (Watched::Output(output), (end, false)));
-        listeners.chain(parties).chain(adopted).chain(outputs)
+        listeners.chain(peers).chain(adopted).chain(outputs)
     }
 
     fn read(&mut self, id: ClientId) -> Result<(), Disconnect> {
-        let Err(over) = self.clients.read(id) else { return Ok(()) };
+        let Err(disconnect) = self.clients.read(id) else { return Ok(()) };
         if self.clients.get(id).is_some() {
-            return self.take_leave(id, over);
+            return self.remove_client(id, disconnect);
         }
-        self.is_no_client(id, &over);
+        self.drop_pending_peer(id, &disconnect);
         Ok(())
     }
 
-    /// Passes on what a worker has printed.
-    fn pass_on(&mut self, output: OutputId) {
-        if let Some((id, printed)) = self.children.printed(output)
+    /// Reads what a worker has printed and queues it for the client.
+    fn forward_output(&mut self, output: OutputId) {
+        if let Some((id, printed)) = self.children.read_output(output)
             && let Some(client) = self.clients.get(id)
         {
-            client.control.say(&printed);
+            client.control.queue(&printed);
         }
     }
 
-    fn heed(&mut self, request: Option<Request>) -> Result<(), Disconnect> {
+    fn handle_request(&mut self, request: Option<StopRequest>) -> Result<(), Disconnect> {
         match request {
             None => Ok(()),
-            // Who asks twice does not want to wait.
-            Some(Request::Drain) if self.draining.is_none() => {
+            // A second SIGTERM ends the server at once.
+            Some(StopRequest::Drain) if self.draining.is_none() => {
                 self.listeners.drain(..).for_each(Listener::close);
                 self.drain(false);
                 Ok(())
             }
-            Some(Request::Drain | Request::Stop) => Err(Disconnect::Closed),
+            Some(StopRequest::Drain | StopRequest::Stop) => Err(Disconnect::Closed),
         }
     }
 
-    /// Takes no more work, and tells its clients to do without it.
+    /// Stops taking work and notifies all clients. `succeeded`: another server listens in place of this one.
     pub(super) fn drain(&mut self, succeeded: bool) {
-        let until = self.options.drain_timeout.and_then(|limit| Instant::now().checked_add(limit));
-        self.draining = Some(until);
+        let drain_until = self.options.drain_timeout.and_then(|limit| Instant::now().checked_add(limit));
+        self.draining = Some(drain_until);
         systemd::notify_stopping();
         let workers = self.children.count();
         tracing::info!(target: "forkpool::server", workers, succeeded, "takes no more work");
-        self.clients.say_to_all(&FromServer::Draining { succeeded });
+        self.clients.queue_for_all(&FromServer::Draining { succeeded });
     }
 
     pub(super) fn is_draining(&self) -> bool {
         self.draining.is_some()
     }
 
-    /// Does what one client has asked for, and says what there is to say to it.
-    fn attend(&mut self, id: ClientId) -> Result<Option<WorkerSpec>, Disconnect> {
+    /// Handles the messages that a client has sent, and flushes its queue. Returns the worker's parts in a forked
+    /// child.
+    fn handle_messages(&mut self, id: ClientId) -> Result<Option<WorkerSpec>, Disconnect> {
         while let Some(client) = self.clients.get(id) {
             match client.control.next()? {
                 None => {
@@ -255,9 +260,10 @@ impl<'a> ForkServer<'a> {
                         return Ok(spec);
                     }
                 }
-                Some(ToServer::End { number, kill }) => self.children.end(id, number, kill),
+                Some(ToServer::End { number, kill }) => self.children.end_worker(id, number, kill),
                 Some(ToServer::Adopt { number }) => {
-                    // One for which there is no room is bounded by its own guard.
+                    // If the descriptor was lost because this process reached its limit, the worker's own timer still
+                    // bounds it.
                     if let Some([handle]) = client.control.take_passed()? {
                         tracing::info!(target: "forkpool::server", client = id, worker = number, "a worker was adopted");
                         self.children.adopt(id, number, handle);
@@ -266,7 +272,7 @@ impl<'a> ForkServer<'a> {
                 Some(ToServer::Inspect) => {
                     let stats = self.stats();
                     if let Some(client) = self.clients.get(id) {
-                        client.control.say(&FromServer::Inspected(stats));
+                        client.control.queue(&FromServer::Inspected(stats));
                     }
                 }
                 Some(ToServer::Hello(_) | ToServer::TakeOver | ToServer::Attach { .. }) => {
@@ -277,33 +283,33 @@ impl<'a> ForkServer<'a> {
         Ok(None)
     }
 
-    /// One client is gone, and so are its workers. With the last a private server has nothing to do.
-    fn take_leave(&mut self, id: ClientId, over: Disconnect) -> Result<(), Disconnect> {
+    /// Removes a client and kills its workers. A private server then has nothing more to do and ends.
+    fn remove_client(&mut self, id: ClientId, disconnect: Disconnect) -> Result<(), Disconnect> {
         self.clients.remove(id);
-        self.children.kill_those_of(id);
+        self.children.kill_workers_of(id);
         if !self.is_private {
-            tracing::info!(target: "forkpool::server", client = id, ?over, "a client is gone");
+            tracing::info!(target: "forkpool::server", client = id, ?disconnect, "a client has disconnected");
             return Ok(());
         }
-        if self.clients.count() == 0 { Err(over) } else { Ok(()) }
+        if self.clients.count() == 0 { Err(disconnect) } else { Ok(()) }
     }
 
-    fn tell_deaths(&mut self) {
+    fn report_exits(&mut self) {
         while let Some((id, printed, ended)) = self.children.next_ended() {
             let Some(client) = self.clients.get(id) else { continue };
-            printed.iter().for_each(|printed| client.control.say(printed));
+            printed.iter().for_each(|printed| client.control.queue(printed));
             if !self.is_private {
-                log_end(&client.hello.pool, id, &ended);
+                log_exit(&client.hello.pool, id, &ended);
             }
-            client.control.say(&FromServer::Ended(ended));
+            client.control.queue(&FromServer::Ended(ended));
         }
     }
 
-    fn stats(&self) -> ServerStats {
-        ServerStats {
+    fn stats(&self) -> ServerReport {
+        ServerReport {
             pid: std::process::id(),
             library: LIBRARY.to_owned(),
-            uptime: self.began.elapsed(),
+            uptime: self.started.elapsed(),
             clients: self.clients.count() as u64,
             workers: self.children.count() as u64,
             forked: self.forked,
@@ -313,12 +319,12 @@ impl<'a> ForkServer<'a> {
         }
     }
 
-    pub(super) fn logs_lives(&self) -> bool {
+    pub(super) fn logs_workers(&self) -> bool {
         !self.is_private
     }
 }
 
-fn log_end(pool: &str, client: ClientId, ended: &Ended) {
+fn log_exit(pool: &str, client: ClientId, ended: &Ended) {
     let Ended { number, ending, peak_memory, cpu_time, .. } = ended;
     tracing::info!(target: "forkpool::server", client, pool, worker = number, %ending, peak_memory, ?cpu_time,
         "a worker has ended");

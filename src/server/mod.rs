@@ -1,14 +1,16 @@
-//! The fork server: one thread, no runtime, one preload, and as many applications as come to it.
+//! The fork server: one thread, no runtime, one preload, and any number of client applications.
 //!
-//! It begins where the application's start-up would have gone on to `main`, loads what the pool's workers
-//! share, and then forks when it is told to, reaps what ends and tells of both. It never decides when to fork
-//! and never runs a user's call.
+//! A private server is the application's own program, executed again and diverted ahead of `main`; a standalone
+//! server is a program of its own. Either one loads what the pool's workers share. Then it forks workers on request,
+//! reaps them, and reports both to its clients. It never decides on its own when to fork and never runs a user's
+//! call.
 
 pub(crate) mod boot;
 mod children;
 mod clients;
 mod compatibility;
 mod control_channel;
+mod errors;
 mod event_loop;
 mod handover;
 mod handshake;
@@ -22,5 +24,5 @@ mod systemd;
 mod watchdog;
 
 pub use boot::{Boot, enter};
-pub use listener::ListenError;
-pub use standalone::{ServerError, serve};
+pub use errors::{ListenError, ServerError};
+pub use standalone::serve;

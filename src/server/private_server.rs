@@ -1,4 +1,4 @@
-//! The life of the fork server of one application: hello, preload, then its work until the application is gone.
+//! Start of an application's own fork server: hello, preload, then the event loop until the application is gone.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::AssertUnwindSafe;
@@ -8,7 +8,7 @@ use super::control_channel::{ControlChannel, Disconnect};
 use super::event_loop::{ForkServer, WorkerTemplate};
 use crate::config::ServerOptions;
 use crate::sys::descriptors;
-use crate::sys::descriptors::OpenBefore;
+use crate::sys::descriptors::OpenDescriptors;
 use crate::sys::process;
 use crate::sys::process::{TitleSpace, exit_now};
 use crate::sys::signals;
@@ -19,31 +19,32 @@ use crate::wire::control::{FromServer, ToServer};
 use crate::worker;
 use crate::worker::{Preload, Program, panic_capture};
 
-/// Exit status of a server that was started by hand.
-const USAGE: i32 = 64;
+/// Exit status of a server that was started by hand (`EX_USAGE`).
+const EXIT_USAGE: i32 = 64;
 
-/// Exit status of a server that could not do its work.
-const UNABLE: i32 = 71;
+/// Exit status of a server that refused its application, failed its preload, or received invalid bytes (`EX_OSERR`).
+const EXIT_UNABLE: i32 = 71;
 
-/// Becomes a fork server. `start_up` is what the program's own start-up still has to do, once whatever was
-/// inherited is closed.
+/// Becomes a fork server. `start_up` runs the rest of the program's own start-up functions; it is called once all
+/// inherited descriptors are closed.
 pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
-    signals::start_afresh();
+    signals::reset_dispositions();
     let Some(socket) = control_socket() else {
         eprintln!(
-            "forkpool: this argument is for fork servers, which a pool starts itself; run the program without it"
+            "forkpool: only a pool starts a fork server with this argument; run the program without it"
         );
-        exit_now(USAGE)
+        exit_now(EXIT_USAGE)
     };
     start_up();
     match prepare(program, socket).and_then(ForkServer::serve) {
-        Ok(worker) => worker.live(),
+        Ok(worker) => worker.become_worker(),
         Err(Disconnect::Closed) => exit_now(0),
-        Err(Disconnect::Broken | Disconnect::Untrusted(_)) => exit_now(UNABLE),
+        Err(Disconnect::Broken | Disconnect::Untrusted(_)) => exit_now(EXIT_UNABLE),
     }
 }
 
-/// The control channel, which is standard input, with everything else that was inherited closed.
+/// Returns the control channel, which is standard input, after closing all other inherited descriptors. Returns
+/// `None` if standard input is not a stream socket.
 fn control_socket() -> Option<OwnedFd> {
     if !sockets::is_stream_socket(std::io::stdin().as_fd()) {
         return None;
@@ -52,19 +53,19 @@ fn control_socket() -> Option<OwnedFd> {
     descriptors::close_all_but(socket).ok()
 }
 
-/// Takes the hello and runs the preload.
+/// Reads the hello, checks it, and runs the preload.
 fn prepare(program: &Program, socket: OwnedFd) -> Result<ForkServer<'_>, Disconnect> {
     let mut control = ControlChannel::new(socket);
-    let ToServer::Hello(hello) = control.wait()? else {
+    let ToServer::Hello(hello) = control.wait_for_message()? else {
         return Err(Disconnect::Broken);
     };
     let Some(config) = hello.config.clone() else { return Err(Disconnect::Broken) };
     let own = ServerVersion { fingerprint: (program.fingerprint)(), interface: Vec::new() };
-    let arena = own.disagreement(&hello).map_or_else(|| control.take_arena(&hello), Err);
+    let arena = own.mismatch(&hello).map_or_else(|| control.take_arena(&hello), Err);
     let arena = match arena {
         Ok(arena) => arena,
         Err(reason) => {
-            control.say(&FromServer::Refused { reason });
+            control.queue(&FromServer::Refused { reason });
             control.flush_all()?;
             return Err(Disconnect::Broken);
         }
@@ -72,21 +73,21 @@ fn prepare(program: &Program, socket: OwnedFd) -> Result<ForkServer<'_>, Disconn
     let title = TitleSpace::find();
     process::set_short_name(&hello.pool, "server");
     write_title(title, &format!("forkpool: fork server of pool {}", hello.pool));
-    worker::break_ground();
+    worker::warm_up();
     let watch = HangUpWatch::start(control.as_fd());
-    // The application may end in the meantime, and this process is to end with it.
-    let preload = preloaded(program, &config);
+    // The application may exit during the preload; this process must then exit as well.
+    let preload = run_preload(program, &config);
     drop(watch);
     let preload = match preload {
         Ok(preload) => preload,
         Err(report) => {
-            control.say(&FromServer::PreloadFailed(report));
+            control.queue(&FromServer::PreloadFailed(report));
             control.flush_all()?;
             return Err(Disconnect::Broken);
         }
     };
-    // All that was open was closed before the preload.
-    let open_before = OpenBefore::default();
+    // All inherited descriptors were closed before the preload, so the list is empty.
+    let open_before = OpenDescriptors::default();
     let template = WorkerTemplate { program, config, preload, title, open_before };
     let server = ForkServer::new(template, ServerOptions::default(), own, Vec::new());
     let mut server = server.map_err(|_| Disconnect::Broken)?;
@@ -100,8 +101,12 @@ pub(super) fn write_title(space: Option<TitleSpace>, title: &str) {
     }
 }
 
-/// Runs the preload.
-pub(super) fn preloaded(program: &Program, config: &[u8]) -> Result<&'static Preload, SetupReport> {
+/// Runs the preload and returns what it left for the workers.
+///
+/// # Errors
+///
+/// The error that the preload returned, or a report of its panic.
+pub(super) fn run_preload(program: &Program, config: &[u8]) -> Result<&'static Preload, SetupReport> {
     panic_capture::capture();
     let mut preload = Preload::default();
     let load = || (program.preload)(config, &mut preload);

@@ -1,61 +1,61 @@
-//! What a server tells its log of whoever troubles it: at most so much, since trouble comes in floods.
+//! Rate-limited log of rejected peers, since peers may try again without a pause.
 
 use std::time::{Duration, Instant};
 
-/// Notices within a second; those beyond are counted.
+/// Log lines per second; further rejections are only counted.
 const PER_SECOND: u32 = 10;
 
-/// What a server has told of late.
+/// The rejections of the current second, and the count since the start.
 pub(super) struct RejectionLog {
-    until: Instant,
-    left: u32,
-    left_out: u64,
-    /// Whoever was turned away since the start.
-    turned_away: u64,
+    window_end: Instant,
+    permits: u32,
+    omitted: u64,
+    /// Peers rejected since the start of the server.
+    rejected: u64,
 }
 
 impl RejectionLog {
     pub(super) fn new(now: Instant) -> Self {
-        RejectionLog { until: now, left: 0, left_out: 0, turned_away: 0 }
+        RejectionLog { window_end: now, permits: 0, omitted: 0, rejected: 0 }
     }
 
-    /// Somebody was not let in.
-    pub(super) fn turned_away(&mut self, why: &str, now: Instant) {
-        self.turned_away += 1;
-        if self.may_tell(now) {
-            tracing::warn!(target: "forkpool::server", why, "turned away");
+    /// Counts a rejected peer, and logs it unless the limit of this second is reached.
+    pub(super) fn record(&mut self, reason: &str, now: Instant) {
+        self.rejected += 1;
+        if self.take_permit(now) {
+            tracing::warn!(target: "forkpool::server", reason, "turned away");
         }
     }
 
-    /// How many were not let in.
+    /// Returns how many peers were rejected since the start.
     pub(super) fn count(&self) -> u64 {
-        self.turned_away
+        self.rejected
     }
 
-    /// When there is something to be told that was left out.
+    /// Returns how long until omitted rejections are to be logged, if there are any.
     pub(super) fn next(&self, now: Instant) -> Option<Duration> {
-        (self.left_out > 0).then(|| self.until.saturating_duration_since(now))
+        (self.omitted > 0).then(|| self.window_end.saturating_duration_since(now))
     }
 
-    /// Tells how much was left out, once a second.
-    pub(super) fn sum_up(&mut self, now: Instant) {
-        if now >= self.until && self.left_out > 0 {
-            tracing::warn!(target: "forkpool::server", count = self.left_out, "more were turned away");
-            self.left_out = 0;
+    /// Logs the number of omitted rejections, once a second.
+    pub(super) fn log_omitted(&mut self, now: Instant) {
+        if now >= self.window_end && self.omitted > 0 {
+            tracing::warn!(target: "forkpool::server", count = self.omitted, "more were turned away");
+            self.omitted = 0;
         }
     }
 
-    fn may_tell(&mut self, now: Instant) -> bool {
-        if now >= self.until {
-            self.sum_up(now);
-            self.until = now + Duration::from_secs(1);
-            self.left = PER_SECOND;
+    fn take_permit(&mut self, now: Instant) -> bool {
+        if now >= self.window_end {
+            self.log_omitted(now);
+            self.window_end = now + Duration::from_secs(1);
+            self.permits = PER_SECOND;
         }
-        match self.left.checked_sub(1) {
-            Some(left) => self.left = left,
-            None => self.left_out += 1,
+        match self.permits.checked_sub(1) {
+            Some(left) => self.permits = left,
+            None => self.omitted += 1,
         }
-        self.left_out == 0
+        self.omitted == 0
     }
 }
 
@@ -64,16 +64,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_is_told_in_part_and_summed_up_a_second_later() {
+    fn a_flood_is_logged_in_part_and_counted_a_second_later() {
         let mut now = Instant::now();
         let mut rejections = RejectionLog::new(now);
-        let told = (0..1000).filter(|_| rejections.may_tell(now)).count();
-        assert_eq!(told, PER_SECOND as usize);
-        assert_eq!(rejections.left_out, 1000 - u64::from(PER_SECOND));
+        let logged = (0..1000).filter(|_| rejections.take_permit(now)).count();
+        assert_eq!(logged, PER_SECOND as usize);
+        assert_eq!(rejections.omitted, 1000 - u64::from(PER_SECOND));
         now += Duration::from_secs(1);
         assert_eq!(rejections.next(now), Some(Duration::ZERO));
-        rejections.sum_up(now);
+        rejections.log_omitted(now);
         assert_eq!(rejections.next(now), None);
-        assert!(rejections.may_tell(now));
+        assert!(rejections.take_permit(now));
     }
 }

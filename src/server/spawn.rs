@@ -1,24 +1,24 @@
-//! From a request for a worker to the worker.
+//! From a request for workers to running workers.
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::children::{ClientId, ForRemote};
+use super::children::{ClientId, RemoteOutputs};
 use super::clients::{Client, Clients};
 use super::control_channel::Disconnect;
 use super::event_loop::{ForkServer, WorkerTemplate};
 use super::private_server::write_title;
 use crate::channel::{SocketLayer, StatusPage, WorkerDoorbells, WorkerEnd};
 use crate::sys::process;
-use crate::sys::process::{Forked, Pid};
+use crate::sys::process::{ForkSide, Pid};
 use crate::sys::{Errno, descriptors};
-use crate::wire::control::{Born, FromServer, Guard, Hello};
+use crate::wire::control::{FromServer, Hello, ProcessLimits, WorkerPid};
 use crate::worker;
 use crate::worker::Assignment;
 
-/// How long births wait to be told of together with others that were asked for in the same message.
-const LONG: Duration = Duration::from_millis(1);
+/// How long forked workers may wait to be reported together with others of the same message.
+const REPORT_DELAY: Duration = Duration::from_millis(1);
 
 /// A process that was just forked and is about to become a worker.
 pub(super) struct ForkedWorker<'a> {
@@ -26,46 +26,46 @@ pub(super) struct ForkedWorker<'a> {
     pub(super) spec: WorkerSpec,
 }
 
-/// What makes a forked process a worker.
+/// What a forked process needs to become a worker.
 pub(super) struct WorkerSpec {
-    /// The server.
+    /// The fork server.
     parent: Pid,
     client: ClientId,
     channel: WorkerEnd,
     stdout: OwnedFd,
     stderr: OwnedFd,
-    /// What it is called: made before the fork, for every page that a child touches costs.
-    names: Names,
+    /// The worker's names, made before the fork: each page that a child touches is copied.
+    names: WorkerNames,
 }
 
-/// What a worker is called in `ps`.
-struct Names {
+/// The names of a worker in `ps`.
+struct WorkerNames {
     short: Option<CString>,
     title: String,
 }
 
-impl Names {
+impl WorkerNames {
     fn of(pool: &str, number: u64) -> Self {
         let short = process::short_name(pool, &number.to_string());
-        Names { short, title: format!("forkpool: worker {pool}/{number}") }
+        WorkerNames { short, title: format!("forkpool: worker {pool}/{number}") }
     }
 }
 
-/// The same, of a worker whose channel the client has made.
-enum Ours {
+/// The result of forking a worker for a client on this machine; the parent has its pid and pidfd.
+enum LocalFork {
     Child(WorkerSpec),
     Parent(Pid, OwnedFd),
 }
 
-/// Which side of a birth one is on.
-enum Side {
+/// The process in which a fork returned.
+enum AfterFork {
     Child(WorkerSpec),
-    /// What the child is made of is still here, to be looked at and let go.
+    /// The parent still owns the spec; it uses what it needs and drops the rest.
     Parent(Pid, WorkerSpec),
 }
 
 impl ForkServer<'_> {
-    /// Forks workers whose channels the client has made; in a child returns what makes it one.
+    /// Forks workers whose channels the client has created. Returns the worker's parts in a child.
     pub(super) fn fork(
         &mut self,
         id: ClientId,
@@ -73,39 +73,39 @@ impl ForkServer<'_> {
         rings: bool,
     ) -> Result<Option<WorkerSpec>, Disconnect> {
         let Some(client) = self.clients.get(id) else { return Ok(None) };
-        // They came with the first byte of their message, so they are there.
-        // Where this process may have no more, the first of them are.
-        let mut passed = client.control.take_bundle()?.into_iter();
-        let (mut born, mut handles, mut since) = (Vec::new(), Vec::new(), Instant::now());
+        // The descriptors arrived with the first byte of their message, so they are here. If this process has reached
+        // its descriptor limit, only the first of them are.
+        let mut passed = client.control.take_all_passed()?.into_iter();
+        let (mut forked, mut pidfds, mut since) = (Vec::new(), Vec::new(), Instant::now());
         for &number in numbers {
             let parts = next_end(&mut passed, rings);
-            let parts = parts.ok_or_else(|| "the server may have no more descriptors".to_owned());
-            let ours = match self.refusal_of_a_worker().map_or(parts, Err) {
+            let parts = parts.ok_or_else(|| "the server has reached its limit of descriptors".to_owned());
+            let forked_worker = match self.fork_refusal().map_or(parts, Err) {
                 Ok(parts) => self.fork_one(id, number, parts),
                 Err(reason) => Err(reason),
             };
-            match ours {
-                Ok(Ours::Child(spec)) => return Ok(Some(spec)),
-                Ok(Ours::Parent(pid, handle)) => {
-                    born.push(self.has_forked(id, number, pid));
-                    handles.push(handle);
+            match forked_worker {
+                Ok(LocalFork::Child(spec)) => return Ok(Some(spec)),
+                Ok(LocalFork::Parent(pid, pidfd)) => {
+                    forked.push(self.record_fork(id, number, pid));
+                    pidfds.push(pidfd);
                 }
-                Err(reason) => self.was_not_forked(id, number, &reason),
+                Err(reason) => self.report_not_forked(id, number, &reason),
             }
-            // Those there are need not wait for the others where a fork takes long.
-            if since.elapsed() > LONG {
-                self.tell_born(id, &mut born, &mut handles);
+            // If a fork takes long, the workers that are ready do not wait for the rest.
+            if since.elapsed() > REPORT_DELAY {
+                self.report_forked(id, &mut forked, &mut pidfds);
                 since = Instant::now();
             }
         }
-        self.tell_born(id, &mut born, &mut handles);
+        self.report_forked(id, &mut forked, &mut pidfds);
         Ok(None)
     }
 
-    fn tell_born(&mut self, id: ClientId, born: &mut Vec<Born>, handles: &mut Vec<OwnedFd>) {
-        if let Some(client) = self.clients.get(id).filter(|_| !born.is_empty()) {
-            client.control.say_with(&FromServer::Forked(std::mem::take(born)), std::mem::take(handles));
-            // What is wrong with the channel is found by whoever reads next.
+    fn report_forked(&mut self, id: ClientId, forked: &mut Vec<WorkerPid>, pidfds: &mut Vec<OwnedFd>) {
+        if let Some(client) = self.clients.get(id).filter(|_| !forked.is_empty()) {
+            client.control.queue_with(&FromServer::Forked(std::mem::take(forked)), std::mem::take(pidfds));
+            // The next read finds an error of the channel.
             let _ = client.control.flush();
         }
     }
@@ -115,121 +115,121 @@ impl ForkServer<'_> {
         id: ClientId,
         number: u64,
         (channel, [stdout, stderr]): (WorkerEnd, [OwnedFd; 2]),
-    ) -> Result<Ours, String> {
-        let told = |error: Errno| std::io::Error::from(error).to_string();
-        let guard = client_guard(&mut self.clients, id);
-        let names = Names::of(pool_of(&mut self.clients, id), number);
+    ) -> Result<LocalFork, String> {
+        let failed = |error: Errno| std::io::Error::from(error).to_string();
+        let process_limits = process_limits_of(&mut self.clients, id);
+        let names = WorkerNames::of(pool_of(&mut self.clients, id), number);
         let spec = WorkerSpec { parent: process::own_pid(), client: id, channel, stdout, stderr, names };
-        let (pid, spec) = match fork_process(spec).map_err(told)? {
-            Side::Child(spec) => return Ok(Ours::Child(spec)),
-            Side::Parent(pid, spec) => (pid, spec),
+        let (pid, spec) = match fork_process(spec).map_err(failed)? {
+            AfterFork::Child(spec) => return Ok(LocalFork::Child(spec)),
+            AfterFork::Parent(pid, spec) => (pid, spec),
         };
-        match process::open(pid) {
-            Ok(handle) => {
-                let open_notes = || StatusPage::open(spec.channel.memory().as_fd()).ok();
-                self.children.born(pid, (id, number), guard, open_notes);
-                Ok(Ours::Parent(pid, handle))
+        match process::open_pidfd(pid) {
+            Ok(pidfd) => {
+                let open_status_page = || StatusPage::open(spec.channel.memory().as_fd()).ok();
+                self.children.add(pid, (id, number), process_limits, open_status_page);
+                Ok(LocalFork::Parent(pid, pidfd))
             }
             Err(error) => {
-                // Without a handle the host could not kill it, so then it was never born.
+                // Without a pidfd the host could not kill the worker, so it is reported as not forked.
                 process::kill_group(pid);
-                Err(told(error))
+                Err(failed(error))
             }
         }
     }
 
-    /// Forks a worker whose channel is the connection by which a stranger has come, for the client with this ticket.
+    /// Forks a worker whose channel is a pending peer's connection, for the client with this ticket.
     pub(super) fn attach(
         &mut self,
         pending_peer: ClientId,
         ticket: u128,
         number: u64,
     ) -> Result<Option<WorkerSpec>, Disconnect> {
-        let id = self.clients.holder_of(ticket).ok_or(Disconnect::Broken)?;
+        let id = self.clients.with_ticket(ticket).ok_or(Disconnect::Broken)?;
         let pending_peer = self.clients.remove_pending_peer(pending_peer).ok_or(Disconnect::Broken)?;
-        let (socket, security) = pending_peer.control.into_connection().ok_or(Disconnect::Broken)?;
-        if let Some(refusal) = self.refusal_of_a_worker() {
-            self.was_not_forked(id, number, &refusal);
+        let (socket, socket_layer) = pending_peer.control.into_connection().ok_or(Disconnect::Broken)?;
+        if let Some(refusal) = self.fork_refusal() {
+            self.report_not_forked(id, number, &refusal);
             return Ok(None);
         }
-        match self.bear_for_remote(id, number, socket, security) {
+        match self.fork_for_remote(id, number, socket, socket_layer) {
             Ok(spec) => Ok(spec),
             Err(error) => {
-                self.was_not_forked(id, number, &std::io::Error::from(error).to_string());
+                self.report_not_forked(id, number, &std::io::Error::from(error).to_string());
                 Ok(None)
             }
         }
     }
 
-    fn bear_for_remote(
+    fn fork_for_remote(
         &mut self,
         client: ClientId,
         number: u64,
         socket: OwnedFd,
-        security: SocketLayer,
+        socket_layer: SocketLayer,
     ) -> rustix::io::Result<Option<WorkerSpec>> {
         descriptors::set_blocking(socket.as_fd())?;
         let ((out, stdout), (err, stderr)) = (descriptors::pipe()?, descriptors::pipe()?);
         let (status_page, memory) = StatusPage::create(0)?;
-        let (channel, parent) = (WorkerEnd::Stream { socket, security, memory }, process::own_pid());
-        let names = Names::of(pool_of(&mut self.clients, client), number);
+        let (channel, parent) = (WorkerEnd::Stream { socket, socket_layer, memory }, process::own_pid());
+        let names = WorkerNames::of(pool_of(&mut self.clients, client), number);
         match fork_process(WorkerSpec { parent, client, channel, stdout, stderr, names })? {
-            Side::Child(spec) => Ok(Some(spec)),
-            Side::Parent(pid, _) => {
-                let guard = client_guard(&mut self.clients, client);
-                let for_remote = ForRemote { status_page, stdout: out, stderr: err };
-                self.children.born_for_remote(pid, (client, number), guard, for_remote);
-                let mut born = vec![self.has_forked(client, number, pid)];
-                self.tell_born(client, &mut born, &mut Vec::new());
+            AfterFork::Child(spec) => Ok(Some(spec)),
+            AfterFork::Parent(pid, _) => {
+                let process_limits = process_limits_of(&mut self.clients, client);
+                let remote_outputs = RemoteOutputs { status_page, stdout: out, stderr: err };
+                self.children.add_for_remote(pid, (client, number), process_limits, remote_outputs);
+                let mut forked = vec![self.record_fork(client, number, pid)];
+                self.report_forked(client, &mut forked, &mut Vec::new());
                 Ok(None)
             }
         }
     }
 
-    fn refusal_of_a_worker(&self) -> Option<String> {
+    fn fork_refusal(&self) -> Option<String> {
         if self.is_draining() {
             return Some("the server takes no more work".to_owned());
         }
-        let most = self.options.max_workers?;
-        (self.children.count() >= most).then(|| format!("the server is full: it has max_workers, {most}"))
+        let max = self.options.max_workers?;
+        (self.children.count() >= max).then(|| format!("the server is full: it has max_workers, {max}"))
     }
 
-    /// Counts a birth, and notes it in the log.
-    fn has_forked(&mut self, id: ClientId, number: u64, pid: Pid) -> Born {
+    /// Counts and logs a fork.
+    fn record_fork(&mut self, id: ClientId, number: u64, pid: Pid) -> WorkerPid {
         self.forked += 1;
         let pid = pid.as_raw_nonzero().get().unsigned_abs();
-        if self.logs_lives() {
+        if self.logs_workers() {
             let pool = pool_of(&mut self.clients, id);
             tracing::info!(target: "forkpool::server", client = id, pool, worker = number, pid, "a worker was forked");
         }
-        Born { number, pid }
+        WorkerPid { number, pid }
     }
 
-    fn was_not_forked(&mut self, id: ClientId, number: u64, reason: &str) {
+    fn report_not_forked(&mut self, id: ClientId, number: u64, reason: &str) {
         self.not_forked += 1;
-        let logs = self.logs_lives();
+        let logs = self.logs_workers();
         let Some(client) = self.clients.get(id) else { return };
         if logs {
             let pool = client.hello.pool.as_str();
             tracing::warn!(target: "forkpool::server", client = id, pool, worker = number, reason,
                 "a worker was not forked");
         }
-        client.control.say(&FromServer::NotForked { number, reason: reason.to_owned() });
+        client.control.queue(&FromServer::NotForked { number, reason: reason.to_owned() });
     }
 }
 
-/// Forks.
-fn fork_process(spec: WorkerSpec) -> rustix::io::Result<Side> {
+/// Forks the process, and moves the child to a process group of its own.
+fn fork_process(spec: WorkerSpec) -> rustix::io::Result<AfterFork> {
     match process::fork()? {
-        Forked::Child => Ok(Side::Child(spec)),
-        Forked::Parent(pid) => {
-            process::own_group(Some(pid));
-            Ok(Side::Parent(pid, spec))
+        ForkSide::Child => Ok(AfterFork::Child(spec)),
+        ForkSide::Parent(pid) => {
+            process::move_to_own_group(Some(pid));
+            Ok(AfterFork::Parent(pid, spec))
         }
     }
 }
 
-/// The next worker's ends among those that were passed along.
+/// Takes the descriptors of the next worker from those that were passed.
 fn next_end(passed: &mut impl Iterator<Item = OwnedFd>, rings: bool) -> Option<(WorkerEnd, [OwnedFd; 2])> {
     let channel = match rings {
         true => {
@@ -238,7 +238,7 @@ fn next_end(passed: &mut impl Iterator<Item = OwnedFd>, rings: bool) -> Option<(
         }
         false => {
             let (socket, memory) = (passed.next()?, passed.next()?);
-            WorkerEnd::Stream { socket, security: SocketLayer::None, memory }
+            WorkerEnd::Stream { socket, socket_layer: SocketLayer::None, memory }
         }
     };
     Some((channel, [passed.next()?, passed.next()?]))
@@ -248,45 +248,46 @@ fn pool_of(clients: &mut Clients, id: ClientId) -> &str {
     clients.get(id).map(|client| client.hello.pool.as_str()).unwrap_or_default()
 }
 
-fn client_guard(clients: &mut Clients, id: ClientId) -> Guard {
-    clients.get(id).map(|client| client.hello.guard).unwrap_or_default()
+fn process_limits_of(clients: &mut Clients, id: ClientId) -> ProcessLimits {
+    clients.get(id).map(|client| client.hello.process_limits).unwrap_or_default()
 }
 
 impl ForkedWorker<'_> {
-    /// Leaves everything of the server's behind, and lives.
-    pub(super) fn live(self) -> ! {
+    /// Drops the server's state and runs the worker.
+    pub(super) fn become_worker(self) -> ! {
         let ForkedWorker { server, spec: WorkerSpec { parent, client, channel, stdout, stderr, names } } =
             self;
-        let ForkServer { template, mut clients, listeners, deaths, mut children, spare, .. } = server;
+        let ForkServer { template, mut clients, listeners, child_signals, mut children, spare, .. } = server;
         let WorkerTemplate { program, config, preload, title, open_before } = template;
         let Some(Client { control, hello, arena, .. }) = clients.remove(client) else { process::exit_now(0) };
         control.close_in_child();
-        process::own_group(None);
+        process::move_to_own_group(None);
         process::set_name(names.short.as_deref());
         write_title(title, &names.title);
         if let Some(null) = spare {
-            // A private server has put it there already. Where that fails it reads what its server would.
-            let _ = descriptors::replace_input(null);
+            // Only a standalone server has this descriptor; a private one already reads from `/dev/null`. On failure
+            // the worker keeps the server's standard input.
+            let _ = descriptors::replace_stdin(null);
         }
         drop((clients, listeners));
         children.forget_in_child();
         open_before.close_in_child();
-        deaths.forget_in_child();
-        // Where that fails it prints where the application prints.
-        let _ = descriptors::replace_outputs(stdout, stderr);
-        let Hello { fingerprint, max_payload, max_memory, guard, .. } = hello;
+        child_signals.unblock_in_child();
+        // On failure the worker keeps the server's standard output and standard error.
+        let _ = descriptors::replace_stdout_and_stderr(stdout, stderr);
+        let Hello { fingerprint, max_payload, max_memory, process_limits, .. } = hello;
         worker::run(Assignment {
             program,
             config: &config,
             preload,
-            channel: channel.raised(descriptors::raise),
+            channel: channel.with_raised_descriptors(descriptors::raise_number),
             arguments: arena,
             fingerprint,
             max_payload: usize::try_from(max_payload).unwrap_or(usize::MAX),
             max_memory,
-            memory_limit: guard.memory_limit,
+            memory_limit: process_limits.memory_limit,
             parent,
-            hung_worker_timeout: guard.hung_worker_timeout,
+            hung_worker_timeout: process_limits.hung_worker_timeout,
         })
     }
 }

@@ -1,82 +1,49 @@
-//! A fork server that is a program of its own, to which applications come and go.
+//! A fork server that is a program of its own: applications connect and disconnect.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use super::compatibility::ServerVersion;
 use super::control_channel::Disconnect;
+use super::errors::{ListenError, ServerError};
 use super::event_loop::{ForkServer, WorkerTemplate};
 use super::handover::Predecessor;
-use super::listener::{Access, ListenError, Listener};
-use super::private_server::preloaded;
+use super::listener::{Access, Listener};
+use super::private_server::run_preload;
 use super::socket_lock::SocketLock;
 use super::systemd;
 use super::systemd::Inherited;
-use crate::address::{Address, AddressError};
+use crate::address::Address;
 use crate::certificates::Certificates;
-use crate::config::{OptionError, ServerOptions};
-use crate::sys::descriptors::OpenBefore;
+use crate::config::ServerOptions;
+use crate::sys::descriptors::OpenDescriptors;
 use crate::sys::process;
 use crate::sys::process::TitleSpace;
 use crate::wire::call::SetupReport;
 use crate::worker;
 use crate::worker::Program;
 
-/// Why a server does not serve.
-#[derive(thiserror::Error)]
-#[non_exhaustive]
-pub enum ServerError {
-    /// An option cannot be what it is.
-    #[error(transparent)]
-    Option(#[from] OptionError),
-    /// It cannot listen.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// It has nowhere to listen.
-    #[error("a server listens somewhere: name an address with listen")]
-    NoAddress,
-    /// The process has more than one thread, and a fork copies only one of them.
-    #[error(
-        "a server forks and has to be alone in its process, which has {count} threads: start it first thing in main, \
-         outside of any runtime"
-    )]
-    Threads {
-        /// So many.
-        count: usize,
-    },
-    /// The workers' configuration cannot be encoded.
-    #[error("the configuration of the workers cannot be encoded")]
-    Config(#[source] crate::worker::PayloadError),
-    /// The preload failed.
-    #[error("the preload failed: {reason}")]
-    Preload {
-        /// What it said.
-        reason: String,
-    },
-    /// What the system said.
-    #[error("the server cannot work")]
-    Io(#[source] std::io::Error),
-}
-
-/// For people: what an unhandled `?` in `main` prints is what is wrong and what to do.
-impl std::fmt::Debug for ServerError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        crate::failure::for_people(f, self)
-    }
-}
-
-impl From<AddressError> for ServerError {
-    fn from(error: AddressError) -> Self {
-        ServerError::Listen(error.into())
-    }
-}
-
-/// Serves workers of a program at these addresses until SIGTERM or SIGINT; `Server` does so for a type of worker.
-/// `config` is their configuration, encoded by postcard.
+/// Serves workers of `program` at `addresses` until a signal or another server ends it.
+///
+/// `Server::run` of the feature `actors` calls this for a worker type. `config` is the workers' configuration, encoded
+/// by postcard. `certificates` is required for addresses that begin with `tls:`. The process must have a single thread,
+/// and this call takes it over: it forks workers, and in a worker it never returns.
+///
+/// On SIGTERM, and when another server takes over, the server takes no more work. It returns `Ok` once the last worker
+/// has ended, or after `drain_timeout`. On SIGINT or a second SIGTERM it returns `Ok` at once. Workers that are left
+/// are killed.
 ///
 /// # Errors
 ///
-/// [`ServerError`]; no client was let in then, nothing is left behind, and a server that was to be replaced goes on.
+/// - [`ServerError::Option`], [`ServerError::NoAddress`], [`ServerError::Threads`]: the call was refused before anything
+///   was opened.
+/// - [`ServerError::Listen`]: an address is invalid, is in use by another server, or cannot be opened.
+/// - [`ServerError::Preload`]: the preload returned an error or panicked.
+/// - [`ServerError::Io`]: a system call failed.
+///
+/// After an error before the server is ready, no client was accepted, no socket or lock is left behind, and a server
+/// that was to be replaced continues. [`ServerError::Io`] can also end a server that has been serving; its workers are
+/// killed then.
 pub fn serve(
     program: &Program,
     config: Vec<u8>,
@@ -99,10 +66,10 @@ pub fn serve(
     if count > 1 {
         return Err(ServerError::Threads { count });
     }
-    let open_before = OpenBefore::note();
-    let places = Places::find(&addresses, access, options.take_over)?;
-    worker::break_ground();
-    let preload = preloaded(program, &config).map_err(|report| ServerError::Preload {
+    let open_before = OpenDescriptors::list();
+    let prepared = PreparedAddresses::find(&addresses, access, options.take_over)?;
+    worker::warm_up();
+    let preload = run_preload(program, &config).map_err(|report| ServerError::Preload {
         reason: match report {
             SetupReport::Error(error) => error.chain().join(": "),
             SetupReport::Panic(report) => format!("it panicked: {report}"),
@@ -111,16 +78,16 @@ pub fn serve(
     let io = |error| ServerError::Io(std::io::Error::from(error));
     let own = ServerVersion { fingerprint: (program.fingerprint)(), interface: (program.interface)() };
     let template = WorkerTemplate { program, config, preload, title: TitleSpace::find(), open_before };
-    process::set_short_name(&name(options), "server");
-    let Opened { listeners, incumbents } = places.open()?;
+    process::set_short_name(&server_name(options), "server");
+    let OpenedListeners { listeners, predecessors } = prepared.open()?;
     let listens = listeners.iter().map(|listener| listener.address.as_str()).collect::<Vec<_>>().join(", ");
     let server = ForkServer::new(template, options.clone(), own, listeners).map_err(io)?;
-    // From here on nothing can fail any more.
-    incumbents.into_iter().for_each(Predecessor::thank);
+    // Nothing can fail from here on.
+    predecessors.into_iter().for_each(Predecessor::confirm);
     tracing::info!(target: "forkpool::server", listens, "serves");
     systemd::notify_ready();
     match server.serve() {
-        Ok(worker) => worker.live(),
+        Ok(worker) => worker.become_worker(),
         Err(Disconnect::Closed) => Ok(()),
         Err(Disconnect::Broken | Disconnect::Untrusted(_)) => {
             Err(ServerError::Io(std::io::Error::last_os_error()))
@@ -128,122 +95,122 @@ pub fn serve(
     }
 }
 
-/// The server's name, or that of its program.
-fn name(options: &ServerOptions) -> String {
+/// Returns the server's name from the options, or else the name of its program.
+fn server_name(options: &ServerOptions) -> String {
     let program = std::env::args_os().next().map(PathBuf::from);
     let program =
         program.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
     options.name.clone().or(program).unwrap_or_else(|| "forkpool".to_owned())
 }
 
-/// Where the server is to listen, before its preload: nobody else can, but nobody can come yet.
-struct Places {
+/// The addresses of a server before its preload: no other server can take them, but no client can connect yet.
+struct PreparedAddresses {
     access: Access,
-    claims: Vec<(PathBuf, SocketLock)>,
-    /// Paths at which another server listens that is to be replaced.
+    locks: Vec<(PathBuf, SocketLock)>,
+    /// Paths of servers that are to be replaced.
     taken: Vec<PathBuf>,
-    /// Ports that are still to be listened at.
+    /// Ports that are not opened yet.
     ports: Vec<Address>,
     listeners: Vec<Listener>,
 }
 
-/// Where the server listens, and whom it replaces.
-struct Opened {
+/// The open listeners, and the servers that this one replaces.
+struct OpenedListeners {
     listeners: Vec<Listener>,
-    incumbents: Vec<Predecessor>,
+    predecessors: Vec<Predecessor>,
 }
 
-impl Places {
+impl PreparedAddresses {
     fn find(addresses: &[Address], access: Access, take_over: bool) -> Result<Self, ListenError> {
         let mut inherited = Inherited::take();
-        let (claims, taken, ports, listeners) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut places = Places { access, claims, taken, ports, listeners };
+        let (locks, taken, ports, listeners) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut prepared = PreparedAddresses { access, locks, taken, ports, listeners };
         for address in addresses {
             match address {
                 Address::Unix(path) => match SocketLock::new(path) {
-                    Ok(lock) => places.claims.push((path.clone(), lock)),
-                    Err(ListenError::Taken { .. }) if take_over => places.taken.push(path.clone()),
+                    Ok(lock) => prepared.locks.push((path.clone(), lock)),
+                    Err(ListenError::Taken { .. }) if take_over => prepared.taken.push(path.clone()),
                     Err(error) => return Err(error),
                 },
-                Address::Net { .. } => places.ports.push(address.clone()),
+                Address::Net { .. } => prepared.ports.push(address.clone()),
                 Address::Inherited(name) => {
-                    places.listeners.extend(inherited.listeners(name.as_deref(), &places.access)?);
+                    prepared.listeners.extend(inherited.listeners(name.as_deref(), &prepared.access)?);
                 }
             }
         }
-        if places.taken.is_empty() {
-            // Whether they are free is better known before the preload than behind it.
-            places.listen_at_ports()?;
+        if prepared.taken.is_empty() {
+            // A port that is in use is better found before the preload than after it.
+            prepared.listen_at_ports()?;
         }
-        Ok(places)
+        Ok(prepared)
     }
 
     fn listen_at_ports(&mut self) -> Result<(), ListenError> {
         for port in std::mem::take(&mut self.ports) {
             if let Address::Net { host, port: number, tls } = &port {
                 let address = port.to_string();
-                let told = |source| ListenError::Net { address: address.clone(), source };
-                let listener = TcpListener::bind((host.as_str(), *number)).map_err(told)?;
+                let failed = |source| ListenError::Net { address: address.clone(), source };
+                let listener = TcpListener::bind((host.as_str(), *number)).map_err(failed)?;
                 self.listeners.push(Listener::net(address.clone(), listener, self.access.clone(), *tls)?);
             }
         }
         Ok(())
     }
 
-    /// Ports that the server has which is replaced are taken from it.
-    fn take_ports(&mut self, handed: &mut Vec<Listener>) {
+    /// Uses the predecessors' listeners for the ports that they have in common with this server.
+    fn take_ports(&mut self, handed_over: &mut Vec<Listener>) {
         for port in std::mem::take(&mut self.ports) {
             let address = port.to_string();
-            match handed.iter().position(|listener| listener.address == address) {
-                Some(at) => self.listeners.push(handed.swap_remove(at)),
+            match handed_over.iter().position(|listener| listener.address == address) {
+                Some(at) => self.listeners.push(handed_over.swap_remove(at)),
                 None => self.ports.push(port),
             }
         }
     }
 
-    fn open(mut self) -> Result<Opened, ListenError> {
-        let (mut claims, taken) = (std::mem::take(&mut self.claims), std::mem::take(&mut self.taken));
-        let mut incumbents = Vec::new();
-        let mut handed: Vec<Listener> = Vec::new();
+    fn open(mut self) -> Result<OpenedListeners, ListenError> {
+        let (mut locks, taken) = (std::mem::take(&mut self.locks), std::mem::take(&mut self.taken));
+        let mut predecessors = Vec::new();
+        let mut handed_over: Vec<Listener> = Vec::new();
         let access = self.access.clone();
         for path in taken {
             let address = Address::Unix(path.clone()).to_string();
-            if handed.iter().all(|listener| listener.address != address) {
+            if handed_over.iter().all(|listener| listener.address != address) {
                 match Predecessor::at(&path)
                     .and_then(|mut predecessor| Ok((predecessor.listeners(&access)?, predecessor)))
                 {
                     Ok((theirs, predecessor)) => {
-                        handed.extend(theirs);
-                        incumbents.push(predecessor);
+                        handed_over.extend(theirs);
+                        predecessors.push(predecessor);
                     }
-                    // It may have ended meanwhile.
+                    // The predecessor may have exited in the meantime.
                     Err(error) => match SocketLock::new(&path) {
-                        Ok(lock) => claims.push((path.clone(), lock)),
+                        Ok(lock) => locks.push((path.clone(), lock)),
                         Err(_) => return Err(Predecessor::refusal(&path, &error)),
                     },
                 }
             }
-            // What else it had is not asked for, and goes with it.
-            let listener = handed.iter().position(|listener| listener.address == address);
-            let is_claimed = claims.last().is_some_and(|(claimed, _)| *claimed == path);
-            if listener.is_none() && !is_claimed {
-                let error = std::io::Error::other("it was started with the same path in other words");
+            // Only the listener of this path is used; the predecessor's others close with it.
+            let listener = handed_over.iter().position(|listener| listener.address == address);
+            let is_locked = locks.last().is_some_and(|(locked, _)| *locked == path);
+            if listener.is_none() && !is_locked {
+                let error = std::io::Error::other("it listens at the same path in another spelling");
                 return Err(Predecessor::refusal(&path, &error));
             }
-            self.listeners.extend(listener.map(|at| handed.swap_remove(at)));
+            self.listeners.extend(listener.map(|at| handed_over.swap_remove(at)));
         }
-        self.take_ports(&mut handed);
+        self.take_ports(&mut handed_over);
         self.listen_at_ports()?;
         let mut listeners = self.listeners;
-        for (path, lock) in claims {
+        for (path, lock) in locks {
             let listener = lock.listen(access.group)?;
             let address = Address::Unix(path).to_string();
             listeners.push(Listener::unix(address, listener, access.clone(), Some(lock)));
         }
         for lock in listeners.iter().filter_map(|listener| listener.lock.as_ref()) {
-            // It is for people, and what it says is looked up nowhere else.
-            let _ = lock.sign();
+            // The pid in the lock file is for people only, so a failure is harmless.
+            let _ = lock.write_pid();
         }
-        Ok(Opened { listeners, incumbents })
+        Ok(OpenedListeners { listeners, predecessors })
     }
 }

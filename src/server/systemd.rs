@@ -1,19 +1,20 @@
-//! The service manager that may have started this server: what it listens at for it, and what it is told.
+//! The service manager: sockets that it passes to this server, and notifications to it.
 
 use std::os::fd::{AsFd, OwnedFd};
 
 use sd_notify::NotifyState;
 
-use super::listener::{Access, ListenError, Listener};
+use super::errors::ListenError;
+use super::listener::{Access, Listener};
 use crate::address::Address;
 use crate::sys::{descriptors, sockets};
 
-/// What a service manager has passed to this process: descriptors and their names.
+/// The descriptors that a service manager has passed to this process, with their names.
 #[derive(Default)]
 pub(super) struct Inherited(Vec<(String, OwnedFd)>);
 
 impl Inherited {
-    /// Takes what was passed; nothing where there is no service manager.
+    /// Takes the passed descriptors; none without a service manager.
     ///
     /// # References
     ///
@@ -26,11 +27,13 @@ impl Inherited {
         )
     }
 
-    /// Doors of those that have this name, or of all.
+    /// Takes the listeners with this name, or all of them without a name.
     ///
     /// # Errors
     ///
-    /// [`ListenError::NotInherited`] where there is none, or one that nobody could come to.
+    /// - [`ListenError::NotInherited`]: no socket has that name, or one of them is not a listening stream socket.
+    /// - [`ListenError::Io`]: a socket cannot be made nonblocking.
+    /// - The errors of [`Listener::inherited`].
     pub(super) fn listeners(
         &mut self,
         name: Option<&str>,
@@ -48,31 +51,31 @@ impl Inherited {
         }
         self.0 = others;
         let listener = |(name, socket): (String, OwnedFd)| {
-            if !sockets::listens(socket.as_fd()) {
-                return Err(refused(format!("{name}, which is no stream socket that listens")));
+            if !sockets::is_listener(socket.as_fd()) {
+                return Err(refused(format!("{name}, which is not a listening stream socket")));
             }
-            let told = |source: rustix::io::Errno| ListenError::Io {
+            let failed = |source: rustix::io::Errno| ListenError::Io {
                 path: name.clone().into(),
                 source: source.into(),
             };
-            descriptors::set_nonblocking(socket.as_fd()).map_err(told)?;
+            descriptors::set_nonblocking(socket.as_fd()).map_err(failed)?;
             Listener::inherited(format!("systemd:{name}"), socket, access.clone(), None)
         };
         fitting.into_iter().map(listener).collect()
     }
 }
 
-/// Tells the service manager that whoever comes is let in.
+/// Notifies the service manager that clients are accepted now.
 ///
 /// # References
 ///
 /// - [sd_notify(3)](https://man7.org/linux/man-pages/man3/sd_notify.3.html)
 pub(super) fn notify_ready() {
-    // Where there is none, nobody is told.
+    // Without a service manager there is nothing to notify.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
 }
 
-/// Tells it that this server is about to end.
+/// Notifies the service manager that this server takes no more work and is about to stop.
 pub(super) fn notify_stopping() {
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
 }

@@ -1,11 +1,11 @@
-//! Clocks that processes can compare.
+//! Clocks whose readings are comparable between the processes of a machine.
 
 #[cfg(feature = "actors")]
 use std::sync::LazyLock;
 #[cfg(feature = "actors")]
 use std::time::{Duration, Instant};
 
-/// Nanoseconds of the kernel's monotonic clock, which all processes of a machine read alike.
+/// Nanoseconds of the kernel's monotonic clock, which is the same for all processes of a machine.
 ///
 /// # References
 ///
@@ -16,11 +16,11 @@ pub(crate) fn monotonic_nanos() -> u64 {
     seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
-/// What that clock said at an instant of this process, to a microsecond or so, and the same for the same instant.
+/// The reading of that clock at `instant`, accurate to about a microsecond, and always the same for the same instant.
 #[cfg(feature = "actors")]
-pub(crate) fn nanos_of(instant: Instant) -> u64 {
+pub(crate) fn monotonic_nanos_at(instant: Instant) -> u64 {
     static ANCHOR: LazyLock<(Instant, u64)> = LazyLock::new(|| {
-        // The reading that was interrupted least of a few.
+        // Takes a few readings and uses the one with the shortest interruption.
         let reading = |_| {
             let (before, instant, after) = (monotonic_nanos(), Instant::now(), monotonic_nanos());
             (after - before, (instant, before))
@@ -28,10 +28,10 @@ pub(crate) fn nanos_of(instant: Instant) -> u64 {
         (0..8).map(reading).min().map_or_else(|| (Instant::now(), monotonic_nanos()), |(_, best)| best)
     });
     let (anchor, nanos) = *ANCHOR;
-    let short = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let to_nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     match instant.checked_duration_since(anchor) {
-        Some(since) => nanos.saturating_add(short(since)),
-        None => nanos.saturating_sub(short(anchor.duration_since(instant))),
+        Some(since) => nanos.saturating_add(to_nanos(since)),
+        None => nanos.saturating_sub(to_nanos(anchor.duration_since(instant))),
     }
 }
 
@@ -45,9 +45,9 @@ pub(crate) fn nanos_of(instant: Instant) -> u64 {
 /// - [clock_gettime(2)](https://man7.org/linux/man-pages/man2/clock_gettime.2.html), `CLOCK_MONOTONIC_COARSE`
 pub(crate) fn coarse_millis() -> u32 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: clock_gettime demands a valid place for its answer; `time` lives on this frame.
+    // SAFETY: clock_gettime demands a valid pointer for its result; `time` lives on this frame.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut time) };
-    // The low bits are what is wanted.
+    // Only the low bits are used, so the casts may cut the rest.
     let millis = (time.tv_sec as u32).wrapping_mul(1000).wrapping_add((time.tv_nsec / 1_000_000) as u32);
     millis.max(1)
 }
@@ -57,15 +57,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn instants_are_told_by_the_clock_of_all_processes() {
-        nanos_of(Instant::now());
+    fn an_instant_is_converted_to_the_clock_of_all_processes() {
+        monotonic_nanos_at(Instant::now());
         for _ in 0..100 {
             let (before, instant, after) = (monotonic_nanos(), Instant::now(), monotonic_nanos());
-            let told = nanos_of(instant);
+            let converted = monotonic_nanos_at(instant);
             // The anchor itself is no more exact than the gap between two readings.
-            assert!(before <= told + 100_000 && told <= after + 100_000, "{before} {told} {after}");
+            assert!(
+                before <= converted + 100_000 && converted <= after + 100_000,
+                "{before} {converted} {after}"
+            );
         }
         let earlier = Instant::now() - Duration::from_secs(1);
-        assert!(nanos_of(earlier) + 900_000_000 < monotonic_nanos());
+        assert!(monotonic_nanos_at(earlier) + 900_000_000 < monotonic_nanos());
     }
 }

@@ -1,4 +1,4 @@
-//! Descriptors: socket pairs, passing them on, and closing what a process was not meant to inherit.
+//! Descriptors: pipes, passing descriptors to other processes, and closing those that a process must not inherit.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -10,42 +10,42 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags,
 };
 
-/// Lowest number a worker's channel may get.
+/// Lowest number that a worker's channel gets, if possible.
 ///
-/// The kernel hands out the lowest free number, so code that closes what it does not own and then opens files
-/// does not get the channel's number. 60 still lies in the table of 64 that every process starts with, so a
-/// fork copies no larger one.
+/// The kernel hands out the lowest free number, so code that closes a foreign descriptor and then opens files does not
+/// get the channel's number. 60 still lies in the table of 64 that every process starts with, so a fork does not have
+/// to copy a larger one.
 const CHANNEL_FLOOR: RawFd = 60;
 
-/// Most descriptors one message of the control channel carries: five for each of sixteen workers. The kernel's limit is 253.
-const MOST_PASSED: usize = 5 * 16;
+/// Most descriptors that one message carries: five for each of sixteen workers. The kernel's limit is 253.
+const MAX_PASSED: usize = 5 * 16;
 
-/// Most bytes that are read at once together with descriptors.
-const MOST_RECEIVED: usize = 256 << 10;
+/// Most bytes that one read together with descriptors requests.
+const MAX_RECEIVED: usize = 256 << 10;
 
-/// A close-on-exec pipe, the reading end first, which returns instead of waiting.
+/// Creates a close-on-exec pipe and returns the reading end, which does not block, and the writing end, which does.
 ///
 /// # References
 ///
 /// - [pipe2(2)](https://man7.org/linux/man-pages/man2/pipe2.2.html)
 pub(crate) fn pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
-    let (ours, theirs) = blocking_pipe()?;
-    set_nonblocking(ours.as_fd())?;
-    Ok((ours, theirs))
+    let (reader, writer) = blocking_pipe()?;
+    set_nonblocking(reader.as_fd())?;
+    Ok((reader, writer))
 }
 
-/// A close-on-exec pipe, the reading end first.
+/// Creates a close-on-exec pipe; returns the reading end and the writing end.
 pub(crate) fn blocking_pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
 }
 
-/// The same pipe once more, open for both directions and returning instead of waiting.
+/// Opens the same pipe again, non-blocking and for both directions.
 ///
 /// # References
 ///
-/// - [fifo(7)](https://man7.org/linux/man-pages/man7/fifo.7.html), what opening one for both does
+/// - [fifo(7)](https://man7.org/linux/man-pages/man7/fifo.7.html), opening for reading and writing
 #[cfg(any(feature = "actors", test))]
-pub(crate) fn reopen_both_ways(pipe: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn reopen_read_write(pipe: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
     use std::os::fd::AsRawFd as _;
 
     use rustix::fs::{Mode, OFlags};
@@ -53,62 +53,62 @@ pub(crate) fn reopen_both_ways(pipe: BorrowedFd<'_>) -> rustix::io::Result<Owned
     rustix::fs::open(format!("/proc/self/fd/{}", pipe.as_raw_fd()), flags, Mode::empty())
 }
 
-/// Writes to a pipe.
+/// Writes to a pipe; returns how many bytes.
 pub(crate) fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> rustix::io::Result<usize> {
     rustix::io::retry_on_intr(|| rustix::io::write(fd, bytes))
 }
 
-/// Reads from a pipe into the spare capacity of `bytes`; 0 is the end.
+/// Reads from a pipe into the spare capacity of `bytes`; returns how many bytes, 0 at the end.
 pub(crate) fn read(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Result<usize> {
     rustix::io::retry_on_intr(|| rustix::io::read(fd, rustix::buffer::spare_capacity(bytes)))
 }
 
-/// Makes this this process's standard input.
-pub(crate) fn replace_input(stdin: OwnedFd) -> rustix::io::Result<()> {
+/// Makes `stdin` the standard input of this process.
+pub(crate) fn replace_stdin(stdin: OwnedFd) -> rustix::io::Result<()> {
     rustix::stdio::dup2_stdin(stdin)
 }
 
-/// Makes these this process's standard output and standard error.
-pub(crate) fn replace_outputs(stdout: OwnedFd, stderr: OwnedFd) -> rustix::io::Result<()> {
+/// Makes these two the standard output and standard error of this process.
+pub(crate) fn replace_stdout_and_stderr(stdout: OwnedFd, stderr: OwnedFd) -> rustix::io::Result<()> {
     rustix::stdio::dup2_stdout(stdout)?;
     rustix::stdio::dup2_stderr(stderr)
 }
 
-/// Makes reads and writes of this end return instead of waiting.
+/// Makes reads and writes non-blocking.
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
     rustix::io::ioctl_fionbio(fd, true)
 }
 
-/// Makes reads and writes of this end wait.
+/// Makes reads and writes blocking.
 pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
     rustix::io::ioctl_fionbio(fd, false)
 }
 
-/// Reads into the spare capacity of `bytes`; 0 is the end of the stream.
+/// Receives into the spare capacity of `bytes`; returns how many bytes, 0 at the end of the stream.
 pub(crate) fn receive(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Result<usize> {
     rustix::io::retry_on_intr(|| {
         rustix::net::recv(fd, rustix::buffer::spare_capacity(bytes), RecvFlags::empty()).map(|(read, _)| read)
     })
 }
 
-/// Reads what fits into `bytes`; 0 is the end of the stream.
+/// Receives into `bytes`; returns how many bytes, 0 at the end of the stream.
 #[cfg(feature = "tls")]
 pub(crate) fn receive_into(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> rustix::io::Result<usize> {
     rustix::io::retry_on_intr(|| rustix::net::recv(fd, &mut *bytes, RecvFlags::empty()).map(|(read, _)| read))
 }
 
-/// Writes what fits. A descriptor that is no socket any more is refused, never written to.
+/// Sends as many bytes as fit and returns how many. Fails on a descriptor that is not a socket any more.
 pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> rustix::io::Result<usize> {
     rustix::io::retry_on_intr(|| rustix::net::send(fd, bytes, SendFlags::NOSIGNAL))
 }
 
-/// Writes what fits and passes descriptors along with the first byte.
-pub(crate) fn send_with(
+/// Sends as many bytes as fit, with descriptors attached to the first byte; returns how many bytes.
+pub(crate) fn send_with_descriptors(
     fd: BorrowedFd<'_>,
     bytes: &[u8],
     passed: &[BorrowedFd<'_>],
 ) -> rustix::io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_PASSED))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_PASSED))];
     rustix::io::retry_on_intr(|| {
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !control.push(SendAncillaryMessage::ScmRights(passed)) {
@@ -118,83 +118,84 @@ pub(crate) fn send_with(
     })
 }
 
-/// Descriptors that came along with one message: fewer than were sent where this process may have no more.
-pub(crate) type Bundle = Vec<OwnedFd>;
+/// Descriptors that arrived with one message; fewer than were sent if this process has reached its limit.
+pub(crate) type PassedDescriptors = Vec<OwnedFd>;
 
-/// Reads into the spare capacity of `bytes` and keeps what descriptors come along; 0 is the end of the stream.
+/// Receives into the spare capacity of `bytes` and adds descriptors that arrive with them to `passed`; returns how many
+/// bytes, 0 at the end of the stream.
 ///
-/// One read brings at most one bundle, with the first byte of its message.
+/// One call receives descriptors of at most one message, with its first byte.
 ///
 /// # References
 ///
 /// - [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), `SCM_RIGHTS`
-pub(crate) fn receive_with(
+pub(crate) fn receive_with_descriptors(
     fd: BorrowedFd<'_>,
     bytes: &mut Vec<u8>,
-    passed: &mut impl Extend<Bundle>,
+    passed: &mut impl Extend<PassedDescriptors>,
 ) -> rustix::io::Result<usize> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_PASSED))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_PASSED))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let start = bytes.len();
-    // More than a socket brings at once would be made zeroes in vain.
-    bytes.resize(bytes.capacity().min(start + MOST_RECEIVED), 0);
+    // A socket does not return more at once, so more need not be zeroed.
+    bytes.resize(bytes.capacity().min(start + MAX_RECEIVED), 0);
     let received = rustix::io::retry_on_intr(|| {
-        let mut room = [IoSliceMut::new(&mut bytes[start..])];
-        rustix::net::recvmsg(fd, &mut room, &mut control, RecvFlags::CMSG_CLOEXEC)
+        let mut buffers = [IoSliceMut::new(&mut bytes[start..])];
+        rustix::net::recvmsg(fd, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC)
     });
     let read = received.as_ref().map_or(0, |message| message.bytes);
     bytes.truncate(start + read);
-    let mut bundle = Bundle::new();
+    let mut descriptors = PassedDescriptors::new();
     for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-            bundle.extend(descriptors);
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            descriptors.extend(received);
         }
     }
     let cut = received.as_ref().is_ok_and(|message| message.flags.contains(ReturnFlags::CTRUNC));
-    passed.extend((cut || !bundle.is_empty()).then_some(bundle));
+    passed.extend((cut || !descriptors.is_empty()).then_some(descriptors));
     received.map(|_| read)
 }
 
-/// Fails where the descriptor was closed by code that does not own it.
+/// Fails if the descriptor was closed, by code that does not own it.
 pub(crate) fn check_open(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
     rustix::io::fcntl_getfd(fd).map(|_| ())
 }
 
-/// Takes over a descriptor that whoever started this process has passed by its number; `None` if it is not open.
+/// Takes over a descriptor that the parent process passed by its number; `None` if it is not open.
 pub(crate) fn take_inherited(number: RawFd) -> Option<OwnedFd> {
     if number <= 2 {
         return None;
     }
-    // SAFETY: borrow_raw demands a number that is open as long as it is borrowed, and -1 is none. It is borrowed for the
+    // SAFETY: borrow_raw demands a number that is open as long as it is borrowed, and not -1. It is borrowed for the
     // next line alone, which finds out whether it is open, in a process of one thread.
     let inherited = unsafe { BorrowedFd::borrow_raw(number) };
     check_open(inherited).ok()?;
-    // SAFETY: from_raw_fd demands an open descriptor that nobody else owns. It is open, and it is above the standard
-    // ones and named by a service manager for this process to take, which it does once.
+    // SAFETY: from_raw_fd demands an open descriptor with no other owner. It is open, it is above the standard ones,
+    // and a service manager named it for this process to take, which it does once.
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
-/// Moves a channel out of the way of descriptors that other code opens and closes by number.
-pub(crate) fn raise(fd: OwnedFd) -> OwnedFd {
-    // Where the limit on descriptors is lower than the floor the number stays as it is.
+/// Moves a channel to a high number, out of reach of code that closes and opens descriptors by number.
+pub(crate) fn raise_number(fd: OwnedFd) -> OwnedFd {
+    // If the limit on descriptors is below the floor, the number stays as it is.
     rustix::io::fcntl_dupfd_cloexec(&fd, CHANNEL_FLOOR).unwrap_or(fd)
 }
 
-/// Takes over standard input as a descriptor of its own and puts the null device in its place.
+/// Takes over standard input as a separate descriptor and puts the null device in its place.
 pub(crate) fn take_stdin() -> rustix::io::Result<OwnedFd> {
     let stdin = std::io::stdin();
     let taken = rustix::io::fcntl_dupfd_cloexec(stdin.as_fd(), 3)?;
-    replace_input(null()?)?;
+    replace_stdin(open_null()?)?;
     Ok(taken)
 }
 
-/// The null device, to be read from.
-pub(crate) fn null() -> rustix::io::Result<OwnedFd> {
+/// Opens the null device for reading.
+pub(crate) fn open_null() -> rustix::io::Result<OwnedFd> {
     let null = std::fs::File::open("/dev/null");
     null.map(OwnedFd::from).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
-/// Closes every descriptor above 2 but the one to keep, which gets number 3.
+/// Closes every descriptor above 2 except `keep`, which is moved to number 3.
 ///
 /// # References
 ///
@@ -204,49 +205,51 @@ pub(crate) fn close_all_but(keep: OwnedFd) -> rustix::io::Result<OwnedFd> {
     const KEPT: RawFd = 3;
     let keep = keep.into_raw_fd();
     if keep != KEPT {
-        // SAFETY: dup3 demands two open-or-free numbers; `keep` was just owned by us and is open, and whatever
-        // stood at 3 is given up on purpose: this runs in a process whose every descriptor is to be closed.
+        // SAFETY: dup3 demands two numbers, open or free; `keep` was just owned by us and is open, and whatever is open
+        // at 3 is closed on purpose: this runs in a process that closes all its descriptors.
         if unsafe { libc::dup3(keep, KEPT, libc::O_CLOEXEC) } < 0 {
             return Err(last_errno());
         }
     }
     // SAFETY: close_range demands only plain numbers. The descriptors above 3 were inherited, which is why they
     // are closed, or opened by a start-up function of the program that ran before us; safe code that owns one of
-    // those would meet EBADF, and docs/FORK-SAFETY.md says so.
+    // those gets EBADF, and docs/FORK-SAFETY.md says so.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, KEPT + 1, libc::c_uint::MAX, 0) };
     if closed < 0 {
         return Err(last_errno());
     }
-    // SAFETY: from_raw_fd demands an open descriptor nobody else owns; 3 was made by the dup3 above, or is
-    // the number `keep` gave up ownership of.
+    // SAFETY: from_raw_fd demands an open descriptor with no other owner; 3 was made by the dup3 above, or is the
+    // number whose ownership `keep` has given up.
     Ok(unsafe { OwnedFd::from_raw_fd(KEPT) })
 }
 
-/// Descriptors above the standard ones that are open in this process now.
+/// Numbers of the descriptors above the standard ones that were open in this process at one moment.
 #[derive(Default)]
-pub(crate) struct OpenBefore(Vec<RawFd>);
+pub(crate) struct OpenDescriptors(Vec<RawFd>);
 
-impl OpenBefore {
-    pub(crate) fn note() -> Self {
+impl OpenDescriptors {
+    /// Lists the descriptors that are open now.
+    pub(crate) fn list() -> Self {
         let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
         let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let numbers: Vec<RawFd> = numbers.filter(|&number| number > 2).collect();
-        // The one by which they were read is among them, and is closed by now.
+        // The descriptor of the directory is among them, and is closed by now.
         let is_open = |number: &RawFd| std::fs::read_link(format!("/proc/self/fd/{number}")).is_ok();
-        OpenBefore(numbers.into_iter().filter(is_open).collect())
+        OpenDescriptors(numbers.into_iter().filter(is_open).collect())
     }
 
-    /// Closes them in a process that was forked and uses none of them.
+    /// Closes them in a forked process, which uses none of them.
     pub(crate) fn close_in_child(self) {
         for number in self.0 {
-            // SAFETY: close demands a plain number; one that is not open any more is refused. Whatever owns it was made
-            // by code that runs in the process this one was forked from, and docs/FORK-SAFETY.md says that a worker
-            // has none of it.
+            // SAFETY: close demands a plain number; for one that is not open any more it fails. The owner is code of
+            // the process that this one was forked from, and docs/FORK-SAFETY.md says that a worker does not have those
+            // descriptors.
             unsafe { libc::close(number) };
         }
     }
 }
 
+/// The error of the last failed call of the C library.
 pub(super) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }

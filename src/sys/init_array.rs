@@ -1,4 +1,4 @@
-//! What the program's own start-up would still have done when the fork server leaves it.
+//! Runs the rest of the program's start-up code, which the fork server skips by leaving it early.
 
 use std::ffi::c_void;
 
@@ -7,15 +7,15 @@ type Initializer = extern "C" fn(i32, *const *const libc::c_char, *const *const 
 /// Runs the start-up functions that the loader would have called after `ours`.
 ///
 /// The fork server diverts inside one entry of `.init_array` and never returns to the loader, but native code
-/// that the workers call may rely on entries behind it: static constructors of C++ libraries, for one.
+/// that the workers call may rely on later entries, for example static constructors of C++ libraries.
 ///
 /// # References
 ///
 /// - [System V ABI, initialization and termination functions](https://www.sco.com/developers/gabi/latest/ch5.dynamic.html#init_fini)
 pub(crate) fn run_initializers_after(ours: *const ()) {
-    let mut pending = Pending { ours, list: None };
+    let mut pending = PendingInitializers { ours, list: None };
     // SAFETY: dl_iterate_phdr demands a callback that does not unwind and a pointer it understands; `visit`
-    // gets the `Pending` that lives on this frame.
+    // gets the `PendingInitializers` that lives on this frame.
     unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut pending).cast::<c_void>()) };
     for &initializer in pending.list.unwrap_or_default() {
         let none: [*const libc::c_char; 1] = [std::ptr::null()];
@@ -23,12 +23,13 @@ pub(crate) fn run_initializers_after(ours: *const ()) {
     }
 }
 
-struct Pending {
+/// The initializers that follow `ours` in the program's `.init_array`.
+struct PendingInitializers {
     ours: *const (),
     list: Option<&'static [Initializer]>,
 }
 
-/// Looks at the first object, which is the program itself, and stops there.
+/// Examines the first object, which is the program itself, and stops there.
 unsafe extern "C" fn visit(
     object: *mut libc::dl_phdr_info,
     _: libc::size_t,
@@ -36,8 +37,8 @@ unsafe extern "C" fn visit(
 ) -> libc::c_int {
     // SAFETY: the caller, dl_iterate_phdr, passes a valid object for the length of this call.
     let object = unsafe { &*object };
-    // SAFETY: `pending` is the pointer that run_initializers_after handed in, to a value on its frame.
-    let pending = unsafe { &mut *pending.cast::<Pending>() };
+    // SAFETY: `pending` is the pointer that run_initializers_after passed, to a value on its frame.
+    let pending = unsafe { &mut *pending.cast::<PendingInitializers>() };
     pending.list = initializers(object).and_then(|all| {
         let at = all.iter().position(|&entry| entry as *const () == pending.ours)?;
         all.get(at + 1..)

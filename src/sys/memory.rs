@@ -1,4 +1,4 @@
-//! Memory: a mark that a forked copy does not have, and how much of its memory a process has to itself.
+//! Memory of this process: a mark that forked copies lack, limits, and how much is private.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -7,15 +7,15 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 const PAGE: usize = 4096;
 
-/// A mark that reads as absent in every process forked after it was made.
+/// A mark that is missing in every process forked after it was set.
 ///
-/// A handler may fork, and the child may return from the handler into our loop; there it must not answer in
-/// its parent's name. The kernel wipes the page in the child, so the check is a load and no system call.
+/// A handler may fork, and the child may return from the handler into our loop; there it must not answer in its
+/// parent's name. The kernel wipes the mark's page in the child, so the check is a load and not a system call.
 #[derive(Clone)]
-pub(crate) struct OnlyHere(NonNull<AtomicU8>);
+pub(crate) struct ForkMark(NonNull<AtomicU8>);
 
-impl OnlyHere {
-    /// Makes a mark in this process.
+impl ForkMark {
+    /// Sets a mark in this process.
     ///
     /// # References
     ///
@@ -27,16 +27,16 @@ impl OnlyHere {
         let page =
             unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), PAGE, access, MapFlags::PRIVATE) }?;
         let mark = NonNull::<AtomicU8>::new(page.cast()).ok_or(rustix::io::Errno::NOMEM)?;
-        // SAFETY: madvise demands a range of mapped pages that nobody relies on; the page was mapped on the
-        // line above and is known to nobody else yet.
+        // SAFETY: madvise demands a range of mapped pages whose content is not relied on; the page was mapped on the
+        // line above, and no other code knows its address yet.
         unsafe { rustix::mm::madvise(mark.as_ptr().cast(), PAGE, Advice::LinuxWipeOnFork) }?;
-        let only_here = OnlyHere(mark);
-        only_here.mark().store(1, Ordering::Relaxed);
-        Ok(only_here)
+        let fork_mark = ForkMark(mark);
+        fork_mark.mark().store(1, Ordering::Relaxed);
+        Ok(fork_mark)
     }
 
-    /// Whether this is the process that made the mark.
-    pub(crate) fn holds(&self) -> bool {
+    /// Whether this is the process that set the mark.
+    pub(crate) fn is_original_process(&self) -> bool {
         self.mark().load(Ordering::Relaxed) == 1
     }
 
@@ -47,7 +47,7 @@ impl OnlyHere {
     }
 }
 
-/// Bytes of memory that this process shares with no other, or `None` where the kernel does not tell.
+/// Bytes of memory that this process shares with no other one, or `None` if the kernel does not report them.
 ///
 /// # References
 ///
@@ -57,24 +57,24 @@ pub(crate) fn private_bytes() -> Option<u64> {
     Some(sum_private(&rollup))
 }
 
-/// Bounds the memory that this process may have for data; an allocation beyond it fails.
+/// Limits the memory that this process may have for data; allocations beyond it fail.
 ///
 /// # References
 ///
 /// - [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html), `RLIMIT_DATA`
-pub(crate) fn limit_data(bytes: u64) -> rustix::io::Result<()> {
+pub(crate) fn set_data_limit(bytes: u64) -> rustix::io::Result<()> {
     use rustix::process::{Resource, Rlimit, setrlimit};
     setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) })
 }
 
-/// How often the kernel's out-of-memory killer has killed since the machine started, or `None` where it does not
-/// tell.
-pub(crate) fn out_of_memory_kills() -> Option<u64> {
+/// How often the kernel's out-of-memory killer has killed since the machine was started, or `None` if the kernel does
+/// not report it.
+pub(crate) fn oom_kills() -> Option<u64> {
     let counters = std::fs::read_to_string("/proc/vmstat").ok()?;
-    kills_in(&counters)
+    oom_kills_in(&counters)
 }
 
-fn kills_in(counters: &str) -> Option<u64> {
+fn oom_kills_in(counters: &str) -> Option<u64> {
     counters.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
 }
 
@@ -98,13 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn kills_for_memory_are_counted_in_one_line() {
-        assert_eq!(kills_in("pgfault 7\noom_kill 3\ndrop_pagecache 0\n"), Some(3));
-        assert_eq!(kills_in("pgfault 7\noom_killer 3\n"), None);
+    fn oom_kills_are_read_from_one_line() {
+        assert_eq!(oom_kills_in("pgfault 7\noom_kill 3\ndrop_pagecache 0\n"), Some(3));
+        assert_eq!(oom_kills_in("pgfault 7\noom_killer 3\n"), None);
     }
 
     #[test]
-    fn the_mark_holds_in_the_process_that_made_it() {
-        assert!(OnlyHere::new().is_ok_and(|mark| mark.holds()));
+    fn the_mark_is_present_in_the_process_that_set_it() {
+        assert!(ForkMark::new().is_ok_and(|mark| mark.is_original_process()));
     }
 }

@@ -1,7 +1,7 @@
-//! Every system call and every line of `unsafe` of this crate.
+//! System calls, and all `unsafe` code of this crate.
 //!
-//! Nothing here knows a frame, a policy or a log. What leaves this room is safe to call from anywhere: a
-//! precondition is checked where it is used or carried in a type.
+//! Nothing here knows frames, policies or logs. Everything that this folder exports is safe to call from anywhere: a
+//! precondition is checked where it is used, or carried in a type.
 #![expect(unsafe_code, reason = "fork, wait4, signalfd and the process title have no safe equivalent")]
 
 pub(crate) mod arena;

@@ -1,4 +1,4 @@
-//! A clock for the code of a process whose parent is dead, which nobody else would end.
+//! Limits how long the code of a process may run after its parent died, when no other process would kill it.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -7,36 +7,41 @@ use rustix::process::Pid;
 
 use super::descriptors::last_errno;
 
-/// Longest time that code may run at a stretch once the parent is dead, in nanoseconds; 0 is no limit.
+/// Longest time that code may run without a break once the parent is dead, in nanoseconds; 0 means no limit.
 static LIMIT: AtomicU64 = AtomicU64::new(0);
 
 /// Whether the parent is dead.
 static ORPHANED: AtomicBool = AtomicBool::new(false);
 
-/// Whether code runs that is to be bounded.
+/// Whether code runs that the limit applies to.
 static RUNNING: AtomicBool = AtomicBool::new(false);
 
-/// The kernel's number of the timer; -1 is none.
+/// The kernel's number of the timer; -1 if there is none.
 static TIMER: AtomicI32 = AtomicI32::new(-1);
 
-/// Bounds code of this process by `limit` from the moment on at which `parent`, which has just forked it, is dead.
+/// Limits the code of this process to `limit` once `parent`, which has just forked it, is dead.
 ///
-/// What runs then is killed after that time, and so is whatever begins to run later; the kernel does it, whatever
-/// signals the code blocks, unless it blocks the one that tells of the death: the last real-time signal but one.
+/// Code that runs at that moment is killed after that time, and so is code that starts later. The kernel kills it by a
+/// timer, so signals that the code blocks do not matter, except for the one that reports the parent's death: the last
+/// real-time signal but one.
+///
+/// # Errors
+///
+/// The system's error; there is no limit then.
 ///
 /// # References
 ///
 /// - [PR_SET_PDEATHSIG(2const)](https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html)
 /// - [timer_create(2)](https://man7.org/linux/man-pages/man2/timer_create.2.html)
-pub(crate) fn bound(limit: Duration, parent: Pid) -> rustix::io::Result<()> {
+pub(crate) fn set_limit(limit: Duration, parent: Pid) -> rustix::io::Result<()> {
     LIMIT.store(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     let signal = libc::SIGRTMAX() - 1;
     // SAFETY: zeroed demands that zero bytes are a valid sigaction; it is integers, a set and null pointers.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_death as *const () as libc::sighandler_t;
     action.sa_flags = libc::SA_RESTART;
-    // SAFETY: sigaction demands a valid action and lets the old one be null; the handler it names makes raw system calls
-    // and touches atomics, which is async-signal-safe.
+    // SAFETY: sigaction demands a valid action and lets the old one be null; the handler it names makes raw system
+    // calls and touches atomics, which is async-signal-safe.
     if unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) } != 0 {
         return Err(last_errno());
     }
@@ -44,23 +49,23 @@ pub(crate) fn bound(limit: Duration, parent: Pid) -> rustix::io::Result<()> {
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } != 0 {
         return Err(last_errno());
     }
-    // It may have died before anybody was to be told.
+    // The parent may have died before its death could be reported.
     if rustix::process::getppid() != Some(parent) {
-        orphaned();
+        handle_parent_death();
     }
     Ok(())
 }
 
-/// Code begins to run that is to be bounded.
-pub(crate) fn begins() {
+/// Starts the limit for code that begins to run.
+pub(crate) fn enter_user_code() {
     RUNNING.store(true, Ordering::Relaxed);
     if ORPHANED.load(Ordering::Relaxed) {
         set_timer(LIMIT.load(Ordering::Relaxed));
     }
 }
 
-/// It is over.
-pub(crate) fn ends() {
+/// Stops the limit, because the code has returned.
+pub(crate) fn leave_user_code() {
     RUNNING.store(false, Ordering::Relaxed);
     if ORPHANED.load(Ordering::Relaxed) {
         set_timer(0);
@@ -68,10 +73,11 @@ pub(crate) fn ends() {
 }
 
 extern "C" fn on_death(_: libc::c_int) {
-    orphaned();
+    handle_parent_death();
 }
 
-fn orphaned() {
+/// Creates the timer, and starts it if code runs. Async-signal-safe.
+fn handle_parent_death() {
     if ORPHANED.swap(true, Ordering::Relaxed) {
         return;
     }
@@ -80,8 +86,8 @@ fn orphaned() {
     event.sigev_notify = libc::SIGEV_SIGNAL;
     event.sigev_signo = libc::SIGKILL;
     let mut timer: libc::c_int = -1;
-    // SAFETY: timer_create demands a valid event and a valid place for the number of the timer; both live on this frame.
-    // It is the system call itself, for the C library's function may allocate.
+    // SAFETY: timer_create demands a valid event and a valid pointer for the timer's number; both live on this frame.
+    // It is the raw system call, because the C library's function may allocate.
     let made = unsafe {
         libc::syscall(libc::SYS_timer_create, libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer)
     };
@@ -93,7 +99,7 @@ fn orphaned() {
     }
 }
 
-/// Has the timer run out after so many nanoseconds, or not at all.
+/// Sets the timer to expire after `nanos` nanoseconds, or stops it if they are 0.
 fn set_timer(nanos: u64) {
     let (timer, none) = (TIMER.load(Ordering::Relaxed), std::ptr::null_mut::<libc::itimerspec>());
     if timer < 0 {
@@ -102,11 +108,11 @@ fn set_timer(nanos: u64) {
     let zero = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     let value = libc::timespec {
         tv_sec: i64::try_from(nanos / 1_000_000_000).unwrap_or(i64::MAX),
-        // Below a thousand million.
+        // Less than 10⁹, so the cast loses nothing.
         tv_nsec: (nanos % 1_000_000_000) as i64,
     };
     let time = libc::itimerspec { it_interval: zero, it_value: value };
-    // SAFETY: timer_settime demands the number of a timer, a valid time, and a valid place for the old one or null. The
-    // number was made in this process; one that is no timer any more is refused.
+    // SAFETY: timer_settime demands the number of a timer, a valid time, and for the old one a valid pointer or null.
+    // The number comes from timer_create in this process; for a number without a timer the call fails.
     unsafe { libc::syscall(libc::SYS_timer_settime, timer, 0, &raw const time, none) };
 }

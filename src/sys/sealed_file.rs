@@ -1,4 +1,4 @@
-//! Memory that nobody can change any more, which a fork does not have to copy the tables of.
+//! Memory that cannot be changed any more. A fork does not copy its page tables, because it is a file mapping.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
@@ -7,7 +7,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
-/// A memory file that is still to be filled.
+/// Creates an empty memory file, to be filled and sealed.
 ///
 /// # References
 ///
@@ -16,7 +16,7 @@ pub(crate) fn memory_file() -> rustix::io::Result<OwnedFd> {
     rustix::fs::memfd_create(c"forkpool-preload", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
 }
 
-/// All bytes of a memory file, which no process can write to, make shorter or longer.
+/// The bytes of a memory file that no process can write to, shorten or extend.
 #[derive(Debug)]
 pub(crate) struct SealedFile {
     start: NonNull<u8>,
@@ -25,15 +25,15 @@ pub(crate) struct SealedFile {
 
 // SAFETY: Send demands that another thread may own it; the mapping belongs to the process, not to a thread.
 unsafe impl Send for SealedFile {}
-// SAFETY: Sync demands that threads may use it at the same time; nobody can write to it.
+// SAFETY: Sync demands that threads may use it at the same time; the file is sealed against writing.
 unsafe impl Sync for SealedFile {}
 
 impl SealedFile {
-    /// Seals the file for good, and maps it.
+    /// Seals the file permanently, and maps it.
     ///
     /// # Errors
     ///
-    /// What the system said: `BUSY` where somebody has it mapped to be written to.
+    /// The system's error, for example `BUSY` if a writable mapping of the file exists; the file is closed then.
     ///
     /// # References
     ///
@@ -53,10 +53,11 @@ impl SealedFile {
         NonNull::new(start.cast()).map(|start| SealedFile { start, length }).ok_or(Errno::NOMEM)
     }
 
+    /// All bytes of the file.
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: from_raw_parts demands that many initialised bytes that live as long as `self` and are not written to
-        // meanwhile: they are mapped until it is dropped, and the file is sealed against writing and against shrinking,
-        // in all processes and for ever. Of no bytes the start need only not be null.
+        // meanwhile: they are mapped until it is dropped, and the file is sealed against writing and shrinking, in all
+        // processes and permanently. For zero bytes the start only has to be non-null.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
     }
 }
@@ -64,8 +65,8 @@ impl SealedFile {
 impl Drop for SealedFile {
     fn drop(&mut self) {
         if self.length > 0 {
-            // SAFETY: munmap demands a range that nobody uses any more; it is this one's own, whose borrows are over.
-            // That it was mapped is all that could be wrong with it, so it does not fail.
+            // SAFETY: munmap demands a range that is not used any more; the mapping belongs to this value alone, whose
+            // borrows are over. It fails only for a range that is not mapped, and this one is.
             let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.length) };
         }
     }

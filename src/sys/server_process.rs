@@ -1,4 +1,4 @@
-//! How an application starts its fork server and takes leave of it.
+//! Starts the application's private fork server, and waits for its exit.
 
 use std::ffi::OsStr;
 use std::io;
@@ -7,19 +7,23 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The program that runs, whatever has become of its file since.
+/// The running program, even if its file was replaced or removed since it started.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
-/// How long a server gets to end its workers and itself before it is killed.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a server may take to end its workers and exit before it is killed.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The fork server as a child of the application; dropping it waits until it is gone.
+/// The fork server as a child of the application. Dropping it waits for its exit, for at most [`EXIT_TIMEOUT`].
 pub(crate) struct ServerProcess {
     child: Child,
 }
 
 impl ServerProcess {
     /// Executes this program again with `control` as its standard input, in a process group of its own.
+    ///
+    /// # Errors
+    ///
+    /// The system's error; no process was started then.
     pub(crate) fn launch(arguments: &[String], control: OwnedFd) -> io::Result<Self> {
         let name = std::env::args_os().next();
         let child = Command::new(THIS_PROGRAM)
@@ -31,35 +35,37 @@ impl ServerProcess {
         Ok(ServerProcess { child })
     }
 
+    /// The server's pid.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// A descriptor that becomes readable when it ends.
-    pub(crate) fn handle(&self) -> io::Result<OwnedFd> {
+    /// Opens a descriptor that becomes readable when the server exits.
+    pub(crate) fn pidfd(&self) -> io::Result<OwnedFd> {
         let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
         let pid = pid.ok_or(io::ErrorKind::NotFound)?;
-        Ok(super::process::open(pid)?)
+        Ok(super::process::open_pidfd(pid)?)
     }
 
-    /// Whether it has ended; it is reaped then.
-    pub(crate) fn has_ended(&mut self) -> bool {
-        // An error says that there is no such child, so there is nothing to wait for either.
+    /// Reaps the server if it has exited; returns whether it is gone.
+    pub(crate) fn try_reap(&mut self) -> bool {
+        // An error means that there is no such child.
         !matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Sends SIGKILL.
     pub(crate) fn kill(&mut self) {
-        // Killing a child that has ended already is no failure.
+        // It fails only for a child that has exited already.
         let _ = self.child.kill();
     }
 }
 
 impl Drop for ServerProcess {
     fn drop(&mut self) {
-        // The control channel is closed by now, so the server is on its way out; it only has workers to kill.
-        let patience = Instant::now() + FAREWELL;
-        while !self.has_ended() {
-            if Instant::now() >= patience {
+        // The control channel is closed by now, so the server is exiting; it only has to kill its workers.
+        let deadline = Instant::now() + EXIT_TIMEOUT;
+        while !self.try_reap() {
+            if Instant::now() >= deadline {
                 self.kill();
                 let _ = self.child.wait();
                 return;

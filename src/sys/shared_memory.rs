@@ -1,4 +1,4 @@
-//! Memory that two processes share, moved in and out by atomic operations alone.
+//! Memory that two processes share, accessed by atomic operations only.
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -12,13 +12,14 @@ use rustix::mm::{MapFlags, ProtFlags};
 
 /// A mapping that another process may read and write at any time.
 ///
-/// Every access is atomic, so that a peer which writes what is being read makes the bytes wrong and nothing else.
+/// Every access is atomic, so a peer that writes while this process reads makes the bytes wrong, and does no other
+/// harm.
 #[derive(Debug)]
 pub(crate) struct SharedMemory {
     start: NonNull<u8>,
     length: usize,
-    /// Whether the end of it is an arena's.
-    is_claimed: AtomicBool,
+    /// Whether an arena owns the end of this memory.
+    start_is_taken: AtomicBool,
 }
 
 // SAFETY: Send demands that another thread may own it; the mapping belongs to the process, not to a thread.
@@ -27,8 +28,12 @@ unsafe impl Send for SharedMemory {}
 unsafe impl Sync for SharedMemory {}
 
 impl SharedMemory {
-    /// Makes memory of zeroes, and a descriptor with which another process opens it. `length` is in whole pages; `name` is
-    /// what its mappings are called in /proc.
+    /// Creates zeroed memory, and a descriptor with which another process opens it. `length` must be in whole pages;
+    /// `name` is shown for its mappings in /proc.
+    ///
+    /// # Errors
+    ///
+    /// The system's error; nothing is left behind then.
     ///
     /// # References
     ///
@@ -39,36 +44,37 @@ impl SharedMemory {
         use rustix::fs::{MemfdFlags, SealFlags};
         let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&file, u64::try_from(length).map_err(|_| Errno::INVAL)?)?;
-        // A peer that made it shorter would have us killed by SIGBUS.
+        // If a peer could shorten the file, a read behind its end would kill this process by SIGBUS.
         rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Ok((Self::map(file.as_fd(), length)?, file))
     }
 
-    /// Maps the first bytes, in whole pages, of memory that another process made.
+    /// Maps the first bytes, in whole pages, of memory that another process created.
     ///
     /// # Errors
     ///
-    /// What the system said, or `INVAL` for memory that is shorter, or not sealed against becoming so: who reads what is
-    /// not there any more is killed by SIGBUS.
+    /// The system's error, or `INVAL` if the memory is shorter, or not sealed against shrinking: a read behind the end
+    /// of a shortened file would kill this process by SIGBUS.
     pub(crate) fn open_beginning(file: BorrowedFd<'_>, beginning: usize) -> rustix::io::Result<Self> {
-        match firm_length(file)? {
+        match sealed_length(file)? {
             length if length < beginning => Err(Errno::INVAL),
             _ => Self::map(file, beginning),
         }
     }
 
-    /// Maps all of it, which is to be so long at least.
+    /// Maps all memory that another process created.
     ///
     /// # Errors
     ///
-    /// As [`open_beginning`](Self::open_beginning).
+    /// The system's error, or `INVAL` if the memory is shorter than `at_least`, or not sealed against shrinking.
     pub(crate) fn open(file: BorrowedFd<'_>, at_least: usize) -> rustix::io::Result<Self> {
-        match firm_length(file)? {
+        match sealed_length(file)? {
             length if length < at_least => Err(Errno::INVAL),
             length => Self::map(file, length),
         }
     }
 
+    /// Bytes of the mapping.
     pub(crate) fn length(&self) -> usize {
         self.length
     }
@@ -80,100 +86,100 @@ impl SharedMemory {
         let start =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, access, MapFlags::SHARED, file, 0) }?;
         let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
-        Ok(SharedMemory { start, length, is_claimed: AtomicBool::new(false) })
+        Ok(SharedMemory { start, length, start_is_taken: AtomicBool::new(false) })
     }
 
-    /// Where it lies, for an arena, of which there is one at most.
-    pub(super) fn claim(&self) -> Option<NonNull<u8>> {
-        (!self.is_claimed.swap(true, Ordering::Relaxed)).then_some(self.start)
+    /// Returns the address for an arena in this memory, and `None` each further time: there is at most one arena.
+    pub(super) fn take_start(&self) -> Option<NonNull<u8>> {
+        (!self.start_is_taken.swap(true, Ordering::Relaxed)).then_some(self.start)
     }
 
-    /// Gives what lies in these whole pages back to the system; they are zeroes then. Where the system does not take it,
-    /// they stay as they are.
+    /// Returns whole pages to the system; they read as zeroes afterwards. If the system refuses, they stay as they are.
     ///
     /// # References
     ///
     /// - [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html), `MADV_REMOVE`
-    pub(crate) fn give_back(&self, at: usize, count: usize) {
+    pub(crate) fn return_pages(&self, at: usize, count: usize) {
         if !self.holds(at, count) || count == 0 {
             return;
         }
-        // SAFETY: madvise demands a range of mapped pages that nobody relies on the content of; the range was checked,
-        // and whoever gives it back has no use for it. What others read meanwhile they read by atomics.
+        // SAFETY: madvise demands a range of mapped pages whose content is not relied on. The range was checked, and
+        // the caller, who returns it, does not use it any more. Other processes read it by atomics alone.
         let _ = unsafe {
             let start = self.start.add(at).as_ptr().cast();
             rustix::mm::madvise(start, count, rustix::mm::Advice::LinuxRemove)
         };
     }
 
-    /// The number at this offset, which is a multiple of 4.
-    pub(crate) fn number(&self, at: usize) -> &AtomicU32 {
-        assert!(at.is_multiple_of(4) && self.holds(at, 4), "a number lies aligned within the memory");
+    /// The number at offset `at`, which must be a multiple of 4.
+    pub(crate) fn atomic_u32(&self, at: usize) -> &AtomicU32 {
+        assert!(at.is_multiple_of(4) && self.holds(at, 4), "the number is aligned and within the memory");
         // SAFETY: as_ref demands an aligned, initialised and living value; offset and end were checked, the mapping
         // starts at a page, any bytes are a number, and it is mapped as long as `self` is.
         unsafe { self.start.add(at).cast().as_ref() }
     }
 
-    /// Copies bytes in.
+    /// Copies `bytes` into the memory at offset `at`.
     pub(crate) fn write(&self, at: usize, bytes: &[u8]) {
         let head = bytes.len().min(at.next_multiple_of(8) - at);
         let (head, rest) = bytes.split_at(head);
         let (words, tail) = rest.as_chunks::<8>();
         store_bytes(self.bytes(at, head.len()), head);
-        for (place, word) in self.words(at + head.len(), words.len()).iter().zip(words) {
-            place.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
+        for (target, word) in self.words(at + head.len(), words.len()).iter().zip(words) {
+            target.store(u64::from_ne_bytes(*word), Ordering::Relaxed);
         }
         store_bytes(self.bytes(at + bytes.len() - tail.len(), tail.len()), tail);
     }
 
-    /// Copies bytes out, to the end of `into`.
+    /// Appends `count` bytes from offset `at` on to `into`.
     pub(crate) fn read(&self, at: usize, count: usize, into: &mut Vec<u8>) {
         into.reserve(count);
         self.copy(at, &mut into.spare_capacity_mut()[..count]);
-        // SAFETY: set_len demands that so many bytes are initialised and allocated: those that were there, and `count`
-        // that were reserved for and written on the line above.
+        // SAFETY: set_len demands that so many bytes are initialised and allocated: those that were there before, and
+        // `count` more, which were reserved and then written by `copy`.
         unsafe { into.set_len(into.len() + count) };
     }
 
-    /// Copies bytes out.
+    /// Copies bytes from offset `at` on into `into`.
     pub(crate) fn copy_to(&self, at: usize, into: &mut [u8]) {
-        // SAFETY: from_raw_parts_mut demands a range that is borrowed for it alone, as `into` is. That may be written to
-        // as what need not be initialised, as long as it stays initialised: `copy` writes nothing but bytes there.
+        // SAFETY: from_raw_parts_mut demands a range that is borrowed exclusively, as `into` is. Initialised bytes may
+        // be treated as possibly uninitialised ones as long as they stay initialised: `copy` only writes bytes there.
         let into = unsafe { slice::from_raw_parts_mut(into.as_mut_ptr().cast(), into.len()) };
         self.copy(at, into);
     }
 
-    /// Fills all of `into`.
+    /// Fills `into` with bytes from offset `at` on.
     fn copy(&self, at: usize, into: &mut [MaybeUninit<u8>]) {
         let head = into.len().min(at.next_multiple_of(8) - at);
         let (head, rest) = into.split_at_mut(head);
         load_bytes(self.bytes(at, head.len()), head);
         let at = at + head.len();
         let (words, tail) = rest.as_chunks_mut::<8>();
-        let places = self.words(at, words.len());
-        for (word, place) in words.iter_mut().zip(places) {
-            *word = place.load(Ordering::Relaxed).to_ne_bytes().map(MaybeUninit::new);
+        let sources = self.words(at, words.len());
+        for (word, source) in words.iter_mut().zip(sources) {
+            *word = source.load(Ordering::Relaxed).to_ne_bytes().map(MaybeUninit::new);
         }
-        load_bytes(self.bytes(at + places.len() * 8, tail.len()), tail);
+        load_bytes(self.bytes(at + sources.len() * 8, tail.len()), tail);
     }
 
     fn bytes(&self, at: usize, count: usize) -> &[AtomicU8] {
-        assert!(self.holds(at, count), "bytes lie within the memory");
+        assert!(self.holds(at, count), "the bytes lie within the memory");
         // SAFETY: from_raw_parts demands `count` initialised values that live as long as `self` and are not written
-        // to but through the slice or as its type allows; the range was checked, and these are atomics.
+        // to except through the slice or as its type allows; the range was checked, and these are atomics.
         unsafe { slice::from_raw_parts(self.start.add(at).cast().as_ptr(), count) }
     }
 
     fn words(&self, at: usize, count: usize) -> &[AtomicU64] {
-        assert!(count == 0 || at.is_multiple_of(8), "words lie aligned");
-        assert!(self.holds(at, count * 8), "words lie within the memory");
+        assert!(count == 0 || at.is_multiple_of(8), "the words are aligned");
+        assert!(self.holds(at, count * 8), "the words lie within the memory");
         if count == 0 {
             return &[];
         }
-        // SAFETY: as for `bytes`, and aligned: the mapping starts at a page and the offset was checked.
+        // SAFETY: as for `bytes`, and aligned: the mapping starts at a page, and the offset was checked.
         unsafe { slice::from_raw_parts(self.start.add(at).cast().as_ptr(), count) }
     }
 
+    /// Whether the range lies within the memory.
     fn holds(&self, at: usize, count: usize) -> bool {
         at <= self.length && count <= self.length - at
     }
@@ -181,26 +187,26 @@ impl SharedMemory {
 
 impl Drop for SharedMemory {
     fn drop(&mut self) {
-        // SAFETY: munmap demands a mapping that nobody uses any more; references to it live no longer than we.
-        // That it fails would mean that it is not mapped, and there is nothing to be done then.
+        // SAFETY: munmap demands a mapping that is not used any more; references to it do not outlive `self`. It fails
+        // only for a range that is not mapped, and then there is nothing to do.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.length) };
     }
 }
 
-fn store_bytes(places: &[AtomicU8], bytes: &[u8]) {
-    for (place, byte) in places.iter().zip(bytes) {
-        place.store(*byte, Ordering::Relaxed);
+fn store_bytes(targets: &[AtomicU8], bytes: &[u8]) {
+    for (target, byte) in targets.iter().zip(bytes) {
+        target.store(*byte, Ordering::Relaxed);
     }
 }
 
-fn load_bytes(places: &[AtomicU8], bytes: &mut [MaybeUninit<u8>]) {
-    for (place, byte) in places.iter().zip(bytes) {
-        byte.write(place.load(Ordering::Relaxed));
+fn load_bytes(sources: &[AtomicU8], bytes: &mut [MaybeUninit<u8>]) {
+    for (source, byte) in sources.iter().zip(bytes) {
+        byte.write(source.load(Ordering::Relaxed));
     }
 }
 
-/// How long memory is that nobody can make shorter.
-pub(super) fn firm_length(file: BorrowedFd<'_>) -> rustix::io::Result<usize> {
+/// The length of memory that is sealed against shrinking; `INVAL` if it is not.
+pub(super) fn sealed_length(file: BorrowedFd<'_>) -> rustix::io::Result<usize> {
     use rustix::fs::SealFlags;
     if !rustix::fs::fcntl_get_seals(file)?.contains(SealFlags::SHRINK) {
         return Err(Errno::INVAL);
@@ -213,24 +219,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_one_mapping_writes_another_reads_wherever_it_lies() -> rustix::io::Result<()> {
+    fn bytes_that_one_mapping_writes_another_reads_at_any_offset() -> rustix::io::Result<()> {
         use std::os::fd::AsFd;
         let (ours, file) = SharedMemory::create(c"forkpool-test", 4096)?;
-        let theirs = SharedMemory::open_beginning(file.as_fd(), 4096)?;
+        let peer = SharedMemory::open_beginning(file.as_fd(), 4096)?;
         let bytes: Vec<u8> = (0..=255).collect();
         for at in 0..17 {
             for count in 0..40 {
                 ours.write(at, &bytes[..count]);
                 let mut read = Vec::new();
-                theirs.read(at, count, &mut read);
+                peer.read(at, count, &mut read);
                 assert_eq!(read, bytes[..count], "{count} bytes at {at}");
                 read.fill(0);
-                theirs.copy_to(at, &mut read);
+                peer.copy_to(at, &mut read);
                 assert_eq!(read, bytes[..count], "{count} bytes at {at} once more");
             }
         }
         assert_eq!(SharedMemory::open_beginning(file.as_fd(), 8192).err(), Some(Errno::INVAL));
-        assert_eq!(rustix::fs::ftruncate(&file, 0), Err(Errno::PERM), "nobody can make it shorter");
+        assert_eq!(rustix::fs::ftruncate(&file, 0), Err(Errno::PERM), "it cannot be shortened");
         Ok(())
     }
 

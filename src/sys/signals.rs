@@ -1,4 +1,4 @@
-//! Signals: what Rust's start-up would have set, deaths of children as a descriptor, and a watch for hang-ups.
+//! Signals: dispositions as Rust's start-up sets them, SIGCHLD as a descriptor, and exiting when a peer hangs up.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -8,13 +8,13 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::descriptors::last_errno;
 
-/// The highest of the classic signals; those above are for programs to agree upon.
-const LAST_CLASSIC: i32 = 31;
+/// The highest standard signal; those above are real-time signals, whose use is up to programs.
+const LAST_STANDARD_SIGNAL: i32 = 31;
 
-/// Gives every classic signal its default effect, whatever the application ignores (under `nohup`, say), but
-/// ignores SIGPIPE, as Rust's own start-up does ahead of `main`, which a server never reaches.
-pub(crate) fn start_afresh() {
-    for signal in 1..=LAST_CLASSIC {
+/// Gives every standard signal its default disposition, even those that the application ignores (under `nohup`, say),
+/// except SIGPIPE: that is ignored, as Rust's own start-up does before `main`, which a server never reaches.
+pub(crate) fn reset_dispositions() {
+    for signal in 1..=LAST_STANDARD_SIGNAL {
         let disposition = if signal == libc::SIGPIPE { libc::SIG_IGN } else { libc::SIG_DFL };
         // SAFETY: signal demands a valid signal and disposition; neither of the two runs code of ours. SIGKILL and
         // SIGSTOP are refused, which changes nothing.
@@ -22,80 +22,80 @@ pub(crate) fn start_afresh() {
     }
 }
 
-/// What a process is asked for by a signal, the more urgent the later.
+/// A request to stop, sent as a signal. The more urgent one is the greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Request {
-    /// SIGTERM: finish what there is and end.
+pub(crate) enum StopRequest {
+    /// SIGTERM: finish the running work, then exit.
     Drain,
-    /// SIGINT: end.
+    /// SIGINT: exit.
     Stop,
 }
 
-/// Deaths of children, and requests to end if that is asked for, readable as a descriptor.
-pub(crate) struct ChildDeaths {
-    notes: OwnedFd,
-    and_ends: bool,
+/// SIGCHLD as a readable descriptor, and the signals that request a stop as well if asked for.
+pub(crate) struct ChildSignals {
+    signalfd: OwnedFd,
+    with_stop_requests: bool,
 }
 
-impl ChildDeaths {
-    /// Blocks SIGCHLD for this thread and everything it forks, and makes it readable instead; `and_ends`: and so are the
-    /// requests to end, SIGTERM and SIGINT.
+impl ChildSignals {
+    /// Blocks SIGCHLD for this thread and everything it forks, and makes it readable instead. With `with_stop_requests`
+    /// the same is done to SIGTERM and SIGINT.
     ///
     /// # References
     ///
     /// - [signalfd(2)](https://man7.org/linux/man-pages/man2/signalfd.2.html)
-    pub(crate) fn watch(and_ends: bool) -> rustix::io::Result<Self> {
-        // A start-up function or a preload that ignores deaths of children would leave nobody to be reaped.
+    pub(crate) fn watch(with_stop_requests: bool) -> rustix::io::Result<Self> {
+        // If a start-up function or a preload ignored SIGCHLD, the kernel would reap all children itself.
         // SAFETY: signal demands a valid signal and disposition; SIG_DFL runs no code of ours.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-        let set = set(and_ends);
+        let set = signal_set(with_stop_requests);
         mask(libc::SIG_BLOCK, &set)?;
         // SAFETY: signalfd demands a valid set; `set` lives on this frame and was filled by sigemptyset.
         let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if fd < 0 {
             return Err(last_errno());
         }
-        // SAFETY: from_raw_fd demands an open descriptor nobody else owns; signalfd just made it.
-        Ok(ChildDeaths { notes: unsafe { OwnedFd::from_raw_fd(fd) }, and_ends })
+        // SAFETY: from_raw_fd demands an open descriptor with no other owner; signalfd just made it.
+        Ok(ChildSignals { signalfd: unsafe { OwnedFd::from_raw_fd(fd) }, with_stop_requests })
     }
 
-    /// Takes the notes; the deaths themselves are asked of the kernel, since notes of the same kind merge. What this
-    /// process was asked to do, if it was.
-    pub(crate) fn acknowledge(&self) -> Option<Request> {
-        let mut note = [0_u8; size_of::<libc::signalfd_siginfo>()];
+    /// Reads all pending signals, and returns the most urgent stop request among them. The exits themselves are queried
+    /// with waitid, since signals of the same kind merge.
+    pub(crate) fn take_stop_request(&self) -> Option<StopRequest> {
+        let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];
         let mut request = None;
-        // An empty read only says that another pass took the note already.
-        while rustix::io::read(&self.notes, &mut note).is_ok() {
-            // The number of the signal is the first field, of 32 bits.
-            let signal = i32::from_ne_bytes([note[0], note[1], note[2], note[3]]);
+        // An empty read only means that another pass has read the signals already.
+        while rustix::io::read(&self.signalfd, &mut info).is_ok() {
+            // The first field is the signal's number, of 32 bits.
+            let signal = i32::from_ne_bytes([info[0], info[1], info[2], info[3]]);
             request = request.max(match signal {
-                libc::SIGINT => Some(Request::Stop),
-                libc::SIGTERM => Some(Request::Drain),
+                libc::SIGINT => Some(StopRequest::Stop),
+                libc::SIGTERM => Some(StopRequest::Drain),
                 _ => None,
             });
         }
         request
     }
 
-    /// Undoes the blocking in a worker, whose own children are its own business.
-    pub(crate) fn forget_in_child(self) {
-        let _ = mask(libc::SIG_UNBLOCK, &set(self.and_ends));
+    /// Unblocks the signals in a worker, whose own children the server has no part in.
+    pub(crate) fn unblock_in_child(self) {
+        let _ = mask(libc::SIG_UNBLOCK, &signal_set(self.with_stop_requests));
     }
 }
 
-impl AsFd for ChildDeaths {
+impl AsFd for ChildSignals {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.notes.as_fd()
+        self.signalfd.as_fd()
     }
 }
 
-fn set(and_ends: bool) -> libc::sigset_t {
+fn signal_set(with_stop_requests: bool) -> libc::sigset_t {
     // SAFETY: zeroed demands that zero bytes are a valid sigset_t; it is an array of integers.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: sigemptyset demands a valid set; it is on this frame.
     unsafe { libc::sigemptyset(&mut set) };
-    let ends: &[i32] = if and_ends { &[libc::SIGTERM, libc::SIGINT] } else { &[] };
-    for &signal in [libc::SIGCHLD].iter().chain(ends) {
+    let stop: &[i32] = if with_stop_requests { &[libc::SIGTERM, libc::SIGINT] } else { &[] };
+    for &signal in [libc::SIGCHLD].iter().chain(stop) {
         // SAFETY: sigaddset demands an initialised set and a valid signal; sigemptyset initialised it.
         unsafe { libc::sigaddset(&mut set, signal) };
     }
@@ -110,17 +110,18 @@ fn mask(how: i32, set: &libc::sigset_t) -> rustix::io::Result<()> {
     }
 }
 
+/// The socket that a [`HangUpWatch`] watches; -1 if none.
 static WATCHED: AtomicI32 = AtomicI32::new(-1);
 
-/// While this lives, the process ends as soon as the peer of a socket is gone, whatever code it runs.
+/// While this exists, the process exits as soon as the peer of a socket is gone, whatever code it runs.
 ///
-/// For the time in which a preload runs and nobody polls the control channel: the application may die then,
-/// too, and its server must not outlive it (S5). The socket sends SIGIO when anything happens on it, and the
-/// handler ends the process if what happened is a hang-up.
+/// It covers the time of the preload, when the control channel is not polled: the application may die then as well,
+/// and its server must not outlive it (S5). The socket sends SIGIO when anything happens on it, and the handler exits
+/// the process if that was a hang-up.
 pub(crate) struct HangUpWatch(());
 
 impl HangUpWatch {
-    /// Starts to watch.
+    /// Starts watching `socket`.
     ///
     /// # References
     ///
@@ -128,28 +129,28 @@ impl HangUpWatch {
     pub(crate) fn start(socket: BorrowedFd<'_>) -> rustix::io::Result<Self> {
         WATCHED.store(socket.as_raw_fd(), Ordering::Relaxed);
         handle_sigio(on_sigio as *const () as libc::sighandler_t)?;
-        own(socket.as_raw_fd())?;
+        set_owner(socket.as_raw_fd())?;
         set_async(socket.as_raw_fd(), true)?;
-        // The peer may have gone before the first signal could be sent.
-        end_if_hung_up();
+        // The peer may have hung up before signals were enabled.
+        exit_if_hung_up();
         Ok(HangUpWatch(()))
     }
 }
 
 impl Drop for HangUpWatch {
     fn drop(&mut self) {
-        // Failure to stop leaves a handler that still does the right thing: it ends an orphaned server.
+        // If this fails, the handler stays and still does the right thing: it exits an orphaned server.
         let _ = set_async(WATCHED.load(Ordering::Relaxed), false);
         let _ = handle_sigio(libc::SIG_DFL);
     }
 }
 
 extern "C" fn on_sigio(_: libc::c_int) {
-    end_if_hung_up();
+    exit_if_hung_up();
 }
 
-/// Async-signal-safe: one poll and `_exit`.
-fn end_if_hung_up() {
+/// Exits if the peer is gone. Async-signal-safe: one poll and `_exit`.
+fn exit_if_hung_up() {
     let mut entry = libc::pollfd { fd: WATCHED.load(Ordering::Relaxed), events: libc::POLLRDHUP, revents: 0 };
     // SAFETY: poll demands a valid array of the given length; one entry, on this frame.
     let found = unsafe { libc::poll(&mut entry, 1, 0) };
@@ -171,7 +172,8 @@ fn handle_sigio(disposition: libc::sighandler_t) -> rustix::io::Result<()> {
     }
 }
 
-fn own(fd: RawFd) -> rustix::io::Result<()> {
+/// Directs SIGIO for `fd` to this process.
+fn set_owner(fd: RawFd) -> rustix::io::Result<()> {
     // SAFETY: F_SETOWN demands a pid as its argument; getpid has no precondition.
     match unsafe { libc::fcntl(fd, libc::F_SETOWN, libc::getpid()) } {
         -1 => Err(last_errno()),
@@ -180,7 +182,7 @@ fn own(fd: RawFd) -> rustix::io::Result<()> {
 }
 
 fn set_async(fd: RawFd, on: bool) -> rustix::io::Result<()> {
-    // SAFETY: F_GETFL demands nothing but a number; a closed one is answered with EBADF.
+    // SAFETY: F_GETFL demands nothing but a number; for a closed one it fails with EBADF.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
     if flags < 0 {
         return Err(last_errno());
@@ -193,23 +195,24 @@ fn set_async(fd: RawFd, on: bool) -> rustix::io::Result<()> {
     }
 }
 
-/// What became of a wait.
-pub(crate) struct SignalsUnblocked {
-    /// Of each descriptor, in their order, whether there is something to read, or its end.
+/// What is ready after [`poll`].
+pub(crate) struct Readiness {
+    /// For each descriptor, in the given order, whether bytes or an end-of-file can be read.
     pub(crate) readable: Vec<bool>,
-    pub(crate) deaths: bool,
+    /// Whether signals of [`ChildSignals`] are pending.
+    pub(crate) child_signals: bool,
 }
 
-/// Waits until one of these descriptors or a death wants attention, or for so long. A descriptor comes with whether there
-/// is something to be written to it.
-pub(crate) fn wait(
+/// Waits until a descriptor or `child_signals` is ready, for at most `at_most`. The flag of each descriptor says
+/// whether there are bytes to be written to it.
+pub(crate) fn poll(
     watched: &[(BorrowedFd<'_>, bool)],
-    deaths: &ChildDeaths,
+    child_signals: &ChildSignals,
     at_most: Option<Duration>,
-) -> rustix::io::Result<SignalsUnblocked> {
-    // More than what fits is for ever; a signal makes the wait begin anew, which makes it longer and harms nothing.
+) -> rustix::io::Result<Readiness> {
+    // A time that does not fit means no limit. A signal restarts the wait, which makes it longer and does no harm.
     let timeout = at_most.and_then(|wait| Timespec::try_from(wait).ok());
-    let mut entries = vec![PollFd::from_borrowed_fd(deaths.as_fd(), PollFlags::IN)];
+    let mut entries = vec![PollFd::from_borrowed_fd(child_signals.as_fd(), PollFlags::IN)];
     entries.extend(watched.iter().map(|&(descriptor, has_unsent)| {
         let out = if has_unsent { PollFlags::OUT } else { PollFlags::empty() };
         PollFd::from_borrowed_fd(descriptor, PollFlags::IN | out)
@@ -217,8 +220,8 @@ pub(crate) fn wait(
     rustix::io::retry_on_intr(|| rustix::event::poll(&mut entries, timeout.as_ref()))?;
     let readable =
         |entry: &PollFd<'_>| entry.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
-    Ok(SignalsUnblocked {
-        deaths: entries[0].revents().contains(PollFlags::IN),
+    Ok(Readiness {
+        child_signals: entries[0].revents().contains(PollFlags::IN),
         readable: entries[1..].iter().map(readable).collect(),
     })
 }

@@ -1,4 +1,4 @@
-//! Sockets: making them, finding somebody at the other end, and knowing who that is.
+//! Sockets: creating and connecting them, and the credentials of their peers.
 
 #[cfg(feature = "actors")]
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
-/// A connected pair of close-on-exec stream sockets.
+/// Creates a connected pair of close-on-exec stream sockets.
 ///
 /// # References
 ///
@@ -19,7 +19,7 @@ pub(crate) fn socket_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
 }
 
-/// A connection to whoever listens at a path; it does not wait for a listener that is busy.
+/// Connects to the Unix socket at `path`. It does not wait for a busy listener: it fails with `AGAIN`.
 #[cfg(feature = "actors")]
 pub(crate) fn connect(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketFlags};
@@ -30,35 +30,35 @@ pub(crate) fn connect(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// A connection to a port, on its way or made: it does not wait for the other side, and neither do reads and writes.
+/// Starts to connect to a TCP port. Neither the connecting nor later reads and writes block.
 #[cfg(feature = "actors")]
-pub(crate) fn connect_net(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn connect_tcp(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
     use std::os::fd::AsFd as _;
 
     use rustix::net::{AddressFamily, SocketFlags};
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    set_up_net(socket.as_fd())?;
+    configure_tcp(socket.as_fd())?;
     match rustix::net::connect(&socket, &address) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(error) => Err(error),
     }
 }
 
-/// Idle time after which a peer over a network is asked whether it is still there, how long between two questions, and how
-/// many may stay unanswered.
+/// Keepalive of a TCP connection: idle time before the first probe, time between probes, and how many may be
+/// unanswered.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
 
-/// What was sent and not confirmed for so long ends a connection, in milliseconds.
-const UNCONFIRMED: u32 = 25_000;
+/// A TCP connection ends if sent bytes stay unacknowledged for this long, in milliseconds.
+const USER_TIMEOUT_MILLIS: u32 = 25_000;
 
-/// Has a connection over a network send at once, and notice a peer that is gone without a word.
+/// Makes a TCP connection send at once, and detect a peer that is gone without notice.
 ///
 /// # References
 ///
 /// - [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), `TCP_KEEPIDLE`, `TCP_USER_TIMEOUT`
-pub(crate) fn set_up_net(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
+pub(crate) fn configure_tcp(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
     use rustix::net::sockopt;
     let (idle, interval, count) = KEEPALIVE;
     sockopt::set_tcp_nodelay(fd, true)?;
@@ -66,52 +66,52 @@ pub(crate) fn set_up_net(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
     sockopt::set_tcp_keepidle(fd, idle)?;
     sockopt::set_tcp_keepintvl(fd, interval)?;
     sockopt::set_tcp_keepcnt(fd, count)?;
-    sockopt::set_tcp_user_timeout(fd, UNCONFIRMED)
+    sockopt::set_tcp_user_timeout(fd, USER_TIMEOUT_MILLIS)
 }
 
-/// A connection to whoever listens at a path, whose connecting, reading and writing wait for at most so long each.
+/// Connects to the Unix socket at `path`; connecting, each read and each write block for at most `limit`.
 ///
 /// # References
 ///
 /// - [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), `SO_RCVTIMEO`
-pub(crate) fn connect_waiting(path: &std::path::Path, patience: Duration) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn connect_with_timeout(path: &std::path::Path, limit: Duration) -> rustix::io::Result<OwnedFd> {
     use rustix::net::sockopt::{Timeout, set_socket_timeout};
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags};
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     for timeout in [Timeout::Recv, Timeout::Send] {
-        set_socket_timeout(&socket, timeout, Some(patience))?;
+        set_socket_timeout(&socket, timeout, Some(limit))?;
     }
     let address = SocketAddrUnix::new(path)?;
     rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
     Ok(socket)
 }
 
-/// Whose the other end of a Unix socket is: of whoever connected, or at their end of whoever listened.
+/// Credentials of the peer of a Unix socket, as of when it connected or began to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PeerCredentials {
     pub(crate) pid: u32,
     pub(crate) user: u32,
-    /// Its own group and its supplementary ones.
+    /// Its primary and supplementary groups.
     pub(crate) groups: Vec<u32>,
 }
 
-/// The most groups that are asked for.
-const MOST_GROUPS: usize = 1024;
+/// Most supplementary groups that are read.
+const MAX_GROUPS: usize = 1024;
 
-/// Tells who is at the other end of a Unix socket.
+/// Returns the credentials of the peer of a Unix socket.
 ///
 /// # References
 ///
 /// - [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), `SO_PEERCRED`
 /// - [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), `SO_PEERGROUPS`
-pub(crate) fn peer(fd: BorrowedFd<'_>) -> rustix::io::Result<PeerCredentials> {
+pub(crate) fn peer_credentials(fd: BorrowedFd<'_>) -> rustix::io::Result<PeerCredentials> {
     let credentials = rustix::net::sockopt::socket_peercred(fd)?;
-    let mut groups = vec![0_u32; MOST_GROUPS];
+    let mut groups = vec![0_u32; MAX_GROUPS];
     let mut length = libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(|_| Errno::INVAL)?;
-    // SAFETY: getsockopt demands room for as many bytes as `length` says, and a valid length; both live on this frame,
-    // and any bytes are numbers.
-    let told = unsafe {
+    // SAFETY: getsockopt demands a buffer of `length` bytes, and a valid pointer to that length; both live on this
+    // frame, and any bytes are valid numbers.
+    let result = unsafe {
         libc::getsockopt(
             fd.as_raw_fd(),
             libc::SOL_SOCKET,
@@ -120,30 +120,30 @@ pub(crate) fn peer(fd: BorrowedFd<'_>) -> rustix::io::Result<PeerCredentials> {
             &mut length,
         )
     };
-    // Somebody with more groups than that is known by the first of them alone.
-    groups.truncate(if told == 0 { length as usize / size_of::<u32>() } else { 0 });
+    // A peer with more groups than that is known by its primary group alone.
+    groups.truncate(if result == 0 { length as usize / size_of::<u32>() } else { 0 });
     groups.push(credentials.gid.as_raw());
     let pid = u32::try_from(credentials.pid.as_raw_nonzero().get()).map_err(|_| Errno::SRCH)?;
     Ok(PeerCredentials { pid, user: credentials.uid.as_raw(), groups })
 }
 
-/// The user this process acts as.
+/// The effective user of this process.
 pub(crate) fn own_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// Whether a stream socket is what stands at this number.
+/// Whether this is a stream socket.
 pub(crate) fn is_stream_socket(fd: BorrowedFd<'_>) -> bool {
     rustix::net::sockopt::socket_type(fd) == Ok(SocketType::STREAM)
 }
 
-/// Whether this is a stream socket that listens.
-pub(crate) fn listens(fd: BorrowedFd<'_>) -> bool {
+/// Whether this is a listening stream socket.
+pub(crate) fn is_listener(fd: BorrowedFd<'_>) -> bool {
     is_stream_socket(fd) && rustix::net::sockopt::socket_acceptconn(fd) == Ok(true)
 }
 
-/// The same, and for whoever is on this machine.
+/// Whether this is a listening Unix socket.
 pub(crate) fn is_unix_listener(fd: BorrowedFd<'_>) -> bool {
     use rustix::net::{AddressFamily, sockopt};
-    listens(fd) && sockopt::socket_domain(fd) == Ok(AddressFamily::UNIX)
+    is_listener(fd) && sockopt::socket_domain(fd) == Ok(AddressFamily::UNIX)
 }

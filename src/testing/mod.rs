@@ -1,4 +1,4 @@
-//! What the tests of this crate share: a seeded generator of random numbers, and the targets of the fuzzers.
+//! Helpers of this crate's tests: a seeded random number generator, and the targets of the fuzzers.
 
 #[cfg(feature = "actors")]
 pub mod fuzz;

@@ -1,6 +1,6 @@
-//! Chance that comes out the same for the same seed, for tests that must be repeatable to the last step.
+//! Random numbers that are the same for the same seed, so that a test can be repeated step by step.
 
-/// Numbers by SplitMix64: small, fast, and good enough to pick what happens next.
+/// A SplitMix64 generator: small, fast, and good enough for choosing test steps.
 pub(crate) struct SeededRng(u64);
 
 impl SeededRng {
@@ -15,14 +15,14 @@ impl SeededRng {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `most`, which is not 0.
-    pub(crate) fn below(&mut self, most: usize) -> usize {
-        (self.next() % most as u64) as usize
+    /// Returns a number below `limit`, which must not be 0.
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
     }
 
-    /// Whether something happens that happens so many times in a thousand.
-    pub(crate) fn happens(&mut self, in_a_thousand: usize) -> bool {
-        self.below(1000) < in_a_thousand
+    /// Returns `true` with a probability of `per_mille` / 1000.
+    pub(crate) fn happens(&mut self, per_mille: usize) -> bool {
+        self.below(1000) < per_mille
     }
 
     pub(crate) fn pick<T: Copy>(&mut self, of: &[T]) -> T {
@@ -30,8 +30,8 @@ impl SeededRng {
     }
 }
 
-/// The seeds a test runs: what `FORKPOOL_SEED` or `FORKPOOL_SEEDS` (`start..end`) says, or `usual`.
-pub(crate) fn seeds(usual: std::ops::Range<u64>) -> std::ops::Range<u64> {
+/// Returns the seeds that a test runs: those of `FORKPOOL_SEED` or `FORKPOOL_SEEDS` (`start..end`), or else `default`.
+pub(crate) fn seeds(default: std::ops::Range<u64>) -> std::ops::Range<u64> {
     let number = |text: &str| text.trim().parse::<u64>().expect("a seed is a number");
     if let Ok(seed) = std::env::var("FORKPOOL_SEED") {
         let seed = number(&seed);
@@ -42,6 +42,6 @@ pub(crate) fn seeds(usual: std::ops::Range<u64>) -> std::ops::Range<u64> {
             let (start, end) = range.split_once("..").expect("FORKPOOL_SEEDS is start..end");
             number(start)..number(end)
         }
-        Err(_) => usual,
+        Err(_) => default,
     }
 }

@@ -1,4 +1,5 @@
-//! Values that travel with every call of a context: a list of keys and encoded values, in front of the message.
+//! Baggage: values of a caller's context that travel with its calls, as a list of keys and encoded values in front of
+//! the message.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -10,18 +11,18 @@ use super::frame;
 #[cfg(any(test, feature = "actors"))]
 use super::frame::PayloadError;
 
-/// Most bytes that all the baggage of one call may take, encoded (64 KiB).
-pub(crate) const MOST_BAGGAGE: usize = 64 << 10;
+/// Longest encoding of a call's baggage, in bytes (64 KiB).
+pub(crate) const MAX_BAGGAGE: usize = 64 << 10;
 
-/// One value: the key of its type, and its encoding.
+/// One value of the list: the key of its type, and its encoding.
 #[cfg(any(test, feature = "actors"))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Item {
+pub(crate) struct BaggageItem {
     pub(crate) key: u64,
     pub(crate) bytes: Vec<u8>,
 }
 
-/// The number a type goes by at both ends, which are the same program.
+/// Returns the key of a type. Both ends run the same program, so they compute the same key.
 pub(crate) fn key<T>() -> u64 {
     // The default hasher has fixed keys, so every process of this program computes the same.
     let mut hasher = DefaultHasher::new();
@@ -29,24 +30,25 @@ pub(crate) fn key<T>() -> u64 {
     hasher.finish()
 }
 
-/// The list as it travels.
+/// Encodes the list.
 ///
 /// # Errors
 ///
-/// [`PayloadError::TooLarge`] above [`MOST_BAGGAGE`].
+/// [`PayloadError::TooLarge`] if the encoding exceeds [`MAX_BAGGAGE`].
 #[cfg(any(test, feature = "actors"))]
-pub(crate) fn pack(items: &[Item]) -> Result<Vec<u8>, PayloadError> {
+pub(crate) fn encode_list(items: &[BaggageItem]) -> Result<Vec<u8>, PayloadError> {
     let mut bytes = Vec::new();
-    frame::encode(&mut bytes, &items, MOST_BAGGAGE)?;
+    frame::encode(&mut bytes, &items, MAX_BAGGAGE)?;
     Ok(bytes)
 }
 
-/// The encoding of the value with this key, where the list has one and is one.
-pub(crate) fn find(list: &[u8], wanted: u64) -> Option<&[u8]> {
+/// Returns the encoding of the value with this key. Returns `None` if there is no such value or the list is
+/// malformed.
+pub(crate) fn find(list: &[u8], wanted_key: u64) -> Option<&[u8]> {
     let (count, mut rest) = postcard::take_from_bytes::<u64>(list).ok()?;
     for _ in 0..count {
         let ((key, bytes), behind) = postcard::take_from_bytes::<(u64, &[u8])>(rest).ok()?;
-        if key == wanted {
+        if key == wanted_key {
             return Some(bytes);
         }
         rest = behind;
@@ -54,7 +56,7 @@ pub(crate) fn find(list: &[u8], wanted: u64) -> Option<&[u8]> {
     None
 }
 
-/// The value of this type in the list; `None` where there is none, or where it cannot be decoded.
+/// Decodes the value of type `T`. Returns `None` if there is no such value or it cannot be decoded.
 pub(crate) fn read<T: DeserializeOwned>(list: &[u8]) -> Option<T> {
     frame::decode(find(list, key::<T>())?).ok()
 }
@@ -64,9 +66,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_packed_is_found_by_its_key() {
-        let items = [Item { key: 7, bytes: vec![1, 2, 3] }, Item { key: u64::MAX, bytes: Vec::new() }];
-        let list = pack(&items).unwrap_or_default();
+    fn an_encoded_value_is_found_by_its_key() {
+        let items =
+            [BaggageItem { key: 7, bytes: vec![1, 2, 3] }, BaggageItem { key: u64::MAX, bytes: Vec::new() }];
+        let list = encode_list(&items).unwrap_or_default();
         assert_eq!(find(&list, 7), Some([1, 2, 3].as_slice()));
         assert_eq!(find(&list, u64::MAX), Some([].as_slice()));
         assert_eq!(find(&list, 8), None);
@@ -74,8 +77,8 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_none_has_nothing() {
-        let list = pack(&[Item { key: 7, bytes: vec![1; 300] }]).unwrap_or_default();
+    fn a_malformed_list_has_no_values() {
+        let list = encode_list(&[BaggageItem { key: 7, bytes: vec![1; 300] }]).unwrap_or_default();
         for length in 0..list.len() {
             assert_eq!(find(&list[..length], 7), None, "the first {length} bytes");
         }
@@ -84,10 +87,10 @@ mod tests {
 
     #[test]
     fn baggage_has_a_limit() {
-        let items = |length| [Item { key: 1, bytes: vec![0; length] }];
-        let beside = pack(&items(MOST_BAGGAGE / 2)).unwrap_or_default().len() - MOST_BAGGAGE / 2;
-        assert_eq!(pack(&items(MOST_BAGGAGE - beside)).map(|list| list.len()), Ok(MOST_BAGGAGE));
-        let refused = pack(&items(MOST_BAGGAGE - beside + 1));
-        assert_eq!(refused, Err(PayloadError::TooLarge { limit: MOST_BAGGAGE }));
+        let items = |length| [BaggageItem { key: 1, bytes: vec![0; length] }];
+        let beside = encode_list(&items(MAX_BAGGAGE / 2)).unwrap_or_default().len() - MAX_BAGGAGE / 2;
+        assert_eq!(encode_list(&items(MAX_BAGGAGE - beside)).map(|list| list.len()), Ok(MAX_BAGGAGE));
+        let refused = encode_list(&items(MAX_BAGGAGE - beside + 1));
+        assert_eq!(refused, Err(PayloadError::TooLarge { limit: MAX_BAGGAGE }));
     }
 }

@@ -1,8 +1,8 @@
-//! The conversation between host and worker.
+//! Messages between host and worker.
 //!
-//! The worker speaks first: [`FromWorker::Ready`], or why it could not be set up. Then the host sends calls,
-//! ahead of their replies if it likes, and a release at the end of every checkout; the worker answers each in
-//! order. Every number is checked by the host: a worker is not trusted.
+//! The worker sends the first message: [`FromWorker::Ready`], or why its set-up failed. Then the host sends calls,
+//! possibly ahead of their replies, and a release at the end of every checkout. The worker answers in order. The host
+//! does not trust the worker and checks every number.
 
 use std::time::Duration;
 
@@ -13,88 +13,90 @@ use super::frame::FrameError;
 use super::log_record::Logged;
 use crate::failure::{PanicReport, SetupError};
 
-/// What the host says. A call's baggage and its payload stand behind its header.
+/// Messages from the host. A call's baggage and payload follow its header.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ToWorker {
     Call(CallHeader),
-    /// The checkout is over: run `checkout_done`, then answer [`FromWorker::Released`].
+    /// The checkout is over: the worker runs `checkout_done` and answers [`FromWorker::Released`].
     Release,
-    /// What the next call's blobs are, in the order of their numbers.
+    /// The blobs of the next call, in the order of their numbers.
     Lent(Vec<ArenaSpan>),
 }
 
-/// The header of one call.
+/// The header of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CallHeader {
-    /// Repeated by its reply.
+    /// The reply repeats it.
     pub(crate) id: u64,
-    /// Place of the message in the worker's interface.
+    /// The position of the message in the worker's interface, from 0.
     pub(crate) method: u32,
-    /// Errors of this checkout that its requester had seen when it sent this call. The worker clears a call
-    /// that had seen fewer than there were: it was written before the error was known.
+    /// How many errors of this checkout the caller had seen when it sent this call. The worker clears a call whose
+    /// number is lower than its own count: the call was sent before the error was known.
     pub(crate) errors_seen: u32,
     /// Whether the checkout ends with this call, which saves a [`ToWorker::Release`].
     pub(crate) last: bool,
-    /// What is left of the call's clock when it starts to run.
+    /// The time that the call has left when it starts to run; `None` is no limit.
     pub(crate) limit: Option<Duration>,
     /// Bytes of baggage in front of the message.
     pub(crate) baggage: u32,
-    /// What is worth recording of what its handler logs: the highest [`level`](super::log_record::level); 0 is nothing.
+    /// The highest [`level`](super::log_record::level) of the handler's log records that the worker is to send; 0 for
+    /// none.
     pub(crate) verbosity: u8,
 }
 
 impl CallHeader {
-    /// Splits what stands behind this header into baggage and message.
+    /// Splits the bytes after this header into baggage and message.
     ///
     /// # Errors
     ///
-    /// [`FrameError::Baggage`] where the header promises more than there is.
+    /// [`FrameError::Baggage`] if the header announces more baggage than there are bytes.
     pub(crate) fn split<'a>(&self, payload: &'a [u8]) -> Result<(&'a [u8], &'a [u8]), FrameError> {
         let baggage = usize::try_from(self.baggage).unwrap_or(usize::MAX);
         payload.split_at_checked(baggage).ok_or(FrameError::Baggage { baggage, payload: payload.len() })
     }
 }
 
-/// What the worker says. A reply's payload stands behind its header.
+/// Messages from the worker. A reply's payload follows its header.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum FromWorker {
     Ready(Ready),
     SetupFailed(SetupReport),
     Reply(ReplyHeader),
     Released(Released),
-    /// In the middle of a call, before its reply.
+    /// A log record of the running call; sent before the reply.
     Logged(Logged),
-    /// Before a reply that has to do with it, or a release.
+    /// Sent in front of a reply that lends blobs, and of a reply or release after which the worker holds other
+    /// arguments than before.
     Lent(Lending),
 }
 
-/// Bytes in an arena.
+/// A range of bytes in an arena.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ArenaSpan {
     pub(crate) start: u64,
     pub(crate) length: u64,
 }
 
-/// What a worker lends and what it has been lent.
+/// The blobs that a worker lends, and those of the host that it holds.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lending {
-    /// What the next reply's blobs are, in the order of their numbers.
+    /// The blobs of the next reply, in the order of their numbers.
     pub(crate) lent: Vec<Lent>,
-    /// Where all those begin that the host has lent and that are in use beyond the call they came with; `None` where that
-    /// has not changed.
+    /// The starts of all spans of the host that the worker uses beyond the call with which they came; `None` if the
+    /// list has not changed.
     pub(crate) held: Option<Vec<u64>>,
 }
 
 /// One blob of a reply.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Lent {
-    /// In the worker's arena, until the host gives it back by this number.
+    /// A span of the worker's arena; the worker leaves it unchanged until the host has cleared this slot.
     Own { slot: u32, span: ArenaSpan },
-    /// One that the host has lent.
+    /// An argument that the host has lent, by its start.
     Given { start: u64 },
 }
 
-/// The worker's half of the handshake.
+/// The worker's set-up has succeeded; the host compares all three fields with its own.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ready {
     pub(crate) protocol: u16,
@@ -102,54 +104,55 @@ pub(crate) struct Ready {
     pub(crate) fingerprint: u64,
 }
 
-/// Why there is no worker.
+/// Why a set-up or a preload failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum SetupReport {
     Error(SetupError),
     Panic(PanicReport),
 }
 
-/// Most texts of a chain of causes that travel; the innermost beyond are left out.
-const MOST_CAUSES: usize = 6;
+/// Most texts of an error chain that are sent; the innermost ones beyond are left out.
+const MAX_CAUSES: usize = 6;
 
 impl SetupReport {
-    /// A report of this error, with whatever is too long cut.
+    /// Makes a report of this error, with its texts and its chain cut to their limits.
     pub(crate) fn of(error: SetupError) -> Self {
-        SetupReport::Error(error.cut(MOST_CAUSES, |text| frame::cut(text, frame::LONGEST_TEXT)))
+        SetupReport::Error(error.cut(MAX_CAUSES, |text| frame::cut(text, frame::MAX_TEXT)))
     }
 }
 
-/// The header of one reply.
+/// The header of a reply.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ReplyHeader {
     pub(crate) id: u64,
     pub(crate) outcome: Outcome,
-    /// The handler called `keep_worker`.
+    /// The worker is kept despite the error of this call: the handler called `keep_worker`.
     pub(crate) keep: bool,
-    /// The worker asked to be replaced at release.
+    /// The worker has asked to be replaced at the end of its checkout.
     pub(crate) stop: bool,
 }
 
-/// How a call went.
+/// The outcome of a call.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Outcome {
-    /// The payload is an `Ok` of the message's result.
+    /// The handler returned `Ok`; the payload is the whole `Result`.
     Done,
-    /// The payload is an `Err` of the message's result.
+    /// The handler returned `Err`; the payload is the whole `Result`.
     Failed,
-    /// Not run: written before an error was known.
+    /// The call was not run: it was sent before an error was known.
     Cleared,
-    /// The handler panicked and the worker is about to end, which nobody waits for: what it used is told here.
+    /// The handler panicked, and the worker exits. The host does not wait for the exit, so the reply includes the
+    /// worker's resource usage.
     Panicked { report: PanicReport, peak_memory: u64, cpu_time: Duration },
-    /// The message could not be decoded, or the reply not encoded; `error` says whether the reply was an `Err`.
+    /// The message could not be decoded, or the reply could not be encoded. `error`: the reply was an `Err`.
     Payload { text: String, error: bool },
 }
 
-/// The worker is free again.
+/// The worker has ended its checkout and takes the next one.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Released {
-    /// Its private memory in bytes, where the host asked for it.
+    /// The worker's private memory in bytes, if the hello asked for it and the system provides it.
     pub(crate) private_bytes: Option<u64>,
-    /// The worker asked to be replaced.
+    /// The worker has asked to be replaced.
     pub(crate) stop: bool,
 }

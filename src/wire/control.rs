@@ -1,7 +1,7 @@
-//! The conversation between host and fork server.
+//! Messages between host and fork server.
 //!
-//! The host begins with [`ToServer::Hello`]; the server runs the preload and answers [`FromServer::Welcome`].
-//! Then the host asks for forks and the server tells of births and deaths.
+//! The host begins with [`ToServer::Hello`]; the server runs the preload and answers [`FromServer::Welcome`]. Then
+//! the host requests forks, and the server reports forks and exits.
 
 use std::time::Duration;
 
@@ -10,196 +10,185 @@ use serde::{Deserialize, Serialize};
 use super::call::SetupReport;
 use crate::failure::Ending;
 
-/// Longest body of this conversation but for the hello, in bytes.
+/// Longest body on this channel, except for the hello, in bytes.
 pub(crate) const BODY_LIMIT: usize = 1 << 20;
 
-/// Longest hello of an application to its own server, in bytes: it carries the user's configuration.
+/// Longest hello of an application to its private server, in bytes; it includes the user's configuration.
 pub(crate) const HELLO_LIMIT: usize = 1 << 30;
 
-/// Longest first message of whoever comes to a server that listens, in bytes: it has nothing to carry but the names of
-/// an interface.
-pub(crate) const STRANGER_LIMIT: usize = 64 << 10;
+/// Longest first message to a standalone server, in bytes; the names of an interface are its longest part.
+pub(crate) const FIRST_MESSAGE_LIMIT: usize = 64 << 10;
 
-/// Most workers that are asked for in one message: their descriptors have to be passed along with it.
+/// Most workers that one message requests. Their descriptors are passed along with it, and the system limits those.
 #[cfg(feature = "actors")]
-pub(crate) const MOST_AT_ONCE: usize = 16;
+pub(crate) const MAX_FORKS_PER_MESSAGE: usize = 16;
 
-/// What the host says.
+/// Messages from the host.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum ToServer {
     Hello(Hello),
-    /// Fork workers of these numbers, at most [`MOST_AT_ONCE`]; the ends of each are passed along, one worker after the
-    /// other: of its channel, bells and memory or a socket and memory, and then of the pipes that are to be its standard
-    /// output and its standard error.
+    /// Fork workers with these numbers, at most [`MAX_FORKS_PER_MESSAGE`]. The worker's ends are passed along, one
+    /// worker after another: the two doorbells and the memory of the rings, or a socket and the memory of the status
+    /// page; then the pipes for standard output and standard error.
     Fork {
         numbers: Vec<u64>,
-        /// Whether calls go through rings in that memory, or over the socket.
+        /// Whether the channel is a pair of rings in that memory, or the socket.
         rings: bool,
     },
-    /// End a worker that the host cannot end by itself: kill it with its group, or ask it to end.
+    /// End a worker that the host may not signal itself: kill it with its process group, or send it SIGTERM.
     End {
         number: u64,
         kill: bool,
     },
-    /// A worker of a server that is gone: a descriptor for its process is passed along. It ends with this client.
+    /// Kill this worker, whose own server is gone, once this client is gone. Its pidfd is passed along.
     Adopt {
         number: u64,
     },
-    /// Tell what you are doing.
+    /// Requests [`FromServer::Inspected`].
     Inspect,
-    /// Said first, in place of a hello, by a server that is to take this one's place.
+    /// First message of a server that is to replace this one; sent again to confirm.
     TakeOver,
-    /// Said first, in place of a hello, on a connection over a network that is to be the channel of a worker: fork it.
+    /// First message on a network connection that is to become a worker channel: fork the worker.
     Attach {
-        /// Whose: what the client was told with its welcome.
+        /// The ticket from the client's [`FromServer::Welcome`].
         ticket: u128,
         number: u64,
     },
 }
 
-/// Everything a server needs to know before it can fork.
+/// What a server needs to know before it can fork.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Hello {
-    /// These two stay where they are in all versions, so that each can tell the other which it is.
+    /// The first two fields are the same in all versions, so that each side can report the other's version.
     pub(crate) protocol: u16,
     pub(crate) library: String,
     pub(crate) fingerprint: u64,
-    /// What the fingerprint is made of, for a server of another program.
+    /// The interface for servers of other programs; the fingerprint is made from it.
     pub(crate) interface: Vec<Signature>,
     pub(crate) pool: String,
     pub(crate) max_payload: u64,
-    /// Private memory in bytes above which a worker is replaced; it is measured where this is given.
+    /// Private memory, in bytes, above which a worker is replaced; `None`: the worker does not measure it.
     pub(crate) max_memory: Option<u64>,
-    pub(crate) guard: Guard,
-    /// The user's configuration, encoded; a server that was started by itself has one of its own.
+    pub(crate) process_limits: ProcessLimits,
+    /// The user's configuration, encoded; `None` to a standalone server, which has its own.
     pub(crate) config: Option<Vec<u8>>,
-    /// Whether an arena is passed along, from which workers read the blobs of their calls.
+    /// Whether an arena is passed along from which workers read the blobs of their calls.
     pub(crate) arena: bool,
 }
 
-/// One message of an interface: its name, and a number that changes with what it and its result look like.
+/// One message of an interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signature {
-    /// The message's name.
+    /// The name of the message.
     pub name: String,
-    /// A number that changes with the shape of the message and of its result.
+    /// A number that depends on the types of the message and its result.
     pub shape: u64,
 }
 
-/// The beginning of a hello of any version.
+/// The first fields of a hello of any version.
 #[derive(Debug, PartialEq, Eq, Deserialize)]
-pub(crate) struct Origin {
-    /// The place of `Hello` among the messages.
+pub(crate) struct HelloPrefix {
+    /// The index of `Hello` among the messages.
     variant: u32,
     pub(crate) protocol: u16,
     pub(crate) library: String,
 }
 
-impl Origin {
-    /// Of whom a first message is that this version cannot read, if it is a hello at all.
-    pub(crate) fn of(body: &[u8]) -> Option<Origin> {
-        let (origin, _) = postcard::take_from_bytes::<Origin>(body).ok()?;
+impl HelloPrefix {
+    /// Reads the prefix of a first message that this version cannot decode; `None` if it is not a hello.
+    pub(crate) fn of(body: &[u8]) -> Option<HelloPrefix> {
+        let (origin, _) = postcard::take_from_bytes::<HelloPrefix>(body).ok()?;
         Some(origin).filter(|origin| origin.variant == 0)
     }
 }
 
-/// What bounds a worker from outside, whatever code it runs.
+/// Limits that are enforced from outside the user's code.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Guard {
-    /// Longest time that one call may run.
+pub(crate) struct ProcessLimits {
+    /// Longest time that one call may run; a worker that exceeds it is killed.
     pub(crate) hung_worker_timeout: Option<Duration>,
-    /// Time between a request to end and the end, for a worker that hangs.
+    /// Time between SIGTERM and SIGKILL for a hung worker; without it the worker gets SIGKILL at once.
     pub(crate) kill_grace: Option<Duration>,
-    /// Most bytes of data that a worker may have, the preload's included.
+    /// Most bytes of private data that a worker may have (`RLIMIT_DATA`), including the preload's.
     pub(crate) memory_limit: Option<u64>,
 }
 
-/// What the server says.
+/// Messages from the server.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum FromServer {
-    /// The preload is done.
+    /// The preload has succeeded, and the client is accepted.
     Welcome {
-        /// What a client over a network names itself by on the channels of its workers.
+        /// Identifies a remote client on the connections of its workers.
         ticket: Option<u128>,
     },
-    /// The two ends do not fit, or there is no room, and why.
+    /// Protocol or interface differ, or the server is full; the same in all versions.
     Refused { reason: String },
-    /// The preload failed; the server ends.
+    /// The preload failed; the server exits.
     PreloadFailed(SetupReport),
-    /// Workers were born; a descriptor for the process of each is passed along, if descriptors can be.
-    Forked(Vec<Born>),
-    /// A worker could not be forked.
+    /// These workers were forked. Their pidfds are passed along in the same order, unless the client is remote.
+    Forked(Vec<WorkerPid>),
+    /// A worker was not forked.
     NotForked { number: u64, reason: String },
     /// A worker was reaped.
     Ended(Ended),
-    /// No more workers come from here. Those there are may finish what they do; the server ends with the last.
+    /// The server forks no more workers. Its workers may finish their work; it exits once the last one has ended.
     Draining {
-        /// Whether another serves already where this one did.
+        /// Whether another server already listens in place of this one.
         succeeded: bool,
     },
-    /// What was asked for with `Inspect`.
-    Inspected(ServerStats),
-    /// To a successor: a place to listen at is passed along, and the lock of its path if it has one.
+    /// The answer to [`ToServer::Inspect`].
+    Inspected(ServerReport),
+    /// To a successor: a listening socket is passed along, and the lock of its path if it has one.
     HandedOver {
         address: String,
-        /// Whether there are more.
+        /// Whether more of these messages follow.
         more: bool,
     },
-    /// A worker whose outputs the host does not have has printed something.
+    /// Output of a worker whose client is remote and does not hold the pipes.
     Printed { number: u64, stderr: bool, bytes: Vec<u8> },
 }
 
-/// One worker's birth.
+/// A forked worker: its number at the client, and its pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Born {
+pub(crate) struct WorkerPid {
     pub(crate) number: u64,
     pub(crate) pid: u32,
 }
 
-/// One worker's end.
+/// The exit of a worker, and its resource usage: peak memory in bytes, CPU time of user and system.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ended {
     pub(crate) number: u64,
     pub(crate) ending: Ending,
     pub(crate) peak_memory: u64,
     pub(crate) cpu_time: Duration,
-    /// Whether the server killed it, since its call ran for too long.
+    /// Whether the server killed it, or sent it SIGTERM, because a call ran too long.
     pub(crate) hung: bool,
-    /// Whether the kernel's out-of-memory killer was at work when it was killed.
+    /// Whether the kernel's out-of-memory killer was active when it was killed.
     pub(crate) out_of_memory: bool,
-    /// What it had noted, for a host that does not share the memory of its notes.
-    pub(crate) remains: Option<Remains>,
+    /// The worker's status page, for a remote host that does not share it.
+    pub(crate) status: Option<StatusSnapshot>,
 }
 
-/// What a dead worker had noted.
+/// What an exited worker had recorded on its status page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Remains {
-    /// Whether a call of the checkout at hand had begun.
+pub(crate) struct StatusSnapshot {
+    /// Whether a call of the current checkout had begun.
     pub(crate) begun: bool,
-    /// What it logged last, oldest first.
+    /// The latest log records, oldest first.
     pub(crate) records: Vec<String>,
 }
 
-/// What a fork server is doing at one moment, and what it has done since its start.
+/// What a fork server is doing at one moment, and its totals since its start, as it reports them to a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct ServerStats {
-    /// Its process.
-    pub pid: u32,
-    /// The version of this library that it is built with.
-    pub library: String,
-    /// How long it has been serving.
-    pub uptime: Duration,
-    /// Applications it works for: one for each pool.
-    pub clients: u64,
-    /// Workers of all of them that live.
-    pub workers: u64,
-    /// Workers forked since its start.
-    pub forked: u64,
-    /// Forks that failed.
-    pub not_forked: u64,
-    /// Whoever came and was not let in: strangers who said nothing or nonsense, clients that do not fit or are too many.
-    pub turned_away: u64,
-    /// Whether it takes no more work and ends with its last worker.
-    pub draining: bool,
+pub(crate) struct ServerReport {
+    pub(crate) pid: u32,
+    pub(crate) library: String,
+    pub(crate) uptime: Duration,
+    pub(crate) clients: u64,
+    pub(crate) workers: u64,
+    pub(crate) forked: u64,
+    pub(crate) not_forked: u64,
+    pub(crate) turned_away: u64,
+    pub(crate) draining: bool,
 }

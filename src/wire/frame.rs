@@ -1,34 +1,34 @@
-//! Frames: a 32-bit little-endian length and a body, which is a postcard header and, for calls and replies,
-//! the user's payload behind it.
+//! Frames: a length of 32 bits (little-endian) and a body. The body is a header in postcard encoding, followed in
+//! calls and replies by the user's payload.
 //!
-//! The codec is the same at both ends. It moves no bytes itself: it appends to a buffer and looks at a buffer.
+//! Both ends use the same codec. It does no I/O: it appends to a buffer and reads from a buffer.
 
 use postcard::ser_flavors::Flavor;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::baggage::MOST_BAGGAGE;
+use super::baggage::MAX_BAGGAGE;
 
-/// Bytes in front of every body.
+/// Bytes of the length in front of every body.
 pub(crate) const LENGTH: usize = 4;
 
-/// Room for a header beside the payload, in bytes. The largest header is a panic's text and backtrace; texts of
-/// users are cut to [`LONGEST_TEXT`] where they enter one.
-pub(crate) const ENVELOPE: usize = 64 << 10;
+/// Longest header, in bytes; it does not count towards `max_payload`. The largest header is that of a panic, with
+/// message and backtrace; texts from user code are cut to [`MAX_TEXT`] before they enter a header.
+pub(crate) const MAX_HEADER: usize = 64 << 10;
 
-/// Longest text of a user's that a header carries, in bytes; a longer one is cut.
-pub(crate) const LONGEST_TEXT: usize = 8 << 10;
+/// Longest text from user code in a header, in bytes; longer texts are cut.
+pub(crate) const MAX_TEXT: usize = 8 << 10;
 
-/// Cuts a text to so many bytes, at a character's end.
-pub(crate) fn cut(mut text: String, longest: usize) -> String {
-    if text.len() > longest {
-        let end = (0..=longest).rev().find(|&at| text.is_char_boundary(at));
+/// Cuts a text to at end `max` bytes, at the end of a character.
+pub(crate) fn cut(mut text: String, max: usize) -> String {
+    if text.len() > max {
+        let end = (0..=max).rev().find(|&at| text.is_char_boundary(at));
         text.truncate(end.unwrap_or(0));
     }
     text
 }
 
-/// Why a peer's bytes are no frame.
+/// Why received bytes are not a valid frame.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum FrameError {
@@ -42,71 +42,73 @@ pub(crate) enum FrameError {
     Baggage { baggage: usize, payload: usize },
 }
 
-/// Why a user's value cannot travel.
+/// Why a value cannot be sent or received.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PayloadError {
-    /// It is larger than the pool allows.
+    /// The encoded value is longer than the pool allows.
     #[error("its encoding exceeds max_payload, {limit} bytes")]
     TooLarge {
-        /// The pool's `max_payload`.
+        /// The pool's `max_payload`, in bytes.
         limit: usize,
     },
-    /// It has blobs for which there is no room in `blob_memory`, and with them it is larger than the pool allows.
+    /// The value has blobs that do not fit into `blob_memory`, and with them inline it is longer than the pool
+    /// allows.
     #[error(
-        "its blobs have no room in blob_memory, and with them its encoding exceeds max_payload, {limit} bytes"
+        "its blobs do not fit into blob_memory, and with them its encoding exceeds max_payload, {limit} bytes"
     )]
     NoRoom {
-        /// The pool's `max_payload`.
+        /// The pool's `max_payload`, in bytes.
         limit: usize,
     },
-    /// Its `Serialize` did not succeed.
+    /// The value's `Serialize` failed.
     #[error("{type_name} cannot be encoded: {reason}")]
     Encode {
-        /// The value's type.
+        /// The name of the value's type.
         type_name: &'static str,
-        /// What its encoding said.
+        /// The serializer's error.
         reason: String,
     },
-    /// Its `Deserialize` did not succeed.
+    /// The value's `Deserialize` failed.
     #[error("{type_name} cannot be decoded: {reason}")]
     Decode {
-        /// The value's type.
+        /// The name of the value's type.
         type_name: &'static str,
-        /// What its decoding said.
+        /// The deserializer's error.
         reason: String,
     },
-    /// It was decoded, and there was more.
-    #[error("{bytes} bytes are left over behind {type_name}")]
+    /// The value was decoded, and bytes were left over.
+    #[error("{bytes} bytes are left over after {type_name}")]
     BytesLeft {
-        /// The value's type.
+        /// The name of the value's type.
         type_name: &'static str,
-        /// How many.
+        /// The number of bytes left over.
         bytes: usize,
     },
 }
 
-/// The limit on a frame's body that goes with a limit on payloads.
+/// Returns the limit on the bodies of frames to the host, for this limit on payloads.
 pub(crate) fn body_limit(max_payload: usize) -> usize {
-    max_payload.saturating_add(ENVELOPE).min(u32::MAX as usize)
+    max_payload.saturating_add(MAX_HEADER).min(u32::MAX as usize)
 }
 
-/// The limit on a worker's incoming bodies: calls have their baggage beside the message.
-pub(crate) fn call_limit(max_payload: usize) -> usize {
-    body_limit(max_payload).saturating_add(MOST_BAGGAGE).min(u32::MAX as usize)
+/// Returns the limit on the bodies of frames to a worker, which may include baggage.
+pub(crate) fn call_body_limit(max_payload: usize) -> usize {
+    body_limit(max_payload).saturating_add(MAX_BAGGAGE).min(u32::MAX as usize)
 }
 
-/// The limit on a message that has so much baggage: its frame's length must fit its field.
+/// Returns the limit on a message with this much baggage, so that the length of its frame fits into 32 bits.
 #[cfg(any(test, feature = "actors"))]
-pub(crate) fn room_beside(baggage: usize, max_payload: usize) -> usize {
-    max_payload.min((u32::MAX as usize).saturating_sub(ENVELOPE + baggage))
+pub(crate) fn payload_limit_beside(baggage: usize, max_payload: usize) -> usize {
+    max_payload.min((u32::MAX as usize).saturating_sub(MAX_HEADER + baggage))
 }
 
-/// Length of the frame at the start of `bytes`, its length field included, once that field is there.
+/// Returns the length of the frame at the start of `bytes`, including the length field itself; `None` until that
+/// field is complete.
 ///
 /// # Errors
 ///
-/// [`FrameError::TooLong`] before a byte of such a body is kept.
+/// [`FrameError::TooLong`], before any byte of the body is stored.
 pub(crate) fn length(bytes: &[u8], limit: usize) -> Result<Option<usize>, FrameError> {
     let Some(field) = bytes.first_chunk::<LENGTH>() else {
         return Ok(None);
@@ -118,13 +120,13 @@ pub(crate) fn length(bytes: &[u8], limit: usize) -> Result<Option<usize>, FrameE
     Ok(Some(LENGTH + length))
 }
 
-/// Appends one frame of a header alone.
+/// Appends a frame with a header and no payload.
 pub(crate) fn append(out: &mut Vec<u8>, header: &impl Serialize) {
-    // A header holds numbers and short texts of ours, which always encode.
+    // Headers consist of numbers and short texts, which can always be encoded.
     let _ = append_with(out, header, |_| Ok::<(), std::convert::Infallible>(()));
 }
 
-/// Appends one frame of a header and whatever `payload` appends; on its error nothing is appended.
+/// Appends a frame with a header and the payload that `payload` appends. If `payload` fails, `out` is unchanged.
 pub(crate) fn append_with<T, E>(
     out: &mut Vec<u8>,
     header: &impl Serialize,
@@ -132,7 +134,7 @@ pub(crate) fn append_with<T, E>(
 ) -> Result<T, E> {
     let start = out.len();
     out.extend_from_slice(&[0; LENGTH]);
-    let encoded = postcard::serialize_with_flavor(header, Appending::new(out, usize::MAX));
+    let encoded = postcard::serialize_with_flavor(header, LimitedAppender::new(out, usize::MAX));
     debug_assert!(encoded.is_ok(), "headers are ours and hold nothing that cannot be encoded");
     let result = payload(out);
     match &result {
@@ -142,7 +144,7 @@ pub(crate) fn append_with<T, E>(
     result
 }
 
-/// Puts one frame of a header alone in front of what was appended from this place on.
+/// Inserts a frame with a header and no payload at `at`, in front of what was appended there.
 pub(crate) fn insert(out: &mut Vec<u8>, at: usize, header: &impl Serialize) {
     let before = out.len();
     append(out, header);
@@ -152,35 +154,36 @@ pub(crate) fn insert(out: &mut Vec<u8>, at: usize, header: &impl Serialize) {
 
 fn seal(out: &mut [u8], start: usize) {
     let length = out.len() - start - LENGTH;
-    // Bodies are bounded by `body_limit`, which is at most u32::MAX.
+    // Bodies are bounded by `body_limit`, which is at end `u32::MAX`.
     let length = u32::try_from(length).unwrap_or(u32::MAX);
     out[start..start + LENGTH].copy_from_slice(&length.to_le_bytes());
 }
 
-/// Splits a body into its header and the payload behind.
+/// Splits a body into its header and the payload.
 pub(crate) fn split<'a, H: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<(H, &'a [u8]), FrameError> {
     postcard::take_from_bytes(body).map_err(|_| FrameError::Header)
 }
 
-/// A body that is a header alone.
-pub(crate) fn whole<'a, H: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<H, FrameError> {
+/// Decodes a body that must consist of a header alone.
+pub(crate) fn header_only<'a, H: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<H, FrameError> {
     let (header, rest) = split(body)?;
     if rest.is_empty() { Ok(header) } else { Err(FrameError::BytesLeft(rest.len())) }
 }
 
-/// Appends a user's value, of at most `limit` bytes.
+/// Appends an encoded value of at end `limit` bytes.
 ///
 /// # Errors
 ///
-/// [`PayloadError`]; what was appended before the error stays for the caller to cut off.
+/// [`PayloadError::TooLarge`] or [`PayloadError::Encode`]; the bytes appended before the error remain, and the caller
+/// cuts them off.
 pub(crate) fn encode<T: Serialize>(out: &mut Vec<u8>, value: &T, limit: usize) -> Result<(), PayloadError> {
-    postcard::serialize_with_flavor(value, Appending::new(out, limit)).map_err(|error| match error {
+    postcard::serialize_with_flavor(value, LimitedAppender::new(out, limit)).map_err(|error| match error {
         postcard::Error::SerializeBufferFull => PayloadError::TooLarge { limit },
         error => PayloadError::Encode { type_name: std::any::type_name::<T>(), reason: error.to_string() },
     })
 }
 
-/// Reads a user's value that fills `bytes` exactly.
+/// Decodes a value that must fill `bytes` exactly.
 ///
 /// # Errors
 ///
@@ -192,20 +195,20 @@ pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, PayloadErro
     if rest.is_empty() { Ok(value) } else { Err(PayloadError::BytesLeft { type_name, bytes: rest.len() }) }
 }
 
-/// Writes behind what a buffer holds already, up to a limit.
-struct Appending<'a> {
+/// Appends to a buffer up to a limit.
+struct LimitedAppender<'a> {
     out: &'a mut Vec<u8>,
-    most: usize,
+    end: usize,
 }
 
-impl<'a> Appending<'a> {
+impl<'a> LimitedAppender<'a> {
     fn new(out: &'a mut Vec<u8>, limit: usize) -> Self {
-        let most = out.len().saturating_add(limit);
-        Appending { out, most }
+        let end = out.len().saturating_add(limit);
+        LimitedAppender { out, end }
     }
 }
 
-impl Flavor for Appending<'_> {
+impl Flavor for LimitedAppender<'_> {
     type Output = ();
 
     #[inline]
@@ -215,7 +218,7 @@ impl Flavor for Appending<'_> {
 
     #[inline]
     fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        if bytes.len() > self.most - self.out.len() {
+        if bytes.len() > self.end - self.out.len() {
             return Err(postcard::Error::SerializeBufferFull);
         }
         self.out.extend_from_slice(bytes);
@@ -260,8 +263,8 @@ mod tests {
 
     /// C7
     #[test]
-    fn bytes_behind_a_value_are_refused_with_the_name_of_its_type() {
+    fn bytes_after_a_value_are_refused_with_the_name_of_its_type() {
         let error = decode::<u8>(&[1, 2]).map_err(|error| error.to_string());
-        assert_eq!(error, Err("1 bytes are left over behind u8".to_owned()));
+        assert_eq!(error, Err("1 bytes are left over after u8".to_owned()));
     }
 }

@@ -1,10 +1,10 @@
-//! What user code logged in the middle of a call, as it travels.
+//! Log records of user code, as they are sent in the middle of a call.
 
 use serde::{Deserialize, Serialize};
 
 use super::frame;
 
-/// How severe records are, as numbers: the larger, the less.
+/// The numbers of log levels; a larger number is less severe.
 pub(crate) mod level {
     use tracing::Level;
 
@@ -20,44 +20,44 @@ pub(crate) mod level {
         (Level::TRACE, LogLevel::TRACE.0),
     ];
 
-    /// The number of a level.
+    /// Returns the number of a level.
     pub(crate) fn number(of: Level) -> u8 {
         NUMBERS.iter().find(|(level, _)| *level == of).map_or(INFO, |(_, number)| *number)
     }
 
-    /// The level of a number, or the next beyond it.
+    /// Returns the level with this number, or else the next less severe one.
     pub(crate) fn named(number: u8) -> Level {
         NUMBERS.iter().find(|(_, known)| number <= *known).map_or(Level::TRACE, |(level, _)| *level)
     }
 }
 
-/// Most records of one call; of those beyond, the number is told.
-pub(crate) const MOST_RECORDS: u32 = 10_000;
+/// Most records that one call sends; the number of those beyond is sent at its end.
+pub(crate) const MAX_RECORDS: u32 = 10_000;
 
 /// Most fields of one record; those beyond are left out.
-pub(crate) const MOST_FIELDS: usize = 32;
+pub(crate) const MAX_FIELDS: usize = 32;
 
-/// The target of what a handler says by its context, which comes from no place in the program.
-pub(crate) const OWN_TARGET: &str = "forkpool::log";
+/// The target of records that a handler makes with `ctx.log()`, which have no callsite.
+pub(crate) const LOG_TARGET: &str = "forkpool::log";
 
-/// Bytes of all texts of one record; what is longer is cut.
-pub(crate) const LONGEST_RECORD: usize = 16 << 10;
+/// Most bytes that all texts of one record have together; the rest is cut.
+pub(crate) const MAX_RECORD_TEXT: usize = 16 << 10;
 
-/// Bytes of the longest name, of a field, a target or a file.
-const LONGEST_NAME: usize = 256;
+/// Longest name of a record, field, target or file, in bytes.
+const MAX_NAME: usize = 256;
 
-/// What room a record's texts have left.
+/// How many more bytes of text a record may have.
 #[derive(Debug)]
 pub(crate) struct RecordBudget(usize);
 
 impl Default for RecordBudget {
     fn default() -> Self {
-        RecordBudget(LONGEST_RECORD)
+        RecordBudget(MAX_RECORD_TEXT)
     }
 }
 
 impl RecordBudget {
-    /// Cuts a text to the room that is left, and takes that.
+    /// Cuts a text to the budget that is left, and takes its length from the budget.
     pub(crate) fn fit(&mut self, text: String) -> String {
         let text = frame::cut(text, self.0);
         self.0 -= text.len();
@@ -65,17 +65,17 @@ impl RecordBudget {
     }
 }
 
-/// One record.
+/// One log record of a call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Logged {
-    /// The call in the middle of which it was logged.
+    /// The id of the running call.
     pub(crate) call: u64,
-    /// When, in nanoseconds of the monotonic clock.
+    /// The time in nanoseconds of the monotonic clock.
     pub(crate) at: u64,
     pub(crate) record: Record,
 }
 
-/// What there is to be recorded.
+/// The content of a log record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Record {
     Event {
@@ -83,14 +83,14 @@ pub(crate) enum Record {
         source: CallsiteInfo,
         values: Values,
     },
-    /// A span begins. Its number is not used again by this worker.
+    /// A span begins. A worker uses each span number once.
     Opened {
         span: u64,
         parent: Option<u64>,
         source: CallsiteInfo,
         values: Values,
     },
-    /// An open span has more to tell.
+    /// More values of an open span.
     Noted {
         span: u64,
         values: Values,
@@ -103,12 +103,12 @@ pub(crate) enum Record {
         name: String,
         value: String,
     },
-    /// So many records were left out.
+    /// The number of records that were not recorded.
     LeftOut(u64),
 }
 
 impl Record {
-    /// The same with no name longer than it may be.
+    /// Cuts all names to their limit.
     pub(crate) fn cut(self) -> Self {
         match self {
             Record::Event { parent, source, values } => {
@@ -117,13 +117,13 @@ impl Record {
             Record::Opened { span, parent, source, values } => {
                 Record::Opened { span, parent, source: source.cut(), values }
             }
-            Record::Data { name, value } => Record::Data { name: frame::cut(name, LONGEST_NAME), value },
+            Record::Data { name, value } => Record::Data { name: frame::cut(name, MAX_NAME), value },
             other => other,
         }
     }
 }
 
-/// Where in the program a record is made.
+/// The place in the program that makes a record.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct CallsiteInfo {
     /// See [`level`].
@@ -132,21 +132,21 @@ pub(crate) struct CallsiteInfo {
     pub(crate) target: String,
     pub(crate) file: Option<String>,
     pub(crate) line: Option<u32>,
-    /// The names of all its fields, also of those that have no value.
+    /// The names of all its fields, including those without a value.
     pub(crate) fields: Vec<String>,
 }
 
 impl CallsiteInfo {
     fn cut(mut self) -> Self {
-        let short = |name: &mut String| *name = frame::cut(std::mem::take(name), LONGEST_NAME);
-        self.fields.truncate(MOST_FIELDS);
+        let short = |name: &mut String| *name = frame::cut(std::mem::take(name), MAX_NAME);
+        self.fields.truncate(MAX_FIELDS);
         let names = [&mut self.name, &mut self.target].into_iter().chain(self.file.as_mut());
         names.chain(&mut self.fields).for_each(short);
         self
     }
 }
 
-/// Values of fields, by their places among the fields of the source.
+/// Values of fields, by their positions among the fields of the callsite.
 pub(crate) type Values = Vec<(u8, Value)>;
 
 /// The value of one field.
@@ -155,11 +155,11 @@ pub(crate) enum Value {
     Bool(bool),
     Signed(i64),
     Unsigned(u64),
-    /// The bits of a number with a point.
+    /// The bits of an `f64`.
     Float(u64),
     Text(String),
-    /// A text that something was made into to be shown.
+    /// The formatted text of another type.
     Shown(String),
-    /// What a handler said as JSON.
+    /// A JSON value of `ctx.log()`.
     Json(String),
 }

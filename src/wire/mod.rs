@@ -1,4 +1,4 @@
-//! What is said between host, worker and fork server. Nothing here reads, writes or knows the time.
+//! The messages between host, worker and fork server. This module does no I/O and does not use the clock.
 
 pub(crate) mod baggage;
 pub(crate) mod call;
@@ -6,8 +6,8 @@ pub(crate) mod control;
 pub(crate) mod frame;
 pub(crate) mod log_record;
 
-/// Version of both conversations; raised with every change of a message.
+/// The version of all messages; raised with every change of a message.
 pub(crate) const PROTOCOL: u16 = 6;
 
-/// Version of this library, as both ends tell it in the handshake.
+/// The version of this library, as both ends send it.
 pub(crate) const LIBRARY: &str = env!("CARGO_PKG_VERSION");

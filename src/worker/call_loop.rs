@@ -1,4 +1,4 @@
-//! The loop: read a call, run it, answer it.
+//! The call loop: read a call, run it, answer it.
 
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -10,13 +10,13 @@ use super::service::{Incoming, Replying, Service};
 use super::{log_sender, subscriber};
 use crate::blob;
 use crate::blob::{Blob, PendingLoan};
-use crate::channel::{BlockingChannel, Doing, Received, WorkerIo};
-use crate::sys::memory::{OnlyHere, private_bytes};
+use crate::channel::{Activity, BlockingChannel, Received, WorkerIo};
+use crate::sys::memory::{ForkMark, private_bytes};
 use crate::sys::parent_death;
 use crate::wire::call::{CallHeader, FromWorker, Lending, Outcome, Released, ReplyHeader, ToWorker};
 use crate::wire::frame;
 
-/// What the host said about this pool.
+/// The limits of this pool, from the hello.
 #[derive(Clone, Copy)]
 pub(super) struct WorkerLimits {
     pub(super) max_payload: usize,
@@ -28,86 +28,87 @@ pub(super) struct WorkerLimits {
 pub(super) enum Exit {
     /// The host closed the channel.
     Closed,
-    /// User code panicked; what it left behind is not to be trusted.
+    /// User code panicked; the state that it left behind cannot be trusted.
     Panicked,
-    /// This is a process that a handler forked and that came back here.
-    Copy,
+    /// This process is a fork that a handler made, and that has returned from the handler.
+    ForkedCopy,
 }
 
-/// Serves calls until the channel ends; `original` tells this process from its copies.
+/// Serves calls until the channel ends. `original` holds in this process and in no fork of it.
 ///
 /// # Errors
 ///
-/// What the channel said, or `InvalidData` for bytes that are no frame.
-pub(super) fn work<L: WorkerIo>(
+/// The error of the channel, or `InvalidData` for malformed frames and headers.
+pub(super) fn run<L: WorkerIo>(
     end: &mut BlockingChannel<L>,
     service: &mut dyn Service,
     limits: WorkerLimits,
-    original: &OnlyHere,
+    original: &ForkMark,
 ) -> io::Result<Exit> {
-    // The host is told that this worker is ready before anything else.
+    // `Ready` is sent before anything else.
     end.flush()?;
-    // Errors of the current checkout so far. A call that had seen fewer was written before the last one was
-    // known, and is not run.
+    // The number of errors in the current checkout so far. A call whose `errors_seen` is lower was sent before its
+    // caller knew of the last error; it is not run.
     let mut errors = 0;
-    // What the next call's blobs are.
+    // The blobs of the next call.
     let mut blobs = Vec::new();
     loop {
         end.flush()?;
-        let Some(Received { body, out, io }) = end.next()? else {
+        let Some(Received { body, out, io }) = end.next_frame()? else {
             return Ok(Exit::Closed);
         };
         let (header, payload) = frame::split(body).map_err(invalid)?;
-        let (survived, over) = match header {
+        let (survived, checkout_over) = match header {
             ToWorker::Lent(spans) => {
-                blobs = blob::hear(&spans)?;
+                blobs = blob::receive_arguments(&spans)?;
                 continue;
             }
             ToWorker::Call(call) if call.errors_seen < errors => {
                 call.split(payload).map_err(invalid)?;
                 blobs.clear();
-                say_reply(out, call.id, Outcome::Cleared);
+                append_reply(out, call.id, Outcome::Cleared);
                 (true, false)
             }
             ToWorker::Call(call) => {
                 let parts = call.split(payload).map_err(invalid)?;
-                io.note(Doing::Call(call.method));
-                parent_death::begins();
+                io.set_activity(Activity::Call(call.method));
+                parent_death::enter_user_code();
                 let blobs = std::mem::take(&mut blobs);
-                let survived = serve(service, &call, (parts, blobs), out, limits, &mut errors);
-                parent_death::ends();
-                io.note(Doing::Nothing);
+                let survived = run_call(service, &call, (parts, blobs), out, limits, &mut errors);
+                parent_death::leave_user_code();
+                io.set_activity(Activity::Idle);
                 (survived, call.last)
             }
             ToWorker::Release => (true, true),
         };
-        if !original.holds() {
-            return Ok(Exit::Copy);
+        if !original.is_original_process() {
+            return Ok(Exit::ForkedCopy);
         }
-        // A reply is on its way before anything else runs: what comes next may take long, or be the end.
+        // The reply is sent before other code runs: `checkout_done` may take long, and the process may be about to
+        // exit.
         end.flush()?;
         if !survived {
             return Ok(Exit::Panicked);
         }
-        if over {
+        if checkout_over {
             errors = 0;
-            end.note(Doing::Release);
-            parent_death::begins();
+            end.set_activity(Activity::Release);
+            parent_death::enter_user_code();
             let survived = release(service, end.buffer(), limits);
-            parent_death::ends();
-            end.note(Doing::Nothing);
+            parent_death::leave_user_code();
+            end.set_activity(Activity::Idle);
             if !survived {
                 return Ok(Exit::Panicked);
             }
-            if !original.holds() {
-                return Ok(Exit::Copy);
+            if !original.is_original_process() {
+                return Ok(Exit::ForkedCopy);
             }
         }
     }
 }
 
-/// Runs one call; `false` if it panicked, which it has said then.
-fn serve(
+/// Runs one call and appends its reply. Returns `false` if the call panicked; the reply then reports the panic.
+fn run_call(
     service: &mut dyn Service,
     call: &CallHeader,
     ((baggage, payload), blobs): ((&[u8], &[u8]), Vec<Blob>),
@@ -120,9 +121,9 @@ fn serve(
     let incoming = Incoming { id: call.id, method: call.method, payload, baggage, deadline, blobs: &blobs };
     let mut reply_was_error = false;
     let mut lent = Vec::new();
-    panic_capture::expect(PanicSink::Call(call.id));
+    panic_capture::set_sink(PanicSink::Call(call.id));
     if call.verbosity > 0 {
-        subscriber::raise_ceiling(call.verbosity);
+        subscriber::raise_max_verbosity(call.verbosity);
         log_sender::begin(call.id, call.verbosity);
     }
     let run = || {
@@ -139,43 +140,45 @@ fn serve(
     log_sender::end();
     if !survived {
         out.truncate(before);
-        say_reply(out, call.id, panic_capture::outcome(panic_capture::take()));
+        append_reply(out, call.id, panic_capture::outcome(panic_capture::take()));
     } else {
-        say_lending(out, before, blobs, lent);
+        append_lending(out, before, blobs, lent);
     }
     *errors += u32::from(reply_was_error);
     survived
 }
 
-/// Ends a checkout; `false` if `checkout_done` panicked. It does not run where the worker is to be replaced.
+/// Ends a checkout. Returns `false` if `checkout_done` panicked. `checkout_done` does not run if the worker is to be
+/// replaced.
 fn release(service: &mut dyn Service, out: &mut Vec<u8>, limits: WorkerLimits) -> bool {
     let private_bytes = limits.max_memory.and_then(|_| private_bytes());
     let too_large = private_bytes > limits.max_memory;
     if !too_large && !service.wants_replacement() {
-        panic_capture::expect(PanicSink::None);
+        panic_capture::set_sink(PanicSink::None);
         let done = std::panic::catch_unwind(AssertUnwindSafe(|| service.checkout_done()));
         if done.is_err() {
-            // There is no call to answer; whoever reads the program's errors is to know.
+            // There is no call to answer, so the panic goes to standard error.
             eprintln!("forkpool: checkout_done panicked: {}", panic_capture::take());
             return false;
         }
     }
-    say_lending(out, out.len(), Vec::new(), Vec::new());
+    append_lending(out, out.len(), Vec::new(), Vec::new());
     let released = Released { private_bytes, stop: service.wants_replacement() };
     frame::append(out, &FromWorker::Released(released));
     true
 }
 
-/// Says in front of a reply what it lends, and what has become of the arguments, where there is anything to say.
-fn say_lending(out: &mut Vec<u8>, at: usize, arguments: Vec<Blob>, lent: Vec<PendingLoan>) {
-    let held = blob::tell(arguments);
+/// Inserts, in front of a reply or a release, the blobs that it lends and the arguments that the worker still holds.
+/// Inserts nothing if both are unchanged.
+fn append_lending(out: &mut Vec<u8>, at: usize, arguments: Vec<Blob>, lent: Vec<PendingLoan>) {
+    let held = blob::finish_call(arguments);
     if !lent.is_empty() || held.is_some() {
-        let lent = lent.into_iter().map(PendingLoan::said).collect();
+        let lent = lent.into_iter().map(PendingLoan::commit).collect();
         frame::insert(out, at, &FromWorker::Lent(Lending { lent, held }));
     }
 }
 
-fn say_reply(out: &mut Vec<u8>, id: u64, outcome: Outcome) {
+fn append_reply(out: &mut Vec<u8>, id: u64, outcome: Outcome) {
     frame::append(out, &FromWorker::Reply(ReplyHeader { id, outcome, keep: false, stop: false }));
 }
 
@@ -187,25 +190,25 @@ fn invalid(error: frame::FrameError) -> io::Error {
 mod tests {
     use super::*;
 
-    /// A link that plays a script and keeps what it is told.
+    /// A channel that delivers prepared bytes and records what is sent.
     struct Script {
-        said: Vec<u8>,
-        heard: Vec<u8>,
+        incoming: Vec<u8>,
+        sent: Vec<u8>,
     }
 
     impl WorkerIo for Script {
         fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
-            let count = self.said.len();
-            bytes.append(&mut self.said);
+            let count = self.incoming.len();
+            bytes.append(&mut self.incoming);
             Ok(count)
         }
 
         fn send(&mut self, bytes: &[u8], _: bool) -> io::Result<usize> {
-            self.heard.extend_from_slice(bytes);
+            self.sent.extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
-        fn note(&self, _: Doing) {}
+        fn set_activity(&self, _: Activity) {}
     }
 
     /// Fails on method 1 and panics on method 2; everything else succeeds.
@@ -215,7 +218,7 @@ mod tests {
 
     impl Service for Scripted {
         fn call(&mut self, call: Incoming<'_>, reply: Replying<'_>) {
-            assert_ne!(call.method, 2, "told to panic");
+            assert_ne!(call.method, 2, "begun to panic");
             let result: Result<u64, u64> = if call.method == 1 { Err(call.id) } else { Ok(call.id) };
             reply.result(&result, false, false);
         }
@@ -242,22 +245,22 @@ mod tests {
     }
 
     fn play(script: &[ToWorker]) -> (Vec<FromWorker>, Exit) {
-        let mut said = Vec::new();
-        script.iter().for_each(|message| frame::append(&mut said, message));
-        let (messages, exit) = play_bytes(said);
-        (messages, exit.unwrap_or(Exit::Copy))
+        let mut incoming = Vec::new();
+        script.iter().for_each(|message| frame::append(&mut incoming, message));
+        let (messages, exit) = play_bytes(incoming);
+        (messages, exit.unwrap_or(Exit::ForkedCopy))
     }
 
-    fn play_bytes(said: Vec<u8>) -> (Vec<FromWorker>, io::Result<Exit>) {
-        let mut end = BlockingChannel::new(Script { said, heard: Vec::new() }, 1000);
+    fn play_bytes(incoming: Vec<u8>) -> (Vec<FromWorker>, io::Result<Exit>) {
+        let mut end = BlockingChannel::new(Script { incoming, sent: Vec::new() }, 1000);
         let limits = WorkerLimits { max_payload: 100, max_memory: None };
-        let exit = OnlyHere::new()
+        let exit = ForkMark::new()
             .map_err(io::Error::from)
-            .and_then(|original| work(&mut end, &mut Scripted { releases: 0 }, limits, &original));
-        (heard(&end.io().heard), exit)
+            .and_then(|original| run(&mut end, &mut Scripted { releases: 0 }, limits, &original));
+        (decode_messages(&end.io().sent), exit)
     }
 
-    fn heard(mut bytes: &[u8]) -> Vec<FromWorker> {
+    fn decode_messages(mut bytes: &[u8]) -> Vec<FromWorker> {
         let mut messages = Vec::new();
         while let Ok(Some(length)) = frame::length(bytes, 1 << 20) {
             if let Ok((message, _)) = frame::split(&bytes[frame::LENGTH..length]) {
@@ -296,11 +299,11 @@ mod tests {
     }
 
     #[test]
-    fn baggage_beyond_the_payload_is_no_frame() {
+    fn baggage_longer_than_the_payload_is_refused() {
         for (baggage, served) in [(0, true), (3, true), (4, false), (u32::MAX, false)] {
             for (method, errors_seen) in [(1, 0), (0, 0)] {
-                let mut said = Vec::new();
-                frame::append(&mut said, &call(1, method, 0));
+                let mut incoming = Vec::new();
+                frame::append(&mut incoming, &call(1, method, 0));
                 let last = CallHeader {
                     id: 2,
                     method: 0,
@@ -311,12 +314,12 @@ mod tests {
                     verbosity: 0,
                 };
                 let header = ToWorker::Call(last);
-                let appended: Result<(), ()> = frame::append_with(&mut said, &header, |out| {
+                let appended: Result<(), ()> = frame::append_with(&mut incoming, &header, |out| {
                     out.extend_from_slice(&[1, 2, 3]);
                     Ok(())
                 });
                 assert_eq!(appended, Ok(()));
-                let (messages, exit) = play_bytes(said);
+                let (messages, exit) = play_bytes(incoming);
                 assert_eq!(exit.is_ok(), served, "baggage of {baggage} bytes");
                 assert_eq!(messages.len(), if served { 2 } else { 1 });
             }
@@ -330,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_is_the_last_thing_a_worker_says() {
+    fn a_panic_is_the_last_message_of_a_worker() {
         let (messages, exit) = play(&[call(1, 2, 0), call(2, 0, 0)]);
         assert_eq!(outcomes(&messages), [(1, "panicked")]);
         assert_eq!(exit, Exit::Panicked);

@@ -1,8 +1,9 @@
-//! Says what user code logs, from the middle of the call.
+//! Sends log records to the host in the middle of a call.
 //!
-//! A record goes into the ring to the host at once, where it outlives this process; the bound on what a crash loses is
-//! the record that is being written. Only the thread that runs the calls writes there. What other threads log is kept
-//! and said with the next record of that thread, or ahead of the reply. What is logged between calls is dropped.
+//! A record is written to the channel at once. In the ring it outlives this process, so a crash loses at most the
+//! record that is being written. Only the thread that runs the calls writes to the channel. Records of other threads
+//! are buffered and sent with the next record of that thread, or ahead of the reply. Records between calls are
+//! dropped.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -10,58 +11,60 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::channel::{AnyWorkerIo, WorkerIo};
 use crate::sys::clock;
-use crate::sys::memory::OnlyHere;
+use crate::sys::memory::ForkMark;
 use crate::wire::call::FromWorker;
 use crate::wire::frame;
-use crate::wire::log_record::{Logged, MOST_RECORDS, Record};
+use crate::wire::log_record::{Logged, MAX_RECORDS, Record};
 
-/// The highest level that is recorded of the call at hand; 0 where there is none, or nobody reads it. A hint to threads
-/// that do not run the calls: what holds is decided under the lock.
+/// The highest level that is recorded in the running call; 0 if no call runs or the caller wants no records. Other
+/// threads use it as a hint only: the decision is made under the lock of `PENDING`.
 static VERBOSITY: AtomicU8 = AtomicU8::new(0);
 
-static PENDING: Mutex<Pending> = Mutex::new(Pending::new());
+static PENDING: Mutex<PendingRecords> = Mutex::new(PendingRecords::new());
 
 thread_local! {
     /// Set in the thread that runs the calls.
-    static LINK: RefCell<Option<(AnyWorkerIo, OnlyHere)>> = const { RefCell::new(None) };
+    static CHANNEL: RefCell<Option<(AnyWorkerIo, ForkMark)>> = const { RefCell::new(None) };
 }
 
-/// What is to be said of the call at hand.
-struct Pending {
+/// The running call and its records that are not sent yet.
+struct PendingRecords {
     call: Option<u64>,
-    /// The number of the call in this worker's life: calls of other checkouts go by the same numbers.
-    turn: u64,
+    /// The number of the running call since the start of this worker. Unlike call ids, it is not used again by the
+    /// next checkout.
+    call_serial: u64,
     bytes: Vec<u8>,
-    /// Records that may still be said.
-    left: u32,
-    left_out: u64,
+    /// How many more records this call may send.
+    budget: u32,
+    omitted: u64,
 }
 
-/// A span's begin was said, in this turn; its end will have room.
+/// Identifies the call in which the start of a span was sent; the budget for its end is reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Turn(u64);
+pub(super) struct CallSerial(u64);
 
-fn pending() -> MutexGuard<'static, Pending> {
+fn pending() -> MutexGuard<'static, PendingRecords> {
     PENDING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From now on this thread, in the process that the mark tells from its copies, says what is logged through this link.
-pub(super) fn speak_through(io: AnyWorkerIo, original: OnlyHere) {
-    LINK.with_borrow_mut(|place| *place = Some((io, original)));
+/// Makes this thread send all log records through this channel. `original` holds in this process and in no fork of
+/// it.
+pub(super) fn set_channel(io: AnyWorkerIo, original: ForkMark) {
+    CHANNEL.with_borrow_mut(|channel| *channel = Some((io, original)));
 }
 
-/// The highest level of what is worth recording now.
+/// Returns the highest level that is recorded now; 0 for none.
 pub(super) fn verbosity() -> u8 {
     VERBOSITY.load(Ordering::Relaxed)
 }
 
-/// A call begins, of which this much is recorded. One that logs nothing costs no more than this.
+/// Begins a call with this verbosity. For calls without verbosity it is not called, so they pay nothing.
 pub(super) fn begin(call: u64, verbosity: u8) {
     pending().begin(call);
     VERBOSITY.store(verbosity, Ordering::Relaxed);
 }
 
-/// The call is over; what was not said of it is said now.
+/// Ends the call and sends what is left of its records.
 pub(super) fn end() {
     if verbosity() != 0 {
         VERBOSITY.store(0, Ordering::Relaxed);
@@ -69,63 +72,64 @@ pub(super) fn end() {
     }
 }
 
-/// Records what has just happened.
+/// Records an event, more values of a span, or data of a request's log.
 pub(super) fn record(record: Record) {
-    pending().take(record, 1);
+    pending().push(record, 1);
 }
 
-/// Records the begin of a span, and keeps room for its end; `None` where nobody is to hear of it.
-pub(super) fn open(record: Record) -> Option<Turn> {
+/// Records the start of a span and reserves the budget for its end. Returns `None` if the span is not recorded.
+pub(super) fn open(record: Record) -> Option<CallSerial> {
     pending().open(record)
 }
 
-/// Records the end of a span, unless it was begun in another call.
-pub(super) fn close(span: u64, begun: Turn) {
-    pending().close(span, begun);
+/// Records the end of a span, unless it was started in another call.
+pub(super) fn close(span: u64, call_serial: CallSerial) {
+    pending().close(span, call_serial);
 }
 
-impl Pending {
+impl PendingRecords {
     const fn new() -> Self {
-        Pending { call: None, turn: 0, bytes: Vec::new(), left: 0, left_out: 0 }
+        PendingRecords { call: None, call_serial: 0, bytes: Vec::new(), budget: 0, omitted: 0 }
     }
 
     fn begin(&mut self, call: u64) {
         self.call = Some(call);
-        self.turn += 1;
-        self.left = MOST_RECORDS;
-        self.left_out = 0;
+        self.call_serial += 1;
+        self.budget = MAX_RECORDS;
+        self.omitted = 0;
     }
 
     fn end(&mut self) {
-        if self.left_out > 0 {
-            self.append(Record::LeftOut(self.left_out));
+        if self.omitted > 0 {
+            self.append(Record::LeftOut(self.omitted));
         }
-        self.say();
+        self.send();
         self.call = None;
     }
 
-    fn open(&mut self, record: Record) -> Option<Turn> {
-        self.take(record, 2).then_some(Turn(self.turn))
+    fn open(&mut self, record: Record) -> Option<CallSerial> {
+        self.push(record, 2).then_some(CallSerial(self.call_serial))
     }
 
-    fn close(&mut self, span: u64, begun: Turn) {
-        if begun == Turn(self.turn) {
-            self.take(Record::Closed { span }, 0);
+    fn close(&mut self, span: u64, call_serial: CallSerial) {
+        if call_serial == CallSerial(self.call_serial) {
+            self.push(Record::Closed { span }, 0);
         }
     }
 
-    /// Says a record that takes so much room; `false` if there is none, or no call.
-    fn take(&mut self, record: Record, room: u32) -> bool {
+    /// Appends and sends a record that takes `cost` of the budget. Returns `false` without a call or if the budget is
+    /// used up.
+    fn push(&mut self, record: Record, cost: u32) -> bool {
         if self.call.is_none() {
             return false;
         }
-        let Some(left) = self.left.checked_sub(room) else {
-            self.left_out += 1;
+        let Some(budget) = self.budget.checked_sub(cost) else {
+            self.omitted += 1;
             return false;
         };
-        self.left = left;
+        self.budget = budget;
         self.append(record);
-        self.say();
+        self.send();
         true
     }
 
@@ -136,17 +140,19 @@ impl Pending {
         }
     }
 
-    /// Says what there is, in the thread that may.
-    fn say(&mut self) {
-        // Also where that thread is being taken down, or is in the middle of saying something.
-        let _ = LINK.try_with(|io| {
+    /// Sends the buffered bytes if this is the thread that runs the calls.
+    fn send(&mut self) {
+        // `try_with` and `try_borrow_mut` fail while the thread exits, and while it is in the middle of sending.
+        let _ = CHANNEL.try_with(|io| {
             let Ok(mut io) = io.try_borrow_mut() else { return };
-            // A copy of this process has the same ring, and nothing to say there.
-            let Some((io, _)) = io.as_mut().filter(|(_, original)| original.holds()) else { return };
+            // A fork of this process has the same ring and must not write to it.
+            let Some((io, _)) = io.as_mut().filter(|(_, original)| original.is_original_process()) else {
+                return;
+            };
             let mut unsent = self.bytes.as_slice();
             while !unsent.is_empty() {
                 match io.send(unsent, true) {
-                    // The host is gone, and what the call says next will find that out.
+                    // The host is gone; the reply to the call finds that out.
                     Ok(0) | Err(_) => break,
                     Ok(count) => unsent = &unsent[count..],
                 }
@@ -160,8 +166,8 @@ impl Pending {
 mod tests {
     use super::*;
 
-    /// What would have been said, had this thread anybody to say it to.
-    fn unsaid(pending: &mut Pending) -> Vec<Logged> {
+    /// Returns the records that are buffered, because no channel is set in this thread.
+    fn unsent_records(pending: &mut PendingRecords) -> Vec<Logged> {
         let bytes = std::mem::take(&mut pending.bytes);
         let mut rest = bytes.as_slice();
         let mut all = Vec::new();
@@ -180,31 +186,31 @@ mod tests {
 
     /// L4, L6
     #[test]
-    fn what_is_logged_belongs_to_the_call_at_hand_or_to_none() {
-        let mut pending = Pending::new();
-        pending.take(datum(), 1);
+    fn what_is_logged_belongs_to_the_running_call_or_is_dropped() {
+        let mut pending = PendingRecords::new();
+        pending.push(datum(), 1);
         assert_eq!(pending.open(datum()), None);
         pending.begin(7);
-        let kept = pending.open(datum()).expect("there is a call");
+        let earlier = pending.open(datum()).expect("there is a call");
         pending.end();
-        assert_eq!(unsaid(&mut pending).iter().map(|logged| logged.call).collect::<Vec<_>>(), [7]);
-        // Between calls, and then in the first call of another checkout, which goes by the same number.
-        pending.close(1, kept);
-        pending.take(datum(), 1);
+        assert_eq!(unsent_records(&mut pending).iter().map(|logged| logged.call).collect::<Vec<_>>(), [7]);
+        // First between calls, and then in the first call of another checkout, which has the same id.
+        pending.close(1, earlier);
+        pending.push(datum(), 1);
         pending.begin(7);
-        pending.close(1, kept);
+        pending.close(1, earlier);
         let open = pending.open(datum()).expect("there is a call");
-        for _ in 0..MOST_RECORDS {
-            pending.take(datum(), 1);
+        for _ in 0..MAX_RECORDS {
+            pending.push(datum(), 1);
         }
         pending.close(1, open);
         pending.end();
-        let said = unsaid(&mut pending);
-        assert_eq!(said.len(), MOST_RECORDS as usize + 1);
-        assert_eq!(said[said.len() - 2].record, Record::Closed { span: 1 });
-        assert_eq!(said[said.len() - 1].record, Record::LeftOut(2));
+        let unsent = unsent_records(&mut pending);
+        assert_eq!(unsent.len(), MAX_RECORDS as usize + 1);
+        assert_eq!(unsent[unsent.len() - 2].record, Record::Closed { span: 1 });
+        assert_eq!(unsent[unsent.len() - 1].record, Record::LeftOut(2));
         pending.begin(8);
         pending.end();
-        assert_eq!(unsaid(&mut pending), []);
+        assert_eq!(unsent_records(&mut pending), []);
     }
 }

@@ -1,7 +1,7 @@
-//! A worker process: set-up, then one call after the other, until the channel ends.
+//! A worker process: set-up, then one call after another, until the channel ends.
 //!
-//! Single-threaded and blocking. It knows the user's code as a [`Service`] and ends by `_exit`, never by
-//! returning to where its process came from.
+//! It is single-threaded and blocking. It runs the user's code as a [`Service`] and exits by `_exit`; it never
+//! returns into the code of the process that it was forked from.
 
 mod call_loop;
 mod log_sender;
@@ -20,13 +20,12 @@ pub use shared_bytes::SharedBytes;
 pub use worker_log::{WorkerLog, WorkerTimer};
 
 pub use crate::wire::control::Signature;
-pub use crate::wire::frame::PayloadError;
 
 use crate::blob;
 pub use crate::blob::blob;
 use crate::channel::{AnyWorkerIo, BlockingChannel, WorkerEnd};
 use crate::sys::arena::ReadOnlyArena;
-use crate::sys::memory::OnlyHere;
+use crate::sys::memory::ForkMark;
 use crate::sys::process::{Pid, exit_now};
 use crate::sys::{memory, parent_death, process};
 use crate::wire::call::{FromWorker, Ready, SetupReport};
@@ -34,81 +33,82 @@ use crate::wire::frame;
 use crate::wire::{LIBRARY, PROTOCOL};
 use call_loop::WorkerLimits;
 use panic_capture::PanicSink;
-use subscriber::{LogState, WorkerSubscriber};
+use subscriber::{RecentRecords, WorkerSubscriber};
 
-/// Exit status after a panic, the one Rust's own runtime uses.
-const PANICKED: i32 = 101;
+/// Exit status after a panic, the same that Rust's own runtime uses.
+const EXIT_PANICKED: i32 = 101;
 
-/// Exit status after the channel broke in the middle of something.
-const BROKEN: i32 = 74;
+/// Exit status after an error of the channel (`EX_IOERR`).
+const EXIT_BROKEN: i32 = 74;
 
-/// What a newborn worker gets from its server.
+/// What a forked worker gets from its server.
 pub(crate) struct Assignment<'a> {
     pub(crate) program: &'a Program,
     pub(crate) config: &'a [u8],
     pub(crate) preload: &'static Preload,
     pub(crate) channel: WorkerEnd,
-    /// Where the blobs of its calls are, if there may be any.
+    /// The memory of the blobs in calls; `None` if the pool lends no blobs.
     pub(crate) arguments: Option<Arc<ReadOnlyArena>>,
-    /// What the host knows the interface by.
+    /// Identifies the interface; repeated in `Ready`.
     pub(crate) fingerprint: u64,
     pub(crate) max_payload: usize,
     pub(crate) max_memory: Option<u64>,
-    /// Bytes of data beyond which allocations fail.
+    /// Bytes of private data (`RLIMIT_DATA`) beyond which allocations fail.
     pub(crate) memory_limit: Option<u64>,
-    /// Who has forked it, and how long a call may run once that is dead.
+    /// The fork server, and how long a call may run once that has died.
     pub(crate) parent: Pid,
     pub(crate) hung_worker_timeout: Option<Duration>,
 }
 
-/// Does once, in the server, what every worker would have to do first and finds done then.
+/// Does in the server, once, what every worker would otherwise do first.
 ///
-/// The first use of a thread's dispatcher has the dynamic linker look for a symbol, in pages that a forked process has
-/// to touch one by one.
-pub(crate) fn break_ground() {
-    process::write_c_output_by_lines();
+/// The first use of a thread's `tracing` dispatcher makes the dynamic linker look up a symbol. In a worker each page
+/// that this touches would be copied.
+pub(crate) fn warm_up() {
+    process::line_buffer_c_stdout();
     let log = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
     tracing::dispatcher::with_default(&log, || ());
 }
 
-/// Lives one worker's life.
+/// Runs a worker from its set-up to its exit.
 pub(crate) fn run(assignment: Assignment<'_>) -> ! {
-    let mapped = AnyWorkerIo::open(assignment.channel).and_then(|io| Ok((io, OnlyHere::new()?)));
+    let mapped = AnyWorkerIo::open(assignment.channel).and_then(|io| Ok((io, ForkMark::new()?)));
     let (io, original) = match mapped {
         Ok(mapped) => mapped,
         Err(error) => {
             eprintln!("forkpool: the channel cannot be mapped: {error}");
-            exit_now(BROKEN)
+            exit_now(EXIT_BROKEN)
         }
     };
-    if let Some(Err(error)) = assignment.memory_limit.map(memory::limit_data) {
+    if let Some(Err(error)) = assignment.memory_limit.map(memory::set_data_limit) {
         eprintln!("forkpool: memory_limit cannot be set: {}", std::io::Error::from(error));
     }
-    let bound = assignment.hung_worker_timeout.map(|limit| parent_death::bound(limit, assignment.parent));
+    let bound = assignment.hung_worker_timeout.map(|limit| parent_death::set_limit(limit, assignment.parent));
     if let Some(Err(error)) = bound {
-        eprintln!("forkpool: hung_worker_timeout holds only while the fork server lives: {error}");
+        eprintln!("forkpool: hung_worker_timeout is not enforced once the fork server is gone: {error}");
     }
-    let kept = LogState::new(io.status_page());
-    let log = tracing::Dispatch::new(WorkerSubscriber::new(kept.clone()));
-    panic_capture::speak_through(&io);
-    log_sender::speak_through(io.twin(), original.clone());
-    blob::begin(assignment.arguments, io.result_arena());
+    let recent_records = RecentRecords::new(io.status_page());
+    let log = tracing::Dispatch::new(WorkerSubscriber::new(recent_records.clone()));
+    panic_capture::set_channel(&io);
+    log_sender::set_channel(io.duplicate(), original.clone());
+    blob::init_worker(assignment.arguments, io.result_arena());
     let limits = WorkerLimits { max_payload: assignment.max_payload, max_memory: assignment.max_memory };
-    let mut end = BlockingChannel::new(io, frame::call_limit(limits.max_payload));
+    let mut end = BlockingChannel::new(io, frame::call_body_limit(limits.max_payload));
     let setup = || (assignment.program.setup)(assignment.config, assignment.preload);
-    panic_capture::expect(PanicSink::Setup);
-    // A server that is a program of its own may have a subscriber, which is not to hear of what is logged here.
+    panic_capture::set_sink(PanicSink::Setup);
+    // A standalone server may have installed a subscriber; it must not receive what the worker logs.
     let inherited = tracing::dispatcher::has_been_set();
-    // A set-up may name a subscriber of its own for what comes after it, so ours is not the program's until then.
+    // The user's `setup` may install a global subscriber for the time after it. So ours is the global one only
+    // afterwards.
     let recorded = || tracing::dispatcher::with_default(&log, setup);
-    parent_death::begins();
+    parent_death::enter_user_code();
     let attempt = std::panic::catch_unwind(AssertUnwindSafe(recorded));
-    parent_death::ends();
-    // Until this process ends, which is not by returning.
+    parent_death::leave_user_code();
+    // Stays in place until the process exits.
     let _for_this_thread = inherited.then(|| tracing::dispatcher::set_default(&log));
-    // That there is one already is the user's choice.
+    // Fails if the user has installed a global subscriber, which then stays.
     let _ = tracing::dispatcher::set_global_default(log);
-    subscriber::bridge_log(kept);
+    subscriber::install_log_bridge(recent_records);
     let report = match attempt {
         Ok(Ok(mut service)) => {
             let ready = Ready {
@@ -117,25 +117,25 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
                 fingerprint: assignment.fingerprint,
             };
             frame::append(end.buffer(), &FromWorker::Ready(ready));
-            leave(call_loop::work(&mut end, service.as_mut(), limits, &original))
+            exit(call_loop::run(&mut end, service.as_mut(), limits, &original))
         }
         Ok(Err(error)) => SetupReport::of(error),
         Err(_) => SetupReport::Panic(panic_capture::take()),
     };
     frame::append(end.buffer(), &FromWorker::SetupFailed(report));
-    leave(end.flush().map(|()| call_loop::Exit::Closed))
+    exit(end.flush().map(|()| call_loop::Exit::Closed))
 }
 
-fn leave(exit: std::io::Result<call_loop::Exit>) -> ! {
+fn exit(exit: std::io::Result<call_loop::Exit>) -> ! {
     use std::io::Write;
-    // What the user's code printed is theirs; where stdout is gone there is nobody to tell.
+    // Output of user code that cannot be written is lost.
     let _ = std::io::stdout().flush();
-    process::flush_c_output();
+    process::flush_c_streams();
     exit_now(match exit {
         Ok(call_loop::Exit::Closed) => 0,
-        Ok(call_loop::Exit::Panicked) => PANICKED,
-        // A copy of the worker that a handler forked has nothing to say to anybody.
-        Ok(call_loop::Exit::Copy) => 0,
-        Err(_) => BROKEN,
+        Ok(call_loop::Exit::Panicked) => EXIT_PANICKED,
+        // A fork that a handler made has no channel to answer on.
+        Ok(call_loop::Exit::ForkedCopy) => 0,
+        Err(_) => EXIT_BROKEN,
     })
 }

@@ -1,4 +1,4 @@
-//! What a panic of user code said, so that the caller hears it.
+//! Captures the message and backtrace of a panic, so that the caller gets them.
 
 use std::backtrace::Backtrace;
 use std::panic::PanicHookInfo;
@@ -11,10 +11,10 @@ use crate::sys::process;
 use crate::wire::call::{FromWorker, Outcome, ReplyHeader, SetupReport};
 use crate::wire::frame;
 
-/// Longest backtrace that is kept, in bytes; the innermost frames come first, so the end is cut.
+/// Longest backtrace that is kept, in bytes. The innermost frames come first, so the end is cut.
 const LONGEST_BACKTRACE: usize = 32 << 10;
 
-/// What to tell the host where a panic aborts the process instead of unwinding.
+/// Where a panic is reported in a build whose panics abort the process.
 #[derive(Clone, Copy)]
 pub(super) enum PanicSink {
     None,
@@ -22,21 +22,22 @@ pub(super) enum PanicSink {
     Call(u64),
 }
 
-struct Captured {
+struct CaptureState {
     report: Option<PanicReport>,
-    last_words: PanicSink,
-    /// A second end of the channel, for a build whose panics abort.
+    sink: PanicSink,
+    /// A second end of the channel; set only in a build whose panics abort.
     channel: Option<AnyWorkerIo>,
 }
 
-static CAPTURED: Mutex<Captured> =
-    Mutex::new(Captured { report: None, last_words: PanicSink::None, channel: None });
+static CAPTURED: Mutex<CaptureState> =
+    Mutex::new(CaptureState { report: None, sink: PanicSink::None, channel: None });
 
-fn captured() -> MutexGuard<'static, Captured> {
+fn captured() -> MutexGuard<'static, CaptureState> {
     CAPTURED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// From now on panics of this thread are kept instead of printed; those of others are printed as before.
+/// Installs a panic hook: panics of this thread are kept instead of printed; those of other threads are printed as
+/// before.
 ///
 /// The fork server calls this once, and every worker inherits it.
 pub(crate) fn capture() {
@@ -45,19 +46,19 @@ pub(crate) fn capture() {
     std::panic::set_hook(Box::new(move |info| on_panic(worker, info, &others)));
 }
 
-/// Names the channel that last words go to, in a build whose panics abort.
-pub(super) fn speak_through(channel: &AnyWorkerIo) {
+/// Sets the channel that reports of panics are sent to, in a build whose panics abort.
+pub(super) fn set_channel(channel: &AnyWorkerIo) {
     if cfg!(panic = "abort") {
-        captured().channel = Some(channel.twin());
+        captured().channel = Some(channel.duplicate());
     }
 }
 
-/// Says what code is about to run.
-pub(super) fn expect(last_words: PanicSink) {
-    captured().last_words = last_words;
+/// Sets what a panic from now on belongs to.
+pub(super) fn set_sink(sink: PanicSink) {
+    captured().sink = sink;
 }
 
-/// What the panic that was just caught said.
+/// Returns and removes the report of the panic that was just caught.
 pub(crate) fn take() -> PanicReport {
     captured().report.take().unwrap_or_else(|| PanicReport {
         message: "a panic without a message".to_owned(),
@@ -66,7 +67,7 @@ pub(crate) fn take() -> PanicReport {
     })
 }
 
-/// How a call went that panicked.
+/// Returns the outcome of a call that panicked.
 pub(super) fn outcome(report: PanicReport) -> Outcome {
     let (peak_memory, cpu_time) = process::own_usage();
     Outcome::Panicked { report, peak_memory, cpu_time }
@@ -79,13 +80,13 @@ fn on_panic(worker: ThreadId, info: &PanicHookInfo<'_>, others: &Hook) {
         return others(info);
     }
     let report = PanicReport {
-        message: frame::cut(message(info), frame::LONGEST_TEXT),
+        message: frame::cut(message(info), frame::MAX_TEXT),
         location: info.location().map(ToString::to_string),
         backtrace: frame::cut(Backtrace::force_capture().to_string(), LONGEST_BACKTRACE),
     };
     let mut captured = captured();
     if cfg!(panic = "abort") {
-        say_last_words(&mut captured, report);
+        send_last_report(&mut captured, report);
     } else {
         captured.report = Some(report);
     }
@@ -100,8 +101,8 @@ fn message(info: &PanicHookInfo<'_>) -> String {
         .unwrap_or_else(|| "a panic whose payload is no text".to_owned())
 }
 
-fn say_last_words(captured: &mut Captured, report: PanicReport) {
-    let words = match captured.last_words {
+fn send_last_report(captured: &mut CaptureState, report: PanicReport) {
+    let message = match captured.sink {
         PanicSink::None => return,
         PanicSink::Setup => FromWorker::SetupFailed(SetupReport::Panic(report)),
         PanicSink::Call(id) => {
@@ -109,7 +110,7 @@ fn say_last_words(captured: &mut Captured, report: PanicReport) {
         }
     };
     let mut bytes = Vec::new();
-    frame::append(&mut bytes, &words);
+    frame::append(&mut bytes, &message);
     let Some(channel) = &mut captured.channel else { return };
     let mut unsent = bytes.as_slice();
     while let Ok(count) = channel.send(unsent, false) {

@@ -1,4 +1,4 @@
-//! What the worker's loop knows of the user's code.
+//! What the call loop knows of the user's code.
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -13,65 +13,72 @@ use crate::wire::control::Signature;
 use crate::wire::frame;
 use crate::wire::frame::PayloadError;
 
-/// The user's code, as the worker's loop runs it.
+/// The user's code, as the call loop runs it.
 pub trait Service {
-    /// Runs one call and says its reply.
+    /// Runs one call and appends its reply to `reply`.
+    ///
+    /// A panic fails the call with the panic's message and ends the worker.
     fn call(&mut self, call: Incoming<'_>, reply: Replying<'_>);
 
-    /// Runs after every release.
+    /// Runs at the end of every checkout, unless the worker is to be replaced. A panic ends the worker.
     fn checkout_done(&mut self);
 
-    /// Whether the worker asked to be replaced.
+    /// Returns whether the worker has asked to be replaced at the end of its checkout.
     fn wants_replacement(&self) -> bool;
 }
 
 /// One call as it arrives.
 #[derive(Debug)]
 pub struct Incoming<'a> {
-    /// The call's number within its checkout.
+    /// The call's number within its checkout, from 1.
     pub id: u64,
-    /// Place of the message in the interface.
+    /// The position of the message in the interface, from 0.
     pub method: u32,
     /// The encoded message.
     pub payload: &'a [u8],
-    /// What its caller's context sends along, for [`baggage`](Self::baggage).
+    /// The encoded baggage of the caller's context; [`baggage`](Self::baggage) reads it.
     pub baggage: &'a [u8],
-    /// When the caller stops waiting; `None` is never.
+    /// When the host kills this worker if the call still runs; `None` if it has no time limit.
     pub deadline: Option<Instant>,
-    /// What the blobs among the message are, in the order of their numbers.
+    /// The blobs in the message, in the order of their numbers.
     pub(super) blobs: &'a [Blob],
 }
 
 impl Incoming<'_> {
-    /// The message, which must fill the payload exactly.
+    /// Decodes the message, which must fill the payload exactly.
     ///
     /// # Errors
     ///
-    /// [`PayloadError`] with the name of the type; [`Replying::undecodable`] tells the caller.
+    /// [`PayloadError::Decode`] or [`PayloadError::BytesLeft`], with the name of the type. The call is not answered
+    /// yet; [`Replying::undecodable`] reports the error to the caller.
     pub fn decode<M: serde::de::DeserializeOwned>(&self) -> Result<M, PayloadError> {
-        blob::receive(self.blobs.to_vec(), || frame::decode(self.payload))
+        blob::decode_with(self.blobs.to_vec(), || frame::decode(self.payload))
     }
 
-    /// The value of this type among the baggage; `None` where there is none, or where it cannot be decoded.
+    /// Decodes the baggage value of type `T`. Returns `None` if the caller has set none, or if it cannot be decoded.
     pub fn baggage<T: serde::de::DeserializeOwned>(&self) -> Option<T> {
         baggage::read(self.baggage)
     }
 }
 
-/// Where the reply to one call is said, once.
+/// The destination of the reply to one call. Each method consumes it, so a call is answered at most once.
 #[derive(Debug)]
 pub struct Replying<'a> {
     pub(super) out: &'a mut Vec<u8>,
     pub(super) id: u64,
     pub(super) max_payload: usize,
-    /// What the blobs of the reply became.
+    /// The blobs of the reply that are lent to the host.
     pub(super) lent: &'a mut Vec<PendingLoan>,
-    /// Whether what was said counts as an error of the checkout.
+    /// Set if the reply counts as an error of the checkout.
     pub(super) error: &'a mut bool,
 }
 
 impl Replying<'_> {
-    /// Says the handler's result. `keep` and `stop` are what the handler asked for.
+    /// Appends the handler's result. `keep`: the worker is kept even if the result is an error. `stop`: the worker
+    /// has asked to be replaced at the end of its checkout.
+    ///
+    /// If the result cannot be encoded or exceeds `max_payload`, the reply reports a [`PayloadError`] instead, and
+    /// the call fails with `Payload`.
     pub fn result<T, E>(self, result: &Result<T, E>, keep: bool, stop: bool)
     where
         Result<T, E>: serde::Serialize,
@@ -81,51 +88,51 @@ impl Replying<'_> {
         let outcome = if error { Outcome::Failed } else { Outcome::Done };
         let header = FromWorker::Reply(ReplyHeader { id: self.id, outcome, keep, stop });
         let limit = self.max_payload;
-        let said = frame::append_with(self.out, &header, |out| {
+        let appended = frame::append_with(self.out, &header, |out| {
             blob::encode(out, Some(blob::lend), |out| frame::encode(out, result, limit))
         });
-        match said {
+        match appended {
             Ok(lent) => *self.lent = lent,
-            Err(problem) => self.unable(&problem, error, keep, stop),
+            Err(problem) => self.append_payload_error(&problem, error, keep, stop),
         }
     }
 
-    /// Says that the message could not be decoded.
+    /// Reports that the message could not be decoded; the call fails with `Payload`.
     pub fn undecodable(self, problem: &PayloadError) {
-        self.unable(problem, false, false, false);
+        self.append_payload_error(problem, false, false, false);
     }
 
-    /// Says that the interface has no such method.
+    /// Reports that the interface has no such method; the call fails with `Payload`.
     pub fn unknown_method(self, method: u32) {
         let text = format!("the worker's interface has no method {method}");
         let outcome = Outcome::Payload { text, error: false };
-        self.say(outcome, false, false);
+        self.append(outcome, false, false);
     }
 
-    fn unable(self, problem: &PayloadError, error: bool, keep: bool, stop: bool) {
-        let text = frame::cut(problem.to_string(), frame::LONGEST_TEXT);
+    fn append_payload_error(self, problem: &PayloadError, error: bool, keep: bool, stop: bool) {
+        let text = frame::cut(problem.to_string(), frame::MAX_TEXT);
         let outcome = Outcome::Payload { text, error };
-        self.say(outcome, keep, stop);
+        self.append(outcome, keep, stop);
     }
 
-    fn say(self, outcome: Outcome, keep: bool, stop: bool) {
+    fn append(self, outcome: Outcome, keep: bool, stop: bool) {
         frame::append(self.out, &FromWorker::Reply(ReplyHeader { id: self.id, outcome, keep, stop }));
     }
 }
 
-/// What a preload made, shared copy-on-write by all workers of the pool: one value of each type.
+/// What a preload has made: at most one value of each type, shared copy-on-write by all workers of the server.
 #[derive(Default)]
 pub struct Preload {
     values: HashMap<TypeId, Box<dyn Any>>,
 }
 
 impl Preload {
-    /// Keeps a value for the workers; one of the same type is replaced.
+    /// Stores a value for the workers; replaces a value of the same type.
     pub fn put<T: 'static>(&mut self, value: T) {
         self.values.insert(TypeId::of::<T>(), Box::new(value));
     }
 
-    /// The value of this type, if there is one.
+    /// Returns the value of type `T`, or `None` if the preload has stored none.
     pub fn get<T: 'static>(&self) -> Option<&T> {
         self.values.get(&TypeId::of::<T>())?.downcast_ref()
     }
@@ -137,22 +144,23 @@ impl std::fmt::Debug for Preload {
     }
 }
 
-/// Makes one worker of an encoded configuration and what the preload left.
+/// Makes one worker from the encoded configuration and the values of the preload.
 pub type Setup = fn(&[u8], &'static Preload) -> Result<Box<dyn Service>, SetupError>;
 
-/// Everything a fork server needs to make workers of one type.
+/// Everything that a fork server needs to make workers of one type.
 #[derive(Clone, Copy, Debug)]
 pub struct Program {
-    /// The worker's type.
+    /// Returns the name of the worker's type.
     pub type_name: fn() -> &'static str,
-    /// A number that differs between types and is the same in every process of this program.
+    /// Returns a number that identifies the type in every process of this program.
     pub identity: fn() -> u64,
-    /// A number that changes with the interface, between builds of one program.
+    /// Returns a number that identifies the interface; it changes when a message or a result changes, between builds
+    /// of one program.
     pub fingerprint: fn() -> u64,
-    /// The messages of the interface, the same in every program that has the same.
+    /// Returns the signatures of the messages, in order. Programs with the same interface have the same signatures.
     pub interface: fn() -> Vec<Signature>,
-    /// Runs once in the fork server, with the encoded configuration.
+    /// Runs once in the fork server, with the encoded configuration, before the first fork. An error ends the server.
     pub preload: fn(&[u8], &mut Preload) -> Result<(), SetupError>,
-    /// Makes one worker, with the encoded configuration.
+    /// Makes one worker, in the worker's process. An error ends that process.
     pub setup: Setup,
 }

@@ -7,11 +7,11 @@ use std::path::Path;
 
 use crate::sys::sealed_file::{SealedFile, memory_file};
 
-/// Bytes that a preload makes and all workers read, however many: a fork takes no longer for them.
+/// Bytes that a preload makes and that all workers read; their size does not slow down a fork.
 ///
-/// A fork copies the page tables of ordinary memory, a few milliseconds for each gigabyte of a `Vec`, and every worker has
-/// a copy of the tables. These bytes lie in a memory file that is sealed against any change and mapped to be read: a
-/// fork does not touch the mapping, and workers find pages where they first read.
+/// A fork copies the page tables of ordinary memory: a few milliseconds for each gigabyte of a `Vec`, and every
+/// worker has its own copy of the tables. These bytes are in a memory file (memfd) that is sealed against any change
+/// and mapped read-only. A fork does not touch that mapping, and a worker maps a page when it first reads it.
 ///
 /// ```
 /// use forkpool::SharedBytes;
@@ -23,37 +23,37 @@ use crate::sys::sealed_file::{SealedFile, memory_file};
 /// # }
 /// ```
 ///
-/// In `Worker::preload` it is put into `shared`, by itself or as a part of something larger, and found again with
-/// `WorkerContext::preloaded`. No descriptor stays open for it.
+/// Make it in `Worker::preload` and put it into `shared`, alone or as part of a larger value;
+/// `WorkerContext::preloaded` returns it in a worker. No descriptor stays open for it.
 #[derive(Debug)]
 pub struct SharedBytes(SealedFile);
 
 impl SharedBytes {
-    /// All that comes from a reader.
+    /// Reads everything from a reader.
     ///
     /// # Errors
     ///
-    /// What the reader said, or the system: `ENOMEM`, `EMFILE`.
+    /// The reader's error, or the system's: `ENOMEM` or `EMFILE`, for example. Nothing is kept then.
     pub fn from_reader(mut reader: impl Read) -> io::Result<Self> {
         let mut file = File::from(memory_file()?);
         io::copy(&mut reader, &mut file)?;
         Ok(SharedBytes(SealedFile::new(file.into())?))
     }
 
-    /// The contents of a file, as they are now.
+    /// Reads a file. Later changes of the file have no effect.
     ///
     /// # Errors
     ///
-    /// As [`from_reader`](Self::from_reader), and where there is no such file.
+    /// Those of [`from_reader`](Self::from_reader), or the error of opening the file.
     pub fn read(path: impl AsRef<Path>) -> io::Result<Self> {
         Self::from_reader(File::open(path)?)
     }
 
-    /// A copy of these bytes.
+    /// Copies these bytes.
     ///
     /// # Errors
     ///
-    /// What the system said: `ENOMEM`, `EMFILE`.
+    /// The system's error: `ENOMEM` or `EMFILE`, for example. Nothing is kept then.
     pub fn copy_of(bytes: &[u8]) -> io::Result<Self> {
         let mut file = File::from(memory_file()?);
         file.write_all(bytes)?;
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_put_in_is_there() -> io::Result<()> {
+    fn copied_and_read_bytes_are_equal_to_their_source() -> io::Result<()> {
         for length in [0, 1, 4095, 4096, 100_000] {
             let bytes: Vec<u8> = (0..length).map(|number: usize| (number * 31) as u8).collect();
             assert_eq!(*SharedBytes::copy_of(&bytes)?, *bytes, "{length}");
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_reader_says_is_told() {
+    fn an_error_of_the_reader_is_returned() {
         struct Broken;
         impl Read for Broken {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {

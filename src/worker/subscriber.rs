@@ -1,5 +1,5 @@
-//! Keeps what user code logs: the last of it where it outlives the worker, for the report on its end, and what belongs
-//! to a call for whoever made that call.
+//! The worker's `tracing` and `log` subscriber. It writes the latest records to the status page, where they outlive
+//! the worker, and sends the records of a call to the caller.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,43 +15,43 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_core::span::Current;
 
 use super::log_sender;
-use super::log_sender::Turn;
+use super::log_sender::CallSerial;
 use crate::channel::StatusPage;
 use crate::wire::frame;
 use crate::wire::log_record::{
-    CallsiteInfo, LONGEST_RECORD, MOST_FIELDS, Record, RecordBudget, Value, Values, level,
+    CallsiteInfo, MAX_FIELDS, MAX_RECORD_TEXT, Record, RecordBudget, Value, Values, level,
 };
 
-/// The least severe level that is kept for a report.
-const KEPT: u8 = level::INFO;
+/// The least severe level that is written to the status page.
+const KEPT_LEVEL: u8 = level::INFO;
 
-/// The least severe level that was of use so far: what is below it costs a worker nothing.
-static CEILING: AtomicU8 = AtomicU8::new(KEPT);
+/// The least severe level that was recorded so far. Callsites below it are disabled and cost almost nothing.
+static MAX_VERBOSITY: AtomicU8 = AtomicU8::new(KEPT_LEVEL);
 
-/// Whether the `log` crate's macros log to us, and not to a logger of the user's.
-static BRIDGED: AtomicBool = AtomicBool::new(false);
+/// Whether the `log` crate uses our logger, and not one that the user has installed.
+static LOG_BRIDGED: AtomicBool = AtomicBool::new(false);
 
-/// The number of the last span.
-static SPANS: AtomicU64 = AtomicU64::new(0);
+/// The number of the latest span.
+static LAST_SPAN: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
-    /// Spans that this thread is in, innermost last.
-    static ENTERED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    /// The spans that this thread is in, innermost last.
+    static ENTERED_SPANS: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A subscriber that keeps records.
+/// The subscriber of a worker.
 pub(super) struct WorkerSubscriber {
-    kept: LogState,
-    spans: Mutex<HashMap<u64, Span>>,
+    recent_records: RecentRecords,
+    spans: Mutex<HashMap<u64, OpenSpan>>,
 }
 
-/// The last that was logged, for the report on this worker's end.
+/// Writes the latest records to the status page.
 #[derive(Clone)]
-pub(super) struct LogState(Arc<Mutex<StatusPage>>);
+pub(super) struct RecentRecords(Arc<Mutex<StatusPage>>);
 
-impl LogState {
+impl RecentRecords {
     pub(super) fn new(status_page: StatusPage) -> Self {
-        LogState(Arc::new(Mutex::new(status_page)))
+        RecentRecords(Arc::new(Mutex::new(status_page)))
     }
 
     fn add(&self, line: &str) {
@@ -59,47 +59,47 @@ impl LogState {
     }
 }
 
-/// A span that somebody has.
-struct Span {
+/// A span that user code holds.
+struct OpenSpan {
     metadata: &'static Metadata<'static>,
     handles: usize,
-    /// When its begin was said, if it was.
-    told: Option<Turn>,
+    /// The call in which the span's start was recorded, if it was.
+    begun: Option<CallSerial>,
 }
 
-/// From now on records up to this level are of use.
-pub(super) fn raise_ceiling(verbosity: u8) {
-    if CEILING.fetch_max(verbosity, Ordering::Relaxed) < verbosity {
+/// Enables callsites up to this level, for the rest of the process.
+pub(super) fn raise_max_verbosity(verbosity: u8) {
+    if MAX_VERBOSITY.fetch_max(verbosity, Ordering::Relaxed) < verbosity {
         tracing::callsite::rebuild_interest_cache();
-        if BRIDGED.load(Ordering::Relaxed) {
+        if LOG_BRIDGED.load(Ordering::Relaxed) {
             log::set_max_level(log_level(verbosity));
         }
     }
 }
 
 impl WorkerSubscriber {
-    pub(super) fn new(kept: LogState) -> Self {
-        WorkerSubscriber { kept, spans: Mutex::default() }
+    pub(super) fn new(recent_records: RecentRecords) -> Self {
+        WorkerSubscriber { recent_records, spans: Mutex::default() }
     }
 
-    fn spans(&self) -> MutexGuard<'_, HashMap<u64, Span>> {
+    fn spans(&self) -> MutexGuard<'_, HashMap<u64, OpenSpan>> {
         self.spans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Subscriber for WorkerSubscriber {
     fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
-        // It depends on the call.
+        // Whether a record is of use depends on the running call.
         Interest::sometimes()
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(LevelFilter::from_level(level::named(CEILING.load(Ordering::Relaxed))))
+        Some(LevelFilter::from_level(level::named(MAX_VERBOSITY.load(Ordering::Relaxed))))
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let number = level::number(*metadata.level());
-        number <= log_sender::verbosity() || metadata.is_event() && number <= KEPT
+        number <= log_sender::verbosity() || metadata.is_event() && number <= KEPT_LEVEL
     }
 
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
@@ -110,10 +110,10 @@ impl Subscriber for WorkerSubscriber {
             None if attributes.is_contextual() => innermost(),
             None => None,
         };
-        let mut values = Gathered::default();
+        let mut values = FieldValues::default();
         attributes.record(&mut values);
-        let opened = Record::Opened { span, parent, source: source_of(metadata), values: values.list };
-        self.spans().insert(span, Span { metadata, handles: 1, told: log_sender::open(opened) });
+        let opened = Record::Opened { span, parent, source: callsite_of(metadata), values: values.list };
+        self.spans().insert(span, OpenSpan { metadata, handles: 1, begun: log_sender::open(opened) });
         Id::from_u64(span)
     }
 
@@ -121,7 +121,7 @@ impl Subscriber for WorkerSubscriber {
         if log_sender::verbosity() == 0 {
             return;
         }
-        let mut values = Gathered::default();
+        let mut values = FieldValues::default();
         later.record(&mut values);
         log_sender::record(Record::Noted { span: span.into_u64(), values: values.list });
     }
@@ -131,11 +131,16 @@ impl Subscriber for WorkerSubscriber {
     fn event(&self, event: &Event<'_>) {
         let metadata = event.metadata();
         let number = level::number(*metadata.level());
-        if number <= KEPT {
-            let mut line = Line::default();
+        if number <= KEPT_LEVEL {
+            let mut line = EventText::default();
             event.record(&mut line);
             let target = metadata.target();
-            self.kept.add(&format!("{} {target}: {}{}", metadata.level(), line.message, line.fields));
+            self.recent_records.add(&format!(
+                "{} {target}: {}{}",
+                metadata.level(),
+                line.message,
+                line.fields
+            ));
         }
         if number <= log_sender::verbosity() {
             let parent = match event.parent() {
@@ -143,18 +148,18 @@ impl Subscriber for WorkerSubscriber {
                 None if event.is_contextual() => innermost(),
                 None => None,
             };
-            let mut values = Gathered::default();
+            let mut values = FieldValues::default();
             event.record(&mut values);
-            log_sender::record(Record::Event { parent, source: source_of(metadata), values: values.list });
+            log_sender::record(Record::Event { parent, source: callsite_of(metadata), values: values.list });
         }
     }
 
     fn enter(&self, span: &Id) {
-        ENTERED.with_borrow_mut(|entered| entered.push(span.into_u64()));
+        ENTERED_SPANS.with_borrow_mut(|entered| entered.push(span.into_u64()));
     }
 
     fn exit(&self, span: &Id) {
-        ENTERED.with_borrow_mut(|entered| {
+        ENTERED_SPANS.with_borrow_mut(|entered| {
             if let Some(at) = entered.iter().rposition(|&entered| entered == span.into_u64()) {
                 entered.remove(at);
             }
@@ -176,11 +181,11 @@ impl Subscriber for WorkerSubscriber {
         if known.handles > 0 {
             return false;
         }
-        let told = known.told;
+        let begun = known.begun;
         spans.remove(&number);
         drop(spans);
-        if let Some(told) = told {
-            log_sender::close(number, told);
+        if let Some(begun) = begun {
+            log_sender::close(number, begun);
         }
         true
     }
@@ -194,37 +199,37 @@ impl Subscriber for WorkerSubscriber {
     }
 }
 
-/// The number of a new span.
+/// Returns the number of a new span.
 pub(super) fn next_span() -> u64 {
-    SPANS.fetch_add(1, Ordering::Relaxed) + 1
+    LAST_SPAN.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-/// The span that this thread is in.
+/// Returns the innermost span that this thread is in.
 pub(super) fn innermost() -> Option<u64> {
-    ENTERED.with_borrow(|entered| entered.last().copied())
+    ENTERED_SPANS.with_borrow(|entered| entered.last().copied())
 }
 
-fn source_of(metadata: &Metadata<'_>) -> CallsiteInfo {
+fn callsite_of(metadata: &Metadata<'_>) -> CallsiteInfo {
     CallsiteInfo {
         level: level::number(*metadata.level()),
         name: metadata.name().to_owned(),
         target: metadata.target().to_owned(),
         file: metadata.file().map(str::to_owned),
         line: metadata.line(),
-        fields: metadata.fields().iter().take(MOST_FIELDS).map(|field| field.name().to_owned()).collect(),
+        fields: metadata.fields().iter().take(MAX_FIELDS).map(|field| field.name().to_owned()).collect(),
     }
 }
 
-/// An event's message, and its other fields behind it, as a report shows them.
+/// An event's message and its other fields, as text for the status page.
 #[derive(Default)]
-struct Line {
+struct EventText {
     message: String,
     fields: String,
 }
 
-impl Visit for Line {
+impl Visit for EventText {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Writing to a text does not fail.
+        // Writing to a string does not fail.
         let _ = match field.name() {
             "message" => write!(self.message, "{value:?}"),
             name => write!(self.fields, " {name}={value:?}"),
@@ -232,24 +237,24 @@ impl Visit for Line {
     }
 }
 
-/// The values of a record, as they travel.
+/// The field values of a record, as they are sent.
 #[derive(Default)]
-struct Gathered {
+struct FieldValues {
     list: Values,
-    room: RecordBudget,
+    budget: RecordBudget,
 }
 
-impl Gathered {
+impl FieldValues {
     fn add(&mut self, field: &Field, value: Value) {
-        if let Ok(place) = u8::try_from(field.index())
-            && field.index() < MOST_FIELDS
+        if let Ok(position) = u8::try_from(field.index())
+            && field.index() < MAX_FIELDS
         {
-            self.list.push((place, value));
+            self.list.push((position, value));
         }
     }
 }
 
-impl Visit for Gathered {
+impl Visit for FieldValues {
     fn record_f64(&mut self, field: &Field, value: f64) {
         self.add(field, Value::Float(value.to_bits()));
     }
@@ -267,47 +272,47 @@ impl Visit for Gathered {
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
-        let text = self.room.fit(value.to_owned());
+        let text = self.budget.fit(value.to_owned());
         self.add(field, Value::Text(text));
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let text = self.room.fit(value.to_string());
+        let text = self.budget.fit(value.to_string());
         self.add(field, Value::Shown(text));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        let text = self.room.fit(format!("{value:?}"));
+        let text = self.budget.fit(format!("{value:?}"));
         self.add(field, Value::Shown(text));
     }
 }
 
-/// What the `log` crate's macros log to.
-struct LogBridge(LogState);
+/// The logger behind the macros of the `log` crate.
+struct LogBridge(RecentRecords);
 
-/// Takes in what the `log` crate's macros log, unless user code has named a logger of its own.
-pub(super) fn bridge_log(kept: LogState) {
-    // That there is one already is the user's choice.
-    if log::set_boxed_logger(Box::new(LogBridge(kept))).is_ok() {
-        BRIDGED.store(true, Ordering::Relaxed);
-        log::set_max_level(log_level(KEPT));
+/// Installs the logger for the `log` crate, unless user code has installed one.
+pub(super) fn install_log_bridge(recent_records: RecentRecords) {
+    // Fails if the user has installed a logger, which then stays.
+    if log::set_boxed_logger(Box::new(LogBridge(recent_records))).is_ok() {
+        LOG_BRIDGED.store(true, Ordering::Relaxed);
+        log::set_max_level(log_level(KEPT_LEVEL));
     }
 }
 
 impl log::Log for LogBridge {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
         let number = number_of_log(metadata.level());
-        number <= log_sender::verbosity() || number <= KEPT
+        number <= log_sender::verbosity() || number <= KEPT_LEVEL
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        // The macros themselves do not ask.
+        // The macros of `log` do not call `enabled` themselves.
         if !self.enabled(record.metadata()) {
             return;
         }
         let number = number_of_log(record.level());
         let message = record.args().to_string();
-        if number <= KEPT {
+        if number <= KEPT_LEVEL {
             self.0.add(&format!("{} {}: {message}", record.level(), record.target()));
         }
         if number <= log_sender::verbosity() {
@@ -319,7 +324,7 @@ impl log::Log for LogBridge {
                 line: record.line(),
                 fields: vec!["message".to_owned()],
             };
-            let values = vec![(0, Value::Shown(frame::cut(message, LONGEST_RECORD)))];
+            let values = vec![(0, Value::Shown(frame::cut(message, MAX_RECORD_TEXT)))];
             log_sender::record(Record::Event { parent: innermost(), source, values });
         }
     }
@@ -327,7 +332,7 @@ impl log::Log for LogBridge {
     fn flush(&self) {}
 }
 
-/// The levels of the `log` crate, which are the same.
+/// The levels of the `log` crate and their `tracing` counterparts.
 const LOG_LEVELS: [(log::Level, Level); 5] = [
     (log::Level::Error, Level::ERROR),
     (log::Level::Warn, Level::WARN),
@@ -344,5 +349,5 @@ fn log_level(number: u8) -> log::LevelFilter {
 
 fn number_of_log(of: log::Level) -> u8 {
     let found = LOG_LEVELS.iter().find(|(level, _)| *level == of);
-    found.map_or(KEPT, |(_, level)| level::number(*level))
+    found.map_or(KEPT_LEVEL, |(_, level)| level::number(*level))
 }

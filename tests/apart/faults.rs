@@ -156,7 +156,7 @@ fn a_server_out_of_descriptors_says_so_and_recovers() {
         assert!(!refused.is_empty(), "{} served", served.len());
         served_by(&served[0]).await;
         for (_, told) in &refused {
-            let clear = told.contains("Too many open files") || told.contains("no more descriptors");
+            let clear = told.contains("Too many open files") || told.contains("limit of descriptors");
             assert!(clear, "{told}");
         }
         assert!(runs(server.pid()));

@@ -253,7 +253,7 @@ fn whoever_says_nonsense_to_a_port_is_sent_away() {
             assert!(heard.is_empty());
         }
         let told = server.tells("turned away").await;
-        assert!(told.contains("127.0.0.1:") && told.contains("did not say who it is"), "{told}");
+        assert!(told.contains("127.0.0.1:") && told.contains("did not identify itself"), "{told}");
         assert_eq!(served_by(&pool).await, worker);
         bounded("the end", pool.stop(Duration::ZERO)).await;
     });

@@ -53,7 +53,7 @@ fn whoever_says_nonsense_is_sent_away_and_nobody_else_notices() {
                 assert!(heard.is_empty(), "{bytes:?}");
             }
         }
-        assert!(server.tells("turned away").await.contains("did not say who it is"));
+        assert!(server.tells("turned away").await.contains("did not identify itself"));
         assert_eq!(served_by(&pool).await, pid);
         bounded("the end", pool.stop(Duration::ZERO)).await;
     });
@@ -162,7 +162,7 @@ fn a_server_of_another_user_is_not_told_anything() {
         let wary = place.start();
         let failed = failure(wary.send_within(Duration::from_millis(100), Pid)).await;
         let told = format!("{failed:#}");
-        assert!(told.contains("of user 65534, whom this application does not trust"), "{told}");
+        assert!(told.contains("as user 65534, which this application does not trust"), "{told}");
         let trusting = place.pool().trust_user(NOBODY).start().expect("the pool starts");
         served_by(&trusting).await;
         for pool in [wary, trusting] {

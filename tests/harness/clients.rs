@@ -8,18 +8,17 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Instant;
 
-use actix::MailboxError;
 use actix::prelude::*;
 use forkpool::prelude::*;
 
-use super::{PATIENCE, Pid, Probe, answer};
+use super::{Answered, PATIENCE, Pid, Probe, answer};
 
 /// The failure a call is answered with.
 ///
 /// # Panics
 ///
 /// Where it succeeded, and as [`answer`].
-pub async fn failure<T, E>(request: impl Future<Output = Result<Result<T, E>, MailboxError>>) -> E {
+pub async fn failure<R: Answered<Answer = Result<T, E>>, T, E>(request: impl Future<Output = R>) -> E {
     match answer(request).await {
         Ok(_) => panic!("the call succeeded"),
         Err(failure) => failure,

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use actix::System;
 use forkpool::PoolBuilder;
-use forkpool::config::Transport;
+use forkpool::Transport;
 use forkpool::prelude::*;
 use rustix::process::{Pid as ProcessId, Signal};
 
@@ -128,9 +128,45 @@ pub async fn within<T>(patience: Duration, what: &str, future: impl Future<Outpu
     }
 }
 
-/// What a request is answered with, which is never that nobody was there.
-pub async fn answer<R>(request: impl Future<Output = Result<R, actix::MailboxError>>) -> R {
-    bounded("an answer", request).await.expect("an answer")
+/// What a request resolves to: a handle's is the answer itself, an address wraps the answer.
+pub trait Answered {
+    type Answer;
+
+    /// Returns the answer.
+    ///
+    /// # Panics
+    ///
+    /// If the actor was gone.
+    fn answer(self) -> Self::Answer;
+}
+
+impl<R> Answered for Result<R, actix::MailboxError> {
+    type Answer = R;
+
+    fn answer(self) -> R {
+        self.expect("an answer")
+    }
+}
+
+impl<T> Answered for Result<T, Failure> {
+    type Answer = Self;
+
+    fn answer(self) -> Self {
+        self
+    }
+}
+
+impl<R> Answered for Vec<R> {
+    type Answer = Self;
+
+    fn answer(self) -> Self {
+        self
+    }
+}
+
+/// Waits for the answer to a request.
+pub async fn answer<R: Answered>(request: impl Future<Output = R>) -> R::Answer {
+    bounded("an answer", request).await.answer()
 }
 
 /// Waits until the process is gone, zombie included.

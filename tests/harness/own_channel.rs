@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use forkpool::config::Transport;
+use forkpool::Transport;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
 use super::transport;

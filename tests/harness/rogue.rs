@@ -3,12 +3,11 @@
 use std::future::Future;
 use std::time::Duration;
 
-use actix::MailboxError;
 use actix::prelude::*;
 use forkpool::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{OwnChannel, builder, failure, hang_up};
+use super::{Answered, OwnChannel, builder, failure, hang_up};
 
 /// A worker with an error type of its own, which also attacks its own channel.
 pub struct Rogue;
@@ -19,6 +18,14 @@ pub enum Grief {
     Plain,
     Detailed { code: u64, words: Vec<String> },
     Worker(Failure),
+}
+
+impl<T> Answered for Result<T, Grief> {
+    type Answer = Self;
+
+    fn answer(self) -> Self {
+        self
+    }
 }
 
 impl From<Failure> for Grief {
@@ -112,8 +119,8 @@ pub fn rogues() -> PoolHandle<Rogue> {
 }
 
 /// The failure a deed is answered with, where it was not the handler's own error.
-pub async fn rogue_failure(
-    request: impl Future<Output = Result<Result<u32, Grief>, MailboxError>>,
+pub async fn rogue_failure<R: Answered<Answer = Result<u32, Grief>>>(
+    request: impl Future<Output = R>,
 ) -> Failure {
     match failure(request).await {
         Grief::Worker(failure) => failure,

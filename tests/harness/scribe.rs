@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use actix::prelude::*;
-use forkpool::LogLevel;
 use forkpool::prelude::*;
+use forkpool::{LogLevel, WorkerLog};
 use serde::{Deserialize, Serialize};
 
 use super::builder;
@@ -77,54 +77,19 @@ impl Handler<Write> for Scribe {
 
     fn handle(&mut self, write: Write, ctx: &mut WorkerContext<Self>) -> Self::Result {
         match write {
-            Write::EveryKind => {
-                tracing::error!("an error");
-                tracing::warn!(target: "elsewhere", count = 3_u64, minus = -3_i64, half = 0.5, yes = true, "a warning");
-                tracing::info!(text = "t\"x", shown = %"s", debugged = ?Some(1), "an info");
-                tracing::trace!("a trace");
-            }
-            Write::Spans => {
-                let outer = tracing::info_span!("outer", page = 1_u64, later = tracing::field::Empty);
-                outer.in_scope(|| {
-                    tracing::info!("in outer");
-                    outer.record("later", "now");
-                    tracing::info_span!("inner").in_scope(|| tracing::info!("in inner"));
-                    tracing::info!(parent: None, "without a parent");
-                });
-                drop(outer);
-                tracing::info!("behind both");
-            }
+            Write::EveryKind => log_every_kind(),
+            Write::Spans => log_in_spans(),
             Write::Computed => {
                 tracing::debug!(computed = self.compute(), "computed");
                 return Ok(self.computed.into());
             }
             Write::Many(count) => (0..count).for_each(|number| tracing::info!(number, "one of many")),
-            Write::UntilCut(least) => {
-                static LOGGED: AtomicU64 = AtomicU64::new(0);
-                std::thread::spawn(move || {
-                    while LOGGED.load(Ordering::Relaxed) < least {
-                        std::hint::spin_loop();
-                    }
-                    std::process::abort();
-                });
-                for number in 0.. {
-                    tracing::info!(number, "one of many");
-                    LOGGED.store(number + 1, Ordering::Relaxed);
-                }
-            }
+            Write::UntilCut(least) => log_until_cut(least),
             Write::FromAThread => {
                 let thread = std::thread::spawn(|| tracing::info!("from a thread"));
                 thread.join().expect("it logs");
             }
-            Write::ByTheContext => {
-                let log = ctx.log();
-                let timer = log.timer("a timer");
-                log.info("an info");
-                log.debug("too fine");
-                log.record(LogLevel(15), "between levels", [("list", [1, 2])]);
-                drop(timer);
-                log.data("key", [("nested", true)]);
-            }
+            Write::ByTheContext => log_by_the_context(&ctx.log()),
             Write::Keep => {
                 let new = || tracing::info_span!("kept", later = tracing::field::Empty);
                 let kept = self.kept.get_or_insert_with(new);
@@ -148,35 +113,81 @@ impl Handler<Write> for Scribe {
                     drop(ctx.log().timer(format!("timer {number}")));
                 }
             }
-            Write::Huge => {
-                let text = "ä".repeat(1 << 20);
-                tracing::info!(first = %text, second = text, "{text}");
-                log::info!("{text}");
-                let log = ctx.log();
-                log.info(text.clone());
-                let fields: Vec<(String, &str)> =
-                    (0..100).map(|number| (format!("{number} {text}"), text.as_str())).collect();
-                log.record(LogLevel::INFO, text.clone(), fields);
-                log.data(text.clone(), &text);
-                drop(log.timer(text));
-            }
+            Write::Huge => log_huge(&ctx.log()),
             Write::ByTheLogCrate => {
                 log::warn!(target: "logger", "by {}", "log");
                 log::trace!("too fine");
             }
-            Write::Then(end) => {
-                let _span = tracing::info_span!("to the end").entered();
-                tracing::info!("before the end");
-                match end {
-                    End::Aborts => std::process::abort(),
-                    End::Panics => panic!("told to"),
-                    End::Hangs => loop {
-                        std::hint::spin_loop();
-                    },
-                }
-            }
+            Write::Then(end) => log_then(end),
         }
         Ok(0)
+    }
+}
+
+fn log_every_kind() {
+    tracing::error!("an error");
+    tracing::warn!(target: "elsewhere", count = 3_u64, minus = -3_i64, half = 0.5, yes = true, "a warning");
+    tracing::info!(text = "t\"x", shown = %"s", debugged = ?Some(1), "an info");
+    tracing::trace!("a trace");
+}
+
+fn log_in_spans() {
+    let outer = tracing::info_span!("outer", page = 1_u64, later = tracing::field::Empty);
+    outer.in_scope(|| {
+        tracing::info!("in outer");
+        outer.record("later", "now");
+        tracing::info_span!("inner").in_scope(|| tracing::info!("in inner"));
+        tracing::info!(parent: None, "without a parent");
+    });
+    drop(outer);
+    tracing::info!("behind both");
+}
+
+/// Never returns before the process aborts.
+fn log_until_cut(least: u64) {
+    static LOGGED: AtomicU64 = AtomicU64::new(0);
+    std::thread::spawn(move || {
+        while LOGGED.load(Ordering::Relaxed) < least {
+            std::hint::spin_loop();
+        }
+        std::process::abort();
+    });
+    for number in 0.. {
+        tracing::info!(number, "one of many");
+        LOGGED.store(number + 1, Ordering::Relaxed);
+    }
+}
+
+fn log_by_the_context(log: &WorkerLog) {
+    let timer = log.timer("a timer");
+    log.info("an info");
+    log.debug("too fine");
+    log.record(LogLevel(15), "between levels", [("list", [1, 2])]);
+    drop(timer);
+    log.data("key", [("nested", true)]);
+}
+
+fn log_huge(log: &WorkerLog) {
+    let text = "ä".repeat(1 << 20);
+    tracing::info!(first = %text, second = text, "{text}");
+    log::info!("{text}");
+    log.info(text.clone());
+    let fields: Vec<(String, &str)> =
+        (0..100).map(|number| (format!("{number} {text}"), text.as_str())).collect();
+    log.record(LogLevel::INFO, text.clone(), fields);
+    log.data(text.clone(), &text);
+    drop(log.timer(text));
+}
+
+fn log_then(end: End) {
+    let _span = tracing::info_span!("to the end").entered();
+    tracing::info!("before the end");
+    match end {
+        End::Aborts => std::process::abort(),
+        End::Panics => panic!("told to"),
+        End::Hangs => loop {
+            std::hint::spin_loop();
+        },
     }
 }
 

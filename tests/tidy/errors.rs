@@ -22,8 +22,8 @@ fn every_public_error_type_crosses_threads() {
         crossing::<forkpool::ListenError>(),
         crossing::<forkpool::ServerError>(),
         crossing::<forkpool::StartError>(),
-        crossing::<forkpool::config::OptionError>(),
-        crossing::<forkpool::worker::PayloadError>(),
+        crossing::<forkpool::OptionError>(),
+        crossing::<forkpool::PayloadError>(),
     ]);
     let mut public: BTreeSet<String> = ["src", "actors"]
         .into_iter()

@@ -1,57 +1,63 @@
-//! The worker's end of its rings: it waits without a runtime, and sleeps only when looking does not pay.
+//! The worker's end of its rings. It waits without a runtime, and sleeps only where spinning does not pay.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Corrupt, Need, Ring};
+use super::{CorruptCounters, Ring, WakeCondition};
 use crate::blob::ResultArena;
 use crate::channel::adaptive_spin::AdaptiveSpin;
 use crate::channel::blocking_channel::WorkerIo;
 use crate::channel::doorbell::WorkerDoorbells;
-use crate::channel::status_page::{Doing, StatusPage};
+use crate::channel::status_page::{Activity, StatusPage};
 use crate::sys::{descriptors, process};
 
-/// Looks between two readings of the clock, by a worker that spins.
-const LOOKS: usize = 30;
+/// Looks into the ring between two readings of the clock while a worker spins.
+const CHECKS_PER_CLOCK_READING: usize = 30;
 
-/// Longest time that a worker spins for its next call: about what it would take to be woken.
-const LONGEST_SPIN: Duration = Duration::from_micros(100);
+/// Longest time that a worker spins for its next call: about what it takes to be woken.
+const MAX_SPIN: Duration = Duration::from_micros(100);
 
-/// Short waits in a row beside the host after which a worker looks for another processor; where there is none for it,
-/// as many again and again, up to the most.
-const TOO_CLOSE: u32 = 32;
-const MOST_CLOSE: u32 = 8192;
+/// Short waits in a row on the host's processor after which a worker moves to another one. Each time no processor was
+/// idle the number doubles, up to the maximum.
+const MIN_MOVE_THRESHOLD: u32 = 32;
+const MAX_MOVE_THRESHOLD: u32 = 8192;
 
-/// Of those, the last ones, at which it looks whether another one is idle: the host may be about to sleep at any of
-/// them.
-const SURVEYS: u32 = 4;
+/// The worker looks for an idle processor in the last waits before that, several times because the host may be about to
+/// sleep at any of them.
+const IDLE_CHECKS: u32 = 4;
 
-/// The worker's end of its channel: the rings, and the bells that wake and whose end says that the host is gone.
+/// The worker's end of its channel: the rings, and the doorbells, whose end-of-file reports that the host is gone.
 pub(crate) struct RingIo {
     ring: Ring,
     status_page: StatusPage,
     doorbells: Arc<WorkerDoorbells>,
     spin: AdaptiveSpin,
-    /// How often somebody else had had this processor when that was last asked for: it costs more than a look.
-    turns: Option<u64>,
-    /// Short waits in a row on the processor on which the host runs.
-    close: u32,
-    /// How many are too many.
-    too_close: u32,
-    /// Whether another processor was seen to be idle since they became many.
-    has_way_out: bool,
+    /// The kernel's count of preemptions when it was last read. Reading it costs more than a look into the ring.
+    preemptions: Option<u64>,
+    /// Short waits in a row on the host's processor.
+    short_waits: u32,
+    /// Number of such waits after which this worker moves to an idle processor.
+    move_threshold: u32,
+    /// Whether the last checks before the threshold found an idle processor.
+    idle_processor_seen: bool,
 }
 
 impl RingIo {
+    /// Opens the rings in `memory`.
+    ///
+    /// # Errors
+    ///
+    /// The system's error, or `INVAL` if the memory is too short or not sealed against shrinking.
     pub(crate) fn open(memory: &OwnedFd, doorbells: WorkerDoorbells) -> io::Result<Self> {
         Ok(RingIo::new(Ring::open(memory)?, Arc::new(doorbells)))
     }
 
-    /// Another link to the same host, for what is said in the middle of something. Each says whole frames.
-    pub(crate) fn twin(&self) -> Self {
-        RingIo::new(self.ring.twin(), self.doorbells.clone())
+    /// Returns another handle on the same channel, for frames that are sent in the middle of a call. Each handle sends
+    /// whole frames.
+    pub(crate) fn duplicate(&self) -> Self {
+        RingIo::new(self.ring.duplicate(), self.doorbells.clone())
     }
 
     fn new(ring: Ring, doorbells: Arc<WorkerDoorbells>) -> Self {
@@ -59,129 +65,131 @@ impl RingIo {
             status_page: ring.status_page(),
             ring,
             doorbells,
-            spin: AdaptiveSpin::new(LONGEST_SPIN),
-            turns: None,
-            close: 0,
-            too_close: TOO_CLOSE,
-            has_way_out: false,
+            spin: AdaptiveSpin::new(MAX_SPIN),
+            preemptions: None,
+            short_waits: 0,
+            move_threshold: MIN_MOVE_THRESHOLD,
+            idle_processor_seen: false,
         }
     }
 
-    /// Where this worker notes what it does.
+    /// Returns this worker's status page.
     pub(crate) fn status_page(&self) -> StatusPage {
         self.ring.status_page()
     }
 
-    /// Where this worker keeps large results.
+    /// Returns this worker's memory for large results, if it has any.
     pub(crate) fn result_arena(&self) -> Option<ResultArena> {
         self.ring.result_arena()
     }
 
-    /// Waits until there is something to be read; `false` if the host is gone.
+    /// Waits until there are bytes to read; returns `false` if the host is gone.
     fn wait(&mut self) -> io::Result<bool> {
-        let there = match self.ring.peer_is_elsewhere() {
-            true => self.wait_apart()?,
-            false => self.wait_beside_the_host()?,
+        let has_bytes = match self.ring.peer_is_on_other_processor() {
+            true => self.wait_on_other_processor()?,
+            false => self.wait_on_host_processor()?,
         };
-        self.ring.note_processor();
-        Ok(there)
+        self.ring.record_processor();
+        Ok(has_bytes)
     }
 
-    fn wait_apart(&mut self) -> io::Result<bool> {
+    /// Waits on a processor of its own: it may spin.
+    fn wait_on_other_processor(&mut self) -> io::Result<bool> {
         while !self.ring.has_bytes().map_err(invalid)? {
-            if self.is_to_look() {
-                self.look_for_a_while();
-            } else if !self.sleep(Need::Bytes)? {
+            if self.try_spin() {
+                self.spin_once();
+            } else if !self.sleep(WakeCondition::Bytes)? {
                 return Ok(false);
             }
         }
-        self.spin.is_over();
+        self.spin.finish_wait();
         Ok(true)
     }
 
-    /// Whether to look again: on a processor that nobody else wants.
-    fn is_to_look(&mut self) -> bool {
-        let RingIo { ring, spin, turns, .. } = self;
-        let others = |_| {
-            let (now, before) = (process::turns_of_others(), *turns);
-            *turns = Some(now);
+    /// Whether to look again: only on a processor that no other thread needs.
+    fn try_spin(&mut self) -> bool {
+        let RingIo { ring, spin, preemptions, .. } = self;
+        let was_preempted = |_| {
+            let (now, before) = (process::preemption_count(), *preemptions);
+            *preemptions = Some(now);
             before.is_some_and(|before| before != now)
         };
-        ring.peer_is_elsewhere() && spin.goes_on_unless(Instant::now(), others)
+        ring.peer_is_on_other_processor() && spin.try_spin_unless(Instant::now(), was_preempted)
     }
 
-    /// Waits until the host has read some; `false` if it is gone.
-    fn wait_for_room(&mut self) -> io::Result<bool> {
-        let until = Instant::now() + LONGEST_SPIN;
-        while !self.ring.has_room().map_err(invalid)? {
-            // A host that is reading will be done soon, and one that is not sleeps, or does something else.
-            if self.ring.peer_is_elsewhere() && Instant::now() < until {
+    /// Waits until the host has read some bytes; returns `false` if it is gone.
+    fn wait_for_space(&mut self) -> io::Result<bool> {
+        let until = Instant::now() + MAX_SPIN;
+        while !self.ring.has_space().map_err(invalid)? {
+            // A host that is reading makes space soon. One that is not sleeps or does something else.
+            if self.ring.peer_is_on_other_processor() && Instant::now() < until {
                 std::hint::spin_loop();
-            } else if !self.sleep(Need::Room)? {
+            } else if !self.sleep(WakeCondition::Space)? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Waits on the processor on which the host runs. Each wake takes that processor from it, so where wakes follow
-    /// each other closely this worker moves on to another.
-    fn wait_beside_the_host(&mut self) -> io::Result<bool> {
+    /// Waits on the processor that the host runs on. Each wake takes that processor from the host, so if wakes follow
+    /// each other closely this worker moves to another one.
+    fn wait_on_host_processor(&mut self) -> io::Result<bool> {
         let began = Instant::now();
         while !self.ring.has_bytes().map_err(invalid)? {
-            if !self.sleep(Need::Bytes)? {
+            if !self.sleep(WakeCondition::Bytes)? {
                 return Ok(false);
             }
         }
-        self.close = if began.elapsed() < LONGEST_SPIN { self.close + 1 } else { 0 };
-        if self.close + SURVEYS > self.too_close {
-            self.look_for_a_way_out();
+        self.short_waits = if began.elapsed() < MAX_SPIN { self.short_waits + 1 } else { 0 };
+        if self.short_waits + IDLE_CHECKS > self.move_threshold {
+            self.consider_moving();
         }
         Ok(true)
     }
 
-    /// Moves on to another processor if one has nothing to do. Where there is none, somebody would have to make room.
-    fn look_for_a_way_out(&mut self) {
-        self.has_way_out |= process::some_processor_is_idle();
-        if self.close < self.too_close {
+    /// Moves to another processor if one is idle. If none is, moving would only take it from another thread.
+    fn consider_moving(&mut self) {
+        self.idle_processor_seen |= process::has_idle_processor();
+        if self.short_waits < self.move_threshold {
             return;
         }
-        self.close = 0;
-        if std::mem::take(&mut self.has_way_out) {
-            self.too_close = TOO_CLOSE;
-            process::leave_processor();
+        self.short_waits = 0;
+        if std::mem::take(&mut self.idle_processor_seen) {
+            self.move_threshold = MIN_MOVE_THRESHOLD;
+            process::move_to_other_processor();
         } else {
-            self.too_close = (self.too_close * 2).min(MOST_CLOSE);
+            self.move_threshold = (self.move_threshold * 2).min(MAX_MOVE_THRESHOLD);
         }
     }
 
-    fn look_for_a_while(&self) {
-        for _ in 0..LOOKS {
+    /// Looks into the ring several times, then yields the processor once.
+    fn spin_once(&self) {
+        for _ in 0..CHECKS_PER_CLOCK_READING {
             if self.ring.has_bytes() != Ok(false) {
                 return;
             }
             std::hint::spin_loop();
         }
-        // Another worker on this processor has its turn; one that keeps it for long makes us stop.
+        // Lets other workers on this processor run. If one keeps it for long, `try_spin` ends the spinning.
         std::thread::yield_now();
     }
 
-    /// Sleeps until the host has done something; `false` if it is gone.
-    fn sleep(&mut self, need: Need) -> io::Result<bool> {
-        if !self.ring.arm(need).map_err(invalid)? {
+    /// Sleeps until the host has done something; returns `false` if it is gone.
+    fn sleep(&mut self, condition: WakeCondition) -> io::Result<bool> {
+        if !self.ring.arm(condition).map_err(invalid)? {
             self.ring.disarm();
             return Ok(true);
         }
-        let heard = self.doorbells.hear()?;
+        let is_connected = self.doorbells.wait()?;
         self.ring.disarm();
-        // Code that closed what it does not own while this waited has ended its own channel; no call is begun then.
+        // Code that closed a foreign descriptor during this wait may have ended its own channel; no call begins then.
         descriptors::check_open(self.doorbells.rx.as_fd())?;
-        Ok(heard)
+        Ok(is_connected)
     }
 
-    fn wake_for(&self, need: Need) -> io::Result<()> {
-        if self.ring.must_wake(need) {
-            self.doorbells.ring()?;
+    fn wake_host_for(&self, condition: WakeCondition) -> io::Result<()> {
+        if self.ring.take_wake_request(condition) {
+            self.doorbells.notify()?;
         }
         Ok(())
     }
@@ -193,37 +201,37 @@ impl WorkerIo for RingIo {
             return Ok(0);
         }
         let count = self.ring.read(bytes).map_err(invalid)?;
-        if self.ring.must_wake_for_room().map_err(invalid)? {
-            self.doorbells.ring()?;
+        if self.ring.take_wake_request_for_space().map_err(invalid)? {
+            self.doorbells.notify()?;
         }
         Ok(count)
     }
 
     fn send(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
-        // Code that closed what it does not own has ended its own channel, and is not heard on it any more. That costs a
-        // system call, so of replies that follow each other closely only the last one is held back by it.
+        // Code that closed a foreign descriptor may have ended its own channel; then nothing more is sent on it. The
+        // check costs a system call, so of replies in quick succession only the last one makes it.
         if !more {
             descriptors::check_open(self.doorbells.tx.as_fd())?;
         }
-        self.ring.write_behind_twins();
+        self.ring.resume_after_duplicates();
         loop {
             let count = self.ring.write(bytes).map_err(invalid)?;
             if count > 0 {
-                self.wake_for(Need::Bytes)?;
+                self.wake_host_for(WakeCondition::Bytes)?;
                 return Ok(count);
             }
-            if !self.wait_for_room()? {
+            if !self.wait_for_space()? {
                 return Ok(0);
             }
         }
     }
 
-    fn note(&self, doing: Doing) {
-        self.status_page.write(doing);
+    fn set_activity(&self, activity: Activity) {
+        self.status_page.set_activity(activity);
     }
 }
 
-fn invalid(error: Corrupt) -> io::Error {
+fn invalid(error: CorruptCounters) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
@@ -233,25 +241,25 @@ mod tests {
     use crate::channel::doorbell::doorbells;
 
     #[test]
-    fn a_host_that_is_gone_before_it_has_heard_a_ring_is_the_end_and_no_error()
+    fn a_host_that_is_gone_before_it_read_the_doorbell_is_the_end_and_no_error()
     -> Result<(), Box<dyn std::error::Error>> {
         let (host, file) = Ring::create(0)?;
-        let (ours, theirs) = doorbells()?;
-        let mut worker = RingIo::open(&file, theirs)?;
-        assert!(host.arm(Need::Bytes)?);
+        let (host_doorbells, worker_doorbells) = doorbells()?;
+        let mut worker = RingIo::open(&file, worker_doorbells)?;
+        assert!(host.arm(WakeCondition::Bytes)?);
         assert_eq!(worker.send(b"unheard", false)?, 7);
-        drop(ours);
+        drop(host_doorbells);
         assert_eq!(worker.receive(&mut Vec::with_capacity(10))?, 0);
         Ok(())
     }
 
     #[test]
-    fn two_sides_that_sleep_whenever_they_can_lose_no_wake() -> Result<(), Box<dyn std::error::Error>> {
+    fn two_sides_that_sleep_whenever_they_may_lose_no_wake() -> Result<(), Box<dyn std::error::Error>> {
         let (host, file) = Ring::create(0)?;
-        let ((rx, their_hammer), (their_ear, tx)) =
+        let ((rx, worker_tx), (worker_rx, tx)) =
             (descriptors::blocking_pipe()?, descriptors::blocking_pipe()?);
         let mut host = RingIo::new(host, Arc::new(WorkerDoorbells { rx, tx }));
-        let mut worker = RingIo::open(&file, WorkerDoorbells { rx: their_ear, tx: their_hammer })?;
+        let mut worker = RingIo::open(&file, WorkerDoorbells { rx: worker_rx, tx: worker_tx })?;
         let echo = std::thread::spawn(move || -> io::Result<()> {
             let mut bytes = Vec::with_capacity(100_000);
             while worker.receive(&mut bytes)? > 0 {

@@ -1,4 +1,4 @@
-//! Memory in which one process keeps bytes for others to read, and how those look at it.
+//! Shared memory in which one process allocates bytes for others to read, and read-only views of it.
 
 mod free_list;
 
@@ -12,38 +12,38 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::Errno;
-use super::shared_memory::{SharedMemory, firm_length};
+use super::shared_memory::{SharedMemory, sealed_length};
 use free_list::FreeList;
 
-/// Bytes of a page, of which rooms are made.
+/// Bytes of a page, the unit of allocation.
 pub(crate) const PAGE: usize = 4096;
 
-/// Memory that this process alone writes to, in rooms that each have one owner.
+/// Memory that only this process writes to, divided into allocations that have one owner each.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    /// Mapped as long as there is a room.
+    /// Mapped as long as there is an allocation.
     memory: Arc<SharedMemory>,
-    /// Where the first room can be.
+    /// Address of the arena.
     start: NonNull<u8>,
-    /// How far that is from the beginning of the memory.
+    /// Offset of the arena in the memory.
     from: usize,
-    space: Mutex<FreeList>,
-    /// Whose it is: a process that was forked from that one has a copy of all this but for the memory itself.
+    free_list: Mutex<FreeList>,
+    /// The pid of the owner. A process forked from it has a copy of all fields, but shares the memory itself.
     process: u32,
 }
 
 // SAFETY: Send demands that another thread may own it; the memory belongs to the process, not to a thread.
 unsafe impl Send for Arena {}
-// SAFETY: Sync demands that threads may use it at the same time; which room is whose is kept under a lock.
+// SAFETY: Sync demands that threads may use it at the same time; which allocation has which range is kept under a lock.
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// An arena of so many bytes, and a descriptor with which others read it and nothing else. Of what is free no more
-    /// than `kept` bytes stay with this process.
+    /// Creates an arena of `length` bytes, rounded up to whole pages, and a descriptor with which other processes can
+    /// only read it. At most `kept` free bytes stay mapped in this process.
     ///
     /// # Errors
     ///
-    /// What the system said; nothing is left behind.
+    /// The system's error; nothing is left behind then.
     #[cfg(feature = "actors")]
     pub(crate) fn create(length: usize, kept: usize) -> rustix::io::Result<(Arc<Self>, OwnedFd)> {
         use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -51,94 +51,100 @@ impl Arena {
         use rustix::fs::{Mode, OFlags};
         let (memory, file) = SharedMemory::create(c"forkpool-blobs", length.next_multiple_of(PAGE))?;
         let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-        let reading = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-        // Nobody else knows this memory, so nobody has claimed it.
-        let arena = Self::claim(Arc::new(memory), 0, kept).ok_or(Errno::BUSY)?;
-        Ok((arena, reading))
+        let read_only = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        // This memory is new, so it has no arena yet.
+        let arena = Self::new_in(Arc::new(memory), 0, kept).ok_or(Errno::BUSY)?;
+        Ok((arena, read_only))
     }
 
-    /// An arena in memory that others may read, from this page on; `None` where there is one already, or no page.
+    /// Creates an arena in `memory` from the page at offset `from` on; `None` if the memory has an arena already, or no
+    /// page there.
     ///
-    /// What lies there is this arena's: the rest of this process leaves it alone, and its peers only read it.
-    pub(crate) fn claim(memory: Arc<SharedMemory>, from: usize, kept: usize) -> Option<Arc<Self>> {
+    /// That part of the memory belongs to the arena: other code of this process leaves it alone, and peers only read
+    /// it.
+    pub(crate) fn new_in(memory: Arc<SharedMemory>, from: usize, kept: usize) -> Option<Arc<Self>> {
         let length = memory.length().checked_sub(from)? / PAGE * PAGE;
         if length == 0 || !from.is_multiple_of(PAGE) {
             return None;
         }
-        let beginning = memory.claim()?;
+        let beginning = memory.take_start()?;
         // SAFETY: add demands an offset within the mapping, which was checked.
         let start = unsafe { beginning.add(from) };
-        let space = Mutex::new(FreeList::new(length, kept));
-        Some(Arc::new(Arena { memory, start, from, space, process: std::process::id() }))
+        let free_list = Mutex::new(FreeList::new(length, kept));
+        Some(Arc::new(Arena { memory, start, from, free_list, process: std::process::id() }))
     }
 
-    /// A room for so many bytes; `None` where there is no place for it. What it holds is left from others.
+    /// Allocates `bytes` bytes; `None` if there is no free range of that length. The content is what earlier
+    /// allocations have left there.
     ///
-    /// In a process that was forked from the one that has the arena there is never a place.
+    /// In a process that was forked from the arena's owner it always returns `None`.
     pub(crate) fn allocation(self: &Arc<Self>, bytes: usize) -> Option<Allocation> {
         if std::process::id() != self.process {
             return None;
         }
         let reserved = bytes.max(1).checked_next_multiple_of(PAGE)?;
         let start = {
-            let mut space = self.space();
-            space.take(reserved, |range| self.give_back(range))?
+            let mut free_list = self.free_list();
+            free_list.take(reserved, |range| self.return_pages(range))?
         };
         Some(Allocation { arena: self.clone(), start, reserved, length: bytes })
     }
 
-    /// Bytes that all rooms together may have.
+    /// Bytes of the whole arena.
     pub(crate) fn length(&self) -> usize {
-        self.space().length()
+        self.free_list().length()
     }
 
-    /// Bytes that rooms have.
+    /// Bytes of all allocations, in whole pages.
     pub(crate) fn in_use(&self) -> usize {
-        self.space().in_use()
+        self.free_list().in_use()
     }
 
     fn free(&self, range: Range<usize>) {
-        // Not under the lock: a gigabyte takes a while.
-        let is_kept = self.space().keep(range.clone());
+        // Without the lock, because returning a gigabyte takes a while.
+        let is_kept = self.free_list().try_keep(range.clone());
         if !is_kept {
-            self.give_back(range.clone());
-            self.space().is_back(range);
+            self.return_pages(range.clone());
+            self.free_list().mark_returned(range);
         }
     }
 
-    fn give_back(&self, range: Range<usize>) {
+    fn return_pages(&self, range: Range<usize>) {
         if std::process::id() == self.process {
-            self.memory.give_back(self.from + range.start, range.len());
+            self.memory.return_pages(self.from + range.start, range.len());
         }
     }
 
-    fn space(&self) -> MutexGuard<'_, FreeList> {
-        self.space.lock().unwrap_or_else(PoisonError::into_inner)
+    fn free_list(&self) -> MutexGuard<'_, FreeList> {
+        self.free_list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whole pages of an arena, and their only owner in this process.
+/// Whole pages of an arena, with a single owner in this process. Dropping it frees them.
 #[derive(Debug)]
 pub(crate) struct Allocation {
     arena: Arc<Arena>,
+    /// Offset in the arena.
     start: usize,
+    /// Bytes of its pages.
     reserved: usize,
+    /// Bytes that were asked for.
     length: usize,
 }
 
 impl Allocation {
-    /// Where it begins in its arena.
+    /// The offset in the arena.
     pub(crate) fn start(&self) -> usize {
         self.start
     }
 
-    /// Whether it is a room of this arena.
+    /// Whether this is an allocation of `arena`.
     #[cfg(feature = "actors")]
-    pub(crate) fn is_of(&self, arena: &Arc<Arena>) -> bool {
+    pub(crate) fn belongs_to(&self, arena: &Arc<Arena>) -> bool {
         Arc::ptr_eq(&self.arena, arena)
     }
 
-    /// Makes it shorter, and gives up the pages behind.
+    /// Shortens this to `length` bytes, unless it is shorter already, and frees the pages behind.
     pub(crate) fn shrink(&mut self, length: usize) {
         self.length = self.length.min(length);
         let needed = self.length.max(1).next_multiple_of(PAGE);
@@ -154,18 +160,19 @@ impl Deref for Allocation {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: from_raw_parts demands initialised bytes that live as long as `self` and that nobody writes to
-        // meanwhile: pages of shared memory are zeroes or what was written, they are mapped as long as the arena, which
-        // this holds, has its memory; the range was taken from the space of this arena, so no other room has it, and
-        // other processes only read it.
+        // SAFETY: from_raw_parts demands initialised bytes that live as long as `self` and are not written to
+        // meanwhile. Pages of shared memory are zeroes or what was written before. They are mapped as long as the arena
+        // has its memory, and this holds the arena. The range was taken from the arena's free list, so no other
+        // allocation has it, and other processes only read it.
         unsafe { std::slice::from_raw_parts(self.arena.start.add(self.start).as_ptr(), self.length) }
     }
 }
 
 impl DerefMut for Allocation {
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as for `deref`, and nobody else in this process reads it, for it is borrowed from its only owner. What
-        // other processes read while it is written is their business: they are given it when it is not any more.
+        // SAFETY: as for `deref`, and nothing else in this process reads it, because it is borrowed from its only
+        // owner. Other processes are given the range only once it is not written to any more; what they read earlier
+        // does not affect this process.
         unsafe { std::slice::from_raw_parts_mut(self.arena.start.add(self.start).as_ptr(), self.length) }
     }
 }
@@ -176,7 +183,7 @@ impl Drop for Allocation {
     }
 }
 
-/// Another process's arena, to be read.
+/// A read-only view of another process's arena.
 #[derive(Debug)]
 pub(crate) struct ReadOnlyArena {
     start: NonNull<u8>,
@@ -185,17 +192,17 @@ pub(crate) struct ReadOnlyArena {
 
 // SAFETY: Send demands that another thread may own it; the mapping belongs to the process, not to a thread.
 unsafe impl Send for ReadOnlyArena {}
-// SAFETY: Sync demands that threads may use it at the same time; nobody here can write to it.
+// SAFETY: Sync demands that threads may use it at the same time; this process cannot write to it.
 unsafe impl Sync for ReadOnlyArena {}
 
 impl ReadOnlyArena {
-    /// Maps it, so that a write of this process and of those it forks ends them.
+    /// Maps the arena read-only: a write by this process, or by one that it forks, raises SIGSEGV.
     ///
     /// # Errors
     ///
-    /// What the system said, or `INVAL` for memory that others could make shorter.
+    /// The system's error, or `INVAL` if the memory is not sealed against shrinking.
     pub(crate) fn open(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
-        let length = firm_length(file)?;
+        let length = sealed_length(file)?;
         // SAFETY: mmap demands that no existing mapping is replaced; the address is left to the kernel, without
         // MAP_FIXED.
         let start = unsafe {
@@ -204,8 +211,8 @@ impl ReadOnlyArena {
         NonNull::new(start.cast()).map(|start| ReadOnlyArena { start, length }).ok_or(Errno::NOMEM)
     }
 
-    /// A room of it that its owner has lent, and leaves alone until it is told that it was given back; `None` where that
-    /// cannot be one.
+    /// An allocation that the owner has lent, and does not write to until it is notified that this was dropped; `None`
+    /// if the range lies outside of the arena.
     pub(crate) fn allocation(self: &Arc<Self>, start: usize, length: usize) -> Option<ReadOnlyAllocation> {
         let fits = start <= self.length && length <= self.length - start;
         fits.then(|| ReadOnlyAllocation { arena: self.clone(), start, length })
@@ -214,8 +221,8 @@ impl ReadOnlyArena {
 
 impl Drop for ReadOnlyArena {
     fn drop(&mut self) {
-        // SAFETY: munmap demands a range that nobody uses any more; rooms hold the arena. That it was mapped is all that
-        // could be wrong with it, so it does not fail.
+        // SAFETY: munmap demands a range that is not used any more; allocations hold the arena. It fails only for a
+        // range that is not mapped, and this one is.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.length) };
     }
 }
@@ -224,12 +231,13 @@ impl Drop for ReadOnlyArena {
 #[derive(Debug)]
 pub(crate) struct ReadOnlyAllocation {
     arena: Arc<ReadOnlyArena>,
+    /// Offset in the arena.
     start: usize,
     length: usize,
 }
 
 impl ReadOnlyAllocation {
-    /// Where it begins in its arena.
+    /// The offset in the arena.
     pub(crate) fn start(&self) -> usize {
         self.start
     }
@@ -239,10 +247,10 @@ impl Deref for ReadOnlyAllocation {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: from_raw_parts demands initialised bytes that live as long as `self` and that nobody writes to
-        // meanwhile: the range was checked, the file can be made no shorter, and it is mapped as long as the arena, which
-        // this holds. Only its owner can write to it, which forked us, and it does not until it has heard that this was
-        // dropped, or that this process has ended.
+        // SAFETY: from_raw_parts demands initialised bytes that live as long as `self` and are not written to
+        // meanwhile. The range was checked, the file cannot be shortened, and it is mapped as long as the arena, which
+        // this holds. Only the owner, which this process trusts, can write to it, and it does not until it is notified
+        // that this was dropped, or that this process has ended.
         unsafe { std::slice::from_raw_parts(self.arena.start.add(self.start).as_ptr(), self.length) }
     }
 }
@@ -254,9 +262,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_its_owner_writes_into_a_room_others_read() -> rustix::io::Result<()> {
+    fn other_processes_read_what_the_owner_writes_into_an_allocation() -> rustix::io::Result<()> {
         let (arena, file) = Arena::create(10 * PAGE, 2 * PAGE)?;
-        let theirs = Arc::new(ReadOnlyArena::open(file.as_fd())?);
+        let read_only = Arc::new(ReadOnlyArena::open(file.as_fd())?);
         let mut allocations = Vec::new();
         for number in 1..=3_u8 {
             let mut allocation = arena.allocation(usize::from(number) * 1000).ok_or(Errno::NOMEM)?;
@@ -264,18 +272,20 @@ mod tests {
             allocations.push(allocation);
         }
         for allocation in &allocations {
-            let read = theirs.allocation(allocation.start(), allocation.len()).ok_or(Errno::INVAL)?;
+            let read = read_only.allocation(allocation.start(), allocation.len()).ok_or(Errno::INVAL)?;
             assert_eq!(**allocation, *read);
         }
         assert_eq!(arena.in_use(), 3 * PAGE);
         allocations.clear();
         assert_eq!(arena.in_use(), 0);
-        assert!(theirs.allocation(10 * PAGE, 1).is_none() && theirs.allocation(usize::MAX, 2).is_none());
+        assert!(
+            read_only.allocation(10 * PAGE, 1).is_none() && read_only.allocation(usize::MAX, 2).is_none()
+        );
         Ok(())
     }
 
     #[test]
-    fn who_reads_cannot_write_by_any_way_from_its_descriptor() -> rustix::io::Result<()> {
+    fn the_descriptor_of_a_reader_permits_no_kind_of_write() -> rustix::io::Result<()> {
         let (_arena, file) = Arena::create(PAGE, 0)?;
         assert_eq!(rustix::io::write(&file, &[1]), Err(Errno::BADF));
         assert_eq!(rustix::fs::ftruncate(&file, 0), Err(Errno::INVAL));
@@ -289,11 +299,11 @@ mod tests {
     }
 
     #[test]
-    fn a_room_that_is_too_large_is_none_and_a_shorter_one_gives_pages_back() -> rustix::io::Result<()> {
+    fn too_large_an_allocation_is_refused_and_a_shortened_one_frees_pages() -> rustix::io::Result<()> {
         let (arena, _file) = Arena::create(4 * PAGE, 4 * PAGE)?;
         assert!(arena.allocation(4 * PAGE + 1).is_none() && arena.allocation(usize::MAX).is_none());
         let mut allocation = arena.allocation(4 * PAGE).ok_or(Errno::NOMEM)?;
-        assert!(arena.allocation(1).is_none(), "it is full");
+        assert!(arena.allocation(1).is_none(), "the arena is full");
         allocation[..5].copy_from_slice(b"short");
         allocation.shrink(5);
         assert_eq!(*allocation, *b"short");
@@ -306,9 +316,9 @@ mod tests {
     fn memory_has_one_arena() -> rustix::io::Result<()> {
         let (memory, _file) = SharedMemory::create(c"forkpool-test", 2 * PAGE)?;
         let memory = Arc::new(memory);
-        assert!(Arena::claim(memory.clone(), 2 * PAGE, 0).is_none(), "there is nothing left for it");
-        assert!(Arena::claim(memory.clone(), PAGE, 0).is_some());
-        assert!(Arena::claim(memory, PAGE, 0).is_none());
+        assert!(Arena::new_in(memory.clone(), 2 * PAGE, 0).is_none(), "the memory ends there");
+        assert!(Arena::new_in(memory.clone(), PAGE, 0).is_some());
+        assert!(Arena::new_in(memory, PAGE, 0).is_none());
         Ok(())
     }
 }

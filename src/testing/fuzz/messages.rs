@@ -1,4 +1,4 @@
-//! Messages drawn at random: every field of each is named once.
+//! Random messages. Every field of every message is named once, so that a new field fails to compile here.
 
 use std::time::Duration;
 
@@ -9,26 +9,26 @@ use crate::wire::call::{
     ToWorker,
 };
 use crate::wire::control::{
-    Born, Ended, FromServer, Guard, Hello, Remains, ServerStats, Signature, ToServer,
+    Ended, FromServer, Hello, ProcessLimits, ServerReport, Signature, StatusSnapshot, ToServer, WorkerPid,
 };
 use crate::wire::log_record::{CallsiteInfo, Logged, Record, Value};
 
-/// A value that chance can make.
+/// A value that can be generated at random.
 pub(super) trait Draw: Sized {
-    fn draw(chance: &mut SeededRng) -> Self;
+    fn draw(rng: &mut SeededRng) -> Self;
 }
 
-fn any<T: Draw>(chance: &mut SeededRng) -> T {
-    T::draw(chance)
+fn any<T: Draw>(rng: &mut SeededRng) -> T {
+    T::draw(rng)
 }
 
 macro_rules! numbers {
     ($($number:ty),+) => {$(
         impl Draw for $number {
-            fn draw(chance: &mut SeededRng) -> Self {
-                // Every length of a varint is as likely as any other.
-                let shift = chance.below(64);
-                (chance.next() >> shift) as $number
+            fn draw(rng: &mut SeededRng) -> Self {
+                // All lengths of a varint are equally likely.
+                let shift = rng.below(64);
+                (rng.next() >> shift) as $number
             }
         }
     )+};
@@ -37,53 +37,53 @@ macro_rules! numbers {
 numbers!(u8, u16, u32, u64, u128, i32, i64);
 
 impl Draw for bool {
-    fn draw(chance: &mut SeededRng) -> Self {
-        chance.happens(500)
+    fn draw(rng: &mut SeededRng) -> Self {
+        rng.happens(500)
     }
 }
 
 impl Draw for String {
-    fn draw(chance: &mut SeededRng) -> Self {
-        let length = chance.pick(&[0, 1, 5, 40, 300]);
-        (0..length).map(|_| chance.pick(&['a', 'ß', '\n', '😀', '/'])).collect()
+    fn draw(rng: &mut SeededRng) -> Self {
+        let length = rng.pick(&[0, 1, 5, 40, 300]);
+        (0..length).map(|_| rng.pick(&['a', 'ß', '\n', '😀', '/'])).collect()
     }
 }
 
 impl Draw for Duration {
-    fn draw(chance: &mut SeededRng) -> Self {
-        Duration::new(any(chance), any::<u32>(chance) % 1_000_000_000)
+    fn draw(rng: &mut SeededRng) -> Self {
+        Duration::new(any(rng), any::<u32>(rng) % 1_000_000_000)
     }
 }
 
 impl<T: Draw> Draw for Option<T> {
-    fn draw(chance: &mut SeededRng) -> Self {
-        any::<bool>(chance).then(|| any(chance))
+    fn draw(rng: &mut SeededRng) -> Self {
+        any::<bool>(rng).then(|| any(rng))
     }
 }
 
 impl<A: Draw, B: Draw> Draw for (A, B) {
-    fn draw(chance: &mut SeededRng) -> Self {
-        (any(chance), any(chance))
+    fn draw(rng: &mut SeededRng) -> Self {
+        (any(rng), any(rng))
     }
 }
 
 impl<T: Draw> Draw for Vec<T> {
-    fn draw(chance: &mut SeededRng) -> Self {
-        (0..chance.pick(&[0, 1, 7, 60])).map(|_| any(chance)).collect()
+    fn draw(rng: &mut SeededRng) -> Self {
+        (0..rng.pick(&[0, 1, 7, 60])).map(|_| any(rng)).collect()
     }
 }
 
-/// Draws structs field by field, and enums variant by variant.
+/// Generates structs field by field, and enums variant by variant.
 macro_rules! messages {
-    (@pick $chance:ident [$($made:expr),+]) => {{
-        let made: &[fn(&mut SeededRng) -> Self] = &[$(|$chance| { let _ = &$chance; $made }),+];
-        let at = $chance.below(made.len());
-        made[at]($chance)
+    (@pick $rng:ident [$($made:expr),+]) => {{
+        let made: &[fn(&mut SeededRng) -> Self] = &[$(|$rng| { let _ = &$rng; $made }),+];
+        let at = $rng.below(made.len());
+        made[at]($rng)
     }};
-    ($($message:ident, |$chance:ident| [$($made:expr),+ $(,)?];)+) => {$(
+    ($($message:ident, |$rng:ident| [$($made:expr),+ $(,)?];)+) => {$(
         impl Draw for $message {
-            fn draw($chance: &mut SeededRng) -> Self {
-                messages!(@pick $chance [$($made),+])
+            fn draw($rng: &mut SeededRng) -> Self {
+                messages!(@pick $rng [$($made),+])
             }
         }
     )+};
@@ -167,12 +167,12 @@ messages! {
         pool: any(c),
         max_payload: any(c),
         max_memory: any(c),
-        guard: any(c),
+        process_limits: any(c),
         config: any(c),
         arena: any(c),
     }];
     Signature, |c| [Signature { name: any(c), shape: any(c) }];
-    Guard, |c| [Guard { hung_worker_timeout: any(c), kill_grace: any(c), memory_limit: any(c) }];
+    ProcessLimits, |c| [ProcessLimits { hung_worker_timeout: any(c), kill_grace: any(c), memory_limit: any(c) }];
     FromServer, |c| [
         FromServer::Welcome { ticket: any(c) },
         FromServer::Refused { reason: any(c) },
@@ -185,9 +185,9 @@ messages! {
         FromServer::HandedOver { address: any(c), more: any(c) },
         FromServer::Printed { number: any(c), stderr: any(c), bytes: any(c) },
     ];
-    Born, |c| [Born { number: any(c), pid: any(c) }];
-    Remains, |c| [Remains { begun: any(c), records: any(c) }];
-    ServerStats, |c| [ServerStats {
+    WorkerPid, |c| [WorkerPid { number: any(c), pid: any(c) }];
+    StatusSnapshot, |c| [StatusSnapshot { begun: any(c), records: any(c) }];
+    ServerReport, |c| [ServerReport {
         pid: any(c),
         library: any(c),
         uptime: any(c),
@@ -205,7 +205,7 @@ messages! {
         cpu_time: any(c),
         hung: any(c),
         out_of_memory: any(c),
-        remains: any(c),
+        status: any(c),
     }];
     Ending, |c| [
         Ending::Exited { code: any(c) },

@@ -1,6 +1,9 @@
-//! What strangers' bytes are decoded by, as functions of bytes alone, for the fuzzers in `tests/fuzz` and their
-//! bounded run among the tests. Each panics where a promise is broken: nothing is kept beyond what has arrived,
-//! however bytes arrive the frames are the same, and what decodes is encoded to what decodes to the same.
+//! The decoders of foreign bytes, as functions of bytes, for the fuzzers in `tests/fuzz` and for their bounded run
+//! among the tests.
+//!
+//! Each function panics if one of these properties does not hold: no memory is allocated for bytes that have not
+//! arrived, frames do not depend on the pieces in which bytes arrive, and a decoded value survives encoding and
+//! decoding.
 
 use std::fmt::Debug;
 
@@ -19,49 +22,54 @@ mod messages;
 #[cfg(test)]
 mod smoke;
 
-/// Longest body, in bytes: small, so that lengths beyond it are tried.
-const LIMIT: usize = 1 << 16;
+/// Longest body, in bytes; small, so that longer lengths occur as well.
+const BODY_LIMIT: usize = 1 << 16;
 
-/// What the host hears from workers and from the fork server.
-pub fn heard_by_the_host(data: &[u8]) {
+/// Decodes what the host receives from workers and from the fork server.
+pub fn received_by_host(data: &[u8]) {
     for body in bodies(data) {
         if let Ok((header, payload)) = frame::split::<FromWorker>(&body) {
-            survives(&header);
-            users(payload);
+            assert_round_trip(&header);
+            check_payload(payload);
         }
-        if let Ok(message) = frame::whole::<FromServer>(&body) {
-            survives(&message);
+        if let Ok(message) = frame::header_only::<FromServer>(&body) {
+            assert_round_trip(&message);
         }
     }
 }
 
-/// What workers and the fork server hear from the host.
-pub fn heard_from_the_host(data: &[u8]) {
+/// Decodes what workers and the fork server receive from the host.
+pub fn received_from_host(data: &[u8]) {
     for body in bodies(data) {
         if let Ok((header, payload)) = frame::split::<ToWorker>(&body) {
-            survives(&header);
-            users(payload);
+            assert_round_trip(&header);
+            check_payload(payload);
         }
-        if let Ok(message) = frame::whole::<ToServer>(&body) {
-            survives(&message);
+        if let Ok(message) = frame::header_only::<ToServer>(&body) {
+            assert_round_trip(&message);
         }
     }
 }
 
-/// The bodies of a stream whose first byte says in which pieces it arrives, and all of it as one more body.
+/// Returns the bodies of a stream whose first byte is the size of the pieces in which it arrives; the whole stream is
+/// one more body.
 fn bodies(data: &[u8]) -> Vec<Vec<u8>> {
     let Some((&pieces, stream)) = data.split_first() else { return Vec::new() };
-    let mut bodies = arrive(stream, usize::MAX);
-    assert_eq!(bodies, arrive(stream, usize::from(pieces) + 1), "frames do not depend on how bytes arrive");
+    let mut bodies = read_frames(stream, usize::MAX);
+    assert_eq!(
+        bodies,
+        read_frames(stream, usize::from(pieces) + 1),
+        "frames do not depend on how bytes read_frames"
+    );
     bodies.push(stream.to_vec());
     bodies
 }
 
-fn arrive(stream: &[u8], most: usize) -> Vec<Vec<u8>> {
+fn read_frames(stream: &[u8], piece: usize) -> Vec<Vec<u8>> {
     let (mut inbox, mut bodies, mut rest) = (Inbox::default(), Vec::new(), stream);
     loop {
         loop {
-            match inbox.next(LIMIT) {
+            match inbox.next_frame(BODY_LIMIT) {
                 Ok(Some(body)) => bodies.push(body.to_vec()),
                 Ok(None) => break,
                 Err(_) => return bodies,
@@ -71,14 +79,15 @@ fn arrive(stream: &[u8], most: usize) -> Vec<Vec<u8>> {
             return bodies;
         }
         let filled: Result<_, ()> = inbox.fill(|buffer| {
-            let room = buffer.capacity() - buffer.len();
-            let (now, later) = rest.split_at(rest.len().min(most).min(room));
+            let space = buffer.capacity() - buffer.len();
+            let (now, later) = rest.split_at(rest.len().min(piece).min(space));
             buffer.extend_from_slice(now);
             rest = later;
             Ok(now.len())
         });
-        assert!(filled.is_ok_and(|(count, _)| count > 0), "there is always room for more");
-        // Twice what arrived, and what is asked of the kernel at once: never what a length only says.
+        assert!(filled.is_ok_and(|(count, _)| count > 0), "there is always space for more");
+        // The buffer has at piece twice the bytes that arrived, and what is requested from the kernel at once; a
+        // length alone allocates nothing.
         assert!(
             inbox.capacity() <= 2 * stream.len() + (64 << 10),
             "nothing is kept for what has not arrived"
@@ -86,15 +95,15 @@ fn arrive(stream: &[u8], most: usize) -> Vec<Vec<u8>> {
     }
 }
 
-/// What was decoded is encoded to what decodes to the same.
-fn survives<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T) {
+/// Checks that a decoded message is equal after encoding and decoding.
+fn assert_round_trip<T: Serialize + DeserializeOwned + PartialEq + Debug>(message: &T) {
     let mut bytes = Vec::new();
     frame::append(&mut bytes, message);
-    let again = frame::whole::<T>(&bytes[frame::LENGTH..]);
+    let again = frame::header_only::<T>(&bytes[frame::LENGTH..]);
     assert_eq!(again.as_ref(), Ok(message));
 }
 
-/// A user's value with something of everything that travels.
+/// A user's value with all kinds of types that can be sent.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 enum Sample {
     Unit,
@@ -104,7 +113,7 @@ enum Sample {
     Map(std::collections::BTreeMap<u16, String>),
 }
 
-fn users(payload: &[u8]) {
+fn check_payload(payload: &[u8]) {
     if let Ok(value) = frame::decode::<Result<Sample, Failure>>(payload) {
         let mut bytes = Vec::new();
         let encoded = frame::encode(&mut bytes, &value, usize::MAX);

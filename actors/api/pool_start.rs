@@ -1,0 +1,238 @@
+//! How a pool starts: what is checked, what is made, and what the fork server is sent first.
+
+use std::fmt;
+use std::io;
+
+use actix::dev::channel;
+use actix::{Actor, Addr, Arbiter, ArbiterHandle};
+
+use super::pool::Pool;
+use super::pool_builder::PoolBuilder;
+use super::pool_handle::PoolHandle;
+use crate::actors::context::actor_context::ProxyContext;
+use crate::actors::scheduler::Scheduler;
+use crate::actors::supervisor::source::ServerSource;
+use crate::actors::supervisor::{ServerSpec, Supervisor};
+use crate::actors::transport::blobs::BlobMemory;
+use crate::actors::worker_api::interface::Method;
+use crate::actors::worker_api::schema;
+use crate::actors::worker_api::worker::Worker;
+use crate::address::{Address, AddressError};
+use crate::certificates::Certificates;
+use crate::config::OptionError;
+use crate::failure;
+use crate::server::{Boot, boot};
+use crate::wire::control::{Hello, ProcessLimits, ToServer};
+use crate::wire::frame;
+use crate::wire::frame::PayloadError;
+use crate::wire::{LIBRARY, PROTOCOL};
+
+/// Why a pool could not be started. No process, descriptor or thread is left behind.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// An option has a value that cannot work, or has no meaning for this kind of pool.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// No `boot!` line names the worker.
+    #[error(
+        "no worker of type {type_name} can be booted: add `forkpool::boot!({short_name});` as an item beside its \
+         definition"
+    )]
+    NotBooted {
+        /// The worker's full type name.
+        type_name: &'static str,
+        /// What to write between the parentheses.
+        short_name: &'static str,
+    },
+    /// The thread runs no actix arbiter.
+    #[error(
+        "this thread has no actix arbiter: start the pool within #[actix::main], or name an arbiter with start_in"
+    )]
+    NoArbiter,
+    /// The workers' configuration cannot be encoded.
+    #[error("the configuration of the workers cannot be encoded")]
+    Config(#[source] PayloadError),
+    /// The address of the server is invalid.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The memory for blobs cannot be allocated.
+    #[error("the memory for blobs cannot be allocated")]
+    Blobs(#[source] io::Error),
+    /// This program cannot be executed again as the fork server.
+    #[error("the fork server cannot be started")]
+    Launch(#[source] io::Error),
+}
+
+/// Prints the error with its causes, since an unhandled `?` in `main` shows this.
+impl fmt::Debug for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        failure::fmt_with_source(f, self)
+    }
+}
+
+/// Where a pool's workers come from.
+pub(super) enum PoolOrigin<W: Worker> {
+    /// A fork server of its own, with the configuration of the workers.
+    Private(W::Config),
+    /// A standalone server.
+    Server { address: String },
+}
+
+/// The options that only pools have that connect to a standalone server; `None` is unset.
+#[derive(Debug, Default)]
+pub(super) struct ConnectOptions {
+    pub(super) trust_user: Option<u32>,
+    pub(super) certificates: Option<Certificates>,
+    pub(super) allow_unauthenticated: bool,
+}
+
+impl ConnectOptions {
+    /// Refuses options that have no meaning for a pool that connects to this address, or to none, so that none of them
+    /// is ignored in silence.
+    fn validate(&self, address: Option<&Address>) -> Result<(), OptionError> {
+        let is_unix = matches!(address, Some(Address::Unix(_)));
+        let is_tls = matches!(address, Some(Address::Net { tls: true, .. }));
+        let is_tcp = matches!(address, Some(Address::Net { tls: false, .. }));
+        if let Some(user) = self.trust_user.filter(|_| !is_unix) {
+            let rule = "only a pool that connects to a server at unix:/path checks the server's user";
+            return Err(OptionError::new("trust_user", user.to_string(), rule));
+        }
+        if self.certificates.is_some() && !is_tls {
+            let rule = "only a pool that connects to a server at tls:host:port presents certificates";
+            return Err(OptionError::new("certificates", "set".to_owned(), rule));
+        }
+        if self.allow_unauthenticated && !is_tcp {
+            let rule = "only a connection to tcp:host:port is unauthenticated";
+            let option = "allow_unauthenticated_beyond_loopback";
+            return Err(OptionError::new(option, "true".to_owned(), rule));
+        }
+        Ok(())
+    }
+
+    /// Returns where the server at this address is reached.
+    fn source(&self, address: &str) -> Result<ServerSource, StartError> {
+        let parsed = Address::parse(address)?;
+        self.validate(Some(&parsed))?;
+        match parsed {
+            Address::Net { tls: true, .. } if self.certificates.is_none() => {
+                Err(AddressError::NoCertificates { address: address.to_owned() }.into())
+            }
+            Address::Net { host, port, .. } => Ok(ServerSource::Port {
+                host,
+                port,
+                certificates: self.certificates.clone(),
+                beyond_loopback: self.allow_unauthenticated,
+            }),
+            Address::Unix(path) => Ok(ServerSource::Path { path, trusted: self.trust_user }),
+            Address::Inherited(_) => Err(AddressError::ForServers { address: address.to_owned() }.into()),
+        }
+    }
+}
+
+impl<W: Worker> PoolBuilder<W> {
+    /// Starts the pool on the current thread's arbiter.
+    ///
+    /// The fork server is started at once; its preload and the first workers follow without blocking this thread. Calls
+    /// and checkouts can be made right away.
+    ///
+    /// # Errors
+    ///
+    /// - [`StartError::Option`] for an option whose value cannot work, or that has no meaning for this kind of pool.
+    /// - [`StartError::NotBooted`] if no [`boot!`](crate::boot) line names the worker.
+    /// - [`StartError::NoArbiter`] outside of an actix system.
+    /// - [`StartError::Address`] for an invalid address of a server; that the server is not there is no error here, since
+    ///   it may come later.
+    /// - [`StartError::Config`], [`StartError::Blobs`] and [`StartError::Launch`] for what the system refuses.
+    ///
+    /// No process, descriptor or thread is left behind.
+    #[track_caller]
+    pub fn start(self) -> Result<PoolHandle<W>, StartError> {
+        let arbiter = Arbiter::try_current().filter(ArbiterHandle::alive).ok_or(StartError::NoArbiter)?;
+        self.start_in(&arbiter)
+    }
+
+    /// Starts the pool on this arbiter, from any thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    #[track_caller]
+    pub fn start_in(self, arbiter: &ArbiterHandle) -> Result<PoolHandle<W>, StartError> {
+        self.options.validate()?;
+        let is_private = matches!(self.origin, PoolOrigin::Private(_));
+        if is_private && !boot::is_booted(&W::PROGRAM) {
+            let type_name = std::any::type_name::<W>();
+            return Err(StartError::NotBooted { type_name, short_name: short_name::<W>() });
+        }
+        let spec = self.spec()?;
+        let has_blobs = self.options.blob_memory > 0 && !spec.source.is_remote();
+        let blobs = has_blobs.then(|| BlobMemory::create(self.options.blob_memory)).transpose();
+        let blobs = blobs.map_err(StartError::Blobs)?;
+        // A standalone server may come later, so only a private one is started here.
+        let launched = if is_private { spec.source.open_now() } else { None };
+        let launched = launched.transpose().map_err(StartError::Launch)?;
+        let scheduler = Scheduler::new(self.options, blobs);
+        let supervisor = {
+            let scheduler = scheduler.clone();
+            Supervisor::start_in_arbiter(arbiter, move |_| Supervisor::new(scheduler, spec, launched))
+        };
+        scheduler.open(supervisor);
+        let pool = start_pool(arbiter, Pool::new(scheduler.clone()));
+        Ok(PoolHandle::new(scheduler, pool, arbiter.clone()))
+    }
+
+    /// Puts together where the server is and the first message that it is sent.
+    fn spec(&self) -> Result<ServerSpec, StartError> {
+        let (source, config, interface) = match &self.origin {
+            PoolOrigin::Private(config) => {
+                self.connect.validate(None)?;
+                let mut encoded = Vec::new();
+                frame::encode(&mut encoded, config, usize::MAX / 2).map_err(StartError::Config)?;
+                (ServerSource::Own(boot::arguments(&W::PROGRAM)), Some(encoded), Vec::new())
+            }
+            PoolOrigin::Server { address } => (self.connect.source(address)?, None, (W::PROGRAM.interface)()),
+        };
+        let fingerprint = match interface.is_empty() {
+            true => (W::PROGRAM.fingerprint)(),
+            false => schema::fingerprint(&interface),
+        };
+        let arena = self.options.blob_memory > 0 && !source.is_remote();
+        let hello = ToServer::Hello(Hello {
+            protocol: PROTOCOL,
+            library: LIBRARY.to_owned(),
+            fingerprint,
+            interface,
+            pool: self.options.name.clone(),
+            max_payload: self.options.max_payload as u64,
+            max_memory: self.options.max_memory,
+            process_limits: ProcessLimits {
+                hung_worker_timeout: self.options.hung_worker_timeout,
+                kill_grace: self.options.kill_grace,
+                memory_limit: self.options.memory_limit,
+            },
+            config,
+            arena,
+        });
+        let mut bytes = Vec::new();
+        frame::append(&mut bytes, &hello);
+        let name_of = |call| W::METHODS.get(usize::try_from(call).ok()?).map(Method::name);
+        Ok(ServerSpec { source, hello: bytes, fingerprint, name_of })
+    }
+}
+
+fn start_pool<W: Worker>(arbiter: &ArbiterHandle, pool: Pool<W>) -> Addr<Pool<W>> {
+    // A mailbox of capacity 0 is unbounded, and this one is so before its address is known.
+    let (sender, receiver) = channel::channel(0);
+    arbiter.spawn_fn(move || {
+        ProxyContext::run(pool, receiver);
+    });
+    Addr::new(sender)
+}
+
+/// Returns the last segment of a type's path, without type parameters.
+pub(super) fn short_name<W>() -> &'static str {
+    let full = std::any::type_name::<W>();
+    let path = full.split('<').next().unwrap_or(full);
+    path.rsplit("::").next().unwrap_or(path)
+}

@@ -1,0 +1,125 @@
+//! Why a server cannot listen or serve.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use crate::address::AddressError;
+use crate::config::OptionError;
+use crate::failure;
+use crate::wire::frame::PayloadError;
+
+/// Why a server cannot listen. No socket or lock is left behind, and a server that is already running is not
+/// disturbed.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// The address is invalid.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// Another server listens at this path.
+    #[error("{path:?} belongs to a running server, process {pid}; set take_over(true) to replace it")]
+    Taken {
+        /// The path of the socket.
+        path: PathBuf,
+        /// The pid that the other server has written to its lock file; 0 if it has written none.
+        pid: u32,
+    },
+    /// The server at this path does not hand over its sockets.
+    #[error("the server at {path:?} does not hand over its sockets: {reason}")]
+    NotHandedOver {
+        /// The path of the socket.
+        path: PathBuf,
+        /// The other server's reason, or the error of the connection to it.
+        reason: String,
+    },
+    /// The socket or its lock file cannot be created: the directory is missing, say, or permission is denied.
+    #[error("cannot create the socket {path:?}")]
+    Io {
+        /// The path of the socket, or the name of a socket that the service manager passed.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// A port cannot be opened: it is in use, say, or the host name is unknown.
+    #[error("cannot listen at {address}")]
+    Net {
+        /// The address as it was given.
+        address: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// Other machines could reach this plain TCP port without authentication.
+    #[error(
+        "{address} can be reached from other machines, and plain TCP does not authenticate clients: listen at \
+         tls:host:port with certificates, or at 127.0.0.1, or set allow_unauthenticated_beyond_loopback(true)"
+    )]
+    Unauthenticated {
+        /// The address as it was given.
+        address: String,
+    },
+    /// The service manager has passed no listening socket that matches the address.
+    #[error("{address} needs a socket from the service manager, and it has passed {passed}")]
+    NotInherited {
+        /// The address as it was given.
+        address: String,
+        /// What the service manager has passed instead.
+        passed: String,
+    },
+}
+
+/// Prints the message and its causes, so that an unhandled `?` in `main` shows what is wrong and what to do.
+impl fmt::Debug for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        failure::fmt_with_source(f, self)
+    }
+}
+
+/// Why a server cannot serve.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The value of an option is invalid.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+    /// The server cannot listen at one of its addresses.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The server has no address.
+    #[error("the server has no address to listen at: add one with listen")]
+    NoAddress,
+    /// The process has more than one thread, and a fork copies only the thread that calls it.
+    #[error(
+        "a fork server must run in a process with one thread, and this one has {count} threads: start it first in main, \
+         outside of any runtime"
+    )]
+    Threads {
+        /// The number of threads in the process.
+        count: usize,
+    },
+    /// The workers' configuration cannot be encoded.
+    #[error("the configuration of the workers cannot be encoded")]
+    Config(#[source] PayloadError),
+    /// The preload returned an error or panicked.
+    #[error("the preload failed: {reason}")]
+    Preload {
+        /// The text of the error and its causes, or of the panic.
+        reason: String,
+    },
+    /// A system call failed.
+    #[error("a system call of the server failed")]
+    Io(#[source] io::Error),
+}
+
+/// Prints the message and its causes, so that an unhandled `?` in `main` shows what is wrong and what to do.
+impl fmt::Debug for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        failure::fmt_with_source(f, self)
+    }
+}
+
+impl From<AddressError> for ServerError {
+    fn from(error: AddressError) -> Self {
+        ServerError::Listen(error.into())
+    }
+}

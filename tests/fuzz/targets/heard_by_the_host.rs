@@ -1,5 +1,0 @@
-//! What a worker or a fork server says to the host.
-
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| forkpool::testing::fuzz::heard_by_the_host(data));
