@@ -122,8 +122,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
         return Ok(());
     };
-    let log = Log::read(&std::fs::read_to_string(&log)?);
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    // Cargo runs benchmarks in the folder of their package, but nobody calls it there.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize()?;
+    let log = Log::read(&std::fs::read_to_string(root.join(log))?);
+    let docs = root.join("docs");
     let pictures = docs.join("performance");
     std::fs::create_dir_all(&pictures)?;
     for plot in PLOTS {

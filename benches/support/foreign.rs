@@ -101,7 +101,7 @@ impl Script {
     /// It is placed as a whole, where the peers are: with one thread or process of it on each side it would be only part
     /// of it that is where it should be.
     pub fn start(program: &str, script: &str) -> Option<Self> {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers").join(script);
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(script);
         let mut command = Command::new(program);
         let mut process = command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().ok()?;
         let (input, output) = (process.stdin.take(), process.stdout.take()?);
