@@ -1,10 +1,11 @@
-//! The limit on the length of a chain of causes. A chain is decoded and dropped recursively, and a cause takes two bytes
-//! when encoded. Without a limit a worker could send a chain of millions and overflow the stack of the process that
-//! decodes it.
+//! The limit on the length of a chain of causes. A chain is decoded and dropped recursively, and a cause takes as
+//! little as two bytes when encoded. Without a limit a worker could send a chain of millions and overflow the stack of
+//! the process that decodes it.
 
 use std::cell::Cell;
 
-/// The largest number of causes in a chain. Longer chains of texts are cut; encoded chains that are longer are rejected.
+/// The largest depth of a chain of causes, the failure included. Longer chains of texts are cut; longer encoded chains
+/// are rejected.
 pub(super) const MAX_CHAIN: usize = 32;
 
 thread_local! {

@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// checkout is answered at once with a clone of the failure. Calls that were already queued on the checkout get
 /// `Cleared`. Messages to the pool do not affect each other.
 ///
-/// `Display` prints the name in lower case, the same that logs use: `timeout`, `no server`. A kind is serialized as that
-/// name; an unknown name deserializes as [`Other`](Self::Other).
+/// `Display` prints the name in lower case, the same that logs use: `timeout`, `no server`. A kind is serialized as
+/// that name; an unknown name deserializes as [`Other`](Self::Other).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureKind {
@@ -57,8 +57,8 @@ pub enum FailureKind {
     /// The pool has no capacity for the call: `max_waiting` checkouts were waiting already, or the memory for blobs was
     /// used up. In the first case [`retry_after`](crate::Failure::retry_after) has an estimate. The checkout goes on.
     Overloaded,
-    /// The same message, byte for byte, has ended `max_kills` workers within `kill_window`. It is refused for as long as
-    /// [`retry_after`](crate::Failure::retry_after) has. The checkout goes on, and the calls behind run.
+    /// The same message, byte for byte, has ended `max_kills` workers within `kill_window`. It is refused until
+    /// [`retry_after`](crate::Failure::retry_after) has passed. The checkout goes on, and the calls behind run.
     Quarantined,
     /// The pool is stopped or is being stopped. The checkout ends.
     Stopped,

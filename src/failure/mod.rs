@@ -119,8 +119,8 @@ struct Details {
 }
 
 impl Failure {
-    /// Creates a failure of the kind [`Task`](FailureKind::Task) with this text, for handlers and error contexts without
-    /// an error type of their own.
+    /// Creates a failure of the kind [`Task`](FailureKind::Task) with this text, for handlers and error contexts
+    /// without an error type of their own.
     ///
     /// `Display` prints the text, with line breaks replaced by spaces.
     pub fn task(text: impl Into<String>) -> Self {

@@ -11,8 +11,9 @@ use super::LogLevel;
 /// It serializes in the shape of a message of [Log::Defer](https://metacpan.org/pod/Log::Defer), and deserializes what
 /// Log::Defer has written: `{"start": …, "end": …, "logs": [[time, level, item…]], "timers": [[name, start, end]],
 /// "data": {…}}`. `start` is in seconds since the beginning of 1970; all other times are in seconds since `start`. All
-/// have a precision of microseconds, and empty parts are left out. A failed timer has a fourth item, `{"failed": "why"}`,
-/// which other readers of the format ignore. Members and items that have no field here are dropped when a log is read.
+/// have a precision of microseconds, and empty parts are left out. A failed timer has a fourth item,
+/// `{"failed": "why"}`, which other readers of the format ignore. Members and items that have no field here are dropped
+/// when a log is read.
 ///
 /// `Display` prints what [`to_text`](Self::to_text) returns for 100 columns without colours.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -127,7 +127,8 @@ struct Chart {
 
 impl Chart {
     fn row(&self, timer: &LogTiming) -> String {
-        // Besides the names and the bar: two columns between them, two for the `|` around the bar, ten for the duration.
+        // Besides the names and the bar: two columns between them, two for the `|` around the bar, ten for the
+        // duration.
         let width = self.columns.saturating_sub(self.names + 14).max(10);
         let from = self.column(timer.start, width).min(width - 1);
         let to = self.column(timer.end.unwrap_or(self.length), width).clamp(from + 1, width);

@@ -90,8 +90,8 @@ pub enum ServerError {
     NoAddress,
     /// The process has more than one thread, and a fork copies only the thread that calls it.
     #[error(
-        "a fork server must run in a process with one thread, and this one has {count} threads: start it first in main, \
-         outside of any runtime"
+        "a fork server must run in a process with one thread, and this one has {count} threads: start it first in \
+         main, outside of any runtime"
     )]
     Threads {
         /// The number of threads in the process.

@@ -35,8 +35,8 @@ use crate::worker::Program;
 ///
 /// # Errors
 ///
-/// - [`ServerError::Option`], [`ServerError::NoAddress`], [`ServerError::Threads`]: the call was refused before anything
-///   was opened.
+/// - [`ServerError::Option`], [`ServerError::NoAddress`], [`ServerError::Threads`]: the call was refused before
+///   anything was opened.
 /// - [`ServerError::Listen`]: an address is invalid, is in use by another server, or cannot be opened.
 /// - [`ServerError::Preload`]: the preload returned an error or panicked.
 /// - [`ServerError::Io`]: a system call failed.
