@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::{Error, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{Connection, RootCertStore, ServerConfig, ServerConnection};
 
@@ -67,7 +67,7 @@ impl Identity {
 
     #[cfg(feature = "actors")]
     pub(super) fn connect(&self, name: &str) -> io::Result<SocketLayer> {
-        let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
+        let name = rustls::pki_types::ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
         let connection =
             rustls::ClientConnection::new(self.client.clone(), name).map_err(io::Error::other)?;
         Ok(SocketLayer::Tls(Box::new(Tls::new(Connection::Client(connection)))))
