@@ -44,6 +44,40 @@ fn every_impossible_option_is_refused_by_the_builder_by_name_and_value() {
 
 /// P1
 #[test]
+fn an_option_without_a_meaning_for_its_pool_is_refused_by_name() {
+    type Spoil = fn(PoolBuilder<Probe>) -> PoolBuilder<Probe>;
+    let trust: Spoil = |it| it.trust_user(1000);
+    let allow: Spoil = |it| it.allow_unauthenticated_beyond_loopback(true);
+    let (unix, tcp) = (Some("unix:/nowhere/s.sock"), Some("tcp:127.0.0.1:1"));
+    let table = [
+        ("trust_user", None, trust),
+        ("trust_user", tcp, trust),
+        ("allow_unauthenticated_beyond_loopback", None, allow),
+        ("allow_unauthenticated_beyond_loopback", unix, allow),
+    ];
+    run(async {
+        for (option, address, spoil) in table {
+            let builder = address.map_or_else(pool, Pool::<Probe>::connect);
+            let error = spoil(builder).start().expect_err(option);
+            let text = error.to_string();
+            assert!(text.contains(option) && text.contains("only a "), "{option}, {address:?}: {text}");
+            assert!(matches!(error, StartError::Option(error) if error.option() == option), "{option}");
+            assert!(servers().is_empty(), "nothing is left behind");
+        }
+    });
+}
+
+/// Without the feature `tls` the type is there, and says what to do.
+#[cfg(not(feature = "tls"))]
+#[test]
+fn certificates_without_tls_name_the_feature() {
+    let error = forkpool::Certificates::read("chain.pem", "key.pem", "authority.pem").expect_err("no TLS");
+    assert!(matches!(error, forkpool::CertificateError::Unsupported), "{error:?}");
+    assert!(error.to_string().contains("\"tls\""), "{error}");
+}
+
+/// P1
+#[test]
 fn by_default_there_are_at_least_two_workers_and_at_most_twenty() {
     run(async {
         let pool = pool().start().expect("the pool starts");

@@ -79,7 +79,7 @@ pub(super) enum PoolOrigin<W: Worker> {
     Server { address: String },
 }
 
-/// The options that only pools have that connect to a standalone server; `None` is unset.
+/// The options that have a meaning only for pools that connect to a standalone server.
 #[derive(Debug, Default)]
 pub(super) struct ConnectOptions {
     pub(super) trust_user: Option<u32>,

@@ -18,6 +18,7 @@ tests! {
     a_server_that_is_not_the_host_is_not_believed,
     whoever_says_nonsense_or_nothing_to_a_tls_port_is_sent_away,
     certificates_that_cannot_be_used_say_why,
+    certificates_of_a_pool_that_presents_none_are_refused_by_name,
 }
 
 /// A server at a port, by this certificate, and its address under a name.
@@ -170,4 +171,18 @@ fn certificates_that_cannot_be_used_say_why() {
     let server = Server::<Probe>::new(Setup::default()).listen("tls:127.0.0.1:1").expect("an address");
     let told = server.run().expect_err("it has none").to_string();
     assert!(told.contains("needs certificates"), "{told}");
+}
+
+/// P1
+fn certificates_of_a_pool_that_presents_none_are_refused_by_name() {
+    run(async {
+        for address in ["unix:/nowhere/s.sock", "tcp:127.0.0.1:1"] {
+            let pool = Pool::<Probe>::connect(address).certificates(certificates("client"));
+            let text = pool.start().expect_err("they are refused").to_string();
+            assert!(
+                text.contains("option certificates") && text.contains("tls:host:port"),
+                "{address}: {text}"
+            );
+        }
+    });
 }
