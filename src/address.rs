@@ -1,4 +1,4 @@
-//! Where servers listen, as text.
+//! The addresses of servers, as text.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,65 +10,66 @@ use std::path::PathBuf;
 /// - [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), `sun_path`
 const LONGEST_PATH: usize = 107;
 
-/// Room for what stands behind the path in the name under which a socket is made.
+/// The suffix of the name under which a socket is made before it is renamed to its path.
 pub(crate) const NEW: &str = ".new";
 
-/// Where a server listens, or an application goes.
+/// Where a server listens, and to which an application connects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
     /// A Unix socket with this name in the file system.
     Unix(PathBuf),
     /// A port of a host, with or without TLS.
     Net { host: String, port: u16, tls: bool },
-    /// What the service manager listens at, of this name if it has one.
+    /// The sockets that a service manager passes, or those with this name.
     Inherited(Option<String>),
 }
 
-/// A text that is no address.
+/// An address is invalid, or cannot be used here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddressError {
-    /// It is written in another way.
+    /// The address has an unknown form.
     #[error(
-        "{address:?} is no address: it is written as unix:/path, tcp:host:port or tls:host:port, or as systemd: for a \
-         server"
+        "the address {address:?} is invalid: write unix:/path, tcp:host:port or tls:host:port, or systemd: for a server"
     )]
     Unknown {
-        /// As it was given.
+        /// The address.
         address: String,
     },
-    /// The path is longer than a socket's can be.
-    #[error("{path:?} is {length} bytes long, and the path of a socket is at most {most}")]
+    /// The path is too long for a Unix socket.
+    #[error("the path {path:?} is {length} bytes long, and that of a socket may have at most {most}")]
     TooLong {
         /// The path.
         path: PathBuf,
-        /// Its bytes.
+        /// Its length, in bytes.
         length: usize,
-        /// Most bytes.
+        /// The largest length, in bytes.
         most: usize,
     },
-    /// It is not for applications.
+    /// Only a server can listen there; an application cannot connect to it.
     #[error(
-        "{address:?} is where a server listens; an application goes to unix:/path, tcp:host:port or tls:host:port"
+        "{address:?} is an address for servers: an application connects to unix:/path, tcp:host:port or tls:host:port"
     )]
     ForServers {
-        /// As it was given.
+        /// The address.
         address: String,
     },
-    /// It needs certificates, and there are none.
+    /// The address needs certificates, and none are set.
     #[error(
-        "{address:?} needs certificates: give some with certificates, which the feature tls of forkpool has"
+        "{address:?} needs certificates: set them with `certificates`, and enable the feature `tls` of forkpool"
     )]
     NoCertificates {
-        /// As it was given.
+        /// The address.
         address: String,
     },
 }
 
 impl Address {
+    /// Parses an address.
+    ///
     /// # Errors
     ///
-    /// [`AddressError`].
+    /// [`AddressError::Unknown`] and [`AddressError::TooLong`].
     pub(crate) fn parse(text: &str) -> Result<Address, AddressError> {
         let unknown = || AddressError::Unknown { address: text.to_owned() };
         match text.split_once(':') {
@@ -92,7 +93,7 @@ fn unix(path: PathBuf) -> Result<Address, AddressError> {
     Ok(Address::Unix(path))
 }
 
-/// `host:port`, or `[host]:port` where the host has colons of its own.
+/// Parses `host:port`, or `[host]:port` if the host contains colons.
 fn host_and_port(place: &str) -> Option<(String, u16)> {
     let (host, port) = place.rsplit_once(':')?;
     let bare = host.strip_prefix('[').map_or(Some(host), |host| host.strip_suffix(']'))?;

@@ -1,30 +1,30 @@
-//! The text of an error whose type need not have one. What `interface!` expands to picks the best there is where the
-//! type is known: a method of the first of three traits whose receiver fits.
+//! The text of an error whose type may lack `Display`. The code that `interface!` generates knows the type and calls
+//! `describe` on it; method resolution picks the first of three traits that the type allows.
 
 use std::any::Any;
 use std::fmt::{Debug, Display};
 
 use actix::Message;
 
-/// An error of a message's, to be described.
+/// An error of a message, as the receiver of `describe`.
 #[derive(Debug)]
 pub struct Described<'a, E>(pub &'a E);
 
-/// First choice: its `Display`.
+/// The first choice: `Display`.
 pub trait ByDisplay {
-    /// The error's text.
+    /// Returns the error's text.
     fn describe(&self) -> String;
 }
 
-/// Second choice: its `Debug`.
+/// The second choice: `Debug`.
 pub trait ByDebug {
-    /// The error's text.
+    /// Returns the error's text.
     fn describe(&self) -> String;
 }
 
-/// Last choice: the name of its type.
+/// The last choice: the name of the type.
 pub trait ByName {
-    /// The error's text.
+    /// Returns the error's text.
     fn describe(&self) -> String;
 }
 
@@ -46,9 +46,9 @@ impl<E> ByName for Described<'_, E> {
     }
 }
 
-/// A message that is answered with a `Result`.
+/// A message whose result is a `Result`.
 pub trait Fallible {
-    /// The error of that result.
+    /// The error type of that result.
     type Error: 'static;
 }
 
@@ -61,5 +61,5 @@ where
     type Error = E;
 }
 
-/// Describes an error of the type it was made for; `None` for any other.
+/// Describes an error of one type; returns `None` for an error of another type.
 pub type Describe = fn(&dyn Any) -> Option<String>;

@@ -1,4 +1,4 @@
-//! What a type looks like when it travels, as text: the same in every program that encodes it alike.
+//! The serialized shape of a type, as text: the same in every program that serializes the type alike.
 
 use std::panic::AssertUnwindSafe;
 
@@ -8,7 +8,7 @@ use serde_reflection::{Tracer, TracerConfig};
 use super::interface::last_segment;
 use crate::wire::control::Signature;
 
-/// Offset and factor of the hash, so that it can be computed anywhere.
+/// Offset and factor of the hash, which other programs can compute as well.
 ///
 /// # References
 ///
@@ -16,10 +16,10 @@ use crate::wire::control::Signature;
 const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 const FACTOR: u64 = 0x0000_0100_0000_01b3;
 
-/// What reading a type asks its decoder for, and the same for each type within it.
+/// Returns what a type and each type within it ask of their deserializer.
 ///
-/// A `Deserialize` that is written by hand may refuse what it is shown here, or panic; then the type's name stands for
-/// what it looks like.
+/// A `Deserialize` that is written by hand may refuse the values that it is offered here, or panic; then the type's name
+/// takes the place of its shape.
 pub(crate) fn shape<T: DeserializeOwned>() -> String {
     let trace = || {
         let mut tracer = Tracer::new(TracerConfig::default().is_human_readable(false));
@@ -30,13 +30,13 @@ pub(crate) fn shape<T: DeserializeOwned>() -> String {
     traced.ok().flatten().unwrap_or_else(|| format!("?{}", last_segment(std::any::type_name::<T>())))
 }
 
-/// The signature of a message of this name, whose parts look like this.
+/// Returns the signature of a message with this name and the shapes of its parts.
 pub(crate) fn signature(name: &str, shapes: &[String]) -> Signature {
     let shape = shapes.iter().fold(OFFSET, |hash, shape| mix(mix(hash, shape.as_bytes()), &[0]));
     Signature { name: name.to_owned(), shape }
 }
 
-/// A number that changes with any of the signatures and with their order.
+/// Returns a number that changes with each of the signatures and with their order.
 pub(crate) fn fingerprint(interface: &[Signature]) -> u64 {
     interface.iter().fold(OFFSET, |hash, signature| {
         mix(mix(mix(hash, signature.name.as_bytes()), &[0]), &signature.shape.to_le_bytes())
