@@ -55,6 +55,7 @@ pub use trace::{ContextFailure, Trace, TraceFrame};
 /// signup.run(|| assert_eq!(*ErrorContext::local_value::<RequestId>().unwrap(), RequestId(7)));
 /// ```
 #[derive(Clone)]
+#[must_use = "a context has an effect only where it is in force"]
 pub struct ErrorContext(Arc<Frame>);
 
 #[derive(Clone)]

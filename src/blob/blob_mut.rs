@@ -23,6 +23,7 @@ use crate::sys::arena::Allocation;
 /// Ok(bytes.freeze())
 /// # }
 /// ```
+#[must_use = "a blob is shared once `freeze` is called"]
 pub struct BlobMut(Storage);
 
 enum Storage {

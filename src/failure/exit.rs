@@ -114,6 +114,7 @@ impl fmt::Display for ByteSize {
 ///
 /// `Display` prints one line: the first line of the message that is not empty, and the location.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PanicReport {
     /// The text of the panic; a fixed text if the panic's payload was not a string.
     pub message: String,

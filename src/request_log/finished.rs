@@ -34,6 +34,7 @@ pub struct FinishedLog {
 
 /// One message of a [`FinishedLog`].
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct LogMessage {
     /// The time of the message, since the log's start.
     pub at: Duration,
@@ -45,6 +46,7 @@ pub struct LogMessage {
 
 /// One timer of a [`FinishedLog`].
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct LogTiming {
     /// What was timed. The timer of a call has the name of its message.
     pub name: String,

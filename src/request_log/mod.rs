@@ -388,6 +388,7 @@ impl Drop for CallTimer {
 /// A running timer of a [`RequestLog`]; it ends when it is dropped.
 ///
 /// The log is not delivered while the timer exists.
+#[must_use = "a timer ends when it is dropped"]
 pub struct LogTimer {
     log: RequestLog,
     name: String,

@@ -78,6 +78,7 @@ pub(crate) struct Hello {
 
 /// One message of an interface.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Signature {
     /// The name of the message.
     pub name: String,

@@ -128,6 +128,7 @@ fn as_value(value: Json, budget: &mut RecordBudget) -> Value {
 
 /// A running timer; dropping it ends the timer.
 #[derive(Debug)]
+#[must_use = "a timer ends when it is dropped"]
 pub struct WorkerTimer {
     begun: Option<(u64, CallSerial)>,
 }
