@@ -17,7 +17,7 @@ use std::time::Duration;
 pub mod threads {
     use std::error::Error;
 
-    // MIGRATING: before
+    // shown: before
     use actix::prelude::*;
 
     #[derive(Message)]
@@ -52,12 +52,12 @@ pub mod threads {
     pub fn start(threads: usize, largest: u32) -> Addr<Divider> {
         SyncArbiter::start(threads, move || Divider { largest })
     }
-    // end of MIGRATING
+    // end: before
 
     pub async fn divide(divider: &Addr<Divider>, a: u32, b: u32) -> Result<u32, Box<dyn Error>> {
-        // MIGRATING: call before
+        // shown: call before
         let quotient = divider.send(Divide(a, b)).await??;
-        // end of MIGRATING
+        // end: call before
         Ok(quotient)
     }
 }
@@ -67,7 +67,7 @@ pub mod processes {
     use std::error::Error;
     use std::time::Duration;
 
-    // MIGRATING: after
+    // shown: after
     use actix::prelude::*;
     use forkpool::prelude::*;
     use serde::{Deserialize, Serialize};
@@ -117,36 +117,36 @@ pub mod processes {
     pub fn start(processes: usize, largest: u32) -> Result<PoolHandle<Divider>, StartError> {
         Pool::<Divider>::builder(largest).workers(processes..=processes).start()
     }
-    // end of MIGRATING
+    // end: after
 
     pub async fn divide(pool: &PoolHandle<Divider>, a: u32, b: u32) -> Result<u32, Box<dyn Error>> {
-        // MIGRATING: call after
+        // shown: call after
         let quotient = pool.send(Divide(a, b)).await?;
-        // end of MIGRATING
+        // end: call after
         Ok(quotient)
     }
 
     /// The same through an address, as code that needs a `Recipient` does.
     pub async fn divide_at(pool: &PoolHandle<Divider>, a: u32, b: u32) -> Result<u32, Box<dyn Error>> {
-        // MIGRATING: address
+        // shown: address
         let divider: Recipient<Divide> = pool.addr().recipient();
         let quotient = divider.send(Divide(a, b)).await??;
-        // end of MIGRATING
+        // end: address
         Ok(quotient)
     }
 
     /// Two calls that one worker runs.
     pub async fn divide_twice(pool: &PoolHandle<Divider>, a: u32, b: u32) -> Result<u32, Box<dyn Error>> {
-        // MIGRATING: checkout
+        // shown: checkout
         let checkout = pool.checkout().keep_after_error(true).start();
         let once = checkout.send(Divide(a, b)).await??;
         let twice = checkout.send(Divide(once, b)).await??;
-        // end of MIGRATING
+        // end: checkout
         Ok(twice)
     }
 
     pub async fn explain(pool: &PoolHandle<Divider>, a: u32, b: u32) -> String {
-        // MIGRATING: failures
+        // shown: failures
         match pool.send(Divide(a, b)).await {
             Ok(quotient) => quotient.to_string(),
             Err(DivideError::Worker(failure)) => match failure.kind() {
@@ -156,18 +156,18 @@ pub mod processes {
             },
             Err(error) => error.to_string(),
         }
-        // end of MIGRATING
+        // end: failures
     }
 
     /// For calls that may take an hour.
     pub fn start_for_long_calls(largest: u32) -> Result<PoolHandle<Divider>, StartError> {
-        // MIGRATING: limits
+        // shown: limits
         let pool = Pool::<Divider>::builder(largest)
             .workers(2..=20)
             .timeout(None) // default: 30 s
             .hung_worker_timeout(Duration::from_secs(60 * 60)) // default: 5 min
             .start()?;
-        // end of MIGRATING
+        // end: limits
         Ok(pool)
     }
 }

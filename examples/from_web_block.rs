@@ -19,7 +19,7 @@ use forkpool::prelude::*;
 
 /// Before.
 mod blocking {
-    // MIGRATING: before
+    // shown: before
     use actix_web::error::ErrorBadRequest;
     use actix_web::{post, web};
     use serde::Deserialize;
@@ -37,12 +37,12 @@ mod blocking {
         let matches = checked.map_err(ErrorBadRequest)?;
         Ok(matches.to_string())
     }
-    // end of MIGRATING
+    // end: before
 }
 
 /// After.
 mod pooled {
-    // MIGRATING: worker
+    // shown: worker
     use actix::prelude::*;
     use actix_web::http::StatusCode;
     use actix_web::{ResponseError, post, web};
@@ -89,9 +89,10 @@ mod pooled {
 
     forkpool::interface!(Verifier { Verify });
     forkpool::boot!(Verifier);
-    // end of MIGRATING
+    // end: worker
 
-    // MIGRATING: handler
+    // shown: handler
+    // shown: endpoint
     #[post("/verify")]
     pub async fn verify(
         pool: web::Data<PoolHandle<Verifier>>,
@@ -100,6 +101,7 @@ mod pooled {
         let matches = pool.send(body.into_inner()).await?;
         Ok(matches.to_string())
     }
+    // end: endpoint
 
     impl ResponseError for VerifyError {
         fn status_code(&self) -> StatusCode {
@@ -113,12 +115,12 @@ mod pooled {
             }
         }
     }
-    // end of MIGRATING
+    // end: handler
 }
 
 /// Starts the pool once, outside of the factory, which runs for each thread of the server.
 async fn serve(listener: TcpListener) -> Result<(), Box<dyn Error>> {
-    // MIGRATING: start
+    // shown: start
     let pool = Pool::<pooled::Verifier>::builder(()).workers(2..=4).max_waiting(64).start()?;
     let handle = web::Data::new(pool.clone());
     HttpServer::new(move || App::new().app_data(handle.clone()).service(pooled::verify))
@@ -126,7 +128,7 @@ async fn serve(listener: TcpListener) -> Result<(), Box<dyn Error>> {
         .run()
         .await?;
     pool.stop(Duration::from_secs(5)).await;
-    // end of MIGRATING
+    // end: start
     Ok(())
 }
 

@@ -64,6 +64,11 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::todo))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+/// The program in the README is a documentation test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 #[cfg(not(target_os = "linux"))]
 compile_error!(
     "forkpool runs on Linux only, 5.10 or newer: build for a Linux target, for example in a container"
