@@ -16,8 +16,8 @@ use super::stats::Stats;
 use crate::actors::context::CallOrigin;
 use crate::actors::context::actor_context::{Here, ProxyContext};
 use crate::actors::scheduler::Scheduler;
+use crate::actors::scheduler::command::Command;
 use crate::actors::session::dispatch::Relay;
-use crate::actors::supervisor::EndPool;
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
 use crate::failure::Failure;
@@ -177,9 +177,7 @@ impl<W: Worker> Handler<Stop> for Pool<W> {
 /// Stops the pool of this scheduler.
 pub(crate) async fn stop(scheduler: Arc<Scheduler>, drain: Duration) {
     let (done, ended) = tokio::sync::oneshot::channel();
-    if let Some(supervisor) = scheduler.supervisor() {
-        supervisor.do_send(EndPool { drain, done });
-    }
+    scheduler.command(Command::Stop { drain, done });
     // A supervisor that is gone has stopped its pool, and dropped its end of the channel with it.
     let _ = ended.await;
 }

@@ -19,9 +19,9 @@ use super::server_stats::ServerStats;
 use super::stats::Stats;
 use crate::actors::context::CallOrigin;
 use crate::actors::scheduler::Scheduler;
+use crate::actors::scheduler::command::Command;
 use crate::actors::session::CallOptions;
 use crate::actors::session::dispatch::{BatchRelay, Relay};
-use crate::actors::supervisor::InspectServer;
 use crate::actors::transport::blobs;
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
@@ -229,9 +229,7 @@ impl<W: Worker> PoolHandle<W> {
     /// serves. `None` if there is no server.
     pub fn server_stats(&self) -> impl Future<Output = Option<ServerStats>> + Send + 'static {
         let (requester, stats) = oneshot::channel();
-        if let Some(supervisor) = self.shared.scheduler.supervisor() {
-            supervisor.do_send(InspectServer(requester));
-        }
+        self.shared.scheduler.command(Command::Inspect(requester));
         async { stats.await.ok().map(ServerStats::from) }
     }
 

@@ -177,7 +177,7 @@ impl<W: Worker> PoolBuilder<W> {
             let scheduler = scheduler.clone();
             Supervisor::start_in_arbiter(arbiter, move |_| Supervisor::new(scheduler, spec, launched))
         };
-        scheduler.open(supervisor);
+        scheduler.open(supervisor.recipient());
         let pool = start_pool(arbiter, Pool::new(scheduler.clone()));
         Ok(PoolHandle::new(scheduler, pool, arbiter.clone()))
     }

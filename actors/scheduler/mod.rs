@@ -4,12 +4,14 @@
 //! supervisor. It sends messages to the supervisor while it holds the lock, so that they arrive in the order of the
 //! changes. It collects wakers while it holds the lock and calls them after it has released the lock.
 
+pub(crate) mod command;
 pub(crate) mod exit;
 pub(crate) mod expiry;
 pub(crate) mod lease;
 pub(crate) mod quarantine;
 pub(crate) mod queue;
 pub(crate) mod registry;
+mod reports;
 pub(crate) mod rollover;
 pub(crate) mod state;
 #[cfg(test)]
@@ -26,27 +28,22 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use actix::Addr;
+use actix::Recipient;
 use parking_lot::Mutex;
 
 use crate::actors::api::stats::{Stats, Totals};
-use crate::actors::supervisor::{
-    ForgetWorker, KillLater, KillViaServer, Retire, RetiringWorker, ScheduleTick, Spawn, Supervisor,
-};
-use crate::actors::transport::HostChannel;
 use crate::actors::transport::blobs::{BlobMemory, Encoded};
 use crate::config::Options;
 use crate::failure;
 use crate::failure::{Failure, FailureKind};
-use exit::ExitReport;
+use command::{Command, RetiringWorker};
 use lease::Lease;
 use quarantine::Quarantine;
 pub(crate) use registry::WaitOutcome;
-use registry::{Effects, Registry};
+use registry::{Effects, Registry, WorkerResources};
 use state::{Action, Admission, PoolPhase, PoolState, ReleaseReport};
 use waiter::Waiter;
 use worker_handle::WorkerHandle;
-use worker_state::RetireReason;
 
 /// The shared state of a pool: sessions acquire workers here, and the supervisor reports workers here.
 pub(crate) struct Scheduler {
@@ -58,7 +55,7 @@ pub(crate) struct Scheduler {
     pub(crate) quarantine: Option<Mutex<Quarantine>>,
     /// Random keys for the hashes by which the quarantine recognizes calls.
     call_hasher: RandomState,
-    supervisor: OnceLock<Addr<Supervisor>>,
+    supervisor: OnceLock<Recipient<Command>>,
     last_checkout: AtomicU64,
     registry: Mutex<Registry>,
 }
@@ -68,9 +65,7 @@ impl Scheduler {
         let registry = Registry {
             state: PoolState::new(&options),
             workers: HashMap::new(),
-            channels: HashMap::new(),
             waiters: HashMap::new(),
-            holders: HashMap::new(),
             setup_failure: None,
             outage: None,
             tick_at: None,
@@ -90,15 +85,18 @@ impl Scheduler {
         })
     }
 
-    /// Sets the supervisor and requests the first workers.
-    pub(crate) fn open(self: &Arc<Self>, supervisor: Addr<Supervisor>) {
+    /// Sets who carries out the commands, and requests the first workers.
+    pub(crate) fn open(self: &Arc<Self>, supervisor: Recipient<Command>) {
         // Only the code that built this scheduler calls this, and only once.
         let _ = self.supervisor.set(supervisor);
         self.update(|registry, now| registry.state.open(now));
     }
 
-    pub(crate) fn supervisor(&self) -> Option<&Addr<Supervisor>> {
-        self.supervisor.get()
+    /// Sends the supervisor a command. A command to a supervisor that is gone is dropped.
+    pub(crate) fn command(&self, command: Command) {
+        if let Some(supervisor) = self.supervisor.get() {
+            supervisor.do_send(command);
+        }
     }
 
     /// Lends an idle worker to a new waiter or puts the waiter at the end of the queue.
@@ -152,150 +150,6 @@ impl Scheduler {
         outcome
     }
 
-    /// Takes a worker back from its checkout.
-    pub(crate) fn take_back(self: &Arc<Self>, worker: u64, channel: HostChannel, report: ReleaseReport) {
-        let _holder = self.update(|registry, now| {
-            let holder = registry.holders.remove(&worker);
-            // If the worker's exit was reported meanwhile, no later lease will use its channel: it is dropped below.
-            let unused = match registry.workers.contains_key(&worker) {
-                true => registry.channels.insert(worker, channel),
-                false => Some(channel),
-            };
-            registry.state.release(worker, report, now);
-            (holder, unused)
-        });
-    }
-
-    /// Marks a worker as ending that its holder has killed or that is unusable.
-    pub(crate) fn dismiss(self: &Arc<Self>, worker: u64, reason: RetireReason) {
-        tracing::debug!(target: "forkpool", pool = %self.options.name, worker, %reason, "worker dismissed");
-        let _removed = self.update(|registry, now| {
-            registry.has_lost_worker = true;
-            registry.state.dismiss(worker, reason, now);
-            (registry.holders.remove(&worker), registry.channels.remove(&worker))
-        });
-        if self.worker_handle(worker).is_some_and(|worker| worker.is_exit_unreported())
-            && let Some(supervisor) = self.supervisor()
-        {
-            supervisor.do_send(ForgetWorker(worker));
-        }
-    }
-
-    /// Kills a worker: directly, or via its server if this process is not permitted to.
-    pub(crate) fn kill(&self, worker: &WorkerHandle) {
-        if worker.kill().is_err() {
-            self.signal_via_server(worker, true);
-        }
-    }
-
-    /// Sends SIGTERM to a worker, and kills it after `grace` if it is still running.
-    pub(crate) fn terminate_then_kill(&self, worker: &WorkerHandle, grace: Duration) {
-        if worker.terminate().is_err() {
-            self.signal_via_server(worker, false);
-        }
-        let killing = KillLater { worker: worker.clone(), grace };
-        if self.supervisor().is_none_or(|supervisor| supervisor.try_send(killing).is_err()) {
-            self.kill(worker);
-        }
-    }
-
-    /// Has the worker's server send SIGKILL (`kill`) or SIGTERM.
-    fn signal_via_server(&self, worker: &WorkerHandle, kill: bool) {
-        if let Some(supervisor) = self.supervisor() {
-            supervisor.do_send(KillViaServer { worker: worker.number, kill });
-        }
-    }
-
-    /// Marks workers whose server takes no more work. `succeeded`: another server has already replaced it.
-    pub(crate) fn mark_outdated(self: &Arc<Self>, workers: &[u64], succeeded: bool) {
-        self.update(|registry, now| registry.state.mark_outdated(workers.iter().copied(), succeeded, now));
-    }
-
-    /// Returns why a worker is to be replaced after its current checkout, or `None` if it may stay.
-    pub(crate) fn retire_reason(&self, worker: u64) -> Option<RetireReason> {
-        self.registry.lock().state.retire_reason(worker, ReleaseReport::default(), Instant::now())
-    }
-
-    /// Takes a worker back from its last checkout and lets it exit.
-    pub(crate) fn retire(self: &Arc<Self>, worker: u64, channel: HostChannel, reason: RetireReason) {
-        let _holder = self.update(|registry, now| {
-            registry.channels.insert(worker, channel);
-            registry.state.retire(worker, reason, now);
-            registry.holders.remove(&worker)
-        });
-    }
-
-    /// Registers a forked worker.
-    pub(crate) fn register_worker(self: &Arc<Self>, worker: WorkerHandle) {
-        self.totals.count_fork();
-        self.registry.lock().workers.insert(worker.number, worker);
-    }
-
-    /// Makes a worker available that has finished its set-up.
-    pub(crate) fn add_ready_worker(self: &Arc<Self>, worker: u64, channel: HostChannel) {
-        self.update(|registry, now| {
-            registry.setup_failure = None;
-            registry.channels.insert(worker, channel);
-            registry.state.mark_ready(worker, now);
-        });
-    }
-
-    /// Reports a failed set-up to the first waiting checkout that has a call, and delays the next attempt.
-    ///
-    /// `worker` is `None` if the preload failed, before any worker was forked. If no checkout with a call waits, the
-    /// failure is kept and becomes the source of the next timeout.
-    pub(crate) fn report_setup_failure(self: &Arc<Self>, worker: Option<u64>, failure: Failure) {
-        // Logged as an error and not as its text, so that subscribers show its sources.
-        let error: &(dyn std::error::Error + 'static) = &failure;
-        tracing::warn!(target: "forkpool", pool = %self.options.name, worker, error, "set-up failed");
-        self.notify_first_waiter(failure);
-        if let Some(worker) = worker {
-            self.update(|registry, now| registry.state.mark_setup_failed(worker, now, self.jitter()));
-        }
-    }
-
-    fn notify_first_waiter(self: &Arc<Self>, failure: Failure) {
-        let first = self.update(|registry, now| {
-            let has_call = |id: &u64| {
-                let waiter = registry.waiters.get(id);
-                waiter.is_some_and(|waiter| waiter.has_call.load(Ordering::Relaxed))
-            };
-            let Some(first) = registry.state.waiting().find(has_call) else {
-                registry.setup_failure = Some(failure.clone());
-                return None;
-            };
-            registry.state.cancel(first, now);
-            registry.waiters.remove(&first)
-        });
-        let wake = first.and_then(|waiter| waiter.notify(|notice| notice.refusal = Some(failure)));
-        wake.into_iter().for_each(Waker::wake);
-    }
-
-    /// Records that a worker's process has exited, and notifies its holder.
-    pub(crate) fn report_exit(self: &Arc<Self>, worker: u64, exit_report: ExitReport) {
-        let (handle, holder, _) = self.update(|registry, now| {
-            registry.has_lost_worker = true;
-            let handle = registry.workers.remove(&worker);
-            let holder = registry.holders.remove(&worker);
-            let has_call = holder.as_ref().is_some_and(|waiter| waiter.has_call.load(Ordering::Relaxed));
-            registry.state.record_exit(worker, has_call, now, self.jitter());
-            (handle, holder, registry.channels.remove(&worker))
-        });
-        handle.iter().for_each(|handle| handle.borrowed.clear());
-        let wake = holder.and_then(|waiter| waiter.notify(|notice| notice.exit_report = Some(exit_report)));
-        wake.into_iter().for_each(Waker::wake);
-    }
-
-    /// Sets the reason for which there is no fork server; `None` once there is one.
-    pub(crate) fn set_outage(&self, outage: Option<String>) {
-        self.registry.lock().outage = outage;
-    }
-
-    /// Keeps a failure that concerns no waiting checkout, as the source of the next timeout.
-    pub(crate) fn set_last_failure(&self, failure: Failure) {
-        self.registry.lock().setup_failure = Some(failure);
-    }
-
     /// Returns an unpredictable number between 0 and 1 for the jitter of a wait. The random hash keys of the standard
     /// library are random enough for that.
     pub(crate) fn jitter(&self) -> f64 {
@@ -342,7 +196,7 @@ impl Scheduler {
     pub(crate) fn stop(self: &Arc<Self>) {
         let wake = self.update(|registry, now| {
             registry.state.stop(now);
-            let holders = registry.holders.values();
+            let holders = registry.holders();
             holders.filter_map(|waiter| waiter.notify(|notice| notice.closing = true)).collect::<Vec<_>>()
         });
         wake.into_iter().for_each(Waker::wake);
@@ -355,7 +209,7 @@ impl Scheduler {
 
     fn notify_holders(self: &Arc<Self>, write: fn(&mut waiter::Notice)) {
         let registry = self.registry.lock();
-        let wake: Vec<Waker> = registry.holders.values().filter_map(|waiter| waiter.notify(write)).collect();
+        let wake: Vec<Waker> = registry.holders().filter_map(|waiter| waiter.notify(write)).collect();
         drop(registry);
         wake.into_iter().for_each(Waker::wake);
     }
@@ -368,30 +222,10 @@ impl Scheduler {
         self.registry.lock().state.phase() == PoolPhase::Open
     }
 
-    /// Marks a worker whose exit will never be reported: its server is gone, and it is on another machine.
-    ///
-    /// It counts as exited as soon as it is dismissed. Returns `false` if that has already happened.
-    pub(crate) fn mark_exit_unreported(&self, worker: u64) -> bool {
-        let registry = self.registry.lock();
-        let Some(handle) = registry.workers.get(&worker) else { return false };
-        handle.exit_unreported.store(true, Ordering::Relaxed);
-        registry.holders.contains_key(&worker) || registry.channels.contains_key(&worker)
-    }
-
-    /// Returns the handle of a worker, or `None` once its exit was reported.
-    pub(crate) fn worker_handle(&self, worker: u64) -> Option<WorkerHandle> {
-        self.registry.lock().workers.get(&worker).cloned()
-    }
-
-    /// Returns the handles of all workers whose exit was not reported.
-    pub(crate) fn living_workers(&self) -> Vec<WorkerHandle> {
-        self.registry.lock().workers.values().cloned().collect()
-    }
-
     pub(crate) fn stats(&self) -> Stats {
         let registry = self.registry.lock();
         let counts = registry.state.counts();
-        let mut workers: Vec<&WorkerHandle> = registry.workers.values().collect();
+        let mut workers: Vec<&WorkerHandle> = registry.handles().collect();
         workers.sort_unstable_by_key(|worker| worker.number);
         Stats {
             pids: workers.iter().map(|worker| worker.pid).collect(),
@@ -437,7 +271,7 @@ impl Scheduler {
         }
         effects.drained = registry.state.is_drained();
         effects.has_lost_worker = std::mem::take(&mut registry.has_lost_worker);
-        let wake = self.send_to_supervisor(effects);
+        let wake = self.send_commands(effects);
         drop(registry);
         wake.into_iter().for_each(Waker::wake);
         result
@@ -445,9 +279,12 @@ impl Scheduler {
 
     fn carry_out(self: &Arc<Self>, registry: &mut Registry, action: Action, effects: &mut Effects) {
         match action {
-            Action::Fork(worker) => effects.spawn.push(worker),
+            Action::Fork(worker) => {
+                registry.workers.insert(worker, WorkerResources::default());
+                effects.spawn.push(worker);
+            }
             Action::Retire(worker, reason) => {
-                let channel = registry.channels.remove(&worker);
+                let channel = registry.workers.get_mut(&worker).and_then(|worker| worker.channel.take());
                 effects.retire.push(RetiringWorker { worker, reason, channel });
             }
             Action::Grant { to, worker } => {
@@ -465,10 +302,11 @@ impl Scheduler {
     }
 
     fn grant(self: &Arc<Self>, registry: &mut Registry, waiter: &Arc<Waiter>, worker: u64) -> Option<Waker> {
-        let channel = registry.channels.remove(&worker)?;
-        let handle = registry.workers.get(&worker)?.clone();
+        let resources = registry.workers.get_mut(&worker)?;
+        let handle = resources.handle.clone()?;
+        let channel = resources.channel.take()?;
+        resources.holder = Some(waiter.clone());
         self.totals.count_checkout();
-        registry.holders.insert(worker, waiter.clone());
         let lease = Lease::new(self.clone(), handle, channel);
         waiter.notify(|notice| notice.lease = Some(lease))
     }
@@ -477,19 +315,16 @@ impl Scheduler {
     ///
     /// The caller holds the lock. Otherwise one thread could send a request to retire a worker before another thread
     /// has sent the request to fork it.
-    fn send_to_supervisor(&self, effects: Effects) -> Vec<Waker> {
+    fn send_commands(&self, effects: Effects) -> Vec<Waker> {
         let Effects { wake, spawn, retire, tick_at, drained, has_lost_worker } = effects;
-        let Some(supervisor) = self.supervisor() else {
-            return wake;
-        };
         if !spawn.is_empty() {
-            supervisor.do_send(Spawn { numbers: spawn, at_once: !has_lost_worker });
+            self.command(Command::Spawn { workers: spawn, at_once: !has_lost_worker });
         }
         if !retire.is_empty() {
-            supervisor.do_send(Retire(retire));
+            self.command(Command::Retire(retire));
         }
         if tick_at.is_some() || drained {
-            supervisor.do_send(ScheduleTick { at: tick_at });
+            self.command(Command::Tick { at: tick_at });
         }
         wake
     }

@@ -5,24 +5,20 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
+use super::command::RetiringWorker;
 use super::state::PoolState;
 use super::waiter::Waiter;
 use super::worker_handle::WorkerHandle;
-use crate::actors::supervisor::RetiringWorker;
 use crate::actors::transport::HostChannel;
 use crate::failure::{self, Failure};
 
 /// The pool state, with the objects that its ids stand for.
 pub(super) struct Registry {
     pub(super) state: PoolState,
-    /// Workers whose exit was not reported, by number.
-    pub(super) workers: HashMap<u64, WorkerHandle>,
-    /// The channels of idle workers, by number.
-    pub(super) channels: HashMap<u64, HostChannel>,
+    /// What belongs to the workers of the pool state and to those whose exit was not reported, by number.
+    pub(super) workers: HashMap<u64, WorkerResources>,
     /// Queued checkouts, by id.
     pub(super) waiters: HashMap<u64, Arc<Waiter>>,
-    /// Checkouts that hold a worker, by the worker's number.
-    pub(super) holders: HashMap<u64, Arc<Waiter>>,
     /// The last failure of a set-up or fork, until a worker is ready again.
     pub(super) setup_failure: Option<Failure>,
     /// Why there is no fork server, while there is none.
@@ -32,6 +28,38 @@ pub(super) struct Registry {
     /// Whether a worker was lost since the last change, so that its holder should be notified before a new one is
     /// forked.
     pub(super) has_lost_worker: bool,
+}
+
+/// What belongs to one worker, from the request for it to its exit report.
+#[derive(Default)]
+pub(super) struct WorkerResources {
+    /// Its process, once it is forked.
+    pub(super) handle: Option<WorkerHandle>,
+    /// Its channel, while it is idle. The proxy of the worker has it before, and a lease while it is lent.
+    pub(super) channel: Option<HostChannel>,
+    /// The checkout that holds it, while it is lent.
+    pub(super) holder: Option<Arc<Waiter>>,
+}
+
+impl Registry {
+    /// Returns the processes of all workers that are forked.
+    pub(super) fn handles(&self) -> impl Iterator<Item = &WorkerHandle> {
+        self.workers.values().filter_map(|worker| worker.handle.as_ref())
+    }
+
+    /// Returns the checkouts that hold a worker.
+    pub(super) fn holders(&self) -> impl Iterator<Item = &Arc<Waiter>> {
+        self.workers.values().filter_map(|worker| worker.holder.as_ref())
+    }
+
+    /// Takes the holder and the channel from a worker that no checkout will get any more.
+    ///
+    /// The caller drops them without the lock: a holder may own a lease.
+    #[must_use = "they are dropped without the lock"]
+    pub(super) fn detach(&mut self, worker: u64) -> Option<(Option<Arc<Waiter>>, Option<HostChannel>)> {
+        let worker = self.workers.get_mut(&worker)?;
+        Some((worker.holder.take(), worker.channel.take()))
+    }
 }
 
 /// What is to be done after a change of the registry.

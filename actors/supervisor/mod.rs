@@ -5,20 +5,21 @@
 //! a worker.
 
 mod messages;
+mod registration;
 pub(crate) mod server_connection;
 mod servers;
 pub(crate) mod source;
 mod spawning;
 pub(crate) mod worker_process;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
 
 use actix::dev::OneshotSender;
 use actix::fut::{ActorFuture, WrapFuture};
-use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context};
+use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Recipient};
 
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::exit::ExitReport;
@@ -26,10 +27,8 @@ use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::telemetry::stdio::NameOf;
 use crate::failure::{Failure, FailureKind, WorkerFacts};
 use crate::wire::control::{FromServer, ServerReport, WorkerPid};
-pub(crate) use messages::{
-    EndPool, ForgetWorker, InspectServer, KillLater, KillViaServer, Retire, RetiringWorker, ScheduleTick,
-    Spawn, SpawnFailed,
-};
+pub(crate) use messages::SpawnFailed;
+use registration::{Registration, Stage};
 use server_connection::ServerConnection;
 use servers::{DrainingServer, ServerId, ServerState};
 use source::{Launched, ServerSource};
@@ -45,23 +44,6 @@ pub(crate) struct ServerSpec {
     pub(crate) name_of: NameOf,
 }
 
-/// A worker's entry in the registry.
-struct Registration {
-    process: Addr<WorkerProcess>,
-    /// The server that forked the worker or was asked to; `None` once that server is gone.
-    server: Option<ServerId>,
-    /// The server that adopted the worker after its own server was gone.
-    adopted_by: Option<ServerId>,
-}
-
-impl Registration {
-    /// Returns whether this server forked or adopted the worker. That server kills the worker if this application
-    /// exits.
-    fn belongs_to(&self, server: ServerId) -> bool {
-        self.server == Some(server) || self.adopted_by == Some(server)
-    }
-}
-
 /// The actor that owns a pool's processes.
 pub(crate) struct Supervisor {
     scheduler: Arc<Scheduler>,
@@ -71,16 +53,10 @@ pub(crate) struct Supervisor {
     server_id: ServerId,
     /// Servers that take no more work and still have workers of this pool.
     draining: Vec<DrainingServer>,
-    registry: HashMap<u64, Registration>,
-    /// Workers that were requested from a server and whose fork is not confirmed yet.
-    unconfirmed: HashSet<u64>,
-    /// Workers that are retired once their replacements are confirmed, with their channels.
-    retiring: Vec<RetiringWorker>,
-    /// Workers to be requested once `spawn_delay` turns of the event loop have passed.
-    delayed_spawns: Vec<u64>,
-    spawn_delay: u32,
-    /// Workers to be requested once there is a server.
-    pending_spawns: Vec<u64>,
+    /// The workers by number, from the decision to fork them to their exit reports.
+    registry: BTreeMap<u64, Registration>,
+    /// Turns of the event loop after which the delayed workers are requested; `None` if there are none.
+    spawn_delay: Option<u32>,
     /// Servers in a row that were lost before they had forked a worker.
     streak: u32,
     /// The reason that a server gave before it was lost, if it was not up yet.
@@ -89,6 +65,8 @@ pub(crate) struct Supervisor {
     stats_requests: VecDeque<OneshotSender<ServerReport>>,
     /// Pending requests to stop the pool.
     end_waiters: Vec<OneshotSender<()>>,
+    /// Where workers' proxies send their reports; `None` before this actor has started.
+    own_address: Option<Recipient<SpawnFailed>>,
     /// Wakes [`ControlLoop`] when there is something to send.
     waker: Option<Waker>,
 }
@@ -101,16 +79,13 @@ impl Supervisor {
             server: launched.map_or(ServerState::Down, ServerState::Launched),
             server_id: 0,
             draining: Vec::new(),
-            registry: HashMap::new(),
-            unconfirmed: HashSet::new(),
-            retiring: Vec::new(),
-            delayed_spawns: Vec::new(),
-            spawn_delay: 0,
-            pending_spawns: Vec::new(),
+            registry: BTreeMap::new(),
+            spawn_delay: None,
             streak: 0,
             last_error: None,
             stats_requests: VecDeque::new(),
             end_waiters: Vec::new(),
+            own_address: None,
             waker: None,
         }
     }
@@ -124,14 +99,20 @@ impl Supervisor {
                 let failure = worker_process::setup_failure(&report);
                 self.scheduler.report_setup_failure(None, failure.in_pool(&self.scheduler.options.name));
             }
-            FromServer::Forked(workers) => self.handle_forked(workers, from),
+            FromServer::Forked(workers) => {
+                self.handle_forked(workers, from);
+                self.request_workers();
+            }
             // That server takes no more work, and another server was asked for the worker.
             FromServer::NotForked { .. } if from != self.server_id => {}
-            FromServer::NotForked { number, reason } => self.report_fork_failure(number, &reason),
+            FromServer::NotForked { number, reason } => {
+                self.report_fork_failure(number, &reason);
+                self.request_workers();
+            }
             FromServer::Ended(ended) => {
-                self.unconfirmed.remove(&ended.number);
-                if let Some(registration) = self.registry.remove(&ended.number) {
-                    registration.process.do_send(WorkerExited(ExitReport::Known(ended)));
+                let process = self.registry.remove(&ended.number).and_then(Registration::into_process);
+                if let Some(process) = process {
+                    process.do_send(WorkerExited(ExitReport::Known(ended)));
                 }
                 self.drop_unused_servers();
             }
@@ -143,8 +124,8 @@ impl Supervisor {
                 }
             }
             FromServer::Printed { number, stderr, bytes } => {
-                if let Some(registration) = self.registry.get(&number) {
-                    registration.process.do_send(WorkerPrinted { stderr, bytes });
+                if let Some(process) = self.process(number) {
+                    process.do_send(WorkerPrinted { stderr, bytes });
                 }
             }
             // An application never requests a handover.
@@ -161,21 +142,26 @@ impl Supervisor {
         let mut pidfds = Some(pidfds).filter(|pidfds| pidfds.len() == workers.len()).into_iter().flatten();
         for WorkerPid { number, pid } in workers {
             let pidfd = pidfds.next();
-            match self.registry.get(&number) {
-                Some(registration) if is_remote || pidfd.is_some() => {
-                    registration.process.do_send(WorkerForked { pid, pidfd })
-                }
+            // A worker that was retired before this report finds its channel closed and exits.
+            let Some(process) = self.registry.get_mut(&number).and_then(|worker| worker.confirm(from)) else {
+                continue;
+            };
+            if is_remote || pidfd.is_some() {
+                process.do_send(WorkerForked { pid, pidfd });
+            } else {
                 // Without a pidfd the worker cannot be watched. Retiring it closes its channel, and it exits.
-                Some(registration) => registration.process.do_send(RetireWorker(RetireReason::Broken)),
-                // The worker was retired before this report. It finds its channel closed and exits.
-                None => {}
+                process.do_send(RetireWorker(RetireReason::Broken));
             }
-            self.unconfirmed.remove(&number);
         }
         if from == self.server_id {
             self.streak = 0;
         }
         self.retire_workers();
+    }
+
+    /// Returns the proxy of a worker that was requested from a server.
+    fn process(&self, worker: u64) -> Option<&Addr<WorkerProcess>> {
+        self.registry.get(&worker)?.process()
     }
 
     fn report_fork_failure(&mut self, number: u64, reason: &str) {
@@ -184,12 +170,11 @@ impl Supervisor {
         let failure = Failure::of(FailureKind::Setup, format!("failed to fork: {reason}"));
         let facts = WorkerFacts { number, ..WorkerFacts::default() };
         self.scheduler.set_last_failure(failure.in_pool(&self.scheduler.options.name).on_worker(facts));
-        self.unconfirmed.remove(&number);
-        self.retire_workers();
-        match self.registry.remove(&number) {
-            Some(registration) => registration.process.do_send(WorkerExited(ExitReport::Unknown)),
+        match self.registry.remove(&number).and_then(Registration::into_process) {
+            Some(process) => process.do_send(WorkerExited(ExitReport::Unknown)),
             None => self.scheduler.report_exit(number, ExitReport::Unknown),
         }
+        self.retire_workers();
     }
 
     fn wake(&mut self) {
@@ -219,6 +204,7 @@ impl Actor for Supervisor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        self.own_address = Some(ctx.address().recipient());
         match std::mem::replace(&mut self.server, ServerState::Down) {
             ServerState::Launched(launched) => self.begin_handshake(launched, ctx),
             _ => self.relaunch(ctx),

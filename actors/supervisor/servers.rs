@@ -79,7 +79,6 @@ impl Supervisor {
                 }
                 self.server = ServerState::Starting(connection);
                 self.server_id += 1;
-                self.send_pending_spawns();
                 self.wake();
             }
             Err(error) => self.schedule_relaunch(error.to_string(), ctx),
@@ -87,9 +86,6 @@ impl Supervisor {
     }
 
     pub(super) fn mark_server_up(&mut self, ticket: Option<u128>) {
-        if self.unconfirmed.is_empty() {
-            self.streak = 0;
-        }
         self.scheduler.set_outage(None);
         if let ServerState::Starting(mut connection) = std::mem::replace(&mut self.server, ServerState::Down)
         {
@@ -98,21 +94,14 @@ impl Supervisor {
                 "fork server is up");
             self.server = ServerState::Up(connection);
             self.request_adoptions();
-            self.send_pending_spawns();
+            self.request_workers();
         }
-    }
-
-    fn send_pending_spawns(&mut self) {
-        let numbers = std::mem::take(&mut self.pending_spawns);
-        self.spawn(&numbers);
     }
 
     /// Asks the current server to adopt workers whose own server is gone. It kills them if this application exits.
     fn request_adoptions(&mut self) {
-        self.registry.retain(|_, registration| registration.process.connected());
-        let is_orphan =
-            |registration: &Registration| registration.server.is_none() && registration.adopted_by.is_none();
-        let orphans = self.registry.iter().filter(|(_, registration)| is_orphan(registration));
+        self.registry.retain(|_, registration| registration.is_alive());
+        let orphans = self.registry.iter().filter(|(_, registration)| registration.is_orphan());
         let orphans: Vec<u64> = orphans.map(|(number, _)| *number).collect();
         if !self.spec.source.is_own() && !self.spec.source.is_remote() {
             // The server may be of a newer build than these workers.
@@ -125,7 +114,7 @@ impl Supervisor {
                 (pidfd, self.server.connection(), registration)
             {
                 connection.send(&ToServer::Adopt { number }, vec![pidfd]);
-                registration.adopted_by = Some(self.server_id);
+                registration.adopt(self.server_id);
             }
         }
     }
@@ -179,7 +168,7 @@ impl Supervisor {
     /// Closes the connections to draining servers that have no worker of this pool any more.
     pub(super) fn drop_unused_servers(&mut self) {
         let registry = &self.registry;
-        let is_alive = |registration: &&Registration| registration.process.connected();
+        let is_alive = |registration: &&Registration| registration.is_alive();
         let has_workers =
             |id| registry.values().filter(is_alive).any(|registration| registration.belongs_to(id));
         self.draining.retain(|draining| has_workers(draining.id));
@@ -188,17 +177,14 @@ impl Supervisor {
     /// Handles the end of a server's channel: reassigns its unconfirmed workers, has its other workers watched, and
     /// replaces the server if it is the current one.
     pub(super) fn handle_server_lost(&mut self, id: ServerId, ctx: &mut Context<Self>) {
-        self.registry.retain(|_, registration| registration.process.connected());
+        self.registry.retain(|_, registration| registration.is_alive());
         let loss = (id == self.server_id).then(|| self.drop_server());
         let had_unconfirmed = self.reassign_unconfirmed(id);
         // Orphans stay in the registry, so that they can be retired.
         let mut orphans = Vec::new();
-        for (&number, registration) in
-            self.registry.iter_mut().filter(|(_, registration)| registration.belongs_to(id))
-        {
-            registration.adopted_by = None;
-            if registration.server.take().is_some() {
-                registration.process.do_send(ServerLost);
+        for (&number, registration) in &mut self.registry {
+            if let Some(process) = registration.orphan(id) {
+                process.do_send(ServerLost);
                 orphans.push(number);
             }
         }

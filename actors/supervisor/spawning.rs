@@ -6,11 +6,10 @@ use std::sync::Arc;
 
 use actix::Actor;
 
-use super::messages::RetiringWorker;
-use super::servers::ServerId;
+use super::servers::{ServerId, ServerState};
 use super::source::Remote;
 use super::worker_process::{RetireWorker, SpawnCancelled, WorkerProcess};
-use super::{Registration, Supervisor};
+use super::{Registration, Stage, Supervisor};
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::telemetry::stdio::{OutputPipe, WorkerOutputs};
 use crate::actors::transport::HostChannel;
@@ -18,44 +17,53 @@ use crate::channel::{WorkerDoorbells, WorkerEnd};
 use crate::config::Transport;
 use crate::wire::control::{MAX_FORKS_PER_MESSAGE, ToServer};
 
+/// How many requests a server may have that it has not confirmed.
+///
+/// A request passes up to five descriptors, and the kernel limits how many a user's processes have in flight: to the
+/// sender's `RLIMIT_NOFILE`, see unix(7), `ETOOMANYREFS`.
+const MAX_UNCONFIRMED: usize = 16;
+
 impl Supervisor {
     /// Counts down the spawn delay and requests the delayed workers when it is over. Returns whether it is to be called
     /// again in the next turn of the event loop.
     pub(super) fn poll_delayed_spawns(&mut self) -> bool {
-        if self.delayed_spawns.is_empty() {
+        let Some(turns) = self.spawn_delay else {
             return false;
+        };
+        self.spawn_delay = turns.checked_sub(1);
+        if self.spawn_delay.is_none() {
+            let delayed = self.registry.values_mut().filter(|worker| matches!(worker.stage, Stage::Delayed));
+            delayed.for_each(|worker| worker.stage = Stage::Unrequested);
+            self.request_workers();
         }
-        match self.spawn_delay.checked_sub(1) {
-            Some(fewer) => self.spawn_delay = fewer,
-            None => {
-                let numbers = std::mem::take(&mut self.delayed_spawns);
-                self.spawn(&numbers);
-            }
-        }
-        true
+        self.spawn_delay.is_some()
     }
 
-    /// Requests these workers from the current server, or keeps them until there is one.
-    pub(super) fn spawn(&mut self, numbers: &[u64]) {
-        let is_remote = self.server.connection().map(|connection| connection.is_remote());
+    /// Requests workers from the current server, if it is up and as far as it has confirmed the requests before.
+    pub(super) fn request_workers(&mut self) {
+        let ServerState::Up(connection) = &self.server else {
+            return;
+        };
+        let (id, is_remote) = (self.server_id, connection.is_remote());
+        let unconfirmed = self.registry.values().filter(|worker| worker.awaits(id)).count();
+        let unrequested =
+            self.registry.iter().filter(|(_, worker)| matches!(worker.stage, Stage::Unrequested));
+        let due: Vec<u64> = unrequested
+            .map(|(number, _)| *number)
+            .take(MAX_UNCONFIRMED.saturating_sub(unconfirmed))
+            .collect();
         match is_remote {
-            None => self.pending_spawns.extend_from_slice(numbers),
-            Some(true) => numbers.iter().for_each(|&number| self.spawn_remote(number)),
-            Some(false) => {
-                numbers.chunks(MAX_FORKS_PER_MESSAGE).for_each(|numbers| self.spawn_local(numbers))
-            }
+            true => due.iter().for_each(|&number| self.spawn_remote(number)),
+            false if due.is_empty() => {}
+            false => due.chunks(MAX_FORKS_PER_MESSAGE).for_each(|numbers| self.spawn_local(numbers)),
         }
     }
 
     fn spawn_remote(&mut self, number: u64) {
-        // A server over a network can be asked for workers only after its welcome, which contains the ticket.
-        match self
-            .server
-            .connection()
-            .and_then(|connection| connection.remote())
-            .map(|server| self.attach(number, server))
-        {
-            None => self.pending_spawns.push(number),
+        let server = self.server.connection().and_then(|connection| connection.remote());
+        match server.map(|server| self.attach(number, server)) {
+            // It stays unrequested: the server's welcome, which contains the ticket, has not arrived.
+            None => {}
             Some(Ok((channel, output))) => self.register(number, channel, output),
             Some(Err(error)) => self.report_fork_failure(number, &error.to_string()),
         }
@@ -113,53 +121,50 @@ impl Supervisor {
 
     /// Starts the proxy of a requested worker.
     fn register(&mut self, number: u64, channel: HostChannel, output: Arc<OutputPipe>) {
-        self.unconfirmed.insert(number);
+        let (scheduler, supervisor) = (self.scheduler.clone(), self.own_address.clone());
         let fingerprint = self.spec.fingerprint;
-        let process = WorkerProcess::new(self.scheduler.clone(), number, fingerprint, channel, output);
-        let registration =
-            Registration { process: process.start(), server: Some(self.server_id), adopted_by: None };
-        self.registry.insert(number, registration);
+        let process = WorkerProcess::new(scheduler, supervisor, number, fingerprint, channel, output);
+        if let Some(registration) = self.registry.get_mut(&number) {
+            registration.stage = Stage::Requested { process: process.start(), server: self.server_id };
+        }
     }
 
-    /// Requests the workers from the current server that were requested from this one and will not be forked by it.
-    /// Returns whether there were any.
+    /// Takes back the requests for workers that this server will not fork. They are requested from the next one. Returns
+    /// whether there were any.
     pub(super) fn reassign_unconfirmed(&mut self, server: ServerId) -> bool {
-        let requested = self.registry.iter().filter(|(number, registration)| {
-            registration.server == Some(server) && self.unconfirmed.contains(number)
-        });
-        let mut requested: Vec<u64> = requested.map(|(number, _)| *number).collect();
-        requested.sort_unstable();
-        for &number in &requested {
-            self.unconfirmed.remove(&number);
-            if let Some(registration) = self.registry.remove(&number) {
-                registration.process.do_send(SpawnCancelled);
+        let mut any = false;
+        for registration in self.registry.values_mut().filter(|worker| worker.awaits(server)) {
+            any = true;
+            let stage = std::mem::replace(&mut registration.stage, Stage::Unrequested);
+            if let Stage::Requested { process, .. } = stage {
+                process.do_send(SpawnCancelled);
             }
         }
-        self.spawn(&requested);
-        !requested.is_empty()
+        any
     }
 
     /// Retires the workers that are due, unless a requested replacement in an open pool is not confirmed yet.
     pub(super) fn retire_workers(&mut self) {
-        let awaits_replacement = !(self.delayed_spawns.is_empty() && self.unconfirmed.is_empty());
+        let mut retiring = self.registry.values().filter(|worker| worker.retiring.is_some()).peekable();
+        if retiring.peek().is_none() {
+            return;
+        }
+        let awaits_replacement = self.registry.values().any(Registration::is_on_its_way);
         if awaits_replacement && self.scheduler.is_open() {
             return;
         }
-        for RetiringWorker { worker, reason, channel } in std::mem::take(&mut self.retiring) {
+        let mut never_requested = Vec::new();
+        for (&number, registration) in &mut self.registry {
+            let Some((reason, channel)) = registration.retiring.take() else { continue };
             drop(channel);
-            if self.cancel_spawn(worker) {
-                self.scheduler.report_exit(worker, ExitReport::Unknown);
-            } else if let Some(registration) = self.registry.get(&worker) {
-                registration.process.do_send(RetireWorker(reason));
+            match registration.process() {
+                Some(process) => process.do_send(RetireWorker(reason)),
+                None => never_requested.push(number),
             }
         }
-    }
-
-    /// Cancels the request for a worker that was not sent to a server yet. Returns `false` if there is no such request.
-    fn cancel_spawn(&mut self, worker: u64) -> bool {
-        let before = self.delayed_spawns.len() + self.pending_spawns.len();
-        self.delayed_spawns.retain(|&number| number != worker);
-        self.pending_spawns.retain(|&number| number != worker);
-        self.delayed_spawns.len() + self.pending_spawns.len() < before
+        for number in never_requested {
+            self.registry.remove(&number);
+            self.scheduler.report_exit(number, ExitReport::Unknown);
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
 use actix::fut::{ActorFuture, WrapFuture};
-use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, SpawnHandle};
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, Recipient, SpawnHandle};
 
 use super::SpawnFailed;
 use crate::actors::scheduler::Scheduler;
@@ -32,6 +32,7 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// for the worker's exit.
 pub(crate) struct WorkerProcess {
     scheduler: Arc<Scheduler>,
+    supervisor: Option<Recipient<SpawnFailed>>,
     number: u64,
     fingerprint: u64,
     output: Arc<OutputPipe>,
@@ -57,13 +58,15 @@ enum ProxyState {
 impl WorkerProcess {
     pub(crate) fn new(
         scheduler: Arc<Scheduler>,
+        supervisor: Option<Recipient<SpawnFailed>>,
         number: u64,
         fingerprint: u64,
         channel: HostChannel,
         output: Arc<OutputPipe>,
     ) -> Self {
         let state = ProxyState::SettingUp(channel);
-        WorkerProcess { scheduler, number, fingerprint, output, handle: None, state, setup_timer: None }
+        let (handle, setup_timer) = (None, None);
+        WorkerProcess { scheduler, supervisor, number, fingerprint, output, handle, state, setup_timer }
     }
 
     /// Reads the worker's messages during its set-up. Ready once the set-up is over or the channel has ended.
@@ -218,7 +221,7 @@ impl WorkerProcess {
             }
             if process.handle.is_none() && process.output.is_remote() {
                 // The connection that was to become its channel failed.
-                if let Some(supervisor) = process.scheduler.supervisor() {
+                if let Some(supervisor) = &process.supervisor {
                     supervisor.do_send(SpawnFailed(process.number));
                 }
             } else {

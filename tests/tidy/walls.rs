@@ -54,6 +54,7 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ("actors/api/checkout.rs", &["OwnedFd", "AsFd", "crate::sys"], "a checkout is lent a channel"),
     ("actors/session", &["OwnedFd", "AsFd", "crate::sys"], "a checkout is lent a channel"),
     ("actors/supervisor", &["CallQueue", "Session"], "the supervisor knows no calls"),
+    ("actors/scheduler", &["actors::supervisor"], "the scheduler commands and the supervisor obeys"),
 ];
 
 #[test]

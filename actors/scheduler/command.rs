@@ -1,0 +1,44 @@
+//! What the scheduler decides and the supervisor carries out.
+
+use std::time::{Duration, Instant};
+
+use actix::Message;
+use actix::dev::OneshotSender;
+
+use super::worker_handle::WorkerHandle;
+use super::worker_state::RetireReason;
+use crate::actors::transport::HostChannel;
+use crate::wire::control::ServerReport;
+
+/// A decision of the scheduler. The supervisor carries out commands in the order in which they were sent.
+pub(crate) enum Command {
+    /// Request the fork of these workers. `at_once` is `false` if they replace a lost worker.
+    Spawn { workers: Vec<u64>, at_once: bool },
+    /// Let these workers exit, which no checkout holds.
+    Retire(Vec<RetiringWorker>),
+    /// Kill a worker after `grace`, which has received SIGTERM.
+    KillLater { worker: WorkerHandle, grace: Duration },
+    /// Have a worker's server signal the worker, because this process is not permitted to: SIGKILL with `kill`,
+    /// otherwise SIGTERM.
+    SignalViaServer { worker: u64, kill: bool },
+    /// Treat a dismissed worker as exited, because its exit will never be reported.
+    Forget(u64),
+    /// Call [`Scheduler::tick`](super::Scheduler::tick) at this time. `None` only checks whether the pool is drained.
+    Tick { at: Option<Instant> },
+    /// Stop the pool. Calls queued on held checkouts may finish within `drain`. `done` is used once the last process is
+    /// reaped.
+    Stop { drain: Duration, done: OneshotSender<()> },
+    /// Request the statistics of the fork server. If there is no server, the sender is dropped.
+    Inspect(OneshotSender<ServerReport>),
+}
+
+impl Message for Command {
+    type Result = ();
+}
+
+/// A worker that is to exit. Dropping its channel makes it exit.
+pub(crate) struct RetiringWorker {
+    pub(crate) worker: u64,
+    pub(crate) reason: RetireReason,
+    pub(crate) channel: Option<HostChannel>,
+}

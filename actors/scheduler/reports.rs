@@ -1,0 +1,184 @@
+//! What holders and the supervisor report of workers, and how workers are signalled.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+use std::time::Duration;
+
+use super::Scheduler;
+use super::command::Command;
+use super::exit::ExitReport;
+use super::state::ReleaseReport;
+use super::worker_handle::WorkerHandle;
+use super::worker_state::RetireReason;
+use crate::actors::transport::HostChannel;
+use crate::failure::Failure;
+
+impl Scheduler {
+    /// Takes a worker back from its checkout.
+    pub(crate) fn take_back(self: &Arc<Self>, worker: u64, channel: HostChannel, report: ReleaseReport) {
+        let _dropped_unlocked = self.update(|registry, now| {
+            let Some(resources) = registry.workers.get_mut(&worker) else {
+                // The worker's exit was reported meanwhile, so no later lease uses its channel.
+                registry.state.release(worker, report, now);
+                return (None, Some(channel));
+            };
+            let (holder, unused) = (resources.holder.take(), resources.channel.replace(channel));
+            registry.state.release(worker, report, now);
+            (holder, unused)
+        });
+    }
+
+    /// Takes a worker back from its last checkout and lets it exit.
+    pub(crate) fn retire(self: &Arc<Self>, worker: u64, channel: HostChannel, reason: RetireReason) {
+        let _dropped_unlocked = self.update(|registry, now| {
+            let (holder, unused) = match registry.workers.get_mut(&worker) {
+                Some(resources) => (resources.holder.take(), resources.channel.replace(channel)),
+                None => (None, Some(channel)),
+            };
+            registry.state.retire(worker, reason, now);
+            (holder, unused)
+        });
+    }
+
+    /// Marks a worker as ending that its holder has killed or that is unusable.
+    pub(crate) fn dismiss(self: &Arc<Self>, worker: u64, reason: RetireReason) {
+        tracing::debug!(target: "forkpool", pool = %self.options.name, worker, %reason, "worker dismissed");
+        let _dropped_unlocked = self.update(|registry, now| {
+            registry.has_lost_worker = true;
+            registry.state.dismiss(worker, reason, now);
+            registry.detach(worker)
+        });
+        if self.worker_handle(worker).is_some_and(|worker| worker.is_exit_unreported()) {
+            self.command(Command::Forget(worker));
+        }
+    }
+
+    /// Kills a worker: directly, or via its server if this process is not permitted to.
+    pub(crate) fn kill(&self, worker: &WorkerHandle) {
+        if worker.kill().is_err() {
+            self.command(Command::SignalViaServer { worker: worker.number, kill: true });
+        }
+    }
+
+    /// Sends SIGTERM to a worker, and kills it after `grace` if it is still running.
+    pub(crate) fn terminate_then_kill(&self, worker: &WorkerHandle, grace: Duration) {
+        if worker.terminate().is_err() {
+            self.command(Command::SignalViaServer { worker: worker.number, kill: false });
+        }
+        let killing = Command::KillLater { worker: worker.clone(), grace };
+        if self.supervisor.get().is_none_or(|supervisor| supervisor.try_send(killing).is_err()) {
+            self.kill(worker);
+        }
+    }
+
+    /// Registers a forked worker.
+    pub(crate) fn register_worker(self: &Arc<Self>, worker: WorkerHandle) {
+        self.totals.count_fork();
+        let number = worker.number;
+        self.registry.lock().workers.entry(number).or_default().handle = Some(worker);
+    }
+
+    /// Makes a worker available that has finished its set-up.
+    pub(crate) fn add_ready_worker(self: &Arc<Self>, worker: u64, channel: HostChannel) {
+        let _dropped_unlocked = self.update(|registry, now| {
+            registry.setup_failure = None;
+            let unused = match registry.workers.get_mut(&worker) {
+                Some(resources) => resources.channel.replace(channel),
+                None => Some(channel),
+            };
+            registry.state.mark_ready(worker, now);
+            unused
+        });
+    }
+
+    /// Reports a failed set-up to the first waiting checkout that has a call, and delays the next attempt.
+    ///
+    /// `worker` is `None` if the preload failed, before any worker was forked. If no checkout with a call waits, the
+    /// failure is kept and becomes the source of the next timeout.
+    pub(crate) fn report_setup_failure(self: &Arc<Self>, worker: Option<u64>, failure: Failure) {
+        // Logged as an error and not as its text, so that subscribers show its sources.
+        let error: &(dyn std::error::Error + 'static) = &failure;
+        tracing::warn!(target: "forkpool", pool = %self.options.name, worker, error, "set-up failed");
+        self.notify_first_waiter(failure);
+        if let Some(worker) = worker {
+            self.update(|registry, now| registry.state.mark_setup_failed(worker, now, self.jitter()));
+        }
+    }
+
+    fn notify_first_waiter(self: &Arc<Self>, failure: Failure) {
+        let first = self.update(|registry, now| {
+            let has_call = |id: &u64| {
+                let waiter = registry.waiters.get(id);
+                waiter.is_some_and(|waiter| waiter.has_call.load(Ordering::Relaxed))
+            };
+            let Some(first) = registry.state.waiting().find(has_call) else {
+                registry.setup_failure = Some(failure.clone());
+                return None;
+            };
+            registry.state.cancel(first, now);
+            registry.waiters.remove(&first)
+        });
+        let wake = first.and_then(|waiter| waiter.notify(|notice| notice.refusal = Some(failure)));
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    /// Records that a worker's process has exited, and notifies its holder.
+    pub(crate) fn report_exit(self: &Arc<Self>, worker: u64, exit_report: ExitReport) {
+        let resources = self.update(|registry, now| {
+            registry.has_lost_worker = true;
+            let resources = registry.workers.remove(&worker).unwrap_or_default();
+            let has_call = |holder: &Arc<super::Waiter>| holder.has_call.load(Ordering::Relaxed);
+            let has_call = resources.holder.as_ref().is_some_and(has_call);
+            registry.state.record_exit(worker, has_call, now, self.jitter());
+            resources
+        });
+        resources.handle.iter().for_each(|handle| handle.borrowed.clear());
+        let wake = resources
+            .holder
+            .and_then(|waiter| waiter.notify(|notice| notice.exit_report = Some(exit_report)));
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    /// Marks workers whose server takes no more work. `succeeded`: another server has already replaced it.
+    pub(crate) fn mark_outdated(self: &Arc<Self>, workers: &[u64], succeeded: bool) {
+        self.update(|registry, now| registry.state.mark_outdated(workers.iter().copied(), succeeded, now));
+    }
+
+    /// Sets the reason for which there is no fork server; `None` once there is one.
+    pub(crate) fn set_outage(&self, outage: Option<String>) {
+        self.registry.lock().outage = outage;
+    }
+
+    /// Keeps a failure that concerns no waiting checkout, as the source of the next timeout.
+    pub(crate) fn set_last_failure(&self, failure: Failure) {
+        self.registry.lock().setup_failure = Some(failure);
+    }
+
+    /// Marks a worker whose exit will never be reported: its server is gone, and it is on another machine.
+    ///
+    /// It counts as exited as soon as it is dismissed. Returns `false` if that has already happened.
+    pub(crate) fn mark_exit_unreported(&self, worker: u64) -> bool {
+        let registry = self.registry.lock();
+        let Some(resources) = registry.workers.get(&worker) else { return false };
+        let Some(handle) = &resources.handle else { return false };
+        handle.exit_unreported.store(true, Ordering::Relaxed);
+        resources.holder.is_some() || resources.channel.is_some()
+    }
+
+    /// Returns the handle of a worker, or `None` once its exit was reported.
+    pub(crate) fn worker_handle(&self, worker: u64) -> Option<WorkerHandle> {
+        self.registry.lock().workers.get(&worker)?.handle.clone()
+    }
+
+    /// Returns the handles of all workers whose exit was not reported.
+    pub(crate) fn living_workers(&self) -> Vec<WorkerHandle> {
+        self.registry.lock().handles().cloned().collect()
+    }
+
+    /// Returns why a worker is to be replaced after its current checkout, or `None` if it may stay.
+    pub(crate) fn retire_reason(&self, worker: u64) -> Option<RetireReason> {
+        let now = std::time::Instant::now();
+        self.registry.lock().state.retire_reason(worker, ReleaseReport::default(), now)
+    }
+}
