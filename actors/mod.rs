@@ -10,6 +10,7 @@ mod session;
 mod simulation;
 mod supervisor;
 mod telemetry;
+mod threads;
 mod transport;
 mod worker_api;
 
@@ -24,6 +25,7 @@ pub use api::request::PoolRequest;
 pub use api::server_builder::Server;
 pub use api::server_stats::ServerStats;
 pub use api::stats::{Histogram, Stats};
+pub use api::stop_report::{LeftProcess, StopReport};
 pub use context::actor_context::{Here, ProxyContext, here};
 pub use context::{
     ActorScope, BaggageError, ContextFailure, ErrorContext, FailureHandler, Trace, TraceFrame, Verdict,

@@ -7,7 +7,7 @@
 
 pub use super::{
     Abort, Batch, Checkout, ContextFailure, ErrorContext, Pool, PoolHandle, SendBatch, StartError, Stats,
-    Stop, Within, Worker, WorkerContext, here,
+    Stop, StopReport, Within, Worker, WorkerContext, here,
 };
 pub use crate::{
     Backoff, Blob, BlobMut, Ending, Failure, FailureKind, FinishedLog, LogLevel, MemoryVerdict, OnCancel,

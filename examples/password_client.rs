@@ -56,7 +56,7 @@ fn arguments() -> Result<(bool, String), lexopt::Error> {
 async fn call(watch: bool, address: String) -> Result<(), Box<dyn Error>> {
     let pool = Pool::<Hasher>::connect(address).workers(1..=2).timeout(Duration::from_secs(10)).start()?;
     hash_and_verify(&pool).await?;
-    if let Some(server) = pool.server_stats().await {
+    if let Ok(server) = pool.server_stats().await {
         println!("server: process {}, {} clients, {} workers", server.pid, server.clients, server.workers);
     }
     if watch {

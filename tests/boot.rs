@@ -158,19 +158,6 @@ fn a_forgotten_boot_line_is_told_with_the_line_to_add() {
 
 /// S3
 #[test]
-fn a_thread_without_an_arbiter_is_told_so() {
-    let _alone = alone();
-    let error = pool().start().expect_err("there is no arbiter");
-    assert!(matches!(error, StartError::NoArbiter), "{error:?}");
-    assert!(
-        error.to_string().contains("#[actix::main]") && error.to_string().contains("start_in"),
-        "{error}"
-    );
-    assert_eq!(servers(), [0; 0]);
-}
-
-/// S3
-#[test]
 fn a_thread_without_an_arbiter_starts_a_pool_in_anothers() {
     run(async {
         let here = Arbiter::current();

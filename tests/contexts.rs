@@ -57,7 +57,7 @@ async fn make_fail(kind: FailureKind, way: Way, pool: &PoolHandle<Probe>, contex
     match kind {
         // Not in the context: only what is behind it fails there.
         FailureKind::Cleared => checkout.do_send(fail()),
-        FailureKind::Stopped => bounded("the pool's end", pool.stop(Duration::ZERO)).await,
+        FailureKind::Stopped => drop(bounded("the pool's end", pool.stop(Duration::ZERO)).await),
         _ => {}
     }
     context.run(send);
@@ -264,7 +264,7 @@ fn an_actor_hears_of_failures_and_may_hand_them_on() {
         }
         until("both are told", || heard.all().len() == 2 && !outside.all().is_empty()).await;
         assert_eq!(outside.texts(), ["worse"]);
-        assert_eq!(log.all(), Vec::<String>::new());
+        assert_eq!(log.all().await, Vec::<String>::new());
 
         let dead = Quitter.start();
         let context = outer.run(|| ErrorContext::named("dead").on_failure(dead.clone().recipient()));
@@ -272,7 +272,7 @@ fn an_actor_hears_of_failures_and_may_hand_them_on() {
         context.run(|| pool.do_send(fail()));
         until("the outer handler is told", || outside.all().len() == 2).await;
         assert_eq!(outside.texts(), ["worse", "no"]);
-        assert_eq!(log.all().len(), 1, "{:?}", log.all());
+        assert_eq!(log.all().await.len(), 1, "{:?}", log.all().await);
     });
 }
 
@@ -315,7 +315,12 @@ fn what_no_handler_ends_is_logged_and_what_a_caller_alone_hears_is_not() {
             let _ = Log::start();
             let awaited = if bare { send() } else { context.run(send) };
             assert_eq!(failure(awaited).await, Failure::task("no"));
-            assert_eq!(log.all().len(), usize::from(logged_if_awaited), "{name}: {:?}", log.all());
+            assert_eq!(
+                log.all().await.len(),
+                usize::from(logged_if_awaited),
+                "{name}: {:?}",
+                log.all().await
+            );
             let _ = Log::start();
             if bare {
                 checkout.do_send(fail());
@@ -324,8 +329,8 @@ fn what_no_handler_ends_is_logged_and_what_a_caller_alone_hears_is_not() {
             }
             answer(checkout.send(Setups)).await.err();
             let forgotten: Vec<String> =
-                log.all().into_iter().filter(|line| line.contains("probe -> Fail")).collect();
-            assert_eq!(forgotten.len(), 1, "{name}: {:?}", log.all());
+                log.all().await.into_iter().filter(|line| line.contains("probe -> Fail")).collect();
+            assert_eq!(forgotten.len(), 1, "{name}: {:?}", log.all().await);
             assert!(forgotten[0].contains(&format!("error={text} ")), "{name}: {forgotten:?}");
         }
     });
@@ -350,11 +355,11 @@ fn a_handler_that_panics_is_logged_and_the_failure_goes_on() {
             assert_eq!(pid(&checkout).await, worker, "the checkout goes on");
         }
         assert_eq!(heard.texts(), ["no"; 3]);
-        assert_eq!(log.all().len(), 3);
+        assert_eq!(log.all().await.len(), 3);
         assert!(
-            log.all()[0].contains("context=inner") && log.all()[0].contains("told to"),
+            log.all().await[0].contains("context=inner") && log.all().await[0].contains("told to"),
             "{:?}",
-            log.all()
+            log.all().await
         );
         drop(checkout);
         let next = pool.checkout().start();
@@ -433,13 +438,13 @@ fn no_handler_outside_of_a_detached_context_is_told() {
         let (outer, outside) = listening("outer");
         let detached = outer.run(|| ErrorContext::named("detached").detached());
         failure(detached.run(|| pool.send(fail()))).await;
-        assert_eq!((outside.all().len(), log.all().len()), (0, 1));
+        assert_eq!((outside.all().len(), log.all().await.len()), (0, 1));
         let (detached, heard) = outer.run(|| {
             let (context, heard) = listening("detached");
             (context.detached(), heard)
         });
         failure(detached.run(|| pool.send(fail()))).await;
-        assert_eq!((outside.all().len(), heard.all().len(), log.all().len()), (0, 1, 1));
+        assert_eq!((outside.all().len(), heard.all().len(), log.all().await.len()), (0, 1, 1));
         assert_eq!(heard.all()[0].trace().frames().count(), 2);
     });
 }

@@ -13,15 +13,16 @@ const LONG: Duration = Duration::from_secs(3600);
 const NEVER: Backoff = Backoff::new().first(LONG).most(LONG).jitter(0.0);
 
 /// The pool's end, as a task that has begun.
-async fn ending(pool: &PoolHandle<Probe>, drain: Duration) -> actix_rt::task::JoinHandle<()> {
+async fn ending(pool: &PoolHandle<Probe>, drain: Duration) -> actix_rt::task::JoinHandle<StopReport> {
     let task = actix_rt::spawn(pool.stop(drain));
     // Whatever was sent before is handled before.
     until("the pool does not take new checkouts", || pool.try_send(Pid).is_err()).await;
     task
 }
 
-async fn ended(task: actix_rt::task::JoinHandle<()>) {
-    bounded("the end", task).await.expect("a task");
+async fn ended(task: actix_rt::task::JoinHandle<StopReport>) {
+    let report = bounded("the end", task).await.expect("a task");
+    assert!(report.is_complete(), "{report}");
     nothing_is_left();
 }
 

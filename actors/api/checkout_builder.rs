@@ -7,7 +7,6 @@ use std::time::Duration;
 use actix::{Addr, ArbiterHandle};
 
 use super::checkout::Checkout;
-use super::pool_handle::here_or;
 use crate::actors::context::{CallOrigin, ErrorContext};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::session::{CallOptions, PendingSession};
@@ -19,7 +18,6 @@ use crate::request_log::RequestLog;
 #[must_use = "a checkout exists once it is started"]
 pub struct CheckoutBuilder<W: Worker> {
     pub(super) scheduler: Arc<Scheduler>,
-    pub(super) arbiter: ArbiterHandle,
     pub(super) options: CallOptions,
     pub(super) context: Option<ErrorContext>,
     pub(super) log: Option<RequestLog>,
@@ -88,7 +86,7 @@ impl<W: Worker> CheckoutBuilder<W> {
     /// fails: what goes wrong is the answer to its calls.
     #[track_caller]
     pub fn start(self) -> Addr<Checkout<W>> {
-        let arbiter = here_or(&self.arbiter);
+        let arbiter = self.scheduler.arbiter_here();
         self.start_in(&arbiter)
     }
 

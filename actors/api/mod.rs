@@ -11,3 +11,4 @@ pub(crate) mod request;
 pub(crate) mod server_builder;
 pub(crate) mod server_stats;
 pub(crate) mod stats;
+pub(crate) mod stop_report;

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use super::checkout::Within;
 use super::pool_builder::PoolBuilder;
 use super::stats::Stats;
+use super::stop_report::StopReport;
 use crate::actors::context::CallOrigin;
 use crate::actors::context::actor_context::{Here, ProxyContext};
 use crate::actors::scheduler::Scheduler;
@@ -154,7 +155,7 @@ where
 
 /// Stops a pool, as [`PoolHandle::stop`](crate::PoolHandle::stop) does.
 ///
-/// The reply comes when the last process of the pool is reaped. Calls sent later are answered
+/// The reply comes when the last process of the pool is reaped, and at the latest five seconds after the drain. Calls sent later are answered
 /// [`Stopped`](crate::FailureKind::Stopped).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stop {
@@ -163,11 +164,11 @@ pub struct Stop {
 }
 
 impl Message for Stop {
-    type Result = ();
+    type Result = StopReport;
 }
 
 impl<W: Worker> Handler<Stop> for Pool<W> {
-    type Result = ResponseFuture<()>;
+    type Result = ResponseFuture<StopReport>;
 
     fn handle(&mut self, Stop { drain }: Stop, _: &mut Self::Context) -> Self::Result {
         Box::pin(stop(self.scheduler.clone(), drain))
@@ -175,11 +176,11 @@ impl<W: Worker> Handler<Stop> for Pool<W> {
 }
 
 /// Stops the pool of this scheduler.
-pub(crate) async fn stop(scheduler: Arc<Scheduler>, drain: Duration) {
+pub(crate) async fn stop(scheduler: Arc<Scheduler>, drain: Duration) -> StopReport {
     let (done, ended) = tokio::sync::oneshot::channel();
     scheduler.command(Command::Stop { drain, done });
     // A supervisor that is gone has stopped its pool, and dropped its end of the channel with it.
-    let _ = ended.await;
+    ended.await.unwrap_or_default()
 }
 
 /// Asks a pool for its [`Stats`].

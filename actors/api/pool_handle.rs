@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::dev::SendError;
-use actix::{Addr, Arbiter, ArbiterHandle, Message};
+use actix::{Addr, Message};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -17,6 +17,7 @@ use super::pool::Pool;
 use super::request::PoolRequest;
 use super::server_stats::ServerStats;
 use super::stats::Stats;
+use super::stop_report::StopReport;
 use crate::actors::context::CallOrigin;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::command::Command;
@@ -30,8 +31,8 @@ use crate::failure::Failure;
 
 /// A pool of workers. Clone it wherever it is needed: it is `Send`, `Sync` and one pointer large.
 ///
-/// Calls and checkouts run on the arbiter of the thread that makes them, and on the pool's own where that thread has
-/// none. When the last clone is dropped, checkouts that hold or wait for a worker are served until they are released, and
+/// Calls and checkouts run on the arbiter of the thread that makes them. Where that thread has none, they run on the
+/// arbiter that the pool was started in, or on a thread of the library's own. When the last clone is dropped, checkouts that hold or wait for a worker are served until they are released, and
 /// then the pool ends.
 pub struct PoolHandle<W: Worker> {
     shared: Arc<Shared<W>>,
@@ -40,7 +41,6 @@ pub struct PoolHandle<W: Worker> {
 struct Shared<W: Worker> {
     scheduler: Arc<Scheduler>,
     pool: Addr<Pool<W>>,
-    arbiter: ArbiterHandle,
 }
 
 impl<W: Worker> Drop for Shared<W> {
@@ -62,8 +62,8 @@ impl<W: Worker> std::fmt::Debug for PoolHandle<W> {
 }
 
 impl<W: Worker> PoolHandle<W> {
-    pub(crate) fn new(scheduler: Arc<Scheduler>, pool: Addr<Pool<W>>, arbiter: ArbiterHandle) -> Self {
-        PoolHandle { shared: Arc::new(Shared { scheduler, pool, arbiter }) }
+    pub(crate) fn new(scheduler: Arc<Scheduler>, pool: Addr<Pool<W>>) -> Self {
+        PoolHandle { shared: Arc::new(Shared { scheduler, pool }) }
     }
 
     /// Returns the pool's name.
@@ -169,7 +169,7 @@ impl<W: Worker> PoolHandle<W> {
         let (caller, answer) = oneshot::channel();
         let (scheduler, calls) = (&self.shared.scheduler, messages.len());
         let batch = BatchRelay::new(scheduler, messages, scheduler.options.timeout, CallOrigin::here());
-        batch.run::<W, T, E>(&here_or(&self.shared.arbiter), Some(caller));
+        batch.run::<W, T, E>(&scheduler.arbiter_here(), Some(caller));
         PoolRequest::batch(answer, calls, scheduler.clone())
     }
 
@@ -212,12 +212,29 @@ impl<W: Worker> PoolHandle<W> {
     pub fn checkout(&self) -> CheckoutBuilder<W> {
         CheckoutBuilder {
             scheduler: self.shared.scheduler.clone(),
-            arbiter: self.shared.arbiter.clone(),
             options: CallOptions::of(&self.shared.scheduler.options),
             context: None,
             log: None,
             worker: PhantomData,
         }
+    }
+
+    /// Waits until the fewest workers, as set by [`workers`](crate::PoolBuilder::workers), are set up. If the fewest are
+    /// none, it is ready at once.
+    ///
+    /// # Errors
+    ///
+    /// The failure of the first attempt that fails while this waits: of a set-up or a fork
+    /// ([`Setup`](crate::FailureKind::Setup)), or of starting or reaching the fork server
+    /// ([`NoServer`](crate::FailureKind::NoServer)). The pool keeps trying, and another call of this method waits for the
+    /// next attempt. [`Stopped`](crate::FailureKind::Stopped) if the pool has stopped or is stopping.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future changes nothing.
+    pub fn ready(&self) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
+        let (ready, scheduler) = (self.shared.scheduler.ready(), self.shared.scheduler.clone());
+        async move { ready.await.unwrap_or_else(|_| Err(scheduler.stopped_failure())) }
     }
 
     /// Returns what the pool is doing now, and its totals since its start.
@@ -226,14 +243,25 @@ impl<W: Worker> PoolHandle<W> {
     }
 
     /// Returns what the pool's fork server is doing now, and its totals since its start, for all applications that it
-    /// serves. `None` if there is no server.
-    pub fn server_stats(&self) -> impl Future<Output = Option<ServerStats>> + Send + 'static {
+    /// serves.
+    ///
+    /// # Errors
+    ///
+    /// [`NoServer`](crate::FailureKind::NoServer) if there is no server, or if it does not answer within five seconds, for
+    /// example because its process is stopped; the line of the failure says which.
+    /// [`Stopped`](crate::FailureKind::Stopped) if the pool has stopped.
+    pub fn server_stats(&self) -> impl Future<Output = Result<ServerStats, Failure>> + Send + 'static {
         let (requester, stats) = oneshot::channel();
         self.shared.scheduler.command(Command::Inspect(requester));
-        async { stats.await.ok().map(ServerStats::from) }
+        let scheduler = self.shared.scheduler.clone();
+        async move {
+            let report = stats.await.unwrap_or_else(|_| Err(scheduler.stopped_or_no_server()));
+            report.map(ServerStats::from)
+        }
     }
 
-    /// Stops the pool; the future resolves once its last process is reaped.
+    /// Stops the pool; the future resolves once its last process is reaped, and at the latest five seconds after the drain.
+    /// The report says what is left then, which is nothing unless a process could not be ended.
     ///
     /// No further checkout gets a worker. Calls that run or are queued on held checkouts may finish for up to `drain`;
     /// then the remaining workers are killed. `Duration::ZERO` kills them at once.
@@ -241,7 +269,7 @@ impl<W: Worker> PoolHandle<W> {
     /// # Cancellation
     ///
     /// Dropping the future does not keep the pool from stopping.
-    pub fn stop(&self, drain: Duration) -> impl Future<Output = ()> + Send + 'static {
+    pub fn stop(&self, drain: Duration) -> impl Future<Output = StopReport> + Send + 'static {
         pool::stop(self.shared.scheduler.clone(), drain)
     }
 
@@ -259,11 +287,6 @@ impl<W: Worker> PoolHandle<W> {
     {
         let scheduler = &self.shared.scheduler;
         let relay = Relay::<W, M>::new(scheduler, message, limit, CallOrigin::here());
-        relay.run(&here_or(&self.shared.arbiter), caller);
+        relay.run(&scheduler.arbiter_here(), caller);
     }
-}
-
-/// Returns the current thread's arbiter, or the pool's if the thread has none.
-pub(super) fn here_or(arbiter: &ArbiterHandle) -> ArbiterHandle {
-    Arbiter::try_current().filter(ArbiterHandle::alive).unwrap_or_else(|| arbiter.clone())
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use actix::dev::channel;
 use actix::{Actor, Addr, Arbiter, ArbiterHandle};
@@ -11,15 +12,18 @@ use super::pool_builder::PoolBuilder;
 use super::pool_handle::PoolHandle;
 use crate::actors::context::actor_context::ProxyContext;
 use crate::actors::scheduler::Scheduler;
-use crate::actors::supervisor::source::ServerSource;
+use crate::actors::supervisor::source::{Launched, ServerSource};
 use crate::actors::supervisor::{ServerSpec, Supervisor};
+use crate::actors::telemetry::teller::Teller;
+use crate::actors::threads;
+use crate::actors::threads::{CallArbiter, OwnArbiter};
 use crate::actors::transport::blobs::BlobMemory;
 use crate::actors::worker_api::interface::Method;
 use crate::actors::worker_api::schema;
 use crate::actors::worker_api::worker::Worker;
 use crate::address::{Address, AddressError};
 use crate::certificates::Certificates;
-use crate::config::OptionError;
+use crate::config::{OptionError, Options};
 use crate::failure;
 use crate::server::{Boot, boot};
 use crate::wire::control::{Hello, ProcessLimits, ToServer};
@@ -45,11 +49,12 @@ pub enum StartError {
         /// What to write between the parentheses.
         short_name: &'static str,
     },
-    /// The thread runs no actix arbiter.
-    #[error(
-        "this thread has no actix arbiter: start the pool within #[actix::main], or name an arbiter with start_in"
-    )]
-    NoArbiter,
+    /// The arbiter named to `start_in` has stopped.
+    #[error("the arbiter given to start_in has stopped: name one that runs, or call start")]
+    ArbiterStopped,
+    /// The system has no thread or no descriptor left for the thread that supervises the pools.
+    #[error("the thread that supervises pools cannot be started")]
+    Thread(#[source] io::Error),
     /// The workers' configuration cannot be encoded.
     #[error("the configuration of the workers cannot be encoded")]
     Config(#[source] PayloadError),
@@ -131,34 +136,57 @@ impl ConnectOptions {
 }
 
 impl<W: Worker> PoolBuilder<W> {
-    /// Starts the pool on the current thread's arbiter.
+    /// Starts the pool, from any thread: it needs no actix system.
     ///
-    /// The fork server is started at once; its preload and the first workers follow without blocking this thread. Calls
-    /// and checkouts can be made right away.
+    /// Its processes are supervised on a thread of the library's own, which all pools share, so that no code of the
+    /// application holds up their supervision. The fork server is started at once; its preload and the first workers
+    /// follow without blocking this thread. Calls and checkouts can be made right away;
+    /// [`ready`](crate::PoolHandle::ready) waits for the first workers.
+    ///
+    /// The pool actor, whose address is [`PoolHandle::addr`], runs on this thread's arbiter, and otherwise where calls run
+    /// that are made without an arbiter.
     ///
     /// # Errors
     ///
     /// - [`StartError::Option`] for an option whose value cannot work, or that has no meaning for this kind of pool.
     /// - [`StartError::NotBooted`] if no [`boot!`](crate::boot) line names the worker.
-    /// - [`StartError::NoArbiter`] outside of an actix system.
     /// - [`StartError::Address`] for an invalid address of a server; that the server is not there is no error here, since
     ///   it may come later.
-    /// - [`StartError::Config`], [`StartError::Blobs`] and [`StartError::Launch`] for what the system refuses.
+    /// - [`StartError::Config`], [`StartError::Blobs`], [`StartError::Launch`] and [`StartError::Thread`] for what the
+    ///   system refuses.
     ///
     /// No process, descriptor or thread is left behind.
     #[track_caller]
     pub fn start(self) -> Result<PoolHandle<W>, StartError> {
-        let arbiter = Arbiter::try_current().filter(ArbiterHandle::alive).ok_or(StartError::NoArbiter)?;
-        self.start_in(&arbiter)
+        let own = threads::supervision().map_err(StartError::Thread)?;
+        let teller = Teller::here().map_err(StartError::Thread)?;
+        let parts = self.prepare()?;
+        let calls = CallArbiter::own(own.handle().clone());
+        let actor = Arbiter::try_current().filter(ArbiterHandle::alive).unwrap_or_else(|| calls.get());
+        Ok(parts.start::<W>(&own.handle().clone(), Some(own), calls, teller, &actor))
     }
 
-    /// Starts the pool on this arbiter, from any thread.
+    /// Starts the pool with its supervision on this arbiter, from any thread. Calls from threads without an arbiter run
+    /// there as well.
+    ///
+    /// What blocks the arbiter blocks the supervision: workers are neither started nor replaced meanwhile. When the
+    /// arbiter stops, the pool ends as after [`stop`](PoolHandle::stop) without a drain.
     ///
     /// # Errors
     ///
-    /// As [`start`](Self::start).
+    /// As [`start`](Self::start), and [`StartError::ArbiterStopped`] if the arbiter does not run any more.
     #[track_caller]
     pub fn start_in(self, arbiter: &ArbiterHandle) -> Result<PoolHandle<W>, StartError> {
+        if !arbiter.alive() {
+            return Err(StartError::ArbiterStopped);
+        }
+        let teller = Teller::here().map_err(StartError::Thread)?;
+        let parts = self.prepare()?;
+        Ok(parts.start::<W>(arbiter, None, CallArbiter::Given(arbiter.clone()), teller, arbiter))
+    }
+
+    /// Checks the options and makes what can fail.
+    fn prepare(self) -> Result<PoolParts, StartError> {
         self.options.validate()?;
         let is_private = matches!(self.origin, PoolOrigin::Private(_));
         if is_private && !boot::is_booted(&W::PROGRAM) {
@@ -172,14 +200,7 @@ impl<W: Worker> PoolBuilder<W> {
         // A standalone server may come later, so only a private one is started here.
         let launched = if is_private { spec.source.open_now() } else { None };
         let launched = launched.transpose().map_err(StartError::Launch)?;
-        let scheduler = Scheduler::new(self.options, blobs);
-        let supervisor = {
-            let scheduler = scheduler.clone();
-            Supervisor::start_in_arbiter(arbiter, move |_| Supervisor::new(scheduler, spec, launched))
-        };
-        scheduler.open(supervisor.recipient());
-        let pool = start_pool(arbiter, Pool::new(scheduler.clone()));
-        Ok(PoolHandle::new(scheduler, pool, arbiter.clone()))
+        Ok(PoolParts { options: self.options, spec, blobs, launched })
     }
 
     /// Puts together where the server is and the first message that it is sent.
@@ -218,6 +239,35 @@ impl<W: Worker> PoolBuilder<W> {
         frame::append(&mut bytes, &hello);
         let name_of = |call| W::METHODS.get(usize::try_from(call).ok()?).map(Method::name);
         Ok(ServerSpec { source, hello: bytes, fingerprint, name_of })
+    }
+}
+
+/// What a pool is made of, before its actors are started.
+struct PoolParts {
+    options: Options,
+    spec: ServerSpec,
+    blobs: Option<BlobMemory>,
+    launched: Option<Launched>,
+}
+
+impl PoolParts {
+    /// Starts the supervisor and the pool actor. `own` is the thread of the supervisor if it is the library's.
+    #[track_caller]
+    fn start<W: Worker>(
+        self,
+        supervision: &ArbiterHandle,
+        own: Option<Arc<OwnArbiter>>,
+        calls: CallArbiter,
+        teller: Teller,
+        actor: &ArbiterHandle,
+    ) -> PoolHandle<W> {
+        let PoolParts { options, spec, blobs, launched } = self;
+        let scheduler = Scheduler::new(options, blobs, calls, teller);
+        let supervisor = Supervisor::new(scheduler.clone(), spec, launched, own);
+        // Made here and not on the arbiter: if that stops before it runs the supervisor, dropping it ends the pool.
+        let supervisor = Supervisor::start_in_arbiter(supervision, move |_| supervisor);
+        scheduler.open(supervisor.recipient());
+        PoolHandle::new(scheduler.clone(), start_pool(actor, Pool::new(scheduler)))
     }
 }
 

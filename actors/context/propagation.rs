@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::handler::HandlerOutcome;
 use super::{ContextFailure, ErrorContext, Trace};
+use crate::actors::telemetry::teller;
 use crate::failure::Failure;
 
 /// A failure on its way through the handlers.
@@ -44,13 +45,12 @@ impl Propagation {
         if let Err(panic) = &outcome {
             let text = panic.downcast_ref::<&str>().copied();
             let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-            tracing::error!(
-                target: "forkpool",
-                context = %context.name(),
-                panic = text.unwrap_or("a panic whose payload is not a string"),
-                error = %self.failure,
-                "the handler of an error context panicked"
-            );
+            let panic = text.unwrap_or("a panic whose payload is not a string").to_owned();
+            let (context, error) = (context.name().to_owned(), self.failure.clone());
+            teller::tell(move || {
+                tracing::error!(target: "forkpool", %context, panic, %error,
+                    "the handler of an error context panicked");
+            });
         }
         outcome.ok()
     }
@@ -64,24 +64,23 @@ impl Propagation {
         match request.await {
             Ok(Ok(())) => return,
             Ok(Err(failure)) => self.failure = failure,
-            Err(error) => tracing::error!(
-                target: "forkpool",
-                context = %context.name(),
-                %error,
-                "the handler of an error context did not answer: its actor has stopped"
-            ),
+            Err(error) => {
+                let context = context.name().to_owned();
+                teller::tell(move || {
+                    tracing::error!(target: "forkpool", %context, %error,
+                        "the handler of an error context did not answer: its actor has stopped");
+                });
+            }
         }
         self.propagate(context.0.outer.clone());
     }
 
     /// Logs a failure that no handler has ended.
     fn log(&self) {
-        tracing::error!(
-            target: "forkpool",
-            error = %self.failure,
-            trace = %self.trace,
-            "a call failed, and no handler has ended it"
-        );
+        let (error, trace) = (self.failure.clone(), self.trace.clone());
+        teller::tell(move || {
+            tracing::error!(target: "forkpool", %error, %trace, "a call failed, and no handler has ended it");
+        });
     }
 }
 

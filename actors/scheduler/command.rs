@@ -7,11 +7,15 @@ use actix::dev::OneshotSender;
 
 use super::worker_handle::WorkerHandle;
 use super::worker_state::RetireReason;
+use crate::actors::api::stop_report::StopReport;
 use crate::actors::transport::HostChannel;
+use crate::failure::Failure;
 use crate::wire::control::ServerReport;
 
 /// A decision of the scheduler. The supervisor carries out commands in the order in which they were sent.
 pub(crate) enum Command {
+    /// Start the fork server or connect to it. This is the first command, and the supervisor does nothing before it.
+    Open,
     /// Request the fork of these workers. `at_once` is `false` if they replace a lost worker.
     Spawn { workers: Vec<u64>, at_once: bool },
     /// Let these workers exit, which no checkout holds.
@@ -26,10 +30,12 @@ pub(crate) enum Command {
     /// Call [`Scheduler::tick`](super::Scheduler::tick) at this time. `None` only checks whether the pool is drained.
     Tick { at: Option<Instant> },
     /// Stop the pool. Calls queued on held checkouts may finish within `drain`. `done` is used once the last process is
-    /// reaped.
-    Stop { drain: Duration, done: OneshotSender<()> },
-    /// Request the statistics of the fork server. If there is no server, the sender is dropped.
-    Inspect(OneshotSender<ServerReport>),
+    /// reaped, or some seconds after the drain.
+    Stop { drain: Duration, done: OneshotSender<StopReport> },
+    /// Request the statistics of the fork server.
+    Inspect(OneshotSender<Result<ServerReport, Failure>>),
+    /// Connect to the standalone server now, if the next attempt is scheduled for later: a call waits.
+    Reconnect,
 }
 
 impl Message for Command {

@@ -28,10 +28,13 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use actix::Recipient;
+use actix::{Arbiter, ArbiterHandle, Recipient};
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use crate::actors::api::stats::{Stats, Totals};
+use crate::actors::telemetry::teller::Teller;
+use crate::actors::threads::CallArbiter;
 use crate::actors::transport::blobs::{BlobMemory, Encoded};
 use crate::config::Options;
 use crate::failure;
@@ -56,16 +59,28 @@ pub(crate) struct Scheduler {
     /// Random keys for the hashes by which the quarantine recognizes calls.
     call_hasher: RandomState,
     supervisor: OnceLock<Recipient<Command>>,
+    /// Why nothing carries out commands any more, once that is so without a stop.
+    end: OnceLock<String>,
+    /// Where calls run that are made on a thread without an arbiter.
+    call_arbiter: CallArbiter,
+    /// Tells the application's subscriber what happens to this pool.
+    pub(crate) teller: Teller,
     last_checkout: AtomicU64,
     registry: Mutex<Registry>,
 }
 
 impl Scheduler {
-    pub(crate) fn new(options: Options, blobs: Option<BlobMemory>) -> Arc<Self> {
+    pub(crate) fn new(
+        options: Options,
+        blobs: Option<BlobMemory>,
+        call_arbiter: CallArbiter,
+        teller: Teller,
+    ) -> Arc<Self> {
         let registry = Registry {
             state: PoolState::new(&options),
             workers: HashMap::new(),
             waiters: HashMap::new(),
+            awaiting_ready: Vec::new(),
             setup_failure: None,
             outage: None,
             tick_at: None,
@@ -80,6 +95,9 @@ impl Scheduler {
             call_hasher: RandomState::new(),
             totals: Totals::default(),
             supervisor: OnceLock::new(),
+            end: OnceLock::new(),
+            call_arbiter,
+            teller,
             last_checkout: AtomicU64::new(0),
             registry: Mutex::new(registry),
         })
@@ -89,6 +107,7 @@ impl Scheduler {
     pub(crate) fn open(self: &Arc<Self>, supervisor: Recipient<Command>) {
         // Only the code that built this scheduler calls this, and only once.
         let _ = self.supervisor.set(supervisor);
+        self.command(Command::Open);
         self.update(|registry, now| registry.state.open(now));
     }
 
@@ -97,6 +116,23 @@ impl Scheduler {
         if let Some(supervisor) = self.supervisor.get() {
             supervisor.do_send(command);
         }
+    }
+
+    /// Returns the arbiter for a call from this thread: the thread's own, or else the one for such calls.
+    pub(crate) fn arbiter_here(&self) -> ArbiterHandle {
+        let own = Arbiter::try_current().filter(ArbiterHandle::alive);
+        own.unwrap_or_else(|| self.call_arbiter.get())
+    }
+
+    /// Resolves once the fewest workers are set up, or with the failure of the next attempt to start one.
+    pub(crate) fn ready(self: &Arc<Self>) -> oneshot::Receiver<Result<(), Failure>> {
+        let (sender, ready) = oneshot::channel();
+        self.update(|registry, _| {
+            // Those that are not awaited any more.
+            registry.awaiting_ready.retain(|waiter| !waiter.is_closed());
+            registry.awaiting_ready.push(sender);
+        });
+        ready
     }
 
     /// Lends an idle worker to a new waiter or puts the waiter at the end of the queue.
@@ -119,6 +155,9 @@ impl Scheduler {
                 Admission::Granted { worker } => self.grant(registry, &waiter, worker),
                 Admission::Queued => {
                     registry.waiters.insert(waiter.id, waiter.clone());
+                    if registry.outage.is_some() {
+                        self.command(Command::Reconnect);
+                    }
                     None
                 }
                 Admission::Overloaded { waiting } => {
@@ -214,8 +253,35 @@ impl Scheduler {
         wake.into_iter().for_each(Waker::wake);
     }
 
+    /// Ends the pool at once, because its supervisor is gone: nothing would carry out a command any more.
+    ///
+    /// Waiting calls and those of holders are answered `Stopped` with this reason, and all workers that this process may
+    /// signal are killed.
+    pub(crate) fn end(self: &Arc<Self>, reason: String) {
+        // A pool ends once; the first reason is kept.
+        let _ = self.end.set(reason);
+        self.stop();
+        self.stop_now();
+        // A worker that cannot be signalled finds its channel closed and exits.
+        for worker in self.living_workers() {
+            let _ = worker.kill();
+        }
+        let _dropped_unlocked = std::mem::take(&mut self.registry.lock().workers);
+    }
+
     pub(crate) fn is_drained(&self) -> bool {
         self.registry.lock().state.is_drained()
+    }
+
+    /// Returns whether no worker will be forked any more.
+    pub(crate) fn needs_no_server(&self) -> bool {
+        let registry = self.registry.lock();
+        registry.state.phase() == PoolPhase::Stopping || registry.state.is_drained()
+    }
+
+    /// Returns whether a checkout waits for a worker.
+    pub(crate) fn has_waiting_calls(&self) -> bool {
+        self.registry.lock().state.waiting_count() > 0
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -240,7 +306,20 @@ impl Scheduler {
     }
 
     pub(crate) fn stopped_failure(&self) -> Failure {
-        Failure::of(FailureKind::Stopped, "").in_pool(&self.options.name)
+        let why = self.end.get().map_or("", String::as_str);
+        Failure::of(FailureKind::Stopped, why).in_pool(&self.options.name)
+    }
+
+    /// Returns the failure for a request that found no fork server.
+    pub(crate) fn no_server_failure(&self) -> Failure {
+        let outage = self.registry.lock().outage.clone();
+        let failure = Failure::of(FailureKind::NoServer, "").in_pool(&self.options.name);
+        outage.map_or_else(|| failure.clone(), |outage| failure.clone().with_chain(&[outage]))
+    }
+
+    /// Returns the failure for a request that the fork server did not answer because the pool or the server has ended.
+    pub(crate) fn stopped_or_no_server(&self) -> Failure {
+        if self.is_open() { self.no_server_failure() } else { self.stopped_failure() }
     }
 
     fn overloaded_failure(&self, waiting: usize) -> Failure {
@@ -268,6 +347,11 @@ impl Scheduler {
         if next.is_some_and(|next| registry.tick_at.is_none_or(|at| next < at)) {
             registry.tick_at = next;
             effects.tick_at = next;
+        }
+        if registry.state.phase() > PoolPhase::Open {
+            registry.resolve_ready(|| Err(self.stopped_failure()));
+        } else if registry.state.has_minimum() {
+            registry.resolve_ready(|| Ok(()));
         }
         effects.drained = registry.state.is_drained();
         effects.has_lost_worker = std::mem::take(&mut registry.has_lost_worker);

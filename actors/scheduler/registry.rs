@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Instant;
 
+use tokio::sync::oneshot;
+
 use super::command::RetiringWorker;
 use super::state::PoolState;
 use super::waiter::Waiter;
@@ -19,6 +21,8 @@ pub(super) struct Registry {
     pub(super) workers: HashMap<u64, WorkerResources>,
     /// Queued checkouts, by id.
     pub(super) waiters: HashMap<u64, Arc<Waiter>>,
+    /// Those that wait for the fewest workers to be set up.
+    pub(super) awaiting_ready: Vec<oneshot::Sender<Result<(), Failure>>>,
     /// The last failure of a set-up or fork, until a worker is ready again.
     pub(super) setup_failure: Option<Failure>,
     /// Why there is no fork server, while there is none.
@@ -50,6 +54,14 @@ impl Registry {
     /// Returns the checkouts that hold a worker.
     pub(super) fn holders(&self) -> impl Iterator<Item = &Arc<Waiter>> {
         self.workers.values().filter_map(|worker| worker.holder.as_ref())
+    }
+
+    /// Answers those that wait for the fewest workers.
+    pub(super) fn resolve_ready(&mut self, result: impl Fn() -> Result<(), Failure>) {
+        for waiter in self.awaiting_ready.drain(..) {
+            // It may have stopped waiting.
+            let _ = waiter.send(result());
+        }
     }
 
     /// Takes the holder and the channel from a worker that no checkout will get any more.

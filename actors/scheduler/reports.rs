@@ -12,7 +12,7 @@ use super::state::ReleaseReport;
 use super::worker_handle::WorkerHandle;
 use super::worker_state::RetireReason;
 use crate::actors::transport::HostChannel;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 impl Scheduler {
     /// Takes a worker back from its checkout.
@@ -43,7 +43,10 @@ impl Scheduler {
 
     /// Marks a worker as ending that its holder has killed or that is unusable.
     pub(crate) fn dismiss(self: &Arc<Self>, worker: u64, reason: RetireReason) {
-        tracing::debug!(target: "forkpool", pool = %self.options.name, worker, %reason, "worker dismissed");
+        let pool = self.options.name.clone();
+        self.teller.tell(move || {
+            tracing::debug!(target: "forkpool", %pool, worker, %reason, "worker dismissed");
+        });
         let _dropped_unlocked = self.update(|registry, now| {
             registry.has_lost_worker = true;
             registry.state.dismiss(worker, reason, now);
@@ -97,13 +100,17 @@ impl Scheduler {
     /// `worker` is `None` if the preload failed, before any worker was forked. If no checkout with a call waits, the
     /// failure is kept and becomes the source of the next timeout.
     pub(crate) fn report_setup_failure(self: &Arc<Self>, worker: Option<u64>, failure: Failure) {
-        // Logged as an error and not as its text, so that subscribers show its sources.
-        let error: &(dyn std::error::Error + 'static) = &failure;
-        tracing::warn!(target: "forkpool", pool = %self.options.name, worker, error, "set-up failed");
-        self.notify_first_waiter(failure);
+        self.registry.lock().resolve_ready(|| Err(failure.clone()));
+        self.notify_first_waiter(failure.clone());
         if let Some(worker) = worker {
             self.update(|registry, now| registry.state.mark_setup_failed(worker, now, self.jitter()));
         }
+        let pool = self.options.name.clone();
+        self.teller.tell(move || {
+            // Logged as an error and not as its text, so that subscribers show its sources.
+            let error: &(dyn std::error::Error + 'static) = &failure;
+            tracing::warn!(target: "forkpool", %pool, worker, error, "set-up failed");
+        });
     }
 
     fn notify_first_waiter(self: &Arc<Self>, failure: Failure) {
@@ -150,9 +157,21 @@ impl Scheduler {
         self.registry.lock().outage = outage;
     }
 
+    /// Records that there is no fork server, after an attempt to start one or to connect to it has failed.
+    pub(crate) fn report_outage(&self, outage: String) {
+        let failure = Failure::of(FailureKind::NoServer, "")
+            .with_chain(std::slice::from_ref(&outage))
+            .in_pool(&self.options.name);
+        let mut registry = self.registry.lock();
+        registry.resolve_ready(|| Err(failure.clone()));
+        registry.outage = Some(outage);
+    }
+
     /// Keeps a failure that concerns no waiting checkout, as the source of the next timeout.
     pub(crate) fn set_last_failure(&self, failure: Failure) {
-        self.registry.lock().setup_failure = Some(failure);
+        let mut registry = self.registry.lock();
+        registry.resolve_ready(|| Err(failure.clone()));
+        registry.setup_failure = Some(failure);
     }
 
     /// Marks a worker whose exit will never be reported: its server is gone, and it is on another machine.

@@ -210,6 +210,11 @@ impl PoolState {
         self.counts.starting > 0 || self.retry_at.is_some()
     }
 
+    /// Returns whether the minimum of workers is set up.
+    pub(crate) fn has_minimum(&self) -> bool {
+        self.counts.idle + self.counts.leased >= self.limits.min_workers
+    }
+
     /// Returns whether the pool is closing or stopping, and no worker and no checkout is left.
     pub(crate) fn is_drained(&self) -> bool {
         // A holder that does not know of its worker's exit yet may request another worker, unless the pool was stopped.

@@ -77,6 +77,13 @@ impl WorkerHandle {
         WorkerFacts { peak_memory, cpu_time, ..self.facts(calls_served) }
     }
 
+    /// Reaps the process after its exit, if this process has adopted it.
+    pub(crate) fn reap_adopted(&self) {
+        if let Some(pidfd) = &self.pidfd {
+            process::reap_adopted(pidfd.as_fd());
+        }
+    }
+
     /// Returns a duplicate of the pidfd, with which another process can kill the worker.
     pub(crate) fn duplicate_pidfd(&self) -> std::io::Result<OwnedFd> {
         self.pidfd()?.try_clone_to_owned()

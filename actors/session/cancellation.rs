@@ -41,11 +41,14 @@ impl Session {
     pub(super) fn reclaim_idle_worker(&mut self, limit: Duration) {
         let SessionState::Held(lease) = &self.state else { return };
         let worker = lease.worker.number;
-        tracing::warn!(target: "forkpool", pool = %self.scheduler.options.name, worker, ?limit,
-            "a checkout held its worker with nothing to run for longer than idle_checkout_timeout and loses it");
         let failure = Failure::of(FailureKind::Timeout, "").in_phase(Phase::Holding).at_limit(limit);
         let facts = lease.worker.facts(Some(self.calls_served));
         self.fatal = Some(failure.in_pool(&self.scheduler.options.name).on_worker(facts));
         self.finish_lease();
+        let pool = self.scheduler.options.name.clone();
+        self.scheduler.teller.tell(move || {
+            tracing::warn!(target: "forkpool", %pool, worker, ?limit,
+                "a checkout held its worker with nothing to run for longer than idle_checkout_timeout and loses it");
+        });
     }
 }

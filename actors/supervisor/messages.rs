@@ -6,9 +6,11 @@ use actix::dev::OneshotSender;
 use actix::{AsyncContext, Context, Handler, Message};
 
 use super::worker_process::WorkerExited;
-use super::{Registration, Stage, Supervisor};
+use super::{Registration, Stage, StatsRequest, Supervisor};
 use crate::actors::scheduler::command::{Command, RetiringWorker};
 use crate::actors::scheduler::exit::ExitReport;
+use crate::failure::{Failure, FailureKind};
+use crate::sys::process;
 use crate::wire::control::{ServerReport, ToServer};
 
 /// Turns of the event loop by which a spawn is delayed that replaces a lost worker.
@@ -17,11 +19,15 @@ use crate::wire::control::{ServerReport, ToServer};
 /// callers receive the failure first.
 const SPAWN_DELAY_TURNS: u32 = 4;
 
+/// How long the server may take to answer a request for its statistics (5 s).
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 impl Handler<Command> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, command: Command, ctx: &mut Context<Self>) {
         match command {
+            Command::Open => self.open(ctx),
             Command::Spawn { workers, at_once } => self.schedule_spawns(&workers, at_once),
             Command::Retire(workers) => {
                 self.schedule_retirements(workers);
@@ -42,7 +48,8 @@ impl Handler<Command> for Supervisor {
                 self.stop_if_drained(ctx);
             }
             Command::Stop { drain, done } => self.stop(drain, done, ctx),
-            Command::Inspect(reply) => self.inspect(reply),
+            Command::Inspect(reply) => self.inspect(reply, ctx),
+            Command::Reconnect => self.reconnect(ctx),
         }
     }
 }
@@ -83,23 +90,41 @@ impl Supervisor {
         }
     }
 
-    fn inspect(&mut self, reply: OneshotSender<ServerReport>) {
-        if let Some(connection) = self.server.connection() {
-            connection.send(&ToServer::Inspect, Vec::new());
-            self.stats_requests.push_back(reply);
-            self.wake();
+    /// Asks the server for its statistics; the reply is a failure if there is no server, or if it does not answer within
+    /// [`INSPECT_TIMEOUT`].
+    fn inspect(&mut self, reply: OneshotSender<Result<ServerReport, Failure>>, ctx: &mut Context<Self>) {
+        let Some(connection) = self.server.connection() else {
+            let failure = self.scheduler.no_server_failure();
+            // The requester may have stopped waiting.
+            let _ = reply.send(Err(failure));
+            return;
+        };
+        connection.send(&ToServer::Inspect, Vec::new());
+        self.last_stats_request += 1;
+        let number = self.last_stats_request;
+        self.stats_requests.push_back(StatsRequest { number, reply: Some(reply) });
+        self.wake();
+        ctx.run_later(INSPECT_TIMEOUT, move |supervisor, _| supervisor.give_up_on_stats(number));
+    }
+
+    fn give_up_on_stats(&mut self, number: u64) {
+        let text = self.silence_text(INSPECT_TIMEOUT);
+        let request = self.stats_requests.iter_mut().find(|request| request.number == number);
+        if let Some(reply) = request.and_then(|request| request.reply.take()) {
+            let failure = Failure::of(FailureKind::NoServer, "").with_chain(&[text]);
+            let _ = reply.send(Err(failure.in_pool(&self.scheduler.options.name)));
         }
     }
 
-    fn stop(&mut self, drain: Duration, done: OneshotSender<()>, ctx: &mut Context<Self>) {
-        self.end_waiters.push(done);
-        self.scheduler.stop();
-        ctx.run_later(drain, |supervisor, _| {
-            supervisor.scheduler.stop_now();
-            // Some holders may be blocked and unable to kill their workers.
-            supervisor.scheduler.living_workers().iter().for_each(|worker| supervisor.scheduler.kill(worker));
-        });
-        self.stop_if_drained(ctx);
+    /// Says that the server has not answered for this time, and what its process does if that is known.
+    pub(super) fn silence_text(&mut self, time: Duration) -> String {
+        match self.server.connection().and_then(|connection| connection.pid()) {
+            Some(pid) => {
+                let state = process::state(pid).unwrap_or("in an unknown state");
+                format!("the fork server (pid {pid}) has not answered for {time:?}: its process is {state}")
+            }
+            None => format!("the fork server has not answered for {time:?}"),
+        }
     }
 }
 

@@ -10,21 +10,25 @@ pub(crate) mod server_connection;
 mod servers;
 pub(crate) mod source;
 mod spawning;
+mod stopping;
 pub(crate) mod worker_process;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
+use std::time::Instant;
 
 use actix::dev::OneshotSender;
-use actix::fut::{ActorFuture, WrapFuture};
-use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Recipient};
+use actix::fut::ActorFuture;
+use actix::{Actor, Addr, AsyncContext, Context, Recipient, SpawnHandle};
 
+use crate::actors::api::stop_report::StopReport;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::telemetry::stdio::NameOf;
+use crate::actors::threads::OwnArbiter;
 use crate::failure::{Failure, FailureKind, WorkerFacts};
 use crate::wire::control::{FromServer, ServerReport, WorkerPid};
 pub(crate) use messages::SpawnFailed;
@@ -44,6 +48,13 @@ pub(crate) struct ServerSpec {
     pub(crate) name_of: NameOf,
 }
 
+/// A request for the server's statistics that was sent to it.
+struct StatsRequest {
+    number: u64,
+    /// `None` once the request was answered with a failure, because the server took too long.
+    reply: Option<OneshotSender<Result<ServerReport, Failure>>>,
+}
+
 /// The actor that owns a pool's processes.
 pub(crate) struct Supervisor {
     scheduler: Arc<Scheduler>,
@@ -57,22 +68,49 @@ pub(crate) struct Supervisor {
     registry: BTreeMap<u64, Registration>,
     /// Turns of the event loop after which the delayed workers are requested; `None` if there are none.
     spawn_delay: Option<u32>,
-    /// Servers in a row that were lost before they had forked a worker.
+    /// Servers in a row that could not be reached or started, or that ended early.
     streak: u32,
+    /// When the current server came up.
+    up_since: Option<Instant>,
+    /// The earliest time of the next attempt to reach a standalone server.
+    retry_from: Instant,
+    /// The scheduled attempt to start or reach a server.
+    relaunch_timer: Option<SpawnHandle>,
     /// The reason that a server gave before it was lost, if it was not up yet.
     last_error: Option<String>,
     /// Pending requests for the server's statistics, in the order in which they were sent.
-    stats_requests: VecDeque<OneshotSender<ServerReport>>,
+    stats_requests: VecDeque<StatsRequest>,
+    /// Requests for the server's statistics so far.
+    last_stats_request: u64,
     /// Pending requests to stop the pool.
-    end_waiters: Vec<OneshotSender<()>>,
+    end_waiters: Vec<OneshotSender<StopReport>>,
     /// Where workers' proxies send their reports; `None` before this actor has started.
     own_address: Option<Recipient<SpawnFailed>>,
     /// Wakes [`ControlLoop`] when there is something to send.
     waker: Option<Waker>,
+    /// The thread that this actor runs on, if it is the library's. The thread ends with its last supervisor.
+    own_thread: Option<Arc<OwnArbiter>>,
+}
+
+/// Ends the pool if it was not stopped: the arbiter of this actor has stopped, or a bug has ended the actor.
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        if matches!(self.server, ServerState::Stopped) {
+            return;
+        }
+        let whose =
+            if self.own_thread.is_some() { "its own thread" } else { "the arbiter it was started in" };
+        self.scheduler.end(format!("its supervisor has ended, with {whose}"));
+    }
 }
 
 impl Supervisor {
-    pub(crate) fn new(scheduler: Arc<Scheduler>, spec: ServerSpec, launched: Option<Launched>) -> Self {
+    pub(crate) fn new(
+        scheduler: Arc<Scheduler>,
+        spec: ServerSpec,
+        launched: Option<Launched>,
+        own_thread: Option<Arc<OwnArbiter>>,
+    ) -> Self {
         Supervisor {
             scheduler,
             spec,
@@ -82,12 +120,26 @@ impl Supervisor {
             registry: BTreeMap::new(),
             spawn_delay: None,
             streak: 0,
+            up_since: None,
+            retry_from: Instant::now(),
+            relaunch_timer: None,
             last_error: None,
             stats_requests: VecDeque::new(),
+            last_stats_request: 0,
             end_waiters: Vec::new(),
             own_address: None,
             waker: None,
+            own_thread,
         }
+    }
+
+    /// Begins the work. Before that, the scheduler could not send the commands that a report causes.
+    fn open(&mut self, ctx: &mut Context<Self>) {
+        match std::mem::replace(&mut self.server, ServerState::Down) {
+            ServerState::Launched(launched) => self.begin_handshake(launched, ctx),
+            _ => self.relaunch(ctx),
+        }
+        ctx.spawn(ControlLoop);
     }
 
     fn handle_message(&mut self, message: FromServer, from: ServerId, ctx: &mut Context<Self>) {
@@ -118,9 +170,9 @@ impl Supervisor {
             }
             FromServer::Draining { succeeded } => self.handle_draining(from, succeeded, ctx),
             FromServer::Inspected(stats) => {
-                if let Some(reply) = self.stats_requests.pop_front() {
+                if let Some(reply) = self.stats_requests.pop_front().and_then(|request| request.reply) {
                     // The requester may have stopped waiting.
-                    let _ = reply.send(stats);
+                    let _ = reply.send(Ok(stats));
                 }
             }
             FromServer::Printed { number, stderr, bytes } => {
@@ -153,9 +205,6 @@ impl Supervisor {
                 process.do_send(RetireWorker(RetireReason::Broken));
             }
         }
-        if from == self.server_id {
-            self.streak = 0;
-        }
         self.retire_workers();
     }
 
@@ -165,8 +214,6 @@ impl Supervisor {
     }
 
     fn report_fork_failure(&mut self, number: u64, reason: &str) {
-        tracing::warn!(target: "forkpool", pool = %self.scheduler.options.name, worker = number, reason,
-            "failed to fork a worker");
         let failure = Failure::of(FailureKind::Setup, format!("failed to fork: {reason}"));
         let facts = WorkerFacts { number, ..WorkerFacts::default() };
         self.scheduler.set_last_failure(failure.in_pool(&self.scheduler.options.name).on_worker(facts));
@@ -175,28 +222,16 @@ impl Supervisor {
             None => self.scheduler.report_exit(number, ExitReport::Unknown),
         }
         self.retire_workers();
+        let (pool, reason) = (self.scheduler.options.name.clone(), reason.to_owned());
+        self.scheduler.teller.tell(move || {
+            tracing::warn!(target: "forkpool", %pool, worker = number, reason, "failed to fork a worker");
+        });
     }
 
     fn wake(&mut self) {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
         }
-    }
-
-    /// If the pool is drained, shuts down the server, resolves the requests to stop the pool, and stops this actor.
-    fn stop_if_drained(&mut self, ctx: &mut Context<Self>) {
-        if matches!(self.server, ServerState::Stopped) || !self.scheduler.is_drained() {
-            return;
-        }
-        let shut_down = self.shut_down();
-        let end = shut_down.into_actor(self).map(|(), supervisor, ctx| {
-            for waiter in supervisor.end_waiters.drain(..) {
-                // The requester may have stopped waiting.
-                let _ = waiter.send(());
-            }
-            ctx.stop();
-        });
-        ctx.spawn(end);
     }
 }
 
@@ -205,11 +240,6 @@ impl Actor for Supervisor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.own_address = Some(ctx.address().recipient());
-        match std::mem::replace(&mut self.server, ServerState::Down) {
-            ServerState::Launched(launched) => self.begin_handshake(launched, ctx),
-            _ => self.relaunch(ctx),
-        }
-        ctx.spawn(ControlLoop);
     }
 }
 
@@ -233,6 +263,7 @@ impl ActorFuture<Supervisor> for ControlLoop {
             }
         }
         if supervisor.poll_delayed_spawns() {
+            // The next turn comes at once, and flushes the requests if they were written.
             task.waker().wake_by_ref();
         }
         Poll::Pending

@@ -1,10 +1,14 @@
 //! The application's end of the control channel, with the server process if the application started it.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
+use actix_rt::time::Sleep;
 use tokio::io::unix::AsyncFd;
 
 use super::source::{Launched, Remote};
@@ -15,6 +19,9 @@ use crate::sys::{descriptors, reactor};
 use crate::wire::control::{BODY_LIMIT, FromServer, ToServer};
 use crate::wire::frame;
 
+/// How long the channel waits after an error that passes (10 ms).
+const RETRY_AFTER: Duration = Duration::from_millis(10);
+
 /// The connection to one fork server.
 pub(crate) struct ServerConnection {
     // Field order matters: the socket is dropped before the process, because its end makes the server exit.
@@ -24,8 +31,14 @@ pub(crate) struct ServerConnection {
     remote: Option<Remote>,
     /// By what a server over a network recognizes this client on the channels of its workers.
     ticket: Option<u128>,
-    /// Why the channel ended, if the peer violated the protocol of the socket layer.
+    /// Why the channel ended, unless the server has closed it.
     error: Option<String>,
+    /// Whether the channel has ended by an error.
+    is_broken: bool,
+    /// Until when nothing is written after an error that passes.
+    retry: Option<Pin<Box<Sleep>>>,
+    /// Until when nothing is read after an error that passes.
+    read_retry: Option<Pin<Box<Sleep>>>,
     /// The server process, if this application started it.
     process: Option<ServerProcess>,
     inbox: Inbox,
@@ -47,6 +60,9 @@ impl ServerConnection {
             remote: launched.remote,
             ticket: None,
             error: None,
+            is_broken: false,
+            retry: None,
+            read_retry: None,
             process: launched.process,
             inbox: Inbox::default(),
             send_queue: SendQueue::default(),
@@ -93,7 +109,7 @@ impl ServerConnection {
         self.remote.is_some()
     }
 
-    /// Takes the reason why the channel ended, if the peer violated the protocol of the socket layer.
+    /// Takes the reason why the channel ended, unless the server has closed it.
     pub(crate) fn take_error(&mut self) -> Option<String> {
         self.error.take()
     }
@@ -103,12 +119,29 @@ impl ServerConnection {
         self.descriptors.pop_front().unwrap_or_default()
     }
 
-    /// Writes the queued messages, and registers the task if not all of them fit. After an error it drops them and is
-    /// ready; the next read finds the end of the channel.
+    /// Kills the server process, if this application started it.
+    pub(crate) fn kill_process(&mut self) {
+        self.process.iter_mut().for_each(ServerProcess::kill);
+    }
+
+    /// Writes the queued messages, and registers the task if not all of them fit. After an error that passes, such as
+    /// `ETOOMANYREFS` or `ENOMEM`, it tries again a little later; any other error is the end of the channel, which the next
+    /// read returns.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.retry.as_mut().is_some_and(|retry| retry.as_mut().poll(cx).is_pending()) {
+            return Poll::Pending;
+        }
+        self.retry = None;
         while let Err(error) = self.write() {
+            if descriptors::passes(&error) {
+                let retry = self.retry.insert(Box::pin(actix_rt::time::sleep(RETRY_AFTER)));
+                ready!(retry.as_mut().poll(cx));
+                continue;
+            }
             if error.kind() != io::ErrorKind::WouldBlock {
                 self.send_queue.clear();
+                self.error = Some(format!("failed to write to the fork server: {error}"));
+                self.is_broken = true;
                 return Poll::Ready(());
             }
             match ready!(self.socket.poll_write_ready(cx)) {
@@ -122,11 +155,23 @@ impl ServerConnection {
     /// Returns the server's next message, or `None` once the channel has ended or its data is invalid.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<FromServer>> {
         loop {
-            match self.inbox.next_frame(BODY_LIMIT) {
-                Ok(Some(body)) => return Poll::Ready(frame::header_only(body).ok()),
-                Ok(None) => {}
-                Err(_) => return Poll::Ready(None),
+            let body = match self.inbox.next_frame(BODY_LIMIT) {
+                Ok(body) => body,
+                Err(error) => return self.end(format!("the fork server sent an invalid frame: {error}")),
+            };
+            if let Some(body) = body {
+                return match frame::header_only(body) {
+                    Ok(message) => Poll::Ready(Some(message)),
+                    Err(error) => self.end(format!("the fork server sent an invalid message: {error}")),
+                };
             }
+            if self.is_broken {
+                return Poll::Ready(None);
+            }
+            if self.read_retry.as_mut().is_some_and(|retry| retry.as_mut().poll(cx).is_pending()) {
+                return Poll::Pending;
+            }
+            self.read_retry = None;
             let Ok(mut guard) = ready!(self.socket.poll_read_ready(cx)) else {
                 return Poll::Ready(None);
             };
@@ -144,13 +189,24 @@ impl ServerConnection {
                 Ok((0, _)) => return Poll::Ready(None),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
-                Err(error) => {
-                    let is_protocol_error = error.kind() == io::ErrorKind::InvalidData;
-                    self.error = is_protocol_error.then(|| error.to_string());
-                    return Poll::Ready(None);
+                Err(error) if descriptors::passes(&error) => {
+                    self.read_retry = Some(Box::pin(actix_rt::time::sleep(RETRY_AFTER)));
                 }
+                // The server is gone; how it ended says more.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Poll::Ready(None),
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    return self.end(error.to_string());
+                }
+                Err(error) => return self.end(format!("failed to read from the fork server: {error}")),
             }
         }
+    }
+
+    /// Ends the channel for this reason.
+    fn end(&mut self, why: String) -> Poll<Option<FromServer>> {
+        self.error = Some(why);
+        self.is_broken = true;
+        Poll::Ready(None)
     }
 
     /// Closes the channel, which makes a server exit that this application started. Returns its process to be waited

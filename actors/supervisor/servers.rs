@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::task::{Context as TaskContext, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::fut::WrapFuture;
 use actix::{ActorFutureExt, AsyncContext, Context};
@@ -51,10 +51,22 @@ impl ServerState {
     }
 }
 
+/// A server that ends within this time of being up has ended early (1 s).
+const EARLY_END: Duration = Duration::from_secs(1);
+
+/// Longest wait between two attempts to reach a standalone server while a call waits for it (100 ms).
+const WAIT_WHILE_CALLED: Duration = Duration::from_millis(100);
+
+/// Shortest wait between two such attempts (10 ms).
+const SHORTEST_WAIT: Duration = Duration::from_millis(10);
+
 /// When a server was lost.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum ServerLoss {
-    /// After its preload had succeeded.
+    /// After it had been up for a while.
     WasUp,
+    /// Soon after its preload had succeeded.
+    WasUpBriefly,
     /// Before that.
     BeforeUp,
 }
@@ -90,11 +102,14 @@ impl Supervisor {
         if let ServerState::Starting(mut connection) = std::mem::replace(&mut self.server, ServerState::Down)
         {
             connection.set_ticket(ticket);
-            tracing::debug!(target: "forkpool", pool = %self.scheduler.options.name, server = connection.pid(),
-                "fork server is up");
+            let (pool, server) = (self.scheduler.options.name.clone(), connection.pid());
             self.server = ServerState::Up(connection);
+            self.up_since = Some(Instant::now());
             self.request_adoptions();
             self.request_workers();
+            self.scheduler.teller.tell(move || {
+                tracing::debug!(target: "forkpool", %pool, server, "fork server is up");
+            });
         }
     }
 
@@ -147,8 +162,6 @@ impl Supervisor {
 
     /// Marks the workers of a server that takes no more work. If it is the current one, connects to its successor.
     pub(super) fn handle_draining(&mut self, from: ServerId, succeeded: bool, ctx: &mut Context<Self>) {
-        tracing::info!(target: "forkpool", pool = %self.scheduler.options.name, succeeded,
-            "the fork server takes no more work");
         if from == self.server_id
             && let ServerState::Starting(connection) | ServerState::Up(connection) =
                 std::mem::replace(&mut self.server, ServerState::Down)
@@ -163,6 +176,10 @@ impl Supervisor {
         let workers: Vec<u64> = workers.map(|(number, _)| *number).collect();
         self.scheduler.mark_outdated(&workers, succeeded);
         self.drop_unused_servers();
+        let pool = self.scheduler.options.name.clone();
+        self.scheduler.teller.tell(move || {
+            tracing::info!(target: "forkpool", %pool, succeeded, "the fork server takes no more work");
+        });
     }
 
     /// Closes the connections to draining servers that have no worker of this pool any more.
@@ -194,20 +211,28 @@ impl Supervisor {
         }
         self.draining.retain(|draining| draining.id != id);
         self.retire_workers();
+        let Some(loss) = loss else { return };
+        let why = self.last_error.take().unwrap_or_else(|| match loss {
+            ServerLoss::WasUp | ServerLoss::WasUpBriefly => "the fork server was lost".to_owned(),
+            ServerLoss::BeforeUp => "the fork server exited before it was ready".to_owned(),
+        });
+        let is_first_early_end = loss == ServerLoss::WasUpBriefly && self.streak == 0;
+        if loss == ServerLoss::WasUp {
+            self.streak = 0;
+        }
         match loss {
-            None => {}
-            Some(ServerLoss::WasUp) if !had_unconfirmed => {
-                self.scheduler.set_outage(Some("the fork server was lost".to_owned()));
+            // A fork request may have killed it, so the next server is not started at once.
+            _ if had_unconfirmed => self.schedule_relaunch(why, ctx),
+            ServerLoss::WasUp => {
+                self.scheduler.set_outage(Some(why));
                 self.relaunch(ctx);
             }
-            // A fork request may have killed it, so the next server is not started at once.
-            Some(ServerLoss::WasUp) => self.schedule_relaunch("the fork server was lost".to_owned(), ctx),
-            Some(ServerLoss::BeforeUp) => {
-                let last_error = self.last_error.take();
-                let why =
-                    last_error.unwrap_or_else(|| "the fork server exited before it was ready".to_owned());
-                self.schedule_relaunch(why, ctx);
+            ServerLoss::WasUpBriefly if is_first_early_end => {
+                self.streak = 1;
+                self.scheduler.set_outage(Some(why));
+                self.relaunch(ctx);
             }
+            ServerLoss::WasUpBriefly | ServerLoss::BeforeUp => self.schedule_relaunch(why, ctx),
         }
     }
 
@@ -215,8 +240,11 @@ impl Supervisor {
     /// the server was lost.
     fn drop_server(&mut self) -> ServerLoss {
         let previous = std::mem::replace(&mut self.server, ServerState::Down);
-        let loss =
-            if matches!(previous, ServerState::Up(_)) { ServerLoss::WasUp } else { ServerLoss::BeforeUp };
+        let loss = match (&previous, self.up_since) {
+            (ServerState::Up(_), Some(since)) if since.elapsed() >= EARLY_END => ServerLoss::WasUp,
+            (ServerState::Up(_), _) => ServerLoss::WasUpBriefly,
+            _ => ServerLoss::BeforeUp,
+        };
         if let ServerState::Starting(mut connection) | ServerState::Up(mut connection) = previous {
             // A reason that the server itself gave is more precise.
             self.last_error = self.last_error.take().or(connection.take_error());
@@ -230,14 +258,36 @@ impl Supervisor {
     fn schedule_relaunch(&mut self, why: String, ctx: &mut Context<Self>) {
         self.streak = self.streak.saturating_add(1);
         let wait = self.scheduler.options.restart.wait(self.streak, self.scheduler.jitter());
-        tracing::warn!(target: "forkpool", pool = %self.scheduler.options.name, why, ?wait, "no fork server");
-        self.scheduler.set_outage(Some(why));
+        let pool = self.scheduler.options.name.clone();
+        self.scheduler.report_outage(why.clone());
         self.server = ServerState::Down;
-        ctx.run_later(wait, |supervisor, ctx| supervisor.relaunch(ctx));
+        // A standalone server may be back at any time, and connecting to it costs little.
+        let is_called = !self.spec.source.is_own() && self.scheduler.has_waiting_calls();
+        let wait = if is_called { wait.min(WAIT_WHILE_CALLED) } else { wait };
+        self.retry_from = Instant::now() + SHORTEST_WAIT;
+        self.relaunch_later(wait, ctx);
+        self.scheduler.teller.tell(move || {
+            tracing::warn!(target: "forkpool", %pool, why, ?wait, "no fork server");
+        });
+    }
+
+    fn relaunch_later(&mut self, wait: Duration, ctx: &mut Context<Self>) {
+        if let Some(scheduled) = self.relaunch_timer.take() {
+            ctx.cancel_future(scheduled);
+        }
+        self.relaunch_timer = Some(ctx.run_later(wait, |supervisor, ctx| supervisor.relaunch(ctx)));
+    }
+
+    /// Connects to the standalone server now if the next attempt is scheduled for later.
+    pub(super) fn reconnect(&mut self, ctx: &mut Context<Self>) {
+        if matches!(self.server, ServerState::Down) && !self.spec.source.is_own() {
+            // Many calls together cause one attempt.
+            self.relaunch_later(self.retry_from.saturating_duration_since(Instant::now()), ctx);
+        }
     }
 
     pub(super) fn relaunch(&mut self, ctx: &mut Context<Self>) {
-        if !matches!(self.server, ServerState::Down) || self.scheduler.is_drained() {
+        if !matches!(self.server, ServerState::Down) || self.scheduler.needs_no_server() {
             return;
         }
         if let Some(connected) = self.spec.source.open_now() {

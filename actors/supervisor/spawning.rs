@@ -36,7 +36,7 @@ impl Supervisor {
             delayed.for_each(|worker| worker.stage = Stage::Unrequested);
             self.request_workers();
         }
-        self.spawn_delay.is_some()
+        true
     }
 
     /// Requests workers from the current server, if it is up and as far as it has confirmed the requests before.
@@ -95,7 +95,13 @@ impl Supervisor {
         let options = &self.scheduler.options;
         let (channel, end) = HostChannel::new(options)?;
         let status_page = channel.status_page().ok_or(io::ErrorKind::Unsupported)?;
-        let (output, outputs) = OutputPipe::new(&options.name, number, status_page, self.spec.name_of)?;
+        let (output, outputs) = OutputPipe::new(
+            &options.name,
+            self.scheduler.teller.clone(),
+            number,
+            status_page,
+            self.spec.name_of,
+        )?;
         match end {
             WorkerEnd::Rings { doorbells: WorkerDoorbells { rx, tx }, memory } => {
                 all.extend([rx, tx, memory]);
@@ -116,7 +122,10 @@ impl Supervisor {
         let options = &self.scheduler.options;
         let request = ToServer::Attach { ticket, number };
         let channel = HostChannel::over(server.connect()?, &request, options.max_payload)?;
-        Ok((channel, OutputPipe::remote(&options.name, number, self.spec.name_of)))
+        Ok((
+            channel,
+            OutputPipe::remote(&options.name, self.scheduler.teller.clone(), number, self.spec.name_of),
+        ))
     }
 
     /// Starts the proxy of a requested worker.

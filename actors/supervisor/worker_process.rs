@@ -262,9 +262,13 @@ impl Actor for WorkerProcess {
         match self.output.watch() {
             Ok(watch) => drop(ctx.spawn(watch.into_actor(self))),
             // For example without free descriptors. The output is then read only when the worker fails or exits.
-            Err(error) => tracing::warn!(target: "forkpool", pool = %self.scheduler.options.name,
-                worker = self.number, %error,
-                "failed to watch a worker's output; it is read when the worker fails or exits"),
+            Err(error) => {
+                let (pool, worker) = (self.scheduler.options.name.clone(), self.number);
+                self.scheduler.teller.tell(move || {
+                    tracing::warn!(target: "forkpool", %pool, worker, %error,
+                        "failed to watch a worker's output; it is read when the worker fails or exits");
+                });
+            }
         }
     }
 }
@@ -342,8 +346,10 @@ impl Handler<RetireWorker> for WorkerProcess {
     type Result = ();
 
     fn handle(&mut self, RetireWorker(reason): RetireWorker, ctx: &mut Self::Context) {
-        tracing::debug!(target: "forkpool", pool = %self.scheduler.options.name, worker = self.number, %reason,
-            "retiring a worker");
+        let (pool, worker) = (self.scheduler.options.name.clone(), self.number);
+        self.scheduler.teller.tell(move || {
+            tracing::debug!(target: "forkpool", %pool, worker, %reason, "retiring a worker");
+        });
         match self.state {
             // The supervisor has dropped its channel, so it exits by itself, but its exit will not be reported.
             ProxyState::Lent if self.handle.as_ref().is_some_and(WorkerHandle::is_exit_unreported) => {
@@ -455,7 +461,10 @@ impl ActorFuture<WorkerProcess> for AwaitExit {
         ctx: &mut Context<WorkerProcess>,
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
-        self.0.poll_exited(task).map(|()| process.handle_exit(ExitReport::Unknown, ctx))
+        std::task::ready!(self.0.poll_exited(task));
+        process.handle.iter().for_each(WorkerHandle::reap_adopted);
+        process.handle_exit(ExitReport::Unknown, ctx);
+        Poll::Ready(())
     }
 }
 

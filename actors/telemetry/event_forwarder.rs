@@ -16,6 +16,7 @@ use crate::wire::log_record::{Logged, MAX_RECORDS, Record, Values, level};
 
 use super::callsite::DynamicCallsite;
 use super::request_log_sink::RequestLogSink;
+use super::teller;
 
 thread_local! {
     /// The time of the worker's record that is being forwarded on this thread, on the monotonic clock, in nanoseconds.
@@ -84,7 +85,8 @@ impl LogSink {
         // The level above is one for all threads and may be out of date, so this thread's subscriber is checked too.
         let dispatch =
             dispatcher::get_default(|current| (!current.is::<NoSubscriber>()).then(|| current.clone()))?;
-        Some(LogSink::Subscriber(Arc::new((dispatch, Span::current()))))
+        let span = teller::caught(Span::current)?;
+        Some(LogSink::Subscriber(Arc::new((dispatch, span))))
     }
 
     /// Returns the number of the most verbose level that this sink takes; 0 for none.
@@ -144,7 +146,10 @@ impl EventForwarder {
             Some(LogSink::Subscriber(log_sink)) => {
                 let (dispatch, caller) = &**log_sink;
                 let _record_time = RecordTimeGuard::set(logged.at);
-                dispatcher::with_default(dispatch, || self.emit(caller, logged.record.cut()));
+                // A subscriber that panics loses its record.
+                teller::caught(|| {
+                    dispatcher::with_default(dispatch, || self.emit(caller, logged.record.cut()))
+                });
             }
         }
         true
@@ -153,7 +158,7 @@ impl EventForwarder {
     /// Closes all spans at the end of the call. `cut_short` means that there was no reply.
     pub(crate) fn end_call(&mut self, cut_short: bool) {
         while let Some(open) = self.open.pop() {
-            drop(open);
+            teller::caught(|| drop(open));
         }
         self.request_log.end_call(cut_short);
         self.received = 0;

@@ -5,3 +5,4 @@ pub(crate) mod event_forwarder;
 pub(crate) mod line_buffer;
 pub(crate) mod request_log_sink;
 pub(crate) mod stdio;
+pub(crate) mod teller;

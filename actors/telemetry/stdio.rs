@@ -20,6 +20,8 @@ use crate::channel::StatusPage;
 use crate::sys::{descriptors, reactor};
 
 use super::line_buffer::{LineBuffer, Tail};
+use super::teller;
+use super::teller::Teller;
 
 /// Lines of one worker that are logged within a second; lines beyond are only counted, and their number is logged.
 const LINES_PER_SECOND: u32 = 1000;
@@ -52,7 +54,8 @@ pub(crate) struct WorkerOutputs {
 
 /// The output and the last log records of one worker, and what has been read of them.
 pub(crate) struct OutputPipe {
-    pool: String,
+    pool: Arc<str>,
+    teller: Teller,
     worker: u64,
     /// 0 until the worker has been forked.
     pid: AtomicU32,
@@ -86,6 +89,7 @@ impl OutputPipe {
     /// The error of pipe2(2), for example if the process has too many open files; nothing stays open then.
     pub(crate) fn new(
         pool: &str,
+        teller: Teller,
         worker: u64,
         status_page: StatusPage,
         name_of: NameOf,
@@ -94,15 +98,15 @@ impl OutputPipe {
         let (stderr, stderr_end) = descriptors::pipe()?;
         let source = OutputSource::Local { status_page, stdout: Arc::new(stdout), stderr: Arc::new(stderr) };
         let outputs = WorkerOutputs { stdout: stdout_end, stderr: stderr_end };
-        Ok((OutputPipe::of(pool, worker, name_of, source), outputs))
+        Ok((OutputPipe::of(pool, teller, worker, name_of, source), outputs))
     }
 
     /// Creates the output of a worker on another machine, which the worker's server sends.
-    pub(crate) fn remote(pool: &str, worker: u64, name_of: NameOf) -> Arc<Self> {
-        OutputPipe::of(pool, worker, name_of, OutputSource::Remote { records: Mutex::default() })
+    pub(crate) fn remote(pool: &str, teller: Teller, worker: u64, name_of: NameOf) -> Arc<Self> {
+        OutputPipe::of(pool, teller, worker, name_of, OutputSource::Remote { records: Mutex::default() })
     }
 
-    fn of(pool: &str, worker: u64, name_of: NameOf, source: OutputSource) -> Arc<Self> {
+    fn of(pool: &str, teller: Teller, worker: u64, name_of: NameOf, source: OutputSource) -> Arc<Self> {
         let read = ReadState {
             stdout: LineBuffer::default(),
             stderr: LineBuffer::default(),
@@ -110,8 +114,8 @@ impl OutputPipe {
             budget: LineBudget { until: Instant::now(), left: 0, left_out: 0 },
             chunk: Vec::new(),
         };
-        let (pool, pid) = (pool.to_owned(), AtomicU32::new(0));
-        Arc::new(OutputPipe { pool, worker, pid, name_of, source, read: Mutex::new(read) })
+        let (pool, pid) = (Arc::from(pool), AtomicU32::new(0));
+        Arc::new(OutputPipe { pool, teller, worker, pid, name_of, source, read: Mutex::new(read) })
     }
 
     /// Returns whether the worker is on another machine, so that its server sends its output.
@@ -243,29 +247,32 @@ impl OutputPipe {
             OutputSource::Remote { .. } => None,
         };
         let call = last_call.and_then(self.name_of);
-        let (pool, worker) = (self.pool.as_str(), self.worker);
+        let (pool, worker, line) = (self.pool.clone(), self.worker, line.to_owned());
         let pid = self.pid.load(Ordering::Relaxed);
-        if !tracing::dispatcher::has_been_set() {
+        self.teller.tell(move || {
+            let pool = &*pool;
             // Without a subscriber in the program an event would be lost, so the line is printed.
-            eprintln!("[{pool}/{worker}] {line}");
-            return;
-        }
-        match stream {
-            OutputStream::Stdout => tracing::info!(
-                target: "forkpool::worker::output", pool, worker, pid, call, stream = "stdout", "{line}"
-            ),
-            OutputStream::Stderr => tracing::warn!(
-                target: "forkpool::worker::output", pool, worker, pid, call, stream = "stderr", "{line}"
-            ),
-        }
+            let printed = || format!("[{pool}/{worker}] {line}");
+            teller::print_or(printed, || match stream {
+                OutputStream::Stdout => tracing::info!(
+                    target: "forkpool::worker::output", pool, worker, pid, call, stream = "stdout", "{line}"
+                ),
+                OutputStream::Stderr => tracing::warn!(
+                    target: "forkpool::worker::output", pool, worker, pid, call, stream = "stderr", "{line}"
+                ),
+            });
+        });
     }
 
     /// Logs how many lines were left out, if any were.
     fn log_left_out(&self, budget: &mut LineBudget) {
         let lines = std::mem::take(&mut budget.left_out);
         if lines > 0 {
-            tracing::warn!(target: "forkpool::worker::output", pool = self.pool, worker = self.worker,
-                pid = self.pid.load(Ordering::Relaxed), lines, "a worker printed too much: lines were left out");
+            let (pool, worker, pid) = (self.pool.clone(), self.worker, self.pid.load(Ordering::Relaxed));
+            self.teller.tell(move || {
+                tracing::warn!(target: "forkpool::worker::output", pool = &*pool, worker, pid, lines,
+                    "a worker printed too much: lines were left out");
+            });
         }
     }
 }

@@ -281,6 +281,11 @@ impl Failure {
         self.with(|details| details.source = source)
     }
 
+    /// Returns the line of this failure, without its causes.
+    fn line(&self) -> String {
+        one_line::joined(&self.0.to_string())
+    }
+
     pub(crate) fn caused_by(self, cause: Failure) -> Self {
         self.with(|details| details.source = Some(FailureSource::Failure(cause)))
     }
@@ -295,15 +300,24 @@ impl fmt::Display for Failure {
         if f.alternate() {
             return multi_line::write(self, f);
         }
-        // One line, also if a text of the user in it has line breaks.
-        f.write_str(&self.0.to_string().replace(['\n', '\r'], " "))
+        f.write_str(&self.line())?;
+        let shows_causes =
+            matches!(self.kind(), FailureKind::Timeout | FailureKind::NoServer | FailureKind::Setup);
+        let mut cause = self.source().filter(|_| shows_causes);
+        while let Some(error) = cause {
+            // A failure among the causes shows its own causes where its kind calls for them.
+            let text = error.to_string();
+            write!(f, ": {}", one_line::joined(&text))?;
+            cause = if error.is::<Failure>() { None } else { error.source() };
+        }
+        Ok(())
     }
 }
 
 /// Prints the failure and its sources, a line each. This is what an unhandled `?` in `main` shows.
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)?;
+        f.write_str(&self.line())?;
         let mut next = self.source();
         while let Some(error) = next {
             write!(f, "\ncaused by: {error}")?;

@@ -12,8 +12,8 @@ const NAMES: usize = 10;
 
 pub(super) fn write(failure: &Failure, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let details = &*failure.0;
-    // The one-line format first, without `#`.
-    write!(f, "{failure}")?;
+    // The causes have lines of their own.
+    f.write_str(&failure.line())?;
     entry(f, "kind", details.kind)?;
     optional(f, "pool", details.pool.as_ref())?;
     call(details, f)?;

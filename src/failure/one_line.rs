@@ -4,6 +4,11 @@ use std::fmt;
 
 use super::{Details, FailureKind, MemoryVerdict, Phase, WorkerFacts};
 
+/// Returns the text on one line, also if it has line breaks.
+pub(super) fn joined(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
+}
+
 impl Details {
     fn call_name(&self) -> &str {
         self.call.as_deref().unwrap_or("the call")
@@ -132,7 +137,10 @@ impl fmt::Display for Details {
             FailureKind::Cleared => {
                 write!(f, "{} was not run: a call before it on its checkout failed", details.call_name())
             }
-            FailureKind::Stopped => write!(f, "{} is stopped", details.pool_name()),
+            FailureKind::Stopped if details.text.is_empty() => {
+                write!(f, "{} is stopped", details.pool_name())
+            }
+            FailureKind::Stopped => write!(f, "{} is stopped: {}", details.pool_name(), details.text),
             FailureKind::Payload => write!(f, "{}: {}", details.call_name(), details.text),
             FailureKind::Hung => details.write_hang(f),
             FailureKind::Cancelled => details.write_cancellation(f),

@@ -141,7 +141,9 @@ fn a_chain_of_texts_is_a_chain_of_sources() {
     let outer = failure.source().map(ToString::to_string);
     let inner = failure.source().and_then(Error::source).map(ToString::to_string);
     assert_eq!((outer.as_deref(), inner.as_deref()), (Some("outer"), Some("inner")));
-    assert_eq!(failure.to_string(), "set-up of worker pool/3 (pid 7) returned an error");
+    let line = "set-up of worker pool/3 (pid 7) returned an error";
+    assert_eq!(failure.to_string(), format!("{line}: outer: inner"));
+    assert_eq!(format!("{failure:?}"), format!("{line}\ncaused by: outer\ncaused by: inner"));
 }
 
 #[test]

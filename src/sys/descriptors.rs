@@ -253,3 +253,9 @@ impl OpenDescriptors {
 pub(super) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
+/// Returns whether an error of a call on a socket is a lack that passes: of memory, of buffers, of descriptors, or of room
+/// for descriptors in flight (unix(7)), or an interruption by a signal.
+pub(crate) fn passes(error: &std::io::Error) -> bool {
+    let passing = [Errno::NOBUFS, Errno::NOMEM, Errno::TOOMANYREFS, Errno::INTR, Errno::MFILE, Errno::NFILE];
+    error.raw_os_error().is_some_and(|raw| passing.iter().any(|errno| errno.raw_os_error() == raw))
+}

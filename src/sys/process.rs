@@ -320,6 +320,40 @@ pub(crate) fn usage(pid: u32) -> (Option<u64>, Option<Duration>) {
     (peak.map(|kib| kib * 1024), ran.map(Duration::from_nanos))
 }
 
+/// Reaps a process that has exited, if this process has adopted it from a fork server that is gone: as process 1 or as a
+/// subreaper.
+///
+/// # References
+///
+/// - [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html), `P_PIDFD`
+/// - [PR_SET_CHILD_SUBREAPER(2const)](https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html)
+#[cfg(feature = "actors")]
+pub(crate) fn reap_adopted(process: BorrowedFd<'_>) {
+    let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOHANG;
+    // The error is that it is no child of this process, as in most applications: another one reaps it.
+    let _ = rustix::process::waitid(rustix::process::WaitId::PidFd(process), options);
+}
+
+/// Returns what a process does, as the kernel tells it; `None` if there is no such process.
+///
+/// # References
+///
+/// - [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html), `state`
+#[cfg(feature = "actors")]
+pub(crate) fn state(pid: u32) -> Option<&'static str> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name of the program is in parentheses and may contain any character.
+    match stat.rsplit_once(") ")?.1.chars().next()? {
+        'R' => Some("running"),
+        'S' | 'I' => Some("sleeping"),
+        'D' => Some("waiting inside the kernel"),
+        'T' => Some("stopped"),
+        't' => Some("stopped by a debugger"),
+        'Z' => Some("ended and not reaped"),
+        _ => None,
+    }
+}
+
 fn duration(time: libc::timeval) -> Duration {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let micros = u64::try_from(time.tv_usec).unwrap_or(0);

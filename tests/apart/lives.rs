@@ -250,7 +250,8 @@ fn a_server_tells_what_it_does() {
     run(async {
         let place = Place::new();
         let pool = place.pool().workers(2..=2).start().expect("the pool starts");
-        assert_eq!(pool.server_stats().await, None, "there is none");
+        let none = pool.server_stats().await.expect_err("there is no server");
+        assert_eq!(none.kind(), FailureKind::NoServer);
         let server = server("");
         settled(&pool, 2).await;
         let stats = bounded("an answer", pool.server_stats()).await.expect("a server");

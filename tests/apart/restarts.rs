@@ -14,8 +14,33 @@ tests! {
     a_server_that_is_to_end_lets_its_workers_finish,
     a_server_that_is_told_twice_or_interrupted_ends_at_once,
     a_drain_has_an_end,
+    a_call_that_waits_connects_at_once_to_a_server_that_is_back,
     old_workers_stand_in_until_new_ones_are_ready,
     a_successor_that_does_not_come_up_changes_nothing,
+}
+
+/// G11: whatever the wait between two attempts is otherwise.
+fn a_call_that_waits_connects_at_once_to_a_server_that_is_back() {
+    run(async {
+        let place = Place::new();
+        let hour = Duration::from_secs(3600);
+        let restart = forkpool::Backoff::new().first(hour).most(hour);
+        let pool = place.pool().restart(restart).timeout(PATIENCE).start().expect("the pool starts");
+        let absent = pool.ready().await.expect_err("there is no server");
+        assert_eq!(absent.kind(), FailureKind::NoServer);
+        // A call that comes before the server, and one that comes after it.
+        let early = pool.send(Pid);
+        let mut first = serving("");
+        answer(early).await.expect("a worker");
+        first.kill();
+        first.ends();
+        until("the loss is known", || pool.stats().pids.is_empty()).await;
+        let mut second = serving("");
+        answer(pool.send(Pid)).await.expect("a worker");
+        bounded("the end", pool.stop(Duration::ZERO)).await;
+        second.kill();
+        second.ends();
+    });
 }
 
 /// Has a load pause or go on, and waits until it does.

@@ -81,7 +81,16 @@ impl Log {
         LINES.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn all(&self) -> Vec<String> {
+    /// The errors so far. They are logged soon after they happened and in their order, so this waits for one of its own.
+    pub async fn all(&self) -> Vec<String> {
+        let sentinel = "the last error so far";
+        let pool = super::pool_of_one();
+        let outside = ErrorContext::named("outside").detached();
+        outside.run(|| pool.do_send(super::Fail(sentinel.to_owned())));
+        let is_there = || Log::lines().iter().any(|line| line.contains(sentinel));
+        super::until("the error is logged", is_there).await;
+        Log::lines().retain(|line| !line.contains(sentinel));
+        pool.stop(std::time::Duration::ZERO).await;
         Log::lines().clone()
     }
 }

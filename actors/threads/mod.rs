@@ -1,0 +1,9 @@
+//! Threads of the library's own, on which user code cannot hold up the supervision of processes.
+//!
+//! All pools of an application share them: a thread starts with the first pool that needs it and ends with the last.
+
+mod call_arbiter;
+mod own_arbiter;
+
+pub(crate) use call_arbiter::CallArbiter;
+pub(crate) use own_arbiter::{OwnArbiter, supervision};

@@ -1,0 +1,139 @@
+//! What ends, ends in bounded time, and says what is missing.
+mod harness;
+
+use std::time::Duration;
+
+use actix::prelude::*;
+use forkpool::prelude::*;
+use harness::*;
+use rustix::process::{Signal, set_child_subreaper};
+use serde::{Deserialize, Serialize};
+
+/// P12
+#[test]
+fn a_pool_whose_server_is_stopped_ends_all_the_same() {
+    run(async {
+        let pool = pool().workers(2..=2).start().expect("the pool starts");
+        pool.ready().await.expect("workers");
+        let server = the_server().await;
+        signal(server, Signal::STOP);
+        let stats = failure_of(bounded("an answer", pool.server_stats()).await);
+        assert_eq!(stats.kind(), FailureKind::NoServer);
+        let line = stats.to_string();
+        assert!(
+            line.contains(&format!("the fork server (pid {server})")) && line.contains("stopped"),
+            "{line}"
+        );
+        let report = bounded("the end", pool.stop(Duration::ZERO)).await;
+        assert!(report.is_complete(), "{report}");
+        assert_eq!(descendants(std::process::id()), [0; 0]);
+        // What is asked later finds no pool.
+        assert_eq!(failure_of(pool.server_stats().await).kind(), FailureKind::Stopped);
+    });
+}
+
+fn failure_of<T>(result: Result<T, Failure>) -> Failure {
+    result.err().expect("a failure")
+}
+
+/// P12
+#[test]
+fn a_worker_that_is_stopped_ends_with_its_pool() {
+    run(async {
+        let pool = pool().workers(1..=1).start().expect("the pool starts");
+        let worker = answer(pool.send(Pid)).await.expect("a pid");
+        signal(worker, Signal::STOP);
+        let report = bounded("the end", pool.stop(Duration::ZERO)).await;
+        assert!(report.is_complete(), "{report}");
+        assert!(!exists(worker));
+    });
+}
+
+/// P12: an application that adopts the orphans of its servers, as process 1 of a container does.
+#[test]
+#[ignore = "an application that other tests run"]
+fn a_subreaper() {
+    if role().is_none() {
+        return;
+    }
+    let own = rustix::process::getpid();
+    set_child_subreaper(Some(own)).expect("it adopts orphans");
+    System::new().block_on(async {
+        let pool = pool().workers(4..=4).start().expect("the pool starts");
+        for _ in 0..10 {
+            while pool.ready().await.is_err() {}
+            let workers = pool.stats().pids;
+            kill(the_server().await);
+            // Idle workers of a server that is gone serve on; so that they end, too.
+            workers.iter().for_each(|&worker| signal(worker, Signal::KILL));
+            until("they are reaped", || workers.iter().all(|&worker| !exists(worker))).await;
+        }
+        let report = bounded("the end", pool.stop(Duration::ZERO)).await;
+        println!("left: {report}, {} children", children(std::process::id()).len());
+    });
+}
+
+/// P12
+#[test]
+fn an_application_that_adopts_orphans_reaps_the_workers_of_its_dead_servers() {
+    run(async {
+        let mut application = Application::start("a_subreaper", "subreaper");
+        assert_eq!(application.says("left:"), "nothing is left, 0 children");
+        assert!(application.ends().success());
+    });
+}
+
+/// Kills its server as soon as it is set up.
+struct Mutineer;
+
+impl Actor for Mutineer {
+    type Context = WorkerContext<Self>;
+}
+
+impl Worker for Mutineer {
+    type Config = Option<std::path::PathBuf>;
+
+    fn setup(_: Self::Config, _: &mut WorkerContext<Self>) -> Result<Self, SetupError> {
+        let server = std::os::unix::process::parent_id();
+        kill(server);
+        Ok(Mutineer)
+    }
+
+    fn preload(journal: &Self::Config, _: &mut Preload) -> Result<(), SetupError> {
+        use std::io::Write;
+        let journal = journal.as_ref().ok_or_else(|| SetupError::new("no journal"))?;
+        let mut file = std::fs::File::options().append(true).open(journal)?;
+        Ok(writeln!(file, "{}", std::process::id())?)
+    }
+}
+
+#[derive(Message, Serialize, Deserialize)]
+#[rtype(result = "Result<(), Failure>")]
+struct Muster;
+
+impl Handler<Muster> for Mutineer {
+    type Result = Result<(), Failure>;
+
+    fn handle(&mut self, Muster: Muster, _: &mut WorkerContext<Self>) -> Self::Result {
+        Ok(())
+    }
+}
+
+forkpool::interface!(Mutineer { Muster });
+forkpool::boot!(Mutineer);
+
+/// G11
+#[test]
+fn a_server_that_ends_early_again_is_started_after_a_wait() {
+    run(async {
+        let journal = Scratch::file();
+        let hour = Duration::from_secs(3600);
+        let restart = Backoff::new().first(hour).most(hour);
+        let pool = builder::<Mutineer>(journal.some()).workers(1..=1).restart(restart).start();
+        let pool = pool.expect("the pool starts");
+        until("two servers ended", || journal.lines().len() >= 2).await;
+        until("there is none", || servers().is_empty()).await;
+        assert_eq!(journal.lines().len(), 2, "the first early end costs no wait, the second one does");
+        bounded("the end", pool.stop(Duration::ZERO)).await;
+    });
+}
