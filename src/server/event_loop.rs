@@ -20,6 +20,8 @@ use crate::sys::process;
 use crate::sys::process::TitleSpace;
 use crate::sys::signals;
 use crate::sys::signals::{ChildSignals, StopRequest};
+use crate::telling;
+use crate::telling::log_event;
 use crate::wire::LIBRARY;
 use crate::wire::control::{Ended, FromServer, Hello, ServerReport, ToServer};
 use crate::worker::{Preload, Program};
@@ -156,6 +158,7 @@ impl<'a> ForkServer<'a> {
     fn wait(&mut self) -> Result<(), Disconnect> {
         let now = Instant::now();
         self.rejections.log_omitted(now);
+        telling::catch_up();
         let timers = [
             self.children.check_hung(),
             self.clients.next_overdue(now),
@@ -237,7 +240,7 @@ impl<'a> ForkServer<'a> {
         self.draining = Some(drain_until);
         systemd::notify_stopping();
         let workers = self.children.count();
-        tracing::info!(target: "forkpool::server", workers, succeeded, "takes no more work");
+        log_event!(info, workers, succeeded, "takes no more work");
         self.clients.queue_for_all(&FromServer::Draining { succeeded });
     }
 
@@ -265,7 +268,7 @@ impl<'a> ForkServer<'a> {
                     // If the descriptor was lost because this process reached its limit, the worker's own timer still
                     // bounds it.
                     if let Some([handle]) = client.control.take_passed()? {
-                        tracing::info!(target: "forkpool::server", client = id, worker = number, "a worker was adopted");
+                        log_event!(info, client = id, worker = number, "a worker was adopted");
                         self.children.adopt(id, number, handle);
                     }
                 }
@@ -288,7 +291,7 @@ impl<'a> ForkServer<'a> {
         self.clients.remove(id);
         self.children.kill_workers_of(id);
         if !self.is_private {
-            tracing::info!(target: "forkpool::server", client = id, ?disconnect, "a client has disconnected");
+            log_event!(info, client = id, ?disconnect, "a client has disconnected");
             return Ok(());
         }
         if self.clients.count() == 0 { Err(disconnect) } else { Ok(()) }
@@ -326,6 +329,6 @@ impl<'a> ForkServer<'a> {
 
 fn log_exit(pool: &str, client: ClientId, ended: &Ended) {
     let Ended { number, ending, peak_memory, cpu_time, .. } = ended;
-    tracing::info!(target: "forkpool::server", client, pool, worker = number, %ending, peak_memory, ?cpu_time,
+    log_event!(info, client, pool, worker = number, %ending, peak_memory, ?cpu_time,
         "a worker has ended");
 }

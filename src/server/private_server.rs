@@ -14,6 +14,7 @@ use crate::sys::process::{TitleSpace, exit_now};
 use crate::sys::signals;
 use crate::sys::signals::HangUpWatch;
 use crate::sys::sockets;
+use crate::telling;
 use crate::wire::call::SetupReport;
 use crate::wire::control::{FromServer, ToServer};
 use crate::worker;
@@ -30,9 +31,8 @@ const EXIT_UNABLE: i32 = 71;
 pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
     signals::reset_dispositions();
     let Some(socket) = control_socket() else {
-        eprintln!(
-            "forkpool: only a pool starts a fork server with this argument; run the program without it"
-        );
+        let line = "only a pool starts a fork server with this argument; run the program without it";
+        telling::print_line(format_args!("{line}"));
         exit_now(EXIT_USAGE)
     };
     start_up();

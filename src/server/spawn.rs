@@ -13,6 +13,7 @@ use crate::channel::{SocketLayer, StatusPage, WorkerDoorbells, WorkerEnd};
 use crate::sys::process;
 use crate::sys::process::{ForkSide, Pid};
 use crate::sys::{Errno, descriptors};
+use crate::telling::log_event;
 use crate::wire::control::{FromServer, Hello, ProcessLimits, WorkerPid};
 use crate::worker;
 use crate::worker::Assignment;
@@ -200,7 +201,7 @@ impl ForkServer<'_> {
         let pid = pid.as_raw_nonzero().get().unsigned_abs();
         if self.logs_workers() {
             let pool = pool_of(&mut self.clients, id);
-            tracing::info!(target: "forkpool::server", client = id, pool, worker = number, pid, "a worker was forked");
+            log_event!(info, client = id, pool, worker = number, pid, "a worker was forked");
         }
         WorkerPid { number, pid }
     }
@@ -211,8 +212,7 @@ impl ForkServer<'_> {
         let Some(client) = self.clients.get(id) else { return };
         if logs {
             let pool = client.hello.pool.as_str();
-            tracing::warn!(target: "forkpool::server", client = id, pool, worker = number, reason,
-                "a worker was not forked");
+            log_event!(warn, client = id, pool, worker = number, reason, "a worker was not forked");
         }
         client.control.queue(&FromServer::NotForked { number, reason: reason.to_owned() });
     }

@@ -19,6 +19,7 @@ use crate::config::ServerOptions;
 use crate::sys::descriptors::OpenDescriptors;
 use crate::sys::process;
 use crate::sys::process::TitleSpace;
+use crate::telling::log_event;
 use crate::wire::call::SetupReport;
 use crate::worker;
 use crate::worker::Program;
@@ -84,7 +85,7 @@ pub fn serve(
     let server = ForkServer::new(template, options.clone(), own, listeners).map_err(io)?;
     // Nothing can fail from here on.
     predecessors.into_iter().for_each(Predecessor::confirm);
-    tracing::info!(target: "forkpool::server", listens, "serves");
+    log_event!(info, listens, "serves");
     systemd::notify_ready();
     match server.serve() {
         Ok(worker) => worker.become_worker(),

@@ -63,6 +63,55 @@ pub(crate) fn read(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Resul
     rustix::io::retry_on_intr(|| rustix::io::read(fd, rustix::buffer::spare_capacity(bytes)))
 }
 
+/// Bytes that a pipe takes at once if it has room at all (`PIPE_BUF`).
+const WRITTEN_AT_ONCE: usize = 4096;
+
+/// Whether none of these descriptors would make a short write wait. One that is closed, or whose reader is gone, makes
+/// it fail, which is no wait.
+///
+/// # References
+///
+/// - [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html), `POLLOUT`
+pub(crate) fn has_room<const COUNT: usize>(fds: [BorrowedFd<'_>; COUNT]) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut entries = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT));
+    match rustix::io::retry_on_intr(|| poll(&mut entries, Some(&now))) {
+        Ok(_) => entries.iter().all(|entry| !entry.revents().is_empty()),
+        // A system that does not say is not waited for.
+        Err(_) => false,
+    }
+}
+
+/// Writes bytes, as far as that needs no wait; returns whether it wrote all of them.
+///
+/// # References
+///
+/// - [pwritev2(2)](https://man7.org/linux/man-pages/man2/pwritev2.2.html), `RWF_NOWAIT`
+pub(crate) fn write_without_waiting(fd: BorrowedFd<'_>, bytes: &[u8]) -> bool {
+    use rustix::io::{ReadWriteFlags, pwritev2};
+    bytes.chunks(WRITTEN_AT_ONCE).all(|mut chunk| {
+        while !chunk.is_empty() {
+            if !has_room([fd]) {
+                return false;
+            }
+            // Another process may have filled the pipe since. Where the kernel cannot be told not to wait, the room
+            // that was there has to suffice.
+            let at_the_end = u64::MAX;
+            let written = match pwritev2(fd, &[IoSlice::new(chunk)], at_the_end, ReadWriteFlags::NOWAIT) {
+                Err(Errno::AGAIN) => return false,
+                Err(_) => write(fd, chunk),
+                written => written,
+            };
+            match written {
+                Ok(count @ 1..) => chunk = &chunk[count.min(chunk.len())..],
+                Ok(0) | Err(_) => return false,
+            }
+        }
+        true
+    })
+}
+
 /// Makes `stdin` the standard input of this process.
 pub(crate) fn replace_stdin(stdin: OwnedFd) -> rustix::io::Result<()> {
     rustix::stdio::dup2_stdin(stdin)
