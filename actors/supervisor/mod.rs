@@ -147,6 +147,7 @@ impl Supervisor {
                     registration.process.do_send(WorkerPrinted { stderr, bytes });
                 }
             }
+            FromServer::Diverted => self.mark_diverted(),
             // An application never requests a handover.
             FromServer::HandedOver { .. } => {}
         }

@@ -13,6 +13,7 @@ use super::rejection_log::RejectionLog;
 use super::spawn::{ForkedWorker, WorkerSpec};
 use super::systemd;
 use crate::config::ServerOptions;
+use crate::sys::CallError;
 use crate::sys::arena::ReadOnlyArena;
 use crate::sys::descriptors;
 use crate::sys::descriptors::OpenDescriptors;
@@ -64,6 +65,35 @@ pub(super) struct ForkServer<'a> {
     pub(super) rejections: RejectionLog,
 }
 
+/// What a server needs of the system before it opens anything that others see.
+pub(super) struct Footing {
+    child_signals: ChildSignals,
+    spare: Option<OwnedFd>,
+}
+
+impl Footing {
+    /// Asks the system for everything that a server cannot work without.
+    ///
+    /// # Errors
+    ///
+    /// The call that was refused, and its error.
+    pub(super) fn find(is_private: bool) -> Result<Self, CallError> {
+        // The pidfds of workers are passed to their clients, which could not watch or kill them without.
+        process::open_pidfd(process::own_pid()).map_err(CallError::of("pidfd_open"))?;
+        let spare = (!is_private).then(descriptors::open_null).transpose().map_err(CallError::of("pipe2"))?;
+        // If this is refused, orphans of dead workers become children of another process, which reaps them.
+        let _ = process::become_subreaper();
+        // A private server ends with its application or by SIGKILL; a standalone server handles SIGTERM and SIGINT.
+        let child_signals = ChildSignals::watch(!is_private).map_err(CallError::of("signalfd"))?;
+        Ok(Footing { child_signals, spare })
+    }
+
+    /// Gives up what was found, because the server does not start for another reason.
+    pub(super) fn give_up(self) {
+        self.child_signals.unblock();
+    }
+}
+
 /// What a watched descriptor belongs to.
 #[derive(Clone, Copy)]
 enum Watched {
@@ -80,21 +110,18 @@ impl<'a> ForkServer<'a> {
         options: ServerOptions,
         own: ServerVersion,
         listeners: Vec<Listener>,
-    ) -> rustix::io::Result<Self> {
-        process::become_subreaper()?;
-        let is_private = listeners.is_empty();
+        Footing { child_signals, spare }: Footing,
+    ) -> Self {
         let now = Instant::now();
-        Ok(ForkServer {
+        ForkServer {
             template,
             options,
             own,
-            // A private server ends with its application or by SIGKILL; a standalone server handles SIGTERM and
-            // SIGINT.
-            child_signals: ChildSignals::watch(!is_private)?,
-            is_private,
+            child_signals,
+            is_private: listeners.is_empty(),
             listeners,
             pause: None,
-            spare: (!is_private).then(descriptors::open_null).transpose()?,
+            spare,
             clients: Clients::default(),
             children: Children::new(),
             draining: None,
@@ -102,20 +129,18 @@ impl<'a> ForkServer<'a> {
             forked: 0,
             not_forked: 0,
             rejections: RejectionLog::new(now),
-        })
+        }
     }
 
-    /// Adds the application of a private server, whose hello has been checked.
+    /// Adds the application of a private server, whose hello has been checked. Its channel does not block.
     pub(super) fn welcome(
         &mut self,
         mut control: ControlChannel,
         hello: Hello,
         arena: Option<Arc<ReadOnlyArena>>,
-    ) -> rustix::io::Result<()> {
-        control.set_nonblocking()?;
+    ) {
         control.queue(&FromServer::Welcome { ticket: None });
         self.clients.welcome(control, hello, arena);
-        Ok(())
     }
 
     /// Runs until there is nothing more to do, then closes the listeners and kills all workers. Returns `Ok` in every
