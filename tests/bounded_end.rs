@@ -59,11 +59,13 @@ fn a_subreaper() {
     let own = rustix::process::getpid();
     set_child_subreaper(Some(own)).expect("it adopts orphans");
     System::new().block_on(async {
-        let pool = pool().workers(4..=4).start().expect("the pool starts");
+        let millisecond = Duration::from_millis(1);
+        let restart = Backoff::new().first(millisecond).most(millisecond);
+        let pool = pool().workers(4..=4).restart(restart).start().expect("the pool starts");
         for _ in 0..10 {
-            while pool.ready().await.is_err() {}
+            while pool.ready().await.is_err() || pool.server_stats().await.is_err() {}
             let workers = pool.stats().pids;
-            kill(the_server().await);
+            kill(pool.server_stats().await.expect("a server").pid);
             // Idle workers of a server that is gone serve on; so that they end, too.
             workers.iter().for_each(|&worker| signal(worker, Signal::KILL));
             until("they are reaped", || workers.iter().all(|&worker| !exists(worker))).await;
@@ -83,27 +85,26 @@ fn an_application_that_adopts_orphans_reaps_the_workers_of_its_dead_servers() {
     });
 }
 
-/// Kills its server as soon as it is set up.
-struct Mutineer;
+/// A worker whose server is killed soon after it is up.
+struct Orphan;
 
-impl Actor for Mutineer {
+impl Actor for Orphan {
     type Context = WorkerContext<Self>;
 }
 
-impl Worker for Mutineer {
-    type Config = Option<std::path::PathBuf>;
+impl Worker for Orphan {
+    type Config = std::path::PathBuf;
 
     fn setup(_: Self::Config, _: &mut WorkerContext<Self>) -> Result<Self, SetupError> {
-        let server = std::os::unix::process::parent_id();
-        kill(server);
-        Ok(Mutineer)
+        Ok(Orphan)
     }
 
     fn preload(journal: &Self::Config, _: &mut Preload) -> Result<(), SetupError> {
         use std::io::Write;
-        let journal = journal.as_ref().ok_or_else(|| SetupError::new("no journal"))?;
         let mut file = std::fs::File::options().append(true).open(journal)?;
-        Ok(writeln!(file, "{}", std::process::id())?)
+        writeln!(file, "{}", std::process::id())?;
+        let assassin = std::process::Command::new("sh").args(["-c", "sleep 0.2; kill -9 $PPID"]).spawn();
+        assassin.map(drop).map_err(SetupError::from)
     }
 }
 
@@ -111,7 +112,7 @@ impl Worker for Mutineer {
 #[rtype(result = "Result<(), Failure>")]
 struct Muster;
 
-impl Handler<Muster> for Mutineer {
+impl Handler<Muster> for Orphan {
     type Result = Result<(), Failure>;
 
     fn handle(&mut self, Muster: Muster, _: &mut WorkerContext<Self>) -> Self::Result {
@@ -119,8 +120,8 @@ impl Handler<Muster> for Mutineer {
     }
 }
 
-forkpool::interface!(Mutineer { Muster });
-forkpool::boot!(Mutineer);
+forkpool::interface!(Orphan { Muster });
+forkpool::boot!(Orphan);
 
 /// G11
 #[test]
@@ -129,7 +130,7 @@ fn a_server_that_ends_early_again_is_started_after_a_wait() {
         let journal = Scratch::file();
         let hour = Duration::from_secs(3600);
         let restart = Backoff::new().first(hour).most(hour);
-        let pool = builder::<Mutineer>(journal.some()).workers(1..=1).restart(restart).start();
+        let pool = builder::<Orphan>(journal.get().to_owned()).workers(1..=1).restart(restart).start();
         let pool = pool.expect("the pool starts");
         until("two servers ended", || journal.lines().len() >= 2).await;
         until("there is none", || servers().is_empty()).await;

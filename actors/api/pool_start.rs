@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use actix::dev::channel;
@@ -23,9 +24,11 @@ use crate::actors::worker_api::schema;
 use crate::actors::worker_api::worker::Worker;
 use crate::address::{Address, AddressError};
 use crate::certificates::Certificates;
-use crate::config::{OptionError, Options};
+use crate::config::{OptionError, Options, Transport};
 use crate::failure;
 use crate::server::{Boot, boot};
+use crate::sys::own_program::{CannotRestart, OwnProgram};
+use crate::sys::{CallError, requirements};
 use crate::wire::control::{Hello, ProcessLimits, ToServer};
 use crate::wire::frame;
 use crate::wire::frame::PayloadError;
@@ -67,6 +70,37 @@ pub enum StartError {
     /// This program cannot be executed again as the fork server.
     #[error("the fork server cannot be started")]
     Launch(#[source] io::Error),
+    /// The process executes another program than the one that contains the workers, so the fork server cannot be
+    /// started from it: the workers are in a library that a foreign program has opened, or an interpreter hides which
+    /// program it runs.
+    #[error(
+        "the fork server is this process's program started again, but {executable:?} does not contain the workers, \
+         which are in {code:?}: put the workers into a program of their own with Server::run, and connect to it with \
+         Pool::connect"
+    )]
+    NotThisProgram {
+        /// What this process executes.
+        executable: PathBuf,
+        /// The file that contains the workers' `boot!` line.
+        code: PathBuf,
+    },
+    /// The system refuses a call without which no pool works: a filter of system calls does not permit it, or `/proc` is
+    /// not mounted.
+    #[error(
+        "the system refuses {call}, without which no pool works: permit it, or mount /proc where that is missing"
+    )]
+    System {
+        /// The call.
+        call: &'static str,
+        /// The system's error.
+        source: io::Error,
+    },
+}
+
+impl From<CallError> for StartError {
+    fn from(CallError { call, error }: CallError) -> Self {
+        StartError::System { call, source: error }
+    }
 }
 
 /// Prints the error with its causes, since an unhandled `?` in `main` shows this.
@@ -150,9 +184,10 @@ impl<W: Worker> PoolBuilder<W> {
     ///
     /// - [`StartError::Option`] for an option whose value cannot work, or that has no meaning for this kind of pool.
     /// - [`StartError::NotBooted`] if no [`boot!`](crate::boot) line names the worker.
+    /// - [`StartError::NotThisProgram`] in a process whose program does not contain the worker.
     /// - [`StartError::Address`] for an invalid address of a server; that the server is not there is no error here, since
     ///   it may come later.
-    /// - [`StartError::Config`], [`StartError::Blobs`], [`StartError::Launch`] and [`StartError::Thread`] for what the
+    /// - [`StartError::Config`], [`StartError::Blobs`], [`StartError::Launch`], [`StartError::System`] and [`StartError::Thread`] for what the
     ///   system refuses.
     ///
     /// No process, descriptor or thread is left behind.
@@ -189,12 +224,11 @@ impl<W: Worker> PoolBuilder<W> {
     fn prepare(self) -> Result<PoolParts, StartError> {
         self.options.validate()?;
         let is_private = matches!(self.origin, PoolOrigin::Private(_));
-        if is_private && !boot::is_booted(&W::PROGRAM) {
-            let type_name = std::any::type_name::<W>();
-            return Err(StartError::NotBooted { type_name, short_name: short_name::<W>() });
-        }
         let spec = self.spec()?;
         let has_blobs = self.options.blob_memory > 0 && !spec.source.is_remote();
+        if !spec.source.is_remote() {
+            requirements::check(self.options.transport == Transport::SharedMemory, has_blobs)?;
+        }
         let blobs = has_blobs.then(|| BlobMemory::create(self.options.blob_memory)).transpose();
         let blobs = blobs.map_err(StartError::Blobs)?;
         // A standalone server may come later, so only a private one is started here.
@@ -210,7 +244,7 @@ impl<W: Worker> PoolBuilder<W> {
                 self.connect.validate(None)?;
                 let mut encoded = Vec::new();
                 frame::encode(&mut encoded, config, usize::MAX / 2).map_err(StartError::Config)?;
-                (ServerSource::Own(boot::arguments(&W::PROGRAM)), Some(encoded), Vec::new())
+                (own_server::<W>()?, Some(encoded), Vec::new())
             }
             PoolOrigin::Server { address } => (self.connect.source(address)?, None, (W::PROGRAM.interface)()),
         };
@@ -240,6 +274,19 @@ impl<W: Worker> PoolBuilder<W> {
         let name_of = |call| W::METHODS.get(usize::try_from(call).ok()?).map(Method::name);
         Ok(ServerSpec { source, hello: bytes, fingerprint, name_of })
     }
+}
+
+/// Returns how this program is started again as the fork server.
+fn own_server<W: Worker>() -> Result<ServerSource, StartError> {
+    let Some(hook) = boot::hook_of(&W::PROGRAM) else {
+        let type_name = std::any::type_name::<W>();
+        return Err(StartError::NotBooted { type_name, short_name: short_name::<W>() });
+    };
+    let program = OwnProgram::find(hook).map_err(|error| match error {
+        CannotRestart::Foreign { executable, code } => StartError::NotThisProgram { executable, code },
+        CannotRestart::Unknown(source) => StartError::System { call: "reading /proc/self/exe", source },
+    })?;
+    Ok(ServerSource::Own(program, boot::arguments(&W::PROGRAM)))
 }
 
 /// What a pool is made of, before its actors are started.

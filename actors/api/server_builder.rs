@@ -153,6 +153,10 @@ impl<W: Worker> Server<W> {
     ///
     /// [`ServerError`]. A server that is alive at one of the addresses is not disturbed, and no socket is left behind.
     pub fn run(self) -> Result<(), ServerError> {
+        // An actix system runs in a runtime of tokio.
+        if tokio::runtime::Handle::try_current().is_ok() {
+            return Err(ServerError::Runtime);
+        }
         let mut config = Vec::new();
         frame::encode(&mut config, &self.config, usize::MAX / 2).map_err(ServerError::Config)?;
         server::serve(&W::PROGRAM, config, &self.addresses, &self.options, self.certificates)

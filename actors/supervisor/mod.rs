@@ -180,6 +180,7 @@ impl Supervisor {
                     process.do_send(WorkerPrinted { stderr, bytes });
                 }
             }
+            FromServer::Diverted => self.mark_diverted(),
             // An application never requests a handover.
             FromServer::HandedOver { .. } => {}
         }

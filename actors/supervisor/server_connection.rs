@@ -41,6 +41,8 @@ pub(crate) struct ServerConnection {
     read_retry: Option<Pin<Box<Sleep>>>,
     /// The server process, if this application started it.
     process: Option<ServerProcess>,
+    /// Whether that process has reported that it diverted ahead of `main`.
+    has_diverted: bool,
     inbox: Inbox,
     send_queue: SendQueue,
     /// Received descriptors, one entry for each message that passed some.
@@ -64,6 +66,7 @@ impl ServerConnection {
             retry: None,
             read_retry: None,
             process: launched.process,
+            has_diverted: false,
             inbox: Inbox::default(),
             send_queue: SendQueue::default(),
             descriptors: VecDeque::new(),
@@ -73,6 +76,21 @@ impl ServerConnection {
     /// Returns the pid of the server process, if this application started it.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(ServerProcess::pid)
+    }
+
+    /// Records that the process that this application started has become its fork server.
+    pub(crate) fn mark_diverted(&mut self) {
+        self.has_diverted = true;
+    }
+
+    /// Says why the process that this application started is no fork server, if it has never reported to be one.
+    pub(crate) fn not_diverted(&mut self) -> Option<String> {
+        self.process.as_mut().filter(|_| !self.has_diverted).map(ServerProcess::not_diverted)
+    }
+
+    /// Says that the process that this application started has not reported yet to be a fork server.
+    pub(crate) fn not_diverted_yet(&self) -> Option<String> {
+        self.process.as_ref().filter(|_| !self.has_diverted).map(ServerProcess::not_diverted_yet)
     }
 
     /// Sends a message. It writes as much as fits now; [`poll_flush`](Self::poll_flush) writes the rest.

@@ -21,6 +21,10 @@ use crate::wire::control::{FromServer, ToServer};
 /// process after that waits once more and then kills it.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a process that was started as the fork server may take to report that it is (1 s). A call that fails later
+/// says that it did not. It is waited for all the same.
+const DIVERSION_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Identifies one connection to a server; a pool numbers them from 1.
 pub(super) type ServerId = u64;
 
@@ -91,6 +95,8 @@ impl Supervisor {
                 }
                 self.server = ServerState::Starting(connection);
                 self.server_id += 1;
+                let id = self.server_id;
+                ctx.run_later(DIVERSION_PATIENCE, move |supervisor, _| supervisor.check_diverted(id));
                 self.wake();
             }
             Err(error) => self.schedule_relaunch(error.to_string(), ctx),
@@ -110,6 +116,24 @@ impl Supervisor {
             self.scheduler.teller.tell(move || {
                 tracing::debug!(target: "forkpool", %pool, server, "fork server is up");
             });
+        }
+    }
+
+    /// If the process that was started still does not report to be the fork server, records that as the outage.
+    fn check_diverted(&mut self, id: ServerId) {
+        if let ServerState::Starting(connection) = &self.server
+            && self.server_id == id
+            && let Some(outage) = connection.not_diverted_yet()
+        {
+            self.scheduler.set_outage(Some(outage));
+        }
+    }
+
+    /// The process that was started is the fork server. Its preload may take long, which is no outage.
+    pub(super) fn mark_diverted(&mut self) {
+        if let ServerState::Starting(connection) = &mut self.server {
+            connection.mark_diverted();
+            self.scheduler.set_outage(None);
         }
     }
 
@@ -247,7 +271,8 @@ impl Supervisor {
         };
         if let ServerState::Starting(mut connection) | ServerState::Up(mut connection) = previous {
             // A reason that the server itself gave is more precise.
-            self.last_error = self.last_error.take().or(connection.take_error());
+            self.last_error = self.last_error.take().or_else(|| connection.take_error());
+            self.last_error = self.last_error.take().or_else(|| connection.not_diverted());
             connection.close().iter_mut().for_each(ServerProcess::kill);
         }
         self.stats_requests.clear();

@@ -9,6 +9,8 @@ use std::time::Duration;
 use crate::address::Address;
 use crate::certificates::Certificates;
 use crate::channel::SocketLayer;
+use crate::sys::Errno;
+use crate::sys::own_program::OwnProgram;
 use crate::sys::server_process::ServerProcess;
 use crate::sys::{descriptors, sockets};
 
@@ -52,7 +54,7 @@ impl Remote {
 #[derive(Clone, Debug)]
 pub(crate) enum ServerSource {
     /// The pool starts this program again with these arguments.
-    Own(Vec<String>),
+    Own(OwnProgram, Vec<String>),
     /// A server listens at this path. It must run as this process's user, as root or as `trusted`.
     Path { path: PathBuf, trusted: Option<u32> },
     /// A server listens at this port. With `certificates` the connection uses TLS. Without them it must be to a
@@ -70,7 +72,7 @@ impl ServerSource {
     /// connection is left then.
     pub(crate) fn open_now(&self) -> Option<io::Result<Launched>> {
         match self {
-            ServerSource::Own(arguments) => Some(launch(arguments)),
+            ServerSource::Own(program, arguments) => Some(launch(program, arguments)),
             ServerSource::Path { path, trusted } => Some(connect_to_path(path, *trusted)),
             ServerSource::Port { .. } => None,
         }
@@ -107,7 +109,7 @@ impl ServerSource {
 
     /// Returns whether the pool starts the server itself.
     pub(crate) fn is_own(&self) -> bool {
-        matches!(self, ServerSource::Own(_))
+        matches!(self, ServerSource::Own(..))
     }
 
     /// Returns whether the server is at a port, so that its workers may be on another machine.
@@ -124,7 +126,9 @@ impl ServerSource {
     /// Returns the outage after an attempt to start the server or to connect to it has failed.
     pub(crate) fn unreachable_text(&self, error: &io::Error) -> String {
         match self {
-            ServerSource::Own(_) => format!("failed to start this program again as the fork server: {error}"),
+            ServerSource::Own(..) => {
+                format!("failed to start this program again as the fork server: {error}")
+            }
             ServerSource::Path { .. } | ServerSource::Port { .. } => {
                 format!("failed to connect to the server at {}: {error}", self.location())
             }
@@ -133,7 +137,7 @@ impl ServerSource {
 
     fn location(&self) -> String {
         match self {
-            ServerSource::Own(_) => "this program".to_owned(),
+            ServerSource::Own(..) => "this program".to_owned(),
             ServerSource::Path { path, .. } => path.display().to_string(),
             ServerSource::Port { host, port, certificates, .. } => {
                 let (host, tls) = (host.clone(), certificates.is_some());
@@ -157,10 +161,14 @@ impl Remote {
     }
 }
 
-fn launch(arguments: &[String]) -> io::Result<Launched> {
-    let (ours, theirs) = sockets::socket_pair()?;
+fn launch(program: &OwnProgram, arguments: &[String]) -> io::Result<Launched> {
+    let failed = |error: Errno| {
+        let error = io::Error::from(error);
+        io::Error::new(error.kind(), format!("socketpair: {error}"))
+    };
+    let (ours, theirs) = sockets::socket_pair().map_err(failed)?;
     descriptors::set_nonblocking(ours.as_fd())?;
-    let process = Some(ServerProcess::launch(arguments, theirs)?);
+    let process = Some(ServerProcess::launch(program, arguments, theirs)?);
     Ok(Launched { socket: ours, layer: SocketLayer::None, process, remote: None })
 }
 

@@ -44,7 +44,7 @@ pub trait Worker: Actor<Context = WorkerContext<Self>> + Interface {
 
     /// Runs once in the fork server, before the first fork. Does nothing by default.
     ///
-    /// All workers of the pool share, copy-on-write, what it puts into `shared`. It must not leave a thread running,
+    /// All workers of the pool share, copy-on-write, what it puts into `shared`. It fails if it leaves a thread running,
     /// since a fork would not copy it.
     ///
     /// # Errors

@@ -28,7 +28,8 @@ pub trait Boot {
 /// only records its worker types.
 static DIVERTED: AtomicBool = AtomicBool::new(false);
 
-static BOOTED_TYPES: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+/// The worker types of this program, each with the address of the hook that named it.
+static BOOTED_TYPES: Mutex<Vec<(u64, usize)>> = Mutex::new(Vec::new());
 
 /// Returns the arguments that make a process of this program a server for one worker type.
 #[cfg(feature = "actors")]
@@ -37,11 +38,13 @@ pub(crate) fn arguments(program: &Program) -> Vec<String> {
     vec![SERVER_ARGUMENT.to_owned(), identity, ".".repeat(TITLE_PADDING)]
 }
 
-/// Returns whether a `boot!` line names this worker type.
+/// Returns the address of the hook of the `boot!` line that names this worker type, or `None` without such a line. The
+/// program that is started as the fork server must contain it.
 #[cfg(feature = "actors")]
-pub(crate) fn is_booted(program: &Program) -> bool {
+pub(crate) fn hook_of(program: &Program) -> Option<usize> {
+    let identity = (program.identity)();
     let booted = BOOTED_TYPES.lock().unwrap_or_else(PoisonError::into_inner);
-    booted.contains(&(program.identity)())
+    booted.iter().find(|(booted, _)| *booted == identity).map(|&(_, hook)| hook)
 }
 
 /// Records the worker types; in a server process for one of them, becomes that server and never returns.
@@ -49,7 +52,7 @@ pub(crate) fn is_booted(program: &Program) -> bool {
 /// `hook` is the start-up function that calls this.
 #[doc(hidden)]
 pub fn enter(programs: &[Program], hook: *const ()) {
-    let identities = programs.iter().map(|program| (program.identity)());
+    let identities = programs.iter().map(|program| ((program.identity)(), hook.addr()));
     BOOTED_TYPES.lock().unwrap_or_else(PoisonError::into_inner).extend(identities);
     let Some(wanted) = wanted(process_arguments()) else {
         return;

@@ -90,21 +90,38 @@ pub enum ServerError {
     NoAddress,
     /// The process has more than one thread, and a fork copies only the thread that calls it.
     #[error(
-        "a fork server must run in a process with one thread, and this one has {count} threads: start it first in \
-         main, outside of any runtime"
+        "a fork server must run in a process with one thread, and this one has {count} threads{}: start it first in \
+         main, outside of any runtime",
+        named(names)
     )]
     Threads {
-        /// The number of threads in the process.
+        /// The number of threads in the process; 2 if the system only tells that there are several.
         count: usize,
+        /// The names of the other threads, as far as the system tells them.
+        names: Vec<String>,
     },
+    /// The thread runs an async runtime or an actix system.
+    #[error(
+        "a fork server must not run inside of a runtime, because its workers would inherit it: call Server::run in a \
+         plain `fn main`, without an attribute that starts a runtime"
+    )]
+    Runtime,
     /// The workers' configuration cannot be encoded.
     #[error("the configuration of the workers cannot be encoded")]
     Config(#[source] PayloadError),
-    /// The preload returned an error or panicked.
+    /// The preload returned an error, panicked, or left threads running.
     #[error("the preload failed: {reason}")]
     Preload {
-        /// The text of the error and its causes, or of the panic.
+        /// The text of the error and its causes, of the panic, or the number and names of the threads.
         reason: String,
+    },
+    /// The system refuses a call without which a server cannot work.
+    #[error("the system refuses {call}, without which a fork server cannot work")]
+    Refused {
+        /// The call.
+        call: &'static str,
+        /// The system's error.
+        source: io::Error,
     },
     /// A system call failed.
     #[error("a system call of the server failed")]
@@ -116,6 +133,10 @@ impl fmt::Debug for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         failure::fmt_with_source(f, self)
     }
+}
+
+fn named(names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { format!(" (others: {})", names.join(", ")) }
 }
 
 impl From<AddressError> for ServerError {

@@ -13,6 +13,7 @@ use super::rejection_log::RejectionLog;
 use super::spawn::{ForkedWorker, WorkerSpec};
 use super::systemd;
 use crate::config::ServerOptions;
+use crate::sys::CallError;
 use crate::sys::arena::ReadOnlyArena;
 use crate::sys::descriptors;
 use crate::sys::descriptors::OpenDescriptors;
@@ -20,6 +21,8 @@ use crate::sys::process;
 use crate::sys::process::TitleSpace;
 use crate::sys::signals;
 use crate::sys::signals::{ChildSignals, StopRequest};
+use crate::telling;
+use crate::telling::log_event;
 use crate::wire::LIBRARY;
 use crate::wire::control::{Ended, FromServer, Hello, ServerReport, ToServer};
 use crate::worker::{Preload, Program};
@@ -62,6 +65,35 @@ pub(super) struct ForkServer<'a> {
     pub(super) rejections: RejectionLog,
 }
 
+/// What a server needs of the system before it opens anything that others see.
+pub(super) struct Footing {
+    child_signals: ChildSignals,
+    spare: Option<OwnedFd>,
+}
+
+impl Footing {
+    /// Asks the system for everything that a server cannot work without.
+    ///
+    /// # Errors
+    ///
+    /// The call that was refused, and its error.
+    pub(super) fn find(is_private: bool) -> Result<Self, CallError> {
+        // The pidfds of workers are passed to their clients, which could not watch or kill them without.
+        process::open_pidfd(process::own_pid()).map_err(CallError::of("pidfd_open"))?;
+        let spare = (!is_private).then(descriptors::open_null).transpose().map_err(CallError::of("pipe2"))?;
+        // If this is refused, orphans of dead workers become children of another process, which reaps them.
+        let _ = process::become_subreaper();
+        // A private server ends with its application or by SIGKILL; a standalone server handles SIGTERM and SIGINT.
+        let child_signals = ChildSignals::watch(!is_private).map_err(CallError::of("signalfd"))?;
+        Ok(Footing { child_signals, spare })
+    }
+
+    /// Gives up what was found, because the server does not start for another reason.
+    pub(super) fn give_up(self) {
+        self.child_signals.unblock();
+    }
+}
+
 /// What a watched descriptor belongs to.
 #[derive(Clone, Copy)]
 enum Watched {
@@ -78,21 +110,18 @@ impl<'a> ForkServer<'a> {
         options: ServerOptions,
         own: ServerVersion,
         listeners: Vec<Listener>,
-    ) -> rustix::io::Result<Self> {
-        process::become_subreaper()?;
-        let is_private = listeners.is_empty();
+        Footing { child_signals, spare }: Footing,
+    ) -> Self {
         let now = Instant::now();
-        Ok(ForkServer {
+        ForkServer {
             template,
             options,
             own,
-            // A private server ends with its application or by SIGKILL; a standalone server handles SIGTERM and
-            // SIGINT.
-            child_signals: ChildSignals::watch(!is_private)?,
-            is_private,
+            child_signals,
+            is_private: listeners.is_empty(),
             listeners,
             pause: None,
-            spare: (!is_private).then(descriptors::open_null).transpose()?,
+            spare,
             clients: Clients::default(),
             children: Children::new(),
             draining: None,
@@ -100,20 +129,18 @@ impl<'a> ForkServer<'a> {
             forked: 0,
             not_forked: 0,
             rejections: RejectionLog::new(now),
-        })
+        }
     }
 
-    /// Adds the application of a private server, whose hello has been checked.
+    /// Adds the application of a private server, whose hello has been checked. Its channel does not block.
     pub(super) fn welcome(
         &mut self,
         mut control: ControlChannel,
         hello: Hello,
         arena: Option<Arc<ReadOnlyArena>>,
-    ) -> rustix::io::Result<()> {
-        control.set_nonblocking()?;
+    ) {
         control.queue(&FromServer::Welcome { ticket: None });
         self.clients.welcome(control, hello, arena);
-        Ok(())
     }
 
     /// Runs until there is nothing more to do, then closes the listeners and kills all workers. Returns `Ok` in every
@@ -156,6 +183,7 @@ impl<'a> ForkServer<'a> {
     fn wait(&mut self) -> Result<(), Disconnect> {
         let now = Instant::now();
         self.rejections.log_omitted(now);
+        telling::catch_up();
         let timers = [
             self.children.check_hung(),
             self.clients.next_overdue(now),
@@ -237,7 +265,7 @@ impl<'a> ForkServer<'a> {
         self.draining = Some(drain_until);
         systemd::notify_stopping();
         let workers = self.children.count();
-        tracing::info!(target: "forkpool::server", workers, succeeded, "takes no more work");
+        log_event!(info, workers, succeeded, "takes no more work");
         self.clients.queue_for_all(&FromServer::Draining { succeeded });
     }
 
@@ -265,7 +293,7 @@ impl<'a> ForkServer<'a> {
                     // If the descriptor was lost because this process reached its limit, the worker's own timer still
                     // bounds it.
                     if let Some([handle]) = client.control.take_passed()? {
-                        tracing::info!(target: "forkpool::server", client = id, worker = number, "a worker was adopted");
+                        log_event!(info, client = id, worker = number, "a worker was adopted");
                         self.children.adopt(id, number, handle);
                     }
                 }
@@ -288,7 +316,7 @@ impl<'a> ForkServer<'a> {
         self.clients.remove(id);
         self.children.kill_workers_of(id);
         if !self.is_private {
-            tracing::info!(target: "forkpool::server", client = id, ?disconnect, "a client has disconnected");
+            log_event!(info, client = id, ?disconnect, "a client has disconnected");
             return Ok(());
         }
         if self.clients.count() == 0 { Err(disconnect) } else { Ok(()) }
@@ -326,6 +354,6 @@ impl<'a> ForkServer<'a> {
 
 fn log_exit(pool: &str, client: ClientId, ended: &Ended) {
     let Ended { number, ending, peak_memory, cpu_time, .. } = ended;
-    tracing::info!(target: "forkpool::server", client, pool, worker = number, %ending, peak_memory, ?cpu_time,
+    log_event!(info, client, pool, worker = number, %ending, peak_memory, ?cpu_time,
         "a worker has ended");
 }

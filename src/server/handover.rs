@@ -19,6 +19,7 @@ use crate::channel::{Inbox, SendQueue, SocketLayer};
 use crate::sys::descriptors;
 use crate::sys::descriptors::PassedDescriptors;
 use crate::sys::sockets;
+use crate::telling::log_event;
 use crate::wire::control::{BODY_LIMIT, FromServer, ToServer};
 use crate::wire::frame;
 
@@ -156,7 +157,7 @@ impl ForkServer<'_> {
         match pending_peer.control.next()? {
             None => pending_peer.control.flush(),
             Some(ToServer::TakeOver) => {
-                tracing::info!(target: "forkpool::server", by = %pending_peer.peer, "another server takes over");
+                log_event!(info, by = %pending_peer.peer, "another server takes over");
                 self.clients.remove_pending_peer(id);
                 // The sockets and locks belong to the successor now, so their paths are not removed.
                 self.listeners.clear();

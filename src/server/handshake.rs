@@ -9,6 +9,7 @@ use super::control_channel::{ControlChannel, Disconnect, FirstMessage};
 use super::event_loop::ForkServer;
 use super::spawn::WorkerSpec;
 use crate::sys::descriptors;
+use crate::telling::log_event;
 use crate::wire::control::{FromServer, Hello, ToServer};
 
 /// How long no connection is accepted after one could not be.
@@ -136,7 +137,7 @@ impl ForkServer<'_> {
             Ok(arena) => arena.flatten(),
             Err(reason) => return self.refuse(id, reason),
         };
-        tracing::info!(target: "forkpool::server", client = id, pool = hello.pool, "a client has connected");
+        log_event!(info, client = id, pool = hello.pool, "a client has connected");
         if let Some(client) = self.clients.admit(id, hello, arena) {
             client.control.queue(&FromServer::Welcome { ticket: client.ticket });
         }

@@ -5,8 +5,9 @@ use std::panic::AssertUnwindSafe;
 
 use super::compatibility::ServerVersion;
 use super::control_channel::{ControlChannel, Disconnect};
-use super::event_loop::{ForkServer, WorkerTemplate};
+use super::event_loop::{Footing, ForkServer, WorkerTemplate};
 use crate::config::ServerOptions;
+use crate::failure::SetupError;
 use crate::sys::descriptors;
 use crate::sys::descriptors::OpenDescriptors;
 use crate::sys::process;
@@ -14,6 +15,8 @@ use crate::sys::process::{TitleSpace, exit_now};
 use crate::sys::signals;
 use crate::sys::signals::HangUpWatch;
 use crate::sys::sockets;
+use crate::sys::{CallError, threads};
+use crate::telling;
 use crate::wire::call::SetupReport;
 use crate::wire::control::{FromServer, ToServer};
 use crate::worker;
@@ -29,33 +32,59 @@ const EXIT_UNABLE: i32 = 71;
 /// inherited descriptors are closed.
 pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
     signals::reset_dispositions();
-    let Some(socket) = control_socket() else {
-        eprintln!(
-            "forkpool: only a pool starts a fork server with this argument; run the program without it"
-        );
+    if !sockets::is_stream_socket(std::io::stdin().as_fd()) {
+        let line = "only a pool starts a fork server with this argument; run the program without it";
+        telling::print_line(format_args!("{line}"));
         exit_now(EXIT_USAGE)
+    }
+    let socket = match control_socket() {
+        Ok(socket) => socket,
+        Err(error) => {
+            refuse_on_stdin(&error);
+            exit_now(EXIT_UNABLE)
+        }
     };
+    let mut control = ControlChannel::new(socket);
+    control.queue(&FromServer::Diverted);
+    if control.flush_all().is_err() {
+        // The application is gone.
+        exit_now(0)
+    }
     start_up();
-    match prepare(program, socket).and_then(ForkServer::serve) {
+    match prepare(program, control).and_then(ForkServer::serve) {
         Ok(worker) => worker.become_worker(),
         Err(Disconnect::Closed) => exit_now(0),
         Err(Disconnect::Broken | Disconnect::Untrusted(_)) => exit_now(EXIT_UNABLE),
     }
 }
 
-/// Returns the control channel, which is standard input, after closing all other inherited descriptors. Returns
-/// `None` if standard input is not a stream socket.
-fn control_socket() -> Option<OwnedFd> {
-    if !sockets::is_stream_socket(std::io::stdin().as_fd()) {
-        return None;
-    }
-    let socket = descriptors::take_stdin().ok()?;
-    descriptors::close_all_but(socket).ok()
+/// Returns the control channel, which is standard input, after closing all other inherited descriptors.
+///
+/// # Errors
+///
+/// The call that was refused; standard input is still the control channel then.
+fn control_socket() -> Result<OwnedFd, CallError> {
+    let socket = descriptors::take_stdin()?;
+    descriptors::close_all_but(socket)
+}
+
+/// Sends the reason why this process cannot become a server to the application at standard input.
+fn refuse_on_stdin(error: &CallError) {
+    let Ok(socket) = std::io::stdin().as_fd().try_clone_to_owned() else {
+        return telling::print_line(format_args!("the fork server cannot start: {error}"));
+    };
+    // An application that is gone does not need the reason.
+    let _ = refuse(&mut ControlChannel::new(socket), format!("the fork server cannot start: {error}"));
+}
+
+/// Sends a refusal; the server exits after that.
+fn refuse(control: &mut ControlChannel, reason: String) -> Disconnect {
+    control.queue(&FromServer::Refused { reason });
+    control.flush_all().err().unwrap_or(Disconnect::Broken)
 }
 
 /// Reads the hello, checks it, and runs the preload.
-fn prepare(program: &Program, socket: OwnedFd) -> Result<ForkServer<'_>, Disconnect> {
-    let mut control = ControlChannel::new(socket);
+fn prepare(program: &Program, mut control: ControlChannel) -> Result<ForkServer<'_>, Disconnect> {
     let ToServer::Hello(hello) = control.wait_for_message()? else {
         return Err(Disconnect::Broken);
     };
@@ -64,11 +93,7 @@ fn prepare(program: &Program, socket: OwnedFd) -> Result<ForkServer<'_>, Disconn
     let arena = own.mismatch(&hello).map_or_else(|| control.take_arena(&hello), Err);
     let arena = match arena {
         Ok(arena) => arena,
-        Err(reason) => {
-            control.queue(&FromServer::Refused { reason });
-            control.flush_all()?;
-            return Err(Disconnect::Broken);
-        }
+        Err(reason) => return Err(refuse(&mut control, reason)),
     };
     let title = TitleSpace::find();
     process::set_short_name(&hello.pool, "server");
@@ -89,9 +114,18 @@ fn prepare(program: &Program, socket: OwnedFd) -> Result<ForkServer<'_>, Disconn
     // All inherited descriptors were closed before the preload, so the list is empty.
     let open_before = OpenDescriptors::default();
     let template = WorkerTemplate { program, config, preload, title, open_before };
-    let server = ForkServer::new(template, ServerOptions::default(), own, Vec::new());
-    let mut server = server.map_err(|_| Disconnect::Broken)?;
-    server.welcome(control, hello, arena).map_err(|_| Disconnect::Broken)?;
+    let footing = match Footing::find(true) {
+        Ok(footing) => footing,
+        Err(error) => {
+            return Err(refuse(&mut control, format!("the system refuses the fork server {error}")));
+        }
+    };
+    let mut server = ForkServer::new(template, ServerOptions::default(), own, Vec::new(), footing);
+    if let Err(error) = control.set_nonblocking() {
+        let error = CallError { call: "ioctl(FIONBIO)", error: error.into() };
+        return Err(refuse(&mut control, format!("the system refuses the fork server {error}")));
+    }
+    server.welcome(control, hello, arena);
     Ok(server)
 }
 
@@ -105,15 +139,32 @@ pub(super) fn write_title(space: Option<TitleSpace>, title: &str) {
 ///
 /// # Errors
 ///
-/// The error that the preload returned, or a report of its panic.
+/// The error that the preload returned, a report of its panic, or that the process has more than one thread.
 pub(super) fn run_preload(program: &Program, config: &[u8]) -> Result<&'static Preload, SetupReport> {
     panic_capture::capture();
+    if let Some(others) = threads::others() {
+        let started = "start-up functions of the program or of a library have started";
+        let advice = "start them in setup, or put the workers into a program without them";
+        return Err(thread_error(&format!("{started} {others}"), advice));
+    }
     let mut preload = Preload::default();
     let load = || (program.preload)(config, &mut preload);
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(load));
     match outcome {
-        Ok(Ok(())) => Ok(Box::leak(Box::new(preload))),
+        Ok(Ok(())) => match threads::others() {
+            None => Ok(Box::leak(Box::new(preload))),
+            Some(others) => {
+                let advice = "stop and join them in preload, or start them in setup";
+                Err(thread_error(&format!("the preload leaves {others} running"), advice))
+            }
+        },
         Ok(Err(error)) => Err(SetupReport::of(error)),
         Err(_) => Err(SetupReport::Panic(panic_capture::take())),
     }
+}
+
+/// The report on a process that must not fork because it has several threads.
+fn thread_error(what: &str, advice: &str) -> SetupReport {
+    let text = format!("{what}, and a fork copies only the thread that forks: {advice}");
+    SetupReport::of(SetupError::new(text))
 }

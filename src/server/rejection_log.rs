@@ -1,5 +1,6 @@
 //! Rate-limited log of rejected peers, since peers may try again without a pause.
 
+use crate::telling::log_event;
 use std::time::{Duration, Instant};
 
 /// Log lines per second; further rejections are only counted.
@@ -23,7 +24,7 @@ impl RejectionLog {
     pub(super) fn record(&mut self, reason: &str, now: Instant) {
         self.rejected += 1;
         if self.take_permit(now) {
-            tracing::warn!(target: "forkpool::server", reason, "turned away");
+            log_event!(warn, reason, "turned away");
         }
     }
 
@@ -40,7 +41,7 @@ impl RejectionLog {
     /// Logs the number of omitted rejections, once a second.
     pub(super) fn log_omitted(&mut self, now: Instant) {
         if now >= self.window_end && self.omitted > 0 {
-            tracing::warn!(target: "forkpool::server", count = self.omitted, "more were turned away");
+            log_event!(warn, count = self.omitted, "more were turned away");
             self.omitted = 0;
         }
     }

@@ -12,7 +12,8 @@ use super::private_server::write_title;
 use crate::channel::{SocketLayer, StatusPage, WorkerDoorbells, WorkerEnd};
 use crate::sys::process;
 use crate::sys::process::{ForkSide, Pid};
-use crate::sys::{Errno, descriptors};
+use crate::sys::{CallError, Errno, descriptors};
+use crate::telling::log_event;
 use crate::wire::control::{FromServer, Hello, ProcessLimits, WorkerPid};
 use crate::worker;
 use crate::worker::Assignment;
@@ -116,11 +117,11 @@ impl ForkServer<'_> {
         number: u64,
         (channel, [stdout, stderr]): (WorkerEnd, [OwnedFd; 2]),
     ) -> Result<LocalFork, String> {
-        let failed = |error: Errno| std::io::Error::from(error).to_string();
+        let failed = |call| move |error: Errno| CallError { call, error: error.into() }.to_string();
         let process_limits = process_limits_of(&mut self.clients, id);
         let names = WorkerNames::of(pool_of(&mut self.clients, id), number);
         let spec = WorkerSpec { parent: process::own_pid(), client: id, channel, stdout, stderr, names };
-        let (pid, spec) = match fork_process(spec).map_err(failed)? {
+        let (pid, spec) = match fork_process(spec).map_err(failed("fork"))? {
             AfterFork::Child(spec) => return Ok(LocalFork::Child(spec)),
             AfterFork::Parent(pid, spec) => (pid, spec),
         };
@@ -133,7 +134,7 @@ impl ForkServer<'_> {
             Err(error) => {
                 // Without a pidfd the host could not kill the worker, so it is reported as not forked.
                 process::kill_group(pid);
-                Err(failed(error))
+                Err(failed("pidfd_open")(error))
             }
         }
     }
@@ -200,7 +201,7 @@ impl ForkServer<'_> {
         let pid = pid.as_raw_nonzero().get().unsigned_abs();
         if self.logs_workers() {
             let pool = pool_of(&mut self.clients, id);
-            tracing::info!(target: "forkpool::server", client = id, pool, worker = number, pid, "a worker was forked");
+            log_event!(info, client = id, pool, worker = number, pid, "a worker was forked");
         }
         WorkerPid { number, pid }
     }
@@ -211,8 +212,7 @@ impl ForkServer<'_> {
         let Some(client) = self.clients.get(id) else { return };
         if logs {
             let pool = client.hello.pool.as_str();
-            tracing::warn!(target: "forkpool::server", client = id, pool, worker = number, reason,
-                "a worker was not forked");
+            log_event!(warn, client = id, pool, worker = number, reason, "a worker was not forked");
         }
         client.control.queue(&FromServer::NotForked { number, reason: reason.to_owned() });
     }
@@ -272,7 +272,7 @@ impl ForkedWorker<'_> {
         drop((clients, listeners));
         children.forget_in_child();
         open_before.close_in_child();
-        child_signals.unblock_in_child();
+        child_signals.unblock();
         // On failure the worker keeps the server's standard output and standard error.
         let _ = descriptors::replace_stdout_and_stderr(stdout, stderr);
         let Hello { fingerprint, max_payload, max_memory, process_limits, .. } = hello;

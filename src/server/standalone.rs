@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::compatibility::ServerVersion;
 use super::control_channel::Disconnect;
 use super::errors::{ListenError, ServerError};
-use super::event_loop::{ForkServer, WorkerTemplate};
+use super::event_loop::{Footing, ForkServer, WorkerTemplate};
 use super::handover::Predecessor;
 use super::listener::{Access, Listener};
 use super::private_server::run_preload;
@@ -19,6 +19,8 @@ use crate::config::ServerOptions;
 use crate::sys::descriptors::OpenDescriptors;
 use crate::sys::process;
 use crate::sys::process::TitleSpace;
+use crate::sys::{CallError, threads};
+use crate::telling::log_event;
 use crate::wire::call::SetupReport;
 use crate::worker;
 use crate::worker::Program;
@@ -38,7 +40,8 @@ use crate::worker::Program;
 /// - [`ServerError::Option`], [`ServerError::NoAddress`], [`ServerError::Threads`]: the call was refused before
 ///   anything was opened.
 /// - [`ServerError::Listen`]: an address is invalid, is in use by another server, or cannot be opened.
-/// - [`ServerError::Preload`]: the preload returned an error or panicked.
+/// - [`ServerError::Preload`]: the preload returned an error, panicked, or left threads running.
+/// - [`ServerError::Refused`]: the system refuses a call without which a server cannot work.
 /// - [`ServerError::Io`]: a system call failed.
 ///
 /// After an error before the server is ready, no client was accepted, no socket or lock is left behind, and a server
@@ -62,9 +65,8 @@ pub fn serve(
     if addresses.is_empty() {
         return Err(ServerError::NoAddress);
     }
-    let count = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
-    if count > 1 {
-        return Err(ServerError::Threads { count });
+    if let Some(others) = threads::others() {
+        return Err(ServerError::Threads { count: others.count.unwrap_or(1) + 1, names: others.names });
     }
     let open_before = OpenDescriptors::list();
     let prepared = PreparedAddresses::find(&addresses, access, options.take_over)?;
@@ -75,16 +77,23 @@ pub fn serve(
             SetupReport::Panic(report) => format!("it panicked: {report}"),
         },
     })?;
-    let io = |error| ServerError::Io(std::io::Error::from(error));
     let own = ServerVersion { fingerprint: (program.fingerprint)(), interface: (program.interface)() };
     let template = WorkerTemplate { program, config, preload, title: TitleSpace::find(), open_before };
     process::set_short_name(&server_name(options), "server");
-    let OpenedListeners { listeners, predecessors } = prepared.open()?;
+    let footing = Footing::find(false)
+        .map_err(|CallError { call, error }| ServerError::Refused { call, source: error })?;
+    let OpenedListeners { listeners, predecessors } = match prepared.open() {
+        Ok(opened) => opened,
+        Err(error) => {
+            footing.give_up();
+            return Err(error.into());
+        }
+    };
     let listens = listeners.iter().map(|listener| listener.address.as_str()).collect::<Vec<_>>().join(", ");
-    let server = ForkServer::new(template, options.clone(), own, listeners).map_err(io)?;
+    let server = ForkServer::new(template, options.clone(), own, listeners, footing);
     // Nothing can fail from here on.
     predecessors.into_iter().for_each(Predecessor::confirm);
-    tracing::info!(target: "forkpool::server", listens, "serves");
+    log_event!(info, listens, "serves");
     systemd::notify_ready();
     match server.serve() {
         Ok(worker) => worker.become_worker(),

@@ -5,6 +5,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
+
+use super::CallError;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags,
@@ -61,6 +63,55 @@ pub(crate) fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> rustix::io::Result<usiz
 /// Reads from a pipe into the spare capacity of `bytes`; returns how many bytes, 0 at the end.
 pub(crate) fn read(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Result<usize> {
     rustix::io::retry_on_intr(|| rustix::io::read(fd, rustix::buffer::spare_capacity(bytes)))
+}
+
+/// Bytes that a pipe takes at once if it has room at all (`PIPE_BUF`).
+const WRITTEN_AT_ONCE: usize = 4096;
+
+/// Whether none of these descriptors would make a short write wait. One that is closed, or whose reader is gone, makes
+/// it fail, which is no wait.
+///
+/// # References
+///
+/// - [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html), `POLLOUT`
+pub(crate) fn has_room<const COUNT: usize>(fds: [BorrowedFd<'_>; COUNT]) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut entries = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::OUT));
+    match rustix::io::retry_on_intr(|| poll(&mut entries, Some(&now))) {
+        Ok(_) => entries.iter().all(|entry| !entry.revents().is_empty()),
+        // A system that does not say is not waited for.
+        Err(_) => false,
+    }
+}
+
+/// Writes bytes, as far as that needs no wait; returns whether it wrote all of them.
+///
+/// # References
+///
+/// - [pwritev2(2)](https://man7.org/linux/man-pages/man2/pwritev2.2.html), `RWF_NOWAIT`
+pub(crate) fn write_without_waiting(fd: BorrowedFd<'_>, bytes: &[u8]) -> bool {
+    use rustix::io::{ReadWriteFlags, pwritev2};
+    bytes.chunks(WRITTEN_AT_ONCE).all(|mut chunk| {
+        while !chunk.is_empty() {
+            if !has_room([fd]) {
+                return false;
+            }
+            // Another process may have filled the pipe since. Where the kernel cannot be told not to wait, the room
+            // that was there has to suffice.
+            let at_the_end = u64::MAX;
+            let written = match pwritev2(fd, &[IoSlice::new(chunk)], at_the_end, ReadWriteFlags::NOWAIT) {
+                Err(Errno::AGAIN) => return false,
+                Err(_) => write(fd, chunk),
+                written => written,
+            };
+            match written {
+                Ok(count @ 1..) => chunk = &chunk[count.min(chunk.len())..],
+                Ok(0) | Err(_) => return false,
+            }
+        }
+        true
+    })
 }
 
 /// Makes `stdin` the standard input of this process.
@@ -182,25 +233,33 @@ pub(crate) fn raise_number(fd: OwnedFd) -> OwnedFd {
 }
 
 /// Takes over standard input as a separate descriptor and puts the null device in its place.
-pub(crate) fn take_stdin() -> rustix::io::Result<OwnedFd> {
+///
+/// # Errors
+///
+/// The call that was refused; standard input is what it was.
+pub(crate) fn take_stdin() -> Result<OwnedFd, CallError> {
     let stdin = std::io::stdin();
-    let taken = rustix::io::fcntl_dupfd_cloexec(stdin.as_fd(), 3)?;
-    replace_stdin(open_null()?)?;
+    let taken =
+        rustix::io::fcntl_dupfd_cloexec(stdin.as_fd(), 3).map_err(CallError::of("fcntl(F_DUPFD_CLOEXEC)"))?;
+    let null = open_null().map_err(CallError::of("pipe2, in place of /dev/null"))?;
+    replace_stdin(null).map_err(CallError::of("dup2"))?;
     Ok(taken)
 }
 
-/// Opens the null device for reading.
+/// Opens the null device for reading. Without it, returns a pipe that nobody can write to: reading finds the end as
+/// well.
 pub(crate) fn open_null() -> rustix::io::Result<OwnedFd> {
     let null = std::fs::File::open("/dev/null");
-    null.map(OwnedFd::from).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    null.map(OwnedFd::from).or_else(|_| blocking_pipe().map(|(reader, _)| reader))
 }
 
-/// Closes every descriptor above 2 except `keep`, which is moved to number 3.
+/// Closes every descriptor above 2 except `keep`, which is moved to number 3. Where the kernel has no `close_range`, or a
+/// filter refuses it, they are closed one by one.
 ///
 /// # References
 ///
 /// - [close_range(2)](https://man7.org/linux/man-pages/man2/close_range.2.html)
-pub(crate) fn close_all_but(keep: OwnedFd) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn close_all_but(keep: OwnedFd) -> Result<OwnedFd, CallError> {
     use std::os::fd::IntoRawFd;
     const KEPT: RawFd = 3;
     let keep = keep.into_raw_fd();
@@ -208,7 +267,7 @@ pub(crate) fn close_all_but(keep: OwnedFd) -> rustix::io::Result<OwnedFd> {
         // SAFETY: dup3 demands two numbers, open or free; `keep` was just owned by us and is open, and whatever is open
         // at 3 is closed on purpose: this runs in a process that closes all its descriptors.
         if unsafe { libc::dup3(keep, KEPT, libc::O_CLOEXEC) } < 0 {
-            return Err(last_errno());
+            return Err(CallError::of("dup3")(last_errno()));
         }
     }
     // SAFETY: close_range demands only plain numbers. The descriptors above 3 were inherited, which is why they
@@ -216,11 +275,22 @@ pub(crate) fn close_all_but(keep: OwnedFd) -> rustix::io::Result<OwnedFd> {
     // those gets EBADF, and docs/FORK-SAFETY.md says so.
     let closed = unsafe { libc::syscall(libc::SYS_close_range, KEPT + 1, libc::c_uint::MAX, 0) };
     if closed < 0 {
-        return Err(last_errno());
+        let others = OpenDescriptors::list().0.into_iter().filter(|&number| number > KEPT);
+        OpenDescriptors(others.collect()).close_in_child();
     }
     // SAFETY: from_raw_fd demands an open descriptor with no other owner; 3 was made by the dup3 above, or is the
     // number whose ownership `keep` has given up.
     Ok(unsafe { OwnedFd::from_raw_fd(KEPT) })
+}
+
+/// Most numbers that are tried to find the open descriptors (2²⁰, the limit that the kernel has by default). It takes
+/// a tenth of a second.
+const MAX_TRIED: RawFd = 1 << 20;
+
+/// Whether this number is an open descriptor.
+fn is_open(number: RawFd) -> bool {
+    // SAFETY: fcntl with F_GETFD demands a plain number; for one that is not open it fails.
+    unsafe { libc::fcntl(number, libc::F_GETFD) != -1 }
 }
 
 /// Numbers of the descriptors above the standard ones that were open in this process at one moment.
@@ -228,14 +298,18 @@ pub(crate) fn close_all_but(keep: OwnedFd) -> rustix::io::Result<OwnedFd> {
 pub(crate) struct OpenDescriptors(Vec<RawFd>);
 
 impl OpenDescriptors {
-    /// Lists the descriptors that are open now.
+    /// Lists the descriptors that are open now. Without `/proc` it tries every number up to the limit.
     pub(crate) fn list() -> Self {
         let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-        let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        let numbers: Vec<RawFd> = numbers.filter(|&number| number > 2).collect();
+        let mut numbers: Vec<RawFd> =
+            entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        if numbers.is_empty() {
+            let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+            let limit = limit.and_then(|limit| RawFd::try_from(limit).ok()).unwrap_or(RawFd::MAX);
+            numbers = (0..limit.min(MAX_TRIED)).collect();
+        }
         // The descriptor of the directory is among them, and is closed by now.
-        let is_open = |number: &RawFd| std::fs::read_link(format!("/proc/self/fd/{number}")).is_ok();
-        OpenDescriptors(numbers.into_iter().filter(is_open).collect())
+        OpenDescriptors(numbers.into_iter().filter(|&number| number > 2 && is_open(number)).collect())
     }
 
     /// Closes them in a forked process, which uses none of them.

@@ -1,9 +1,10 @@
 //! Memory of this process: a mark that forked copies lack, limits, and how much is private.
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::process::Pid;
 
 const PAGE: usize = 4096;
 
@@ -11,11 +12,20 @@ const PAGE: usize = 4096;
 ///
 /// A handler may fork, and the child may return from the handler into our loop; there it must not answer in its
 /// parent's name. The kernel wipes the mark's page in the child, so the check is a load and not a system call.
+/// Where the kernel refuses to wipe pages (an emulator, an old kernel or a filter of system calls may), the mark is the
+/// process id, and each check is a system call.
 #[derive(Clone)]
-pub(crate) struct ForkMark(NonNull<AtomicU8>);
+pub(crate) enum ForkMark {
+    Page(NonNull<AtomicU8>),
+    Pid(Pid),
+}
 
 impl ForkMark {
     /// Sets a mark in this process.
+    ///
+    /// # Errors
+    ///
+    /// The system's error if there is no memory for a page.
     ///
     /// # References
     ///
@@ -29,21 +39,63 @@ impl ForkMark {
         let mark = NonNull::<AtomicU8>::new(page.cast()).ok_or(rustix::io::Errno::NOMEM)?;
         // SAFETY: madvise demands a range of mapped pages whose content is not relied on; the page was mapped on the
         // line above, and no other code knows its address yet.
-        unsafe { rustix::mm::madvise(mark.as_ptr().cast(), PAGE, Advice::LinuxWipeOnFork) }?;
-        let fork_mark = ForkMark(mark);
-        fork_mark.mark().store(1, Ordering::Relaxed);
-        Ok(fork_mark)
+        let wiped = unsafe { rustix::mm::madvise(mark.as_ptr().cast(), PAGE, Advice::LinuxWipeOnFork) };
+        if wiped.is_err() {
+            // SAFETY: munmap demands a range that is not used any more; no reference to the page was made.
+            let _ = unsafe { rustix::mm::munmap(mark.as_ptr().cast(), PAGE) };
+            return Ok(ForkMark::Pid(rustix::process::getpid()));
+        }
+        at(mark).store(1, Ordering::Relaxed);
+        Ok(ForkMark::Page(mark))
     }
 
     /// Whether this is the process that set the mark.
     pub(crate) fn is_original_process(&self) -> bool {
-        self.mark().load(Ordering::Relaxed) == 1
+        match *self {
+            ForkMark::Page(page) => at(page).load(Ordering::Relaxed) == 1,
+            ForkMark::Pid(pid) => rustix::process::getpid() == pid,
+        }
+    }
+}
+
+/// The first byte of a mark's page.
+fn at<'a>(page: NonNull<AtomicU8>) -> &'a AtomicU8 {
+    // SAFETY: as_ref demands an aligned, initialised and living value; the page is aligned, starts zeroed (a valid
+    // AtomicU8) and is never unmapped once it is a mark: a worker has one mark until its process ends.
+    unsafe { page.as_ref() }
+}
+
+/// Counters that this process shares with every process that it forks afterwards.
+#[derive(Debug)]
+pub(crate) struct SharedCounters(NonNull<AtomicU32>);
+
+// SAFETY: Send demands that another thread may own it; the page belongs to the process, not to a thread.
+unsafe impl Send for SharedCounters {}
+// SAFETY: Sync demands that threads may use it at the same time; every access is atomic.
+unsafe impl Sync for SharedCounters {}
+
+impl SharedCounters {
+    /// Creates a page of counters that are zero.
+    ///
+    /// # Errors
+    ///
+    /// The system's error.
+    pub(crate) fn new() -> rustix::io::Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: mmap_anonymous demands that no existing mapping is replaced; the address is left to the kernel,
+        // without MAP_FIXED.
+        let page =
+            unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), PAGE, access, MapFlags::SHARED) }?;
+        NonNull::new(page.cast()).map(SharedCounters).ok_or(rustix::io::Errno::NOMEM)
     }
 
-    fn mark(&self) -> &AtomicU8 {
-        // SAFETY: as_ref demands an aligned, initialised and living value; the page is aligned, starts zeroed
-        // (a valid AtomicU8) and is never unmapped: a worker has one mark until its process ends.
-        unsafe { self.0.as_ref() }
+    /// Adds one to a counter and returns its new value.
+    pub(crate) fn increment(&self, at: usize) -> u32 {
+        assert!(at < PAGE / size_of::<AtomicU32>(), "the counter is on the page");
+        // SAFETY: as_ref demands an aligned, initialised and living value. The page is aligned, starts zeroed (a valid
+        // AtomicU32) and is never unmapped, and the place was checked.
+        let counter = unsafe { self.0.add(at).as_ref() };
+        counter.fetch_add(1, Ordering::Relaxed).saturating_add(1)
     }
 }
 

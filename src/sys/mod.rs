@@ -8,17 +8,44 @@ pub(crate) mod arena;
 pub(crate) mod clock;
 pub(crate) mod descriptors;
 pub(crate) mod init_array;
+#[cfg(feature = "actors")]
+mod loaded_objects;
 pub(crate) mod memory;
+#[cfg(feature = "actors")]
+pub(crate) mod own_program;
 pub(crate) mod parent_death;
 pub(crate) mod process;
 pub(crate) mod random;
 #[cfg(feature = "actors")]
 pub(crate) mod reactor;
+#[cfg(feature = "actors")]
+pub(crate) mod requirements;
 pub(crate) mod sealed_file;
 #[cfg(feature = "actors")]
 pub(crate) mod server_process;
 pub(crate) mod shared_memory;
 pub(crate) mod signals;
 pub(crate) mod sockets;
+pub(crate) mod threads;
 
 pub(crate) use rustix::io::Errno;
+
+/// A system call that was refused. It prints as the call and the system's error.
+#[derive(Debug)]
+pub(crate) struct CallError {
+    pub(crate) call: &'static str,
+    pub(crate) error: std::io::Error,
+}
+
+impl CallError {
+    /// Names the call that an error belongs to.
+    pub(crate) fn of<E: Into<std::io::Error>>(call: &'static str) -> impl Fn(E) -> CallError {
+        move |error| CallError { call, error: error.into() }
+    }
+}
+
+impl std::fmt::Display for CallError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.call, self.error)
+    }
+}

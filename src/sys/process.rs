@@ -41,7 +41,7 @@ pub(crate) struct ExitStatus {
 /// - [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html)
 pub(crate) fn fork() -> rustix::io::Result<ForkSide> {
     // SAFETY: fork demands that the child touches nothing another thread may have held. The fork server has
-    // one thread (a preload that starts some breaks its contract, which docs/FORK-SAFETY.md states).
+    // one thread: it is refused if another one is left after its preload, and it starts none itself.
     match unsafe { libc::fork() } {
         -1 => Err(last_errno()),
         0 => Ok(ForkSide::Child),
@@ -218,8 +218,10 @@ pub(crate) fn terminate_child(pid: Pid) {
 
 /// Kills a process group whose leader was not reaped yet.
 pub(crate) fn kill_group(leader: Pid) {
-    // ESRCH means that the group is empty, as intended.
-    let _ = rustix::process::kill_process_group(leader, Signal::KILL);
+    if rustix::process::kill_process_group(leader, Signal::KILL).is_err() {
+        // The system may have refused the group. A leader that has ended is a zombie, which no signal harms.
+        let _ = rustix::process::kill_process(leader, Signal::KILL);
+    }
 }
 
 /// Moves a process, or this one if `None`, into a process group of its own.

@@ -1,21 +1,25 @@
 //! Starts the application's private fork server, and waits for its exit.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-/// The running program, even if its file was replaced or removed since it started.
-const THIS_PROGRAM: &str = "/proc/self/exe";
+use super::own_program::OwnProgram;
 
 /// How long a server may take to end its workers and exit before it is killed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long the end of a process may take to be known after its descriptors are closed (50 ms).
+const LINGER: Duration = Duration::from_millis(50);
+
 /// The fork server as a child of the application. Dropping it waits for its exit, for at most [`EXIT_TIMEOUT`].
 pub(crate) struct ServerProcess {
     child: Child,
+    /// What was executed, and how that is shown.
+    program: OwnProgram,
+    executed: String,
 }
 
 impl ServerProcess {
@@ -23,16 +27,42 @@ impl ServerProcess {
     ///
     /// # Errors
     ///
-    /// The system's error; no process was started then.
-    pub(crate) fn launch(arguments: &[String], control: OwnedFd) -> io::Result<Self> {
-        let name = std::env::args_os().next();
-        let child = Command::new(THIS_PROGRAM)
-            .arg0(name.as_deref().unwrap_or(OsStr::new("forkpool")))
-            .args(arguments)
-            .stdin(Stdio::from(control))
-            .process_group(0)
-            .spawn()?;
-        Ok(ServerProcess { child })
+    /// The system's error, with what was to be executed; no process was started then.
+    pub(crate) fn launch(program: &OwnProgram, arguments: &[String], control: OwnedFd) -> io::Result<Self> {
+        let executed = program.describe();
+        let mut command = program.command();
+        let spawned = command.args(arguments).stdin(Stdio::from(control)).process_group(0).spawn();
+        let failed =
+            |error: io::Error| io::Error::new(error.kind(), format!("executing {executed}: {error}"));
+        Ok(ServerProcess { child: spawned.map_err(failed)?, executed, program: program.clone() })
+    }
+
+    /// Says why a process that was started as a fork server and never sent its first message is none.
+    pub(crate) fn not_diverted(&mut self) -> String {
+        self.program.mark_foreign();
+        // Its end is known a moment after its descriptors are closed.
+        let until = Instant::now() + LINGER;
+        while !self.try_reap() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let end = match self.child.try_wait() {
+            Ok(Some(status)) => format!("it ended ({status})"),
+            _ => "it closed its standard input or wrote something else there".to_owned(),
+        };
+        format!(
+            "{} was started again as the fork server, but did not divert ahead of its main: {end}; the program that \
+             is executed must contain the boot! line, or else run the workers in a program of their own with \
+             Server::run and connect to it",
+            self.executed
+        )
+    }
+
+    /// Says that a process that was started as a fork server has not sent its first message yet.
+    pub(crate) fn not_diverted_yet(&self) -> String {
+        format!(
+            "{} was started again as the fork server, and has not diverted ahead of its main yet",
+            self.executed
+        )
     }
 
     /// The server's pid.

@@ -77,8 +77,9 @@ impl ChildSignals {
         request
     }
 
-    /// Unblocks the signals in a worker, whose own children the server has no part in.
-    pub(crate) fn unblock_in_child(self) {
+    /// Unblocks the signals: in a worker, whose own children the server has no part in, or for a server that does not
+    /// start.
+    pub(crate) fn unblock(self) {
         let _ = mask(libc::SIG_UNBLOCK, &signal_set(self.with_stop_requests));
     }
 }

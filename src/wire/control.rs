@@ -147,6 +147,9 @@ pub(crate) enum FromServer {
     },
     /// Output of a worker whose client is remote and does not hold the pipes.
     Printed { number: u64, stderr: bool, bytes: Vec<u8> },
+    /// The process that the application started is its fork server: it diverted ahead of `main`. Sent first, and by a
+    /// private server alone.
+    Diverted,
 }
 
 /// A forked worker: its number at the client, and its pid.

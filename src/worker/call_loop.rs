@@ -13,6 +13,7 @@ use crate::blob::{Blob, PendingLoan};
 use crate::channel::{Activity, BlockingChannel, Received, WorkerIo};
 use crate::sys::memory::{ForkMark, private_bytes};
 use crate::sys::parent_death;
+use crate::telling;
 use crate::wire::call::{CallHeader, FromWorker, Lending, Outcome, Released, ReplyHeader, ToWorker};
 use crate::wire::frame;
 
@@ -158,7 +159,7 @@ fn release(service: &mut dyn Service, out: &mut Vec<u8>, limits: WorkerLimits) -
         let done = std::panic::catch_unwind(AssertUnwindSafe(|| service.checkout_done()));
         if done.is_err() {
             // There is no call to answer, so the panic goes to standard error.
-            eprintln!("forkpool: checkout_done panicked: {}", panic_capture::take());
+            telling::print_line(format_args!("checkout_done panicked: {}", panic_capture::take()));
             return false;
         }
     }

@@ -28,6 +28,8 @@ use crate::sys::arena::ReadOnlyArena;
 use crate::sys::memory::ForkMark;
 use crate::sys::process::{Pid, exit_now};
 use crate::sys::{memory, parent_death, process};
+use crate::telling;
+use crate::telling::Repeated;
 use crate::wire::call::{FromWorker, Ready, SetupReport};
 use crate::wire::frame;
 use crate::wire::{LIBRARY, PROTOCOL};
@@ -66,6 +68,7 @@ pub(crate) struct Assignment<'a> {
 /// that this touches would be copied.
 pub(crate) fn warm_up() {
     process::line_buffer_c_stdout();
+    telling::share_repetitions();
     let log = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
     tracing::dispatcher::with_default(&log, || ());
 }
@@ -76,16 +79,18 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     let (io, original) = match mapped {
         Ok(mapped) => mapped,
         Err(error) => {
-            eprintln!("forkpool: the channel cannot be mapped: {error}");
+            telling::print_line(format_args!("the channel cannot be mapped: {error}"));
             exit_now(EXIT_BROKEN)
         }
     };
     if let Some(Err(error)) = assignment.memory_limit.map(memory::set_data_limit) {
-        eprintln!("forkpool: memory_limit cannot be set: {}", std::io::Error::from(error));
+        let error = std::io::Error::from(error);
+        telling::print_repeated(Repeated::MemoryLimit, format_args!("memory_limit cannot be set: {error}"));
     }
     let bound = assignment.hung_worker_timeout.map(|limit| parent_death::set_limit(limit, assignment.parent));
     if let Some(Err(error)) = bound {
-        eprintln!("forkpool: hung_worker_timeout is not enforced once the fork server is gone: {error}");
+        let line = format_args!("hung_worker_timeout is not enforced once the fork server is gone: {error}");
+        telling::print_repeated(Repeated::HungLimit, line);
     }
     let recent_records = RecentRecords::new(io.status_page());
     let log = tracing::Dispatch::new(WorkerSubscriber::new(recent_records.clone()));

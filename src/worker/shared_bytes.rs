@@ -1,10 +1,11 @@
 //! Large data of a preload.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::ops::Deref;
 use std::path::Path;
 
+use crate::sys::Errno;
 use crate::sys::sealed_file::{SealedFile, memory_file};
 
 /// Bytes that a preload makes and that all workers read; their size does not slow down a fork.
@@ -26,7 +27,14 @@ use crate::sys::sealed_file::{SealedFile, memory_file};
 /// Make it in `Worker::preload` and put it into `shared`, alone or as part of a larger value;
 /// `WorkerContext::preloaded` returns it in a worker. No descriptor stays open for it.
 #[derive(Debug)]
-pub struct SharedBytes(SealedFile);
+pub struct SharedBytes(Bytes);
+
+#[derive(Debug)]
+enum Bytes {
+    Sealed(SealedFile),
+    /// Where the system refuses memory files. Each fork copies the page tables of these.
+    Ordinary(Vec<u8>),
+}
 
 impl SharedBytes {
     /// Reads everything from a reader.
@@ -35,9 +43,17 @@ impl SharedBytes {
     ///
     /// The reader's error, or the system's: `ENOMEM` or `EMFILE`, for example. Nothing is kept then.
     pub fn from_reader(mut reader: impl Read) -> io::Result<Self> {
-        let mut file = File::from(memory_file()?);
+        let mut file = match memory_file() {
+            Ok(file) => File::from(file),
+            Err(Errno::NOSYS | Errno::PERM) => {
+                let mut bytes = Vec::new();
+                reader.read_to_end(&mut bytes)?;
+                return Ok(SharedBytes(Bytes::Ordinary(bytes)));
+            }
+            Err(error) => return Err(error.into()),
+        };
         io::copy(&mut reader, &mut file)?;
-        Ok(SharedBytes(SealedFile::new(file.into())?))
+        Ok(SharedBytes(Bytes::Sealed(SealedFile::new(file.into())?)))
     }
 
     /// Reads a file. Later changes of the file have no effect.
@@ -55,9 +71,7 @@ impl SharedBytes {
     ///
     /// The system's error: `ENOMEM` or `EMFILE`, for example. Nothing is kept then.
     pub fn copy_of(bytes: &[u8]) -> io::Result<Self> {
-        let mut file = File::from(memory_file()?);
-        file.write_all(bytes)?;
-        Ok(SharedBytes(SealedFile::new(file.into())?))
+        Self::from_reader(bytes)
     }
 }
 
@@ -65,7 +79,10 @@ impl Deref for SharedBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.0.bytes()
+        match &self.0 {
+            Bytes::Sealed(file) => file.bytes(),
+            Bytes::Ordinary(bytes) => bytes,
+        }
     }
 }
 

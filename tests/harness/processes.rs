@@ -163,6 +163,17 @@ impl Application {
         Self::spawn(&mut Command::new(program), test, role)
     }
 
+    /// As [`start_from`](Self::start_from), by another program that executes that one: a dynamic linker.
+    pub fn start_through(interpreter: &Path, program: &Path, test: &str, role: &str) -> Self {
+        Self::spawn(Command::new(interpreter).arg(program), test, role)
+    }
+
+    /// As [`start`](Self::start), with this standard error.
+    pub fn start_with_stderr(stderr: impl Into<Stdio>, test: &str, role: &str) -> Self {
+        let program = std::env::current_exe().expect("this program");
+        Self::spawn_with(Command::new(program).stderr(stderr), test, role)
+    }
+
     /// As [`start`](Self::start), as another user and a member of the group of the same number.
     pub fn start_as(user: u32, test: &str, role: &str) -> Self {
         use std::os::unix::process::CommandExt;
@@ -171,6 +182,10 @@ impl Application {
     }
 
     fn spawn(command: &mut Command, test: &str, role: &str) -> Self {
+        Self::spawn_with(command.stderr(Stdio::null()), test, role)
+    }
+
+    fn spawn_with(command: &mut Command, test: &str, role: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let role = format!("{role}/{}/{number}", std::process::id());
@@ -180,7 +195,6 @@ impl Application {
             .env(ROLE, role)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
             .spawn()
             .expect("this program starts again");
         let input = child.stdin.take();

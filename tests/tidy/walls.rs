@@ -21,6 +21,8 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ),
     ("src/server", &["actix", "tokio", "std::thread::spawn", "crate::actors"], "the server has one thread"),
     ("src/worker", &["actix", "tokio", "std::thread::spawn", "crate::actors"], "a worker has one thread"),
+    ("src/server", &["println!", "print!", "tracing::"], "telling.rs prints and logs"),
+    ("src/worker", &["println!", "print!", "tracing::info!", "tracing::warn!"], "telling.rs prints and logs"),
     ("src/server/compatibility.rs", &["Instant", "crate::sys", "OwnedFd"], "decisions are pure"),
     ("src/server/watchdog.rs", &["Instant", "crate::sys", "rustix"], "decisions are pure"),
     ("actors/scheduler/quarantine.rs", &["actix", "Instant::now", "OwnedFd"], "decisions are pure"),

@@ -184,6 +184,7 @@ messages! {
         FromServer::Inspected(any(c)),
         FromServer::HandedOver { address: any(c), more: any(c) },
         FromServer::Printed { number: any(c), stderr: any(c), bytes: any(c) },
+        FromServer::Diverted,
     ];
     WorkerPid, |c| [WorkerPid { number: any(c), pid: any(c) }];
     StatusSnapshot, |c| [StatusSnapshot { begun: any(c), records: any(c) }];
