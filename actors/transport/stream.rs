@@ -79,7 +79,7 @@ impl Stream {
     /// Returns ready if the socket may be writable by now.
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.writable.is_none() {
-            let socket = self.socket.as_ref().map(|socket| socket.as_fd().try_clone_to_owned());
+            let socket = self.socket.as_ref().map(|socket| descriptors::duplicate(socket.as_fd()));
             // Without a free descriptor the socket is not watched, and the write is tried again when something
             // arrives.
             self.writable =

@@ -233,11 +233,7 @@ impl ControlChannel {
     }
 
     fn wait_until_writable(&self) -> Result<(), Disconnect> {
-        use rustix::event::{PollFd, PollFlags};
-        let mut entries = [PollFd::new(&self.socket, PollFlags::OUT)];
-        rustix::io::retry_on_intr(|| rustix::event::poll(&mut entries, None))
-            .map(|_| ())
-            .map_err(|_| Disconnect::Closed)
+        descriptors::wait_until_writable(self.socket.as_fd()).map_err(|_| Disconnect::Closed)
     }
 }
 

@@ -9,6 +9,8 @@ use super::event_loop::{ForkServer, WorkerTemplate};
 use crate::config::ServerOptions;
 use crate::sys::descriptors;
 use crate::sys::descriptors::OpenDescriptors;
+use crate::sys::faults;
+use crate::sys::faults::Role;
 use crate::sys::process;
 use crate::sys::process::{TitleSpace, exit_now};
 use crate::sys::signals;
@@ -28,6 +30,7 @@ const EXIT_UNABLE: i32 = 71;
 /// Becomes a fork server. `start_up` runs the rest of the program's own start-up functions; it is called once all
 /// inherited descriptors are closed.
 pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
+    faults::enter(Role::Server);
     signals::reset_dispositions();
     let Some(socket) = control_socket() else {
         eprintln!(

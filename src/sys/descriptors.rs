@@ -10,6 +10,9 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags,
 };
 
+use super::faults;
+use super::faults::Call;
+
 /// Lowest number that a worker's channel gets, if possible.
 ///
 /// The kernel hands out the lowest free number, so code that closes a foreign descriptor and then opens files does not
@@ -36,6 +39,7 @@ pub(crate) fn pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
 
 /// Creates a close-on-exec pipe; returns the reading end and the writing end.
 pub(crate) fn blocking_pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    faults::point(Call::Pipe)?;
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
 }
 
@@ -49,28 +53,38 @@ pub(crate) fn reopen_read_write(pipe: BorrowedFd<'_>) -> rustix::io::Result<Owne
     use std::os::fd::AsRawFd as _;
 
     use rustix::fs::{Mode, OFlags};
+    faults::point(Call::Open)?;
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::open(format!("/proc/self/fd/{}", pipe.as_raw_fd()), flags, Mode::empty())
 }
 
 /// Writes to a pipe; returns how many bytes.
 pub(crate) fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> rustix::io::Result<usize> {
-    rustix::io::retry_on_intr(|| rustix::io::write(fd, bytes))
+    rustix::io::retry_on_intr(|| {
+        faults::point(Call::Write)?;
+        rustix::io::write(fd, bytes)
+    })
 }
 
 /// Reads from a pipe into the spare capacity of `bytes`; returns how many bytes, 0 at the end.
 pub(crate) fn read(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Result<usize> {
-    rustix::io::retry_on_intr(|| rustix::io::read(fd, rustix::buffer::spare_capacity(bytes)))
+    rustix::io::retry_on_intr(|| {
+        faults::point(Call::Read)?;
+        rustix::io::read(fd, rustix::buffer::spare_capacity(bytes))
+    })
 }
 
 /// Makes `stdin` the standard input of this process.
 pub(crate) fn replace_stdin(stdin: OwnedFd) -> rustix::io::Result<()> {
+    faults::point(Call::Dup)?;
     rustix::stdio::dup2_stdin(stdin)
 }
 
 /// Makes these two the standard output and standard error of this process.
 pub(crate) fn replace_stdout_and_stderr(stdout: OwnedFd, stderr: OwnedFd) -> rustix::io::Result<()> {
+    faults::point(Call::Dup)?;
     rustix::stdio::dup2_stdout(stdout)?;
+    faults::point(Call::Dup)?;
     rustix::stdio::dup2_stderr(stderr)
 }
 
@@ -87,6 +101,7 @@ pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
 /// Receives into the spare capacity of `bytes`; returns how many bytes, 0 at the end of the stream.
 pub(crate) fn receive(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Result<usize> {
     rustix::io::retry_on_intr(|| {
+        faults::point(Call::Recv)?;
         rustix::net::recv(fd, rustix::buffer::spare_capacity(bytes), RecvFlags::empty()).map(|(read, _)| read)
     })
 }
@@ -94,12 +109,18 @@ pub(crate) fn receive(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Re
 /// Receives into `bytes`; returns how many bytes, 0 at the end of the stream.
 #[cfg(feature = "tls")]
 pub(crate) fn receive_into(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> rustix::io::Result<usize> {
-    rustix::io::retry_on_intr(|| rustix::net::recv(fd, &mut *bytes, RecvFlags::empty()).map(|(read, _)| read))
+    rustix::io::retry_on_intr(|| {
+        faults::point(Call::Recv)?;
+        rustix::net::recv(fd, &mut *bytes, RecvFlags::empty()).map(|(read, _)| read)
+    })
 }
 
 /// Sends as many bytes as fit and returns how many. Fails on a descriptor that is not a socket any more.
 pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> rustix::io::Result<usize> {
-    rustix::io::retry_on_intr(|| rustix::net::send(fd, bytes, SendFlags::NOSIGNAL))
+    rustix::io::retry_on_intr(|| {
+        faults::point(Call::Send)?;
+        rustix::net::send(fd, bytes, SendFlags::NOSIGNAL)
+    })
 }
 
 /// Sends as many bytes as fit, with descriptors attached to the first byte; returns how many bytes.
@@ -114,6 +135,7 @@ pub(crate) fn send_with_descriptors(
         if !control.push(SendAncillaryMessage::ScmRights(passed)) {
             return Err(Errno::NOBUFS);
         }
+        faults::point(Call::Sendmsg)?;
         rustix::net::sendmsg(fd, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
     })
 }
@@ -140,6 +162,7 @@ pub(crate) fn receive_with_descriptors(
     // A socket does not return more at once, so more need not be zeroed.
     bytes.resize(bytes.capacity().min(start + MAX_RECEIVED), 0);
     let received = rustix::io::retry_on_intr(|| {
+        faults::point(Call::Recvmsg)?;
         let mut buffers = [IoSliceMut::new(&mut bytes[start..])];
         rustix::net::recvmsg(fd, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC)
     });
@@ -154,6 +177,23 @@ pub(crate) fn receive_with_descriptors(
     let cut = received.as_ref().is_ok_and(|message| message.flags.contains(ReturnFlags::CTRUNC));
     passed.extend((cut || !descriptors.is_empty()).then_some(descriptors));
     received.map(|_| read)
+}
+
+/// Waits until a write to the descriptor would not block.
+pub(crate) fn wait_until_writable(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    use rustix::event::{PollFd, PollFlags};
+    let mut entries = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+    rustix::io::retry_on_intr(|| {
+        faults::point(Call::Poll)?;
+        rustix::event::poll(&mut entries, None)
+    })?;
+    Ok(())
+}
+
+/// Returns another descriptor for the same thing.
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    faults::point(Call::Dup)?;
+    rustix::io::fcntl_dupfd_cloexec(fd, 3)
 }
 
 /// Fails if the descriptor was closed, by code that does not own it.
@@ -178,12 +218,14 @@ pub(crate) fn take_inherited(number: RawFd) -> Option<OwnedFd> {
 /// Moves a channel to a high number, out of reach of code that closes and opens descriptors by number.
 pub(crate) fn raise_number(fd: OwnedFd) -> OwnedFd {
     // If the limit on descriptors is below the floor, the number stays as it is.
-    rustix::io::fcntl_dupfd_cloexec(&fd, CHANNEL_FLOOR).unwrap_or(fd)
+    let raised = faults::point(Call::Dup).and_then(|()| rustix::io::fcntl_dupfd_cloexec(&fd, CHANNEL_FLOOR));
+    raised.unwrap_or(fd)
 }
 
 /// Takes over standard input as a separate descriptor and puts the null device in its place.
 pub(crate) fn take_stdin() -> rustix::io::Result<OwnedFd> {
     let stdin = std::io::stdin();
+    faults::point(Call::Dup)?;
     let taken = rustix::io::fcntl_dupfd_cloexec(stdin.as_fd(), 3)?;
     replace_stdin(open_null()?)?;
     Ok(taken)
@@ -191,6 +233,7 @@ pub(crate) fn take_stdin() -> rustix::io::Result<OwnedFd> {
 
 /// Opens the null device for reading.
 pub(crate) fn open_null() -> rustix::io::Result<OwnedFd> {
+    faults::point(Call::Open)?;
     let null = std::fs::File::open("/dev/null");
     null.map(OwnedFd::from).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
@@ -205,12 +248,14 @@ pub(crate) fn close_all_but(keep: OwnedFd) -> rustix::io::Result<OwnedFd> {
     const KEPT: RawFd = 3;
     let keep = keep.into_raw_fd();
     if keep != KEPT {
+        faults::point(Call::Dup)?;
         // SAFETY: dup3 demands two numbers, open or free; `keep` was just owned by us and is open, and whatever is open
         // at 3 is closed on purpose: this runs in a process that closes all its descriptors.
         if unsafe { libc::dup3(keep, KEPT, libc::O_CLOEXEC) } < 0 {
             return Err(last_errno());
         }
     }
+    faults::point(Call::CloseRange)?;
     // SAFETY: close_range demands only plain numbers. The descriptors above 3 were inherited, which is why they
     // are closed, or opened by a start-up function of the program that ran before us; safe code that owns one of
     // those gets EBADF, and docs/FORK-SAFETY.md says so.
@@ -230,7 +275,8 @@ pub(crate) struct OpenDescriptors(Vec<RawFd>);
 impl OpenDescriptors {
     /// Lists the descriptors that are open now.
     pub(crate) fn list() -> Self {
-        let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+        let entries = faults::point(Call::Open).ok().and_then(|()| std::fs::read_dir("/proc/self/fd").ok());
+        let entries = entries.into_iter().flatten().flatten();
         let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
         let numbers: Vec<RawFd> = numbers.filter(|&number| number > 2).collect();
         // The descriptor of the directory is among them, and is closed by now.

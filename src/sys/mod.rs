@@ -7,6 +7,7 @@
 pub(crate) mod arena;
 pub(crate) mod clock;
 pub(crate) mod descriptors;
+pub(crate) mod faults;
 pub(crate) mod init_array;
 pub(crate) mod memory;
 pub(crate) mod parent_death;

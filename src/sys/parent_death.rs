@@ -6,6 +6,8 @@ use std::time::Duration;
 use rustix::process::Pid;
 
 use super::descriptors::last_errno;
+use super::faults;
+use super::faults::Call;
 
 /// Longest time that code may run without a break once the parent is dead, in nanoseconds; 0 means no limit.
 static LIMIT: AtomicU64 = AtomicU64::new(0);
@@ -45,6 +47,7 @@ pub(crate) fn set_limit(limit: Duration, parent: Pid) -> rustix::io::Result<()> 
     if unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) } != 0 {
         return Err(last_errno());
     }
+    faults::point(Call::Prctl)?;
     // SAFETY: prctl with PR_SET_PDEATHSIG demands a valid signal, which this is.
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } != 0 {
         return Err(last_errno());
@@ -86,6 +89,9 @@ fn handle_parent_death() {
     event.sigev_notify = libc::SIGEV_SIGNAL;
     event.sigev_signo = libc::SIGKILL;
     let mut timer: libc::c_int = -1;
+    if faults::point(Call::TimerCreate).is_err() {
+        return;
+    }
     // SAFETY: timer_create demands a valid event and a valid pointer for the timer's number; both live on this frame.
     // It is the raw system call, because the C library's function may allocate.
     let made = unsafe {

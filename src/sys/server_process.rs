@@ -7,6 +7,9 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::faults;
+use super::faults::Call;
+
 /// The running program, even if its file was replaced or removed since it started.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
@@ -25,6 +28,7 @@ impl ServerProcess {
     ///
     /// The system's error; no process was started then.
     pub(crate) fn launch(arguments: &[String], control: OwnedFd) -> io::Result<Self> {
+        faults::point(Call::Spawn)?;
         let name = std::env::args_os().next();
         let child = Command::new(THIS_PROGRAM)
             .arg0(name.as_deref().unwrap_or(OsStr::new("forkpool")))
@@ -50,7 +54,7 @@ impl ServerProcess {
     /// Reaps the server if it has exited; returns whether it is gone.
     pub(crate) fn try_reap(&mut self) -> bool {
         // An error means that there is no such child.
-        !matches!(self.child.try_wait(), Ok(None))
+        !matches!(faults::point(Call::Wait4).map(|()| self.child.try_wait()), Ok(Ok(None)))
     }
 
     /// Sends SIGKILL.
