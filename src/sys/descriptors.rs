@@ -76,16 +76,27 @@ pub(crate) fn read(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Resul
 
 /// Makes `stdin` the standard input of this process.
 pub(crate) fn replace_stdin(stdin: OwnedFd) -> rustix::io::Result<()> {
-    faults::point(Call::Dup)?;
-    rustix::stdio::dup2_stdin(stdin)
+    replace_standard(|| rustix::stdio::dup2_stdin(&stdin))
 }
 
 /// Makes these two the standard output and standard error of this process.
 pub(crate) fn replace_stdout_and_stderr(stdout: OwnedFd, stderr: OwnedFd) -> rustix::io::Result<()> {
-    faults::point(Call::Dup)?;
-    rustix::stdio::dup2_stdout(stdout)?;
-    faults::point(Call::Dup)?;
-    rustix::stdio::dup2_stderr(stderr)
+    replace_standard(|| rustix::stdio::dup2_stdout(&stdout))?;
+    replace_standard(|| rustix::stdio::dup2_stderr(&stderr))
+}
+
+/// Repeats a dup2 that was interrupted, or that met an open in another thread.
+///
+/// # References
+///
+/// - [dup2(2)](https://man7.org/linux/man-pages/man2/dup2.2.html), `EBUSY`
+fn replace_standard(dup2: impl Fn() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+    loop {
+        match faults::point(Call::Dup2).and_then(|()| dup2()) {
+            Err(Errno::INTR | Errno::BUSY) => std::thread::yield_now(),
+            result => return result,
+        }
+    }
 }
 
 /// Makes reads and writes non-blocking.
@@ -248,24 +259,38 @@ pub(crate) fn close_all_but(keep: OwnedFd) -> rustix::io::Result<OwnedFd> {
     const KEPT: RawFd = 3;
     let keep = keep.into_raw_fd();
     if keep != KEPT {
-        faults::point(Call::Dup)?;
-        // SAFETY: dup3 demands two numbers, open or free; `keep` was just owned by us and is open, and whatever is open
-        // at 3 is closed on purpose: this runs in a process that closes all its descriptors.
-        if unsafe { libc::dup3(keep, KEPT, libc::O_CLOEXEC) } < 0 {
-            return Err(last_errno());
-        }
+        replace_standard(|| {
+            // SAFETY: dup3 demands two numbers, open or free; `keep` was just owned by us and is open, and whatever is
+            // open at 3 is closed on purpose: this runs in a process that closes all its descriptors.
+            match unsafe { libc::dup3(keep, KEPT, libc::O_CLOEXEC) } {
+                -1 => Err(last_errno()),
+                _ => Ok(()),
+            }
+        })?;
     }
-    faults::point(Call::CloseRange)?;
-    // SAFETY: close_range demands only plain numbers. The descriptors above 3 were inherited, which is why they
-    // are closed, or opened by a start-up function of the program that ran before us; safe code that owns one of
-    // those gets EBADF, and docs/FORK-SAFETY.md says so.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, KEPT + 1, libc::c_uint::MAX, 0) };
-    if closed < 0 {
-        return Err(last_errno());
+    if let Err(error) = close_from(KEPT + 1) {
+        // Without memory for close_range, or without the call itself, they are closed one by one.
+        let OpenDescriptors(mut others) = OpenDescriptors::list();
+        if others.is_empty() {
+            return Err(error);
+        }
+        others.retain(|&number| number != KEPT);
+        OpenDescriptors(others).close_in_child();
     }
     // SAFETY: from_raw_fd demands an open descriptor with no other owner; 3 was made by the dup3 above, or is the
     // number whose ownership `keep` has given up.
     Ok(unsafe { OwnedFd::from_raw_fd(KEPT) })
+}
+
+fn close_from(first: RawFd) -> rustix::io::Result<()> {
+    faults::point(Call::CloseRange)?;
+    // SAFETY: close_range demands only plain numbers. The descriptors above 3 were inherited, which is why they
+    // are closed, or opened by a start-up function of the program that ran before us; safe code that owns one of
+    // those gets EBADF, and docs/FORK-SAFETY.md says so.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
 }
 
 /// Numbers of the descriptors above the standard ones that were open in this process at one moment.

@@ -45,6 +45,7 @@ calls! {
     CloseRange = "close_range",
     Connect = "connect",
     Dup = "dup",
+    Dup2 = "dup2",
     EpollCtl = "epoll_ctl",
     Fcntl = "fcntl",
     Fork = "fork",

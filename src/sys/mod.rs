@@ -11,6 +11,7 @@ pub(crate) mod faults;
 pub(crate) mod init_array;
 pub(crate) mod memory;
 pub(crate) mod parent_death;
+pub(crate) mod passing;
 pub(crate) mod process;
 pub(crate) mod random;
 #[cfg(feature = "actors")]

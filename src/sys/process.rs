@@ -260,15 +260,16 @@ pub(crate) fn become_subreaper() -> rustix::io::Result<()> {
 pub(crate) fn next_zombie() -> Option<Pid> {
     // SAFETY: zeroed demands that zero bytes are a valid siginfo_t; it is plain integers and pointers.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    if faults::point(Call::Waitid).is_err() {
-        return None;
-    }
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    // SAFETY: waitid demands a valid pointer for its result; `info` lives on this frame.
-    let found = unsafe { libc::waitid(libc::P_ALL, 0, &mut info, options) };
-    if found != 0 {
-        return None;
-    }
+    let found = rustix::io::retry_on_intr(|| {
+        faults::point(Call::Waitid)?;
+        // SAFETY: waitid demands a valid pointer for its result; `info` lives on the frame around this.
+        match unsafe { libc::waitid(libc::P_ALL, 0, &mut info, options) } {
+            0 => Ok(()),
+            _ => Err(last_errno()),
+        }
+    });
+    found.ok()?;
     // SAFETY: si_pid demands that the union holds a child event; waitid returned 0, so it does, or the field
     // is still the zero from above, which means that no child has exited.
     Pid::from_raw(unsafe { info.si_pid() })
@@ -284,10 +285,15 @@ pub(crate) fn reap(pid: Pid) -> Option<ExitStatus> {
     // SAFETY: zeroed demands that zero bytes are a valid rusage; it is plain integers.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     let pid_number = pid.as_raw_nonzero().get();
-    faults::point(Call::Wait4).ok()?;
-    // SAFETY: wait4 demands valid pointers for the status and the usage; both live on this frame.
-    let reaped = unsafe { libc::wait4(pid_number, &mut status, libc::WNOHANG, &mut usage) };
-    (reaped == pid_number).then(|| {
+    let reaped = rustix::io::retry_on_intr(|| {
+        faults::point(Call::Wait4)?;
+        // SAFETY: wait4 demands valid pointers for the status and the usage; both live on the frame around this.
+        match unsafe { libc::wait4(pid_number, &mut status, libc::WNOHANG, &mut usage) } {
+            -1 => Err(last_errno()),
+            reaped => Ok(reaped),
+        }
+    });
+    (reaped == Ok(pid_number)).then(|| {
         let (peak_memory, cpu_time) = sum(&usage);
         ExitStatus { ending: ending(status), peak_memory, cpu_time }
     })

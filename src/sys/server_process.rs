@@ -53,8 +53,14 @@ impl ServerProcess {
 
     /// Reaps the server if it has exited; returns whether it is gone.
     pub(crate) fn try_reap(&mut self) -> bool {
-        // An error means that there is no such child.
-        !matches!(faults::point(Call::Wait4).map(|()| self.child.try_wait()), Ok(Ok(None)))
+        loop {
+            match faults::point(Call::Wait4).map_err(io::Error::from).and_then(|()| self.child.try_wait()) {
+                Ok(status) => return status.is_some(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // There is no such child.
+                Err(_) => return true,
+            }
+        }
     }
 
     /// Sends SIGKILL.
