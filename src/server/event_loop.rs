@@ -13,9 +13,11 @@ use super::rejection_log::RejectionLog;
 use super::spawn::{ForkedWorker, WorkerSpec};
 use super::systemd;
 use crate::config::ServerOptions;
+use crate::sys::Errno;
 use crate::sys::arena::ReadOnlyArena;
 use crate::sys::descriptors;
 use crate::sys::descriptors::OpenDescriptors;
+use crate::sys::passing::{RETRY_WAIT, named};
 use crate::sys::process;
 use crate::sys::process::TitleSpace;
 use crate::sys::signals;
@@ -45,7 +47,7 @@ pub(super) struct ForkServer<'a> {
     /// Empty in a private server, which ends with its only client. A standalone server ends on a signal or when it is
     /// replaced.
     pub(super) listeners: Vec<Listener>,
-    is_private: bool,
+    pub(super) is_private: bool,
     /// When connections are accepted again after a failure.
     pub(super) pause: Option<Instant>,
     /// A reserved descriptor. It is closed when no more can be opened, so that one more peer can be accepted and
@@ -78,8 +80,8 @@ impl<'a> ForkServer<'a> {
         options: ServerOptions,
         own: ServerVersion,
         listeners: Vec<Listener>,
-    ) -> rustix::io::Result<Self> {
-        process::become_subreaper()?;
+    ) -> std::io::Result<Self> {
+        process::become_subreaper().map_err(named("prctl"))?;
         let is_private = listeners.is_empty();
         let now = Instant::now();
         Ok(ForkServer {
@@ -88,11 +90,11 @@ impl<'a> ForkServer<'a> {
             own,
             // A private server ends with its application or by SIGKILL; a standalone server handles SIGTERM and
             // SIGINT.
-            child_signals: ChildSignals::watch(!is_private)?,
+            child_signals: ChildSignals::watch(!is_private).map_err(named("signalfd"))?,
             is_private,
             listeners,
             pause: None,
-            spare: (!is_private).then(descriptors::open_null).transpose()?,
+            spare: (!is_private).then(descriptors::open_null).transpose().map_err(named("open"))?,
             clients: Clients::default(),
             children: Children::new(),
             draining: None,
@@ -159,14 +161,23 @@ impl<'a> ForkServer<'a> {
         let timers = [
             self.children.check_hung(),
             self.clients.next_overdue(now),
+            self.clients.next_resumed(now),
             self.remaining_pause(now),
             self.rejections.next(now),
             self.draining.flatten().map(|drain_until| drain_until.saturating_duration_since(now)),
         ];
         let timeout = timers.into_iter().flatten().min();
         let (tokens, awake) = {
-            let (tokens, watched): (Vec<Watched>, Vec<(BorrowedFd<'_>, bool)>) = self.watched().unzip();
-            (tokens, signals::poll(&watched, &self.child_signals, timeout).map_err(|_| Disconnect::Broken)?)
+            let (tokens, watched): (Vec<Watched>, Vec<(BorrowedFd<'_>, bool)>) = self.watched(now).unzip();
+            match signals::poll(&watched, &self.child_signals, timeout) {
+                Ok(awake) => (tokens, awake),
+                // There was no memory for it.
+                Err(Errno::NOMEM | Errno::AGAIN) => {
+                    std::thread::sleep(RETRY_WAIT);
+                    return Ok(());
+                }
+                Err(_) => return Err(Disconnect::Broken),
+            }
         };
         if awake.child_signals {
             let request = self.child_signals.take_stop_request();
@@ -189,10 +200,10 @@ impl<'a> ForkServer<'a> {
         Ok(())
     }
 
-    fn watched(&self) -> impl Iterator<Item = (Watched, (BorrowedFd<'_>, bool))> {
+    fn watched(&self, now: Instant) -> impl Iterator<Item = (Watched, (BorrowedFd<'_>, bool))> {
         let listeners = self.listeners.iter().filter(|_| self.pause.is_none());
         let listeners = listeners.map(|listener| (Watched::Listener, (listener.as_fd(), false)));
-        let peers = self.clients.watched().map(|(id, fd, unsent)| (Watched::Peer(id), (fd, unsent)));
+        let peers = self.clients.watched(now).map(|(id, fd, unsent)| (Watched::Peer(id), (fd, unsent)));
         let adopted = self.children.adopted().map(|handle| (Watched::Adopted, (handle, false)));
         // Output for a slow client is not read, so the worker blocks as it would on a full pipe.
         let outputs = self.children.outputs().filter(|(_, client, _)| !self.clients.is_slow(*client));

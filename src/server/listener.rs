@@ -11,6 +11,7 @@ use super::socket_lock::SocketLock;
 use crate::address::AddressError;
 use crate::certificates::Certificates;
 use crate::channel::SocketLayer;
+use crate::sys::Errno;
 use crate::sys::descriptors;
 use crate::sys::sockets;
 use crate::sys::sockets::PeerCredentials;
@@ -203,7 +204,18 @@ impl Listener {
 fn is_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, PermissionDenied, TimedOut};
     let kinds = [ConnectionAborted, ConnectionReset, Interrupted, PermissionDenied, TimedOut];
-    kinds.contains(&error.kind())
+    // Errors of the network that were pending on the new socket.
+    let errors = [
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::NETDOWN,
+        Errno::NETUNREACH,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+        Errno::NONET,
+        Errno::OPNOTSUPP,
+    ];
+    kinds.contains(&error.kind()) || Errno::from_io_error(error).is_some_and(|error| errors.contains(&error))
 }
 
 impl AsFd for Listener {

@@ -6,11 +6,13 @@ use std::panic::AssertUnwindSafe;
 use super::compatibility::ServerVersion;
 use super::control_channel::{ControlChannel, Disconnect};
 use super::event_loop::{ForkServer, WorkerTemplate};
+use crate::channel::{SendQueue, SocketLayer};
 use crate::config::ServerOptions;
 use crate::sys::descriptors;
 use crate::sys::descriptors::OpenDescriptors;
 use crate::sys::faults;
 use crate::sys::faults::Role;
+use crate::sys::passing::named;
 use crate::sys::process;
 use crate::sys::process::{TitleSpace, exit_now};
 use crate::sys::signals;
@@ -32,11 +34,9 @@ const EXIT_UNABLE: i32 = 71;
 pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
     faults::enter(Role::Server);
     signals::reset_dispositions();
-    let Some(socket) = control_socket() else {
-        eprintln!(
-            "forkpool: only a pool starts a fork server with this argument; run the program without it"
-        );
-        exit_now(EXIT_USAGE)
+    let socket = match control_socket() {
+        Ok(socket) => socket,
+        Err(status) => exit_now(status),
     };
     start_up();
     match prepare(program, socket).and_then(ForkServer::serve) {
@@ -46,14 +46,25 @@ pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
     }
 }
 
-/// Returns the control channel, which is standard input, after closing all other inherited descriptors. Returns
-/// `None` if standard input is not a stream socket.
-fn control_socket() -> Option<OwnedFd> {
-    if !sockets::is_stream_socket(std::io::stdin().as_fd()) {
-        return None;
+/// Returns the control channel, which is standard input, after closing all other inherited descriptors. If that fails,
+/// reports why, and returns the exit status.
+fn control_socket() -> Result<OwnedFd, i32> {
+    let stdin = std::io::stdin();
+    if !sockets::is_stream_socket(stdin.as_fd()) {
+        eprintln!(
+            "forkpool: only a pool starts a fork server with this argument; run the program without it"
+        );
+        return Err(EXIT_USAGE);
     }
-    let socket = descriptors::take_stdin().ok()?;
-    descriptors::close_all_but(socket).ok()
+    let taken = descriptors::take_stdin();
+    taken.map_err(named("dup")).and_then(|socket| Ok(descriptors::close_all_but(socket)?)).map_err(|error| {
+        let reason = format!("the fork server cannot take its channel: {error}");
+        let mut send_queue = SendQueue::default();
+        send_queue.push(&FromServer::Refused { reason }, Vec::new());
+        // Nothing has been sent yet, so there is space. If it fails, the application sees that the server has exited.
+        let _ = send_queue.send(stdin.as_fd(), &mut SocketLayer::None);
+        EXIT_UNABLE
+    })
 }
 
 /// Reads the hello, checks it, and runs the preload.
@@ -93,7 +104,14 @@ fn prepare(program: &Program, socket: OwnedFd) -> Result<ForkServer<'_>, Disconn
     let open_before = OpenDescriptors::default();
     let template = WorkerTemplate { program, config, preload, title, open_before };
     let server = ForkServer::new(template, ServerOptions::default(), own, Vec::new());
-    let mut server = server.map_err(|_| Disconnect::Broken)?;
+    let mut server = match server {
+        Ok(server) => server,
+        Err(error) => {
+            control.queue(&FromServer::Refused { reason: format!("the fork server cannot serve: {error}") });
+            control.flush_all()?;
+            return Err(Disconnect::Broken);
+        }
+    };
     server.welcome(control, hello, arena).map_err(|_| Disconnect::Broken)?;
     Ok(server)
 }

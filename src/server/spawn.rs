@@ -10,9 +10,10 @@ use super::control_channel::Disconnect;
 use super::event_loop::{ForkServer, WorkerTemplate};
 use super::private_server::write_title;
 use crate::channel::{SocketLayer, StatusPage, WorkerDoorbells, WorkerEnd};
+use crate::sys::descriptors;
+use crate::sys::passing::named;
 use crate::sys::process;
 use crate::sys::process::{ForkSide, Pid};
-use crate::sys::{Errno, descriptors};
 use crate::wire::control::{FromServer, Hello, ProcessLimits, WorkerPid};
 use crate::worker;
 use crate::worker::Assignment;
@@ -116,14 +117,14 @@ impl ForkServer<'_> {
         number: u64,
         (channel, [stdout, stderr]): (WorkerEnd, [OwnedFd; 2]),
     ) -> Result<LocalFork, String> {
-        let failed = |error: Errno| std::io::Error::from(error).to_string();
         let process_limits = process_limits_of(&mut self.clients, id);
         let names = WorkerNames::of(pool_of(&mut self.clients, id), number);
         let spec = WorkerSpec { parent: process::own_pid(), client: id, channel, stdout, stderr, names };
-        let (pid, spec) = match fork_process(spec).map_err(failed)? {
-            AfterFork::Child(spec) => return Ok(LocalFork::Child(spec)),
-            AfterFork::Parent(pid, spec) => (pid, spec),
-        };
+        let (pid, spec) =
+            match fork_process(spec).map_err(named("fork")).map_err(|error| error.to_string())? {
+                AfterFork::Child(spec) => return Ok(LocalFork::Child(spec)),
+                AfterFork::Parent(pid, spec) => (pid, spec),
+            };
         match process::open_pidfd(pid) {
             Ok(pidfd) => {
                 let open_status_page = || StatusPage::open(spec.channel.memory().as_fd()).ok();
@@ -133,7 +134,7 @@ impl ForkServer<'_> {
             Err(error) => {
                 // Without a pidfd the host could not kill the worker, so it is reported as not forked.
                 process::kill_group(pid);
-                Err(failed(error))
+                Err(named("pidfd_open")(error).to_string())
             }
         }
     }
@@ -257,16 +258,26 @@ impl ForkedWorker<'_> {
     pub(super) fn become_worker(self) -> ! {
         let ForkedWorker { server, spec: WorkerSpec { parent, client, channel, stdout, stderr, names } } =
             self;
-        let ForkServer { template, mut clients, listeners, child_signals, mut children, spare, .. } = server;
+        let ForkServer {
+            template,
+            mut clients,
+            listeners,
+            child_signals,
+            mut children,
+            spare,
+            is_private,
+            ..
+        } = server;
         let WorkerTemplate { program, config, preload, title, open_before } = template;
         let Some(Client { control, hello, arena, .. }) = clients.remove(client) else { process::exit_now(0) };
         control.close_in_child();
         process::move_to_own_group(None);
         process::set_name(names.short.as_deref());
         write_title(title, &names.title);
-        if let Some(null) = spare {
-            // Only a standalone server has this descriptor; a private one already reads from `/dev/null`. On failure
-            // the worker keeps the server's standard input.
+        // A private server already reads from `/dev/null`.
+        let null = spare.or_else(|| descriptors::open_null().ok().filter(|_| !is_private));
+        if let Some(null) = null {
+            // On failure the worker keeps the server's standard input.
             let _ = descriptors::replace_stdin(null);
         }
         drop((clients, listeners));

@@ -78,13 +78,12 @@ pub fn serve(
             SetupReport::Panic(report) => format!("it panicked: {report}"),
         },
     })?;
-    let io = |error| ServerError::Io(std::io::Error::from(error));
     let own = ServerVersion { fingerprint: (program.fingerprint)(), interface: (program.interface)() };
     let template = WorkerTemplate { program, config, preload, title: TitleSpace::find(), open_before };
     process::set_short_name(&server_name(options), "server");
     let OpenedListeners { listeners, predecessors } = prepared.open()?;
     let listens = listeners.iter().map(|listener| listener.address.as_str()).collect::<Vec<_>>().join(", ");
-    let server = ForkServer::new(template, options.clone(), own, listeners).map_err(io)?;
+    let server = ForkServer::new(template, options.clone(), own, listeners).map_err(ServerError::Io)?;
     // Nothing can fail from here on.
     predecessors.into_iter().for_each(Predecessor::confirm);
     tracing::info!(target: "forkpool::server", listens, "serves");
