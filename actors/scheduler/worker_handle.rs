@@ -11,7 +11,7 @@ use tokio::io::unix::AsyncFd;
 use crate::actors::telemetry::stdio::OutputPipe;
 use crate::actors::transport::blobs::BorrowedBlobs;
 use crate::failure::WorkerFacts;
-use crate::sys::{Errno, process, reactor};
+use crate::sys::{Errno, descriptors, process, reactor};
 
 /// A forked worker's process, as the scheduler knows it; its state is in the pool state.
 #[derive(Clone)]
@@ -86,7 +86,7 @@ impl WorkerHandle {
 
     /// Returns a duplicate of the pidfd, with which another process can kill the worker.
     pub(crate) fn duplicate_pidfd(&self) -> std::io::Result<OwnedFd> {
-        self.pidfd()?.try_clone_to_owned()
+        Ok(descriptors::duplicate(self.pidfd()?)?)
     }
 
     /// Starts to watch for the exit of the process. Returns `None` if it cannot be watched.

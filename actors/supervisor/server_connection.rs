@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 use super::source::{Launched, Remote};
 use crate::channel::{Inbox, SendQueue, SocketLayer};
 use crate::sys::descriptors::PassedDescriptors;
+use crate::sys::passing::is_passing;
 use crate::sys::server_process::ServerProcess;
 use crate::sys::{descriptors, reactor};
 use crate::wire::control::{BODY_LIMIT, FromServer, ToServer};
@@ -151,7 +152,7 @@ impl ServerConnection {
         }
         self.retry = None;
         while let Err(error) = self.write() {
-            if descriptors::passes(&error) {
+            if is_passing(&error) {
                 let retry = self.retry.insert(Box::pin(actix_rt::time::sleep(RETRY_AFTER)));
                 ready!(retry.as_mut().poll(cx));
                 continue;
@@ -207,7 +208,7 @@ impl ServerConnection {
                 Ok((0, _)) => return Poll::Ready(None),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
-                Err(error) if descriptors::passes(&error) => {
+                Err(error) if is_passing(&error) => {
                     self.read_retry = Some(Box::pin(actix_rt::time::sleep(RETRY_AFTER)));
                 }
                 // The server is gone; how it ended says more.

@@ -2,7 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -11,6 +11,7 @@ use crate::blob;
 use crate::blob::{Blob, BlobMut, ResultArena};
 use crate::failure::Failure;
 use crate::sys::arena::Arena;
+use crate::sys::descriptors;
 use crate::wire::call::{ArenaSpan, Lending, Lent};
 use crate::wire::frame::PayloadError;
 
@@ -33,7 +34,7 @@ impl BlobMemory {
 
     /// Returns the descriptor that a fork server maps for its workers.
     pub(crate) fn read_only_descriptor(&self) -> io::Result<OwnedFd> {
-        self.read_only.try_clone()
+        Ok(descriptors::duplicate(self.read_only.as_fd())?)
     }
 
     pub(crate) fn in_use(&self) -> usize {

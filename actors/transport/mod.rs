@@ -1,6 +1,7 @@
 //! The host's end of a worker's channel, registered with the tokio reactor of the thread that uses it.
 
 pub(crate) mod blobs;
+mod retry_timer;
 mod rings;
 mod stream;
 

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 
+use super::retry_timer::RetryTimer;
 use super::{Arrived, Buffers, ROUNDS_BEFORE_YIELD};
 use crate::blob::ResultArena;
 use crate::channel::{
     AdaptiveSpin, DoorbellSender, HostDoorbells, Ring, StatusPage, WakeCondition, WorkerEnd, doorbells,
 };
+use crate::sys::passing::is_passing;
 use crate::sys::{descriptors, reactor};
 
 /// Number of sleeps after which the host empties its doorbell pipe. The worker rings at most once for each sleep,
@@ -35,6 +37,8 @@ pub(super) struct Rings {
     tx: DoorbellSender,
     /// Number of sleeps for which the doorbell may have been rung since it was last emptied.
     unread_rings: u32,
+    /// Runs while the worker's doorbell is to be rung once more, because there was no memory for it.
+    retry: RetryTimer,
     spin: AdaptiveSpin,
     /// Rounds since this end last let other tasks run.
     rounds: u32,
@@ -52,6 +56,7 @@ impl Rings {
             rx: Some(reactor::register(rx)?),
             tx,
             unread_rings: 0,
+            retry: RetryTimer::default(),
             spin: AdaptiveSpin::new(SETUP_SPIN),
             rounds: 0,
             moved: false,
@@ -94,6 +99,9 @@ impl Rings {
                 // However much the worker sends, other tasks get their turn.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
+            }
+            if self.retry.is_started() && self.retry.poll_over(cx) {
+                self.ring_doorbell();
             }
             self.write_now(buffers);
             match self.read_now(buffers) {
@@ -189,10 +197,11 @@ impl Rings {
     }
 
     fn ring_doorbell(&mut self) {
-        if self.tx.notify().is_err() {
-            // The ring failed, for lack of memory for example, and the worker would sleep for ever. Report the
-            // channel as closed.
-            self.rx = None;
+        match self.tx.notify().map_err(io::Error::from) {
+            Ok(()) => {}
+            Err(error) if is_passing(&error) => self.retry.start(),
+            // The worker would sleep for ever. Report the channel as closed.
+            Err(_) => self.rx = None,
         }
     }
 

@@ -6,8 +6,10 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::unix::AsyncFd;
 
+use super::retry_timer::RetryTimer;
 use super::{Arrived, Buffers, ROUNDS_BEFORE_YIELD};
 use crate::channel::{SocketLayer, StatusPage, WorkerEnd};
+use crate::sys::passing::is_passing;
 use crate::sys::{descriptors, reactor, sockets};
 
 /// The host's end of a socket.
@@ -18,6 +20,10 @@ pub(super) struct Stream {
     /// A copy of the socket that is watched for writability, present only while unsent bytes wait for space. It is
     /// not watched otherwise, because a peer that reads would wake this end each time.
     writable: Option<AsyncFd<OwnedFd>>,
+    /// Runs after an error that passes, until the read or write is tried again.
+    retry: RetryTimer,
+    /// Whether nothing more can be written. What the peer has sent is still read.
+    is_broken: bool,
     /// Rounds since this end last let other tasks run.
     rounds: u32,
 }
@@ -33,7 +39,14 @@ impl Stream {
 
     /// Creates a channel over a connection that may not be established yet.
     pub(super) fn over(socket: OwnedFd, socket_layer: SocketLayer) -> io::Result<Self> {
-        Ok(Stream { socket: Some(reactor::register(socket)?), socket_layer, writable: None, rounds: 0 })
+        Ok(Stream {
+            socket: Some(reactor::register(socket)?),
+            socket_layer,
+            writable: None,
+            retry: RetryTimer::default(),
+            is_broken: false,
+            rounds: 0,
+        })
     }
 
     pub(super) fn register_here(&mut self) -> io::Result<()> {
@@ -60,7 +73,19 @@ impl Stream {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
+            if !self.retry.poll_over(cx) {
+                return Poll::Pending;
+            }
             self.write_now(buffers);
+            if self.retry.is_started() {
+                continue;
+            }
+            if self.is_broken {
+                return Poll::Ready(match self.read_now(buffers) {
+                    Arrived::Nothing => Arrived::End,
+                    arrived => arrived,
+                });
+            }
             let has_unsent = !buffers.outgoing.is_empty() || self.socket_layer.has_unsent();
             if has_unsent && self.poll_writable(cx).is_ready() {
                 continue;
@@ -70,8 +95,9 @@ impl Stream {
                 return Poll::Ready(Arrived::End);
             };
             match read(socket, &mut self.socket_layer, buffers) {
-                Arrived::Nothing => guard.clear_ready(),
-                arrived => return Poll::Ready(arrived),
+                None => self.retry.start(),
+                Some(Arrived::Nothing) => guard.clear_ready(),
+                Some(arrived) => return Poll::Ready(arrived),
             }
         }
     }
@@ -79,7 +105,7 @@ impl Stream {
     /// Returns ready if the socket may be writable by now.
     fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.writable.is_none() {
-            let socket = self.socket.as_ref().map(|socket| socket.as_fd().try_clone_to_owned());
+            let socket = self.socket.as_ref().map(|socket| descriptors::duplicate(socket.as_fd()));
             // Without a free descriptor the socket is not watched, and the write is tried again when something
             // arrives.
             self.writable =
@@ -93,29 +119,41 @@ impl Stream {
     }
 
     pub(super) fn read_now(&mut self, buffers: &mut Buffers) -> Arrived {
-        self.socket.as_ref().map_or(Arrived::End, |socket| read(socket, &mut self.socket_layer, buffers))
+        let Some(socket) = &self.socket else { return Arrived::End };
+        read(socket, &mut self.socket_layer, buffers).unwrap_or_else(|| {
+            self.retry.start();
+            Arrived::Nothing
+        })
     }
 
     pub(super) fn write_now(&mut self, buffers: &mut Buffers) {
         let Some(socket) = &self.socket else { return };
-        while !buffers.outgoing.is_empty() {
-            match self.socket_layer.send(socket.as_fd(), buffers.outgoing.unsent()) {
-                Ok(count) => buffers.outgoing.mark_sent(count),
-                // The socket is full, or the peer is gone. Bytes that the peer sent before are read first.
-                Err(_) => return,
+        let (socket, layer) = (socket.as_fd(), &mut self.socket_layer);
+        let mut write = || {
+            while !buffers.outgoing.is_empty() {
+                let count = layer.send(socket, buffers.outgoing.unsent())?;
+                buffers.outgoing.mark_sent(count);
             }
-        }
-        if self.socket_layer.flush(socket.as_fd()).is_ok() {
-            self.writable = None;
+            layer.flush(socket)
+        };
+        match write() {
+            Ok(()) => self.writable = None,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if is_passing(&error) => self.retry.start(),
+            // A connection that is not established yet is awaited; if it fails, the read reports it.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => {}
+            Err(_) => self.is_broken = true,
         }
     }
 }
 
-fn read(socket: &AsyncFd<OwnedFd>, socket_layer: &mut SocketLayer, buffers: &mut Buffers) -> Arrived {
-    match buffers.incoming.fill(|buffer| socket_layer.receive(socket.as_fd(), buffer)) {
+/// Reads what has arrived; `None` after an error that passes.
+fn read(socket: &AsyncFd<OwnedFd>, socket_layer: &mut SocketLayer, buffers: &mut Buffers) -> Option<Arrived> {
+    Some(match buffers.incoming.fill(|buffer| socket_layer.receive(socket.as_fd(), buffer)) {
         Ok((0, _)) => Arrived::End,
         Ok(_) => Arrived::Some,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Arrived::Nothing,
+        Err(error) if is_passing(&error) => return None,
         Err(_) => Arrived::End,
-    }
+    })
 }

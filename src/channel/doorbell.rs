@@ -3,8 +3,10 @@
 //! A pipe costs the sleeping and the waking side half of what a socket does, and its end-of-file also reports that the
 //! other side is gone.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use crate::sys::passing::retry;
 use crate::sys::{Errno, descriptors};
 
 /// Bytes read at once from a doorbell: more than are ever in the pipe.
@@ -21,18 +23,18 @@ pub(crate) struct WorkerDoorbells {
 
 impl WorkerDoorbells {
     /// Waits for a notification; returns `false` if the host is gone.
-    pub(super) fn wait(&self) -> rustix::io::Result<bool> {
+    pub(super) fn wait(&self) -> io::Result<bool> {
         let mut notifications = Vec::with_capacity(MAX_NOTIFICATIONS);
-        Ok(descriptors::read(self.rx.as_fd(), &mut notifications)? > 0)
+        Ok(retry(|| descriptors::read(self.rx.as_fd(), &mut notifications))? > 0)
     }
 
     /// Notifies the host. A host that is gone is not an error.
-    pub(super) fn notify(&self) -> rustix::io::Result<()> {
-        match descriptors::write(self.tx.as_fd(), &[0]) {
+    pub(super) fn notify(&self) -> io::Result<()> {
+        retry(|| match descriptors::write(self.tx.as_fd(), &[0]) {
             // A full pipe holds enough notifications already.
             Ok(_) | Err(Errno::PIPE | Errno::AGAIN) => Ok(()),
             Err(error) => Err(error),
-        }
+        })
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::blocking_channel::WorkerIo;
 use super::socket_layer::SocketLayer;
 use super::status_page::{Activity, StatusPage};
+use crate::sys::passing::retry;
 
 /// A stream socket with blocking reads and writes.
 pub(crate) struct StreamIo {
@@ -37,7 +38,7 @@ impl StreamIo {
 
 impl WorkerIo for StreamIo {
     fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<usize> {
-        match self.socket_layer().receive(self.socket.as_fd(), bytes) {
+        match retry(|| self.socket_layer().receive(self.socket.as_fd(), bytes)) {
             // The error of a socket whose peer closed it with unread bytes.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(0),
             received => received,
@@ -45,7 +46,7 @@ impl WorkerIo for StreamIo {
     }
 
     fn send(&mut self, bytes: &[u8], _: bool) -> io::Result<usize> {
-        self.socket_layer().send(self.socket.as_fd(), bytes)
+        retry(|| self.socket_layer().send(self.socket.as_fd(), bytes))
     }
 
     fn set_activity(&self, activity: Activity) {

@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use rustls::Connection;
 
 use crate::sys::descriptors;
+use crate::sys::passing::is_passing;
 
 /// Most encrypted bytes that wait for space in the socket.
 const MAX_UNSENT: usize = 256 << 10;
@@ -68,7 +69,10 @@ impl Tls {
             0 => Err(io::ErrorKind::WouldBlock.into()),
             count => {
                 match self.flush(socket) {
-                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                    // The bytes are accepted, so an error that passes is left to the next flush.
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock && !is_passing(&error) => {
+                        return Err(error);
+                    }
                     _ => {}
                 }
                 Ok(count)

@@ -247,7 +247,7 @@ impl Child {
         let mut bytes = Vec::with_capacity(CHUNK);
         match descriptors::read(end.as_ref()?.as_fd(), &mut bytes) {
             Ok(1..) => Some(bytes),
-            Err(Errno::AGAIN) => None,
+            Err(Errno::AGAIN | Errno::NOMEM) => None,
             Ok(0) | Err(_) => {
                 *end = None;
                 None

@@ -170,11 +170,21 @@ impl Clients {
         Some(HANDSHAKE_TIMEOUT.saturating_sub(now.saturating_duration_since(oldest.connected_at)))
     }
 
-    /// Returns every connection, and whether it has unsent bytes.
-    pub(super) fn watched(&self) -> impl Iterator<Item = (ClientId, BorrowedFd<'_>, bool)> {
+    fn channels(&self) -> impl Iterator<Item = (ClientId, &ControlChannel)> {
         let clients = self.clients.iter().map(|(id, client)| (*id, &client.control));
         let pending_peers = self.pending_peers.iter().map(|(id, pending_peer)| (*id, &pending_peer.control));
-        clients.chain(pending_peers).map(|(id, control)| (id, control.as_fd(), control.has_unsent()))
+        clients.chain(pending_peers)
+    }
+
+    /// Returns every connection that is not paused, and whether it has unsent bytes.
+    pub(super) fn watched(&self, now: Instant) -> impl Iterator<Item = (ClientId, BorrowedFd<'_>, bool)> {
+        let channels = self.channels().filter(move |(_, control)| control.remaining_pause(now).is_none());
+        channels.map(|(id, control)| (id, control.as_fd(), control.has_unsent()))
+    }
+
+    /// Returns how long until the next paused connection is read and written again.
+    pub(super) fn next_resumed(&self, now: Instant) -> Option<Duration> {
+        self.channels().filter_map(|(_, control)| control.remaining_pause(now)).min()
     }
 
     /// Reads what a client or a pending peer has sent.

@@ -4,11 +4,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::channel::{Inbox, SendQueue, SocketLayer};
 use crate::sys::arena::ReadOnlyArena;
 use crate::sys::descriptors;
 use crate::sys::descriptors::PassedDescriptors;
+use crate::sys::passing::{RETRY_WAIT, is_passing};
 use crate::wire::control::{
     BODY_LIMIT, FIRST_MESSAGE_LIMIT, FromServer, HELLO_LIMIT, Hello, HelloPrefix, ToServer,
 };
@@ -47,6 +49,8 @@ pub(super) struct ControlChannel {
     /// Descriptors that have arrived. They belong, in order, to the messages that need some.
     passed: VecDeque<PassedDescriptors>,
     limit: usize,
+    /// After an error that passes: when the channel is read and written again.
+    paused_until: Option<Instant>,
 }
 
 impl ControlChannel {
@@ -58,6 +62,7 @@ impl ControlChannel {
             unsent: SendQueue::default(),
             passed: VecDeque::new(),
             limit: HELLO_LIMIT,
+            paused_until: None,
         }
     }
 
@@ -89,6 +94,25 @@ impl ControlChannel {
                 return Ok(message);
             }
             self.read()?;
+            self.wait_out_pause();
+        }
+    }
+
+    /// Leaves the channel alone for a moment, so that an error that passes has time to pass.
+    fn pause(&mut self) {
+        self.paused_until = Instant::now().checked_add(RETRY_WAIT);
+    }
+
+    /// Returns how long the channel is to be left alone.
+    pub(super) fn remaining_pause(&self, now: Instant) -> Option<Duration> {
+        let left = self.paused_until?.saturating_duration_since(now);
+        Some(left).filter(|left| !left.is_zero())
+    }
+
+    /// Waits until the pause is over, outside of the event loop.
+    fn wait_out_pause(&self) {
+        if let Some(left) = self.remaining_pause(Instant::now()) {
+            std::thread::sleep(left);
         }
     }
 
@@ -117,6 +141,10 @@ impl ControlChannel {
             Ok((0, _)) => Err(Disconnect::Closed),
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) if is_passing(&error) => {
+                self.pause();
+                Ok(false)
+            }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 Err(Disconnect::Untrusted(error.to_string()))
             }
@@ -203,9 +231,16 @@ impl ControlChannel {
     /// [`Disconnect::Closed`] if the connection failed, [`Disconnect::Broken`] if too many bytes wait for the client
     /// to read.
     pub(super) fn flush(&mut self) -> Result<(), Disconnect> {
+        if self.remaining_pause(Instant::now()).is_some() {
+            return Ok(());
+        }
         let sent = self.unsent.send(self.socket.as_fd(), &mut self.socket_layer);
         match sent.and_then(|()| self.socket_layer.flush(self.socket.as_fd())) {
             Ok(()) => Ok(()),
+            Err(error) if is_passing(&error) && self.unsent.bytes() <= MAX_UNSENT => {
+                self.pause();
+                Ok(())
+            }
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(Disconnect::Closed),
             Err(_) if self.unsent.bytes() <= MAX_UNSENT => Ok(()),
             Err(_) => Err(Disconnect::Broken),
@@ -219,6 +254,7 @@ impl ControlChannel {
             if !self.has_unsent() {
                 return Ok(());
             }
+            self.wait_out_pause();
             self.wait_until_writable()?;
         }
     }
@@ -233,11 +269,7 @@ impl ControlChannel {
     }
 
     fn wait_until_writable(&self) -> Result<(), Disconnect> {
-        use rustix::event::{PollFd, PollFlags};
-        let mut entries = [PollFd::new(&self.socket, PollFlags::OUT)];
-        rustix::io::retry_on_intr(|| rustix::event::poll(&mut entries, None))
-            .map(|_| ())
-            .map_err(|_| Disconnect::Closed)
+        descriptors::wait_until_writable(self.socket.as_fd()).map_err(|_| Disconnect::Closed)
     }
 }
 

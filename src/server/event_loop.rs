@@ -13,14 +13,15 @@ use super::rejection_log::RejectionLog;
 use super::spawn::{ForkedWorker, WorkerSpec};
 use super::systemd;
 use crate::config::ServerOptions;
-use crate::sys::CallError;
 use crate::sys::arena::ReadOnlyArena;
 use crate::sys::descriptors;
 use crate::sys::descriptors::OpenDescriptors;
+use crate::sys::passing::RETRY_WAIT;
 use crate::sys::process;
 use crate::sys::process::TitleSpace;
 use crate::sys::signals;
 use crate::sys::signals::{ChildSignals, StopRequest};
+use crate::sys::{CallError, Errno};
 use crate::telling;
 use crate::telling::log_event;
 use crate::wire::LIBRARY;
@@ -48,7 +49,7 @@ pub(super) struct ForkServer<'a> {
     /// Empty in a private server, which ends with its only client. A standalone server ends on a signal or when it is
     /// replaced.
     pub(super) listeners: Vec<Listener>,
-    is_private: bool,
+    pub(super) is_private: bool,
     /// When connections are accepted again after a failure.
     pub(super) pause: Option<Instant>,
     /// A reserved descriptor. It is closed when no more can be opened, so that one more peer can be accepted and
@@ -187,14 +188,23 @@ impl<'a> ForkServer<'a> {
         let timers = [
             self.children.check_hung(),
             self.clients.next_overdue(now),
+            self.clients.next_resumed(now),
             self.remaining_pause(now),
             self.rejections.next(now),
             self.draining.flatten().map(|drain_until| drain_until.saturating_duration_since(now)),
         ];
         let timeout = timers.into_iter().flatten().min();
         let (tokens, awake) = {
-            let (tokens, watched): (Vec<Watched>, Vec<(BorrowedFd<'_>, bool)>) = self.watched().unzip();
-            (tokens, signals::poll(&watched, &self.child_signals, timeout).map_err(|_| Disconnect::Broken)?)
+            let (tokens, watched): (Vec<Watched>, Vec<(BorrowedFd<'_>, bool)>) = self.watched(now).unzip();
+            match signals::poll(&watched, &self.child_signals, timeout) {
+                Ok(awake) => (tokens, awake),
+                // There was no memory for it.
+                Err(Errno::NOMEM | Errno::AGAIN) => {
+                    std::thread::sleep(RETRY_WAIT);
+                    return Ok(());
+                }
+                Err(_) => return Err(Disconnect::Broken),
+            }
         };
         if awake.child_signals {
             let request = self.child_signals.take_stop_request();
@@ -217,10 +227,10 @@ impl<'a> ForkServer<'a> {
         Ok(())
     }
 
-    fn watched(&self) -> impl Iterator<Item = (Watched, (BorrowedFd<'_>, bool))> {
+    fn watched(&self, now: Instant) -> impl Iterator<Item = (Watched, (BorrowedFd<'_>, bool))> {
         let listeners = self.listeners.iter().filter(|_| self.pause.is_none());
         let listeners = listeners.map(|listener| (Watched::Listener, (listener.as_fd(), false)));
-        let peers = self.clients.watched().map(|(id, fd, unsent)| (Watched::Peer(id), (fd, unsent)));
+        let peers = self.clients.watched(now).map(|(id, fd, unsent)| (Watched::Peer(id), (fd, unsent)));
         let adopted = self.children.adopted().map(|handle| (Watched::Adopted, (handle, false)));
         // Output for a slow client is not read, so the worker blocks as it would on a full pipe.
         let outputs = self.children.outputs().filter(|(_, client, _)| !self.clients.is_slow(*client));

@@ -9,11 +9,12 @@ use super::control_channel::{ControlChannel, Disconnect, FirstMessage};
 use super::event_loop::ForkServer;
 use super::spawn::WorkerSpec;
 use crate::sys::descriptors;
+use crate::sys::passing::is_passing;
 use crate::telling::log_event;
 use crate::wire::control::{FromServer, Hello, ToServer};
 
 /// How long no connection is accepted after one could not be.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 impl ForkServer<'_> {
     /// Returns how long no connections are to be accepted; ends the pause once it is over.
@@ -42,10 +43,15 @@ impl ForkServer<'_> {
         }
     }
 
-    /// Handles a failed `accept`, mostly for lack of descriptors. With the spare descriptor it accepts the peer once
-    /// more to send it the reason. If that fails as well, the peer stays in the backlog, and accepting pauses.
+    /// Handles a failed `accept`. For lack of memory the peer stays in the backlog, and accepting pauses. For lack of
+    /// descriptors the peer is accepted with the spare descriptor, to send it the reason; if that fails as well,
+    /// accepting pauses.
     fn handle_accept_error(&mut self, listener: usize, error: &std::io::Error) {
-        self.reject(&error.to_string());
+        self.reject(&format!("accept: {error}"));
+        if is_passing(error) {
+            self.pause = Instant::now().checked_add(ACCEPT_PAUSE);
+            return;
+        }
         drop(self.spare.take());
         let next = self.listeners.get(listener).map(|listener| listener.next(|_| ()));
         if let Some(Ok(Some(accepted))) = next {

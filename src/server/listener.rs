@@ -11,6 +11,8 @@ use super::socket_lock::SocketLock;
 use crate::address::AddressError;
 use crate::certificates::Certificates;
 use crate::channel::SocketLayer;
+use crate::sys::Errno;
+use crate::sys::descriptors;
 use crate::sys::sockets;
 use crate::sys::sockets::PeerCredentials;
 
@@ -137,10 +139,10 @@ impl Listener {
         loop {
             let accepted = match &self.socket {
                 ListeningSocket::Unix(listener) => {
-                    listener.accept().map(|(socket, _)| (OwnedFd::from(socket), None))
+                    sockets::accept_unix(listener).map(|socket| (socket, None))
                 }
                 ListeningSocket::Net(listener, _) => {
-                    listener.accept().map(|(socket, from)| (OwnedFd::from(socket), Some(from)))
+                    sockets::accept_tcp(listener).map(|(socket, from)| (socket, Some(from)))
                 }
             };
             let (socket, from) = match accepted {
@@ -181,8 +183,8 @@ impl Listener {
 
     /// Duplicates the socket, and its lock if it has one, for a successor.
     pub(super) fn duplicate_descriptors(&self) -> io::Result<Vec<OwnedFd>> {
-        let listener = self.as_fd().try_clone_to_owned()?;
-        let lock = self.lock.as_ref().map(|lock| lock.as_fd().try_clone_to_owned()).transpose()?;
+        let listener = descriptors::duplicate(self.as_fd())?;
+        let lock = self.lock.as_ref().map(|lock| descriptors::duplicate(lock.as_fd())).transpose()?;
         Ok([Some(listener), lock].into_iter().flatten().collect())
     }
 
@@ -202,7 +204,18 @@ impl Listener {
 fn is_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, PermissionDenied, TimedOut};
     let kinds = [ConnectionAborted, ConnectionReset, Interrupted, PermissionDenied, TimedOut];
-    kinds.contains(&error.kind())
+    // Errors of the network that were pending on the new socket.
+    let errors = [
+        Errno::PROTO,
+        Errno::NOPROTOOPT,
+        Errno::NETDOWN,
+        Errno::NETUNREACH,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+        Errno::NONET,
+        Errno::OPNOTSUPP,
+    ];
+    kinds.contains(&error.kind()) || Errno::from_io_error(error).is_some_and(|error| errors.contains(&error))
 }
 
 impl AsFd for Listener {

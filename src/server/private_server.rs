@@ -10,6 +10,8 @@ use crate::config::ServerOptions;
 use crate::failure::SetupError;
 use crate::sys::descriptors;
 use crate::sys::descriptors::OpenDescriptors;
+use crate::sys::faults;
+use crate::sys::faults::Role;
 use crate::sys::process;
 use crate::sys::process::{TitleSpace, exit_now};
 use crate::sys::signals;
@@ -31,6 +33,7 @@ const EXIT_UNABLE: i32 = 71;
 /// Becomes a fork server. `start_up` runs the rest of the program's own start-up functions; it is called once all
 /// inherited descriptors are closed.
 pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
+    faults::enter(Role::Server);
     signals::reset_dispositions();
     if !sockets::is_stream_socket(std::io::stdin().as_fd()) {
         let line = "only a pool starts a fork server with this argument; run the program without it";

@@ -257,16 +257,26 @@ impl ForkedWorker<'_> {
     pub(super) fn become_worker(self) -> ! {
         let ForkedWorker { server, spec: WorkerSpec { parent, client, channel, stdout, stderr, names } } =
             self;
-        let ForkServer { template, mut clients, listeners, child_signals, mut children, spare, .. } = server;
+        let ForkServer {
+            template,
+            mut clients,
+            listeners,
+            child_signals,
+            mut children,
+            spare,
+            is_private,
+            ..
+        } = server;
         let WorkerTemplate { program, config, preload, title, open_before } = template;
         let Some(Client { control, hello, arena, .. }) = clients.remove(client) else { process::exit_now(0) };
         control.close_in_child();
         process::move_to_own_group(None);
         process::set_name(names.short.as_deref());
         write_title(title, &names.title);
-        if let Some(null) = spare {
-            // Only a standalone server has this descriptor; a private one already reads from `/dev/null`. On failure
-            // the worker keeps the server's standard input.
+        // A private server already reads from `/dev/null`.
+        let null = spare.or_else(|| descriptors::open_null().ok().filter(|_| !is_private));
+        if let Some(null) = null {
+            // On failure the worker keeps the server's standard input.
             let _ = descriptors::replace_stdin(null);
         }
         drop((clients, listeners));

@@ -17,6 +17,8 @@ use crate::address::Address;
 use crate::certificates::Certificates;
 use crate::config::ServerOptions;
 use crate::sys::descriptors::OpenDescriptors;
+use crate::sys::faults;
+use crate::sys::faults::Role;
 use crate::sys::process;
 use crate::sys::process::TitleSpace;
 use crate::sys::{CallError, threads};
@@ -55,6 +57,7 @@ pub fn serve(
     certificates: Option<Certificates>,
 ) -> Result<(), ServerError> {
     options.validate()?;
+    faults::enter(Role::Server);
     let access = Access {
         group: options.group,
         unauthenticated_beyond_loopback: options.unauthenticated_beyond_loopback,

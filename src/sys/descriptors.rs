@@ -12,6 +12,9 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags,
 };
 
+use super::faults;
+use super::faults::Call;
+
 /// Lowest number that a worker's channel gets, if possible.
 ///
 /// The kernel hands out the lowest free number, so code that closes a foreign descriptor and then opens files does not
@@ -38,6 +41,7 @@ pub(crate) fn pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
 
 /// Creates a close-on-exec pipe; returns the reading end and the writing end.
 pub(crate) fn blocking_pipe() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
+    faults::point(Call::Pipe)?;
     rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
 }
 
@@ -51,18 +55,25 @@ pub(crate) fn reopen_read_write(pipe: BorrowedFd<'_>) -> rustix::io::Result<Owne
     use std::os::fd::AsRawFd as _;
 
     use rustix::fs::{Mode, OFlags};
+    faults::point(Call::Open)?;
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::open(format!("/proc/self/fd/{}", pipe.as_raw_fd()), flags, Mode::empty())
 }
 
 /// Writes to a pipe; returns how many bytes.
 pub(crate) fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> rustix::io::Result<usize> {
-    rustix::io::retry_on_intr(|| rustix::io::write(fd, bytes))
+    rustix::io::retry_on_intr(|| {
+        faults::point(Call::Write)?;
+        rustix::io::write(fd, bytes)
+    })
 }
 
 /// Reads from a pipe into the spare capacity of `bytes`; returns how many bytes, 0 at the end.
 pub(crate) fn read(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Result<usize> {
-    rustix::io::retry_on_intr(|| rustix::io::read(fd, rustix::buffer::spare_capacity(bytes)))
+    rustix::io::retry_on_intr(|| {
+        faults::point(Call::Read)?;
+        rustix::io::read(fd, rustix::buffer::spare_capacity(bytes))
+    })
 }
 
 /// Bytes that a pipe takes at once if it has room at all (`PIPE_BUF`).
@@ -116,13 +127,27 @@ pub(crate) fn write_without_waiting(fd: BorrowedFd<'_>, bytes: &[u8]) -> bool {
 
 /// Makes `stdin` the standard input of this process.
 pub(crate) fn replace_stdin(stdin: OwnedFd) -> rustix::io::Result<()> {
-    rustix::stdio::dup2_stdin(stdin)
+    replace_standard(|| rustix::stdio::dup2_stdin(&stdin))
 }
 
 /// Makes these two the standard output and standard error of this process.
 pub(crate) fn replace_stdout_and_stderr(stdout: OwnedFd, stderr: OwnedFd) -> rustix::io::Result<()> {
-    rustix::stdio::dup2_stdout(stdout)?;
-    rustix::stdio::dup2_stderr(stderr)
+    replace_standard(|| rustix::stdio::dup2_stdout(&stdout))?;
+    replace_standard(|| rustix::stdio::dup2_stderr(&stderr))
+}
+
+/// Repeats a dup2 that was interrupted, or that met an open in another thread.
+///
+/// # References
+///
+/// - [dup2(2)](https://man7.org/linux/man-pages/man2/dup2.2.html), `EBUSY`
+fn replace_standard(dup2: impl Fn() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+    loop {
+        match faults::point(Call::Dup2).and_then(|()| dup2()) {
+            Err(Errno::INTR | Errno::BUSY) => std::thread::yield_now(),
+            result => return result,
+        }
+    }
 }
 
 /// Makes reads and writes non-blocking.
@@ -138,6 +163,7 @@ pub(crate) fn set_blocking(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
 /// Receives into the spare capacity of `bytes`; returns how many bytes, 0 at the end of the stream.
 pub(crate) fn receive(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Result<usize> {
     rustix::io::retry_on_intr(|| {
+        faults::point(Call::Recv)?;
         rustix::net::recv(fd, rustix::buffer::spare_capacity(bytes), RecvFlags::empty()).map(|(read, _)| read)
     })
 }
@@ -145,12 +171,18 @@ pub(crate) fn receive(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Re
 /// Receives into `bytes`; returns how many bytes, 0 at the end of the stream.
 #[cfg(feature = "tls")]
 pub(crate) fn receive_into(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> rustix::io::Result<usize> {
-    rustix::io::retry_on_intr(|| rustix::net::recv(fd, &mut *bytes, RecvFlags::empty()).map(|(read, _)| read))
+    rustix::io::retry_on_intr(|| {
+        faults::point(Call::Recv)?;
+        rustix::net::recv(fd, &mut *bytes, RecvFlags::empty()).map(|(read, _)| read)
+    })
 }
 
 /// Sends as many bytes as fit and returns how many. Fails on a descriptor that is not a socket any more.
 pub(crate) fn send(fd: BorrowedFd<'_>, bytes: &[u8]) -> rustix::io::Result<usize> {
-    rustix::io::retry_on_intr(|| rustix::net::send(fd, bytes, SendFlags::NOSIGNAL))
+    rustix::io::retry_on_intr(|| {
+        faults::point(Call::Send)?;
+        rustix::net::send(fd, bytes, SendFlags::NOSIGNAL)
+    })
 }
 
 /// Sends as many bytes as fit, with descriptors attached to the first byte; returns how many bytes.
@@ -165,6 +197,7 @@ pub(crate) fn send_with_descriptors(
         if !control.push(SendAncillaryMessage::ScmRights(passed)) {
             return Err(Errno::NOBUFS);
         }
+        faults::point(Call::Sendmsg)?;
         rustix::net::sendmsg(fd, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
     })
 }
@@ -191,6 +224,7 @@ pub(crate) fn receive_with_descriptors(
     // A socket does not return more at once, so more need not be zeroed.
     bytes.resize(bytes.capacity().min(start + MAX_RECEIVED), 0);
     let received = rustix::io::retry_on_intr(|| {
+        faults::point(Call::Recvmsg)?;
         let mut buffers = [IoSliceMut::new(&mut bytes[start..])];
         rustix::net::recvmsg(fd, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC)
     });
@@ -205,6 +239,23 @@ pub(crate) fn receive_with_descriptors(
     let cut = received.as_ref().is_ok_and(|message| message.flags.contains(ReturnFlags::CTRUNC));
     passed.extend((cut || !descriptors.is_empty()).then_some(descriptors));
     received.map(|_| read)
+}
+
+/// Waits until a write to the descriptor would not block.
+pub(crate) fn wait_until_writable(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    use rustix::event::{PollFd, PollFlags};
+    let mut entries = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+    rustix::io::retry_on_intr(|| {
+        faults::point(Call::Poll)?;
+        rustix::event::poll(&mut entries, None)
+    })?;
+    Ok(())
+}
+
+/// Returns another descriptor for the same thing.
+pub(crate) fn duplicate(fd: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    faults::point(Call::Dup)?;
+    rustix::io::fcntl_dupfd_cloexec(fd, 3)
 }
 
 /// Fails if the descriptor was closed, by code that does not own it.
@@ -229,7 +280,8 @@ pub(crate) fn take_inherited(number: RawFd) -> Option<OwnedFd> {
 /// Moves a channel to a high number, out of reach of code that closes and opens descriptors by number.
 pub(crate) fn raise_number(fd: OwnedFd) -> OwnedFd {
     // If the limit on descriptors is below the floor, the number stays as it is.
-    rustix::io::fcntl_dupfd_cloexec(&fd, CHANNEL_FLOOR).unwrap_or(fd)
+    let raised = faults::point(Call::Dup).and_then(|()| rustix::io::fcntl_dupfd_cloexec(&fd, CHANNEL_FLOOR));
+    raised.unwrap_or(fd)
 }
 
 /// Takes over standard input as a separate descriptor and puts the null device in its place.
@@ -239,6 +291,7 @@ pub(crate) fn raise_number(fd: OwnedFd) -> OwnedFd {
 /// The call that was refused; standard input is what it was.
 pub(crate) fn take_stdin() -> Result<OwnedFd, CallError> {
     let stdin = std::io::stdin();
+    faults::point(Call::Dup).map_err(CallError::of("fcntl(F_DUPFD_CLOEXEC)"))?;
     let taken =
         rustix::io::fcntl_dupfd_cloexec(stdin.as_fd(), 3).map_err(CallError::of("fcntl(F_DUPFD_CLOEXEC)"))?;
     let null = open_null().map_err(CallError::of("pipe2, in place of /dev/null"))?;
@@ -249,6 +302,7 @@ pub(crate) fn take_stdin() -> Result<OwnedFd, CallError> {
 /// Opens the null device for reading. Without it, returns a pipe that nobody can write to: reading finds the end as
 /// well.
 pub(crate) fn open_null() -> rustix::io::Result<OwnedFd> {
+    faults::point(Call::Open)?;
     let null = std::fs::File::open("/dev/null");
     null.map(OwnedFd::from).or_else(|_| blocking_pipe().map(|(reader, _)| reader))
 }
@@ -264,17 +318,18 @@ pub(crate) fn close_all_but(keep: OwnedFd) -> Result<OwnedFd, CallError> {
     const KEPT: RawFd = 3;
     let keep = keep.into_raw_fd();
     if keep != KEPT {
-        // SAFETY: dup3 demands two numbers, open or free; `keep` was just owned by us and is open, and whatever is open
-        // at 3 is closed on purpose: this runs in a process that closes all its descriptors.
-        if unsafe { libc::dup3(keep, KEPT, libc::O_CLOEXEC) } < 0 {
-            return Err(CallError::of("dup3")(last_errno()));
-        }
+        replace_standard(|| {
+            // SAFETY: dup3 demands two numbers, open or free; `keep` was just owned by us and is open, and whatever is
+            // open at 3 is closed on purpose: this runs in a process that closes all its descriptors.
+            match unsafe { libc::dup3(keep, KEPT, libc::O_CLOEXEC) } {
+                -1 => Err(last_errno()),
+                _ => Ok(()),
+            }
+        })
+        .map_err(CallError::of("dup3"))?;
     }
-    // SAFETY: close_range demands only plain numbers. The descriptors above 3 were inherited, which is why they
-    // are closed, or opened by a start-up function of the program that ran before us; safe code that owns one of
-    // those gets EBADF, and docs/FORK-SAFETY.md says so.
-    let closed = unsafe { libc::syscall(libc::SYS_close_range, KEPT + 1, libc::c_uint::MAX, 0) };
-    if closed < 0 {
+    if close_from(KEPT + 1).is_err() {
+        // Without memory for close_range, or without the call itself, they are closed one by one.
         let others = OpenDescriptors::list().0.into_iter().filter(|&number| number > KEPT);
         OpenDescriptors(others.collect()).close_in_child();
     }
@@ -293,6 +348,17 @@ fn is_open(number: RawFd) -> bool {
     unsafe { libc::fcntl(number, libc::F_GETFD) != -1 }
 }
 
+fn close_from(first: RawFd) -> rustix::io::Result<()> {
+    faults::point(Call::CloseRange)?;
+    // SAFETY: close_range demands only plain numbers. The descriptors above 3 were inherited, which is why they
+    // are closed, or opened by a start-up function of the program that ran before us; safe code that owns one of
+    // those gets EBADF, and docs/FORK-SAFETY.md says so.
+    match unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
+}
+
 /// Numbers of the descriptors above the standard ones that were open in this process at one moment.
 #[derive(Default)]
 pub(crate) struct OpenDescriptors(Vec<RawFd>);
@@ -300,7 +366,8 @@ pub(crate) struct OpenDescriptors(Vec<RawFd>);
 impl OpenDescriptors {
     /// Lists the descriptors that are open now. Without `/proc` it tries every number up to the limit.
     pub(crate) fn list() -> Self {
-        let entries = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+        let entries = faults::point(Call::Open).ok().and_then(|()| std::fs::read_dir("/proc/self/fd").ok());
+        let entries = entries.into_iter().flatten().flatten();
         let mut numbers: Vec<RawFd> =
             entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
         if numbers.is_empty() {
@@ -326,10 +393,4 @@ impl OpenDescriptors {
 /// The error of the last failed call of the C library.
 pub(super) fn last_errno() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
-}
-/// Returns whether an error of a call on a socket is a lack that passes: of memory, of buffers, of descriptors, or of room
-/// for descriptors in flight (unix(7)), or an interruption by a signal.
-pub(crate) fn passes(error: &std::io::Error) -> bool {
-    let passing = [Errno::NOBUFS, Errno::NOMEM, Errno::TOOMANYREFS, Errno::INTR, Errno::MFILE, Errno::NFILE];
-    error.raw_os_error().is_some_and(|raw| passing.iter().any(|errno| errno.raw_os_error() == raw))
 }

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::process::Pid;
 
+use super::faults;
+use super::faults::Call;
+
 const PAGE: usize = 4096;
 
 /// A mark that is missing in every process forked after it was set.
@@ -32,11 +35,13 @@ impl ForkMark {
     /// - [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html), `MADV_WIPEONFORK`
     pub(crate) fn new() -> rustix::io::Result<Self> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
+        faults::point(Call::Mmap)?;
         // SAFETY: mmap_anonymous demands that no existing mapping is replaced; the address is left to the kernel,
         // without MAP_FIXED.
         let page =
             unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), PAGE, access, MapFlags::PRIVATE) }?;
         let mark = NonNull::<AtomicU8>::new(page.cast()).ok_or(rustix::io::Errno::NOMEM)?;
+        faults::point(Call::Madvise)?;
         // SAFETY: madvise demands a range of mapped pages whose content is not relied on; the page was mapped on the
         // line above, and no other code knows its address yet.
         let wiped = unsafe { rustix::mm::madvise(mark.as_ptr().cast(), PAGE, Advice::LinuxWipeOnFork) };
@@ -105,6 +110,7 @@ impl SharedCounters {
 ///
 /// - [proc_pid_smaps(5)](https://man7.org/linux/man-pages/man5/proc_pid_smaps.5.html), `smaps_rollup`
 pub(crate) fn private_bytes() -> Option<u64> {
+    faults::point(Call::Open).ok()?;
     let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").ok()?;
     Some(sum_private(&rollup))
 }
@@ -122,6 +128,7 @@ pub(crate) fn set_data_limit(bytes: u64) -> rustix::io::Result<()> {
 /// How often the kernel's out-of-memory killer has killed since the machine was started, or `None` if the kernel does
 /// not report it.
 pub(crate) fn oom_kills() -> Option<u64> {
+    faults::point(Call::Open).ok()?;
     let counters = std::fs::read_to_string("/proc/vmstat").ok()?;
     oom_kills_in(&counters)
 }

@@ -7,6 +7,7 @@
 pub(crate) mod arena;
 pub(crate) mod clock;
 pub(crate) mod descriptors;
+pub(crate) mod faults;
 pub(crate) mod init_array;
 #[cfg(feature = "actors")]
 mod loaded_objects;
@@ -14,6 +15,7 @@ pub(crate) mod memory;
 #[cfg(feature = "actors")]
 pub(crate) mod own_program;
 pub(crate) mod parent_death;
+pub(crate) mod passing;
 pub(crate) mod process;
 pub(crate) mod random;
 #[cfg(feature = "actors")]

@@ -6,6 +6,8 @@ use std::time::Duration;
 use rustix::process::Pid;
 
 use super::descriptors::last_errno;
+use super::faults;
+use super::faults::Call;
 
 /// Longest time that code may run without a break once the parent is dead, in nanoseconds; 0 means no limit.
 static LIMIT: AtomicU64 = AtomicU64::new(0);
@@ -45,6 +47,7 @@ pub(crate) fn set_limit(limit: Duration, parent: Pid) -> rustix::io::Result<()> 
     if unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) } != 0 {
         return Err(last_errno());
     }
+    faults::point(Call::Prctl)?;
     // SAFETY: prctl with PR_SET_PDEATHSIG demands a valid signal, which this is.
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } != 0 {
         return Err(last_errno());
@@ -59,6 +62,10 @@ pub(crate) fn set_limit(limit: Duration, parent: Pid) -> rustix::io::Result<()> 
 /// Starts the limit for code that begins to run.
 pub(crate) fn enter_user_code() {
     RUNNING.store(true, Ordering::Relaxed);
+    if ORPHANED.load(Ordering::Relaxed) && TIMER.load(Ordering::Relaxed) < 0 {
+        // There were no resources for it when the parent died.
+        create_timer();
+    }
     if ORPHANED.load(Ordering::Relaxed) {
         set_timer(LIMIT.load(Ordering::Relaxed));
     }
@@ -76,16 +83,38 @@ extern "C" fn on_death(_: libc::c_int) {
     handle_parent_death();
 }
 
+/// Attempts to create the timer in a signal handler, a millisecond apart.
+const MAX_ATTEMPTS: u32 = 100;
+
 /// Creates the timer, and starts it if code runs. Async-signal-safe.
 fn handle_parent_death() {
     if ORPHANED.swap(true, Ordering::Relaxed) {
         return;
     }
+    // The code that was interrupted may never return, so this is the only chance to limit it.
+    for _ in 0..MAX_ATTEMPTS {
+        if create_timer() {
+            break;
+        }
+        let wait = libc::timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+        // SAFETY: nanosleep demands a valid time and lets the remaining one be null. It is async-signal-safe.
+        unsafe { libc::nanosleep(&raw const wait, std::ptr::null_mut()) };
+    }
+    if RUNNING.load(Ordering::Relaxed) {
+        set_timer(LIMIT.load(Ordering::Relaxed));
+    }
+}
+
+/// Creates the timer; returns whether there is one. Async-signal-safe.
+fn create_timer() -> bool {
     // SAFETY: zeroed demands that zero bytes are a valid sigevent; it is integers and a null pointer.
     let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
     event.sigev_notify = libc::SIGEV_SIGNAL;
     event.sigev_signo = libc::SIGKILL;
     let mut timer: libc::c_int = -1;
+    if faults::point(Call::TimerCreate).is_err() {
+        return false;
+    }
     // SAFETY: timer_create demands a valid event and a valid pointer for the timer's number; both live on this frame.
     // It is the raw system call, because the C library's function may allocate.
     let made = unsafe {
@@ -93,10 +122,8 @@ fn handle_parent_death() {
     };
     if made == 0 {
         TIMER.store(timer, Ordering::Relaxed);
-        if RUNNING.load(Ordering::Relaxed) {
-            set_timer(LIMIT.load(Ordering::Relaxed));
-        }
     }
+    made == 0
 }
 
 /// Sets the timer to expire after `nanos` nanoseconds, or stops it if they are 0.

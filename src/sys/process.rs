@@ -9,6 +9,8 @@ pub(crate) use rustix::process::Pid;
 use rustix::process::{PidfdFlags, Signal};
 
 use super::descriptors::last_errno;
+use super::faults;
+use super::faults::{Call, Role};
 use crate::failure::Ending;
 
 /// Longest short name of a process, in bytes (`TASK_COMM_LEN` without the final zero).
@@ -40,11 +42,15 @@ pub(crate) struct ExitStatus {
 ///
 /// - [fork(2)](https://man7.org/linux/man-pages/man2/fork.2.html)
 pub(crate) fn fork() -> rustix::io::Result<ForkSide> {
+    faults::point(Call::Fork)?;
     // SAFETY: fork demands that the child touches nothing another thread may have held. The fork server has
     // one thread: it is refused if another one is left after its preload, and it starts none itself.
     match unsafe { libc::fork() } {
         -1 => Err(last_errno()),
-        0 => Ok(ForkSide::Child),
+        0 => {
+            faults::enter(Role::Worker);
+            Ok(ForkSide::Child)
+        }
         pid => Pid::from_raw(pid).map(ForkSide::Parent).ok_or(rustix::io::Errno::SRCH),
     }
 }
@@ -157,6 +163,7 @@ fn online_processors() -> usize {
 ///
 /// - [pidfd_open(2)](https://man7.org/linux/man-pages/man2/pidfd_open.2.html)
 pub(crate) fn open_pidfd(pid: Pid) -> rustix::io::Result<OwnedFd> {
+    faults::point(Call::PidfdOpen)?;
     rustix::process::pidfd_open(pid, PidfdFlags::empty())
 }
 
@@ -182,6 +189,7 @@ pub(crate) fn terminate(process: BorrowedFd<'_>) -> rustix::io::Result<()> {
 
 #[cfg(feature = "actors")]
 fn send(process: BorrowedFd<'_>, signal: Signal) -> rustix::io::Result<()> {
+    faults::point(Call::PidfdSendSignal)?;
     match rustix::process::pidfd_send_signal(process, signal) {
         Err(rustix::io::Errno::SRCH) => Ok(()),
         result => result,
@@ -199,6 +207,9 @@ const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 /// that is gone already is not an error.
 pub(crate) fn kill_adopted(process: BorrowedFd<'_>) {
     let send = |flags: libc::c_uint| {
+        if faults::point(Call::PidfdSendSignal).is_err() {
+            return -1;
+        }
         let info = std::ptr::null::<libc::siginfo_t>();
         // SAFETY: pidfd_send_signal demands a descriptor, and for the siginfo a valid pointer or null, in which case
         // the kernel fills it in as for kill.
@@ -213,12 +224,14 @@ pub(crate) fn kill_adopted(process: BorrowedFd<'_>) {
 /// Sends SIGTERM to a child that was not reaped yet.
 pub(crate) fn terminate_child(pid: Pid) {
     // It fails only for a child that has exited and waits to be reaped, as intended.
-    let _ = rustix::process::kill_process(pid, Signal::TERM);
+    let _ = faults::point(Call::Kill).and_then(|()| rustix::process::kill_process(pid, Signal::TERM));
 }
 
 /// Kills a process group whose leader was not reaped yet.
 pub(crate) fn kill_group(leader: Pid) {
-    if rustix::process::kill_process_group(leader, Signal::KILL).is_err() {
+    let killed =
+        faults::point(Call::Kill).and_then(|()| rustix::process::kill_process_group(leader, Signal::KILL));
+    if killed.is_err() {
         // The system may have refused the group. A leader that has ended is a zombie, which no signal harms.
         let _ = rustix::process::kill_process(leader, Signal::KILL);
     }
@@ -236,6 +249,7 @@ pub(crate) fn move_to_own_group(pid: Option<Pid>) {
 ///
 /// - [PR_SET_CHILD_SUBREAPER(2const)](https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html)
 pub(crate) fn become_subreaper() -> rustix::io::Result<()> {
+    faults::point(Call::Prctl)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
 }
 
@@ -250,11 +264,15 @@ pub(crate) fn next_zombie() -> Option<Pid> {
     // SAFETY: zeroed demands that zero bytes are a valid siginfo_t; it is plain integers and pointers.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-    // SAFETY: waitid demands a valid pointer for its result; `info` lives on this frame.
-    let found = unsafe { libc::waitid(libc::P_ALL, 0, &mut info, options) };
-    if found != 0 {
-        return None;
-    }
+    let found = rustix::io::retry_on_intr(|| {
+        faults::point(Call::Waitid)?;
+        // SAFETY: waitid demands a valid pointer for its result; `info` lives on the frame around this.
+        match unsafe { libc::waitid(libc::P_ALL, 0, &mut info, options) } {
+            0 => Ok(()),
+            _ => Err(last_errno()),
+        }
+    });
+    found.ok()?;
     // SAFETY: si_pid demands that the union holds a child event; waitid returned 0, so it does, or the field
     // is still the zero from above, which means that no child has exited.
     Pid::from_raw(unsafe { info.si_pid() })
@@ -270,9 +288,15 @@ pub(crate) fn reap(pid: Pid) -> Option<ExitStatus> {
     // SAFETY: zeroed demands that zero bytes are a valid rusage; it is plain integers.
     let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
     let pid_number = pid.as_raw_nonzero().get();
-    // SAFETY: wait4 demands valid pointers for the status and the usage; both live on this frame.
-    let reaped = unsafe { libc::wait4(pid_number, &mut status, libc::WNOHANG, &mut usage) };
-    (reaped == pid_number).then(|| {
+    let reaped = rustix::io::retry_on_intr(|| {
+        faults::point(Call::Wait4)?;
+        // SAFETY: wait4 demands valid pointers for the status and the usage; both live on the frame around this.
+        match unsafe { libc::wait4(pid_number, &mut status, libc::WNOHANG, &mut usage) } {
+            -1 => Err(last_errno()),
+            reaped => Ok(reaped),
+        }
+    });
+    (reaped == Ok(pid_number)).then(|| {
         let (peak_memory, cpu_time) = sum(&usage);
         ExitStatus { ending: ending(status), peak_memory, cpu_time }
     })
@@ -313,7 +337,10 @@ fn ending(status: i32) -> Ending {
 /// - [proc_pid_schedstat](https://docs.kernel.org/scheduler/sched-stats.html)
 #[cfg(feature = "actors")]
 pub(crate) fn usage(pid: u32) -> (Option<u64>, Option<Duration>) {
-    let file = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).ok();
+    let file = |name: &str| {
+        faults::point(Call::Open).ok()?;
+        std::fs::read_to_string(format!("/proc/{pid}/{name}")).ok()
+    };
     let peak = file("status").and_then(|status| {
         let line = status.lines().find(|line| line.starts_with("VmHWM:"))?.to_owned();
         line.split_whitespace().nth(1)?.parse::<u64>().ok()
@@ -429,6 +456,7 @@ impl TitleSpace {
     ///
     /// - [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html), fields 48 and 49
     pub(crate) fn find() -> Option<Self> {
+        faults::point(Call::Open).ok()?;
         let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
         // The short name in parentheses may contain blanks; after the last parenthesis follows field 3.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();

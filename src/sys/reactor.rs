@@ -7,6 +7,9 @@ use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::faults;
+use super::faults::Call;
+
 /// Registers a descriptor with the current thread's reactor, for reading.
 ///
 /// A socket registered for writing wakes its task each time its peer has read something, mostly for nothing. A task
@@ -34,6 +37,7 @@ pub(crate) fn register_read_write(descriptor: OwnedFd) -> io::Result<AsyncFd<Own
 ///
 /// Those of [`register`].
 pub(crate) fn register_shared(descriptor: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+    faults::point(Call::EpollCtl)?;
     // SAFETY: register_with_interest demands that the descriptor is open and is neither closed nor replaced while it is
     // registered; the `AsyncFd` holds a share of an `OwnedFd`, which lives as long as any share, and a shared value
     // cannot be replaced.
@@ -41,6 +45,7 @@ pub(crate) fn register_shared(descriptor: Arc<OwnedFd>) -> io::Result<AsyncFd<Ar
 }
 
 fn with_interest(descriptor: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    faults::point(Call::EpollCtl)?;
     // SAFETY: register_with_interest demands that the descriptor is open and is neither closed nor replaced while it is
     // registered; an `OwnedFd` is open, the `AsyncFd` owns it, and gives access to it by shared reference alone.
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, interest) }?)

@@ -7,12 +7,16 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
+use super::faults;
+use super::faults::Call;
+
 /// Creates an empty memory file, to be filled and sealed.
 ///
 /// # References
 ///
 /// - [memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html)
 pub(crate) fn memory_file() -> rustix::io::Result<OwnedFd> {
+    faults::point(Call::MemfdCreate)?;
     rustix::fs::memfd_create(c"forkpool-preload", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
 }
 
@@ -45,6 +49,7 @@ impl SealedFile {
         if length == 0 {
             return Ok(SealedFile { start: NonNull::dangling(), length });
         }
+        faults::point(Call::Mmap)?;
         let (access, flags) = (ProtFlags::READ, MapFlags::SHARED);
         // SAFETY: mmap demands that no existing mapping is replaced; the address is left to the kernel, without
         // MAP_FIXED.

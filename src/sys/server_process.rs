@@ -6,6 +6,8 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use super::faults;
+use super::faults::Call;
 use super::own_program::OwnProgram;
 
 /// How long a server may take to end its workers and exit before it is killed.
@@ -31,7 +33,9 @@ impl ServerProcess {
     pub(crate) fn launch(program: &OwnProgram, arguments: &[String], control: OwnedFd) -> io::Result<Self> {
         let executed = program.describe();
         let mut command = program.command();
-        let spawned = command.args(arguments).stdin(Stdio::from(control)).process_group(0).spawn();
+        let spawned = faults::point(Call::Spawn).map_err(io::Error::from);
+        let spawned = spawned
+            .and_then(|()| command.args(arguments).stdin(Stdio::from(control)).process_group(0).spawn());
         let failed =
             |error: io::Error| io::Error::new(error.kind(), format!("executing {executed}: {error}"));
         Ok(ServerProcess { child: spawned.map_err(failed)?, executed, program: program.clone() })
@@ -79,8 +83,14 @@ impl ServerProcess {
 
     /// Reaps the server if it has exited; returns whether it is gone.
     pub(crate) fn try_reap(&mut self) -> bool {
-        // An error means that there is no such child.
-        !matches!(self.child.try_wait(), Ok(None))
+        loop {
+            match faults::point(Call::Wait4).map_err(io::Error::from).and_then(|()| self.child.try_wait()) {
+                Ok(status) => return status.is_some(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // There is no such child.
+                Err(_) => return true,
+            }
+        }
     }
 
     /// Sends SIGKILL.

@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
+use super::faults;
+use super::faults::Call;
+
 /// A mapping that another process may read and write at any time.
 ///
 /// Every access is atomic, so a peer that writes while this process reads makes the bytes wrong, and does no other
@@ -42,7 +45,9 @@ impl SharedMemory {
         use std::os::fd::AsFd;
 
         use rustix::fs::{MemfdFlags, SealFlags};
+        faults::point(Call::MemfdCreate)?;
         let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        faults::point(Call::Ftruncate)?;
         rustix::fs::ftruncate(&file, u64::try_from(length).map_err(|_| Errno::INVAL)?)?;
         // If a peer could shorten the file, a read behind its end would kill this process by SIGBUS.
         rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
@@ -80,6 +85,7 @@ impl SharedMemory {
     }
 
     fn map(file: BorrowedFd<'_>, length: usize) -> rustix::io::Result<Self> {
+        faults::point(Call::Mmap)?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: mmap demands that no existing mapping is replaced; the address is left to the kernel, without
         // MAP_FIXED.

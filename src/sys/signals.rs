@@ -7,6 +7,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::descriptors::last_errno;
+use super::faults;
+use super::faults::Call;
 
 /// The highest standard signal; those above are real-time signals, whose use is up to programs.
 const LAST_STANDARD_SIGNAL: i32 = 31;
@@ -50,6 +52,7 @@ impl ChildSignals {
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
         let set = signal_set(with_stop_requests);
         mask(libc::SIG_BLOCK, &set)?;
+        faults::point(Call::Signalfd)?;
         // SAFETY: signalfd demands a valid set; `set` lives on this frame and was filled by sigemptyset.
         let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if fd < 0 {
@@ -175,6 +178,7 @@ fn handle_sigio(disposition: libc::sighandler_t) -> rustix::io::Result<()> {
 
 /// Directs SIGIO for `fd` to this process.
 fn set_owner(fd: RawFd) -> rustix::io::Result<()> {
+    faults::point(Call::Fcntl)?;
     // SAFETY: F_SETOWN demands a pid as its argument; getpid has no precondition.
     match unsafe { libc::fcntl(fd, libc::F_SETOWN, libc::getpid()) } {
         -1 => Err(last_errno()),
@@ -189,6 +193,7 @@ fn set_async(fd: RawFd, on: bool) -> rustix::io::Result<()> {
         return Err(last_errno());
     }
     let wanted = if on { flags | libc::O_ASYNC } else { flags & !libc::O_ASYNC };
+    faults::point(Call::Fcntl)?;
     // SAFETY: F_SETFL demands status flags, which `wanted` is: the ones just read, and O_ASYNC.
     match unsafe { libc::fcntl(fd, libc::F_SETFL, wanted) } {
         -1 => Err(last_errno()),
@@ -218,7 +223,10 @@ pub(crate) fn poll(
         let out = if has_unsent { PollFlags::OUT } else { PollFlags::empty() };
         PollFd::from_borrowed_fd(descriptor, PollFlags::IN | out)
     }));
-    rustix::io::retry_on_intr(|| rustix::event::poll(&mut entries, timeout.as_ref()))?;
+    rustix::io::retry_on_intr(|| {
+        faults::point(Call::Poll)?;
+        rustix::event::poll(&mut entries, timeout.as_ref())
+    })?;
     let readable =
         |entry: &PollFd<'_>| entry.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
     Ok(Readiness {

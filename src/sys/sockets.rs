@@ -1,12 +1,15 @@
 //! Sockets: creating and connecting them, and the credentials of their peers.
 
-#[cfg(feature = "actors")]
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::SocketType;
+
+use super::faults;
+use super::faults::Call;
 
 /// Creates a connected pair of close-on-exec stream sockets.
 ///
@@ -16,6 +19,7 @@ use rustix::net::SocketType;
 #[cfg(feature = "actors")]
 pub(crate) fn socket_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     use rustix::net::{AddressFamily, SocketFlags};
+    faults::point(Call::Socketpair)?;
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
 }
 
@@ -24,9 +28,13 @@ pub(crate) fn socket_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
 pub(crate) fn connect(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketFlags};
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    faults::point(Call::Socket)?;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     let address = rustix::net::SocketAddrUnix::new(path)?;
-    rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
+    rustix::io::retry_on_intr(|| {
+        faults::point(Call::Connect)?;
+        rustix::net::connect(&socket, &address)
+    })?;
     Ok(socket)
 }
 
@@ -38,8 +46,10 @@ pub(crate) fn connect_tcp(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketFlags};
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    faults::point(Call::Socket)?;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     configure_tcp(socket.as_fd())?;
+    faults::point(Call::Connect)?;
     match rustix::net::connect(&socket, &address) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(error) => Err(error),
@@ -60,6 +70,7 @@ const USER_TIMEOUT_MILLIS: u32 = 25_000;
 /// - [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), `TCP_KEEPIDLE`, `TCP_USER_TIMEOUT`
 pub(crate) fn configure_tcp(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
     use rustix::net::sockopt;
+    faults::point(Call::Setsockopt)?;
     let (idle, interval, count) = KEEPALIVE;
     sockopt::set_tcp_nodelay(fd, true)?;
     sockopt::set_socket_keepalive(fd, true)?;
@@ -67,6 +78,18 @@ pub(crate) fn configure_tcp(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
     sockopt::set_tcp_keepintvl(fd, interval)?;
     sockopt::set_tcp_keepcnt(fd, count)?;
     sockopt::set_tcp_user_timeout(fd, USER_TIMEOUT_MILLIS)
+}
+
+/// Accepts a connection to a Unix socket.
+pub(crate) fn accept_unix(listener: &UnixListener) -> std::io::Result<OwnedFd> {
+    faults::point(Call::Accept)?;
+    listener.accept().map(|(socket, _)| socket.into())
+}
+
+/// Accepts a TCP connection.
+pub(crate) fn accept_tcp(listener: &TcpListener) -> std::io::Result<(OwnedFd, SocketAddr)> {
+    faults::point(Call::Accept)?;
+    listener.accept().map(|(socket, from)| (socket.into(), from))
 }
 
 /// Connects to the Unix socket at `path`; connecting, each read and each write block for at most `limit`.
@@ -77,13 +100,17 @@ pub(crate) fn configure_tcp(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
 pub(crate) fn connect_with_timeout(path: &std::path::Path, limit: Duration) -> rustix::io::Result<OwnedFd> {
     use rustix::net::sockopt::{Timeout, set_socket_timeout};
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags};
+    faults::point(Call::Socket)?;
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     for timeout in [Timeout::Recv, Timeout::Send] {
         set_socket_timeout(&socket, timeout, Some(limit))?;
     }
     let address = SocketAddrUnix::new(path)?;
-    rustix::io::retry_on_intr(|| rustix::net::connect(&socket, &address))?;
+    rustix::io::retry_on_intr(|| {
+        faults::point(Call::Connect)?;
+        rustix::net::connect(&socket, &address)
+    })?;
     Ok(socket)
 }
 

@@ -132,7 +132,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
 }
 
 fn exit(exit: std::io::Result<call_loop::Exit>) -> ! {
-    use std::io::Write;
+    use std::io::{ErrorKind, Write};
     // Output of user code that cannot be written is lost.
     let _ = std::io::stdout().flush();
     process::flush_c_streams();
@@ -141,6 +141,12 @@ fn exit(exit: std::io::Result<call_loop::Exit>) -> ! {
         Ok(call_loop::Exit::Panicked) => EXIT_PANICKED,
         // A fork that a handler made has no channel to answer on.
         Ok(call_loop::Exit::ForkedCopy) => 0,
-        Err(_) => EXIT_BROKEN,
+        Err(error) => {
+            // A host that is gone reads no reason.
+            if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) {
+                eprintln!("forkpool: the channel failed: {error}");
+            }
+            EXIT_BROKEN
+        }
     })
 }

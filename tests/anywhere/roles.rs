@@ -83,7 +83,8 @@ async fn pool() {
         Ok(pid) => println!("served by {pid}"),
         Err(failure) => {
             println!("failed: {}", one_line(&format!("{failure:#}")));
-            return bounded("the end", pool.stop(Duration::ZERO)).await;
+            bounded("the end", pool.stop(Duration::ZERO)).await;
+            return;
         }
     }
     let blob = pool.blob(1 << 20).expect("there is room");

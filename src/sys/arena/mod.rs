@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::Errno;
+use super::faults;
+use super::faults::Call;
 use super::shared_memory::{SharedMemory, sealed_length};
 use free_list::FreeList;
 
@@ -51,6 +53,7 @@ impl Arena {
         use rustix::fs::{Mode, OFlags};
         let (memory, file) = SharedMemory::create(c"forkpool-blobs", length.next_multiple_of(PAGE))?;
         let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+        faults::point(Call::Open)?;
         let read_only = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         // This memory is new, so it has no arena yet.
         let arena = Self::new_in(Arc::new(memory), 0, kept).ok_or(Errno::BUSY)?;
@@ -203,6 +206,7 @@ impl ReadOnlyArena {
     /// The system's error, or `INVAL` if the memory is not sealed against shrinking.
     pub(crate) fn open(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
         let length = sealed_length(file)?;
+        faults::point(Call::Mmap)?;
         // SAFETY: mmap demands that no existing mapping is replaced; the address is left to the kernel, without
         // MAP_FIXED.
         let start = unsafe {
