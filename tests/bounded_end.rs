@@ -38,6 +38,34 @@ fn failure_of<T>(result: Result<T, Failure>) -> Failure {
 
 /// P12
 #[test]
+fn a_timeout_says_that_the_process_it_waited_for_is_stopped() {
+    run(async {
+        let limit = Duration::from_millis(300);
+        let pool = pool().workers(1..=1).timeout(limit).start().expect("the pool starts");
+        let worker = answer(pool.send(Pid)).await.expect("a pid");
+        signal(worker, Signal::STOP);
+        let line = failure(pool.send(Pid)).await.to_string();
+        assert!(line.ends_with("its process is stopped"), "{line}");
+
+        let worker = answer(pool.send(Pid)).await.expect("a pid");
+        let server = the_server().await;
+        signal(server, Signal::STOP);
+        kill(worker);
+        let failure = failure(pool.send_within(Duration::from_secs(1), Pid)).await;
+        // The call may have met the worker that was killed.
+        let failure = match failure.kind() {
+            FailureKind::Died => failure_of(pool.send_within(limit, Pid).await),
+            _ => failure,
+        };
+        let line = failure.to_string();
+        assert!(line.ends_with(&format!("the fork server (pid {server}) is stopped")), "{line}");
+        signal(server, Signal::CONT);
+        answer(pool.send_within(PATIENCE, Pid)).await.expect("a pid");
+    });
+}
+
+/// P12
+#[test]
 fn a_worker_that_is_stopped_ends_with_its_pool() {
     run(async {
         let pool = pool().workers(1..=1).start().expect("the pool starts");

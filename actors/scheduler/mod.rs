@@ -23,7 +23,7 @@ pub(crate) mod worker_state;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -59,6 +59,8 @@ pub(crate) struct Scheduler {
     /// Random keys for the hashes by which the quarantine recognizes calls.
     call_hasher: RandomState,
     supervisor: OnceLock<Recipient<Command>>,
+    /// The pid of the pool's own fork server while it is up, or 0.
+    server_pid: AtomicU32,
     /// Why nothing carries out commands any more, once that is so without a stop.
     end: OnceLock<String>,
     /// Where calls run that are made on a thread without an arbiter.
@@ -95,6 +97,7 @@ impl Scheduler {
             call_hasher: RandomState::new(),
             totals: Totals::default(),
             supervisor: OnceLock::new(),
+            server_pid: AtomicU32::new(0),
             end: OnceLock::new(),
             call_arbiter,
             teller,
@@ -173,7 +176,7 @@ impl Scheduler {
     ///
     /// A worker that was granted in the meantime is given back.
     pub(crate) fn cancel(self: &Arc<Self>, waiter: &Arc<Waiter>) -> WaitOutcome {
-        let (outcome, _) = self.update(|registry, now| {
+        let (mut outcome, _) = self.update(|registry, now| {
             let starting = registry.state.is_starting();
             let outcome = WaitOutcome {
                 phase: if starting { failure::Phase::Starting } else { failure::Phase::Waiting },
@@ -183,6 +186,9 @@ impl Scheduler {
             registry.state.cancel(waiter.id, now);
             (outcome, registry.waiters.remove(&waiter.id))
         });
+        if outcome.setup_failure.is_none() && outcome.outage.is_none() {
+            outcome.outage = self.stopped_server_text();
+        }
         if let Some(lease) = waiter.take_notice().and_then(|notice| notice.lease) {
             lease.give_back(ReleaseReport::default());
         }

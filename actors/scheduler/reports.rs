@@ -13,6 +13,7 @@ use super::worker_handle::WorkerHandle;
 use super::worker_state::RetireReason;
 use crate::actors::transport::HostChannel;
 use crate::failure::{Failure, FailureKind};
+use crate::sys::process;
 
 impl Scheduler {
     /// Takes a worker back from its checkout.
@@ -150,6 +151,18 @@ impl Scheduler {
     /// Marks workers whose server takes no more work. `succeeded`: another server has already replaced it.
     pub(crate) fn mark_outdated(self: &Arc<Self>, workers: &[u64], succeeded: bool) {
         self.update(|registry, now| registry.state.mark_outdated(workers.iter().copied(), succeeded, now));
+    }
+
+    /// Sets the pid of the pool's own fork server; `None` if there is none, or if it is not a child of this process.
+    pub(crate) fn set_server_pid(&self, pid: Option<u32>) {
+        self.server_pid.store(pid.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Says that the pool's own fork server does not move, if that is so.
+    pub(super) fn stopped_server_text(&self) -> Option<String> {
+        let pid = Some(self.server_pid.load(Ordering::Relaxed)).filter(|&pid| pid != 0)?;
+        let state = process::stuck_state(pid)?;
+        Some(format!("the fork server (pid {pid}) is {state}"))
     }
 
     /// Sets the reason for which there is no fork server; `None` once there is one.

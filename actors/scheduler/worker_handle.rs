@@ -77,6 +77,13 @@ impl WorkerHandle {
         WorkerFacts { peak_memory, cpu_time, ..self.facts(calls_served) }
     }
 
+    /// Says what the process does if it cannot run now: it is stopped or inside the kernel.
+    pub(crate) fn stuck_text(&self) -> Option<String> {
+        // The pid of a process on another machine is meaningless here.
+        let state = self.pidfd.as_ref().and_then(|_| process::stuck_state(self.pid))?;
+        Some(format!("its process is {state}"))
+    }
+
     /// Reaps the process after its exit, if this process has adopted it.
     pub(crate) fn reap_adopted(&self) {
         if let Some(pidfd) = &self.pidfd {

@@ -133,8 +133,14 @@ impl Session {
         if self.calls.drop_abandoned_first() {
             return;
         }
+        let stuck = match &self.state {
+            SessionState::Held(lease)
+            | SessionState::Releasing { lease, .. }
+            | SessionState::AwaitingExit { lease, .. } => lease.worker.stuck_text().unwrap_or_default(),
+            SessionState::NoWorker | SessionState::Waiting => String::new(),
+        };
         let failure = match self.kill_worker(RetireReason::TimedOut) {
-            Some(facts) => Failure::of(FailureKind::Timeout, "").in_phase(Phase::Running).on_worker(facts),
+            Some(facts) => Failure::of(FailureKind::Timeout, stuck).in_phase(Phase::Running).on_worker(facts),
             // The session waits for a worker and has none to kill.
             None => {
                 self.state = SessionState::NoWorker;

@@ -111,6 +111,7 @@ impl Supervisor {
             let (pool, server) = (self.scheduler.options.name.clone(), connection.pid());
             self.server = ServerState::Up(connection);
             self.up_since = Some(Instant::now());
+            self.scheduler.set_server_pid(server);
             self.request_adoptions();
             self.request_workers();
             self.scheduler.teller.tell(move || {
@@ -276,6 +277,7 @@ impl Supervisor {
             connection.close().iter_mut().for_each(ServerProcess::kill);
         }
         self.stats_requests.clear();
+        self.scheduler.set_server_pid(None);
         loss
     }
 

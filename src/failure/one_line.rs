@@ -43,7 +43,8 @@ impl Details {
             Some(Phase::Holding) => write!(f, " while holding {} with nothing to run", self.worker_name()),
             Some(phase) => write!(f, " while {phase} of {}", self.pool_name()),
             None => Ok(()),
-        }
+        }?;
+        if self.text.is_empty() { Ok(()) } else { write!(f, ": {}", self.text) }
     }
 
     fn write_setup(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -349,6 +349,12 @@ pub(crate) fn usage(pid: u32) -> (Option<u64>, Option<Duration>) {
     (peak.map(|kib| kib * 1024), ran.map(Duration::from_nanos))
 }
 
+/// Returns what a process does if it cannot run now, whatever is asked of it: it is stopped or inside the kernel.
+#[cfg(feature = "actors")]
+pub(crate) fn stuck_state(pid: u32) -> Option<&'static str> {
+    state(pid).filter(|state| state.starts_with("stopped") || state.starts_with("waiting"))
+}
+
 /// Reaps a process that has exited, if this process has adopted it from a fork server that is gone: as process 1 or as a
 /// subreaper.
 ///
