@@ -41,22 +41,19 @@ fn failure_of<T>(result: Result<T, Failure>) -> Failure {
 fn a_timeout_says_that_the_process_it_waited_for_is_stopped() {
     run(async {
         let limit = Duration::from_millis(300);
-        let pool = pool().workers(1..=1).timeout(limit).start().expect("the pool starts");
-        let worker = answer(pool.send(Pid)).await.expect("a pid");
-        signal(worker, Signal::STOP);
-        let line = failure(pool.send(Pid)).await.to_string();
+        let pool = pool().workers(1..=2).timeout(limit).start().expect("the pool starts");
+        let checkout = pool.checkout().start();
+        signal(pid(&checkout).await, Signal::STOP);
+        let line = failure(checkout.send(Pid)).await.to_string();
         assert!(line.ends_with("its process is stopped"), "{line}");
+        drop(checkout);
 
-        let worker = answer(pool.send(Pid)).await.expect("a pid");
+        // The only worker is held, and the server cannot fork another one.
+        let held = pool.checkout().start();
+        pid(&held).await;
         let server = the_server().await;
         signal(server, Signal::STOP);
-        kill(worker);
-        let failure = failure(pool.send_within(Duration::from_secs(1), Pid)).await;
-        // The call may have met the worker that was killed.
-        let failure = match failure.kind() {
-            FailureKind::Died => failure_of(pool.send_within(limit, Pid).await),
-            _ => failure,
-        };
+        let failure = failure(pool.send(Pid)).await;
         let line = failure.to_string();
         assert!(line.ends_with(&format!("the fork server (pid {server}) is stopped")), "{line}");
         signal(server, Signal::CONT);

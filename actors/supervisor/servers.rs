@@ -272,8 +272,9 @@ impl Supervisor {
         };
         if let ServerState::Starting(mut connection) | ServerState::Up(mut connection) = previous {
             // A reason that the server itself gave is more precise.
-            self.last_error = self.last_error.take().or_else(|| connection.take_error());
             self.last_error = self.last_error.take().or_else(|| connection.not_diverted());
+            // A program that is no server writes what is no message.
+            self.last_error = self.last_error.take().or_else(|| connection.take_error());
             connection.close().iter_mut().for_each(ServerProcess::kill);
         }
         self.stats_requests.clear();

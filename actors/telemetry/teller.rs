@@ -6,7 +6,6 @@
 
 use std::io;
 use std::io::Write;
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Weak};
@@ -16,6 +15,8 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tracing::dispatcher::{self, Dispatch};
 use tracing::subscriber::NoSubscriber;
+
+pub(crate) use crate::telling::caught;
 
 /// Events that wait to be told; more are dropped and counted. With the longest lines of workers that is 32 MiB.
 const CAPACITY: usize = 4096;
@@ -49,7 +50,7 @@ impl Teller {
         Ok(Teller { dispatch: dispatch_here(), queue: Queue::shared()? })
     }
 
-    /// Has the subscriber told of an event soon. It never waits.
+    /// Queues an event for the subscriber. It never waits.
     pub(crate) fn tell(&self, event: impl FnOnce() + Send + 'static) {
         self.queue.push(self.dispatch.clone(), event);
     }
@@ -75,11 +76,6 @@ pub(crate) fn tell(event: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Runs code of a subscriber; returns `None` if it panicked.
-pub(crate) fn caught<T>(code: impl FnOnce() -> T) -> Option<T> {
-    std::panic::catch_unwind(AssertUnwindSafe(code)).ok()
-}
-
 /// Prints a line on standard error if the program has no subscriber, and tells the event otherwise. For the teller's
 /// thread alone, since it may wait.
 pub(crate) fn print_or(line: impl FnOnce() -> String, event: impl FnOnce()) {
@@ -103,11 +99,16 @@ impl Queue {
         if let Some(queue) = current.upgrade() {
             return Ok(queue);
         }
+        let queue = Queue::start()?;
+        *current = Arc::downgrade(&queue);
+        Ok(queue)
+    }
+
+    fn start() -> io::Result<Arc<Self>> {
         let (events, receiver) = sync_channel(CAPACITY);
         let lost = Arc::new(AtomicU64::new(0));
         let queue = Arc::new(Queue { events, lost: lost.clone() });
         thread::Builder::new().name("forkpool-tell".to_owned()).spawn(move || run(&receiver, &lost))?;
-        *current = Arc::downgrade(&queue);
         Ok(queue)
     }
 
@@ -154,7 +155,8 @@ mod tests {
     /// G1
     #[test]
     fn what_would_wait_is_dropped_and_a_panic_is_caught() {
-        let teller = Teller::here().expect("a thread");
+        // A queue of its own, since other tests use the shared one.
+        let teller = Teller { dispatch: None, queue: Queue::start().expect("a thread") };
         let (go_on, gate) = channel::<()>();
         let (sender, told) = channel();
         teller.tell(move || gate.recv().expect("the test goes on"));
@@ -166,7 +168,8 @@ mod tests {
         go_on.send(()).expect("the thread waits");
         drop(sender);
         let told: Vec<usize> = told.iter().collect();
-        assert!(told.len() >= CAPACITY && told.len() <= CAPACITY + 1, "{} were told", told.len());
+        // The first event may still have stood in the queue, too.
+        assert!((CAPACITY - 1..=CAPACITY).contains(&told.len()), "{} were told", told.len());
         assert!(told.is_sorted());
 
         teller.tell(|| panic!("a subscriber that panics"));

@@ -299,7 +299,7 @@ pub(crate) fn take_stdin() -> Result<OwnedFd, CallError> {
     Ok(taken)
 }
 
-/// Opens the null device for reading. Without it, returns a pipe that nobody can write to: reading finds the end as
+/// Opens the null device for reading. Without it, returns a pipe without a writer: reading finds the end as
 /// well.
 pub(crate) fn open_null() -> rustix::io::Result<OwnedFd> {
     faults::point(Call::Open)?;

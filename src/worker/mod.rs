@@ -144,7 +144,7 @@ fn exit(exit: std::io::Result<call_loop::Exit>) -> ! {
         Err(error) => {
             // A host that is gone reads no reason.
             if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) {
-                eprintln!("forkpool: the channel failed: {error}");
+                telling::print_line(format_args!("the channel failed: {error}"));
             }
             EXIT_BROKEN
         }
