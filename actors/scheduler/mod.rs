@@ -176,7 +176,7 @@ impl Scheduler {
     ///
     /// A worker that was granted in the meantime is given back.
     pub(crate) fn cancel(self: &Arc<Self>, waiter: &Arc<Waiter>) -> WaitOutcome {
-        let (mut outcome, _) = self.update(|registry, now| {
+        let (outcome, _) = self.update(|registry, now| {
             let starting = registry.state.is_starting();
             let outcome = WaitOutcome {
                 phase: if starting { failure::Phase::Starting } else { failure::Phase::Waiting },
@@ -186,9 +186,6 @@ impl Scheduler {
             registry.state.cancel(waiter.id, now);
             (outcome, registry.waiters.remove(&waiter.id))
         });
-        if outcome.setup_failure.is_none() && outcome.outage.is_none() {
-            outcome.outage = self.stopped_server_text();
-        }
         if let Some(lease) = waiter.take_notice().and_then(|notice| notice.lease) {
             lease.give_back(ReleaseReport::default());
         }
@@ -320,7 +317,7 @@ impl Scheduler {
     pub(crate) fn no_server_failure(&self) -> Failure {
         let outage = self.registry.lock().outage.clone();
         let failure = Failure::of(FailureKind::NoServer, "").in_pool(&self.options.name);
-        outage.map_or_else(|| failure.clone(), |outage| failure.clone().with_chain(&[outage]))
+        failure.with_chain(outage.as_slice())
     }
 
     /// Returns the failure for a request that the fork server did not answer because the pool or the server has ended.

@@ -153,13 +153,13 @@ impl Scheduler {
         self.update(|registry, now| registry.state.mark_outdated(workers.iter().copied(), succeeded, now));
     }
 
-    /// Sets the pid of the pool's own fork server; `None` if there is none, or if it is not a child of this process.
+    /// Sets the pid of the pool's own fork server; `None` without a server, or if it is not a child of this process.
     pub(crate) fn set_server_pid(&self, pid: Option<u32>) {
         self.server_pid.store(pid.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Says that the pool's own fork server does not move, if that is so.
-    pub(super) fn stopped_server_text(&self) -> Option<String> {
+    pub(crate) fn stopped_server_text(&self) -> Option<String> {
         let pid = Some(self.server_pid.load(Ordering::Relaxed)).filter(|&pid| pid != 0)?;
         let state = process::stuck_state(pid)?;
         Some(format!("the fork server (pid {pid}) is {state}"))

@@ -153,7 +153,10 @@ impl Session {
 
     /// Leaves the queue and returns why no worker came, as far as the scheduler knows.
     fn failed_wait(&mut self) -> Failure {
-        let outcome = self.scheduler.cancel(&self.waiter);
+        let mut outcome = self.scheduler.cancel(&self.waiter);
+        if outcome.setup_failure.is_none() && outcome.outage.is_none() {
+            outcome.outage = self.scheduler.stopped_server_text();
+        }
         let kind = if outcome.outage.is_some() { FailureKind::NoServer } else { FailureKind::Timeout };
         let failure = Failure::of(kind, "").in_phase(outcome.phase);
         match (outcome.setup_failure, outcome.outage) {

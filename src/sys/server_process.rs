@@ -41,7 +41,7 @@ impl ServerProcess {
         Ok(ServerProcess { child: spawned.map_err(failed)?, executed, program: program.clone() })
     }
 
-    /// Says why a process that was started as a fork server and never sent its first message is none.
+    /// Says why a process that was started as a fork server, and never sent its first message, did not become one.
     pub(crate) fn not_diverted(&mut self) -> String {
         self.program.mark_foreign();
         // Its end is known a moment after its descriptors are closed.
