@@ -36,7 +36,7 @@ impl Inventory {
     }
 
     fn is_restored(&self) -> bool {
-        descendants(std::process::id()) == self.children
+        descendants(std::process::id()).iter().all(|child| self.children.contains(child))
             && descriptors().len() <= self.descriptors.len()
             && runtime_threads() <= self.runtime_threads
     }

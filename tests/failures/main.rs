@@ -1,0 +1,12 @@
+//! How calls fail: errors, panics, deaths, timeouts and guards, and what their failures show.
+
+mod chaos;
+mod crash_matrix;
+mod dossier;
+mod errors;
+mod failures;
+mod fatal;
+mod guards;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod timeouts;

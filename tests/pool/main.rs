@@ -1,0 +1,11 @@
+//! How a pool grows, shrinks, waits and ends.
+
+mod bounded_end;
+mod ending;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod idle_deaths;
+mod line;
+mod population;
+mod ready;
+mod release;

@@ -1,0 +1,9 @@
+//! Fork servers and workers as processes, and the runtimes they are started from.
+
+mod boot;
+#[path = "../harness/mod.rs"]
+mod harness;
+mod isolation;
+mod runtimes;
+mod server;
+mod workers;
