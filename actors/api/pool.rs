@@ -18,10 +18,11 @@ use crate::actors::context::CallOrigin;
 use crate::actors::context::actor_context::{Here, ProxyContext};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::command::Command;
-use crate::actors::session::dispatch::Relay;
+use crate::actors::session::dispatch::{CallLimit, Relay, limit_of};
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
 use crate::failure::Failure;
+use crate::user_code::drop_caught;
 
 /// A pool of workers: an actor that handles every message of their interface, each on any free worker, as
 /// `SyncArbiter` does.
@@ -64,12 +65,15 @@ impl<W: Worker> Pool<W> {
 
     fn relay<M: Message + Serialize, N>(
         &self,
-        message: &M,
-        limit: Option<Duration>,
+        message: M,
+        limit: CallLimit,
         at: Option<&'static Location<'static>>,
         ctx: &mut ProxyContext<Self>,
     ) -> Relay<W, M, N> {
-        Relay::new(&self.scheduler, message, limit, self.home.for_call(ctx.take_sender(), at))
+        let origin = self.home.for_call(ctx.take_sender(), at);
+        let relay = Relay::new(&self.scheduler, &message, limit, origin);
+        drop_caught(message);
+        relay
     }
 }
 
@@ -104,7 +108,7 @@ where
     type Result = Promise<Relay<W, M>>;
 
     fn handle(&mut self, message: M, ctx: &mut Self::Context) -> Self::Result {
-        Promise(self.relay(&message, self.scheduler.options.timeout, None, ctx))
+        Promise(self.relay(message, Ok(self.scheduler.options.timeout), None, ctx))
     }
 }
 
@@ -119,7 +123,7 @@ where
     type Result = Promise<Relay<W, M, Within<M, D>>>;
 
     fn handle(&mut self, Within(limit, message): Within<M, D>, ctx: &mut Self::Context) -> Self::Result {
-        Promise(self.relay(&message, limit.into(), None, ctx))
+        Promise(self.relay(message, limit_of(limit), None, ctx))
     }
 }
 
@@ -133,7 +137,7 @@ where
     type Result = Promise<Relay<W, M, Here<M>>>;
 
     fn handle(&mut self, Here { message, at }: Here<M>, ctx: &mut Self::Context) -> Self::Result {
-        Promise(self.relay(&message, self.scheduler.options.timeout, Some(at), ctx))
+        Promise(self.relay(message, Ok(self.scheduler.options.timeout), Some(at), ctx))
     }
 }
 
@@ -149,7 +153,7 @@ where
 
     fn handle(&mut self, Here { message, at }: Here<Within<M, D>>, ctx: &mut Self::Context) -> Self::Result {
         let Within(limit, message) = message;
-        Promise(self.relay(&message, limit.into(), Some(at), ctx))
+        Promise(self.relay(message, limit_of(limit), Some(at), ctx))
     }
 }
 

@@ -28,6 +28,7 @@ use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
 use crate::blob::BlobMut;
 use crate::failure::Failure;
+use crate::user_code::drop_caught;
 
 /// A pool of workers. Clone it wherever it is needed: it is `Send`, `Sync` and one pointer large.
 ///
@@ -141,7 +142,7 @@ impl<W: Worker> PoolHandle<W> {
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
         let (caller, answer) = oneshot::channel();
-        self.run(&message, limit.into(), Some(caller));
+        self.run(message, limit.into(), Some(caller));
         PoolRequest::single(answer, self.shared.scheduler.clone())
     }
 
@@ -168,7 +169,7 @@ impl<W: Worker> PoolHandle<W> {
     {
         let (caller, answer) = oneshot::channel();
         let (scheduler, calls) = (&self.shared.scheduler, messages.len());
-        let batch = BatchRelay::new(scheduler, messages, scheduler.options.timeout, CallOrigin::here());
+        let batch = BatchRelay::new(scheduler, messages, Ok(scheduler.options.timeout), CallOrigin::here());
         batch.run::<W, T, E>(&scheduler.arbiter_here(), Some(caller));
         PoolRequest::batch(answer, calls, scheduler.clone())
     }
@@ -182,7 +183,7 @@ impl<W: Worker> PoolHandle<W> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        self.run(&message, self.shared.scheduler.options.timeout, None);
+        self.run(message, self.shared.scheduler.options.timeout, None);
     }
 
     /// As [`do_send`](Self::do_send), but reports a pool that has stopped.
@@ -201,7 +202,7 @@ impl<W: Worker> PoolHandle<W> {
         if !self.shared.scheduler.is_open() {
             return Err(SendError::Closed(message));
         }
-        self.run(&message, self.shared.scheduler.options.timeout, None);
+        self.run(message, self.shared.scheduler.options.timeout, None);
         Ok(())
     }
 
@@ -274,19 +275,16 @@ impl<W: Worker> PoolHandle<W> {
     }
 
     #[track_caller]
-    fn run<M, T, E>(
-        &self,
-        message: &M,
-        limit: Option<Duration>,
-        caller: Option<oneshot::Sender<Result<T, E>>>,
-    ) where
+    fn run<M, T, E>(&self, message: M, limit: Option<Duration>, caller: Option<oneshot::Sender<Result<T, E>>>)
+    where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize,
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
         let scheduler = &self.shared.scheduler;
-        let relay = Relay::<W, M>::new(scheduler, message, limit, CallOrigin::here());
+        let relay = Relay::<W, M>::new(scheduler, &message, Ok(limit), CallOrigin::here());
+        drop_caught(message);
         relay.run(&scheduler.arbiter_here(), caller);
     }
 }

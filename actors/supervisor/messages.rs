@@ -7,6 +7,7 @@ use actix::{AsyncContext, Context, Handler, Message};
 
 use super::worker_process::WorkerExited;
 use super::{Registration, Stage, StatsRequest, Supervisor};
+use crate::actors::reply;
 use crate::actors::scheduler::command::{Command, RetiringWorker};
 use crate::actors::scheduler::exit::ExitReport;
 use crate::failure::{Failure, FailureKind};
@@ -96,7 +97,7 @@ impl Supervisor {
         let Some(connection) = self.server.connection() else {
             let failure = self.scheduler.no_server_failure();
             // The requester may have stopped waiting.
-            let _ = reply.send(Err(failure));
+            let _ = reply::send(reply, Err(failure));
             return;
         };
         connection.send(&ToServer::Inspect, Vec::new());
@@ -112,7 +113,7 @@ impl Supervisor {
         let request = self.stats_requests.iter_mut().find(|request| request.number == number);
         if let Some(reply) = request.and_then(|request| request.reply.take()) {
             let failure = Failure::of(FailureKind::NoServer, "").with_chain(&[text]);
-            let _ = reply.send(Err(failure.in_pool(&self.scheduler.options.name)));
+            let _ = reply::send(reply, Err(failure.in_pool(&self.scheduler.options.name)));
         }
     }
 

@@ -24,6 +24,7 @@ use actix::fut::ActorFuture;
 use actix::{Actor, Addr, AsyncContext, Context, Recipient, SpawnHandle};
 
 use crate::actors::api::stop_report::StopReport;
+use crate::actors::reply;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::worker_state::RetireReason;
@@ -172,7 +173,7 @@ impl Supervisor {
             FromServer::Inspected(stats) => {
                 if let Some(reply) = self.stats_requests.pop_front().and_then(|request| request.reply) {
                     // The requester may have stopped waiting.
-                    let _ = reply.send(Ok(stats));
+                    let _ = reply::send(reply, Ok(stats));
                 }
             }
             FromServer::Printed { number, stderr, bytes } => {

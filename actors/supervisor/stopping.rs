@@ -9,6 +9,7 @@ use actix::{ActorContext, ActorFutureExt, AsyncContext, Context};
 use super::Supervisor;
 use super::servers::ServerState;
 use crate::actors::api::stop_report::{LeftProcess, StopReport};
+use crate::actors::reply;
 use crate::sys::process;
 
 /// How long workers that were killed may take to be reaped before the pool's own server is killed (2 s). The server has
@@ -45,7 +46,7 @@ impl Supervisor {
         let report = StopReport { left: self.left_processes() };
         for waiter in self.end_waiters.drain(..) {
             // The requester may have stopped waiting.
-            let _ = waiter.send(report.clone());
+            let _ = reply::send(waiter, report.clone());
         }
     }
 
