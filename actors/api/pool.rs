@@ -14,6 +14,7 @@ use super::checkout::Within;
 use super::pool_builder::PoolBuilder;
 use super::stats::Stats;
 use super::stop_report::StopReport;
+use super::unattended;
 use crate::actors::context::CallOrigin;
 use crate::actors::context::actor_context::{Here, ProxyContext};
 use crate::actors::scheduler::Scheduler;
@@ -183,8 +184,9 @@ impl<W: Worker> Handler<Stop> for Pool<W> {
 pub(crate) async fn stop(scheduler: Arc<Scheduler>, drain: Duration) -> StopReport {
     let (done, ended) = tokio::sync::oneshot::channel();
     scheduler.command(Command::Stop { drain, done });
+    let instead = unattended::stop(&scheduler, drain);
     // A supervisor that is gone has stopped its pool, and dropped its end of the channel with it.
-    ended.await.unwrap_or_default()
+    unattended::answer(ended, instead).await.unwrap_or_default()
 }
 
 /// Asks a pool for its [`Stats`].

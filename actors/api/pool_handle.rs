@@ -18,6 +18,7 @@ use super::request::PoolRequest;
 use super::server_stats::ServerStats;
 use super::stats::Stats;
 use super::stop_report::StopReport;
+use super::unattended;
 use crate::actors::context::CallOrigin;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::command::Command;
@@ -249,20 +250,23 @@ impl<W: Worker> PoolHandle<W> {
     /// # Errors
     ///
     /// [`NoServer`](crate::FailureKind::NoServer) if there is no server, or if it does not answer within five seconds, for
-    /// example because its process is stopped; the line of the failure says which.
+    /// example because its process is stopped or the pool's own arbiter stands still; the line of the failure says which.
     /// [`Stopped`](crate::FailureKind::Stopped) if the pool has stopped.
     pub fn server_stats(&self) -> impl Future<Output = Result<ServerStats, Failure>> + Send + 'static {
         let (requester, stats) = oneshot::channel();
         self.shared.scheduler.command(Command::Inspect(requester));
         let scheduler = self.shared.scheduler.clone();
+        let instead = unattended::inspect(&scheduler);
         async move {
-            let report = stats.await.unwrap_or_else(|_| Err(scheduler.stopped_or_no_server()));
+            let report = unattended::answer(stats, instead).await;
+            let report = report.unwrap_or_else(|| Err(scheduler.stopped_or_no_server()));
             report.map(ServerStats::from)
         }
     }
 
     /// Stops the pool; the future resolves once its last process is reaped, and at the latest five seconds after the drain.
-    /// The report says what is left then, which is nothing unless a process could not be ended.
+    /// The report says what is left then, which is nothing unless a process could not be ended, or the arbiter that was
+    /// given to [`start_in`](crate::PoolBuilder::start_in) stands still.
     ///
     /// No further checkout gets a worker. Calls that run or are queued on held checkouts may finish for up to `drain`;
     /// then the remaining workers are killed. `Duration::ZERO` kills them at once.

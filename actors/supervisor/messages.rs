@@ -8,7 +8,7 @@ use actix::{AsyncContext, Context, Handler, Message};
 use super::worker_process::WorkerExited;
 use super::{Registration, Stage, StatsRequest, Supervisor};
 use crate::actors::reply;
-use crate::actors::scheduler::command::{Command, RetiringWorker};
+use crate::actors::scheduler::command::{Command, INSPECT_TIMEOUT, RetiringWorker};
 use crate::actors::scheduler::exit::ExitReport;
 use crate::failure::{Failure, FailureKind};
 use crate::sys::process;
@@ -19,9 +19,6 @@ use crate::wire::control::{ServerReport, ToServer};
 /// Making a worker's channel takes longer than failing the calls of the worker that was lost. The delay lets their
 /// callers receive the failure first.
 const SPAWN_DELAY_TURNS: u32 = 4;
-
-/// How long the server may take to answer a request for its statistics (5 s).
-const INSPECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Handler<Command> for Supervisor {
     type Result = ();

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,10 @@ use actix::{ActorFutureExt, AsyncContext, Context};
 
 use super::server_connection::ServerConnection;
 use super::source::Launched;
-use super::worker_process;
 use super::worker_process::ServerLost;
 use super::{Registration, Supervisor};
 use crate::actors::transport::blobs::BlobMemory;
+use crate::actors::transport::watching;
 use crate::sys::server_process::ServerProcess;
 use crate::wire::control::{FromServer, ToServer};
 
@@ -351,7 +352,9 @@ impl Supervisor {
         async move {
             let process = connection.and_then(ServerConnection::close);
             if let Some(Ok(pidfd)) = process.as_ref().map(ServerProcess::pidfd) {
-                worker_process::wait_for_exit(pidfd, SHUTDOWN_TIMEOUT).await;
+                // Whatever comes of it, dropping the process waits once more.
+                let exited = watching::exited(Arc::new(pidfd));
+                let _ = actix_rt::time::timeout(SHUTDOWN_TIMEOUT, exited).await;
             }
             // Dropping the process reaps it.
             drop(process);
