@@ -1,6 +1,5 @@
 //! Values and types of the user's that panic wherever the library drops, formats or converts them: the actors, the
 //! worker and the other calls go on.
-mod harness;
 
 use std::fmt::{self, Display};
 use std::path::PathBuf;
@@ -11,10 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context as TaskContext, Poll, Wake, Waker};
 use std::time::Duration;
 
+use crate::harness::*;
 use actix::MailboxError;
 use actix::prelude::*;
 use forkpool::prelude::*;
-use harness::*;
 use serde::{Deserialize, Serialize};
 
 /// Panics when it is dropped in the process with this id.

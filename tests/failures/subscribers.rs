@@ -1,12 +1,11 @@
 //! Subscribers that panic where the library asks or drops them, and that wait: the pool serves all the same.
-mod harness;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use harness::*;
+use crate::harness::*;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 
 /// Panics when it is asked whether it wants an event, and when it is dropped.

@@ -1,13 +1,12 @@
 //! Ends of workers that their server does not report, since it is stopped or has ended as well, and supervisors whose
 //! arbiter stands still.
-mod harness;
 
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use crate::harness::*;
 use actix::prelude::*;
 use forkpool::prelude::*;
-use harness::*;
 use rustix::process::{Signal, set_child_subreaper};
 
 /// Whether the process has ended; it may not be reaped.
@@ -112,7 +111,7 @@ fn an_adopter() {
 #[test]
 fn workers_that_end_before_their_stopped_server_does_are_reaped() {
     run(async {
-        let mut application = Application::start("an_adopter", "adopter");
+        let mut application = Application::start("unreported::an_adopter", "adopter");
         assert_eq!(application.says("left:"), "nothing is left, 0 children");
         assert!(application.ends().success());
     });
