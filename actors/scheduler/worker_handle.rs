@@ -9,7 +9,7 @@ use crate::actors::telemetry::stdio::OutputPipe;
 use crate::actors::transport::blobs::BorrowedBlobs;
 use crate::actors::transport::watching;
 use crate::failure::WorkerFacts;
-use crate::sys::{Errno, descriptors, process};
+use crate::sys::{Errno, adopted, descriptors, process};
 
 /// A forked worker's process, as the scheduler knows it; its state is in the pool state.
 #[derive(Clone)]
@@ -87,7 +87,7 @@ impl WorkerHandle {
     /// Reaps the process after its exit, if this process has adopted it. Returns whether it is still to be adopted, so
     /// that this is to be called again.
     pub(crate) fn reap_adopted(&self) -> bool {
-        self.pidfd.as_ref().is_some_and(|pidfd| process::reap_adopted(pidfd.as_fd(), self.pid))
+        self.pidfd.as_ref().is_some_and(|pidfd| adopted::reap_adopted(pidfd.as_fd(), self.pid))
     }
 
     /// Returns a duplicate of the pidfd, with which another process can kill the worker.

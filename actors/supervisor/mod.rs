@@ -11,6 +11,7 @@ mod servers;
 pub(crate) mod source;
 mod spawning;
 mod stopping;
+mod strays;
 pub(crate) mod worker_process;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -83,6 +84,8 @@ pub(crate) struct Supervisor {
     stats_requests: VecDeque<StatsRequest>,
     /// Requests for the server's statistics so far.
     last_stats_request: u64,
+    /// Searches that run for workers that a dead server left behind unconfirmed.
+    searches: u32,
     /// Pending requests to stop the pool.
     end_waiters: Vec<OneshotSender<StopReport>>,
     /// Where workers' proxies send their reports; `None` before this actor has started.
@@ -127,6 +130,7 @@ impl Supervisor {
             last_error: None,
             stats_requests: VecDeque::new(),
             last_stats_request: 0,
+            searches: 0,
             end_waiters: Vec::new(),
             own_address: None,
             waker: None,

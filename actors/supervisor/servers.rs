@@ -221,8 +221,10 @@ impl Supervisor {
     /// replaces the server if it is the current one.
     pub(super) fn handle_server_lost(&mut self, id: ServerId, ctx: &mut Context<Self>) {
         self.registry.retain(|_, registration| registration.is_alive());
+        let pid = self.connection_of(id).and_then(|connection| connection.pid());
         let loss = (id == self.server_id).then(|| self.drop_server());
-        let had_unconfirmed = self.reassign_unconfirmed(id);
+        let unconfirmed = self.reassign_unconfirmed(id);
+        self.reap_strays(&unconfirmed, pid, ctx);
         // Orphans stay in the registry, so that they can be retired.
         let mut orphans = Vec::new();
         for (&number, registration) in &mut self.registry {
@@ -248,7 +250,7 @@ impl Supervisor {
         }
         match loss {
             // A fork request may have killed it, so the next server is not started at once.
-            _ if had_unconfirmed => self.schedule_relaunch(why, ctx),
+            _ if !unconfirmed.is_empty() => self.schedule_relaunch(why, ctx),
             ServerLoss::WasUp => {
                 self.scheduler.set_outage(Some(why));
                 self.relaunch(ctx);

@@ -64,7 +64,7 @@ impl Supervisor {
 
     /// If the pool is drained, shuts down the server, resolves the requests to stop the pool, and stops this actor.
     pub(super) fn stop_if_drained(&mut self, ctx: &mut Context<Self>) {
-        if matches!(self.server, ServerState::Stopped) || !self.scheduler.is_drained() {
+        if matches!(self.server, ServerState::Stopped) || self.searches > 0 || !self.scheduler.is_drained() {
             return;
         }
         let shut_down = self.shut_down();

@@ -355,32 +355,9 @@ pub(crate) fn stuck_state(pid: u32) -> Option<&'static str> {
     state(pid).filter(|state| state.starts_with("stopped") || state.starts_with("waiting"))
 }
 
-/// Reaps a process that has exited, if this process has adopted it from a fork server that is gone: as process 1 or as a
-/// subreaper. Returns whether it has not been adopted yet: its server ends at this moment.
-///
-/// # References
-///
-/// - [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html), `P_PIDFD`
-/// - [PR_SET_CHILD_SUBREAPER(2const)](https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html)
-#[cfg(feature = "actors")]
-pub(crate) fn reap_adopted(process: BorrowedFd<'_>, pid: u32) -> bool {
-    let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOHANG;
-    match rustix::process::waitid(rustix::process::WaitId::PidFd(process), options) {
-        Ok(_) => false,
-        // It is no child of this process, as in most applications: another one reaps it.
-        Err(_) => adopts_orphans() && state(pid) == Some(ZOMBIE),
-    }
-}
-
-/// Whether orphaned descendants become children of this process: it is process 1 or a subreaper.
-#[cfg(feature = "actors")]
-pub(crate) fn adopts_orphans() -> bool {
-    own_pid().is_init() || rustix::process::child_subreaper().is_ok_and(|set| set.is_some())
-}
-
 /// The state of a process that has ended and is not reaped.
 #[cfg(feature = "actors")]
-const ZOMBIE: &str = "ended and not reaped";
+pub(super) const ZOMBIE: &str = "ended and not reaped";
 
 /// Returns what a process does, as the kernel tells it; `None` if there is no such process.
 ///

@@ -8,6 +8,7 @@ use crate::harness::*;
 use actix::prelude::*;
 use forkpool::prelude::*;
 use rustix::process::{Signal, set_child_subreaper};
+use serde::{Deserialize, Serialize};
 
 /// Whether the process has ended; it may not be reaped.
 fn has_ended(pid: u32) -> bool {
@@ -113,6 +114,76 @@ fn workers_that_end_before_their_stopped_server_does_are_reaped() {
     run(async {
         let mut application = Application::start("unreported::an_adopter", "adopter");
         assert_eq!(application.says("left:"), "nothing is left, 0 children");
+        assert!(application.ends().success());
+    });
+}
+
+/// A worker whose first set-up of all kills the server while that forks others.
+struct Parricide;
+
+impl Actor for Parricide {
+    type Context = WorkerContext<Self>;
+}
+
+impl Worker for Parricide {
+    /// A path at which nothing is until then.
+    type Config = std::path::PathBuf;
+
+    fn setup(once: Self::Config, _: &mut WorkerContext<Self>) -> Result<Self, SetupError> {
+        if std::fs::File::create_new(once).is_ok() {
+            let server = rustix::process::getppid().ok_or_else(|| SetupError::new("no parent"))?;
+            rustix::process::kill_process(server, Signal::KILL)?;
+        }
+        Ok(Parricide)
+    }
+}
+
+#[derive(Message, Serialize, Deserialize)]
+#[rtype(result = "Result<(), Failure>")]
+struct Muster;
+
+impl Handler<Muster> for Parricide {
+    type Result = Result<(), Failure>;
+
+    fn handle(&mut self, Muster: Muster, _: &mut WorkerContext<Self>) -> Self::Result {
+        Ok(())
+    }
+}
+
+forkpool::interface!(Parricide { Muster });
+forkpool::boot!(Parricide);
+
+/// P12: an application that adopts the orphans of its servers.
+#[test]
+#[ignore = "an application that other tests run"]
+fn an_adopter_of_strangers() {
+    if role().is_none() {
+        return;
+    }
+    let own = rustix::process::getpid();
+    set_child_subreaper(Some(own)).expect("it adopts orphans");
+    // A child of the application's, which the library has to leave alone.
+    let mut child = std::process::Command::new("true").spawn().expect("a child");
+    System::new().block_on(async {
+        for _ in 0..5 {
+            let once = Scratch::path();
+            let pool = builder::<Parricide>(once.get().to_owned()).workers(16..=16).start();
+            let pool = pool.expect("the pool starts");
+            until("the workers are there", || pool.stats().idle == 16).await;
+            let report = bounded("the end", pool.stop(Duration::ZERO)).await;
+            assert!(report.is_complete(), "{report}");
+        }
+    });
+    let left = children(std::process::id()).len();
+    println!("left: {left} child, which ended with {}", child.wait().expect("it is not reaped"));
+}
+
+/// P12
+#[test]
+fn workers_that_were_forked_and_not_confirmed_are_reaped() {
+    run(async {
+        let mut application = Application::start("unreported::an_adopter_of_strangers", "strangers");
+        assert_eq!(application.says("left:"), "1 child, which ended with exit status: 0");
         assert!(application.ends().success());
     });
 }
