@@ -122,8 +122,7 @@ impl Scheduler {
     /// `worker` is `None` if the preload failed, before any worker was forked. If no checkout with a call waits, the
     /// failure is kept and becomes the source of the next timeout.
     pub(crate) fn report_setup_failure(self: &Arc<Self>, worker: Option<u64>, failure: Failure) {
-        self.registry.lock().resolve_ready(|| Err(failure.clone()));
-        self.notify_first_waiter(failure.clone());
+        self.fail_first_call(failure.clone());
         if let Some(worker) = worker {
             self.update(|registry, now| registry.state.mark_setup_failed(worker, now, self.jitter()));
         }
@@ -135,7 +134,10 @@ impl Scheduler {
         });
     }
 
-    fn notify_first_waiter(self: &Arc<Self>, failure: Failure) {
+    /// Fails the first waiting checkout that has a call, and those that wait for the fewest workers. If there is none, the
+    /// failure becomes the source of the next timeout.
+    pub(crate) fn fail_first_call(self: &Arc<Self>, failure: Failure) {
+        self.registry.lock().resolve_ready(|| Err(failure.clone()));
         let first = self.update(|registry, now| {
             let has_call = |id: &u64| {
                 let waiter = registry.waiters.get(id);

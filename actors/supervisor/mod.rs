@@ -80,6 +80,8 @@ pub(crate) struct Supervisor {
     relaunch_timer: Option<SpawnHandle>,
     /// The reason that a server gave before it was lost, if it was not up yet.
     last_error: Option<String>,
+    /// Whether the process that was last started as the server is of a program that never becomes one.
+    is_foreign: bool,
     /// Pending requests for the server's statistics, in the order in which they were sent.
     stats_requests: VecDeque<StatsRequest>,
     /// Requests for the server's statistics so far.
@@ -128,6 +130,7 @@ impl Supervisor {
             retry_from: Instant::now(),
             relaunch_timer: None,
             last_error: None,
+            is_foreign: false,
             stats_requests: VecDeque::new(),
             last_stats_request: 0,
             searches: 0,

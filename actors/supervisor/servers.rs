@@ -15,6 +15,7 @@ use super::worker_process::ServerLost;
 use super::{Registration, Supervisor};
 use crate::actors::transport::blobs::BlobMemory;
 use crate::actors::transport::watching;
+use crate::failure::{Failure, FailureKind};
 use crate::sys::server_process::ServerProcess;
 use crate::wire::control::{FromServer, ToServer};
 
@@ -244,6 +245,11 @@ impl Supervisor {
             ServerLoss::WasUp | ServerLoss::WasUpBriefly => "the fork server was lost".to_owned(),
             ServerLoss::BeforeUp => "the fork server exited before it was ready".to_owned(),
         });
+        if std::mem::take(&mut self.is_foreign) {
+            // The next attempt will hardly be better, so a call does not wait for it.
+            let failure = Failure::of(FailureKind::NoServer, "").with_chain(std::slice::from_ref(&why));
+            self.scheduler.fail_first_call(failure.in_pool(&self.scheduler.options.name));
+        }
         let is_first_early_end = loss == ServerLoss::WasUpBriefly && self.streak == 0;
         if loss == ServerLoss::WasUp {
             self.streak = 0;
@@ -275,7 +281,12 @@ impl Supervisor {
         };
         if let ServerState::Starting(mut connection) | ServerState::Up(mut connection) = previous {
             // A reason that the server itself gave is more precise.
-            self.last_error = self.last_error.take().or_else(|| connection.not_diverted());
+            if self.last_error.is_none()
+                && let Some((why, is_foreign)) = connection.not_diverted()
+            {
+                self.last_error = Some(why);
+                self.is_foreign = is_foreign;
+            }
             // A program that is no server writes what is no message.
             self.last_error = self.last_error.take().or_else(|| connection.take_error());
             connection.close().iter_mut().for_each(ServerProcess::kill);
