@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actix::dev::SendError;
 use actix::{Addr, Message};
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -14,6 +15,7 @@ use tokio::sync::oneshot;
 use super::checkout_builder::CheckoutBuilder;
 use super::pool;
 use super::pool::Pool;
+use super::pool_start::start_pool;
 use super::request::PoolRequest;
 use super::server_stats::ServerStats;
 use super::stats::Stats;
@@ -42,7 +44,8 @@ pub struct PoolHandle<W: Worker> {
 
 struct Shared<W: Worker> {
     scheduler: Arc<Scheduler>,
-    pool: Addr<Pool<W>>,
+    /// The pool actor, which is started anew once its arbiter has ended.
+    pool: Mutex<Addr<Pool<W>>>,
 }
 
 impl<W: Worker> Drop for Shared<W> {
@@ -65,7 +68,7 @@ impl<W: Worker> std::fmt::Debug for PoolHandle<W> {
 
 impl<W: Worker> PoolHandle<W> {
     pub(crate) fn new(scheduler: Arc<Scheduler>, pool: Addr<Pool<W>>) -> Self {
-        PoolHandle { shared: Arc::new(Shared { scheduler, pool }) }
+        PoolHandle { shared: Arc::new(Shared { scheduler, pool: Mutex::new(pool) }) }
     }
 
     /// Returns the pool's name.
@@ -75,9 +78,17 @@ impl<W: Worker> PoolHandle<W> {
 
     /// Returns the address of the pool actor, for a `Recipient` or a message such as [`Stop`](crate::Stop).
     ///
-    /// The address does not keep the pool running; handles and checkouts do.
+    /// The address does not keep the pool running; handles and checkouts do. The actor runs on an arbiter of the
+    /// application, and its addresses end with that. This method returns one that works then: it starts the actor anew on
+    /// the arbiter of this thread.
+    #[track_caller]
     pub fn addr(&self) -> Addr<Pool<W>> {
-        self.shared.pool.clone()
+        let mut pool = self.shared.pool.lock();
+        if !pool.connected() {
+            let scheduler = self.shared.scheduler.clone();
+            *pool = start_pool(&scheduler.arbiter_here(), Pool::new(scheduler));
+        }
+        pool.clone()
     }
 
     /// Allocates a blob of at most `capacity` bytes in memory that the workers of this pool read in place.

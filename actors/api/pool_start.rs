@@ -319,7 +319,8 @@ impl PoolParts {
     }
 }
 
-fn start_pool<W: Worker>(arbiter: &ArbiterHandle, pool: Pool<W>) -> Addr<Pool<W>> {
+/// Starts the pool actor on an arbiter.
+pub(super) fn start_pool<W: Worker>(arbiter: &ArbiterHandle, pool: Pool<W>) -> Addr<Pool<W>> {
     // A mailbox of capacity 0 is unbounded, and this one is so before its address is known.
     let (sender, receiver) = channel::channel(0);
     arbiter.spawn_fn(move || {

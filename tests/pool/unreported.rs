@@ -5,6 +5,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use crate::harness::*;
+use actix::MailboxError;
 use actix::prelude::*;
 use forkpool::prelude::*;
 use rustix::process::{Signal, set_child_subreaper};
@@ -221,5 +222,24 @@ fn an_arbiter_that_stands_still_keeps_neither_stop_nor_server_stats_silent() {
         until("the pool has ended", || !exists(server)).await;
         arbiter.stop();
         on_a_thread(move || arbiter.join().expect("the arbiter ends")).await;
+    });
+}
+
+/// P12: the actor behind the first address ends with its arbiter, and the pool does not.
+#[test]
+fn a_pool_has_an_address_after_the_arbiter_that_started_it_has_ended() {
+    run(async {
+        let (pool, ended) = on_an_arbiter(|| async {
+            let pool = pool().workers(1..=1).start().expect("the pool starts");
+            let address = pool.addr();
+            answer(address.send(Pid)).await.expect("a pid");
+            (pool, address)
+        })
+        .await;
+        assert_eq!(ended.send(Pid).await.map(drop), Err(MailboxError::Closed));
+        answer(pool.addr().send(Pid)).await.expect("a pid");
+        assert_eq!(pool.addr(), pool.addr(), "one actor is enough");
+        bounded("the end", pool.stop(Duration::ZERO)).await;
+        assert_eq!(failure(pool.addr().send(Pid)).await.kind(), FailureKind::Stopped);
     });
 }
