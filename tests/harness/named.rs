@@ -17,6 +17,7 @@ pub fn run_tests(all: &[Tests]) {
 }
 
 /// Names the tests of a file.
+#[allow(unused_macros, reason = "most programs have no main of their own")]
 macro_rules! tests {
     ($($test:ident),+ $(,)?) => {
         pub const TESTS: crate::harness::Tests = &[$((stringify!($test), $test)),+];

@@ -214,7 +214,7 @@ fn an_arbiter_that_stands_still_keeps_neither_stop_nor_server_stats_silent() {
         );
         assert!(has_ended(worker), "it was killed all the same");
         let stats = bounded("an answer", stats).await.expect("a task");
-        let failure = stats.err().expect("no figures");
+        let failure = stats.expect_err("no figures");
         assert_eq!(failure.kind(), FailureKind::NoServer);
         assert!(failure.to_string().ends_with("has not moved for 5s"), "{failure}");
         assert_eq!(answer(pool.send(Pid)).await.map_err(|failure| failure.kind()), Err(FailureKind::Stopped));
