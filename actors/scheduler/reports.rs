@@ -198,6 +198,15 @@ impl Scheduler {
         self.registry.lock().outage = outage;
     }
 
+    /// Records that a server was reached and has not answered; the reason known so far, a refusal perhaps, stays known.
+    pub(crate) fn set_unanswered(&self, text: String) {
+        let mut registry = self.registry.lock();
+        registry.outage = Some(match registry.outage.take() {
+            Some(before) => format!("{text}; before: {before}"),
+            None => text,
+        });
+    }
+
     /// Records that there is no fork server, after an attempt to start one or to connect to it has failed.
     pub(crate) fn report_outage(&self, outage: String) {
         let failure = Failure::of(FailureKind::NoServer, "")

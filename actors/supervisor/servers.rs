@@ -93,7 +93,7 @@ impl Supervisor {
             Ok((mut connection, arena)) => {
                 connection.queue_frame(self.spec.hello.clone(), arena);
                 if let Some(no_answer_text) = self.spec.source.no_answer_text() {
-                    self.scheduler.set_outage(Some(no_answer_text));
+                    self.scheduler.set_unanswered(no_answer_text);
                 }
                 self.server = ServerState::Starting(connection);
                 self.server_id += 1;
