@@ -91,7 +91,7 @@ impl<W: Worker> Checkout<W> {
         let sender = ctx.take_sender();
         let (slot, key) = self.slab::<M, T, E>().slot(sender.awaits_reply);
         let call = call::<W, M>(slot, limit, self.home.for_call(sender, at));
-        self.session.submit(call, &mut |out, most| encode(out, message, most), ctx);
+        self.session.submit(call, &mut |out, limits| encode(out, message, limits), ctx);
         key
     }
 

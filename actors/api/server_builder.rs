@@ -10,6 +10,7 @@ use crate::server;
 use crate::server::{Boot, ListenError, ServerError};
 use crate::sys::process;
 use crate::wire::frame;
+use crate::wire::frame::Limits;
 
 /// A standalone fork server for workers of one type. Applications connect pools to it with
 /// [`Pool::connect`](crate::Pool::connect).
@@ -158,7 +159,9 @@ impl<W: Worker> Server<W> {
             return Err(ServerError::Runtime);
         }
         let mut config = Vec::new();
-        frame::encode(&mut config, &self.config, usize::MAX / 2).map_err(ServerError::Config)?;
+        // The configuration stays in this process, so its depth is the user's own affair.
+        let limits = Limits { bytes: usize::MAX / 2, depth: u32::MAX };
+        frame::encode(&mut config, &self.config, limits).map_err(ServerError::Config)?;
         server::serve(&W::PROGRAM, config, &self.addresses, &self.options, self.certificates)
     }
 }

@@ -22,7 +22,7 @@ use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
 use crate::failure::Failure;
 use crate::wire::frame;
-use crate::wire::frame::PayloadError;
+use crate::wire::frame::{Limits, PayloadError};
 
 /// Builds a call of the message `M`.
 pub(crate) fn call<W: Accepts<M>, M>(
@@ -43,9 +43,13 @@ impl<W: Accepts<M>, M> MethodOf<W, M> {
 ///
 /// # Errors
 ///
-/// [`PayloadError`] where the message cannot be encoded or is longer than `limit` bytes.
-pub(crate) fn encode<M: Serialize>(out: &mut Vec<u8>, message: &M, limit: usize) -> Result<(), PayloadError> {
-    let encode = std::panic::AssertUnwindSafe(|| frame::encode(out, message, limit));
+/// [`PayloadError`] where the message cannot be encoded or exceeds the limits.
+pub(crate) fn encode<M: Serialize>(
+    out: &mut Vec<u8>,
+    message: &M,
+    limits: Limits,
+) -> Result<(), PayloadError> {
+    let encode = std::panic::AssertUnwindSafe(|| frame::encode(out, message, limits));
     std::panic::catch_unwind(encode).unwrap_or_else(|_| {
         Err(PayloadError::Encode {
             type_name: std::any::type_name::<M>(),
@@ -76,7 +80,7 @@ impl SessionTask {
         arbiter.spawn(async move {
             let mut session = pending.start();
             let call = call::<W, M>(SingleReply::answering(caller), limit, origin);
-            let mut encode = |out: &mut Vec<u8>, _: usize| match &message {
+            let mut encode = |out: &mut Vec<u8>, _| match &message {
                 Ok(message) => {
                     message.write(out);
                     Ok(())
@@ -128,8 +132,8 @@ impl<W: Worker, M: Message + Serialize, N> Relay<W, M, N> {
         limit: Option<Duration>,
         origin: CallOrigin,
     ) -> Self {
-        let max_bytes = frame::payload_limit_beside(origin.baggage().len(), scheduler.options.max_payload);
-        let message = Encoded::of(scheduler.blobs.as_ref(), |out| encode(out, message, max_bytes));
+        let limits = scheduler.message_limits(origin.baggage().len());
+        let message = Encoded::of(scheduler.blobs.as_ref(), |out| encode(out, message, limits));
         let pending = PendingSession::new(scheduler.clone(), CallOptions::single(&scheduler.options));
         Relay { pending, message, limit, origin, types: PhantomData }
     }
@@ -170,7 +174,7 @@ pub(crate) fn submit<W, M, T, E>(
 {
     for (place, message) in messages.iter().enumerate() {
         let call = call::<W, M>(slots.slot(place), limit, origin.clone());
-        session.submit(call, &mut |out, max_bytes| encode(out, message, max_bytes), host);
+        session.submit(call, &mut |out, limits| encode(out, message, limits), host);
     }
 }
 

@@ -64,6 +64,7 @@ impl Session {
         let (reply, payload) = reply;
         let times = CallTimes::of_first(&self.calls, self.waited, now);
         let lent = std::mem::take(&mut self.reply_blobs);
+        let max_depth = self.scheduler.options.max_depth;
         let decoded = match self.calls.take_answered(reply.id, now) {
             None => {
                 return Some(WorkerFrame::Invalid(format!("it replied to call {} out of order", reply.id)));
@@ -73,7 +74,7 @@ impl Session {
                 self.waited = Duration::ZERO;
                 self.scheduler.totals.add_run(times.ran);
                 let has_result = matches!(reply.outcome, Outcome::Done | Outcome::Failed);
-                let decode = || blob::decode_with(lent, || call.slot.decode(payload));
+                let decode = || blob::decode_with(lent, || call.slot.decode(payload, max_depth));
                 let problem = has_result.then(|| decode().err().map(Box::new)).flatten();
                 Some(DecodedReply { call, problem, times })
             }

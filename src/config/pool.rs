@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{Backoff, MAX_NAME, OnCancel, OptionError, Transport};
+use crate::wire::frame::DEFAULT_MAX_DEPTH;
 
 /// Workers that a pool keeps and grows to: one at work and one in reserve, and as many as a small machine can hold.
 pub(crate) const DEFAULT_WORKERS: RangeInclusive<usize> = 2..=20;
@@ -63,6 +64,7 @@ pub(crate) struct Options {
     pub(crate) max_memory: Option<u64>,
     pub(crate) memory_limit: Option<u64>,
     pub(crate) max_payload: usize,
+    pub(crate) max_depth: u32,
     pub(crate) blob_memory: usize,
     pub(crate) keep_after_error: bool,
     pub(crate) restart: Backoff,
@@ -92,6 +94,7 @@ impl Options {
             max_memory: None,
             memory_limit: None,
             max_payload: DEFAULT_MAX_PAYLOAD,
+            max_depth: DEFAULT_MAX_DEPTH,
             blob_memory: DEFAULT_BLOB_MEMORY,
             keep_after_error: false,
             restart: Backoff::default(),
@@ -141,6 +144,7 @@ impl Options {
             ("memory_limit", self.memory_limit),
             ("max_kills", self.max_kills.map(u64::from)),
             ("max_payload", Some(self.max_payload as u64)),
+            ("max_depth", Some(u64::from(self.max_depth))),
         ];
         if let Some((option, _)) = counts.into_iter().find(|(_, count)| *count == Some(0)) {
             return Err(OptionError::new(option, "0".to_owned(), "it must be at least 1"));
@@ -208,7 +212,7 @@ mod tests {
     #[test]
     fn every_impossible_option_is_refused_by_name_and_value() {
         type Spoil = fn(&mut Options);
-        let table: [(&str, &str, Spoil); 22] = [
+        let table: [(&str, &str, Spoil); 23] = [
             ("name", "\"\"", |options| options.name.clear()),
             ("name", "\"a/b\"", |options| options.name = "a/b".to_owned()),
             ("workers", "5..=2", |options| options.workers = RangeInclusive::new(5, 2)),
@@ -217,6 +221,7 @@ mod tests {
             ("max_checkouts", "0", |options| options.max_checkouts = Some(0)),
             ("max_memory", "0", |options| options.max_memory = Some(0)),
             ("max_payload", "0", |options| options.max_payload = 0),
+            ("max_depth", "0", |options| options.max_depth = 0),
             ("blob_memory", "68719476737", |options| options.blob_memory = MAX_BLOB_MEMORY + 1),
             ("timeout", "0ns", |options| options.timeout = Some(Duration::ZERO)),
             ("wait_timeout", "0ns", |options| options.wait_timeout = Some(Duration::ZERO)),

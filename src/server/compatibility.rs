@@ -87,6 +87,7 @@ mod tests {
             interface: interface(signatures),
             pool: "passwords".to_owned(),
             max_payload: 1,
+            max_depth: 1,
             max_memory: None,
             process_limits: ProcessLimits::default(),
             config: None,

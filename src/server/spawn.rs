@@ -15,6 +15,7 @@ use crate::sys::process::{ForkSide, Pid};
 use crate::sys::{CallError, Errno, descriptors};
 use crate::telling::log_event;
 use crate::wire::control::{FromServer, Hello, ProcessLimits, WorkerPid};
+use crate::wire::frame::Limits;
 use crate::worker;
 use crate::worker::Assignment;
 
@@ -285,7 +286,7 @@ impl ForkedWorker<'_> {
         child_signals.unblock();
         // On failure the worker keeps the server's standard output and standard error.
         let _ = descriptors::replace_stdout_and_stderr(stdout, stderr);
-        let Hello { fingerprint, max_payload, max_memory, process_limits, .. } = hello;
+        let Hello { fingerprint, max_payload, max_depth, max_memory, process_limits, .. } = hello;
         worker::run(Assignment {
             program,
             config: &config,
@@ -293,7 +294,7 @@ impl ForkedWorker<'_> {
             channel: channel.with_raised_descriptors(descriptors::raise_number),
             arguments: arena,
             fingerprint,
-            max_payload: usize::try_from(max_payload).unwrap_or(usize::MAX),
+            limits: Limits { bytes: usize::try_from(max_payload).unwrap_or(usize::MAX), depth: max_depth },
             max_memory,
             memory_limit: process_limits.memory_limit,
             parent,

@@ -67,6 +67,8 @@ pub(crate) struct Hello {
     pub(crate) interface: Vec<Signature>,
     pub(crate) pool: String,
     pub(crate) max_payload: u64,
+    /// How deep messages and results may be nested.
+    pub(crate) max_depth: u32,
     /// Private memory, in bytes, above which a worker is replaced; `None`: the worker does not measure it.
     pub(crate) max_memory: Option<u64>,
     pub(crate) process_limits: ProcessLimits,

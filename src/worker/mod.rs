@@ -32,6 +32,7 @@ use crate::telling;
 use crate::telling::Repeated;
 use crate::wire::call::{FromWorker, Ready, SetupReport};
 use crate::wire::frame;
+use crate::wire::frame::Limits;
 use crate::wire::{LIBRARY, PROTOCOL};
 use call_loop::WorkerLimits;
 use panic_capture::PanicSink;
@@ -53,7 +54,8 @@ pub(crate) struct Assignment<'a> {
     pub(crate) arguments: Option<Arc<ReadOnlyArena>>,
     /// Identifies the interface; repeated in `Ready`.
     pub(crate) fingerprint: u64,
-    pub(crate) max_payload: usize,
+    /// The limits of messages and results.
+    pub(crate) limits: Limits,
     pub(crate) max_memory: Option<u64>,
     /// Bytes of private data (`RLIMIT_DATA`) beyond which allocations fail.
     pub(crate) memory_limit: Option<u64>,
@@ -97,8 +99,8 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     panic_capture::set_channel(&io);
     log_sender::set_channel(io.duplicate(), original.clone());
     blob::init_worker(assignment.arguments, io.result_arena());
-    let limits = WorkerLimits { max_payload: assignment.max_payload, max_memory: assignment.max_memory };
-    let mut end = BlockingChannel::new(io, frame::call_body_limit(limits.max_payload));
+    let limits = WorkerLimits { values: assignment.limits, max_memory: assignment.max_memory };
+    let mut end = BlockingChannel::new(io, frame::call_body_limit(limits.values.bytes));
     let setup = || (assignment.program.setup)(assignment.config, assignment.preload);
     panic_capture::set_sink(PanicSink::Setup);
     // A standalone server may have installed a subscriber; it must not receive what the worker logs.

@@ -166,6 +166,7 @@ messages! {
         interface: any(c),
         pool: any(c),
         max_payload: any(c),
+        max_depth: any(c),
         max_memory: any(c),
         process_limits: any(c),
         config: any(c),

@@ -16,6 +16,7 @@ pub use crate::channel::hostile_rings;
 use crate::wire::call::{FromWorker, ToWorker};
 use crate::wire::control::{FromServer, ToServer};
 use crate::wire::frame;
+use crate::wire::frame::Limits;
 
 #[cfg(test)]
 mod messages;
@@ -24,6 +25,8 @@ mod smoke;
 
 /// Longest body, in bytes; small, so that longer lengths occur as well.
 const BODY_LIMIT: usize = 1 << 16;
+
+const LIMITS: Limits = Limits { bytes: BODY_LIMIT, depth: frame::DEFAULT_MAX_DEPTH };
 
 /// Decodes what the host receives from workers and from the fork server.
 pub fn received_by_host(data: &[u8]) {
@@ -114,10 +117,12 @@ enum Sample {
 }
 
 fn check_payload(payload: &[u8]) {
-    if let Ok(value) = frame::decode::<Result<Sample, Failure>>(payload) {
+    if let Ok(value) = frame::decode::<Result<Sample, Failure>>(payload, LIMITS.depth) {
         let mut bytes = Vec::new();
-        let encoded = frame::encode(&mut bytes, &value, usize::MAX);
+        let encoded = frame::encode(&mut bytes, &value, Limits { bytes: usize::MAX, ..LIMITS });
         assert!(encoded.is_ok(), "what was decoded is encoded");
-        assert!(frame::decode(&bytes).is_ok_and(|again: Result<Sample, Failure>| again == value));
+        assert!(
+            frame::decode(&bytes, LIMITS.depth).is_ok_and(|again: Result<Sample, Failure>| again == value)
+        );
     }
 }

@@ -21,7 +21,7 @@ const STORED_INPUTS: u64 = 48;
 fn append_message<T: Draw + Serialize>(out: &mut Vec<u8>, rng: &mut SeededRng, payload: bool) {
     let message = T::draw(rng);
     let appended = frame::append_with(out, &message, |out| {
-        if payload { frame::encode(out, &sample(rng), BODY_LIMIT) } else { Ok(()) }
+        if payload { frame::encode(out, &sample(rng), LIMITS) } else { Ok(()) }
     });
     assert_eq!(appended, Ok(()));
 }
