@@ -104,8 +104,8 @@ pub(crate) struct Session {
     /// Number of workers in a row that exited before they began the first call.
     false_starts: u32,
     forwarder: EventForwarder,
-    /// The blobs of the next reply.
-    reply_blobs: Vec<Blob>,
+    /// The blobs of the next reply; `None` until the worker reports them.
+    reply_blobs: Option<Vec<Blob>>,
     /// The bytes that were written to a worker which exited before it read them; the next worker gets them.
     unread_outbox: Option<Outbox>,
     held_since: Instant,
@@ -282,6 +282,7 @@ impl Session {
         self.in_doubt = false;
         self.stop_requested = false;
         self.has_replied = false;
+        self.reply_blobs = None;
         let has_early_bytes = lease.channel().is_some_and(|channel| channel.has_unread_bytes());
         self.false_starts += u32::from(has_early_bytes);
         let registered = lease.channel().is_some_and(|channel| {

@@ -2,6 +2,7 @@
 //! and spans of the application's `tracing`, below the span in which the call was made.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -115,8 +116,8 @@ impl LogSink {
 /// Forwards the records of one call at a time. It keeps the spans that are open and counts the records received.
 #[derive(Default)]
 pub(crate) struct EventForwarder {
-    /// The open spans of the call, outermost first, if a subscriber gets them.
-    open: Vec<OpenSpan>,
+    /// The open spans of the call by their numbers, which rise, if a subscriber gets them.
+    open: BTreeMap<u64, OpenSpan>,
     /// The open spans of the call, if a request log gets them.
     request_log: RequestLogSink,
     /// Records of the call so far.
@@ -125,8 +126,6 @@ pub(crate) struct EventForwarder {
 
 /// A span that the worker has opened and not closed.
 struct OpenSpan {
-    /// The number by which the worker refers to the span.
-    number: u64,
     span: Span,
     callsite: &'static DynamicCallsite,
 }
@@ -157,7 +156,7 @@ impl EventForwarder {
 
     /// Closes all spans at the end of the call. `cut_short` means that there was no reply.
     pub(crate) fn end_call(&mut self, cut_short: bool) {
-        while let Some(open) = self.open.pop() {
+        while let Some((_, open)) = self.open.pop_last() {
             teller::caught(|| drop(open));
         }
         self.request_log.end_call(cut_short);
@@ -177,7 +176,7 @@ impl EventForwarder {
                     let parent = self.find(parent).map_or(caller, |open| &open.span).id();
                     let opened = callsite
                         .with_values(&values, |values| Span::child_of(parent, callsite.metadata(), values));
-                    self.open.push(OpenSpan { number: span, span: opened, callsite });
+                    self.open.insert(span, OpenSpan { span: opened, callsite });
                 }
             }
             Record::Noted { span, values } => {
@@ -191,7 +190,7 @@ impl EventForwarder {
             }
             // A value for the request log; it reports no event that a subscriber could get.
             Record::Data { .. } => {}
-            Record::Closed { span } => self.open.retain(|open| open.number != span),
+            Record::Closed { span } => drop(self.open.remove(&span)),
             Record::LeftOut(count) => {
                 tracing::warn!(target: "forkpool::worker", parent: caller.id(), count,
                     "a worker logged too much in one call: the records beyond the limit were left out");
@@ -200,8 +199,7 @@ impl EventForwarder {
     }
 
     fn find(&self, number: Option<u64>) -> Option<&OpenSpan> {
-        let number = number?;
-        self.open.iter().rev().find(|open| open.number == number)
+        self.open.get(&number?)
     }
 }
 

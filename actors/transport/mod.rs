@@ -23,6 +23,10 @@ use stream::Stream;
 /// Rounds of reading and writing after which one channel lets the other tasks of its thread run.
 const ROUNDS_BEFORE_YIELD: u32 = 64;
 
+/// Most reads of what a worker that has exited has left in its channel: a ring or a socket holds less than they take.
+/// What comes after them is from a process that the worker has forked, and has no end.
+pub(crate) const MAX_LAST_READS: u32 = 1024;
+
 /// The outcome of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Arrived {

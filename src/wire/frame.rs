@@ -62,6 +62,8 @@ pub(crate) enum FrameError {
     TooLong { length: usize, limit: usize },
     #[error("a frame's header cannot be decoded")]
     Header,
+    #[error("a header of {length} bytes exceeds the limit of {limit}")]
+    LongHeader { length: usize, limit: usize },
     #[error("a frame has {0} bytes too many")]
     BytesLeft(usize),
     #[error("a call's baggage of {baggage} bytes exceeds the {payload} bytes behind its header")]
