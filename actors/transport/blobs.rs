@@ -200,8 +200,10 @@ fn lent_blobs(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blob::TABLE_LENGTH;
+    use crate::blob::{ResultMemory, TABLE_LENGTH};
     use crate::sys::arena::PAGE;
+    use crate::sys::memory_file;
+    use crate::sys::memory_file::UnmappedFile;
     use crate::sys::shared_memory::SharedMemory;
     use crate::testing::seeded_rng::{SeededRng, seeds};
 
@@ -232,8 +234,10 @@ mod tests {
     #[test]
     fn no_lending_of_a_worker_reaches_beyond_its_arena() -> io::Result<()> {
         let length = 16 * PAGE;
-        let (memory, _file) = SharedMemory::create(c"forkpool-test", PAGE + TABLE_LENGTH + length)?;
-        let result_arena = ResultArena::at_offset(&Arc::new(memory), PAGE);
+        let (memory, _file) = SharedMemory::create(c"forkpool-test", PAGE + TABLE_LENGTH)?;
+        let results = UnmappedFile::new(memory_file::of_length(c"forkpool-test", length)?, length);
+        let result_arena =
+            ResultArena::new(Arc::new(memory), PAGE, ResultMemory::Unmapped(Arc::new(results)));
         let own = BlobMemory::create(64 * PAGE)?;
         let (mut taken, mut refused) = (0, 0);
         for seed in seeds(0..300) {
@@ -243,7 +247,7 @@ mod tests {
                 let given: Vec<Blob> = (0..3_u8)
                     .filter_map(|number| Blob::from(vec![number; 5000]).into_arena(&own.arena))
                     .collect();
-                let result_arena = result_arena.as_ref().filter(|_| rng.happens(900));
+                let result_arena = Some(&result_arena).filter(|_| rng.happens(900));
                 match borrowed.receive_lending(random_lending(&mut rng, &given), &given, result_arena) {
                     Ok(lent) => {
                         taken += lent.len();

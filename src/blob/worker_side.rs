@@ -105,6 +105,9 @@ impl SharedArenas {
             Body::Allocation(allocation) => allocation,
             Body::Heap(bytes) => {
                 let mut allocation = self.allocation(bytes.len())?;
+                if !allocation.commit(bytes.len()) {
+                    return None;
+                }
                 allocation.copy_from_slice(&bytes);
                 Arc::new(allocation)
             }

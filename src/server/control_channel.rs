@@ -194,19 +194,24 @@ impl ControlChannel {
         self.passed.pop_front().ok_or(Disconnect::Broken)
     }
 
-    /// Maps the arena that was passed with a hello; `Ok(None)` if the hello has none.
+    /// Maps the arena that was passed with a hello; `Ok(None)` if the hello has none. `is_trusted` tells whether the
+    /// application may do to the workers what their own code may.
     ///
     /// # Errors
     ///
     /// The reason why it cannot be mapped, as a text for the client.
-    pub(super) fn take_arena(&mut self, hello: &Hello) -> Result<Option<Arc<ReadOnlyArena>>, String> {
+    pub(super) fn take_arena(
+        &mut self,
+        hello: &Hello,
+        is_trusted: bool,
+    ) -> Result<Option<Arc<ReadOnlyArena>>, String> {
         if !hello.arena {
             return Ok(None);
         }
         let failed =
             |reason: &str| format!("the memory for the application's blobs cannot be mapped: {reason}");
         match self.take_passed() {
-            Ok(Some([file])) => match ReadOnlyArena::open(file.as_fd()) {
+            Ok(Some([file])) => match ReadOnlyArena::open(file.as_fd(), is_trusted) {
                 Ok(arena) => Ok(Some(Arc::new(arena))),
                 Err(error) => Err(failed(&io::Error::from(error).to_string())),
             },

@@ -292,8 +292,8 @@ impl<'a> ForkServer<'a> {
                     client.control.flush()?;
                     break;
                 }
-                Some(ToServer::Fork { numbers, rings }) => {
-                    let spec = self.fork(id, &numbers, rings)?;
+                Some(ToServer::Fork { numbers, rings, results }) => {
+                    let spec = self.fork(id, &numbers, (rings, results))?;
                     if spec.is_some() {
                         return Ok(spec);
                     }

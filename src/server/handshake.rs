@@ -138,7 +138,10 @@ impl ForkServer<'_> {
         if clients >= max {
             return self.refuse(id, format!("the server is full: it has {clients} clients, its max_clients"));
         }
-        let arena = self.clients.pending_peer(id).map(|pending_peer| pending_peer.control.take_arena(&hello));
+        let arena = self.clients.pending_peer(id).map(|pending_peer| {
+            let is_trusted = pending_peer.peer.owns_workers();
+            pending_peer.control.take_arena(&hello, is_trusted)
+        });
         let arena = match arena.transpose() {
             Ok(arena) => arena.flatten(),
             Err(reason) => return self.refuse(id, reason),

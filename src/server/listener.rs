@@ -57,6 +57,17 @@ pub(super) enum Peer {
     Remote(SocketAddr),
 }
 
+impl Peer {
+    /// Whether the peer runs as the user of this server and its workers, or as root, so that it can do to the workers
+    /// whatever it likes.
+    pub(super) fn owns_workers(&self) -> bool {
+        match self {
+            Peer::Local(peer) => peer.user == sockets::own_user() || peer.user == 0,
+            Peer::Remote(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

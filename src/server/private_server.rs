@@ -93,7 +93,7 @@ fn prepare(program: &Program, mut control: ControlChannel) -> Result<ForkServer<
     };
     let Some(config) = hello.config.clone() else { return Err(Disconnect::Broken) };
     let own = ServerVersion { fingerprint: (program.fingerprint)(), interface: Vec::new() };
-    let arena = own.mismatch(&hello).map_or_else(|| control.take_arena(&hello), Err);
+    let arena = own.mismatch(&hello).map_or_else(|| control.take_arena(&hello, true), Err);
     let arena = match arena {
         Ok(arena) => arena,
         Err(reason) => return Err(refuse(&mut control, reason)),

@@ -9,7 +9,7 @@ use super::clients::{Client, Clients};
 use super::control_channel::Disconnect;
 use super::event_loop::{ForkServer, WorkerTemplate};
 use super::private_server::write_title;
-use crate::channel::{SocketLayer, StatusPage, WorkerDoorbells, WorkerEnd};
+use crate::channel::{SocketLayer, StatusPage, WorkerDoorbells, WorkerEnd, WorkerMemory};
 use crate::sys::process;
 use crate::sys::process::{ForkSide, Pid};
 use crate::sys::{CallError, Errno, descriptors};
@@ -72,7 +72,7 @@ impl ForkServer<'_> {
         &mut self,
         id: ClientId,
         numbers: &[u64],
-        rings: bool,
+        (rings, results): (bool, bool),
     ) -> Result<Option<WorkerSpec>, Disconnect> {
         let Some(client) = self.clients.get(id) else { return Ok(None) };
         // The descriptors arrived with the first byte of their message, so they are here. If this process has reached
@@ -80,7 +80,7 @@ impl ForkServer<'_> {
         let mut passed = client.control.take_all_passed()?.into_iter();
         let (mut forked, mut pidfds, mut since) = (Vec::new(), Vec::new(), Instant::now());
         for &number in numbers {
-            let parts = next_end(&mut passed, rings);
+            let parts = next_end(&mut passed, rings, results);
             let parts = parts.ok_or_else(|| "the server has reached its limit of descriptors".to_owned());
             let forked_worker = match self.fork_refusal().map_or(parts, Err) {
                 Ok(parts) => self.fork_one(id, number, parts),
@@ -172,7 +172,8 @@ impl ForkServer<'_> {
     ) -> rustix::io::Result<Option<WorkerSpec>> {
         descriptors::set_blocking(socket.as_fd())?;
         let ((out, stdout), (err, stderr)) = (descriptors::pipe()?, descriptors::pipe()?);
-        let (status_page, memory) = StatusPage::create(0)?;
+        let (status_page, channel) = StatusPage::create()?;
+        let memory = WorkerMemory { channel, results: None };
         let (channel, parent) = (WorkerEnd::Stream { socket, socket_layer, memory }, process::own_pid());
         let names = WorkerNames::of(pool_of(&mut self.clients, client), number);
         match fork_process(WorkerSpec { parent, client, channel, stdout, stderr, names })? {
@@ -231,14 +232,24 @@ fn fork_process(spec: WorkerSpec) -> rustix::io::Result<AfterFork> {
 }
 
 /// Takes the descriptors of the next worker from those that were passed.
-fn next_end(passed: &mut impl Iterator<Item = OwnedFd>, rings: bool) -> Option<(WorkerEnd, [OwnedFd; 2])> {
+fn next_end(
+    passed: &mut impl Iterator<Item = OwnedFd>,
+    rings: bool,
+    results: bool,
+) -> Option<(WorkerEnd, [OwnedFd; 2])> {
+    fn memory(passed: &mut impl Iterator<Item = OwnedFd>, results: bool) -> Option<WorkerMemory> {
+        let channel = passed.next()?;
+        let results = if results { Some(passed.next()?) } else { None };
+        Some(WorkerMemory { channel, results })
+    }
     let channel = match rings {
         true => {
             let doorbells = WorkerDoorbells { rx: passed.next()?, tx: passed.next()? };
-            WorkerEnd::Rings { doorbells, memory: passed.next()? }
+            WorkerEnd::Rings { doorbells, memory: memory(passed, results)? }
         }
         false => {
-            let (socket, memory) = (passed.next()?, passed.next()?);
+            let socket = passed.next()?;
+            let memory = memory(passed, results)?;
             WorkerEnd::Stream { socket, socket_layer: SocketLayer::None, memory }
         }
     };

@@ -1,6 +1,7 @@
 //! Memory of this process: a mark that forked copies lack, limits, and how much is private.
 
 use std::ptr::NonNull;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -123,6 +124,16 @@ pub(crate) fn private_bytes() -> Option<u64> {
 pub(crate) fn set_data_limit(bytes: u64) -> rustix::io::Result<()> {
     use rustix::process::{Resource, Rlimit, setrlimit};
     setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) })
+}
+
+/// Whether the system may refuse memory that was reserved, because it does not overcommit (`vm.overcommit_memory` is
+/// 2). It is read once.
+pub(crate) fn is_overcommit_strict() -> bool {
+    static STRICT: OnceLock<bool> = OnceLock::new();
+    *STRICT.get_or_init(|| {
+        let mode = std::fs::read_to_string("/proc/sys/vm/overcommit_memory");
+        mode.is_ok_and(|mode| mode.trim() == "2")
+    })
 }
 
 /// How often the kernel's out-of-memory killer has killed since the machine was started, or `None` if the kernel does

@@ -12,6 +12,7 @@ pub(crate) mod init_array;
 #[cfg(feature = "actors")]
 mod loaded_objects;
 pub(crate) mod memory;
+pub(crate) mod memory_file;
 #[cfg(feature = "actors")]
 pub(crate) mod own_program;
 pub(crate) mod parent_death;

@@ -70,6 +70,7 @@ pub(crate) enum FromWorker {
     Lent(Lending),
 }
 
+#[cfg(feature = "actors")]
 impl FromWorker {
     /// Splits the body of a frame into its message and the payload of a reply.
     ///

@@ -29,11 +29,13 @@ pub(crate) enum ToServer {
     Hello(Hello),
     /// Fork workers with these numbers, at most [`MAX_FORKS_PER_MESSAGE`]. The worker's ends are passed along, one
     /// worker after another: the two doorbells and the memory of the rings, or a socket and the memory of the status
-    /// page; then the pipes for standard output and standard error.
+    /// page; then the memory for results, if there is any, and the pipes for standard output and standard error.
     Fork {
         numbers: Vec<u64>,
         /// Whether the channel is a pair of rings in that memory, or the socket.
         rings: bool,
+        /// Whether each worker has memory for large results.
+        results: bool,
     },
     /// End a worker that the host may not signal itself: kill it with its process group, or send it SIGTERM.
     End {

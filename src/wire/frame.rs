@@ -62,6 +62,7 @@ pub(crate) enum FrameError {
     TooLong { length: usize, limit: usize },
     #[error("a frame's header cannot be decoded")]
     Header,
+    #[cfg(feature = "actors")]
     #[error("a header of {length} bytes exceeds the limit of {limit}")]
     LongHeader { length: usize, limit: usize },
     #[error("a frame has {0} bytes too many")]

@@ -77,8 +77,8 @@ pub(crate) fn warm_up() {
 
 /// Runs a worker from its set-up to its exit.
 pub(crate) fn run(assignment: Assignment<'_>) -> ! {
-    let mapped = AnyWorkerIo::open(assignment.channel).and_then(|io| Ok((io, ForkMark::new()?)));
-    let (io, original) = match mapped {
+    let mapped = AnyWorkerIo::open(assignment.channel).and_then(|opened| Ok((opened, ForkMark::new()?)));
+    let ((io, results), original) = match mapped {
         Ok(mapped) => mapped,
         Err(error) => {
             telling::print_line(format_args!("the channel cannot be mapped: {error}"));
@@ -98,7 +98,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     let log = tracing::Dispatch::new(WorkerSubscriber::new(recent_records.clone()));
     panic_capture::set_channel(&io);
     log_sender::set_channel(io.duplicate(), original.clone());
-    blob::init_worker(assignment.arguments, io.result_arena());
+    blob::init_worker(assignment.arguments, results);
     let limits = WorkerLimits { values: assignment.limits, max_memory: assignment.max_memory };
     let mut end = BlockingChannel::new(io, frame::call_body_limit(limits.values.bytes));
     let setup = || (assignment.program.setup)(assignment.config, assignment.preload);

@@ -9,4 +9,5 @@ mod fatal;
 mod guards;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod malice;
 mod timeouts;

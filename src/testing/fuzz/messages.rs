@@ -152,7 +152,7 @@ messages! {
     PanicReport, |c| [PanicReport { message: any(c), location: any(c), backtrace: any(c) }];
     ToServer, |c| [
         ToServer::Hello(any(c)),
-        ToServer::Fork { numbers: any(c), rings: any(c) },
+        ToServer::Fork { numbers: any(c), rings: any(c), results: any(c) },
         ToServer::End { number: any(c), kill: any(c) },
         ToServer::Adopt { number: any(c) },
         ToServer::Inspect,

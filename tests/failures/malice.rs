@@ -1,14 +1,13 @@
 //! What a worker that runs foreign code may say to its application: nothing that it sends costs more time, memory or
 //! stack than its bytes justify. Each test is an attack.
-mod harness;
 
 use std::collections::{HashSet, LinkedList};
 use std::future::Future;
 
+use crate::harness::*;
 use actix::prelude::*;
 use forkpool::prelude::*;
 use forkpool::{Blob, RequestLog};
-use harness::*;
 use serde::{Deserialize, Serialize};
 
 /// A worker that says what it is told to, in place of its loop.
