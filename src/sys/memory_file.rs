@@ -190,6 +190,9 @@ mod tests {
         let (mode, seals) = mode_and_seals(&file)?;
         assert_eq!(mode, 0o600);
         assert!(seals.contains(SealFlags::SHRINK | SealFlags::GROW));
+        // Under vm.memfd_noexec=2, kernels from 6.3 to 6.5 refuse memory files without this seal.
+        let kernel_knows = rustix::fs::memfd_create(c"forkpool-test", MemfdFlags::NOEXEC_SEAL).is_ok();
+        assert_eq!(seals.contains(SealFlags::EXEC), kernel_knows);
         assert_eq!(rustix::fs::ftruncate(&file, 0), Err(Errno::PERM));
         assert_eq!(sealed_length(file.as_fd()), Ok(4096));
         assert_eq!(sealed_length(empty(c"forkpool-test")?.as_fd()), Err(Errno::INVAL));

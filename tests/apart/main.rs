@@ -6,6 +6,7 @@
 mod harness;
 
 mod faults;
+mod lending;
 mod lives;
 mod network;
 mod restarts;
@@ -96,6 +97,7 @@ fn run_tests() {
         restarts::TESTS,
         faults::TESTS,
         strangers::TESTS,
+        lending::TESTS,
         services::TESTS,
         network::TESTS,
         secured,

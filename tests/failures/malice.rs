@@ -2,12 +2,14 @@
 //! stack than its bytes justify. Each test is an attack.
 
 use std::collections::{HashSet, LinkedList};
+use std::fs::File;
 use std::future::Future;
 
 use crate::harness::*;
 use actix::prelude::*;
 use forkpool::prelude::*;
 use forkpool::{Blob, RequestLog};
+use rustix::fs::FallocateFlags;
 use serde::{Deserialize, Serialize};
 
 /// A worker that says what it is told to, in place of its loop.
@@ -67,6 +69,23 @@ messages! {
     SayWith((Vec<Blob>, Vec<u8>)) => (), |message| say(&message.0.1);
     GetTree(u32) => Tree, |message| Ok(Tree::of(message.0));
     Count(Tree) => u32, |message| Ok(message.0.nodes());
+    Fill(u8) => Blob, |message| Ok(vec![message.0; 1 << 20].into());
+    // The errors, and `None` where the pages are gone; the outer `None` where the system lets root alone try.
+    TakePages(()) => Option<[Option<String>; 2]>, |_message| Ok(take_pages());
+}
+
+/// Takes the pages of the worker's results away, and those of its channel.
+fn take_pages() -> Option<[Option<String>; 2]> {
+    let take = |name: &str| {
+        let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+        let range = maps.lines().find(|line| line.contains(name))?.split(' ').next()?;
+        let file =
+            File::options().read(true).write(true).open(format!("/proc/self/map_files/{range}")).ok()?;
+        let all = file.metadata().ok()?.len();
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Some(rustix::fs::fallocate(&file, flags, 0, all).err().map(|error| error.to_string()))
+    };
+    Some([take("/memfd:forkpool-results ")?, take("/memfd:forkpool ")?])
 }
 
 impl Actor for Villain {
@@ -258,5 +277,27 @@ fn a_record_has_no_more_text_than_a_record_may_have() {
         let count = |letter| json.chars().filter(|&char| char == letter).count();
         assert!(count('m') >= 15_000, "the first text is whole");
         assert!((1_000..2_000).contains(&count('n')), "the second is cut: {}", count('n'));
+    });
+}
+
+/// G4: the application maps no result, so it neither reads what is not there nor pays for it.
+#[test]
+fn pages_that_a_worker_takes_away_cost_the_application_nothing() {
+    run(async {
+        let pool = builder::<Villain>(()).workers(1..=1).start().expect("the pool starts");
+        let checkout = pool.checkout().start();
+        let result = answer(checkout.send(Fill(7))).await.expect("a result");
+        assert_eq!(result.read_at(result.len() - 1, &mut [0; 2]), 1);
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("mappings");
+        assert!(!maps.contains("forkpool-results"), "{maps}");
+        let Some([results, channel]) = answer(checkout.send(TakePages(()))).await.expect("an answer") else {
+            println!("skipped: only root opens a mapping again");
+            return;
+        };
+        assert_eq!(results, None, "its own results are its own to spoil");
+        assert!(channel.is_some_and(|error| error.contains("not permitted")), "the channel is sealed");
+        assert_eq!(result.to_vec(), vec![0; 1 << 20]);
+        let again = answer(checkout.send(Fill(9))).await.expect("a result");
+        assert_eq!(again.to_vec(), vec![9; 1 << 20], "the worker and its channel go on");
     });
 }
