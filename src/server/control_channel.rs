@@ -29,7 +29,7 @@ pub(super) enum Disconnect {
     Closed,
     /// The peer has violated the protocol, or too many bytes wait for it to read.
     Broken,
-    /// TLS authentication failed, at either side.
+    /// TLS authentication failed, at either side: what the peer did, as a text whose subject is the peer.
     Untrusted(String),
 }
 

@@ -122,7 +122,7 @@ impl ForkServer<'_> {
                 self.reject(&format!("{peer} did not identify itself"));
             }
             Disconnect::Broken => {}
-            Disconnect::Untrusted(reason) => self.reject(&format!("{peer} failed authentication: {reason}")),
+            Disconnect::Untrusted(what) => self.reject(&format!("{peer} {what}")),
         }
     }
 
