@@ -14,6 +14,8 @@ mod errors;
 mod event_loop;
 mod handover;
 mod handshake;
+#[cfg(all(any(test, fuzzing), feature = "actors"))]
+pub(crate) mod hostile;
 mod listener;
 mod private_server;
 mod rejection_log;
