@@ -11,17 +11,23 @@ use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 
 use super::frame::{self, Exceeded, MAX_EMPTY_ELEMENTS};
 
-/// Reads one value from the front of a slice.
+/// What all parts of one value share while it is decoded from the front of a slice.
 pub(super) struct Decoder<'de> {
     rest: &'de [u8],
-    /// How many more levels values may be nested.
-    levels: u32,
     /// How many more elements may have no bytes.
     empty: usize,
-    /// Elements that the sequences and maps around the current value still have to come. Each needs a byte, or counts
-    /// as one without bytes.
-    to_come: usize,
     exceeded: Option<Exceeded>,
+}
+
+/// Decodes one part of a value. What depends on the place of the part is passed by value, so that numbers and texts,
+/// which need none of it, cost no more than without limits.
+pub(super) struct At<'a, 'de> {
+    decoder: &'a mut Decoder<'de>,
+    /// How many more levels values may be nested.
+    levels: u32,
+    /// Elements that the sequences and maps around this part still have to come. Each needs a byte, or counts as one
+    /// without bytes.
+    to_come: usize,
 }
 
 /// Why a value cannot be decoded.
@@ -53,9 +59,13 @@ impl fmt::Display for DecodeError {
 }
 
 impl<'de> Decoder<'de> {
-    /// Starts to decode a value that is nested at most `max_depth` levels deep.
-    pub(super) fn new(bytes: &'de [u8], max_depth: u32) -> Self {
-        Decoder { rest: bytes, levels: max_depth, empty: MAX_EMPTY_ELEMENTS, to_come: 0, exceeded: None }
+    pub(super) fn new(bytes: &'de [u8]) -> Self {
+        Decoder { rest: bytes, empty: MAX_EMPTY_ELEMENTS, exceeded: None }
+    }
+
+    /// Decodes a value that is nested at most `max_depth` levels deep.
+    pub(super) fn value<T: de::Deserialize<'de>>(&mut self, max_depth: u32) -> Result<T> {
+        T::deserialize(At { decoder: self, levels: max_depth, to_come: 0 })
     }
 
     /// Returns the bytes that were not read.
@@ -76,68 +86,58 @@ impl<'de> Decoder<'de> {
         Ok(value)
     }
 
-    /// Decodes a value that contains others.
-    #[inline]
-    fn nested<T>(&mut self, decode: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        let Some(levels) = self.levels.checked_sub(1) else {
-            return Err(self.exceed(Exceeded::Depth));
-        };
-        self.levels = levels;
-        let decoded = decode(self);
-        self.levels = levels + 1;
-        decoded
-    }
-
-    /// Takes the number of elements of a sequence or map. It may not be larger than the bytes allow, so nothing is
-    /// allocated or repeated for elements that cannot exist.
-    #[inline]
-    fn take_count(&mut self) -> Result<usize> {
-        let count: usize = self.take()?;
-        let most = (self.rest.len() + self.empty).saturating_sub(self.to_come);
-        if count > most {
-            return Err(self.exceed(Exceeded::EmptyElements));
-        }
-        Ok(count)
-    }
-
     #[cold]
     fn exceed(&mut self, limit: Exceeded) -> DecodeError {
         self.exceeded = Some(limit);
         DecodeError("it exceeds a limit".into())
     }
+}
 
-    /// Decodes the elements of a sequence or the entries of a map.
+impl<'a, 'de> At<'a, 'de> {
+    /// Goes one level deeper.
     #[inline]
-    fn counted<T>(&mut self, decode: impl FnOnce(Elements<'_, 'de>) -> Result<T>) -> Result<T> {
-        self.nested(|decoder| {
-            let left = decoder.take_count()?;
-            let around = decoder.to_come;
-            let decoded = decode(Elements { around, left, is_counted: true, start: 0, decoder });
-            decoder.to_come = around;
-            decoded
-        })
+    fn deeper(self) -> Result<Self> {
+        match self.levels.checked_sub(1) {
+            Some(levels) => Ok(At { levels, ..self }),
+            None => Err(self.decoder.exceed(Exceeded::Depth)),
+        }
     }
 
-    /// Decodes the fields of a tuple, whose number is part of its type.
+    /// Begins the elements of a sequence or the entries of a map. There may be no more than the bytes allow, so nothing
+    /// is allocated or repeated for elements that cannot exist.
     #[inline]
-    fn fields(&mut self, count: usize) -> Elements<'_, 'de> {
-        Elements { around: 0, left: count, is_counted: false, start: 0, decoder: self }
+    fn elements(self) -> Result<Elements<'a, 'de>> {
+        let At { decoder, levels, to_come } = self.deeper()?;
+        let left: usize = decoder.take()?;
+        let most = (decoder.rest.len() + decoder.empty).saturating_sub(to_come);
+        if left > most {
+            return Err(decoder.exceed(Exceeded::EmptyElements));
+        }
+        Ok(Elements { decoder, levels, around: to_come, left, is_counted: true, start: 0 })
+    }
+
+    /// Begins the fields of a tuple, whose number is part of its type.
+    #[inline]
+    fn fields(self, count: usize) -> Elements<'a, 'de> {
+        let At { decoder, levels, to_come } = self;
+        Elements { decoder, levels, around: to_come, left: count, is_counted: false, start: 0 }
     }
 }
 
 /// The elements of one sequence, tuple or map.
 struct Elements<'a, 'de> {
     decoder: &'a mut Decoder<'de>,
+    levels: u32,
     /// What was still to come when this sequence began.
     around: usize,
     left: usize,
     /// Whether elements without bytes count: those of a sequence or map, whose number the bytes tell.
     is_counted: bool,
-    /// Bytes left at the beginning of the current entry of a map.
+    /// Bytes left at the beginning of the current element.
     start: usize,
 }
 
-impl Elements<'_, '_> {
+impl<'de> Elements<'_, 'de> {
     /// Begins the next element; returns `false` after the last one.
     #[inline]
     fn begin(&mut self) -> bool {
@@ -145,13 +145,18 @@ impl Elements<'_, '_> {
             return false;
         }
         self.left -= 1;
-        if self.is_counted {
-            self.decoder.to_come = self.around + self.left;
-        }
         self.start = self.decoder.rest.len();
         true
     }
 
+    /// The place of the current element.
+    #[inline]
+    fn at(&mut self) -> At<'_, 'de> {
+        let to_come = if self.is_counted { self.around + self.left } else { self.around };
+        At { decoder: &mut *self.decoder, levels: self.levels, to_come }
+    }
+
+    /// Counts the current element if it has no bytes.
     #[inline]
     fn end(&mut self) -> Result<()> {
         if self.is_counted && self.decoder.rest.len() == self.start {
@@ -172,7 +177,7 @@ impl<'de> de::SeqAccess<'de> for Elements<'_, 'de> {
         if !self.begin() {
             return Ok(None);
         }
-        let element = seed.deserialize(&mut *self.decoder)?;
+        let element = seed.deserialize(self.at())?;
         self.end()?;
         Ok(Some(element))
     }
@@ -191,12 +196,12 @@ impl<'de> de::MapAccess<'de> for Elements<'_, 'de> {
         if !self.begin() {
             return Ok(None);
         }
-        seed.deserialize(&mut *self.decoder).map(Some)
+        seed.deserialize(self.at()).map(Some)
     }
 
     #[inline]
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value> {
-        let value = seed.deserialize(&mut *self.decoder)?;
+        let value = seed.deserialize(self.at())?;
         self.end()?;
         Ok(value)
     }
@@ -212,12 +217,12 @@ macro_rules! leaves {
     ($($deserialize:ident $visit:ident $value:ty;)+) => {$(
         #[inline]
         fn $deserialize<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-            visitor.$visit(self.take::<$value>()?)
+            visitor.$visit(self.decoder.take::<$value>()?)
         }
     )+};
 }
 
-impl<'de> de::Deserializer<'de> for &mut Decoder<'de> {
+impl<'de> de::Deserializer<'de> for At<'_, 'de> {
     type Error = DecodeError;
 
     leaves! {
@@ -260,9 +265,9 @@ impl<'de> de::Deserializer<'de> for &mut Decoder<'de> {
 
     #[inline]
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        match self.take::<u8>()? {
+        match self.decoder.take::<u8>()? {
             0 => visitor.visit_none(),
-            1 => self.nested(|decoder| visitor.visit_some(decoder)),
+            1 => visitor.visit_some(self.deeper()?),
             _ => Err(postcard::Error::DeserializeBadOption.into()),
         }
     }
@@ -279,17 +284,17 @@ impl<'de> de::Deserializer<'de> for &mut Decoder<'de> {
 
     #[inline]
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value> {
-        self.nested(|decoder| visitor.visit_newtype_struct(decoder))
+        visitor.visit_newtype_struct(self.deeper()?)
     }
 
     #[inline]
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        self.counted(|elements| visitor.visit_seq(elements))
+        visitor.visit_seq(self.elements()?)
     }
 
     #[inline]
     fn deserialize_tuple<V: Visitor<'de>>(self, count: usize, visitor: V) -> Result<V::Value> {
-        self.nested(|decoder| visitor.visit_seq(decoder.fields(count)))
+        visitor.visit_seq(self.deeper()?.fields(count))
     }
 
     #[inline]
@@ -304,7 +309,7 @@ impl<'de> de::Deserializer<'de> for &mut Decoder<'de> {
 
     #[inline]
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value> {
-        self.counted(|entries| visitor.visit_map(entries))
+        visitor.visit_map(self.elements()?)
     }
 
     #[inline]
@@ -324,23 +329,23 @@ impl<'de> de::Deserializer<'de> for &mut Decoder<'de> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value> {
-        self.nested(|decoder| visitor.visit_enum(decoder))
+        visitor.visit_enum(self.deeper()?)
     }
 }
 
-impl<'de> de::EnumAccess<'de> for &mut Decoder<'de> {
+impl<'de> de::EnumAccess<'de> for At<'_, 'de> {
     type Error = DecodeError;
     type Variant = Self;
 
     #[inline]
     fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self)> {
-        let index: u32 = self.take()?;
+        let index: u32 = self.decoder.take()?;
         let variant = seed.deserialize(IntoDeserializer::<DecodeError>::into_deserializer(index))?;
         Ok((variant, self))
     }
 }
 
-impl<'de> de::VariantAccess<'de> for &mut Decoder<'de> {
+impl<'de> de::VariantAccess<'de> for At<'_, 'de> {
     type Error = DecodeError;
 
     #[inline]

@@ -10,11 +10,9 @@ use serde::{Serialize, ser};
 
 use super::frame::{self, Exceeded, LimitedAppender, MAX_EMPTY_ELEMENTS};
 
-/// Appends one value to a buffer.
+/// What all parts of one value share while it is appended to a buffer.
 pub(super) struct Encoder<'a> {
     inner: postcard::Serializer<LimitedAppender<'a>>,
-    /// How many more levels values may be nested.
-    levels: u32,
     /// How many more elements may have no bytes.
     empty: usize,
     exceeded: Option<Exceeded>,
@@ -58,38 +56,27 @@ impl fmt::Display for EncodeError {
     }
 }
 
+/// Encodes one part of a value. What depends on the place of the part is passed by value.
+pub(super) struct At<'b, 'a> {
+    encoder: &'b mut Encoder<'a>,
+    /// How many more levels values may be nested.
+    levels: u32,
+}
+
 impl<'a> Encoder<'a> {
-    /// Starts to encode a value that is nested at most `max_depth` levels deep.
-    pub(super) fn new(out: LimitedAppender<'a>, max_depth: u32) -> Self {
+    pub(super) fn new(out: LimitedAppender<'a>) -> Self {
         let inner = postcard::Serializer { output: out };
-        Encoder { inner, levels: max_depth, empty: MAX_EMPTY_ELEMENTS, exceeded: None }
+        Encoder { inner, empty: MAX_EMPTY_ELEMENTS, exceeded: None }
+    }
+
+    /// Appends a value that is nested at most `max_depth` levels deep.
+    pub(super) fn value<T: Serialize + ?Sized>(&mut self, value: &T, max_depth: u32) -> Result<()> {
+        value.serialize(At { encoder: self, levels: max_depth })
     }
 
     /// Returns the limit that the value has exceeded, if any, even if its `Serialize` has dropped the error.
     pub(super) fn exceeded(&self) -> Option<Exceeded> {
         self.exceeded
-    }
-
-    #[inline]
-    fn enter(&mut self) -> Result<()> {
-        let Some(levels) = self.levels.checked_sub(1) else {
-            return Err(self.exceed(Exceeded::Depth));
-        };
-        self.levels = levels;
-        Ok(())
-    }
-
-    #[inline]
-    fn leave(&mut self) {
-        self.levels += 1;
-    }
-
-    #[inline]
-    fn nested<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
-        self.enter()?;
-        value.serialize(&mut *self)?;
-        self.leave();
-        Ok(())
     }
 
     #[cold]
@@ -98,28 +85,47 @@ impl<'a> Encoder<'a> {
         EncodeError::Other("it exceeds a limit".into())
     }
 
+    #[inline]
     fn length(&self) -> usize {
         self.inner.output.length()
+    }
+}
+
+impl<'b, 'a> At<'b, 'a> {
+    /// Goes one level deeper.
+    #[inline]
+    fn deeper(self) -> Result<Self> {
+        match self.levels.checked_sub(1) {
+            Some(levels) => Ok(At { levels, ..self }),
+            None => Err(self.encoder.exceed(Exceeded::Depth)),
+        }
+    }
+
+    /// Begins a value that consists of parts.
+    #[inline]
+    fn parts(self) -> Result<Parts<'b, 'a>> {
+        let At { encoder, levels } = self.deeper()?;
+        Ok(Parts { encoder, levels, start: 0 })
+    }
+
+    #[inline]
+    fn nested<T: Serialize + ?Sized>(self, value: &T) -> Result<()> {
+        value.serialize(self.deeper()?)
     }
 }
 
 /// A value that is being encoded part by part.
 pub(super) struct Parts<'b, 'a> {
     encoder: &'b mut Encoder<'a>,
+    levels: u32,
     /// Length of the buffer at the beginning of the current element or entry.
     start: usize,
 }
 
-impl<'b, 'a> Parts<'b, 'a> {
-    #[inline]
-    fn new(encoder: &'b mut Encoder<'a>) -> Result<Self> {
-        encoder.enter()?;
-        Ok(Parts { encoder, start: 0 })
-    }
-
+impl Parts<'_, '_> {
     #[inline]
     fn part<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<()> {
-        value.serialize(&mut *self.encoder)
+        value.serialize(At { encoder: &mut *self.encoder, levels: self.levels })
     }
 
     /// Counts the current element if it has no bytes.
@@ -131,12 +137,6 @@ impl<'b, 'a> Parts<'b, 'a> {
             };
             self.encoder.empty = left;
         }
-        Ok(())
-    }
-
-    #[inline]
-    fn finish(self) -> Result<()> {
-        self.encoder.leave();
         Ok(())
     }
 }
@@ -154,7 +154,7 @@ impl ser::SerializeSeq for Parts<'_, '_> {
 
     #[inline]
     fn end(self) -> Result<()> {
-        self.finish()
+        Ok(())
     }
 }
 
@@ -176,7 +176,7 @@ impl ser::SerializeMap for Parts<'_, '_> {
 
     #[inline]
     fn end(self) -> Result<()> {
-        self.finish()
+        Ok(())
     }
 }
 
@@ -194,7 +194,7 @@ macro_rules! fixed {
 
             #[inline]
             fn end(self) -> Result<()> {
-                self.finish()
+                Ok(())
             }
         }
     )+};
@@ -220,7 +220,7 @@ macro_rules! named {
 
             #[inline]
             fn end(self) -> Result<()> {
-                self.finish()
+                Ok(())
             }
         }
     )+};
@@ -233,12 +233,12 @@ macro_rules! leaves {
     ($($serialize:ident $value:ty;)+) => {$(
         #[inline]
         fn $serialize(self, value: $value) -> Result<()> {
-            Ok((&mut self.inner).$serialize(value)?)
+            Ok((&mut self.encoder.inner).$serialize(value)?)
         }
     )+};
 }
 
-impl<'b, 'a> ser::Serializer for &'b mut Encoder<'a> {
+impl<'b, 'a> ser::Serializer for At<'b, 'a> {
     type Ok = ();
     type Error = EncodeError;
     type SerializeSeq = Parts<'b, 'a>;
@@ -274,17 +274,17 @@ impl<'b, 'a> ser::Serializer for &'b mut Encoder<'a> {
     }
 
     fn collect_str<T: fmt::Display + ?Sized>(self, value: &T) -> Result<()> {
-        Ok((&mut self.inner).collect_str(value)?)
+        Ok((&mut self.encoder.inner).collect_str(value)?)
     }
 
     #[inline]
     fn serialize_none(self) -> Result<()> {
-        Ok((&mut self.inner).serialize_none()?)
+        Ok((&mut self.encoder.inner).serialize_none()?)
     }
 
     #[inline]
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<()> {
-        (&mut self.inner).serialize_u8(1)?;
+        (&mut self.encoder.inner).serialize_u8(1)?;
         self.nested(value)
     }
 
@@ -300,10 +300,8 @@ impl<'b, 'a> ser::Serializer for &'b mut Encoder<'a> {
 
     #[inline]
     fn serialize_unit_variant(self, name: &'static str, index: u32, variant: &'static str) -> Result<()> {
-        self.enter()?;
-        (&mut self.inner).serialize_unit_variant(name, index, variant)?;
-        self.leave();
-        Ok(())
+        let at = self.deeper()?;
+        Ok((&mut at.encoder.inner).serialize_unit_variant(name, index, variant)?)
     }
 
     #[inline]
@@ -319,24 +317,24 @@ impl<'b, 'a> ser::Serializer for &'b mut Encoder<'a> {
         _: &'static str,
         value: &T,
     ) -> Result<()> {
-        (&mut self.inner).serialize_u32(index)?;
+        (&mut self.encoder.inner).serialize_u32(index)?;
         self.nested(value)
     }
 
     #[inline]
     fn serialize_seq(self, count: Option<usize>) -> Result<Parts<'b, 'a>> {
-        (&mut self.inner).serialize_seq(count)?;
-        Parts::new(self)
+        (&mut self.encoder.inner).serialize_seq(count)?;
+        self.parts()
     }
 
     #[inline]
     fn serialize_tuple(self, _: usize) -> Result<Parts<'b, 'a>> {
-        Parts::new(self)
+        self.parts()
     }
 
     #[inline]
     fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<Parts<'b, 'a>> {
-        Parts::new(self)
+        self.parts()
     }
 
     #[inline]
@@ -347,19 +345,19 @@ impl<'b, 'a> ser::Serializer for &'b mut Encoder<'a> {
         _: &'static str,
         _: usize,
     ) -> Result<Parts<'b, 'a>> {
-        (&mut self.inner).serialize_u32(index)?;
-        Parts::new(self)
+        (&mut self.encoder.inner).serialize_u32(index)?;
+        self.parts()
     }
 
     #[inline]
     fn serialize_map(self, count: Option<usize>) -> Result<Parts<'b, 'a>> {
-        (&mut self.inner).serialize_map(count)?;
-        Parts::new(self)
+        (&mut self.encoder.inner).serialize_map(count)?;
+        self.parts()
     }
 
     #[inline]
     fn serialize_struct(self, _: &'static str, _: usize) -> Result<Parts<'b, 'a>> {
-        Parts::new(self)
+        self.parts()
     }
 
     #[inline]
@@ -370,7 +368,7 @@ impl<'b, 'a> ser::Serializer for &'b mut Encoder<'a> {
         _: &'static str,
         _: usize,
     ) -> Result<Parts<'b, 'a>> {
-        (&mut self.inner).serialize_u32(index)?;
-        Parts::new(self)
+        (&mut self.encoder.inner).serialize_u32(index)?;
+        self.parts()
     }
 }

@@ -208,8 +208,8 @@ fn seal(out: &mut [u8], start: usize) {
 
 /// Splits a body into its header and the payload.
 pub(crate) fn split<'a, H: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<(H, &'a [u8]), FrameError> {
-    let mut decoder = Decoder::new(body, DEFAULT_MAX_DEPTH);
-    let header = H::deserialize(&mut decoder).map_err(|_| FrameError::Header)?;
+    let mut decoder = Decoder::new(body);
+    let header = decoder.value(DEFAULT_MAX_DEPTH).map_err(|_| FrameError::Header)?;
     Ok((header, decoder.rest()))
 }
 
@@ -226,8 +226,8 @@ pub(crate) fn header_only<'a, H: serde::Deserialize<'a>>(body: &'a [u8]) -> Resu
 /// [`PayloadError::TooLarge`], [`PayloadError::TooDeep`], [`PayloadError::TooManyElements`] or
 /// [`PayloadError::Encode`]; the bytes appended before the error remain, and the caller cuts them off.
 pub(crate) fn encode<T: Serialize>(out: &mut Vec<u8>, value: &T, limits: Limits) -> Result<(), PayloadError> {
-    let mut encoder = Encoder::new(LimitedAppender::new(out, limits.bytes), limits.depth);
-    let encoded = value.serialize(&mut encoder);
+    let mut encoder = Encoder::new(LimitedAppender::new(out, limits.bytes));
+    let encoded = encoder.value(value, limits.depth);
     let type_name = std::any::type_name::<T>();
     match (encoder.exceeded(), encoded) {
         (None, Ok(())) => Ok(()),
@@ -249,8 +249,8 @@ pub(crate) fn encode<T: Serialize>(out: &mut Vec<u8>, value: &T, limits: Limits)
 /// [`PayloadError::BytesLeft`], all with the name of the type.
 pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], max_depth: u32) -> Result<T, PayloadError> {
     let type_name = std::any::type_name::<T>();
-    let mut decoder = Decoder::new(bytes, max_depth);
-    let decoded = T::deserialize(&mut decoder);
+    let mut decoder = Decoder::new(bytes);
+    let decoded = decoder.value::<T>(max_depth);
     match (decoder.exceeded(), decoded) {
         (Some(limit), _) => Err(limit.of(type_name, max_depth)),
         (None, Err(error)) => Err(PayloadError::Decode { type_name, reason: error.to_string() }),
@@ -294,7 +294,11 @@ impl Flavor for LimitedAppender<'_> {
 
     #[inline]
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.try_extend(&[byte])
+        if self.out.len() == self.end {
+            return Err(postcard::Error::SerializeBufferFull);
+        }
+        self.out.push(byte);
+        Ok(())
     }
 
     #[inline]
