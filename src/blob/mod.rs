@@ -45,7 +45,11 @@ pub(crate) const MIN_SHARED: usize = 16 << 10;
 /// - **An argument that a worker returns** refers to the same bytes again; nothing is copied.
 ///
 /// Clones share the bytes, which never change. Their memory is freed when the last clone in every process is dropped;
-/// the clones of a process that exits count as dropped.
+/// the clones of a process that exits count as dropped. As long as the application keeps a large result, it also keeps
+/// a descriptor of the memory of all results of that worker.
+///
+/// A worker could break this rule and change a result that it has sent. Then the bytes are wrong, and nothing else
+/// happens: the application copies them through the descriptor and never borrows them.
 ///
 /// If there is no such memory, because the server is reached over a network, or not enough space in it, the bytes are
 /// encoded as part of the message, within `max_payload`. Outside of messages and results, for example in a

@@ -91,7 +91,7 @@ pub enum OnCancel {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Transport {
-    /// Through shared memory, 516 KiB for each worker. Where there are enough processors, both sides spin through
+    /// Through shared memory, 520 KiB for each worker. Where there are enough processors, both sides spin through
     /// short waits.
     #[default]
     SharedMemory,

@@ -48,8 +48,8 @@ pub(crate) fn of_length(name: &CStr, length: usize) -> rustix::io::Result<OwnedF
     Ok(file)
 }
 
-/// Seals a memory file so that whoever has mapped it for writing keeps that, and nothing else writes to it any more or
-/// takes its pages away. Further seals are not possible.
+/// Seals a memory file. A process that has mapped it for writing by now keeps its mapping; in every other way it is no
+/// longer written to, and its pages stay. Further seals are not possible.
 ///
 /// # Errors
 ///
@@ -183,7 +183,7 @@ mod tests {
         Ok((rustix::fs::fstat(file)?.st_mode & 0o777, rustix::fs::fcntl_get_seals(file)?))
     }
 
-    /// G4: nobody but its user can open it again with more rights than a descriptor of it has.
+    /// G4: its user alone can open it again with more rights than a descriptor of it has.
     #[test]
     fn a_memory_file_belongs_to_its_user_and_keeps_its_length() -> rustix::io::Result<()> {
         let file = of_length(c"forkpool-test", 4096)?;
