@@ -169,8 +169,9 @@ impl UnmappedFile {
     }
 }
 
-/// There is no sensible answer in place of the bytes, and a mapping would end the process by SIGBUS.
+/// Panics where a mapping would end the process by SIGBUS.
 #[cold]
+#[expect(clippy::panic, reason = "wrong bytes would be worse, and a reader of a blob has no error to return")]
 fn unread(result: std::io::Result<usize>) -> ! {
     panic!("the memory of a worker's result cannot be read: {result:?}")
 }

@@ -10,7 +10,7 @@ tests! {
 /// G4: another user could change the bytes while the worker reads them.
 fn the_memory_of_another_user_is_copied_and_never_borrowed() {
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: only root can be somebody else");
+        println!("skipped: only root can be another user");
         return;
     }
     run(async {
