@@ -286,7 +286,7 @@ impl ForkedWorker<'_> {
         process::set_name(names.short.as_deref());
         write_title(title, &names.title);
         // A private server already reads from `/dev/null`.
-        let null = spare.or_else(|| descriptors::open_null().ok().filter(|_| !is_private));
+        let null = spare.or_else(|| if is_private { None } else { descriptors::open_null().ok() });
         if let Some(null) = null {
             // On failure the worker keeps the server's standard input.
             let _ = descriptors::replace_stdin(null);
