@@ -9,9 +9,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use crate::sys::passing::retry;
 use crate::sys::{Errno, descriptors};
 
-/// Bytes read at once from a doorbell: more than are ever in the pipe.
-const MAX_NOTIFICATIONS: usize = 64;
-
 /// The worker's ends of both doorbells.
 #[derive(Debug)]
 pub(crate) struct WorkerDoorbells {
@@ -24,8 +21,7 @@ pub(crate) struct WorkerDoorbells {
 impl WorkerDoorbells {
     /// Waits for a notification; returns `false` if the host is gone.
     pub(super) fn wait(&self) -> io::Result<bool> {
-        let mut notifications = Vec::with_capacity(MAX_NOTIFICATIONS);
-        Ok(retry(|| descriptors::read(self.rx.as_fd(), &mut notifications))? > 0)
+        Ok(retry(|| descriptors::read_and_discard(self.rx.as_fd()))? > 0)
     }
 
     /// Notifies the host. A host that is gone is not an error.

@@ -76,6 +76,14 @@ pub(crate) fn read(fd: BorrowedFd<'_>, bytes: &mut Vec<u8>) -> rustix::io::Resul
     })
 }
 
+/// Reads what a pipe holds, at most 64 bytes, and forgets it; returns how many bytes, 0 at the end.
+pub(crate) fn read_and_discard(fd: BorrowedFd<'_>) -> rustix::io::Result<usize> {
+    rustix::io::retry_on_intr(|| {
+        faults::point(Call::Read)?;
+        rustix::io::read(fd, &mut [0; 64])
+    })
+}
+
 /// Bytes that a pipe takes at once if it has room at all (`PIPE_BUF`).
 const WRITTEN_AT_ONCE: usize = 4096;
 

@@ -17,13 +17,13 @@ pub fn hostile_rings(data: &[u8]) {
         let number = u32::from_le_bytes([step[2], step[3], step[4], step[5]]);
         // Almost valid numbers are the dangerous ones.
         let number =
-            if step[1] & 1 == 0 { number } else { host.written.wrapping_add(number % (2 * CAPACITY)) };
+            if step[1] & 1 == 0 { number } else { host.side.written().wrapping_add(number % (2 * CAPACITY)) };
         let offsets = [
-            TO_WORKER.written,
-            TO_WORKER.read,
+            TO_WORKER.counters.written,
+            TO_WORKER.counters.read,
             TO_WORKER.processor,
-            TO_HOST.written,
-            TO_HOST.read,
+            TO_HOST.counters.written,
+            TO_HOST.counters.read,
             TO_HOST.processor,
             HOST_WAIT_FLAG,
             WORKER_WAIT_FLAG,
@@ -32,7 +32,9 @@ pub fn hostile_rings(data: &[u8]) {
             LOG_WRITTEN,
         ];
         match step[0] % 18 {
-            at @ 0..=10 => peer.memory.atomic_u32(offsets[usize::from(at)]).store(number, Ordering::Relaxed),
+            at @ 0..=10 => {
+                peer.memory().atomic_u32(offsets[usize::from(at)]).store(number, Ordering::Relaxed)
+            }
             11..=13 => check_read(&mut host, number as usize % (CAPACITY as usize + 2)),
             14..=16 => check_write(&mut host, number as usize % (CAPACITY as usize + 2)),
             _ => check_queries(&host),
@@ -41,19 +43,19 @@ pub fn hostile_rings(data: &[u8]) {
 }
 
 fn check_read(host: &mut Ring, capacity: usize) {
-    let (before, mut into) = (host.read, Vec::with_capacity(capacity));
+    let (before, mut into) = (host.side.read(), Vec::with_capacity(capacity));
     let capacity = into.capacity();
     let count = host.read(&mut into).unwrap_or_default();
     assert!(count <= capacity && count <= CAPACITY as usize && count == into.len(), "no more than there is");
     assert_eq!(into.capacity(), capacity, "the buffer does not grow");
-    assert_eq!(host.read, before.wrapping_add(count as u32));
+    assert_eq!(host.side.read(), before.wrapping_add(count as u32));
 }
 
 fn check_write(host: &mut Ring, count: usize) {
-    let before = host.written;
+    let before = host.side.written();
     let written = host.write(&vec![7; count]).unwrap_or_default();
     assert!(written <= count && written <= CAPACITY as usize);
-    assert_eq!(host.written, before.wrapping_add(written as u32));
+    assert_eq!(host.side.written(), before.wrapping_add(written as u32));
 }
 
 fn check_queries(host: &Ring) {

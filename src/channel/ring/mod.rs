@@ -8,14 +8,17 @@
 
 #[cfg(all(any(test, fuzzing), feature = "actors"))]
 mod hostile;
+mod side;
 mod worker_io;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
 #[cfg(all(any(test, fuzzing), feature = "actors"))]
 pub use hostile::hostile_rings;
+pub(crate) use side::{CorruptCounters, WakeCondition};
+use side::{Counters, Side, SideWords, Word, Words};
 pub(crate) use worker_io::RingIo;
 
 #[cfg(any(feature = "actors", test))]
@@ -31,55 +34,65 @@ const CAPACITY: u32 = 256 << 10;
 /// Bytes of the status page, which also holds the counters (each on a cache line of its own), and of both rings.
 const RINGS_LENGTH: usize = PAGE_LENGTH + 2 * CAPACITY as usize;
 
-/// What a sleeping side waits for. The values are bits of its flag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum WakeCondition {
-    /// Bytes to read.
-    Bytes = 1,
-    /// Free space to write to.
-    Space = 2,
-    /// Either of the two. Only the host uses it; a worker waits for one at a time.
-    #[cfg(any(feature = "actors", test))]
-    Either = 3,
+impl Word for AtomicU32 {
+    fn load(&self, order: Ordering) -> u32 {
+        self.load(order)
+    }
+
+    fn store(&self, number: u32, order: Ordering) {
+        self.store(number, order);
+    }
+
+    fn full_fence() {
+        fence(Ordering::SeqCst);
+    }
 }
 
-/// A counter of the peer has an impossible value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the ring's counters are corrupt")]
-pub(crate) struct CorruptCounters;
+impl Words for Arc<SharedMemory> {
+    type Word = AtomicU32;
+
+    fn word(&self, at: usize) -> &AtomicU32 {
+        self.atomic_u32(at)
+    }
+}
 
 /// Offsets of one direction's counters and bytes in the shared memory.
-#[derive(Clone, Copy)]
 struct RingLayout {
-    /// Bytes written so far; the writer's counter.
-    written: usize,
+    counters: Counters,
     /// The processor that the writer runs on, counted from 1; 0 if unknown.
     processor: usize,
-    /// Bytes read so far; the reader's counter.
-    read: usize,
     bytes: usize,
 }
 
-const TO_WORKER: RingLayout = RingLayout { written: 0, processor: 8, read: CACHE_LINE, bytes: PAGE_LENGTH };
+const TO_WORKER: RingLayout =
+    RingLayout { counters: Counters { written: 0, read: CACHE_LINE }, processor: 8, bytes: PAGE_LENGTH };
 const TO_HOST: RingLayout = RingLayout {
-    written: 2 * CACHE_LINE,
+    counters: Counters { written: 2 * CACHE_LINE, read: 3 * CACHE_LINE },
     processor: 2 * CACHE_LINE + 8,
-    read: 3 * CACHE_LINE,
     bytes: PAGE_LENGTH + CAPACITY as usize,
 };
 const HOST_WAIT_FLAG: usize = 4 * CACHE_LINE;
 const WORKER_WAIT_FLAG: usize = 5 * CACHE_LINE;
 
+#[cfg(any(feature = "actors", test))]
+const HOST_WORDS: SideWords = SideWords {
+    outgoing: TO_WORKER.counters,
+    incoming: TO_HOST.counters,
+    own_wait_flag: HOST_WAIT_FLAG,
+    peer_wait_flag: WORKER_WAIT_FLAG,
+};
+const WORKER_WORDS: SideWords = SideWords {
+    outgoing: TO_HOST.counters,
+    incoming: TO_WORKER.counters,
+    own_wait_flag: WORKER_WAIT_FLAG,
+    peer_wait_flag: HOST_WAIT_FLAG,
+};
+
 /// One side's view of both rings.
 pub(crate) struct Ring {
-    memory: Arc<SharedMemory>,
-    outgoing: RingLayout,
-    incoming: RingLayout,
-    own_wait_flag: usize,
-    peer_wait_flag: usize,
-    /// Bytes written and read by this side so far, modulo 2³².
-    written: u32,
-    read: u32,
+    side: Side<Arc<SharedMemory>>,
+    outgoing: &'static RingLayout,
+    incoming: &'static RingLayout,
 }
 
 impl Ring {
@@ -88,16 +101,8 @@ impl Ring {
     pub(crate) fn create() -> rustix::io::Result<(Self, OwnedFd)> {
         let (memory, file) = SharedMemory::create(MEMORY_NAME, RINGS_LENGTH + TABLE_LENGTH)?;
         memory.populate_if_strict()?;
-        let ring = Ring {
-            memory: Arc::new(memory),
-            outgoing: TO_WORKER,
-            incoming: TO_HOST,
-            own_wait_flag: HOST_WAIT_FLAG,
-            peer_wait_flag: WORKER_WAIT_FLAG,
-            written: 0,
-            read: 0,
-        };
-        Ok((ring, file))
+        let side = Side::new(Arc::new(memory), &HOST_WORDS, CAPACITY);
+        Ok((Ring { side, outgoing: &TO_WORKER, incoming: &TO_HOST }, file))
     }
 
     /// Opens the worker's side.
@@ -110,26 +115,17 @@ impl Ring {
 
     /// Returns another handle on the worker's side, for frames that are sent in the middle of a call.
     pub(crate) fn duplicate(&self) -> Self {
-        Self::worker_side(self.memory.clone())
+        Self::worker_side(self.memory().clone())
     }
 
     /// Continues writing after what duplicates of this side have written.
     pub(crate) fn resume_after_duplicates(&mut self) {
-        self.written = self.memory.atomic_u32(self.outgoing.written).load(Ordering::Relaxed);
+        self.side.resume_writing();
     }
 
     fn worker_side(memory: Arc<SharedMemory>) -> Self {
-        let written = memory.atomic_u32(TO_HOST.written).load(Ordering::Relaxed);
-        let read = memory.atomic_u32(TO_WORKER.read).load(Ordering::Relaxed);
-        Ring {
-            memory,
-            outgoing: TO_HOST,
-            incoming: TO_WORKER,
-            own_wait_flag: WORKER_WAIT_FLAG,
-            peer_wait_flag: HOST_WAIT_FLAG,
-            written,
-            read,
-        }
+        let side = Side::resume(memory, &WORKER_WORDS, CAPACITY);
+        Ring { side, outgoing: &TO_HOST, incoming: &TO_WORKER }
     }
 
     /// Writes as many of the bytes as fit; returns how many.
@@ -138,15 +134,14 @@ impl Ring {
     ///
     /// [`CorruptCounters`]; the rings are unusable then.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<usize, CorruptCounters> {
-        let space = self.space()? as usize;
+        let space = self.side.space()? as usize;
         let (now, _) = bytes.split_at(space.min(bytes.len()));
-        let at = (self.written % CAPACITY) as usize;
+        let at = (self.side.written() % CAPACITY) as usize;
         let (first, wrapped) = now.split_at(now.len().min(CAPACITY as usize - at));
-        self.memory.write(self.outgoing.bytes + at, first);
-        self.memory.write(self.outgoing.bytes, wrapped);
+        self.memory().write(self.outgoing.bytes + at, first);
+        self.memory().write(self.outgoing.bytes, wrapped);
         // At most CAPACITY, so the cast loses nothing.
-        self.written = self.written.wrapping_add(now.len() as u32);
-        self.memory.atomic_u32(self.outgoing.written).store(self.written, Ordering::Release);
+        self.side.publish_written(now.len() as u32);
         Ok(now.len())
     }
 
@@ -156,55 +151,41 @@ impl Ring {
     ///
     /// [`CorruptCounters`]; the rings are unusable then.
     pub(crate) fn read(&mut self, into: &mut Vec<u8>) -> Result<usize, CorruptCounters> {
-        let count = (self.unread()? as usize).min(into.capacity() - into.len());
-        let at = (self.read % CAPACITY) as usize;
+        let count = (self.side.unread()? as usize).min(into.capacity() - into.len());
+        let at = (self.side.read() % CAPACITY) as usize;
         let first = count.min(CAPACITY as usize - at);
-        self.memory.read(self.incoming.bytes + at, first, into);
-        self.memory.read(self.incoming.bytes, count - first, into);
-        self.read = self.read.wrapping_add(count as u32);
-        self.memory.atomic_u32(self.incoming.read).store(self.read, Ordering::Release);
+        self.memory().read(self.incoming.bytes + at, first, into);
+        self.memory().read(self.incoming.bytes, count - first, into);
+        self.side.publish_read(count as u32);
         Ok(count)
     }
 
-    /// Sets this side's flag before it sleeps. Returns `false` if it must not sleep because `condition` holds already.
+    /// Sets this side's flag before it sleeps; see [`Side::arm`].
     ///
     /// # Errors
     ///
     /// [`CorruptCounters`]; the rings are unusable then.
     pub(crate) fn arm(&self, condition: WakeCondition) -> Result<bool, CorruptCounters> {
-        self.memory.atomic_u32(self.own_wait_flag).store(condition as u32, Ordering::Relaxed);
-        // Either the peer sees the flag, or this side sees what the peer has just done.
-        fence(Ordering::SeqCst);
-        let wants = |one: WakeCondition| condition as u32 & one as u32 != 0;
-        Ok(!(wants(WakeCondition::Bytes) && self.unread()? > 0
-            || wants(WakeCondition::Space) && self.space()? > 0))
+        self.side.arm(condition)
     }
 
     /// Clears this side's flag: it is awake.
     pub(crate) fn disarm(&self) {
-        self.memory.atomic_u32(self.own_wait_flag).store(0, Ordering::Relaxed);
+        self.side.disarm();
     }
 
-    /// Clears the peer's flag and returns `true` if the peer sleeps until `condition`, which this side has just made
-    /// true. The caller must wake it then; the next call returns `false`.
+    /// Whether the peer sleeps until `condition` and must be woken; see [`Side::take_wake_request`].
     pub(crate) fn take_wake_request(&self, condition: WakeCondition) -> bool {
-        fence(Ordering::SeqCst);
-        let flag = self.memory.atomic_u32(self.peer_wait_flag);
-        let is_set = flag.load(Ordering::Relaxed) & condition as u32 != 0;
-        if is_set {
-            flag.store(0, Ordering::Relaxed);
-        }
-        is_set
+        self.side.take_wake_request(condition)
     }
 
-    /// Like [`take_wake_request`](Self::take_wake_request) for [`WakeCondition::Space`], but only once half of the ring
-    /// is free: a peer that is woken for each piece that was read would sleep again at once.
+    /// Whether the peer sleeps until there is space; see [`Side::take_wake_request_for_space`].
     ///
     /// # Errors
     ///
     /// [`CorruptCounters`]; the rings are unusable then.
     pub(crate) fn take_wake_request_for_space(&self) -> Result<bool, CorruptCounters> {
-        Ok(self.unread()? <= CAPACITY / 2 && self.take_wake_request(WakeCondition::Space))
+        self.side.take_wake_request_for_space()
     }
 
     /// Whether there is free space to write to.
@@ -213,7 +194,7 @@ impl Ring {
     ///
     /// [`CorruptCounters`]; the rings are unusable then.
     pub(crate) fn has_space(&self) -> Result<bool, CorruptCounters> {
-        self.space().map(|space| space > 0)
+        self.side.space().map(|space| space > 0)
     }
 
     /// Whether there are bytes to read.
@@ -222,20 +203,20 @@ impl Ring {
     ///
     /// [`CorruptCounters`]; the rings are unusable then.
     pub(crate) fn has_bytes(&self) -> Result<bool, CorruptCounters> {
-        self.unread().map(|unread| unread > 0)
+        self.side.unread().map(|unread| unread > 0)
     }
 
     /// Publishes the processor that this side runs on.
     pub(crate) fn record_processor(&self) {
         let here = process::current_processor() + 1;
-        self.memory.atomic_u32(self.outgoing.processor).store(here, Ordering::Relaxed);
+        self.memory().atomic_u32(self.outgoing.processor).store(here, Ordering::Relaxed);
     }
 
     /// Whether the peer last published another processor than the one this side runs on. A side must not spin on the
     /// processor that its peer needs. A peer that has published none is assumed to run on another one if this process
     /// may use several.
     pub(crate) fn peer_is_on_other_processor(&self) -> bool {
-        match self.memory.atomic_u32(self.incoming.processor).load(Ordering::Relaxed) {
+        match self.memory().atomic_u32(self.incoming.processor).load(Ordering::Relaxed) {
             0 => process::may_use_several_processors(),
             peer => peer != process::current_processor() + 1,
         }
@@ -243,22 +224,16 @@ impl Ring {
 
     /// Returns the worker's arena for results, whose table lies behind the rings.
     pub(crate) fn result_arena(&self, results: ResultMemory) -> ResultArena {
-        ResultArena::new(self.memory.clone(), RINGS_LENGTH, results)
+        ResultArena::new(self.memory().clone(), RINGS_LENGTH, results)
     }
 
     /// Returns the worker's status page.
     pub(crate) fn status_page(&self) -> StatusPage {
-        StatusPage::new(self.memory.clone())
+        StatusPage::new(self.memory().clone())
     }
 
-    fn space(&self) -> Result<u32, CorruptCounters> {
-        let read = self.memory.atomic_u32(self.outgoing.read).load(Ordering::Acquire);
-        CAPACITY.checked_sub(self.written.wrapping_sub(read)).ok_or(CorruptCounters)
-    }
-
-    fn unread(&self) -> Result<u32, CorruptCounters> {
-        let written = self.memory.atomic_u32(self.incoming.written).load(Ordering::Acquire);
-        Some(written.wrapping_sub(self.read)).filter(|&unread| unread <= CAPACITY).ok_or(CorruptCounters)
+    fn memory(&self) -> &Arc<SharedMemory> {
+        self.side.memory()
     }
 }
 
@@ -331,10 +306,10 @@ mod tests {
     #[test]
     fn an_impossible_counter_is_an_error_at_the_host() -> Result<(), Box<dyn std::error::Error>> {
         let (mut host, worker) = pair()?;
-        worker.memory.atomic_u32(TO_HOST.written).store(CAPACITY + 1, Ordering::Relaxed);
+        worker.memory().atomic_u32(TO_HOST.counters.written).store(CAPACITY + 1, Ordering::Relaxed);
         assert_eq!(host.read(&mut Vec::with_capacity(10)), Err(CorruptCounters));
         assert_eq!(host.arm(WakeCondition::Bytes), Err(CorruptCounters));
-        worker.memory.atomic_u32(TO_WORKER.read).store(1, Ordering::Relaxed);
+        worker.memory().atomic_u32(TO_WORKER.counters.read).store(1, Ordering::Relaxed);
         assert_eq!(host.write(&[1]), Err(CorruptCounters), "more was read than written");
         Ok(())
     }
@@ -343,11 +318,11 @@ mod tests {
     fn a_worker_that_overwrites_the_host_s_own_counters_changes_nothing()
     -> Result<(), Box<dyn std::error::Error>> {
         let (mut host, worker) = pair()?;
-        for own in [TO_WORKER.written, TO_HOST.read] {
-            worker.memory.atomic_u32(own).store(12_345, Ordering::Relaxed);
+        for own in [TO_WORKER.counters.written, TO_HOST.counters.read] {
+            worker.memory().atomic_u32(own).store(12_345, Ordering::Relaxed);
         }
         assert_eq!(host.write(b"abc")?, 3);
-        assert_eq!(worker.memory.atomic_u32(TO_WORKER.written).load(Ordering::Relaxed), 3);
+        assert_eq!(worker.memory().atomic_u32(TO_WORKER.counters.written).load(Ordering::Relaxed), 3);
         assert_eq!(host.read(&mut Vec::with_capacity(10))?, 0);
         Ok(())
     }
