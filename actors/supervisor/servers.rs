@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,11 @@ use actix::{ActorFutureExt, AsyncContext, Context};
 
 use super::server_connection::ServerConnection;
 use super::source::Launched;
-use super::worker_process;
 use super::worker_process::ServerLost;
 use super::{Registration, Supervisor};
 use crate::actors::transport::blobs::BlobMemory;
+use crate::actors::transport::watching;
+use crate::failure::{Failure, FailureKind};
 use crate::sys::server_process::ServerProcess;
 use crate::wire::control::{FromServer, ToServer};
 
@@ -91,7 +93,7 @@ impl Supervisor {
             Ok((mut connection, arena)) => {
                 connection.queue_frame(self.spec.hello.clone(), arena);
                 if let Some(no_answer_text) = self.spec.source.no_answer_text() {
-                    self.scheduler.set_outage(Some(no_answer_text));
+                    self.scheduler.set_unanswered(no_answer_text);
                 }
                 self.server = ServerState::Starting(connection);
                 self.server_id += 1;
@@ -220,8 +222,10 @@ impl Supervisor {
     /// replaces the server if it is the current one.
     pub(super) fn handle_server_lost(&mut self, id: ServerId, ctx: &mut Context<Self>) {
         self.registry.retain(|_, registration| registration.is_alive());
+        let pid = self.connection_of(id).and_then(|connection| connection.pid());
         let loss = (id == self.server_id).then(|| self.drop_server());
-        let had_unconfirmed = self.reassign_unconfirmed(id);
+        let unconfirmed = self.reassign_unconfirmed(id);
+        self.reap_strays(&unconfirmed, pid, ctx);
         // Orphans stay in the registry, so that they can be retired.
         let mut orphans = Vec::new();
         for (&number, registration) in &mut self.registry {
@@ -241,13 +245,18 @@ impl Supervisor {
             ServerLoss::WasUp | ServerLoss::WasUpBriefly => "the fork server was lost".to_owned(),
             ServerLoss::BeforeUp => "the fork server exited before it was ready".to_owned(),
         });
+        if std::mem::take(&mut self.is_foreign) {
+            // The next attempt will hardly be better, so a call does not wait for it.
+            let failure = Failure::of(FailureKind::NoServer, "").with_chain(std::slice::from_ref(&why));
+            self.scheduler.fail_first_call(failure.in_pool(&self.scheduler.options.name));
+        }
         let is_first_early_end = loss == ServerLoss::WasUpBriefly && self.streak == 0;
         if loss == ServerLoss::WasUp {
             self.streak = 0;
         }
         match loss {
             // A fork request may have killed it, so the next server is not started at once.
-            _ if had_unconfirmed => self.schedule_relaunch(why, ctx),
+            _ if !unconfirmed.is_empty() => self.schedule_relaunch(why, ctx),
             ServerLoss::WasUp => {
                 self.scheduler.set_outage(Some(why));
                 self.relaunch(ctx);
@@ -272,7 +281,12 @@ impl Supervisor {
         };
         if let ServerState::Starting(mut connection) | ServerState::Up(mut connection) = previous {
             // A reason that the server itself gave is more precise.
-            self.last_error = self.last_error.take().or_else(|| connection.not_diverted());
+            if self.last_error.is_none()
+                && let Some((why, is_foreign)) = connection.not_diverted()
+            {
+                self.last_error = Some(why);
+                self.is_foreign = is_foreign;
+            }
             // A program that is no server writes what is no message.
             self.last_error = self.last_error.take().or_else(|| connection.take_error());
             connection.close().iter_mut().for_each(ServerProcess::kill);
@@ -351,7 +365,9 @@ impl Supervisor {
         async move {
             let process = connection.and_then(ServerConnection::close);
             if let Some(Ok(pidfd)) = process.as_ref().map(ServerProcess::pidfd) {
-                worker_process::wait_for_exit(pidfd, SHUTDOWN_TIMEOUT).await;
+                // Whatever comes of it, dropping the process waits once more.
+                let exited = watching::exited(Arc::new(pidfd));
+                let _ = actix_rt::time::timeout(SHUTDOWN_TIMEOUT, exited).await;
             }
             // Dropping the process reaps it.
             drop(process);

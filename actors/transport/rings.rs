@@ -216,8 +216,8 @@ mod tests {
     fn the_doorbell_is_empty_when_the_host_sleeps() -> Result<(), Box<dyn std::error::Error>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         runtime.block_on(async {
-            let (mut rings, _, worker_end) = Rings::new(0)?;
-            let mut worker = AnyWorkerIo::open(worker_end)?;
+            let (mut rings, _, worker_end) = Rings::new(None)?;
+            let (mut worker, _) = AnyWorkerIo::open(worker_end)?;
             let mut buffers = Buffers::default();
             for round in 0..10 {
                 // The host sleeps, is woken, and sleeps again.

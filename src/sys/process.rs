@@ -355,19 +355,9 @@ pub(crate) fn stuck_state(pid: u32) -> Option<&'static str> {
     state(pid).filter(|state| state.starts_with("stopped") || state.starts_with("waiting"))
 }
 
-/// Reaps a process that has exited, if this process has adopted it from a fork server that is gone: as process 1 or as a
-/// subreaper.
-///
-/// # References
-///
-/// - [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html), `P_PIDFD`
-/// - [PR_SET_CHILD_SUBREAPER(2const)](https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html)
+/// The state of a process that has ended and is not reaped.
 #[cfg(feature = "actors")]
-pub(crate) fn reap_adopted(process: BorrowedFd<'_>) {
-    let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOHANG;
-    // The error is that it is no child of this process, as in most applications: another one reaps it.
-    let _ = rustix::process::waitid(rustix::process::WaitId::PidFd(process), options);
-}
+pub(super) const ZOMBIE: &str = "ended and not reaped";
 
 /// Returns what a process does, as the kernel tells it; `None` if there is no such process.
 ///
@@ -384,7 +374,7 @@ pub(crate) fn state(pid: u32) -> Option<&'static str> {
         'D' => Some("waiting inside the kernel"),
         'T' => Some("stopped"),
         't' => Some("stopped by a debugger"),
-        'Z' => Some("ended and not reaped"),
+        'Z' => Some(ZOMBIE),
         _ => None,
     }
 }

@@ -10,4 +10,6 @@ mod guards;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod malice;
+mod subscribers;
 mod timeouts;
+mod user_values;
