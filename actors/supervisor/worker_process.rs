@@ -20,7 +20,6 @@ use crate::failure::{Failure, FailureKind, Phase, WorkerFacts};
 use crate::sys::passing::RETRY_WAIT;
 use crate::wire::call::{FromWorker, Ready, SetupReport};
 use crate::wire::control::Ended;
-use crate::wire::frame::FrameError;
 use crate::wire::{LIBRARY, PROTOCOL};
 
 /// Time between closing a retired worker's channel and killing the worker (1 s).
@@ -111,7 +110,7 @@ impl WorkerProcess {
         }
         let message = match channel.next() {
             Ok(None) => return true,
-            Ok(Some(body)) => read_message(body).map_err(|error| error.to_string()),
+            Ok(Some(body)) => FromWorker::read_whole(body).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         match message {
@@ -293,14 +292,6 @@ impl WorkerProcess {
             }
         });
         self.setup_timer = Some(timer);
-    }
-}
-
-/// Reads a message that must fill its frame.
-fn read_message(body: &[u8]) -> Result<FromWorker, FrameError> {
-    match FromWorker::read(body)? {
-        (message, []) => Ok(message),
-        (_, rest) => Err(FrameError::BytesLeft(rest.len())),
     }
 }
 

@@ -89,6 +89,18 @@ impl FromWorker {
             _ => Ok((message, payload)),
         }
     }
+
+    /// Reads a message that must fill its frame.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read), or [`FrameError::BytesLeft`].
+    pub(crate) fn read_whole(body: &[u8]) -> Result<Self, FrameError> {
+        match Self::read(body)? {
+            (message, []) => Ok(message),
+            (_, rest) => Err(FrameError::BytesLeft(rest.len())),
+        }
+    }
 }
 
 /// A range of bytes in an arena.
