@@ -13,7 +13,7 @@ use super::worker_handle::WorkerHandle;
 use super::worker_state::RetireReason;
 use crate::actors::transport::HostChannel;
 use crate::failure::{Failure, FailureKind};
-use crate::sys::process;
+use crate::sys::figures;
 
 impl Scheduler {
     /// Takes a worker back from its checkout.
@@ -161,13 +161,18 @@ impl Scheduler {
     /// Says that the pool's own fork server does not move, if that is so.
     pub(crate) fn stopped_server_text(&self) -> Option<String> {
         let pid = Some(self.server_pid.load(Ordering::Relaxed)).filter(|&pid| pid != 0)?;
-        let state = process::stuck_state(pid)?;
+        let state = figures::state_of_child(pid).and_then(figures::if_stuck)?;
         Some(format!("the fork server (pid {pid}) is {state}"))
     }
 
     /// Sets the reason for which there is no fork server; `None` once there is one.
     pub(crate) fn set_outage(&self, outage: Option<String>) {
         self.registry.lock().outage = outage;
+    }
+
+    /// Returns whether a reason is recorded for which there is no fork server.
+    pub(crate) fn has_outage(&self) -> bool {
+        self.registry.lock().outage.is_some()
     }
 
     /// Records that there is no fork server, after an attempt to start one or to connect to it has failed.
