@@ -5,6 +5,7 @@
 //! reaps them, and reports both to its clients. It never decides on its own when to fork and never runs a user's
 //! call.
 
+mod adoption;
 pub(crate) mod boot;
 mod children;
 mod clients;
@@ -15,6 +16,8 @@ mod event_loop;
 mod handover;
 mod handshake;
 mod listener;
+mod lock_file;
+mod pending;
 mod private_server;
 mod rejection_log;
 mod socket_lock;

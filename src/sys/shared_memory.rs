@@ -23,6 +23,8 @@ pub(crate) struct SharedMemory {
     length: usize,
     /// Whether an arena owns the end of this memory.
     start_is_taken: AtomicBool,
+    /// Whether forked processes have the mapping as well.
+    is_forked: bool,
 }
 
 // SAFETY: Send demands that another thread may own it; the mapping belongs to the process, not to a thread.
@@ -67,6 +69,29 @@ impl SharedMemory {
         }
     }
 
+    /// Keeps the mapping out of processes that are forked from this one. Where the system refuses that, they have a copy
+    /// until [`drop_in_child`](Self::drop_in_child).
+    ///
+    /// # References
+    ///
+    /// - [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html), `MADV_DONTFORK`
+    pub(crate) fn keep_from_children(mut self) -> Self {
+        // SAFETY: madvise demands a range of mapped pages; this mapping has that start and length until it is dropped.
+        let advised = faults::point(Call::Madvise).and_then(|()| unsafe {
+            rustix::mm::madvise(self.start.as_ptr().cast(), self.length, rustix::mm::Advice::LinuxDontFork)
+        });
+        self.is_forked = advised.is_err();
+        self
+    }
+
+    /// Drops the copy of this mapping in a forked process.
+    pub(crate) fn drop_in_child(self) {
+        if !self.is_forked {
+            // Nothing is mapped at its address here, or something else is.
+            std::mem::forget(self);
+        }
+    }
+
     /// Maps all memory that another process created.
     ///
     /// # Errors
@@ -92,7 +117,7 @@ impl SharedMemory {
         let start =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, access, MapFlags::SHARED, file, 0) }?;
         let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
-        Ok(SharedMemory { start, length, start_is_taken: AtomicBool::new(false) })
+        Ok(SharedMemory { start, length, start_is_taken: AtomicBool::new(false), is_forked: true })
     }
 
     /// Returns the address for an arena in this memory, and `None` each further time: there is at most one arena.

@@ -7,7 +7,7 @@ pub(crate) mod frame;
 pub(crate) mod log_record;
 
 /// The version of all messages; raised with every change of a message.
-pub(crate) const PROTOCOL: u16 = 7;
+pub(crate) const PROTOCOL: u16 = 8;
 
 /// The version of this library, as both ends send it.
 pub(crate) const LIBRARY: &str = env!("CARGO_PKG_VERSION");

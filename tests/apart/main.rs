@@ -6,8 +6,11 @@
 mod harness;
 
 mod faults;
+mod hostile;
 mod lives;
+mod namespaces;
 mod network;
+mod paths;
 mod restarts;
 mod roles;
 mod services;
@@ -74,7 +77,10 @@ fn serving(options: &str) -> Application {
 }
 
 fn main() {
-    let place = Place::of(std::os::unix::process::parent_id());
+    // A process in a namespace of its own does not know the test's number, so it may be told.
+    let test = |role: &str| role.split_whitespace().find_map(|word| word.strip_prefix("test=")?.parse().ok());
+    let place = role().as_deref().and_then(test).unwrap_or_else(std::os::unix::process::parent_id);
+    let place = Place::of(place);
     match role() {
         Some(role) => roles::play(&role, &format!("unix:{}", place.display())),
         None => run_tests(),
@@ -96,6 +102,9 @@ fn run_tests() {
         restarts::TESTS,
         faults::TESTS,
         strangers::TESTS,
+        hostile::TESTS,
+        paths::TESTS,
+        namespaces::TESTS,
         services::TESTS,
         network::TESTS,
         secured,

@@ -203,9 +203,10 @@ impl ReadOnlyArena {
     ///
     /// # Errors
     ///
-    /// The system's error, or `INVAL` if the memory is not sealed against shrinking.
-    pub(crate) fn open(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
-        let length = sealed_length(file)?;
+    /// The system's error, or `INVAL` if the memory is not sealed against shrinking, or longer than `at_most`: other
+    /// mappings need addresses as well.
+    pub(crate) fn open(file: BorrowedFd<'_>, at_most: usize) -> rustix::io::Result<Self> {
+        let length = Some(sealed_length(file)?).filter(|&length| length <= at_most).ok_or(Errno::INVAL)?;
         faults::point(Call::Mmap)?;
         // SAFETY: mmap demands that no existing mapping is replaced; the address is left to the kernel, without
         // MAP_FIXED.
@@ -268,7 +269,7 @@ mod tests {
     #[test]
     fn other_processes_read_what_the_owner_writes_into_an_allocation() -> rustix::io::Result<()> {
         let (arena, file) = Arena::create(10 * PAGE, 2 * PAGE)?;
-        let read_only = Arc::new(ReadOnlyArena::open(file.as_fd())?);
+        let read_only = Arc::new(ReadOnlyArena::open(file.as_fd(), usize::MAX)?);
         let mut allocations = Vec::new();
         for number in 1..=3_u8 {
             let mut allocation = arena.allocation(usize::from(number) * 1000).ok_or(Errno::NOMEM)?;
