@@ -98,6 +98,8 @@ mod telling;
 #[doc(hidden)]
 pub mod testing;
 #[cfg(target_os = "linux")]
+mod user_code;
+#[cfg(target_os = "linux")]
 mod wire;
 #[cfg(target_os = "linux")]
 mod worker;

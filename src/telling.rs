@@ -6,10 +6,10 @@
 
 use std::fmt;
 use std::os::fd::AsFd;
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::descriptors;
+use crate::user_code::caught;
 
 /// Log events that were dropped, or lost by a panic of the subscriber, and not reported yet.
 static LOST_EVENTS: AtomicU64 = AtomicU64::new(0);
@@ -51,11 +51,6 @@ pub(crate) fn catch_up() {
     if caught(event).is_none() {
         LOST_EVENTS.fetch_add(count, Ordering::Relaxed);
     }
-}
-
-/// Runs code of a subscriber; returns `None` if it panicked.
-pub(crate) fn caught<T>(code: impl FnOnce() -> T) -> Option<T> {
-    std::panic::catch_unwind(AssertUnwindSafe(code)).ok()
 }
 
 /// Prints one line on standard error, after `forkpool: `. A line that cannot be written at once is dropped and counted.

@@ -80,8 +80,10 @@ fn an_application() {
         }
         // More than the pipes between them hold.
         answer(pool.send(Print(40_000))).await.expect("printed");
-        // Fails outside of any context, which is logged.
-        pool.do_send(Fail("nothing handles this".to_owned()));
+        // Each fails outside of any context, which is logged: more events than may wait to be told.
+        for _ in 0..5000 {
+            pool.do_send(Fail("nothing handles this".to_owned()));
+        }
         let mut answered = 0;
         for _ in 0..20 {
             answered += answer(pool.send(Setups)).await.expect("an answer");

@@ -12,10 +12,11 @@ use super::checkout::{Checkout, Within};
 use super::pool::Pool;
 use crate::actors::context::actor_context::{Here, ProxyContext};
 use crate::actors::reply::{BatchReply, BatchSlots};
-use crate::actors::session::dispatch::{BatchRelay, submit};
+use crate::actors::session::dispatch::{BatchRelay, CallLimit, limit_of, submit};
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
 use crate::failure::Failure;
+use crate::user_code::UserValues;
 
 /// Many calls in one message, which costs far less than as many messages: `Batch(vec![Hash { .. }, Hash { .. }])`.
 ///
@@ -78,8 +79,8 @@ impl<A: Actor> SendBatch<A> for Addr<A> {
 impl<W: Worker> Checkout<W> {
     fn submit_batch<M, N, T, E>(
         &mut self,
-        messages: &[M],
-        limit: Option<Duration>,
+        messages: Vec<M>,
+        limit: &CallLimit,
         at: Option<&'static Location<'static>>,
         ctx: &mut ProxyContext<Self>,
     ) -> BatchReply<N>
@@ -93,7 +94,8 @@ impl<W: Worker> Checkout<W> {
         let sender = ctx.take_sender();
         let slots = BatchSlots::new(messages.len(), sender.awaits_reply);
         let origin = self.home.for_call(sender, at);
-        submit::<W, M, T, E>(&mut self.session, messages, &slots, limit, &origin, ctx);
+        let messages = UserValues(messages);
+        submit::<W, M, T, E>(&mut self.session, &messages.0, &slots, limit, &origin, ctx);
         BatchReply::of(slots)
     }
 }
@@ -105,7 +107,7 @@ pub struct BatchPromise<M> {
 
 impl<M> std::fmt::Debug for BatchPromise<M> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BatchPromise").field("messages", &self.delegation.messages.len()).finish()
+        f.debug_struct("BatchPromise").field("messages", &self.delegation.messages.0.len()).finish()
     }
 }
 
@@ -126,7 +128,7 @@ impl<W: Worker> Pool<W> {
     fn delegate<M>(
         &self,
         messages: Vec<M>,
-        limit: Option<Duration>,
+        limit: CallLimit,
         at: Option<&'static Location<'static>>,
         ctx: &mut ProxyContext<Self>,
     ) -> BatchPromise<M> {
@@ -151,7 +153,7 @@ macro_rules! handlers {
 
             fn handle(&mut self, $pattern: $message, ctx: &mut Self::Context) -> Self::Result {
                 let $of = self.timeout;
-                self.submit_batch(&$messages, $clock, $at, ctx)
+                self.submit_batch($messages, &$clock, $at, ctx)
             }
         }
 
@@ -173,12 +175,12 @@ macro_rules! handlers {
     };
 }
 
-handlers!(| Batch<M>, Batch(messages), |own| (own, None), messages);
-handlers!(D | Within<Batch<M>, D>, Within(limit, Batch(messages)), |_own| (limit.into(), None), messages);
-handlers!(| Here<Batch<M>>, Here { message: Batch(messages), at }, |own| (own, Some(at)), messages);
+handlers!(| Batch<M>, Batch(messages), |own| (Ok(own), None), messages);
+handlers!(D | Within<Batch<M>, D>, Within(limit, Batch(messages)), |_own| (limit_of(limit), None), messages);
+handlers!(| Here<Batch<M>>, Here { message: Batch(messages), at }, |own| (Ok(own), Some(at)), messages);
 handlers!(
     D | Here<Within<Batch<M>, D>>,
     Here { message: Within(limit, Batch(messages)), at },
-    |_own| (limit.into(), Some(at)),
+    |_own| (limit_of(limit), Some(at)),
     messages
 );

@@ -17,11 +17,12 @@ use serde::de::DeserializeOwned;
 use crate::actors::context::CallOrigin;
 use crate::actors::context::actor_context::{Here, ProxyContext};
 use crate::actors::reply::{Reply, ReplyKey, ReplySlab};
-use crate::actors::session::dispatch::{call, encode};
+use crate::actors::session::dispatch::{CallLimit, call, encode_within, limit_of};
 use crate::actors::session::{Host, PendingSession, Session};
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
 use crate::failure::Failure;
+use crate::user_code::drop_caught;
 
 /// Exclusive use of one worker: an actor that handles every message of the worker's interface, in the order in
 /// which they were sent.
@@ -77,8 +78,8 @@ impl<W: Worker> Checkout<W> {
 
     fn submit<M, T, E>(
         &mut self,
-        message: &M,
-        limit: Option<Duration>,
+        message: M,
+        limit: &CallLimit,
         at: Option<&'static Location<'static>>,
         ctx: &mut ProxyContext<Self>,
     ) -> ReplyKey<Result<T, E>>
@@ -90,8 +91,9 @@ impl<W: Worker> Checkout<W> {
     {
         let sender = ctx.take_sender();
         let (slot, key) = self.slab::<M, T, E>().slot(sender.awaits_reply);
-        let call = call::<W, M>(slot, limit, self.home.for_call(sender, at));
-        self.session.submit(call, &mut |out, most| encode(out, message, most), ctx);
+        let call = call::<W, M>(slot, limit.clone().unwrap_or(None), self.home.for_call(sender, at));
+        self.session.submit(call, &mut |out, most| encode_within(out, &message, most, limit), ctx);
+        drop_caught(message);
         key
     }
 
@@ -162,7 +164,7 @@ where
     type Result = Reply<M>;
 
     fn handle(&mut self, message: M, ctx: &mut Self::Context) -> Reply<M> {
-        Reply(self.submit(&message, self.timeout, None, ctx))
+        Reply(self.submit(message, &Ok(self.timeout), None, ctx))
     }
 }
 
@@ -188,7 +190,7 @@ where
     type Result = Reply<Within<M, D>>;
 
     fn handle(&mut self, Within(limit, message): Within<M, D>, ctx: &mut Self::Context) -> Self::Result {
-        Reply(self.submit(&message, limit.into(), None, ctx))
+        Reply(self.submit(message, &limit_of(limit), None, ctx))
     }
 }
 
@@ -202,7 +204,7 @@ where
     type Result = Reply<Here<M>>;
 
     fn handle(&mut self, Here { message, at }: Here<M>, ctx: &mut Self::Context) -> Self::Result {
-        Reply(self.submit(&message, self.timeout, Some(at), ctx))
+        Reply(self.submit(message, &Ok(self.timeout), Some(at), ctx))
     }
 }
 
@@ -218,7 +220,7 @@ where
 
     fn handle(&mut self, Here { message, at }: Here<Within<M, D>>, ctx: &mut Self::Context) -> Self::Result {
         let Within(limit, message) = message;
-        Reply(self.submit(&message, limit.into(), Some(at), ctx))
+        Reply(self.submit(message, &limit_of(limit), Some(at), ctx))
     }
 }
 

@@ -12,3 +12,4 @@ pub(crate) mod server_builder;
 pub(crate) mod server_stats;
 pub(crate) mod stats;
 pub(crate) mod stop_report;
+mod unattended;

@@ -14,14 +14,16 @@ use super::checkout::Within;
 use super::pool_builder::PoolBuilder;
 use super::stats::Stats;
 use super::stop_report::StopReport;
+use super::unattended;
 use crate::actors::context::CallOrigin;
 use crate::actors::context::actor_context::{Here, ProxyContext};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::command::Command;
-use crate::actors::session::dispatch::Relay;
+use crate::actors::session::dispatch::{CallLimit, Relay, limit_of};
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
 use crate::failure::Failure;
+use crate::user_code::drop_caught;
 
 /// A pool of workers: an actor that handles every message of their interface, each on any free worker, as
 /// `SyncArbiter` does.
@@ -64,12 +66,15 @@ impl<W: Worker> Pool<W> {
 
     fn relay<M: Message + Serialize, N>(
         &self,
-        message: &M,
-        limit: Option<Duration>,
+        message: M,
+        limit: CallLimit,
         at: Option<&'static Location<'static>>,
         ctx: &mut ProxyContext<Self>,
     ) -> Relay<W, M, N> {
-        Relay::new(&self.scheduler, message, limit, self.home.for_call(ctx.take_sender(), at))
+        let origin = self.home.for_call(ctx.take_sender(), at);
+        let relay = Relay::new(&self.scheduler, &message, limit, origin);
+        drop_caught(message);
+        relay
     }
 }
 
@@ -104,7 +109,7 @@ where
     type Result = Promise<Relay<W, M>>;
 
     fn handle(&mut self, message: M, ctx: &mut Self::Context) -> Self::Result {
-        Promise(self.relay(&message, self.scheduler.options.timeout, None, ctx))
+        Promise(self.relay(message, Ok(self.scheduler.options.timeout), None, ctx))
     }
 }
 
@@ -119,7 +124,7 @@ where
     type Result = Promise<Relay<W, M, Within<M, D>>>;
 
     fn handle(&mut self, Within(limit, message): Within<M, D>, ctx: &mut Self::Context) -> Self::Result {
-        Promise(self.relay(&message, limit.into(), None, ctx))
+        Promise(self.relay(message, limit_of(limit), None, ctx))
     }
 }
 
@@ -133,7 +138,7 @@ where
     type Result = Promise<Relay<W, M, Here<M>>>;
 
     fn handle(&mut self, Here { message, at }: Here<M>, ctx: &mut Self::Context) -> Self::Result {
-        Promise(self.relay(&message, self.scheduler.options.timeout, Some(at), ctx))
+        Promise(self.relay(message, Ok(self.scheduler.options.timeout), Some(at), ctx))
     }
 }
 
@@ -149,7 +154,7 @@ where
 
     fn handle(&mut self, Here { message, at }: Here<Within<M, D>>, ctx: &mut Self::Context) -> Self::Result {
         let Within(limit, message) = message;
-        Promise(self.relay(&message, limit.into(), Some(at), ctx))
+        Promise(self.relay(message, limit_of(limit), Some(at), ctx))
     }
 }
 
@@ -179,8 +184,9 @@ impl<W: Worker> Handler<Stop> for Pool<W> {
 pub(crate) async fn stop(scheduler: Arc<Scheduler>, drain: Duration) -> StopReport {
     let (done, ended) = tokio::sync::oneshot::channel();
     scheduler.command(Command::Stop { drain, done });
+    let instead = unattended::stop(&scheduler, drain);
     // A supervisor that is gone has stopped its pool, and dropped its end of the channel with it.
-    ended.await.unwrap_or_default()
+    unattended::answer(ended, instead).await.unwrap_or_default()
 }
 
 /// Asks a pool for its [`Stats`].

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actix::dev::SendError;
 use actix::{Addr, Message};
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -14,10 +15,12 @@ use tokio::sync::oneshot;
 use super::checkout_builder::CheckoutBuilder;
 use super::pool;
 use super::pool::Pool;
+use super::pool_start::start_pool;
 use super::request::PoolRequest;
 use super::server_stats::ServerStats;
 use super::stats::Stats;
 use super::stop_report::StopReport;
+use super::unattended;
 use crate::actors::context::CallOrigin;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::command::Command;
@@ -28,6 +31,7 @@ use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
 use crate::blob::BlobMut;
 use crate::failure::Failure;
+use crate::user_code::drop_caught;
 
 /// A pool of workers. Clone it wherever it is needed: it is `Send`, `Sync` and one pointer large.
 ///
@@ -40,7 +44,8 @@ pub struct PoolHandle<W: Worker> {
 
 struct Shared<W: Worker> {
     scheduler: Arc<Scheduler>,
-    pool: Addr<Pool<W>>,
+    /// The pool actor, which is started anew once its arbiter has ended.
+    pool: Mutex<Addr<Pool<W>>>,
 }
 
 impl<W: Worker> Drop for Shared<W> {
@@ -63,7 +68,7 @@ impl<W: Worker> std::fmt::Debug for PoolHandle<W> {
 
 impl<W: Worker> PoolHandle<W> {
     pub(crate) fn new(scheduler: Arc<Scheduler>, pool: Addr<Pool<W>>) -> Self {
-        PoolHandle { shared: Arc::new(Shared { scheduler, pool }) }
+        PoolHandle { shared: Arc::new(Shared { scheduler, pool: Mutex::new(pool) }) }
     }
 
     /// Returns the pool's name.
@@ -73,9 +78,17 @@ impl<W: Worker> PoolHandle<W> {
 
     /// Returns the address of the pool actor, for a `Recipient` or a message such as [`Stop`](crate::Stop).
     ///
-    /// The address does not keep the pool running; handles and checkouts do.
+    /// The address does not keep the pool running; handles and checkouts do. The actor runs on an arbiter of the
+    /// application, and its addresses end with that. This method returns one that works then: it starts the actor anew on
+    /// the arbiter of this thread.
+    #[track_caller]
     pub fn addr(&self) -> Addr<Pool<W>> {
-        self.shared.pool.clone()
+        let mut pool = self.shared.pool.lock();
+        if !pool.connected() {
+            let scheduler = self.shared.scheduler.clone();
+            *pool = start_pool(&scheduler.arbiter_here(), Pool::new(scheduler));
+        }
+        pool.clone()
     }
 
     /// Allocates a blob of at most `capacity` bytes in memory that the workers of this pool read in place.
@@ -141,7 +154,7 @@ impl<W: Worker> PoolHandle<W> {
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
         let (caller, answer) = oneshot::channel();
-        self.run(&message, limit.into(), Some(caller));
+        self.run(message, limit.into(), Some(caller));
         PoolRequest::single(answer, self.shared.scheduler.clone())
     }
 
@@ -168,7 +181,7 @@ impl<W: Worker> PoolHandle<W> {
     {
         let (caller, answer) = oneshot::channel();
         let (scheduler, calls) = (&self.shared.scheduler, messages.len());
-        let batch = BatchRelay::new(scheduler, messages, scheduler.options.timeout, CallOrigin::here());
+        let batch = BatchRelay::new(scheduler, messages, Ok(scheduler.options.timeout), CallOrigin::here());
         batch.run::<W, T, E>(&scheduler.arbiter_here(), Some(caller));
         PoolRequest::batch(answer, calls, scheduler.clone())
     }
@@ -182,7 +195,7 @@ impl<W: Worker> PoolHandle<W> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        self.run(&message, self.shared.scheduler.options.timeout, None);
+        self.run(message, self.shared.scheduler.options.timeout, None);
     }
 
     /// As [`do_send`](Self::do_send), but reports a pool that has stopped.
@@ -201,7 +214,7 @@ impl<W: Worker> PoolHandle<W> {
         if !self.shared.scheduler.is_open() {
             return Err(SendError::Closed(message));
         }
-        self.run(&message, self.shared.scheduler.options.timeout, None);
+        self.run(message, self.shared.scheduler.options.timeout, None);
         Ok(())
     }
 
@@ -248,20 +261,23 @@ impl<W: Worker> PoolHandle<W> {
     /// # Errors
     ///
     /// [`NoServer`](crate::FailureKind::NoServer) if there is no server, or if it does not answer within five seconds, for
-    /// example because its process is stopped; the line of the failure says which.
+    /// example because its process is stopped or the pool's own arbiter stands still; the line of the failure says which.
     /// [`Stopped`](crate::FailureKind::Stopped) if the pool has stopped.
     pub fn server_stats(&self) -> impl Future<Output = Result<ServerStats, Failure>> + Send + 'static {
         let (requester, stats) = oneshot::channel();
         self.shared.scheduler.command(Command::Inspect(requester));
         let scheduler = self.shared.scheduler.clone();
+        let instead = unattended::inspect(&scheduler);
         async move {
-            let report = stats.await.unwrap_or_else(|_| Err(scheduler.stopped_or_no_server()));
+            let report = unattended::answer(stats, instead).await;
+            let report = report.unwrap_or_else(|| Err(scheduler.stopped_or_no_server()));
             report.map(ServerStats::from)
         }
     }
 
     /// Stops the pool; the future resolves once its last process is reaped, and at the latest five seconds after the drain.
-    /// The report says what is left then, which is nothing unless a process could not be ended.
+    /// The report says what is left then, which is nothing unless a process could not be ended, or the arbiter that was
+    /// given to [`start_in`](crate::PoolBuilder::start_in) stands still.
     ///
     /// No further checkout gets a worker. Calls that run or are queued on held checkouts may finish for up to `drain`;
     /// then the remaining workers are killed. `Duration::ZERO` kills them at once.
@@ -274,19 +290,16 @@ impl<W: Worker> PoolHandle<W> {
     }
 
     #[track_caller]
-    fn run<M, T, E>(
-        &self,
-        message: &M,
-        limit: Option<Duration>,
-        caller: Option<oneshot::Sender<Result<T, E>>>,
-    ) where
+    fn run<M, T, E>(&self, message: M, limit: Option<Duration>, caller: Option<oneshot::Sender<Result<T, E>>>)
+    where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize,
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
         let scheduler = &self.shared.scheduler;
-        let relay = Relay::<W, M>::new(scheduler, message, limit, CallOrigin::here());
+        let relay = Relay::<W, M>::new(scheduler, &message, Ok(limit), CallOrigin::here());
+        drop_caught(message);
         relay.run(&scheduler.arbiter_here(), caller);
     }
 }

@@ -227,7 +227,8 @@ impl<W: Worker> PoolBuilder<W> {
         let spec = self.spec()?;
         let has_blobs = self.options.blob_memory > 0 && !spec.source.is_remote();
         if !spec.source.is_remote() {
-            requirements::check(self.options.transport == Transport::SharedMemory, has_blobs)?;
+            let rings = self.options.transport == Transport::SharedMemory;
+            requirements::check(rings, has_blobs, spec.source.is_own())?;
         }
         let blobs = has_blobs.then(|| BlobMemory::create(self.options.blob_memory)).transpose();
         let blobs = blobs.map_err(StartError::Blobs)?;
@@ -316,7 +317,8 @@ impl PoolParts {
     }
 }
 
-fn start_pool<W: Worker>(arbiter: &ArbiterHandle, pool: Pool<W>) -> Addr<Pool<W>> {
+/// Starts the pool actor on an arbiter.
+pub(super) fn start_pool<W: Worker>(arbiter: &ArbiterHandle, pool: Pool<W>) -> Addr<Pool<W>> {
     // A mailbox of capacity 0 is unbounded, and this one is so before its address is known.
     let (sender, receiver) = channel::channel(0);
     arbiter.spawn_fn(move || {

@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 pub struct StopReport {
     /// The processes that are still there.
     pub left: Vec<LeftProcess>,
+    /// Why the pool could not end them, where that is known: the arbiter that was given to
+    /// [`start_in`](crate::PoolBuilder::start_in) stands still.
+    pub reason: Option<String>,
 }
 
 /// A process of a pool that a stop could not end in time.
@@ -30,7 +33,7 @@ pub struct LeftProcess {
 impl StopReport {
     /// Returns whether nothing of the pool is left.
     pub fn is_complete(&self) -> bool {
-        self.left.is_empty()
+        self.left.is_empty() && self.reason.is_none()
     }
 }
 
@@ -40,11 +43,14 @@ impl fmt::Display for StopReport {
             return f.write_str("nothing is left");
         }
         f.write_str("still there: ")?;
+        if self.left.is_empty() {
+            f.write_str("no process that is known")?;
+        }
         for (index, process) in self.left.iter().enumerate() {
             let separator = if index == 0 { "" } else { ", " };
             write!(f, "{separator}{process}")?;
         }
-        Ok(())
+        self.reason.iter().try_for_each(|reason| write!(f, "; {reason}"))
     }
 }
 
@@ -70,12 +76,15 @@ mod tests {
     fn a_report_names_each_process_with_its_state() {
         let left = |worker, pid, state: &str| LeftProcess { worker, pid, state: state.to_owned() };
         assert_eq!(StopReport::default().to_string(), "nothing is left");
-        let report =
-            StopReport { left: vec![left(Some(3), Some(77), "stopped"), left(None, Some(70), "running")] };
+        let all = vec![left(Some(3), Some(77), "stopped"), left(None, Some(70), "running")];
+        let report = StopReport { left: all, reason: None };
         assert_eq!(
             report.to_string(),
             "still there: worker 3 (pid 77, stopped), the fork server (pid 70, running)"
         );
+        assert!(!report.is_complete());
+        let report = StopReport { reason: Some("it stands still".to_owned()), ..StopReport::default() };
+        assert_eq!(report.to_string(), "still there: no process that is known; it stands still");
         assert!(!report.is_complete());
     }
 }

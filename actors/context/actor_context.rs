@@ -14,6 +14,7 @@ use actix::{Actor, ActorContext, ActorState, Addr, AsyncContext, Handler, Messag
 
 use super::{ErrorContext, SenderInfo};
 use crate::actors::telemetry::event_forwarder::LogSink;
+use crate::user_code::drop_caught;
 
 /// The execution context of [`Checkout`](crate::actors::Checkout) and [`Pool`](crate::actors::Pool).
 ///
@@ -115,6 +116,13 @@ struct ContextEnvelope<M: Message> {
     caller: Option<OneshotSender<M::Result>>,
     context: Option<ErrorContext>,
     log_sink: Option<LogSink>,
+}
+
+/// A message whose call was given up, or whose actor has ended, is dropped here.
+impl<M: Message> Drop for ContextEnvelope<M> {
+    fn drop(&mut self) {
+        drop_caught(self.message.take());
+    }
 }
 
 impl<A, M> EnvelopeProxy<A> for ContextEnvelope<M>

@@ -8,6 +8,7 @@ use super::{ErrorContext, Trace};
 use crate::actors::telemetry::event_forwarder::LogSink;
 use crate::failure::Failure;
 use crate::request_log::RequestLog;
+use crate::user_code::caught;
 
 /// What the envelope of a message carries about its sender.
 #[derive(Default)]
@@ -73,7 +74,8 @@ impl CallOrigin {
 
     /// Returns whether a failure of the call is reported to a handler or the log, in addition to a caller that waits.
     pub(crate) fn is_reported(&self, awaited: bool) -> bool {
-        let logged = || !awaited && tracing::enabled!(target: "forkpool", tracing::Level::ERROR);
+        let enabled = || tracing::enabled!(target: "forkpool", tracing::Level::ERROR);
+        let logged = || !awaited && caught(enabled).unwrap_or(false);
         self.context.is_some() || logged()
     }
 

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::user_code::{drop_caught, drop_each};
 use baggage::Baggage;
 pub use baggage::BaggageError;
 pub(crate) use call_origin::{CallOrigin, SenderInfo};
@@ -74,6 +75,9 @@ struct Frame {
 
 impl Drop for Frame {
     fn drop(&mut self) {
+        // The last call that keeps this frame may end on a thread of the library.
+        drop_each(std::mem::take(&mut self.locals));
+        drop_caught(self.handler.take());
         // One frame after the other: the recursive drop of a long chain would overflow the stack.
         let mut next = self.outer.take();
         while let Some(mut frame) = next.and_then(|context| Arc::into_inner(context.0)) {

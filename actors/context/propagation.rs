@@ -7,6 +7,7 @@ use super::handler::HandlerOutcome;
 use super::{ContextFailure, ErrorContext, Trace};
 use crate::actors::telemetry::teller;
 use crate::failure::Failure;
+use crate::user_code;
 
 /// A failure on its way through the handlers.
 pub(super) struct Propagation {
@@ -41,18 +42,20 @@ impl Propagation {
         let handler = context.0.handler.as_ref()?;
         let failure =
             ContextFailure::new(self.failure.clone(), self.trace.clone(), context.without_handler());
-        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| handler.handle(failure)));
-        if let Err(panic) = &outcome {
-            let text = panic.downcast_ref::<&str>().copied();
-            let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-            let panic = text.unwrap_or("a panic whose payload is not a string").to_owned();
-            let (context, error) = (context.name().to_owned(), self.failure.clone());
-            teller::tell(move || {
-                tracing::error!(target: "forkpool", %context, panic, %error,
-                    "the handler of an error context panicked");
-            });
-        }
-        outcome.ok()
+        let panic = match std::panic::catch_unwind(AssertUnwindSafe(|| handler.handle(failure))) {
+            Ok(outcome) => return Some(outcome),
+            Err(panic) => panic,
+        };
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let text = text.unwrap_or("a panic whose payload is not a string").to_owned();
+        user_code::drop_payload(panic);
+        let (context, error) = (context.name().to_owned(), self.failure.clone());
+        teller::tell(move || {
+            tracing::error!(target: "forkpool", %context, panic = text, %error,
+                "the handler of an error context panicked");
+        });
+        None
     }
 
     /// Waits for the verdict of a handler that is an actor, and propagates the failure further if it does not end it.

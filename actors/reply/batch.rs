@@ -9,9 +9,10 @@ use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, Message};
 use serde::de::DeserializeOwned;
 
-use super::{ReplySlot, ReplySlots, ReplyTo, as_failure, decode_result};
+use super::{ReplySlot, ReplySlots, ReplyTo, as_failure, decode_result, error_of, send};
 use crate::actors::worker_api::error_text::Describe;
 use crate::failure::Failure;
+use crate::user_code::{drop_caught, drop_each};
 use crate::wire::frame::PayloadError;
 
 /// The reply slots of one batch.
@@ -51,6 +52,15 @@ impl<R> BatchAnswers<R> {
             ReplyTo::Awaiting(caller) => Some((caller, std::mem::take(&mut self.answered))),
             ReplyTo::Unknown { .. } | ReplyTo::NotAwaited | ReplyTo::Answered => None,
         }
+    }
+}
+
+/// Drops the answers that no requester gets.
+impl<R> Drop for BatchAnswers<R> {
+    fn drop(&mut self) {
+        drop_each(std::mem::take(&mut self.answered));
+        drop_each(std::mem::take(&mut self.early).into_values());
+        drop_caught(self.decoded.take());
     }
 }
 
@@ -96,7 +106,7 @@ impl<T, E> BatchSlots<T, E> {
         // code.
         let complete = self.0.borrow_mut().take_complete();
         if let Some((caller, answers)) = complete {
-            drop(caller.send(answers));
+            drop_each(send(caller, answers).unwrap_or_default());
         }
     }
 }
@@ -109,7 +119,7 @@ where
     fn decode(&self, _: usize, bytes: &[u8]) -> Result<(), PayloadError> {
         let result = decode_result(bytes)?;
         let before = self.0.borrow_mut().decoded.replace(result);
-        drop(before);
+        drop_caught(before);
         Ok(())
     }
 
@@ -129,7 +139,14 @@ where
     }
 
     fn fail(&self, key: usize, failure: Failure) {
-        self.answer(key, Err(E::from(failure)));
+        match error_of(failure) {
+            Some(error) => self.answer(key, Err(error)),
+            // Without this answer the batch has none.
+            None => {
+                let caller = std::mem::replace(&mut self.0.borrow_mut().caller, ReplyTo::Answered);
+                drop(caller);
+            }
+        }
     }
 
     fn is_awaited(&self, _: usize) -> bool {

@@ -4,7 +4,6 @@ mod batch;
 mod slab;
 
 use std::any::Any;
-use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::task::Context;
 
@@ -13,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::actors::worker_api::error_text::Describe;
 use crate::failure::Failure;
+use crate::user_code::caught;
 use crate::wire::frame;
 use crate::wire::frame::PayloadError;
 pub(crate) use batch::{BatchReply, BatchSlots};
@@ -130,10 +130,21 @@ impl<R> ReplyTo<R> {
     }
 }
 
+/// Sends an answer; returns it if its requester does not await it any more. The requester's waker may panic, which is
+/// caught.
+pub(crate) fn send<R>(caller: OneshotSender<R>, answer: R) -> Option<R> {
+    caught(|| caller.send(answer).err()).flatten()
+}
+
+/// Makes a user's error of a failure; returns `None` if its `From` panics. The request has no answer then, and its future
+/// resolves as that of a request whose actor is gone.
+fn error_of<E: From<Failure>>(failure: Failure) -> Option<E> {
+    caught(|| E::from(failure))
+}
+
 /// Decodes a result. A panic in the user's `Deserialize` becomes an error and does not end the checkout.
 fn decode_result<R: DeserializeOwned>(bytes: &[u8]) -> Result<R, PayloadError> {
-    let decode = AssertUnwindSafe(|| frame::decode(bytes));
-    std::panic::catch_unwind(decode).unwrap_or_else(|_| {
+    caught(|| frame::decode(bytes)).unwrap_or_else(|| {
         Err(PayloadError::Decode {
             type_name: std::any::type_name::<R>(),
             reason: "its Deserialize panicked".to_owned(),
@@ -148,6 +159,6 @@ fn as_failure<E: 'static>(error: &E, describe: Describe) -> Failure {
         return failure.clone();
     }
     // The user's own Display runs here; a panic in it must not end the checkout.
-    let described = std::panic::catch_unwind(AssertUnwindSafe(|| describe(error))).ok().flatten();
+    let described = caught(|| describe(error)).flatten();
     Failure::task(described.unwrap_or_else(|| std::any::type_name::<E>().to_owned()))
 }

@@ -9,9 +9,10 @@ use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, Message};
 use serde::de::DeserializeOwned;
 
-use super::{ReplySlot, ReplySlots, ReplyTo, as_failure, decode_result};
+use super::{ReplySlot, ReplySlots, ReplyTo, as_failure, decode_result, error_of, send};
 use crate::actors::worker_api::error_text::Describe;
 use crate::failure::Failure;
+use crate::user_code::drop_caught;
 use crate::wire::frame::PayloadError;
 
 /// Number of entries up to which a slab keeps its memory while none of them is in use.
@@ -27,10 +28,11 @@ struct ReplyEntry<R> {
 type UnsentReply<R> = (Option<OneshotSender<R>>, Option<R>);
 
 fn send_reply<R>((caller, result): UnsentReply<R>) {
-    if let (Some(caller), Some(result)) = (caller, result) {
-        // A caller that is gone is not an error here; the session counts those before, with `is_abandoned`.
-        drop(caller.send(result));
-    }
+    // A caller that is gone is not an error here; the session counts those before, with `is_abandoned`.
+    drop_caught(match (caller, result) {
+        (Some(caller), Some(result)) => send(caller, result),
+        (_, result) => result,
+    });
 }
 
 impl<R> ReplyEntry<R> {
@@ -43,6 +45,14 @@ impl<R> ReplyEntry<R> {
                 self.result = Some(result);
                 (None, None)
             }
+        }
+    }
+
+    /// Takes the caller, who gets no answer.
+    fn give_up(&mut self) -> Option<OneshotSender<R>> {
+        match std::mem::replace(&mut self.caller, ReplyTo::Answered) {
+            ReplyTo::Awaiting(caller) => Some(caller),
+            ReplyTo::Unknown { .. } | ReplyTo::NotAwaited | ReplyTo::Answered => None,
         }
     }
 
@@ -73,7 +83,7 @@ where
     fn decode(&self, key: usize, bytes: &[u8]) -> Result<(), PayloadError> {
         let result = decode_result(bytes)?;
         let before = self.with(key, |entry| entry.result.replace(result));
-        drop(before);
+        drop_caught(before);
         Ok(())
     }
 
@@ -90,8 +100,10 @@ where
     }
 
     fn fail(&self, key: usize, failure: Failure) {
-        let result = Err(S::Error::from(failure));
-        send_reply(self.with(key, |entry| entry.answer(result)));
+        send_reply(match error_of(failure) {
+            Some(error) => self.with(key, |entry| entry.answer(Err(error))),
+            None => (self.with(key, ReplyEntry::give_up), None),
+        });
     }
 
     fn is_awaited(&self, key: usize) -> bool {
@@ -197,7 +209,7 @@ impl<T, E> ReplySlab<T, E> {
             *entries = Vec::new();
         }
         drop((free, entries));
-        drop(left);
+        drop_caught(left);
     }
 }
 

@@ -12,6 +12,12 @@ use crate::actors::transport::HostChannel;
 use crate::failure::Failure;
 use crate::wire::control::ServerReport;
 
+/// How long after the drain a stop is answered in any case (5 s).
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the server may take to answer a request for its statistics (5 s).
+pub(crate) const INSPECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A decision of the scheduler. The supervisor carries out commands in the order in which they were sent.
 pub(crate) enum Command {
     /// Start the fork server or connect to it. This is the first command, and the supervisor does nothing before it.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::state::{PoolPhase, PoolState, ReleaseReport};
+use super::state::{PoolPhase, PoolState, ReleaseReport, WorkerEntry};
 use super::worker_state::{RetireReason, WorkerState};
 
 impl PoolState {
@@ -30,6 +30,19 @@ impl PoolState {
         } else {
             None
         }
+    }
+
+    /// Takes away an idle worker whose process has ended although its exit was not reported: its server may be stopped.
+    /// It counts until it is. Returns whether the worker was idle. `jitter` is between 0 and 1.
+    pub(crate) fn mark_dead(&mut self, worker: u64, now: Instant, jitter: f64) -> bool {
+        let idle = |entry: &&WorkerEntry| matches!(entry.worker_state, WorkerState::Idle { .. });
+        let Some(entry) = self.workers.get(&worker).filter(idle) else { return false };
+        let age = now.saturating_duration_since(entry.alive_since);
+        if entry.worker_state.exited_early(entry.checkouts > 0, age) {
+            self.back_off(now, jitter);
+        }
+        self.dismiss(worker, RetireReason::Died, now);
+        true
     }
 
     /// Retires workers that have been idle for too long or are too old, and repeats fork attempts that are due.

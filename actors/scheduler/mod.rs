@@ -127,6 +127,11 @@ impl Scheduler {
         own.unwrap_or_else(|| self.call_arbiter.get())
     }
 
+    /// Returns whether the supervisor runs on an arbiter of the application, which may stand still.
+    pub(crate) fn is_supervised_by_application(&self) -> bool {
+        matches!(self.call_arbiter, CallArbiter::Given(_))
+    }
+
     /// Resolves once the fewest workers are set up, or with the failure of the next attempt to start one.
     pub(crate) fn ready(self: &Arc<Self>) -> oneshot::Receiver<Result<(), Failure>> {
         let (sender, ready) = oneshot::channel();

@@ -11,6 +11,7 @@ use super::command::RetiringWorker;
 use super::state::PoolState;
 use super::waiter::Waiter;
 use super::worker_handle::WorkerHandle;
+use crate::actors::reply;
 use crate::actors::transport::HostChannel;
 use crate::failure::{self, Failure};
 
@@ -60,7 +61,7 @@ impl Registry {
     pub(super) fn resolve_ready(&mut self, result: impl Fn() -> Result<(), Failure>) {
         for waiter in self.awaiting_ready.drain(..) {
             // It may have stopped waiting.
-            let _ = waiter.send(result());
+            let _ = reply::send(waiter, result());
         }
     }
 

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Scheduler;
 use super::command::Command;
 use super::exit::ExitReport;
+use super::registry::Registry;
 use super::state::ReleaseReport;
 use super::worker_handle::WorkerHandle;
 use super::worker_state::RetireReason;
@@ -22,12 +23,32 @@ impl Scheduler {
             let Some(resources) = registry.workers.get_mut(&worker) else {
                 // The worker's exit was reported meanwhile, so no later lease uses its channel.
                 registry.state.release(worker, report, now);
-                return (None, Some(channel));
+                return (None, Some(channel), None);
             };
             let (holder, unused) = (resources.holder.take(), resources.channel.replace(channel));
+            let dead = resources.handle.as_ref().is_some_and(WorkerHandle::has_exited);
             registry.state.release(worker, report, now);
-            (holder, unused)
+            (holder, unused, dead.then(|| self.take_away_dead(registry, worker, now)))
         });
+    }
+
+    /// Notes that a worker's process has ended, which its server has not reported. If it is idle, no checkout gets it any
+    /// more; a holder finds the end of its channel.
+    pub(crate) fn mark_exited(self: &Arc<Self>, worker: &WorkerHandle) {
+        worker.mark_exited();
+        let _dropped_unlocked = self.update(|registry, now| {
+            registry.has_lost_worker = true;
+            self.take_away_dead(registry, worker.number, now)
+        });
+    }
+
+    fn take_away_dead(
+        &self,
+        registry: &mut Registry,
+        worker: u64,
+        now: Instant,
+    ) -> Option<impl Sized + use<>> {
+        registry.state.mark_dead(worker, now, self.jitter()).then(|| registry.detach(worker))
     }
 
     /// Takes a worker back from its last checkout and lets it exit.
@@ -101,8 +122,7 @@ impl Scheduler {
     /// `worker` is `None` if the preload failed, before any worker was forked. If no checkout with a call waits, the
     /// failure is kept and becomes the source of the next timeout.
     pub(crate) fn report_setup_failure(self: &Arc<Self>, worker: Option<u64>, failure: Failure) {
-        self.registry.lock().resolve_ready(|| Err(failure.clone()));
-        self.notify_first_waiter(failure.clone());
+        self.fail_first_call(failure.clone());
         if let Some(worker) = worker {
             self.update(|registry, now| registry.state.mark_setup_failed(worker, now, self.jitter()));
         }
@@ -114,7 +134,10 @@ impl Scheduler {
         });
     }
 
-    fn notify_first_waiter(self: &Arc<Self>, failure: Failure) {
+    /// Fails the first waiting checkout that has a call, and those that wait for the fewest workers. If there is none, the
+    /// failure becomes the source of the next timeout.
+    pub(crate) fn fail_first_call(self: &Arc<Self>, failure: Failure) {
+        self.registry.lock().resolve_ready(|| Err(failure.clone()));
         let first = self.update(|registry, now| {
             let has_call = |id: &u64| {
                 let waiter = registry.waiters.get(id);
@@ -158,9 +181,14 @@ impl Scheduler {
         self.server_pid.store(pid.unwrap_or(0), Ordering::Relaxed);
     }
 
+    /// Returns the pid of the pool's own fork server while it is up.
+    pub(crate) fn own_server_pid(&self) -> Option<u32> {
+        Some(self.server_pid.load(Ordering::Relaxed)).filter(|&pid| pid != 0)
+    }
+
     /// Says that the pool's own fork server does not move, if that is so.
     pub(crate) fn stopped_server_text(&self) -> Option<String> {
-        let pid = Some(self.server_pid.load(Ordering::Relaxed)).filter(|&pid| pid != 0)?;
+        let pid = self.own_server_pid()?;
         let state = figures::state_of_child(pid).and_then(figures::if_stuck)?;
         Some(format!("the fork server (pid {pid}) is {state}"))
     }
@@ -170,9 +198,13 @@ impl Scheduler {
         self.registry.lock().outage = outage;
     }
 
-    /// Returns whether a reason is recorded for which there is no fork server.
-    pub(crate) fn has_outage(&self) -> bool {
-        self.registry.lock().outage.is_some()
+    /// Records that a server was reached and has not answered; the reason known so far, a refusal perhaps, stays known.
+    pub(crate) fn set_unanswered(&self, text: String) {
+        let mut registry = self.registry.lock();
+        registry.outage = Some(match registry.outage.take() {
+            Some(before) => format!("{text}; before: {before}"),
+            None => text,
+        });
     }
 
     /// Records that there is no fork server, after an attempt to start one or to connect to it has failed.

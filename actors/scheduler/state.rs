@@ -361,7 +361,7 @@ impl PoolState {
         }
     }
 
-    fn back_off(&mut self, now: Instant, jitter: f64) {
+    pub(super) fn back_off(&mut self, now: Instant, jitter: f64) {
         self.early_exits += 1;
         self.streak = self.streak.saturating_add(1);
         self.retry_at = now.checked_add(self.backoff.wait(self.streak, jitter));

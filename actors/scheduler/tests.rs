@@ -20,6 +20,8 @@ enum Step {
     Release(usize),
     TimeOut(usize),
     Exit(usize),
+    /// An idle worker has ended, and its server does not report it yet.
+    Die(usize),
     /// The exit of an ending worker is reported.
     Reap(usize),
     Wait(u16),
@@ -36,6 +38,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => which().prop_map(Step::Release),
         2 => which().prop_map(Step::TimeOut),
         1 => which().prop_map(Step::Exit),
+        1 => which().prop_map(Step::Die),
         3 => which().prop_map(Step::Reap),
         2 => any::<u16>().prop_map(Step::Wait),
     ];
@@ -163,6 +166,14 @@ impl Model {
                 }
             }
             Step::Exit(which) => self.exit(which),
+            Step::Die(which) => {
+                if let Some(worker) = pick(&self.idle, which) {
+                    self.idle.remove(&worker);
+                    self.ending.insert(worker);
+                    assert!(self.state.mark_dead(worker, self.now, 0.5));
+                    assert!(!self.state.mark_dead(worker, self.now, 0.5), "it is not idle any more");
+                }
+            }
             Step::Reap(which) => {
                 if let Some(worker) = pick(&self.ending, which) {
                     self.ending.remove(&worker);

@@ -3,15 +3,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::Instant;
-
-use tokio::io::unix::AsyncFd;
 
 use crate::actors::telemetry::stdio::OutputPipe;
 use crate::actors::transport::blobs::BorrowedBlobs;
+use crate::actors::transport::watching;
 use crate::failure::WorkerFacts;
-use crate::sys::{Errno, descriptors, figures, process, reactor};
+use crate::sys::{Errno, adopted, descriptors, figures, process};
 
 /// A forked worker's process, as the scheduler knows it; its state is in the pool state.
 #[derive(Clone)]
@@ -22,6 +20,8 @@ pub(crate) struct WorkerHandle {
     pub(crate) pidfd: Option<Arc<OwnedFd>>,
     /// Whether the worker's exit will never be reported: its server is gone, and it is on another machine.
     pub(crate) exit_unreported: Arc<AtomicBool>,
+    /// Whether its pidfd has shown its end.
+    pub(crate) has_exited: Arc<AtomicBool>,
     pub(crate) forked_at: Instant,
     pub(crate) output: Arc<OutputPipe>,
     /// Blobs that the worker may still read although no call with them is open.
@@ -87,11 +87,10 @@ impl WorkerHandle {
         figures::state(self.pidfd().ok()?)
     }
 
-    /// Reaps the process after its exit, if this process has adopted it.
-    pub(crate) fn reap_adopted(&self) {
-        if let Some(pidfd) = &self.pidfd {
-            process::reap_adopted(pidfd.as_fd());
-        }
+    /// Reaps the process after its exit, if this process has adopted it. Returns whether it is still to be adopted, so
+    /// that this is to be called again.
+    pub(crate) fn reap_adopted(&self) -> bool {
+        self.pidfd.as_ref().is_some_and(|pidfd| adopted::reap_adopted(pidfd.as_fd()))
     }
 
     /// Returns a duplicate of the pidfd, with which another process can kill the worker.
@@ -99,17 +98,19 @@ impl WorkerHandle {
         Ok(descriptors::duplicate(self.pidfd()?)?)
     }
 
-    /// Starts to watch for the exit of the process. Returns `None` if it cannot be watched.
-    pub(crate) fn watch(&self) -> Option<ExitWatch> {
-        reactor::register(self.duplicate_pidfd().ok()?).ok().map(ExitWatch)
+    /// Waits for the end of the process, whether or not its server reports it. Returns `None` if the process is on
+    /// another machine.
+    pub(crate) fn exited(&self) -> Option<impl Future<Output = ()> + 'static> {
+        self.pidfd.clone().map(watching::exited)
     }
-}
 
-/// Waits for the exit of a process that is not a child of this process.
-pub(crate) struct ExitWatch(AsyncFd<OwnedFd>);
+    /// Notes that the process has ended.
+    pub(crate) fn mark_exited(&self) {
+        self.has_exited.store(true, Ordering::Release);
+    }
 
-impl ExitWatch {
-    pub(crate) fn poll_exited(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.0.poll_read_ready(cx).map(|_| ())
+    /// Returns whether the process is known to have ended, although that may not be reported yet.
+    pub(crate) fn has_exited(&self) -> bool {
+        self.has_exited.load(Ordering::Acquire)
     }
 }

@@ -33,6 +33,8 @@ pub(crate) enum RetireReason {
     Panicked,
     /// It closed its channel or broke the protocol.
     Broken,
+    /// Its process ended while it was idle.
+    Died,
     /// Its set-up failed.
     NotSetUp,
     /// Its lease was dropped unreleased.
@@ -64,6 +66,7 @@ impl fmt::Display for RetireReason {
             RetireReason::Cancelled => "its call was cancelled",
             RetireReason::Panicked => "it panicked",
             RetireReason::Broken => "its channel broke",
+            RetireReason::Died => "its process ended while it was idle",
             RetireReason::NotSetUp => "its set-up failed",
             RetireReason::LeaseDropped => "its lease was dropped unreleased",
             RetireReason::PoolEnds => "the pool is ending",

@@ -21,6 +21,7 @@ use crate::actors::transport::blobs::Encoded;
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
 use crate::failure::Failure;
+use crate::user_code::{UserValues, caught};
 use crate::wire::frame;
 use crate::wire::frame::PayloadError;
 
@@ -39,14 +40,39 @@ impl<W: Accepts<M>, M> MethodOf<W, M> {
     const INFO: &'static MethodInfo = &MethodInfo { name: W::NAME, index: W::METHOD, describe: W::DESCRIBE };
 }
 
+/// The time limit of a call, or why it is unknown: the user's conversion panicked.
+pub(crate) type CallLimit = Result<Option<Duration>, PayloadError>;
+
+/// Returns the time limit that a [`Within`](crate::Within) carries.
+pub(crate) fn limit_of<D: Into<Option<Duration>>>(limit: D) -> CallLimit {
+    caught(|| limit.into()).ok_or_else(|| PayloadError::Encode {
+        type_name: std::any::type_name::<D>(),
+        reason: "its Into panicked".to_owned(),
+    })
+}
+
+/// Encodes a message unless its time limit is unknown.
+///
+/// # Errors
+///
+/// As [`encode`], or why the limit is unknown.
+pub(crate) fn encode_within<M: Serialize>(
+    out: &mut Vec<u8>,
+    message: &M,
+    limit: usize,
+    call_limit: &CallLimit,
+) -> Result<(), PayloadError> {
+    call_limit.clone()?;
+    encode(out, message, limit)
+}
+
 /// Encodes a message; a panic in the user's `Serialize` becomes an error.
 ///
 /// # Errors
 ///
 /// [`PayloadError`] where the message cannot be encoded or is longer than `limit` bytes.
 pub(crate) fn encode<M: Serialize>(out: &mut Vec<u8>, message: &M, limit: usize) -> Result<(), PayloadError> {
-    let encode = std::panic::AssertUnwindSafe(|| frame::encode(out, message, limit));
-    std::panic::catch_unwind(encode).unwrap_or_else(|_| {
+    caught(|| frame::encode(out, message, limit)).unwrap_or_else(|| {
         Err(PayloadError::Encode {
             type_name: std::any::type_name::<M>(),
             reason: "its Serialize panicked".to_owned(),
@@ -122,16 +148,12 @@ pub struct Relay<W, M, N = M> {
 
 impl<W: Worker, M: Message + Serialize, N> Relay<W, M, N> {
     /// Encodes a message and asks the scheduler for a worker.
-    pub(crate) fn new(
-        scheduler: &Arc<Scheduler>,
-        message: &M,
-        limit: Option<Duration>,
-        origin: CallOrigin,
-    ) -> Self {
+    pub(crate) fn new(scheduler: &Arc<Scheduler>, message: &M, limit: CallLimit, origin: CallOrigin) -> Self {
         let max_bytes = frame::payload_limit_beside(origin.baggage().len(), scheduler.options.max_payload);
-        let message = Encoded::of(scheduler.blobs.as_ref(), |out| encode(out, message, max_bytes));
+        let message =
+            Encoded::of(scheduler.blobs.as_ref(), |out| encode_within(out, message, max_bytes, &limit));
         let pending = PendingSession::new(scheduler.clone(), CallOptions::single(&scheduler.options));
-        Relay { pending, message, limit, origin, types: PhantomData }
+        Relay { pending, message, limit: limit.unwrap_or(None), origin, types: PhantomData }
     }
 }
 
@@ -159,7 +181,7 @@ pub(crate) fn submit<W, M, T, E>(
     session: &mut Session,
     messages: &[M],
     slots: &std::rc::Rc<BatchSlots<T, E>>,
-    limit: Option<Duration>,
+    limit: &CallLimit,
     origin: &CallOrigin,
     host: &mut dyn Host,
 ) where
@@ -169,8 +191,8 @@ pub(crate) fn submit<W, M, T, E>(
     E: DeserializeOwned + From<Failure> + 'static,
 {
     for (place, message) in messages.iter().enumerate() {
-        let call = call::<W, M>(slots.slot(place), limit, origin.clone());
-        session.submit(call, &mut |out, max_bytes| encode(out, message, max_bytes), host);
+        let call = call::<W, M>(slots.slot(place), limit.clone().unwrap_or(None), origin.clone());
+        session.submit(call, &mut |out, max_bytes| encode_within(out, message, max_bytes, limit), host);
     }
 }
 
@@ -196,8 +218,8 @@ impl Host for BatchSubmission {
 pub(crate) struct BatchRelay<M> {
     /// `None` for an empty batch.
     pending: Option<PendingSession>,
-    pub(crate) messages: Vec<M>,
-    limit: Option<Duration>,
+    pub(crate) messages: UserValues<M>,
+    limit: CallLimit,
     origin: CallOrigin,
 }
 
@@ -206,12 +228,12 @@ impl<M> BatchRelay<M> {
     pub(crate) fn new(
         scheduler: &Arc<Scheduler>,
         messages: Vec<M>,
-        limit: Option<Duration>,
+        limit: CallLimit,
         origin: CallOrigin,
     ) -> Self {
         let options = CallOptions::of(&scheduler.options);
         let pending = (!messages.is_empty()).then(|| PendingSession::new(scheduler.clone(), options));
-        BatchRelay { pending, messages, limit, origin }
+        BatchRelay { pending, messages: UserValues(messages), limit, origin }
     }
 }
 
@@ -228,10 +250,10 @@ impl<M: Send + 'static> BatchRelay<M> {
     {
         let BatchRelay { pending, messages, limit, origin } = self;
         arbiter.spawn(async move {
-            let slots = BatchSlots::answering(messages.len(), caller);
+            let slots = BatchSlots::answering(messages.0.len(), caller);
             let Some(mut session) = pending.map(PendingSession::start) else { return };
             let mut submission = BatchSubmission::default();
-            submit::<W, M, T, E>(&mut session, &messages, &slots, limit, &origin, &mut submission);
+            submit::<W, M, T, E>(&mut session, &messages.0, &slots, &limit, &origin, &mut submission);
             if let Some(fence) = submission.fence {
                 session.pass_fence(fence);
             }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use actix_rt::time::{Sleep, sleep_until};
 
-use super::{Arrived, Host, Session, SessionState};
+use super::{Arrived, ExitReport, Host, Session, SessionState};
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::failure::{Failure, FailureKind, Phase};
 
@@ -170,7 +170,9 @@ impl Session {
         if let SessionState::AwaitingExit { lease, .. } =
             std::mem::replace(&mut self.state, SessionState::NoWorker)
         {
-            self.handle_lost_worker(lease, None, host);
+            // Its process may have ended while its server is stopped and does not report it.
+            let exit_report = lease.worker.has_exited().then_some(ExitReport::Unknown);
+            self.handle_lost_worker(lease, exit_report, host);
         }
     }
 }

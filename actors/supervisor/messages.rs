@@ -7,7 +7,8 @@ use actix::{AsyncContext, Context, Handler, Message};
 
 use super::worker_process::WorkerExited;
 use super::{Registration, Stage, StatsRequest, Supervisor};
-use crate::actors::scheduler::command::{Command, RetiringWorker};
+use crate::actors::reply;
+use crate::actors::scheduler::command::{Command, INSPECT_TIMEOUT, RetiringWorker};
 use crate::actors::scheduler::exit::ExitReport;
 use crate::failure::{Failure, FailureKind};
 use crate::sys::figures;
@@ -18,9 +19,6 @@ use crate::wire::control::{ServerReport, ToServer};
 /// Making a worker's channel takes longer than failing the calls of the worker that was lost. The delay lets their
 /// callers receive the failure first.
 const SPAWN_DELAY_TURNS: u32 = 4;
-
-/// How long the server may take to answer a request for its statistics (5 s).
-const INSPECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Handler<Command> for Supervisor {
     type Result = ();
@@ -96,7 +94,7 @@ impl Supervisor {
         let Some(connection) = self.server.connection() else {
             let failure = self.scheduler.no_server_failure();
             // The requester may have stopped waiting.
-            let _ = reply.send(Err(failure));
+            let _ = reply::send(reply, Err(failure));
             return;
         };
         connection.send(&ToServer::Inspect, Vec::new());
@@ -112,7 +110,7 @@ impl Supervisor {
         let request = self.stats_requests.iter_mut().find(|request| request.number == number);
         if let Some(reply) = request.and_then(|request| request.reply.take()) {
             let failure = Failure::of(FailureKind::NoServer, "").with_chain(&[text]);
-            let _ = reply.send(Err(failure.in_pool(&self.scheduler.options.name)));
+            let _ = reply::send(reply, Err(failure.in_pool(&self.scheduler.options.name)));
         }
     }
 

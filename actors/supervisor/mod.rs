@@ -11,6 +11,7 @@ mod servers;
 pub(crate) mod source;
 mod spawning;
 mod stopping;
+mod strays;
 pub(crate) mod worker_process;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -24,6 +25,7 @@ use actix::fut::ActorFuture;
 use actix::{Actor, Addr, AsyncContext, Context, Recipient, SpawnHandle};
 
 use crate::actors::api::stop_report::StopReport;
+use crate::actors::reply;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::worker_state::RetireReason;
@@ -78,10 +80,14 @@ pub(crate) struct Supervisor {
     relaunch_timer: Option<SpawnHandle>,
     /// The reason that a server gave before it was lost, if it was not up yet.
     last_error: Option<String>,
+    /// Whether the process that was last started as the server is of a program that never becomes one.
+    is_foreign: bool,
     /// Pending requests for the server's statistics, in the order in which they were sent.
     stats_requests: VecDeque<StatsRequest>,
     /// Requests for the server's statistics so far.
     last_stats_request: u64,
+    /// Searches that run for workers that a dead server left behind unconfirmed.
+    searches: u32,
     /// Pending requests to stop the pool.
     end_waiters: Vec<OneshotSender<StopReport>>,
     /// Where workers' proxies send their reports; `None` before this actor has started.
@@ -124,8 +130,10 @@ impl Supervisor {
             retry_from: Instant::now(),
             relaunch_timer: None,
             last_error: None,
+            is_foreign: false,
             stats_requests: VecDeque::new(),
             last_stats_request: 0,
+            searches: 0,
             end_waiters: Vec::new(),
             own_address: None,
             waker: None,
@@ -172,7 +180,7 @@ impl Supervisor {
             FromServer::Inspected(stats) => {
                 if let Some(reply) = self.stats_requests.pop_front().and_then(|request| request.reply) {
                     // The requester may have stopped waiting.
-                    let _ = reply.send(Ok(stats));
+                    let _ = reply::send(reply, Ok(stats));
                 }
             }
             FromServer::Printed { number, stderr, bytes } => {

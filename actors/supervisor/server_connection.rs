@@ -87,9 +87,12 @@ impl ServerConnection {
         self.has_diverted = true;
     }
 
-    /// Says why the process that this application started is no fork server, if it has never reported to be one.
-    pub(crate) fn not_diverted(&mut self) -> Option<String> {
-        self.process.as_mut().filter(|_| !self.has_diverted).map(ServerProcess::not_diverted)
+    /// Says why the process that this application started is no fork server, if it has never reported to be one, and
+    /// whether another process of that program would not be one either.
+    pub(crate) fn not_diverted(&mut self) -> Option<(String, bool)> {
+        let process = self.process.as_mut().filter(|_| !self.has_diverted)?;
+        let why = process.not_diverted();
+        Some((why, !process.was_killed()))
     }
 
     /// Says that the process that this application started has not reported yet to be a fork server.

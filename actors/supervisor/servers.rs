@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,11 @@ use actix::{ActorFutureExt, AsyncContext, Context};
 
 use super::server_connection::ServerConnection;
 use super::source::Launched;
-use super::worker_process;
 use super::worker_process::ServerLost;
 use super::{Registration, Supervisor};
 use crate::actors::transport::blobs::BlobMemory;
+use crate::actors::transport::watching;
+use crate::failure::{Failure, FailureKind};
 use crate::sys::server_process::ServerProcess;
 use crate::wire::control::{FromServer, ToServer};
 
@@ -24,10 +26,6 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a process that was started as the fork server may take to report that it is (1 s). A call that fails later
 /// says that it did not. It is waited for all the same.
 const DIVERSION_PATIENCE: Duration = Duration::from_secs(1);
-
-/// How long a standalone server may take to answer a connection before that is the outage instead of the reason why the
-/// last connection had failed (200 ms).
-const ANSWER_PATIENCE: Duration = Duration::from_millis(200);
 
 /// Identifies one connection to a server; a pool numbers them from 1.
 pub(super) type ServerId = u64;
@@ -90,16 +88,12 @@ impl Supervisor {
         match ServerConnection::new(launched) {
             Ok(mut connection) => {
                 connection.queue_frame(self.spec.hello.clone());
+                if let Some(no_answer_text) = self.spec.source.no_answer_text() {
+                    self.scheduler.set_unanswered(no_answer_text);
+                }
                 self.server = ServerState::Starting(connection);
                 self.server_id += 1;
                 let id = self.server_id;
-                // The reason of the last failure says more, as long as the server may answer at once.
-                match self.scheduler.has_outage() {
-                    true => {
-                        ctx.run_later(ANSWER_PATIENCE, move |supervisor, _| supervisor.note_silence(id));
-                    }
-                    false => self.note_silence(id),
-                }
                 ctx.run_later(DIVERSION_PATIENCE, move |supervisor, _| supervisor.check_diverted(id));
                 self.wake();
             }
@@ -137,15 +131,6 @@ impl Supervisor {
             self.scheduler.teller.tell(move || {
                 tracing::debug!(target: "forkpool", %pool, server, "fork server is up");
             });
-        }
-    }
-
-    /// Records that a standalone server has not answered, as the outage.
-    fn note_silence(&mut self, id: ServerId) {
-        if let (ServerState::Starting(_), Some(text)) = (&self.server, self.spec.source.no_answer_text())
-            && self.server_id == id
-        {
-            self.scheduler.set_outage(Some(text));
         }
     }
 
@@ -252,8 +237,10 @@ impl Supervisor {
     /// replaces the server if it is the current one.
     pub(super) fn handle_server_lost(&mut self, id: ServerId, ctx: &mut Context<Self>) {
         self.registry.retain(|_, registration| registration.is_alive());
+        let pid = self.connection_of(id).and_then(|connection| connection.pid());
         let loss = (id == self.server_id).then(|| self.drop_server());
-        let had_unconfirmed = self.reassign_unconfirmed(id);
+        let unconfirmed = self.reassign_unconfirmed(id);
+        self.reap_strays(&unconfirmed, pid, ctx);
         // Orphans stay in the registry, so that they can be retired.
         let mut orphans = Vec::new();
         for (&number, registration) in &mut self.registry {
@@ -276,13 +263,18 @@ impl Supervisor {
             ServerLoss::WasUp | ServerLoss::WasUpBriefly => "the fork server was lost".to_owned(),
             ServerLoss::BeforeUp => "the fork server exited before it was ready".to_owned(),
         });
+        if std::mem::take(&mut self.is_foreign) {
+            // The next attempt will hardly be better, so a call does not wait for it.
+            let failure = Failure::of(FailureKind::NoServer, "").with_chain(std::slice::from_ref(&why));
+            self.scheduler.fail_first_call(failure.in_pool(&self.scheduler.options.name));
+        }
         let is_first_early_end = loss == ServerLoss::WasUpBriefly && self.streak == 0;
         if loss == ServerLoss::WasUp {
             self.streak = 0;
         }
         match loss {
             // A fork request may have killed it, so the next server is not started at once.
-            _ if had_unconfirmed => self.schedule_relaunch(why, ctx),
+            _ if !unconfirmed.is_empty() => self.schedule_relaunch(why, ctx),
             ServerLoss::WasUp => {
                 self.scheduler.set_outage(Some(why));
                 self.relaunch(ctx);
@@ -309,7 +301,12 @@ impl Supervisor {
         };
         if let ServerState::Starting(mut connection) | ServerState::Up(mut connection) = previous {
             // A reason that the server itself gave is more precise.
-            self.last_error = self.last_error.take().or_else(|| connection.not_diverted());
+            if self.last_error.is_none()
+                && let Some((why, is_foreign)) = connection.not_diverted()
+            {
+                self.last_error = Some(why);
+                self.is_foreign = is_foreign;
+            }
             // A program that is no server writes what is no message.
             self.last_error = self.last_error.take().or_else(|| connection.take_error());
             connection.close().iter_mut().for_each(ServerProcess::kill);
@@ -387,7 +384,9 @@ impl Supervisor {
         async move {
             let process = connection.and_then(ServerConnection::close);
             if let Some(Ok(pidfd)) = process.as_ref().map(ServerProcess::pidfd) {
-                worker_process::wait_for_exit(pidfd, SHUTDOWN_TIMEOUT).await;
+                // Whatever comes of it, dropping the process waits once more.
+                let exited = watching::exited(Arc::new(pidfd));
+                let _ = actix_rt::time::timeout(SHUTDOWN_TIMEOUT, exited).await;
             }
             // Dropping the process reaps it.
             drop(process);

@@ -138,18 +138,18 @@ impl Supervisor {
         }
     }
 
-    /// Takes back the requests for workers that this server will not fork. They are requested from the next one. Returns
-    /// whether there were any.
-    pub(super) fn reassign_unconfirmed(&mut self, server: ServerId) -> bool {
-        let mut any = false;
-        for registration in self.registry.values_mut().filter(|worker| worker.awaits(server)) {
-            any = true;
+    /// Takes back the requests for workers that this server has not confirmed. They are requested from the next one.
+    /// Returns their numbers.
+    pub(super) fn reassign_unconfirmed(&mut self, server: ServerId) -> Vec<u64> {
+        let mut numbers = Vec::new();
+        for (&number, registration) in self.registry.iter_mut().filter(|(_, worker)| worker.awaits(server)) {
+            numbers.push(number);
             let stage = std::mem::replace(&mut registration.stage, Stage::Unrequested);
             if let Stage::Requested { process, .. } = stage {
                 process.do_send(SpawnCancelled);
             }
         }
-        any
+        numbers
     }
 
     /// Retires the workers that are due, unless a requested replacement in an open pool is not confirmed yet.

@@ -9,14 +9,13 @@ use actix::{ActorContext, ActorFutureExt, AsyncContext, Context};
 use super::Supervisor;
 use super::servers::ServerState;
 use crate::actors::api::stop_report::{LeftProcess, StopReport};
+use crate::actors::reply;
+use crate::actors::scheduler::command::STOP_TIMEOUT;
 use crate::sys::figures;
 
 /// How long workers that were killed may take to be reaped before the pool's own server is killed (2 s). The server has
 /// to reap them, and it may be stopped.
 const REAP_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How long after the drain a stop is answered in any case (5 s).
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Supervisor {
     /// Begins to stop the pool. `done` gets what is left, at the latest [`STOP_TIMEOUT`] after `drain`.
@@ -42,10 +41,10 @@ impl Supervisor {
 
     /// Answers the requests to stop the pool with what is left.
     fn answer_stop(&mut self) {
-        let report = StopReport { left: self.left_processes() };
+        let report = StopReport { left: self.left_processes(), reason: None };
         for waiter in self.end_waiters.drain(..) {
             // The requester may have stopped waiting.
-            let _ = waiter.send(report.clone());
+            let _ = reply::send(waiter, report.clone());
         }
     }
 
@@ -62,7 +61,7 @@ impl Supervisor {
 
     /// If the pool is drained, shuts down the server, resolves the requests to stop the pool, and stops this actor.
     pub(super) fn stop_if_drained(&mut self, ctx: &mut Context<Self>) {
-        if matches!(self.server, ServerState::Stopped) || !self.scheduler.is_drained() {
+        if matches!(self.server, ServerState::Stopped) || self.searches > 0 || !self.scheduler.is_drained() {
             return;
         }
         let shut_down = self.shut_down();

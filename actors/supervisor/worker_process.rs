@@ -1,30 +1,32 @@
 //! The proxy of one worker process, from the request for it to its exit report.
 
-use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
-use actix::fut::{ActorFuture, WrapFuture};
+use actix::fut::{ActorFuture, ActorFutureExt, WrapFuture};
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, Recipient, SpawnHandle};
 
 use super::SpawnFailed;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::exit::{EXIT_REPORT_TIMEOUT, ExitReport};
-use crate::actors::scheduler::worker_handle::{ExitWatch, WorkerHandle};
+use crate::actors::scheduler::worker_handle::WorkerHandle;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::telemetry::stdio::OutputPipe;
 use crate::actors::transport::{Arrived, HostChannel};
 use crate::failure::{Failure, FailureKind, Phase, WorkerFacts};
-use crate::sys::reactor;
+use crate::sys::passing::RETRY_WAIT;
 use crate::wire::call::{FromWorker, Ready, SetupReport};
 use crate::wire::control::Ended;
 use crate::wire::{LIBRARY, PROTOCOL, frame};
 
 /// Time between closing a retired worker's channel and killing the worker (1 s).
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often a worker that ended together with its server is looked for among the adopted processes (1 s in all).
+const ADOPTION_TRIES: u32 = 100;
 
 /// The proxy of one worker process.
 ///
@@ -39,6 +41,8 @@ pub(crate) struct WorkerProcess {
     handle: Option<WorkerHandle>,
     state: ProxyState,
     setup_timer: Option<SpawnHandle>,
+    /// Whether the worker's server is gone, so that it reports no exit.
+    is_server_lost: bool,
 }
 
 /// How far the worker is.
@@ -65,8 +69,17 @@ impl WorkerProcess {
         output: Arc<OutputPipe>,
     ) -> Self {
         let state = ProxyState::SettingUp(channel);
-        let (handle, setup_timer) = (None, None);
-        WorkerProcess { scheduler, supervisor, number, fingerprint, output, handle, state, setup_timer }
+        WorkerProcess {
+            scheduler,
+            supervisor,
+            number,
+            fingerprint,
+            output,
+            handle: None,
+            state,
+            setup_timer: None,
+            is_server_lost: false,
+        }
     }
 
     /// Reads the worker's messages during its set-up. Ready once the set-up is over or the channel has ended.
@@ -133,7 +146,12 @@ impl WorkerProcess {
             return;
         }
         match std::mem::replace(&mut self.state, ProxyState::Lent) {
-            ProxyState::ReadyUnforked(channel) => self.scheduler.add_ready_worker(self.number, channel),
+            ProxyState::ReadyUnforked(channel) => {
+                self.scheduler.add_ready_worker(self.number, channel);
+                if let Some(handle) = self.handle.as_ref().filter(|handle| handle.has_exited()) {
+                    self.scheduler.mark_exited(handle);
+                }
+            }
             other => self.state = other,
         }
     }
@@ -167,8 +185,26 @@ impl WorkerProcess {
         self.kill();
     }
 
-    fn is_remote(&self) -> bool {
-        self.handle.as_ref().is_some_and(|handle| handle.pidfd.is_none())
+    fn has_exited(&self) -> bool {
+        self.handle.as_ref().is_some_and(WorkerHandle::has_exited)
+    }
+
+    /// Notes that the worker's process has ended. Its server reports how, unless it is gone or stopped.
+    fn note_exit(&mut self, ctx: &mut Context<Self>) {
+        self.handle.iter().for_each(|handle| self.scheduler.mark_exited(handle));
+        if self.is_server_lost {
+            self.finish_orphan(ADOPTION_TRIES, ctx);
+        }
+    }
+
+    /// Handles the exit of a worker whose server is gone, once it is reaped if this process adopts it.
+    fn finish_orphan(&mut self, tries: u32, ctx: &mut Context<Self>) {
+        let is_unadopted = self.handle.as_ref().is_some_and(WorkerHandle::reap_adopted);
+        if is_unadopted && tries > 0 {
+            ctx.run_later(RETRY_WAIT, move |process, ctx| process.finish_orphan(tries - 1, ctx));
+        } else {
+            self.handle_exit(ExitReport::Unknown, ctx);
+        }
     }
 
     /// Reports a worker that exited during its set-up.
@@ -177,7 +213,14 @@ impl WorkerProcess {
         match &self.handle {
             Some(handle) => {
                 let failure = exit_report.add_to(failure, handle, None, self.scheduler.options.memory_limit);
-                self.report_setup_failure(failure);
+                if !self.is_server_lost {
+                    return self.report_setup_failure(failure);
+                }
+                // Its server has ended as well, so this says nothing about the set-up: a call that waits gets the next
+                // worker.
+                self.state = ProxyState::Ending;
+                let failure = failure.in_pool(&self.scheduler.options.name).in_phase(Phase::Starting);
+                self.scheduler.set_last_failure(failure);
             }
             None => self.fail_setup(failure),
         }
@@ -225,7 +268,12 @@ impl WorkerProcess {
                     supervisor.do_send(SpawnFailed(process.number));
                 }
             } else {
-                process.fail_setup(Failure::of(FailureKind::Setup, "closed its channel and was killed"));
+                let ended = if process.has_exited() {
+                    "ended its process"
+                } else {
+                    "closed its channel and was killed"
+                };
+                process.fail_setup(Failure::of(FailureKind::Setup, ended));
             }
         });
     }
@@ -259,17 +307,7 @@ impl Actor for WorkerProcess {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.spawn(SetupPump);
-        match self.output.watch() {
-            Ok(watch) => drop(ctx.spawn(watch.into_actor(self))),
-            // For example without free descriptors. The output is then read only when the worker fails or exits.
-            Err(error) => {
-                let (pool, worker) = (self.scheduler.options.name.clone(), self.number);
-                self.scheduler.teller.tell(move || {
-                    tracing::warn!(target: "forkpool", %pool, worker, %error,
-                        "failed to watch a worker's output; it is read when the worker fails or exits");
-                });
-            }
-        }
+        ctx.spawn(self.output.watch().into_actor(self));
     }
 }
 
@@ -316,11 +354,15 @@ impl Handler<WorkerForked> for WorkerProcess {
             pid,
             pidfd: pidfd.map(Arc::new),
             exit_unreported: Arc::default(),
+            has_exited: Arc::default(),
             forked_at: Instant::now(),
             output: self.output.clone(),
             borrowed: Arc::default(),
         };
         self.scheduler.register_worker(handle.clone());
+        if let Some(exited) = handle.exited() {
+            ctx.spawn(exited.into_actor(self).map(|(), process, ctx| process.note_exit(ctx)));
+        }
         self.handle = Some(handle);
         match std::mem::replace(&mut self.state, ProxyState::Ending) {
             ProxyState::FailedUnforked(failure) => return self.fail_setup(failure),
@@ -423,7 +465,7 @@ impl Handler<SpawnCancelled> for WorkerProcess {
     }
 }
 
-/// The worker's fork server is gone. From now on this process watches the worker itself.
+/// The worker's fork server is gone. From now on only the worker's pidfd shows its exit.
 pub(crate) struct ServerLost;
 
 impl Message for ServerLost {
@@ -434,45 +476,18 @@ impl Handler<ServerLost> for WorkerProcess {
     type Result = ();
 
     fn handle(&mut self, ServerLost: ServerLost, ctx: &mut Self::Context) {
-        match self.handle.as_ref().and_then(WorkerHandle::watch) {
-            Some(watch) => {
-                ctx.spawn(AwaitExit(watch));
-            }
+        self.is_server_lost = true;
+        match self.handle.as_ref().map(|handle| handle.pidfd.is_some()) {
+            Some(true) if self.has_exited() => self.finish_orphan(ADOPTION_TRIES, ctx),
+            // Its pidfd is watched already.
+            Some(true) => {}
             // It is on another machine and may be in use. Only the end of its channel will show that it has exited.
-            None if self.is_remote() && self.scheduler.mark_exit_unreported(self.number) => {}
-            // It was never forked, or it cannot be watched. If it runs, it finds its channel closed and exits.
-            None => {
+            Some(false) if self.scheduler.mark_exit_unreported(self.number) => {}
+            // It was never forked. If it is after all, it finds its channel closed and exits.
+            Some(false) | None => {
                 self.kill();
                 self.handle_exit(ExitReport::Unknown, ctx);
             }
         }
-    }
-}
-
-/// Waits until the process has exited.
-struct AwaitExit(ExitWatch);
-
-impl ActorFuture<WorkerProcess> for AwaitExit {
-    type Output = ();
-
-    fn poll(
-        self: Pin<&mut Self>,
-        process: &mut WorkerProcess,
-        ctx: &mut Context<WorkerProcess>,
-        task: &mut TaskContext<'_>,
-    ) -> Poll<()> {
-        std::task::ready!(self.0.poll_exited(task));
-        process.handle.iter().for_each(WorkerHandle::reap_adopted);
-        process.handle_exit(ExitReport::Unknown, ctx);
-        Poll::Ready(())
-    }
-}
-
-/// Waits until a process has exited, at most for `limit`.
-pub(crate) async fn wait_for_exit(handle: OwnedFd, limit: Duration) {
-    if let Ok(handle) = reactor::register(handle) {
-        let readable = std::pin::pin!(handle.readable());
-        // The caller goes on in either case.
-        let _ = actix_rt::time::timeout(limit, readable as Pin<&mut dyn Future<Output = _>>).await;
     }
 }

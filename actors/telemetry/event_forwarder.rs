@@ -5,11 +5,13 @@ use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use tracing::dispatcher::{self, Dispatch};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::NoSubscriber;
 use tracing::{Event, Span};
 
+use crate::actors::threads;
 use crate::request_log::{CallTimer, RequestLog};
 use crate::sys::clock;
 use crate::wire::log_record::{Logged, MAX_RECORDS, Record, Values, level};
@@ -17,6 +19,7 @@ use crate::wire::log_record::{Logged, MAX_RECORDS, Record, Values, level};
 use super::callsite::DynamicCallsite;
 use super::request_log_sink::RequestLogSink;
 use super::teller;
+use crate::user_code::{caught, drop_caught};
 
 thread_local! {
     /// The time of the worker's record that is being forwarded on this thread, on the monotonic clock, in nanoseconds.
@@ -71,9 +74,20 @@ pub fn time_of_record() -> SystemTime {
 #[derive(Clone, Debug)]
 pub(crate) enum LogSink {
     /// The subscriber of the thread that made the call, and the span in which it was made.
-    Subscriber(Arc<(Dispatch, Span)>),
+    Subscriber(Arc<CallerSpan>),
     /// The request log that is attached to the checkout.
     Log(RequestLog),
+}
+
+/// The subscriber of a caller, and the span in which it made its call; `None` only while it is dropped.
+#[derive(Debug)]
+pub(crate) struct CallerSpan(Option<(Dispatch, Span)>);
+
+/// The caller may have closed the span and dropped the subscriber meanwhile.
+impl Drop for CallerSpan {
+    fn drop(&mut self) {
+        drop_caught(self.0.take());
+    }
 }
 
 impl LogSink {
@@ -85,8 +99,8 @@ impl LogSink {
         // The level above is one for all threads and may be out of date, so this thread's subscriber is checked too.
         let dispatch =
             dispatcher::get_default(|current| (!current.is::<NoSubscriber>()).then(|| current.clone()))?;
-        let span = teller::caught(Span::current)?;
-        Some(LogSink::Subscriber(Arc::new((dispatch, span))))
+        let span = caught(Span::current)?;
+        Some(LogSink::Subscriber(Arc::new(CallerSpan(Some((dispatch, span))))))
     }
 
     /// Returns the number of the most verbose level that this sink takes; 0 for none.
@@ -115,8 +129,8 @@ impl LogSink {
 /// Forwards the records of one call at a time. It keeps the spans that are open and counts the records received.
 #[derive(Default)]
 pub(crate) struct EventForwarder {
-    /// The open spans of the call, outermost first, if a subscriber gets them.
-    open: Vec<OpenSpan>,
+    /// The open spans of the call, once a subscriber gets its records.
+    spans: Option<Arc<Mutex<CallSpans>>>,
     /// The open spans of the call, if a request log gets them.
     request_log: RequestLogSink,
     /// Records of the call so far.
@@ -131,6 +145,18 @@ struct OpenSpan {
     callsite: &'static DynamicCallsite,
 }
 
+/// The spans of one call that are open, outermost first.
+#[derive(Default)]
+struct CallSpans(Vec<OpenSpan>);
+
+impl Drop for CallSpans {
+    fn drop(&mut self) {
+        while let Some(open) = self.0.pop() {
+            drop_caught(open);
+        }
+    }
+}
+
 impl EventForwarder {
     /// Forwards one record; returns `false` if the worker has sent more records than a call may have, which breaks the
     /// protocol.
@@ -143,13 +169,16 @@ impl EventForwarder {
         match log_sink {
             None => {}
             Some(LogSink::Log(log)) => self.request_log.record(log, logged),
-            Some(LogSink::Subscriber(log_sink)) => {
-                let (dispatch, caller) = &**log_sink;
-                let _record_time = RecordTimeGuard::set(logged.at);
-                // A subscriber that panics loses its record.
-                teller::caught(|| {
-                    dispatcher::with_default(dispatch, || self.emit(caller, logged.record.cut()))
-                });
+            Some(LogSink::Subscriber(caller)) => {
+                let (caller, spans) = (caller.clone(), self.spans.get_or_insert_default().clone());
+                let emit = move || spans.lock().emit_to(&caller, logged);
+                if threads::is_own() {
+                    // Calls of other threads run here, which must not wait for this subscriber.
+                    teller::tell(emit);
+                } else {
+                    // A subscriber that panics loses its record.
+                    caught(emit);
+                }
             }
         }
         true
@@ -157,11 +186,23 @@ impl EventForwarder {
 
     /// Closes all spans at the end of the call. `cut_short` means that there was no reply.
     pub(crate) fn end_call(&mut self, cut_short: bool) {
-        while let Some(open) = self.open.pop() {
-            teller::caught(|| drop(open));
+        if let Some(spans) = self.spans.take() {
+            if threads::is_own() {
+                teller::tell(move || drop(spans));
+            } else {
+                drop(spans);
+            }
         }
         self.request_log.end_call(cut_short);
         self.received = 0;
+    }
+}
+
+impl CallSpans {
+    fn emit_to(&mut self, caller: &CallerSpan, logged: Logged) {
+        let Some((dispatch, caller)) = &caller.0 else { return };
+        let _record_time = RecordTimeGuard::set(logged.at);
+        dispatcher::with_default(dispatch, || self.emit(caller, logged.record.cut()));
     }
 
     fn emit(&mut self, caller: &Span, record: Record) {
@@ -177,7 +218,7 @@ impl EventForwarder {
                     let parent = self.find(parent).map_or(caller, |open| &open.span).id();
                     let opened = callsite
                         .with_values(&values, |values| Span::child_of(parent, callsite.metadata(), values));
-                    self.open.push(OpenSpan { number: span, span: opened, callsite });
+                    self.0.push(OpenSpan { number: span, span: opened, callsite });
                 }
             }
             Record::Noted { span, values } => {
@@ -191,7 +232,7 @@ impl EventForwarder {
             }
             // A value for the request log; it reports no event that a subscriber could get.
             Record::Data { .. } => {}
-            Record::Closed { span } => self.open.retain(|open| open.number != span),
+            Record::Closed { span } => self.0.retain(|open| open.number != span),
             Record::LeftOut(count) => {
                 tracing::warn!(target: "forkpool::worker", parent: caller.id(), count,
                     "a worker logged too much in one call: the records beyond the limit were left out");
@@ -201,7 +242,7 @@ impl EventForwarder {
 
     fn find(&self, number: Option<u64>) -> Option<&OpenSpan> {
         let number = number?;
-        self.open.iter().rev().find(|open| open.number == number)
+        self.0.iter().rev().find(|open| open.number == number)
     }
 }
 

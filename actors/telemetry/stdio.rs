@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::io::unix::AsyncFd;
 
+use crate::actors::transport::watching;
 use crate::channel::StatusPage;
-use crate::sys::{descriptors, reactor};
+use crate::sys::descriptors;
 
 use super::line_buffer::{LineBuffer, Tail};
 use super::teller;
@@ -141,19 +142,24 @@ impl OutputPipe {
         self.pid.store(pid, Ordering::Relaxed);
     }
 
-    /// Returns a future that logs every line as it arrives, until both pipes are closed. For a worker on another
-    /// machine it is ready at once.
+    /// Logs every line as it arrives, until both pipes are closed. For a worker on another machine it is ready at once.
     ///
-    /// # Errors
-    ///
-    /// The error of registering the pipes with the reactor (epoll_ctl(2)); output is then read only by
-    /// [`last_lines`](Self::last_lines), [`tail_contains`](Self::tail_contains) and [`finish`](Self::finish).
-    pub(crate) fn watch(self: &Arc<Self>) -> io::Result<impl Future<Output = ()> + 'static> {
-        let OutputSource::Local { stdout, stderr, .. } = &self.source else {
-            return Ok(OutputWatch { output: self.clone(), ends: [None, None] });
-        };
-        let [stdout, stderr] = [stdout, stderr].map(|end| reactor::register_shared(end.clone()));
-        Ok(OutputWatch { output: self.clone(), ends: [Some(stdout?), Some(stderr?)] })
+    /// While the system refuses to watch the pipes, they are read after short waits, so that the worker is not blocked.
+    pub(crate) fn watch(self: &Arc<Self>) -> impl Future<Output = ()> + 'static {
+        let output = self.clone();
+        async move {
+            let mut watch = OutputWatch { output: output.clone(), ends: [None, None] };
+            if let OutputSource::Local { stdout, stderr, .. } = &output.source {
+                for (end, pipe) in watch.ends.iter_mut().zip([stdout, stderr]) {
+                    let read = || {
+                        output.drain(CHUNKS_PER_TURN);
+                        false
+                    };
+                    *end = watching::register(pipe.clone(), read).await;
+                }
+            }
+            watch.await;
+        }
     }
 
     /// Reads what has been written so far and returns the last lines of standard error.
@@ -336,5 +342,35 @@ impl Future for OutputWatch {
             }
         }
         if self.ends.iter().all(Option::is_none) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+
+    use super::*;
+    use crate::sys::reactor;
+
+    /// G2
+    #[test]
+    fn output_is_read_although_the_system_refuses_to_watch_it() {
+        actix_rt::System::new().block_on(async {
+            let (status_page, _memory) = StatusPage::create(0).expect("a page");
+            let teller = Teller::here().expect("a thread");
+            let (output, ends) = OutputPipe::new("pool", teller, 1, status_page, |_| None).expect("pipes");
+            let OutputSource::Local { stderr, .. } = &output.source else { panic!("it is local") };
+            // The same pipe cannot be registered twice.
+            let _refused = reactor::register_shared(stderr.clone()).expect("a registration");
+            drop(actix_rt::spawn(output.watch()));
+            let more_than_a_pipe_holds = vec![b'.'; 3 * CHUNK_BYTES];
+            let writer =
+                std::thread::spawn(move || File::from(ends.stderr).write_all(&more_than_a_pipe_holds));
+            while !writer.is_finished() {
+                actix_rt::time::sleep(Duration::from_millis(1)).await;
+            }
+            writer.join().expect("no panic").expect("all is written");
+        });
     }
 }

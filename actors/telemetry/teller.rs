@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use tracing::dispatcher::{self, Dispatch};
 use tracing::subscriber::NoSubscriber;
 
-pub(crate) use crate::telling::caught;
+use crate::user_code::{caught, drop_caught};
 
 /// Events that wait to be told; more are dropped and counted. With the longest lines of workers that is 32 MiB.
 const CAPACITY: usize = 4096;
@@ -93,6 +93,13 @@ fn dispatch_here() -> Option<Dispatch> {
     caught(here).flatten()
 }
 
+/// The subscriber may have no other owner left.
+impl Drop for Teller {
+    fn drop(&mut self) {
+        drop_caught(self.dispatch.take());
+    }
+}
+
 impl Queue {
     fn shared() -> io::Result<Arc<Self>> {
         let mut current = CURRENT.lock();
@@ -117,7 +124,8 @@ impl Queue {
             Some(dispatch) => Box::new(move || dispatcher::with_default(&dispatch, event)),
             None => Box::new(event),
         };
-        if self.events.try_send(event).is_err() {
+        if let Err(unsent) = self.events.try_send(event) {
+            drop_caught(unsent);
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }

@@ -6,4 +6,4 @@ mod call_arbiter;
 mod own_arbiter;
 
 pub(crate) use call_arbiter::CallArbiter;
-pub(crate) use own_arbiter::{OwnArbiter, supervision};
+pub(crate) use own_arbiter::{OwnArbiter, is_own, supervision};

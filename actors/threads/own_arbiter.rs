@@ -1,5 +1,6 @@
 //! A thread with an arbiter that belongs to no actix system of the application.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::{Arc, Weak, mpsc};
 use std::thread;
@@ -12,6 +13,15 @@ static SUPERVISION: Mutex<Weak<OwnArbiter>> = Mutex::new(Weak::new());
 
 /// The arbiter on which calls run that are made on a thread without an arbiter.
 static CALLS: Mutex<Weak<OwnArbiter>> = Mutex::new(Weak::new());
+
+thread_local! {
+    static IS_OWN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Returns whether this thread is one of the library's own.
+pub(crate) fn is_own() -> bool {
+    IS_OWN.get()
+}
 
 /// An arbiter on a thread of the library's own. The thread ends once the last share of it is dropped.
 #[derive(Debug)]
@@ -33,6 +43,7 @@ impl OwnArbiter {
     fn start(name: &str) -> io::Result<Arc<Self>> {
         let (sender, started) = mpsc::channel();
         thread::Builder::new().name(name.to_owned()).spawn(move || {
+            IS_OWN.set(true);
             let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => runtime,
                 Err(error) => return drop(sender.send(Err(error))),

@@ -4,6 +4,7 @@ pub(crate) mod blobs;
 mod retry_timer;
 mod rings;
 mod stream;
+pub(crate) mod watching;
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -1,11 +1,10 @@
 //! The serialized shape of a type, as text: the same in every program that serializes the type alike.
 
-use std::panic::AssertUnwindSafe;
-
 use serde::de::DeserializeOwned;
 use serde_reflection::{Tracer, TracerConfig};
 
 use super::interface::last_segment;
+use crate::user_code::caught;
 use crate::wire::control::Signature;
 
 /// Offset and factor of the hash, which other programs can compute as well.
@@ -26,8 +25,7 @@ pub(crate) fn shape<T: DeserializeOwned>() -> String {
         let (format, _) = tracer.trace_simple_type::<T>().ok()?;
         serde_json::to_string(&(format, tracer.registry_unchecked())).ok()
     };
-    let traced = std::panic::catch_unwind(AssertUnwindSafe(trace));
-    traced.ok().flatten().unwrap_or_else(|| format!("?{}", last_segment(std::any::type_name::<T>())))
+    caught(trace).flatten().unwrap_or_else(|| format!("?{}", last_segment(std::any::type_name::<T>())))
 }
 
 /// Returns the signature of a message with this name and the shapes of its parts.

@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::sys::clock;
+use crate::user_code;
 
 mod finished;
 pub(crate) mod json;
@@ -337,8 +338,8 @@ impl Drop for LogState {
         let log = entries.finish(self.start, end);
         let deliver = self.deliver.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(deliver) = deliver {
-            // A panic that leaves a drop during another panic aborts the process. The panic hook has reported it.
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| deliver(log)));
+            // A panic that leaves a drop during another panic aborts the process.
+            user_code::caught(|| deliver(log));
         }
     }
 }

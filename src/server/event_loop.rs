@@ -11,6 +11,7 @@ use super::listener::Listener;
 use super::rejection_log::RejectionLog;
 use super::spawn::{ForkedWorker, WorkerSpec};
 use super::systemd;
+use super::systemd::Notices;
 use crate::config::ServerOptions;
 use crate::sys::descriptors;
 use crate::sys::descriptors::OpenDescriptors;
@@ -71,6 +72,7 @@ pub(super) struct ForkServer<'a> {
     pub(super) forked: u64,
     pub(super) not_forked: u64,
     pub(super) rejections: RejectionLog,
+    pub(super) notices: Notices,
 }
 
 /// What a server needs of the system before it opens anything that others see.
@@ -139,6 +141,7 @@ impl<'a> ForkServer<'a> {
             forked: 0,
             not_forked: 0,
             rejections: RejectionLog::new(now),
+            notices: Notices::default(),
         }
     }
 
@@ -189,6 +192,7 @@ impl<'a> ForkServer<'a> {
         let now = Instant::now();
         self.rejections.log_omitted(now);
         telling::catch_up();
+        self.notices.flush();
         let timers = [
             self.children.check_hung(),
             self.clients.next_overdue(now),
@@ -198,6 +202,7 @@ impl<'a> ForkServer<'a> {
             self.draining.flatten().map(|drain_until| drain_until.saturating_duration_since(now)),
             self.clients.next_room(now).filter(|_| !self.listeners.is_empty()),
             (self.has_more_exits || self.clients.has_messages()).then_some(Duration::ZERO),
+            self.notices.next(),
         ];
         let timeout = timers.into_iter().flatten().min();
         let (tokens, awake) = {
@@ -209,7 +214,7 @@ impl<'a> ForkServer<'a> {
                     std::thread::sleep(RETRY_WAIT);
                     return Ok(());
                 }
-                Err(_) => return Err(Disconnect::Broken),
+                Err(error) => return Err(self.give_up("poll", error)),
             }
         };
         let request = awake.child_signals.then(|| self.child_signals.take_stop_request()).flatten();
@@ -231,6 +236,19 @@ impl<'a> ForkServer<'a> {
         }
         self.drop_overdue_peers(Instant::now());
         Ok(())
+    }
+
+    /// Tells all clients, and standard error, why this server ends.
+    fn give_up(&mut self, call: &'static str, error: Errno) -> Disconnect {
+        let error = CallError { call, error: error.into() };
+        let reason = format!("the fork server cannot wait for events: {error}");
+        telling::print_line(format_args!("{reason}"));
+        self.clients.queue_for_all(&FromServer::Refused { reason });
+        for id in self.clients.ids() {
+            // A client that does not get it finds the channel closed.
+            let _ = self.clients.get(id).map(|client| client.control.flush());
+        }
+        Disconnect::Broken
     }
 
     fn watched(&self, now: Instant) -> impl Iterator<Item = (Watched, (BorrowedFd<'_>, bool))> {
@@ -280,7 +298,7 @@ impl<'a> ForkServer<'a> {
     pub(super) fn drain(&mut self, succeeded: bool) {
         let drain_until = self.options.drain_timeout.and_then(|limit| Instant::now().checked_add(limit));
         self.draining = Some(drain_until);
-        systemd::notify_stopping();
+        self.notices.send(systemd::STOPPING);
         let workers = self.children.count();
         log_event!(info, workers, succeeded, "takes no more work");
         self.clients.queue_for_all(&FromServer::Draining { succeeded });

@@ -1,7 +1,6 @@
 //! Start of an application's own fork server: hello, preload, then the event loop until the application is gone.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::AssertUnwindSafe;
 
 use super::compatibility::ServerVersion;
 use super::control_channel::{ControlChannel, Disconnect};
@@ -148,19 +147,18 @@ pub(super) fn run_preload(program: &Program, config: &[u8]) -> Result<&'static P
         let advice = "start them in setup, or put the workers into a program without them";
         return Err(thread_error(&format!("{started} {others}"), advice));
     }
-    let mut preload = Preload::default();
-    let load = || (program.preload)(config, &mut preload);
-    let outcome = std::panic::catch_unwind(AssertUnwindSafe(load));
-    match outcome {
+    // Never dropped, not even if the preload fails: the user's values may panic then.
+    let preload = Box::leak(Box::new(Preload::default()));
+    match panic_capture::run(|| (program.preload)(config, preload)) {
         Ok(Ok(())) => match threads::others() {
-            None => Ok(Box::leak(Box::new(preload))),
+            None => Ok(preload),
             Some(others) => {
                 let advice = "stop and join them in preload, or start them in setup";
                 Err(thread_error(&format!("the preload leaves {others} running"), advice))
             }
         },
         Ok(Err(error)) => Err(SetupReport::of(error)),
-        Err(_) => Err(SetupReport::Panic(panic_capture::take())),
+        Err(report) => Err(SetupReport::Panic(report)),
     }
 }
 

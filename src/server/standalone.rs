@@ -93,11 +93,11 @@ pub fn serve(
         }
     };
     let listens = listeners.iter().map(|listener| listener.address.as_str()).collect::<Vec<_>>().join(", ");
-    let server = ForkServer::new(template, options.clone(), own, listeners, footing);
+    let mut server = ForkServer::new(template, options.clone(), own, listeners, footing);
     // Nothing can fail from here on.
     predecessors.into_iter().for_each(Predecessor::confirm);
     log_event!(info, listens, "serves");
-    systemd::notify_ready();
+    server.notices.send(systemd::READY);
     match server.serve() {
         Ok(worker) => worker.become_worker(),
         Err(Disconnect::Closed) => Ok(()),

@@ -1,12 +1,14 @@
 //! The service manager: sockets that it passes to this server, and notifications to it.
 
+use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
-
-use sd_notify::NotifyState;
+use std::time::Duration;
 
 use super::errors::ListenError;
 use super::listener::{Access, Listener};
 use crate::address::Address;
+use crate::sys::passing::is_passing;
 use crate::sys::{descriptors, sockets};
 
 /// The descriptors that a service manager has passed to this process, with their names.
@@ -65,17 +67,45 @@ impl Inherited {
     }
 }
 
-/// Notifies the service manager that clients are accepted now.
+/// The state of a server that accepts clients.
+pub(super) const READY: &str = "READY=1";
+
+/// The state of a server that takes no more work and is about to stop.
+pub(super) const STOPPING: &str = "STOPPING=1";
+
+/// How long after an attempt a notice is sent again that the service manager had no room for (100 ms).
+const SEND_AGAIN: Duration = Duration::from_millis(100);
+
+/// The notices to the service manager that are not sent yet. Sending them never waits.
 ///
 /// # References
 ///
 /// - [sd_notify(3)](https://man7.org/linux/man-pages/man3/sd_notify.3.html)
-pub(super) fn notify_ready() {
-    // Without a service manager there is nothing to notify.
-    let _ = sd_notify::notify(&[NotifyState::Ready]);
-}
+#[derive(Default)]
+pub(super) struct Notices(VecDeque<&'static str>);
 
-/// Notifies the service manager that this server takes no more work and is about to stop.
-pub(super) fn notify_stopping() {
-    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+impl Notices {
+    pub(super) fn send(&mut self, state: &'static str) {
+        self.0.push_back(state);
+        self.flush();
+    }
+
+    /// Sends what is left, as far as there is room.
+    pub(super) fn flush(&mut self) {
+        // Without a service manager there is nothing to notify.
+        let manager = std::env::var_os("NOTIFY_SOCKET");
+        while let Some(state) = self.0.front() {
+            let sent =
+                manager.as_ref().map_or(Ok(()), |manager| sockets::send_datagram(manager, state.as_bytes()));
+            if sent.is_err_and(|error| error.kind() == ErrorKind::WouldBlock || is_passing(&error)) {
+                return;
+            }
+            self.0.pop_front();
+        }
+    }
+
+    /// Returns how long until notices are to be sent again; `None` if all are sent.
+    pub(super) fn next(&self) -> Option<Duration> {
+        (!self.0.is_empty()).then_some(SEND_AGAIN)
+    }
 }

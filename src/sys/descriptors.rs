@@ -104,6 +104,19 @@ pub(crate) fn has_room<const COUNT: usize>(fds: [BorrowedFd<'_>; COUNT]) -> bool
     }
 }
 
+/// Whether a descriptor can be read now, or has an error or an end to report.
+///
+/// # References
+///
+/// - [poll(2)](https://man7.org/linux/man-pages/man2/poll.2.html), `POLLIN`
+#[cfg(feature = "actors")]
+pub(crate) fn is_readable(fd: BorrowedFd<'_>) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut entry = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    rustix::io::retry_on_intr(|| poll(&mut entry, Some(&now))).is_ok_and(|count| count > 0)
+}
+
 /// Writes bytes, as far as that needs no wait; returns whether it wrote all of them.
 ///
 /// # References

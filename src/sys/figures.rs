@@ -95,6 +95,10 @@ pub(crate) fn if_stuck(state: &'static str) -> Option<&'static str> {
     Some(state).filter(|state| state.starts_with("stopped") || state.starts_with("waiting"))
 }
 
+/// The state of a process that has ended and is not reaped.
+#[cfg(feature = "actors")]
+pub(super) const ZOMBIE: &str = "ended and not reaped";
+
 #[cfg(feature = "actors")]
 fn name_of(state: &str) -> Option<&'static str> {
     match state.chars().next()? {
@@ -103,7 +107,7 @@ fn name_of(state: &str) -> Option<&'static str> {
         'D' => Some("waiting inside the kernel"),
         'T' => Some("stopped"),
         't' => Some("stopped by a debugger"),
-        'Z' => Some("ended and not reaped"),
+        'Z' => Some(ZOMBIE),
         _ => None,
     }
 }

@@ -4,6 +4,8 @@
 //! precondition is checked where it is used, or carried in a type.
 #![expect(unsafe_code, reason = "fork, wait4, signalfd and the process title have no safe equivalent")]
 
+#[cfg(feature = "actors")]
+pub(crate) mod adopted;
 pub(crate) mod arena;
 pub(crate) mod clock;
 pub(crate) mod descriptors;

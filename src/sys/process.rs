@@ -329,20 +329,6 @@ fn ending(status: i32) -> Ending {
     }
 }
 
-/// Reaps a process that has exited, if this process has adopted it from a fork server that is gone: as process 1 or as a
-/// subreaper.
-///
-/// # References
-///
-/// - [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html), `P_PIDFD`
-/// - [PR_SET_CHILD_SUBREAPER(2const)](https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html)
-#[cfg(feature = "actors")]
-pub(crate) fn reap_adopted(process: BorrowedFd<'_>) {
-    let options = rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOHANG;
-    // The error is that it is no child of this process, as in most applications: another one reaps it.
-    let _ = rustix::process::waitid(rustix::process::WaitId::PidFd(process), options);
-}
-
 fn duration(time: libc::timeval) -> Duration {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let micros = u64::try_from(time.tv_usec).unwrap_or(0);

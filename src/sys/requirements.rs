@@ -7,17 +7,19 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use super::{CallError, Errno, descriptors, process};
 
 /// Tries once every call without which a pool on this machine cannot work, so that a refusal is found at the start and
-/// not by every call. `rings`: the workers' channels are in shared memory. `blobs`: the pool has memory for blobs.
+/// not by every call. `rings`: the workers' channels are in shared memory. `blobs`: the pool has memory for blobs. `own_server`:
+/// the pool starts its fork server.
 ///
 /// A lack of descriptors or memory is not a refusal: it passes.
 ///
 /// # Errors
 ///
 /// The call and its error.
-pub(crate) fn check(rings: bool, blobs: bool) -> Result<(), CallError> {
+pub(crate) fn check(rings: bool, blobs: bool, own_server: bool) -> Result<(), CallError> {
     let checks = [
         ("pidfd_open", true, process::open_pidfd(process::own_pid()).map(drop)),
         ("memfd_create", true, sealed_memory()),
+        ("setpgid", own_server, setpgid()),
         ("opening /proc/self/fd", rings || blobs, reopened_pipe()),
     ];
     for (call, is_needed, outcome) in checks {
@@ -28,6 +30,22 @@ pub(crate) fn check(rings: bool, blobs: bool) -> Result<(), CallError> {
         }
     }
     Ok(())
+}
+
+/// Whether a process may move to another group. Where it may not, the execution of a server fails with that error, but
+/// as if the program could not be executed.
+///
+/// # References
+///
+/// - [setpgid(2)](https://man7.org/linux/man-pages/man2/setpgid.2.html)
+fn setpgid() -> rustix::io::Result<()> {
+    // SAFETY: setpgid demands nothing of its arguments, which are numbers; a group below zero is refused and changes
+    // nothing.
+    let refused = unsafe { libc::setpgid(0, -1) };
+    match std::io::Error::last_os_error().raw_os_error() {
+        Some(error) if refused == -1 && error != libc::EINVAL => Err(Errno::from_raw_os_error(error)),
+        _ => Ok(()),
+    }
 }
 
 fn sealed_memory() -> rustix::io::Result<()> {

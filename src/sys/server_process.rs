@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,11 @@ impl ServerProcess {
              Server::run and connect to it",
             self.executed
         )
+    }
+
+    /// Whether a signal has ended the process, which says nothing about the next one.
+    pub(crate) fn was_killed(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(status)) if status.signal().is_some())
     }
 
     /// Says that a process that was started as a fork server has not sent its first message yet.

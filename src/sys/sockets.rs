@@ -1,7 +1,10 @@
 //! Sockets: creating and connecting them, and the credentials of their peers.
 
+use std::ffi::OsStr;
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
@@ -302,6 +305,27 @@ pub(crate) fn is_listener(fd: BorrowedFd<'_>) -> bool {
 pub(crate) fn is_unix_listener(fd: BorrowedFd<'_>) -> bool {
     use rustix::net::{AddressFamily, sockopt};
     is_listener(fd) && sockopt::socket_domain(fd) == Ok(AddressFamily::UNIX)
+}
+
+/// Sends one datagram to a Unix socket: a path, or an abstract name behind `@`. It never waits.
+///
+/// # Errors
+///
+/// `WouldBlock` if the receiver has no room, or the system's error; nothing was sent.
+///
+/// # References
+///
+/// - [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html)
+pub(crate) fn send_datagram(address: &OsStr, bytes: &[u8]) -> io::Result<()> {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let address = match address.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(address)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.send_to_addr(bytes, &address).map(drop)
 }
 
 #[cfg(test)]

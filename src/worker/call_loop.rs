@@ -1,7 +1,6 @@
 //! The call loop: read a call, run it, answer it.
 
 use std::io;
-use std::panic::AssertUnwindSafe;
 use std::time::Instant;
 
 use super::panic_capture;
@@ -137,13 +136,15 @@ fn run_call(
         };
         service.call(incoming, replying);
     };
-    let survived = std::panic::catch_unwind(AssertUnwindSafe(run)).is_ok();
+    let run = panic_capture::run(run);
     log_sender::end();
-    if !survived {
-        out.truncate(before);
-        append_reply(out, call.id, panic_capture::outcome(panic_capture::take()));
-    } else {
-        append_lending(out, before, blobs, lent);
+    let survived = run.is_ok();
+    match run {
+        Ok(()) => append_lending(out, before, blobs, lent),
+        Err(report) => {
+            out.truncate(before);
+            append_reply(out, call.id, panic_capture::outcome(report));
+        }
     }
     *errors += u32::from(reply_was_error);
     survived
@@ -156,10 +157,10 @@ fn release(service: &mut dyn Service, out: &mut Vec<u8>, limits: WorkerLimits) -
     let too_large = private_bytes > limits.max_memory;
     if !too_large && !service.wants_replacement() {
         panic_capture::set_sink(PanicSink::None);
-        let done = std::panic::catch_unwind(AssertUnwindSafe(|| service.checkout_done()));
-        if done.is_err() {
+        let done = panic_capture::run(|| service.checkout_done());
+        if let Err(report) = done {
             // There is no call to answer, so the panic goes to standard error.
-            telling::print_line(format_args!("checkout_done panicked: {}", panic_capture::take()));
+            telling::print_line(format_args!("checkout_done panicked: {report}"));
             return false;
         }
     }

@@ -11,7 +11,6 @@ mod shared_bytes;
 mod subscriber;
 mod worker_log;
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,7 +106,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     // afterwards.
     let recorded = || tracing::dispatcher::with_default(&log, setup);
     parent_death::enter_user_code();
-    let attempt = std::panic::catch_unwind(AssertUnwindSafe(recorded));
+    let attempt = panic_capture::run(recorded);
     parent_death::leave_user_code();
     // Stays in place until the process exits.
     let _for_this_thread = inherited.then(|| tracing::dispatcher::set_default(&log));
@@ -125,7 +124,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
             exit(call_loop::run(&mut end, service.as_mut(), limits, &original))
         }
         Ok(Err(error)) => SetupReport::of(error),
-        Err(_) => SetupReport::Panic(panic_capture::take()),
+        Err(report) => SetupReport::Panic(report),
     };
     frame::append(end.buffer(), &FromWorker::SetupFailed(report));
     exit(end.flush().map(|()| call_loop::Exit::Closed))

@@ -1,13 +1,14 @@
 //! Captures the message and backtrace of a panic, so that the caller gets them.
 
 use std::backtrace::Backtrace;
-use std::panic::PanicHookInfo;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::ThreadId;
 
 use crate::channel::{AnyWorkerIo, WorkerIo};
 use crate::failure::PanicReport;
 use crate::sys::process;
+use crate::user_code;
 use crate::wire::call::{FromWorker, Outcome, ReplyHeader, SetupReport};
 use crate::wire::frame;
 
@@ -58,8 +59,22 @@ pub(super) fn set_sink(sink: PanicSink) {
     captured().sink = sink;
 }
 
+/// Runs code of the user's.
+///
+/// # Errors
+///
+/// The report of its panic.
+pub(crate) fn run<T>(code: impl FnOnce() -> T) -> Result<T, PanicReport> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
+        // First the report: what the panic carries may panic when it is dropped.
+        let report = take();
+        user_code::drop_payload(payload);
+        report
+    })
+}
+
 /// Returns and removes the report of the panic that was just caught.
-pub(crate) fn take() -> PanicReport {
+fn take() -> PanicReport {
     captured().report.take().unwrap_or_else(|| PanicReport {
         message: "a panic without a message".to_owned(),
         location: None,

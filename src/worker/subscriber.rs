@@ -17,7 +17,7 @@ use tracing_core::span::Current;
 use super::log_sender;
 use super::log_sender::CallSerial;
 use crate::channel::StatusPage;
-use crate::telling;
+use crate::user_code;
 use crate::wire::frame;
 use crate::wire::log_record::{
     CallsiteInfo, MAX_FIELDS, MAX_RECORD_TEXT, Record, RecordBudget, Value, Values, level,
@@ -72,7 +72,7 @@ struct OpenSpan {
 pub(super) fn raise_max_verbosity(verbosity: u8) {
     if MAX_VERBOSITY.fetch_max(verbosity, Ordering::Relaxed) < verbosity {
         // This asks every subscriber of the process, the user's included.
-        telling::caught(tracing::callsite::rebuild_interest_cache);
+        user_code::caught(tracing::callsite::rebuild_interest_cache);
         if LOG_BRIDGED.load(Ordering::Relaxed) {
             log::set_max_level(log_level(verbosity));
         }

@@ -49,31 +49,6 @@ fn main() {
     let place = Place::of(std::os::unix::process::parent_id());
     match role() {
         Some(role) => roles::play(&role, &format!("unix:{}", place.display())),
-        None => run_tests(),
+        None => run_tests(&[refusals::TESTS, programs::TESTS, preloads::TESTS, outputs::TESTS]),
     }
 }
-
-/// Tests and their names.
-type Tests = &'static [(&'static str, fn())];
-
-/// Runs the tests whose names contain the first argument that is no option, or all.
-fn run_tests() {
-    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
-    let all = [refusals::TESTS, programs::TESTS, preloads::TESTS, outputs::TESTS].concat();
-    let chosen: Vec<_> = all.into_iter().filter(|(name, _)| name.contains(&filter)).collect();
-    for (name, test) in &chosen {
-        println!("test {name} ...");
-        // A panic ends this program, and tells why.
-        test();
-        println!("test {name} ... ok");
-    }
-    println!("{} passed, 0 failed", chosen.len());
-}
-
-/// Names the tests of a file.
-macro_rules! tests {
-    ($($test:ident),+ $(,)?) => {
-        pub const TESTS: crate::Tests = &[$((stringify!($test), $test)),+];
-    };
-}
-use tests;

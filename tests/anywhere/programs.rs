@@ -1,6 +1,6 @@
 //! Processes whose executable is not the program that contains the workers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use forkpool::Server;
@@ -11,6 +11,7 @@ use crate::*;
 tests! {
     a_program_that_the_dynamic_linker_was_told_to_run_starts_pools,
     a_process_that_does_not_divert_is_named_by_the_calls,
+    a_process_that_never_diverts_fails_a_call_without_a_limit,
     a_library_in_a_foreign_program_says_that_it_cannot_start_pools,
     a_server_inside_of_a_runtime_says_so,
 }
@@ -35,26 +36,40 @@ fn a_process_that_does_not_divert_is_named_by_the_calls() {
             ("speaks", "wrote something else there"),
             ("hangs", "has not diverted ahead of its main yet"),
         ] {
-            let ours = std::env::current_exe().expect("this program");
-            let copy = Scratch::beside(&ours);
-            std::fs::hard_link(ours, copy.get()).expect("a second name");
-            let role = format!("heir deaf={deaf}");
-            let mut application = Application::start_through(&linker, copy.get(), "an_application", &role);
-            application.says("ready");
-            copy.remove();
-            std::fs::copy(env!("CARGO_BIN_EXE_forkpool_deaf"), copy.get()).expect("another program");
-            application.go_on();
-            // What the other program prints is shown once, however often it is started.
-            assert_eq!(application.says_either("what a foreign program prints", "failed: "), None, "{deaf}");
-            let told = application.says_either("what a foreign program prints", "failed: ");
-            let told = told.expect("it is not shown again");
-            let name = copy.get().file_name().expect("a name").to_string_lossy().into_owned();
-            assert!(told.contains(expected), "{told}");
-            assert!(told.contains(&name) && told.contains("ahead of its main"), "{told}");
-            assert!(application.ends().success());
-            assert_eq!(application.family(), [0; 0]);
+            does_not_divert(&linker, &format!("heir deaf={deaf}"), expected);
         }
     });
+}
+
+/// G7: it never will, so the call does not wait.
+fn a_process_that_never_diverts_fails_a_call_without_a_limit() {
+    run(async {
+        if let Some(linker) = dynamic_linker() {
+            does_not_divert(&linker, "heir deaf=ends unlimited", "it ended (exit status: 0)");
+            does_not_divert(&linker, "heir deaf=speaks unlimited", "wrote something else there");
+        }
+    });
+}
+
+/// Starts an application whose program is replaced by one that does not divert, and finds what its call says.
+fn does_not_divert(linker: &Path, role: &str, expected: &str) {
+    let ours = std::env::current_exe().expect("this program");
+    let copy = Scratch::beside(&ours);
+    std::fs::hard_link(ours, copy.get()).expect("a second name");
+    let mut application = Application::start_through(linker, copy.get(), "an_application", role);
+    application.says("ready");
+    copy.remove();
+    std::fs::copy(env!("CARGO_BIN_EXE_forkpool_deaf"), copy.get()).expect("another program");
+    application.go_on();
+    // What the other program prints is shown once, however often it is started.
+    assert_eq!(application.says_either("what a foreign program prints", "failed: "), None, "{role}");
+    let told = application.says_either("what a foreign program prints", "failed: ");
+    let told = told.expect("it is not shown again");
+    let name = copy.get().file_name().expect("a name").to_string_lossy().into_owned();
+    assert!(told.contains(expected), "{told}");
+    assert!(told.contains(&name) && told.contains("ahead of its main"), "{told}");
+    assert!(application.ends().success());
+    assert_eq!(application.family(), [0; 0]);
 }
 
 /// G7, S3

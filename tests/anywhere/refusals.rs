@@ -16,6 +16,7 @@ tests! {
     a_server_names_the_call_that_it_cannot_do_without,
     a_pool_needs_no_null_device_and_says_that_it_needs_proc,
     a_server_without_proc_or_null_device_passes_on_no_descriptor,
+    a_server_that_cannot_wait_says_so_and_is_replaced,
 }
 
 /// The errors of a call that a kernel does not have, and of one that a filter refuses.
@@ -55,7 +56,7 @@ fn a_warning_of_every_worker_is_printed_at_powers_of_ten() {
 /// G7
 fn a_start_names_the_call_that_it_cannot_do_without() {
     run(async {
-        for call in ["pidfd_open", "memfd_create"] {
+        for call in ["pidfd_open", "memfd_create", "setpgid"] {
             for (error, text) in ERRORS {
                 let mut application = application(&format!("pool refuse={call}:{error}"));
                 let told = application.says("refused: ");
@@ -130,5 +131,21 @@ fn a_server_without_proc_or_null_device_passes_on_no_descriptor() {
             assert_eq!(held.len(), most, "{role}: {held:?}");
             bounded("the end", pool.stop(Duration::ZERO)).await;
         }
+    });
+}
+
+/// G2: the limit of descriptors is lowered below what the server waits for.
+fn a_server_that_cannot_wait_says_so_and_is_replaced() {
+    run(async {
+        let (mut printed, stderr) = std::io::pipe().expect("a pipe");
+        let mut application = Application::start_with_stderr(stderr, "an_application", "starved");
+        assert_eq!(application.says_either("stopped", "failed: "), None);
+        assert!(application.ends().success());
+        let mut text = String::new();
+        printed.read_to_string(&mut text).expect("a text");
+        assert!(
+            text.contains("forkpool: the fork server cannot wait for events: poll: Invalid argument"),
+            "{text}"
+        );
     });
 }

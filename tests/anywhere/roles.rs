@@ -31,7 +31,8 @@ pub fn play(role: &str, address: &str) {
     };
     match words[0] {
         "pool" => System::new().block_on(pool()),
-        "heir" => System::new().block_on(heir()),
+        "heir" => System::new().block_on(heir(words.contains(&"unlimited"))),
+        "starved" => System::new().block_on(starved()),
         "crowd" => System::new().block_on(crowd()),
         "server" => server(address, value("log"), value("threads")),
         other => panic!("no part {other:?}"),
@@ -49,6 +50,7 @@ fn refuse(refusal: &str) {
         "prctl" => libc::SYS_prctl,
         "pidfd_send_signal" => libc::SYS_pidfd_send_signal,
         "pwritev2" => libc::SYS_pwritev2,
+        "setpgid" => libc::SYS_setpgid,
         "signalfd" => libc::SYS_signalfd4,
         other => panic!("no number for {other}"),
     };
@@ -98,16 +100,33 @@ async fn pool() {
 }
 
 /// An application whose fork server dies, together with its worker, when it is told to go on.
-async fn heir() {
+async fn heir(unlimited: bool) {
     let pool = builder::<Probe>(Setup::default()).workers(1..=1).start().expect("the pool starts");
     answer(pool.send(Pid)).await.expect("a worker");
     println!("ready");
     wait_to_go_on();
     kill(the_server().await);
     assert_eq!(failure(pool.send(Exit(3))).await.kind(), FailureKind::Died);
-    let failed = failure(pool.send_within(Duration::from_secs(2), Pid)).await;
+    let limit = (!unlimited).then_some(Duration::from_secs(2));
+    let failed = failure(pool.send_within(limit, Pid)).await;
     println!("failed: {}", one_line(&format!("{failed:#}")));
     bounded("the end", pool.stop(Duration::ZERO)).await;
+}
+
+/// An application whose fork server may not wait for as many descriptors as it has.
+async fn starved() {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    let pool = builder::<Probe>(Setup::default()).workers(1..=1).start().expect("the pool starts");
+    settled(&pool, 1).await;
+    let server = the_server().await;
+    let one = Rlimit { current: Some(1), ..getrlimit(Resource::Nofile) };
+    let pid = Pid::from_raw(i32::try_from(server).expect("a pid"));
+    prlimit(pid, Resource::Nofile, one).expect("a limit");
+    // Wakes it, and may still be answered.
+    let _ = bounded("an answer", pool.server_stats()).await;
+    until("there is another server", || servers().iter().any(|&other| other != server)).await;
+    bounded("the end", pool.stop(Duration::ZERO)).await;
+    println!("stopped");
 }
 
 /// An application with several workers, one after the other as well.

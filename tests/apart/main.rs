@@ -15,6 +15,7 @@ mod restarts;
 mod roles;
 mod services;
 mod strangers;
+mod stuck;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -83,21 +84,12 @@ fn main() {
     let place = Place::of(place);
     match role() {
         Some(role) => roles::play(&role, &format!("unix:{}", place.display())),
-        None => run_tests(),
+        None => run_tests(&tests()),
     }
 }
 
-/// Tests and their names.
-type Tests = &'static [(&'static str, fn())];
-
-/// Runs the tests whose names contain the first argument that is no option, or all.
-fn run_tests() {
-    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
-    #[cfg(feature = "tls")]
-    let secured = tls::TESTS;
-    #[cfg(not(feature = "tls"))]
-    let secured: Tests = &[];
-    let all = [
+fn tests() -> Vec<Tests> {
+    vec![
         lives::TESTS,
         restarts::TESTS,
         faults::TESTS,
@@ -106,24 +98,9 @@ fn run_tests() {
         paths::TESTS,
         namespaces::TESTS,
         services::TESTS,
+        stuck::TESTS,
         network::TESTS,
-        secured,
+        #[cfg(feature = "tls")]
+        tls::TESTS,
     ]
-    .concat();
-    let chosen: Vec<_> = all.into_iter().filter(|(name, _)| name.contains(&filter)).collect();
-    for (name, test) in &chosen {
-        println!("test {name} ...");
-        // A panic ends this program, and tells why.
-        test();
-        println!("test {name} ... ok");
-    }
-    println!("{} passed, 0 failed", chosen.len());
 }
-
-/// Names the tests of a file.
-macro_rules! tests {
-    ($($test:ident),+ $(,)?) => {
-        pub const TESTS: crate::Tests = &[$((stringify!($test), $test)),+];
-    };
-}
-use tests;

@@ -13,6 +13,7 @@ use crate::*;
 tests! {
     calls_wait_for_a_service_that_is_restarted,
     a_service_says_what_it_was_passed_where_that_does_not_fit,
+    a_service_manager_that_does_not_listen_holds_up_no_call,
 }
 
 /// What a service manager has for one service: a socket that listens, and a place to be told how it does.
@@ -91,6 +92,32 @@ fn a_service_says_what_it_was_passed_where_that_does_not_fit() {
         let mut service = manager.start("at=systemd:others");
         let told = service.says("refused:");
         assert!(told.contains("systemd:others") && told.contains("only probes"), "{told}");
+        assert!(service.ends().success());
+    });
+}
+
+/// G1: a notice that finds no room is sent later.
+fn a_service_manager_that_does_not_listen_holds_up_no_call() {
+    run(async {
+        let manager = Manager::new();
+        let stranger = UnixDatagram::unbound().expect("a socket");
+        stranger.set_nonblocking(true).expect("a socket");
+        let notices = manager.place.0.with_extension("sock.notify");
+        let mut noise = 0;
+        while stranger.send_to(b"noise", &notices).is_ok() {
+            noise += 1;
+        }
+        let mut service = manager.start("at=systemd:probes");
+        let pool = manager.place.start();
+        answer(pool.send(Pid)).await.expect("a worker");
+        bounded("the end", pool.stop(Duration::ZERO)).await;
+        for _ in 0..noise {
+            assert_eq!(manager.hears(), "noise");
+        }
+        assert_eq!(manager.hears(), "READY=1");
+        signal(service.pid(), Signal::TERM);
+        assert_eq!(manager.hears(), "STOPPING=1");
+        service.tells("good bye").await;
         assert!(service.ends().success());
     });
 }

@@ -9,4 +9,6 @@ mod fatal;
 mod guards;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod subscribers;
 mod timeouts;
+mod user_values;

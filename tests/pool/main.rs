@@ -9,3 +9,4 @@ mod line;
 mod population;
 mod ready;
 mod release;
+mod unreported;

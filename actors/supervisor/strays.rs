@@ -1,0 +1,42 @@
+//! Workers of a dead server that it forked and did not confirm, so that their pids are unknown. An application that
+//! adopts orphans has to reap them.
+
+use std::time::Duration;
+
+use actix::{AsyncContext, Context};
+
+use super::Supervisor;
+use crate::sys::adopted::{Strays, adopts_orphans};
+
+/// Time between two looks (20 ms).
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// How often none must be found until the search ends (1 s in all). A process is adopted a moment after its server is
+/// lost.
+const LOOKS: u32 = 50;
+
+/// How often they are looked for at most (30 s in all), if some do not end: each finds its channel closed after its
+/// set-up.
+const MAX_LOOKS: u32 = 1500;
+
+impl Supervisor {
+    /// Looks for the workers with these numbers that this pool's own server, which had this pid, has left behind.
+    pub(super) fn reap_strays(&mut self, numbers: &[u64], server: Option<u32>, ctx: &mut Context<Self>) {
+        if let Some(server) = server.filter(|_| !numbers.is_empty() && adopts_orphans()) {
+            self.searches += 1;
+            self.look_for(Strays::new(&self.scheduler.options.name, numbers, server), LOOKS, MAX_LOOKS, ctx);
+        }
+    }
+
+    fn look_for(&mut self, strays: Strays, looks: u32, most: u32, ctx: &mut Context<Self>) {
+        let looks = if strays.reap() { looks } else { looks - 1 };
+        if looks > 0 && most > 0 {
+            ctx.run_later(LOOK_EVERY, move |supervisor, ctx| {
+                supervisor.look_for(strays, looks, most - 1, ctx);
+            });
+        } else {
+            self.searches -= 1;
+            self.stop_if_drained(ctx);
+        }
+    }
+}
