@@ -254,7 +254,6 @@ impl<W: Worker> PoolBuilder<W> {
             true => (W::PROGRAM.fingerprint)(),
             false => schema::fingerprint(&interface),
         };
-        let arena = self.options.blob_memory > 0 && !source.is_remote();
         let hello = ToServer::Hello(Hello {
             protocol: PROTOCOL,
             library: LIBRARY.to_owned(),
@@ -270,7 +269,6 @@ impl<W: Worker> PoolBuilder<W> {
                 memory_limit: self.options.memory_limit,
             },
             config,
-            arena,
         });
         let mut bytes = Vec::new();
         frame::append(&mut bytes, &hello);

@@ -69,8 +69,9 @@ impl<W: Worker> Server<W> {
     /// Adds an address to listen at.
     ///
     /// - `unix:/path` is a socket for processes of the same user and of root (mode 0600). A socket that a dead server left
-    ///   is replaced; if its server is alive, [`run`](Self::run) refuses to start, or [takes over](Self::take_over). A file
-    ///   beside it, with `.lock` behind the name, holds the server's process id.
+    ///   is replaced; if its server is alive, [`run`](Self::run) refuses to start, or [takes over](Self::take_over). It
+    ///   refuses to start if anything else is there. A file beside it, with `.lock` behind the name, holds the server's
+    ///   process id and a key with which the servers of this path recognize each other's workers.
     /// - `tls:host:port` accepts peers from anywhere whose certificate is signed by one of the authorities of
     ///   [`certificates`](Self::certificates).
     /// - `tcp:host:port` accepts any process of this machine, since nothing is authenticated. The address must belong to

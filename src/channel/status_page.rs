@@ -72,20 +72,28 @@ impl StatusPage {
         StatusPage(memory)
     }
 
-    /// Maps the status page alone, to read it.
+    /// Maps the status page alone, to read it, and keeps it out of processes that are forked from this one.
     ///
     /// # Errors
     ///
     /// The system's error, or `INVAL` if the memory is too short or not sealed against shrinking.
-    pub(crate) fn open(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
-        SharedMemory::open_beginning(file, PAGE_LENGTH).map(|memory| StatusPage(Arc::new(memory)))
+    pub(crate) fn watch(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
+        let memory = SharedMemory::open_beginning(file, PAGE_LENGTH)?;
+        Ok(StatusPage(Arc::new(memory.keep_from_children())))
+    }
+
+    /// Drops the copy of a watched page in a forked process.
+    pub(crate) fn drop_in_child(self) {
+        if let Some(memory) = Arc::into_inner(self.0) {
+            memory.drop_in_child();
+        }
     }
 
     /// Maps the status page and the table behind it, to read and write them.
     ///
     /// # Errors
     ///
-    /// Those of [`open`](Self::open).
+    /// Those of [`watch`](Self::watch).
     pub(super) fn open_all(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
         SharedMemory::open(file, PAGE_LENGTH + TABLE_LENGTH).map(|memory| StatusPage(Arc::new(memory)))
     }

@@ -3,12 +3,14 @@
 #[cfg(feature = "actors")]
 mod pool;
 mod server;
+mod shared;
 
 use std::time::Duration;
 
 #[cfg(feature = "actors")]
 pub(crate) use pool::Options;
 pub use server::ServerOptions;
+pub(crate) use shared::{MAX_BLOB_MEMORY, SharedOptions};
 
 /// Longest name of a pool or server, in bytes; `ps` shows the beginning of it.
 pub(crate) const MAX_NAME: usize = 64;

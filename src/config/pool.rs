@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{Backoff, MAX_NAME, OnCancel, OptionError, Transport};
+use super::{Backoff, MAX_BLOB_MEMORY, OnCancel, OptionError, SharedOptions, Transport};
 use crate::wire::frame::DEFAULT_MAX_DEPTH;
 
 /// Workers that a pool keeps and grows to: one at work and one in reserve, and as many as a small machine can hold.
@@ -31,16 +31,6 @@ pub(crate) const DEFAULT_MAX_PAYLOAD: usize = (64 << 20) + (64 << 10);
 /// Bytes for the blobs of a pool's calls, and for those of each worker's results: enough for one of the largest that
 /// are worth sending. Memory is taken only as blobs are made.
 pub(crate) const DEFAULT_BLOB_MEMORY: usize = 1 << 30;
-
-/// Largest `blob_memory`, in bytes: each worker takes as much of the application's address space.
-pub(crate) const MAX_BLOB_MEMORY: usize = 64 << 30;
-
-/// Largest `max_payload`, in bytes: a frame's length is 32 bits, and its header needs some of them.
-pub(crate) const MAX_PAYLOAD: usize = (u32::MAX as usize) - (64 << 10);
-
-/// Longest `hung_worker_timeout`: the watchdog's clock counts milliseconds in 32 bits, half of which stand for times
-/// that have passed.
-pub(crate) const MAX_HUNG_WORKER_TIMEOUT: Duration = Duration::from_secs(20 * 24 * 60 * 60);
 
 /// All options of a pool; [`PoolBuilder`](crate::PoolBuilder) documents each.
 #[derive(Clone, Debug, PartialEq)]
@@ -108,24 +98,22 @@ impl Options {
     ///
     /// [`OptionError`] for the first impossible option.
     pub(crate) fn validate(&self) -> Result<(), OptionError> {
-        self.validate_name()?;
+        self.shared().validate()?;
         self.validate_counts()?;
         self.validate_durations()?;
         self.validate_backoff()
     }
 
-    fn validate_name(&self) -> Result<(), OptionError> {
-        let value = || format!("{:?}", self.name);
-        if self.name.is_empty() {
-            return Err(OptionError::new("name", value(), "it must not be empty"));
+    /// Returns what the pool's server checks as well.
+    fn shared(&self) -> SharedOptions<'_> {
+        SharedOptions {
+            name: &self.name,
+            max_payload: self.max_payload as u64,
+            max_memory: self.max_memory,
+            memory_limit: self.memory_limit,
+            hung_worker_timeout: self.hung_worker_timeout,
+            kill_grace: self.kill_grace,
         }
-        if self.name.len() > MAX_NAME {
-            return Err(OptionError::new("name", value(), "it must have at most 64 bytes"));
-        }
-        if self.name.chars().any(|char| char.is_control() || char == '/') {
-            return Err(OptionError::new("name", value(), "it must not contain '/' or control characters"));
-        }
-        Ok(())
     }
 
     fn validate_counts(&self) -> Result<(), OptionError> {
@@ -140,18 +128,11 @@ impl Options {
         let counts = [
             ("max_waiting", self.max_waiting.map(|count| count as u64)),
             ("max_checkouts", self.max_checkouts),
-            ("max_memory", self.max_memory),
-            ("memory_limit", self.memory_limit),
             ("max_kills", self.max_kills.map(u64::from)),
-            ("max_payload", Some(self.max_payload as u64)),
             ("max_depth", Some(u64::from(self.max_depth))),
         ];
         if let Some((option, _)) = counts.into_iter().find(|(_, count)| *count == Some(0)) {
             return Err(OptionError::new(option, "0".to_owned(), "it must be at least 1"));
-        }
-        if self.max_payload > MAX_PAYLOAD {
-            let value = self.max_payload.to_string();
-            return Err(OptionError::new("max_payload", value, "it must be at most 4294901759 bytes"));
         }
         if self.blob_memory > MAX_BLOB_MEMORY {
             let value = self.blob_memory.to_string();
@@ -165,8 +146,6 @@ impl Options {
             ("timeout", self.timeout),
             ("wait_timeout", self.wait_timeout),
             ("setup_timeout", self.setup_timeout),
-            ("hung_worker_timeout", self.hung_worker_timeout),
-            ("kill_grace", self.kill_grace),
             ("idle_checkout_timeout", self.idle_checkout_timeout),
             ("kill_window", Some(self.kill_window)),
             ("idle_timeout", self.idle_timeout),
@@ -175,13 +154,7 @@ impl Options {
         if let Some((option, _)) = durations.into_iter().find(|(_, limit)| *limit == Some(Duration::ZERO)) {
             return Err(OptionError::zero_duration(option));
         }
-        match self.hung_worker_timeout.filter(|limit| *limit > MAX_HUNG_WORKER_TIMEOUT) {
-            Some(limit) => {
-                let rule = "it must be at most 20 days, or None for no limit";
-                Err(OptionError::new("hung_worker_timeout", format!("{limit:?}"), rule))
-            }
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn validate_backoff(&self) -> Result<(), OptionError> {

@@ -44,13 +44,13 @@ pub(crate) fn conversation(bytes: &[u8], piece: usize) {
             messages += 1;
             match message {
                 ToServer::Hello(hello) if !is_client => {
-                    if own.mismatch(&hello).is_some() || control.take_arena(&hello, false).is_err() {
+                    if own.mismatch(&hello).is_some() {
                         return;
                     }
                     is_client = true;
-                    control.raise_limit();
+                    control.mark_known();
                 }
-                ToServer::Fork { .. } | ToServer::Adopt { .. } => {
+                ToServer::Fork { .. } | ToServer::Adopt { .. } | ToServer::Arena => {
                     assert!(control.take_all_passed().is_err(), "nothing was passed");
                 }
                 _ => {}

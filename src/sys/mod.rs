@@ -10,6 +10,7 @@ pub(crate) mod arena;
 pub(crate) mod clock;
 pub(crate) mod descriptors;
 pub(crate) mod faults;
+pub(crate) mod figures;
 pub(crate) mod init_array;
 #[cfg(feature = "actors")]
 mod loaded_objects;

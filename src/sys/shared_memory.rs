@@ -31,6 +31,8 @@ pub(crate) struct SharedMemory {
     length: usize,
     /// Whether an arena owns the end of this memory.
     start_is_taken: AtomicBool,
+    /// Whether forked processes have the mapping as well.
+    is_forked: bool,
 }
 
 // SAFETY: Send demands that another thread may own it; the mapping belongs to the process, not to a thread.
@@ -71,9 +73,33 @@ impl SharedMemory {
     ///
     /// # Errors
     ///
-    /// The system's error, or `INVAL` if the memory is not sealed against shrinking.
-    pub(super) fn open_to_read(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
-        Self::map(file, memory_file::sealed_length(file)?, Access::Read)
+    /// The system's error, or `INVAL` if the memory is not sealed against shrinking, or longer than `at_most`.
+    pub(super) fn open_to_read(file: BorrowedFd<'_>, at_most: usize) -> rustix::io::Result<Self> {
+        let length = Some(memory_file::sealed_length(file)?).filter(|&length| length <= at_most);
+        Self::map(file, length.ok_or(Errno::INVAL)?, Access::Read)
+    }
+
+    /// Keeps the mapping out of processes that are forked from this one. Where the system refuses that, they have a copy
+    /// until [`drop_in_child`](Self::drop_in_child).
+    ///
+    /// # References
+    ///
+    /// - [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html), `MADV_DONTFORK`
+    pub(crate) fn keep_from_children(mut self) -> Self {
+        // SAFETY: madvise demands a range of mapped pages; this mapping has that start and length until it is dropped.
+        let advised = faults::point(Call::Madvise).and_then(|()| unsafe {
+            rustix::mm::madvise(self.start.as_ptr().cast(), self.length, Advice::LinuxDontFork)
+        });
+        self.is_forked = advised.is_err();
+        self
+    }
+
+    /// Drops the copy of this mapping in a forked process.
+    pub(crate) fn drop_in_child(self) {
+        if !self.is_forked {
+            // Nothing is mapped at its address here, or something else is.
+            std::mem::forget(self);
+        }
     }
 
     /// Maps all memory that another process created, to read and write it.
@@ -104,7 +130,7 @@ impl SharedMemory {
         let start =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, protection, MapFlags::SHARED, file, 0) }?;
         let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
-        Ok(SharedMemory { start, length, start_is_taken: AtomicBool::new(false) })
+        Ok(SharedMemory { start, length, start_is_taken: AtomicBool::new(false), is_forked: true })
     }
 
     /// Has the system provide memory for these pages now. Without that, the first access to a page for which there is

@@ -28,7 +28,6 @@ use crate::sys::memory::ForkMark;
 use crate::sys::process::{Pid, exit_now};
 use crate::sys::{memory, parent_death, process};
 use crate::telling;
-use crate::telling::Repeated;
 use crate::wire::call::{FromWorker, Ready, SetupReport};
 use crate::wire::frame;
 use crate::wire::frame::Limits;
@@ -53,6 +52,8 @@ pub(crate) struct Assignment<'a> {
     pub(crate) arguments: Option<Arc<ReadOnlyArena>>,
     /// Identifies the interface; repeated in `Ready`.
     pub(crate) fingerprint: u64,
+    /// Counts the workers that were forked for this worker's client, from 1.
+    pub(crate) ordinal: u64,
     /// The limits of messages and results.
     pub(crate) limits: Limits,
     pub(crate) max_memory: Option<u64>,
@@ -69,7 +70,6 @@ pub(crate) struct Assignment<'a> {
 /// that this touches would be copied.
 pub(crate) fn warm_up() {
     process::line_buffer_c_stdout();
-    telling::share_repetitions();
     let log = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
     tracing::dispatcher::with_default(&log, || ());
 }
@@ -86,12 +86,12 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     };
     if let Some(Err(error)) = assignment.memory_limit.map(memory::set_data_limit) {
         let error = std::io::Error::from(error);
-        telling::print_repeated(Repeated::MemoryLimit, format_args!("memory_limit cannot be set: {error}"));
+        telling::print_repeated(assignment.ordinal, format_args!("memory_limit cannot be set: {error}"));
     }
     let bound = assignment.hung_worker_timeout.map(|limit| parent_death::set_limit(limit, assignment.parent));
     if let Some(Err(error)) = bound {
         let line = format_args!("hung_worker_timeout is not enforced once the fork server is gone: {error}");
-        telling::print_repeated(Repeated::HungLimit, line);
+        telling::print_repeated(assignment.ordinal, line);
     }
     let recent_records = RecentRecords::new(io.status_page());
     let log = tracing::Dispatch::new(WorkerSubscriber::new(recent_records.clone()));

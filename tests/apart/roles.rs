@@ -19,6 +19,7 @@ pub fn play(role: &str, address: &str) {
             server(options, address);
         }
         "client" => System::new().block_on(client(options, address)),
+        "hostile" => crate::hostile::play(options, address),
         "guest" => System::new().block_on(guest(address)),
         "lender" => System::new().block_on(lender(address)),
         "load" => System::new().block_on(load(place(options, address))),

@@ -237,9 +237,10 @@ impl ReadOnlyArena {
     ///
     /// # Errors
     ///
-    /// The system's error, or `INVAL` if the memory is not sealed against shrinking.
-    pub(crate) fn open(file: BorrowedFd<'_>, is_trusted: bool) -> rustix::io::Result<Self> {
-        Ok(ReadOnlyArena { memory: SharedMemory::open_to_read(file)?, is_trusted })
+    /// The system's error, or `INVAL` if the memory is not sealed against shrinking, or longer than `at_most`: other
+    /// mappings need addresses as well.
+    pub(crate) fn open(file: BorrowedFd<'_>, at_most: usize, is_trusted: bool) -> rustix::io::Result<Self> {
+        Ok(ReadOnlyArena { memory: SharedMemory::open_to_read(file, at_most)?, is_trusted })
     }
 
     /// An allocation that the owner has lent, and does not write to until it is notified that this was dropped; `None`
@@ -296,8 +297,8 @@ mod tests {
     #[test]
     fn other_processes_read_what_the_owner_writes_into_an_allocation() -> rustix::io::Result<()> {
         let (arena, file) = Arena::create(10 * PAGE, 2 * PAGE)?;
-        let read_only = Arc::new(ReadOnlyArena::open(file.as_fd(), true)?);
-        let from_a_stranger = Arc::new(ReadOnlyArena::open(file.as_fd(), false)?);
+        let read_only = Arc::new(ReadOnlyArena::open(file.as_fd(), usize::MAX, true)?);
+        let from_a_stranger = Arc::new(ReadOnlyArena::open(file.as_fd(), usize::MAX, false)?);
         let mut allocations = Vec::new();
         for number in 1..=3_u8 {
             let mut allocation = arena.allocation(usize::from(number) * 1000).ok_or(Errno::NOMEM)?;

@@ -107,7 +107,6 @@ fn generate_conversation(rng: &mut SeededRng) -> Vec<u8> {
     if rng.happens(800) {
         hello.protocol = PROTOCOL;
         hello.interface = vec![Signature { name: "Hash".to_owned(), shape: 1 }];
-        hello.arena = false;
     }
     frame::append(&mut out, &ToServer::Hello(hello));
     for _ in 0..rng.below(6) {
