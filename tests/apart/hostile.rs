@@ -1,20 +1,17 @@
 //! Clients that break the rules of the control channel, some as another user, and what that costs the server and its
 //! other clients.
 
-use std::io::{IoSlice, Read as _, Write as _};
-use std::mem::MaybeUninit;
+use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use forkpool::prelude::*;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
-
 use crate::harness::*;
+use crate::raw_client::*;
 use crate::*;
 
 tests! {
@@ -47,91 +44,6 @@ fn attackable(options: &str) -> Application {
         true => serving(&format!("{GROUP} {options}")),
         false => serving(options),
     }
-}
-
-/// A connection that sends what it likes.
-pub struct RawClient(UnixStream);
-
-impl RawClient {
-    pub fn connect(path: &Path) -> Self {
-        let socket = UnixStream::connect(path).expect("a connection");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        RawClient(socket)
-    }
-
-    /// Connects and becomes a client.
-    pub fn identified(path: &Path, hello: &[u8]) -> Self {
-        let mut client = Self::connect(path);
-        client.send(hello);
-        assert_eq!(client.next().first(), Some(&WELCOME), "the server welcomes it");
-        client
-    }
-
-    /// Sends a message with this body.
-    pub fn send(&mut self, body: &[u8]) {
-        self.0.write_all(&framed(body)).expect("the server reads");
-    }
-
-    /// Sends bytes with descriptors. Returns whether they were sent: the server may have closed the connection, or the
-    /// kernel may know that it wants none.
-    pub fn pass(&mut self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> bool {
-        let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(descriptors.len()))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)), "there is space");
-        rustix::net::sendmsg(&self.0, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).is_ok()
-    }
-
-    /// Returns the body of the next message; empty at the end of the connection.
-    pub fn next(&mut self) -> Vec<u8> {
-        let mut length = [0; 4];
-        if self.0.read_exact(&mut length).is_err() {
-            return Vec::new();
-        }
-        let mut body = vec![0; u32::from_le_bytes(length) as usize];
-        self.0.read_exact(&mut body).expect("a whole message");
-        body
-    }
-
-    /// Waits until the server has closed the connection.
-    pub fn is_closed(&mut self) {
-        while !self.next().is_empty() {}
-    }
-}
-
-const WELCOME: u8 = 0;
-const REFUSED: u8 = 1;
-const FORK: u8 = 1;
-const END: u8 = 2;
-const ADOPT: u8 = 3;
-const INSPECT: u8 = 4;
-
-fn framed(body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(body.len()).expect("a short message").to_le_bytes();
-    [&length, body].concat()
-}
-
-/// The guard of the recorded hello: no other field has these bytes.
-const GUARD: Duration = Duration::from_secs(7777);
-const GUARD_ENCODED: [u8; 4] = [1, 0xe1, 0x3c, 0];
-
-/// Records the hello with which a pool of probes begins.
-pub async fn hello() -> Vec<u8> {
-    let scratch = Scratch::path();
-    let listener = UnixListener::bind(scratch.get()).expect("a socket");
-    let pool = Pool::<Probe>::connect(format!("unix:{}", scratch.get().display()))
-        .workers(1..=1)
-        .blob_memory(0)
-        .hung_worker_timeout(GUARD)
-        .start()
-        .expect("the pool starts");
-    let recorded = on_a_thread(move || {
-        let (socket, _) = listener.accept().expect("the pool connects");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        RawClient(socket).next()
-    })
-    .await;
-    bounded("the end", pool.stop(Duration::ZERO)).await;
-    recorded
 }
 
 /// The hello as a word, for a process of another user.

@@ -12,6 +12,7 @@ mod lives;
 mod namespaces;
 mod network;
 mod paths;
+mod raw_client;
 mod restarts;
 mod roles;
 mod services;
