@@ -2,6 +2,8 @@
 
 mod api;
 mod context;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod hostile;
 pub mod prelude;
 mod reply;
 mod scheduler;

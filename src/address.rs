@@ -10,9 +10,6 @@ use std::path::PathBuf;
 /// - [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), `sun_path`
 const LONGEST_PATH: usize = 107;
 
-/// The suffix of the name under which a socket is made before it is renamed to its path.
-pub(crate) const NEW: &str = ".new";
-
 /// Where a server listens, and to which an application connects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Address {
@@ -86,7 +83,7 @@ impl Address {
 }
 
 fn unix(path: PathBuf) -> Result<Address, AddressError> {
-    let (length, most) = (path.as_os_str().len(), LONGEST_PATH - NEW.len());
+    let (length, most) = (path.as_os_str().len(), LONGEST_PATH);
     if length > most {
         return Err(AddressError::TooLong { path, length, most });
     }
@@ -152,8 +149,8 @@ mod tests {
             let error = Address::parse(text).map_err(|error| error.to_string());
             assert!(error.as_ref().is_err_and(|error| error.contains("unix:/path")), "{text:?}: {error:?}");
         }
-        let long = format!("unix:/{}", "x".repeat(103));
+        let long = format!("unix:/{}", "x".repeat(107));
         let error = Address::parse(&long).map_err(|error| error.to_string());
-        assert!(error.is_err_and(|error| error.contains("104 bytes long") && error.contains("at most 103")));
+        assert!(error.is_err_and(|error| error.contains("108 bytes long") && error.contains("at most 107")));
     }
 }

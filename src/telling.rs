@@ -6,11 +6,9 @@
 
 use std::fmt;
 use std::os::fd::AsFd;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::descriptors;
-use crate::sys::memory::SharedCounters;
 use crate::user_code::caught;
 
 /// Log events that were dropped, or lost by a panic of the subscriber, and not reported yet.
@@ -18,16 +16,6 @@ static LOST_EVENTS: AtomicU64 = AtomicU64::new(0);
 
 /// Printed lines that were dropped and not reported yet.
 static LOST_LINES: AtomicU64 = AtomicU64::new(0);
-
-/// Counts the repetitions of a warning in all workers of one server.
-static REPETITIONS: OnceLock<Option<SharedCounters>> = OnceLock::new();
-
-/// A warning that every worker of a server may have to print. Its number is its place among the counters.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Repeated {
-    MemoryLimit,
-    HungLimit,
-}
 
 /// Logs an event of the server: `log_event!(info, worker = 7, "a worker was forked")`. All events of the server have
 /// the same target.
@@ -78,24 +66,18 @@ pub(crate) fn print_line(line: fmt::Arguments<'_>) {
     }
 }
 
-/// Prepares the counters that the workers of this server share; to be called before the first fork.
-pub(crate) fn share_repetitions() {
-    REPETITIONS.get_or_init(|| SharedCounters::new().ok());
-}
-
-/// Prints a warning that every worker of this server would print: the first one does, then the tenth, the hundredth and
-/// so on, with that number.
-pub(crate) fn print_repeated(warning: Repeated, line: fmt::Arguments<'_>) {
-    let counters = REPETITIONS.get().and_then(Option::as_ref);
-    match counters.map_or(1, |counters| counters.increment(warning as usize)) {
+/// Prints a warning that every worker of a client would print: the first one does, then the tenth, the hundredth and so
+/// on, with that number. `number` counts the client's workers from 1.
+pub(crate) fn print_repeated(number: u64, line: fmt::Arguments<'_>) {
+    match number {
         1 => print_line(line),
         count if is_power_of_ten(count) => print_line(format_args!("{line} ({count} workers so far)")),
         _ => {}
     }
 }
 
-fn is_power_of_ten(count: u32) -> bool {
-    count > 0 && 10_u32.checked_pow(count.ilog10()) == Some(count)
+fn is_power_of_ten(count: u64) -> bool {
+    count > 0 && 10_u64.checked_pow(count.ilog10()) == Some(count)
 }
 
 fn has_room() -> bool {
@@ -109,7 +91,7 @@ mod tests {
     /// G7
     #[test]
     fn a_warning_is_repeated_at_powers_of_ten() {
-        let printed: Vec<u32> = (0..=2000).filter(|&count| is_power_of_ten(count)).collect();
+        let printed: Vec<u64> = (0..=2000).filter(|&count| is_power_of_ten(count)).collect();
         assert_eq!(printed, [1, 10, 100, 1000]);
     }
 }

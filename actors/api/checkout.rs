@@ -92,7 +92,7 @@ impl<W: Worker> Checkout<W> {
         let sender = ctx.take_sender();
         let (slot, key) = self.slab::<M, T, E>().slot(sender.awaits_reply);
         let call = call::<W, M>(slot, limit.clone().unwrap_or(None), self.home.for_call(sender, at));
-        self.session.submit(call, &mut |out, most| encode_within(out, &message, most, limit), ctx);
+        self.session.submit(call, &mut |out, limits| encode_within(out, &message, limits, limit), ctx);
         drop_caught(message);
         key
     }

@@ -191,6 +191,18 @@ impl<W: Worker> PoolBuilder<W> {
         self
     }
 
+    /// Sets how many levels of values within values a message or a reply may have, at least 1. Each struct, enum, tuple,
+    /// `Option`, sequence and map is one level. A message that is deeper is not sent, and a reply that is deeper is not
+    /// decoded: its own call fails ([`Payload`](crate::FailureKind::Payload)). Default: 128.
+    ///
+    /// Values are encoded, decoded and dropped recursively. Without this limit, a worker could overflow the stack of the
+    /// application with a reply of a recursive type. Before you raise it, see that the stacks are large enough on both sides:
+    /// an arbiter's has 2 MiB, a worker's usually 8 MiB.
+    pub fn max_depth(mut self, levels: u32) -> Self {
+        self.options.max_depth = levels;
+        self
+    }
+
     /// Sets how many bytes the [`Blob`](crate::Blob)s of all calls may occupy together, in whole pages, and how many the results
     /// of each worker may.
     ///

@@ -31,7 +31,7 @@ use crate::sys::own_program::{CannotRestart, OwnProgram};
 use crate::sys::{CallError, requirements};
 use crate::wire::control::{Hello, ProcessLimits, ToServer};
 use crate::wire::frame;
-use crate::wire::frame::PayloadError;
+use crate::wire::frame::{Limits, PayloadError};
 use crate::wire::{LIBRARY, PROTOCOL};
 
 /// Why a pool could not be started. No process, descriptor or thread is left behind.
@@ -244,7 +244,8 @@ impl<W: Worker> PoolBuilder<W> {
             PoolOrigin::Private(config) => {
                 self.connect.validate(None)?;
                 let mut encoded = Vec::new();
-                frame::encode(&mut encoded, config, usize::MAX / 2).map_err(StartError::Config)?;
+                let limits = Limits { bytes: usize::MAX / 2, depth: self.options.max_depth };
+                frame::encode(&mut encoded, config, limits).map_err(StartError::Config)?;
                 (own_server::<W>()?, Some(encoded), Vec::new())
             }
             PoolOrigin::Server { address } => (self.connect.source(address)?, None, (W::PROGRAM.interface)()),
@@ -253,7 +254,6 @@ impl<W: Worker> PoolBuilder<W> {
             true => (W::PROGRAM.fingerprint)(),
             false => schema::fingerprint(&interface),
         };
-        let arena = self.options.blob_memory > 0 && !source.is_remote();
         let hello = ToServer::Hello(Hello {
             protocol: PROTOCOL,
             library: LIBRARY.to_owned(),
@@ -261,6 +261,7 @@ impl<W: Worker> PoolBuilder<W> {
             interface,
             pool: self.options.name.clone(),
             max_payload: self.options.max_payload as u64,
+            max_depth: self.options.max_depth,
             max_memory: self.options.max_memory,
             process_limits: ProcessLimits {
                 hung_worker_timeout: self.options.hung_worker_timeout,
@@ -268,7 +269,6 @@ impl<W: Worker> PoolBuilder<W> {
                 memory_limit: self.options.memory_limit,
             },
             config,
-            arena,
         });
         let mut bytes = Vec::new();
         frame::append(&mut bytes, &hello);

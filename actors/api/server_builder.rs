@@ -10,6 +10,7 @@ use crate::server;
 use crate::server::{Boot, ListenError, ServerError};
 use crate::sys::process;
 use crate::wire::frame;
+use crate::wire::frame::Limits;
 
 /// A standalone fork server for workers of one type. Applications connect pools to it with
 /// [`Pool::connect`](crate::Pool::connect).
@@ -68,8 +69,9 @@ impl<W: Worker> Server<W> {
     /// Adds an address to listen at.
     ///
     /// - `unix:/path` is a socket for processes of the same user and of root (mode 0600). A socket that a dead server left
-    ///   is replaced; if its server is alive, [`run`](Self::run) refuses to start, or [takes over](Self::take_over). A file
-    ///   beside it, with `.lock` behind the name, holds the server's process id.
+    ///   is replaced; if its server is alive, [`run`](Self::run) refuses to start, or [takes over](Self::take_over). It
+    ///   refuses to start if anything else is there. A file beside it, with `.lock` behind the name, holds the server's
+    ///   process id and a key with which the servers of this path recognize each other's workers.
     /// - `tls:host:port` accepts peers from anywhere whose certificate is signed by one of the authorities of
     ///   [`certificates`](Self::certificates).
     /// - `tcp:host:port` accepts any process of this machine, since nothing is authenticated. The address must belong to
@@ -158,7 +160,9 @@ impl<W: Worker> Server<W> {
             return Err(ServerError::Runtime);
         }
         let mut config = Vec::new();
-        frame::encode(&mut config, &self.config, usize::MAX / 2).map_err(ServerError::Config)?;
+        // The configuration stays in this process, so its depth is the user's own affair.
+        let limits = Limits { bytes: usize::MAX / 2, depth: u32::MAX };
+        frame::encode(&mut config, &self.config, limits).map_err(ServerError::Config)?;
         server::serve(&W::PROGRAM, config, &self.addresses, &self.options, self.certificates)
     }
 }

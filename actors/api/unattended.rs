@@ -14,7 +14,7 @@ use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::command::{INSPECT_TIMEOUT, STOP_TIMEOUT};
 use crate::actors::threads;
 use crate::failure::{Failure, FailureKind};
-use crate::sys::process;
+use crate::sys::figures;
 use crate::wire::control::ServerReport;
 
 /// How much later than the supervisor's own limit a request is answered here (100 ms).
@@ -98,11 +98,10 @@ fn on_own_thread<T: Send + 'static, F: Future<Output = ()>>(
 fn report(scheduler: &Scheduler) -> StopReport {
     let mut workers = scheduler.living_workers();
     workers.sort_unstable_by_key(|worker| worker.number);
-    let workers = workers.into_iter().filter(|worker| worker.pidfd.is_some());
-    let workers = workers.map(|worker| (Some(worker.number), worker.pid));
-    let all = workers.chain(scheduler.own_server_pid().map(|pid| (None, pid)));
-    let left = all.filter_map(|(worker, pid)| {
-        Some(LeftProcess { worker, pid: Some(pid), state: process::state(pid)?.to_owned() })
+    let workers = workers.into_iter().map(|worker| (Some(worker.number), worker.pid, worker.state()));
+    let server = scheduler.own_server_pid().map(|pid| (None, pid, figures::state_of_child(pid)));
+    let left = workers.chain(server).filter_map(|(worker, pid, state)| {
+        Some(LeftProcess { worker, pid: Some(pid), state: state?.to_owned() })
     });
     let reason = format!("{STANDS_STILL} for {STOP_TIMEOUT:?} after the drain");
     StopReport { left: left.collect(), reason: Some(reason) }

@@ -69,10 +69,17 @@ impl Baggage {
         let type_name = std::any::type_name::<T>();
         let to_error = |error| match error {
             PayloadError::Encode { reason, .. } => BaggageError::Encode { type_name, reason },
+            PayloadError::TooDeep { limit, .. } => {
+                BaggageError::Encode { type_name, reason: format!("it is nested deeper than {limit} levels") }
+            }
+            PayloadError::TooManyElements { limit, .. } => {
+                let reason = format!("more than {limit} of its elements have no bytes");
+                BaggageError::Encode { type_name, reason }
+            }
             _ => BaggageError::TooLarge { type_name, limit: MAX_BAGGAGE },
         };
         let mut bytes = Vec::new();
-        frame::encode(&mut bytes, value, MAX_BAGGAGE).map_err(to_error)?;
+        frame::encode(&mut bytes, value, baggage::LIMITS).map_err(to_error)?;
         let item = BaggageItem { key: baggage::key::<T>(), bytes };
         let mut items = self.all.as_ref().map(|all| all.items.clone()).unwrap_or_default();
         put(&mut items, item.clone());

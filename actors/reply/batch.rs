@@ -116,8 +116,8 @@ where
     T: DeserializeOwned + 'static,
     E: DeserializeOwned + From<Failure> + 'static,
 {
-    fn decode(&self, _: usize, bytes: &[u8]) -> Result<(), PayloadError> {
-        let result = decode_result(bytes)?;
+    fn decode(&self, _: usize, bytes: &[u8], max_depth: u32) -> Result<(), PayloadError> {
+        let result = decode_result(bytes, max_depth)?;
         let before = self.0.borrow_mut().decoded.replace(result);
         drop_caught(before);
         Ok(())

@@ -20,13 +20,14 @@ pub(crate) use slab::{Reply, ReplyKey, ReplySlab, SingleReply};
 
 /// The replies to calls of one message type, each under a key of its own.
 pub(crate) trait ReplySlots {
-    /// Decodes the worker's result and keeps it until [`deliver`](Self::deliver).
+    /// Decodes the worker's result, nested at most `max_depth` levels deep, and keeps it until
+    /// [`deliver`](Self::deliver).
     ///
     /// # Errors
     ///
-    /// [`PayloadError::Decode`] where the bytes are not a result of this type, or its `Deserialize` panics; nothing
-    /// is kept then.
-    fn decode(&self, key: usize, bytes: &[u8]) -> Result<(), PayloadError>;
+    /// [`PayloadError`] where the bytes are not a result of this type or exceed a limit, or its `Deserialize` panics;
+    /// nothing is kept then.
+    fn decode(&self, key: usize, bytes: &[u8], max_depth: u32) -> Result<(), PayloadError>;
 
     /// Sends the decoded result to the caller.
     fn deliver(&self, key: usize);
@@ -61,8 +62,8 @@ impl ReplySlot {
         ReplySlot { slots, key }
     }
 
-    pub(crate) fn decode(&self, bytes: &[u8]) -> Result<(), PayloadError> {
-        self.slots.decode(self.key, bytes)
+    pub(crate) fn decode(&self, bytes: &[u8], max_depth: u32) -> Result<(), PayloadError> {
+        self.slots.decode(self.key, bytes, max_depth)
     }
 
     pub(crate) fn deliver(&self) {
@@ -143,8 +144,8 @@ fn error_of<E: From<Failure>>(failure: Failure) -> Option<E> {
 }
 
 /// Decodes a result. A panic in the user's `Deserialize` becomes an error and does not end the checkout.
-fn decode_result<R: DeserializeOwned>(bytes: &[u8]) -> Result<R, PayloadError> {
-    caught(|| frame::decode(bytes)).unwrap_or_else(|| {
+fn decode_result<R: DeserializeOwned>(bytes: &[u8], max_depth: u32) -> Result<R, PayloadError> {
+    caught(|| frame::decode(bytes, max_depth)).unwrap_or_else(|| {
         Err(PayloadError::Decode {
             type_name: std::any::type_name::<R>(),
             reason: "its Deserialize panicked".to_owned(),

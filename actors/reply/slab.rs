@@ -80,8 +80,8 @@ where
     S::Value: DeserializeOwned,
     S::Error: DeserializeOwned + From<Failure> + 'static,
 {
-    fn decode(&self, key: usize, bytes: &[u8]) -> Result<(), PayloadError> {
-        let result = decode_result(bytes)?;
+    fn decode(&self, key: usize, bytes: &[u8], max_depth: u32) -> Result<(), PayloadError> {
+        let result = decode_result(bytes, max_depth)?;
         let before = self.with(key, |entry| entry.result.replace(result));
         drop_caught(before);
         Ok(())

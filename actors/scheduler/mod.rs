@@ -39,6 +39,8 @@ use crate::actors::transport::blobs::{BlobMemory, Encoded};
 use crate::config::Options;
 use crate::failure;
 use crate::failure::{Failure, FailureKind};
+use crate::wire::frame;
+use crate::wire::frame::Limits;
 use command::{Command, RetiringWorker};
 use lease::Lease;
 use quarantine::Quarantine;
@@ -201,6 +203,12 @@ impl Scheduler {
     /// library are random enough for that.
     pub(crate) fn jitter(&self) -> f64 {
         RandomState::new().hash_one(self.last_checkout.load(Ordering::Relaxed)) as f64 / u64::MAX as f64
+    }
+
+    /// Returns the limits of a message that this many bytes of baggage precede.
+    pub(crate) fn message_limits(&self, baggage: usize) -> Limits {
+        let bytes = frame::payload_limit_beside(baggage, self.options.max_payload);
+        Limits { bytes, depth: self.options.max_depth }
     }
 
     /// Returns the hash by which the quarantine recognizes a call.

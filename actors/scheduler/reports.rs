@@ -14,7 +14,7 @@ use super::worker_handle::WorkerHandle;
 use super::worker_state::RetireReason;
 use crate::actors::transport::HostChannel;
 use crate::failure::{Failure, FailureKind};
-use crate::sys::process;
+use crate::sys::figures;
 
 impl Scheduler {
     /// Takes a worker back from its checkout.
@@ -189,7 +189,7 @@ impl Scheduler {
     /// Says that the pool's own fork server does not move, if that is so.
     pub(crate) fn stopped_server_text(&self) -> Option<String> {
         let pid = self.own_server_pid()?;
-        let state = process::stuck_state(pid)?;
+        let state = figures::state_of_child(pid).and_then(figures::if_stuck)?;
         Some(format!("the fork server (pid {pid}) is {state}"))
     }
 

@@ -9,7 +9,7 @@ use crate::actors::telemetry::stdio::OutputPipe;
 use crate::actors::transport::blobs::BorrowedBlobs;
 use crate::actors::transport::watching;
 use crate::failure::WorkerFacts;
-use crate::sys::{Errno, adopted, descriptors, process};
+use crate::sys::{Errno, adopted, descriptors, figures, process};
 
 /// A forked worker's process, as the scheduler knows it; its state is in the pool state.
 #[derive(Clone)]
@@ -72,22 +72,25 @@ impl WorkerHandle {
 
     /// Returns the same, with the memory and CPU time that the process has used. For a worker about to be killed.
     pub(crate) fn facts_and_usage(&self, calls_served: Option<u64>) -> WorkerFacts {
-        // The pid of a process on another machine is meaningless here.
-        let (peak_memory, cpu_time) = self.pidfd.as_ref().map_or((None, None), |_| process::usage(self.pid));
+        let (peak_memory, cpu_time) = self.pidfd().map_or((None, None), figures::usage);
         WorkerFacts { peak_memory, cpu_time, ..self.facts(calls_served) }
     }
 
     /// Says what the process does if it cannot run now: it is stopped or inside the kernel.
     pub(crate) fn stuck_text(&self) -> Option<String> {
-        // The pid of a process on another machine is meaningless here.
-        let state = self.pidfd.as_ref().and_then(|_| process::stuck_state(self.pid))?;
+        let state = self.state().and_then(figures::if_stuck)?;
         Some(format!("its process is {state}"))
+    }
+
+    /// Returns what the process does, as the kernel tells it; `None` if this process does not see it, or it is gone.
+    pub(crate) fn state(&self) -> Option<&'static str> {
+        figures::state(self.pidfd().ok()?)
     }
 
     /// Reaps the process after its exit, if this process has adopted it. Returns whether it is still to be adopted, so
     /// that this is to be called again.
     pub(crate) fn reap_adopted(&self) -> bool {
-        self.pidfd.as_ref().is_some_and(|pidfd| adopted::reap_adopted(pidfd.as_fd(), self.pid))
+        self.pidfd.as_ref().is_some_and(|pidfd| adopted::reap_adopted(pidfd.as_fd()))
     }
 
     /// Returns a duplicate of the pidfd, with which another process can kill the worker.

@@ -23,7 +23,7 @@ use crate::actors::worker_api::worker::Worker;
 use crate::failure::Failure;
 use crate::user_code::{UserValues, caught};
 use crate::wire::frame;
-use crate::wire::frame::PayloadError;
+use crate::wire::frame::{Limits, PayloadError};
 
 /// Builds a call of the message `M`.
 pub(crate) fn call<W: Accepts<M>, M>(
@@ -59,20 +59,24 @@ pub(crate) fn limit_of<D: Into<Option<Duration>>>(limit: D) -> CallLimit {
 pub(crate) fn encode_within<M: Serialize>(
     out: &mut Vec<u8>,
     message: &M,
-    limit: usize,
+    limits: Limits,
     call_limit: &CallLimit,
 ) -> Result<(), PayloadError> {
     call_limit.clone()?;
-    encode(out, message, limit)
+    encode(out, message, limits)
 }
 
 /// Encodes a message; a panic in the user's `Serialize` becomes an error.
 ///
 /// # Errors
 ///
-/// [`PayloadError`] where the message cannot be encoded or is longer than `limit` bytes.
-pub(crate) fn encode<M: Serialize>(out: &mut Vec<u8>, message: &M, limit: usize) -> Result<(), PayloadError> {
-    caught(|| frame::encode(out, message, limit)).unwrap_or_else(|| {
+/// [`PayloadError`] where the message cannot be encoded or exceeds the limits.
+pub(crate) fn encode<M: Serialize>(
+    out: &mut Vec<u8>,
+    message: &M,
+    limits: Limits,
+) -> Result<(), PayloadError> {
+    caught(|| frame::encode(out, message, limits)).unwrap_or_else(|| {
         Err(PayloadError::Encode {
             type_name: std::any::type_name::<M>(),
             reason: "its Serialize panicked".to_owned(),
@@ -102,7 +106,7 @@ impl SessionTask {
         arbiter.spawn(async move {
             let mut session = pending.start();
             let call = call::<W, M>(SingleReply::answering(caller), limit, origin);
-            let mut encode = |out: &mut Vec<u8>, _: usize| match &message {
+            let mut encode = |out: &mut Vec<u8>, _| match &message {
                 Ok(message) => {
                     message.write(out);
                     Ok(())
@@ -149,9 +153,9 @@ pub struct Relay<W, M, N = M> {
 impl<W: Worker, M: Message + Serialize, N> Relay<W, M, N> {
     /// Encodes a message and asks the scheduler for a worker.
     pub(crate) fn new(scheduler: &Arc<Scheduler>, message: &M, limit: CallLimit, origin: CallOrigin) -> Self {
-        let max_bytes = frame::payload_limit_beside(origin.baggage().len(), scheduler.options.max_payload);
+        let limits = scheduler.message_limits(origin.baggage().len());
         let message =
-            Encoded::of(scheduler.blobs.as_ref(), |out| encode_within(out, message, max_bytes, &limit));
+            Encoded::of(scheduler.blobs.as_ref(), |out| encode_within(out, message, limits, &limit));
         let pending = PendingSession::new(scheduler.clone(), CallOptions::single(&scheduler.options));
         Relay { pending, message, limit: limit.unwrap_or(None), origin, types: PhantomData }
     }
@@ -192,7 +196,7 @@ pub(crate) fn submit<W, M, T, E>(
 {
     for (place, message) in messages.iter().enumerate() {
         let call = call::<W, M>(slots.slot(place), limit.clone().unwrap_or(None), origin.clone());
-        session.submit(call, &mut |out, max_bytes| encode_within(out, message, max_bytes, limit), host);
+        session.submit(call, &mut |out, limits| encode_within(out, message, limits, limit), host);
     }
 }
 

@@ -77,8 +77,8 @@ impl Session {
         encode: Encode<'_>,
         host: &mut dyn Host,
     ) {
-        let max_bytes = self.scheduler.options.max_payload;
-        let message = match Encoded::of(self.scheduler.blobs.as_ref(), |out| encode(out, max_bytes)) {
+        let limits = self.scheduler.message_limits(0);
+        let message = match Encoded::of(self.scheduler.blobs.as_ref(), |out| encode(out, limits)) {
             Ok(message) => message,
             Err(problem) => return self.refuse_payload(&call, &problem),
         };
@@ -87,7 +87,7 @@ impl Session {
             return self.answer(&call, refusal);
         }
         call.call_hash = Some(call_hash);
-        let mut encode = |out: &mut Vec<u8>, _: usize| {
+        let mut encode = |out: &mut Vec<u8>, _| {
             message.write(out);
             Ok(())
         };

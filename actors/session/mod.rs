@@ -30,7 +30,7 @@ use crate::channel::Outbox;
 use crate::failure::{Failure, FailureKind};
 use crate::wire::call::{CallHeader, ToWorker};
 use crate::wire::frame;
-use crate::wire::frame::PayloadError;
+use crate::wire::frame::{Limits, PayloadError};
 use call_queue::{CallQueue, PendingCall, QueuedCall};
 use errors::ErrorRecord;
 pub(crate) use options::CallOptions;
@@ -72,8 +72,8 @@ enum SessionState {
     },
 }
 
-/// Appends an encoded message of at most so many bytes to the buffer.
-pub(crate) type Encode<'a> = &'a mut dyn FnMut(&mut Vec<u8>, usize) -> Result<(), PayloadError>;
+/// Appends an encoded message within these limits to the buffer.
+pub(crate) type Encode<'a> = &'a mut dyn FnMut(&mut Vec<u8>, Limits) -> Result<(), PayloadError>;
 
 /// One checkout at work.
 pub(crate) struct Session {
@@ -104,8 +104,8 @@ pub(crate) struct Session {
     /// Number of workers in a row that exited before they began the first call.
     false_starts: u32,
     forwarder: EventForwarder,
-    /// The blobs of the next reply.
-    reply_blobs: Vec<Blob>,
+    /// The blobs of the next reply; `None` until the worker reports them.
+    reply_blobs: Option<Vec<Blob>>,
     /// The bytes that were written to a worker which exited before it read them; the next worker gets them.
     unread_outbox: Option<Outbox>,
     held_since: Instant,
@@ -176,9 +176,8 @@ impl Session {
         if self.may_write() && !self.calls.has_queued() {
             return self.write(call, encode, now);
         }
-        let max_bytes =
-            frame::payload_limit_beside(call.origin.baggage().len(), self.scheduler.options.max_payload);
-        match Encoded::of(self.scheduler.blobs.as_ref(), |out| encode(out, max_bytes)) {
+        let limits = self.scheduler.message_limits(call.origin.baggage().len());
+        match Encoded::of(self.scheduler.blobs.as_ref(), |out| encode(out, limits)) {
             Ok(message) => {
                 self.calls.queue(QueuedCall { call, message }, now);
                 self.waiter.has_call.store(true, Ordering::Relaxed);
@@ -283,6 +282,7 @@ impl Session {
         self.in_doubt = false;
         self.stop_requested = false;
         self.has_replied = false;
+        self.reply_blobs = None;
         let has_early_bytes = lease.channel().is_some_and(|channel| channel.has_unread_bytes());
         self.false_starts += u32::from(has_early_bytes);
         let registered = lease.channel().is_some_and(|channel| {
@@ -321,7 +321,7 @@ impl Session {
             let Some(QueuedCall { call, message }) = self.calls.take_next_to_write() else {
                 return;
             };
-            let mut copy = |out: &mut Vec<u8>, _: usize| {
+            let mut copy = |out: &mut Vec<u8>, _| {
                 message.write(out);
                 Ok(())
             };
@@ -346,12 +346,12 @@ impl Session {
             baggage: u32::try_from(baggage.len()).unwrap_or(u32::MAX),
             verbosity: call.origin.log_sink().map_or(0, LogSink::verbosity),
         });
-        let max_bytes = frame::payload_limit_beside(baggage.len(), self.scheduler.options.max_payload);
+        let limits = self.scheduler.message_limits(baggage.len());
         let out = channel.outbox().buffer();
         let before = out.len();
         let payload = |out: &mut Vec<u8>| {
             out.extend_from_slice(baggage);
-            blobs::encode(self.scheduler.blobs.as_ref(), out, |out| encode(out, max_bytes))
+            blobs::encode(self.scheduler.blobs.as_ref(), out, |out| encode(out, limits))
         };
         match frame::append_with(out, &header, payload) {
             Ok(lent) => {

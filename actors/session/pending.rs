@@ -41,7 +41,7 @@ impl PendingSession {
             stop_requested: false,
             has_replied: false,
             false_starts: 0,
-            reply_blobs: Vec::new(),
+            reply_blobs: None,
             forwarder: EventForwarder::default(),
             unread_outbox: None,
             held_since: Instant::now(),

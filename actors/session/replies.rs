@@ -53,7 +53,7 @@ impl Session {
             Ok(body) => body?,
             Err(error) => return Some(WorkerFrame::Invalid(error.to_string())),
         };
-        let reply = match frame::split(body) {
+        let reply = match FromWorker::read(body) {
             Ok((FromWorker::Reply(reply), payload)) => (reply, payload),
             Ok((FromWorker::Released(released), [])) => return Some(WorkerFrame::Released(released)),
             Ok((FromWorker::Logged(logged), [])) => return Some(WorkerFrame::Logged(logged)),
@@ -63,7 +63,8 @@ impl Session {
         };
         let (reply, payload) = reply;
         let times = CallTimes::of_first(&self.calls, self.waited, now);
-        let lent = std::mem::take(&mut self.reply_blobs);
+        let lent = self.reply_blobs.take().unwrap_or_default();
+        let max_depth = self.scheduler.options.max_depth;
         let decoded = match self.calls.take_answered(reply.id, now) {
             None => {
                 return Some(WorkerFrame::Invalid(format!("it replied to call {} out of order", reply.id)));
@@ -73,7 +74,7 @@ impl Session {
                 self.waited = Duration::ZERO;
                 self.scheduler.totals.add_run(times.ran);
                 let has_result = matches!(reply.outcome, Outcome::Done | Outcome::Failed);
-                let decode = || blob::decode_with(lent, || call.slot.decode(payload));
+                let decode = || blob::decode_with(lent, || call.slot.decode(payload, max_depth));
                 let problem = has_result.then(|| decode().err().map(Box::new)).flatten();
                 Some(DecodedReply { call, problem, times })
             }
@@ -86,13 +87,16 @@ impl Session {
         if replies && !self.calls.expects_reply() {
             return self.fail_on_protocol_error("it reported blobs while no reply was due", host);
         }
+        if self.reply_blobs.is_some() {
+            return self.fail_on_protocol_error("it reported blobs twice for one reply", host);
+        }
         let (SessionState::Held(lease) | SessionState::Releasing { lease, .. }) = &mut self.state else {
             return;
         };
         let result_arena = lease.channel().and_then(|channel| channel.result_arena());
         let given = self.calls.blobs_of_first();
         match lease.worker.borrowed.receive_lending(lending, given, result_arena.as_ref()) {
-            Ok(lent) => self.reply_blobs = lent,
+            Ok(lent) => self.reply_blobs = Some(lent),
             Err(what) => self.fail_on_protocol_error(what, host),
         }
     }

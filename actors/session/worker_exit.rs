@@ -6,6 +6,7 @@ use super::{Arrived, ExitReport, Host, Lease, Scheduler, Session, SessionState};
 use crate::actors::scheduler::exit::EXIT_REPORT_TIMEOUT;
 use crate::actors::scheduler::worker_handle::WorkerHandle;
 use crate::actors::scheduler::worker_state::RetireReason;
+use crate::actors::transport::MAX_LAST_READS;
 use crate::failure::{Failure, FailureKind};
 
 /// Number of workers that may exit before they begin a call. After that the call itself is taken to be the cause.
@@ -25,9 +26,11 @@ impl Session {
     /// Handles the worker's exit: reads what the worker still sent, then answers or retries the calls that it left
     /// unanswered.
     pub(super) fn handle_exit(&mut self, exit_report: ExitReport, host: &mut dyn Host) {
+        let mut reads = 0;
         while let SessionState::Held(lease) | SessionState::Releasing { lease, .. } = &mut self.state {
+            reads += 1;
             let arrived = lease.channel().map_or(Arrived::Nothing, |channel| channel.read_now());
-            if !self.handle_arrived(arrived, host) {
+            if !self.handle_arrived(arrived, host) || reads == MAX_LAST_READS {
                 // A process that the worker forked keeps the channel open, but does not answer on it.
                 self.await_exit();
             }

@@ -11,7 +11,7 @@ use crate::actors::reply;
 use crate::actors::scheduler::command::{Command, INSPECT_TIMEOUT, RetiringWorker};
 use crate::actors::scheduler::exit::ExitReport;
 use crate::failure::{Failure, FailureKind};
-use crate::sys::process;
+use crate::sys::figures;
 use crate::wire::control::{ServerReport, ToServer};
 
 /// Turns of the event loop by which a spawn is delayed that replaces a lost worker.
@@ -118,7 +118,7 @@ impl Supervisor {
     pub(super) fn silence_text(&mut self, time: Duration) -> String {
         match self.server.connection().and_then(|connection| connection.pid()) {
             Some(pid) => {
-                let state = process::state(pid).unwrap_or("in an unknown state");
+                let state = figures::state_of_child(pid).unwrap_or("in an unknown state");
                 format!("the fork server (pid {pid}) has not answered for {time:?}: its process is {state}")
             }
             None => format!("the fork server has not answered for {time:?}"),

@@ -152,7 +152,7 @@ impl Supervisor {
 
     fn handle_message(&mut self, message: FromServer, from: ServerId, ctx: &mut Context<Self>) {
         match message {
-            FromServer::Welcome { ticket } => self.mark_server_up(ticket),
+            FromServer::Welcome { ticket } => self.mark_server_up(ticket, ctx),
             FromServer::Refused { reason } => self.last_error = Some(reason),
             FromServer::PreloadFailed(report) => {
                 self.last_error = Some("the preload failed".to_owned());
@@ -201,10 +201,11 @@ impl Supervisor {
             connection.filter(|_| !is_remote).map(ServerConnection::take_descriptors).unwrap_or_default();
         // If some pidfds are missing, it is unknown which worker the others belong to, so none is used.
         let mut pidfds = Some(pidfds).filter(|pidfds| pidfds.len() == workers.len()).into_iter().flatten();
-        for WorkerPid { number, pid } in workers {
+        for WorkerPid { number, pid, proof } in workers {
             let pidfd = pidfds.next();
             // A worker that was retired before this report finds its channel closed and exits.
-            let Some(process) = self.registry.get_mut(&number).and_then(|worker| worker.confirm(from)) else {
+            let Some(process) = self.registry.get_mut(&number).and_then(|worker| worker.confirm(from, proof))
+            else {
                 continue;
             };
             if is_remote || pidfd.is_some() {

@@ -29,6 +29,8 @@ pub(super) enum Stage {
         server: Option<ServerId>,
         /// The server that adopted it after its own server was gone.
         adopted_by: Option<ServerId>,
+        /// Proves to that server that the worker's own server had forked it.
+        proof: Option<u64>,
     },
 }
 
@@ -53,10 +55,10 @@ impl Registration {
     }
 
     /// Marks a requested worker as forked by this server, and returns its proxy.
-    pub(super) fn confirm(&mut self, server: ServerId) -> Option<&Addr<WorkerProcess>> {
+    pub(super) fn confirm(&mut self, server: ServerId, proof: Option<u64>) -> Option<&Addr<WorkerProcess>> {
         if let Stage::Requested { process, .. } = &self.stage {
             let process = process.clone();
-            self.stage = Stage::Forked { process, server: Some(server), adopted_by: None };
+            self.stage = Stage::Forked { process, server: Some(server), adopted_by: None, proof };
         }
         self.process()
     }
@@ -100,16 +102,16 @@ impl Registration {
         }
     }
 
-    /// Sets the server that has adopted the worker.
-    pub(super) fn adopt(&mut self, id: ServerId) {
-        if let Stage::Forked { adopted_by, .. } = &mut self.stage {
-            *adopted_by = Some(id);
-        }
+    /// Sets the server that is asked to adopt the worker, and returns the proof for it.
+    pub(super) fn adopt(&mut self, id: ServerId) -> Option<u64> {
+        let Stage::Forked { adopted_by, proof, .. } = &mut self.stage else { return None };
+        *adopted_by = Some(id);
+        *proof
     }
 
     /// Notes that this server is gone. Returns the proxy if the server had forked the worker.
     pub(super) fn orphan(&mut self, id: ServerId) -> Option<&Addr<WorkerProcess>> {
-        let Stage::Forked { process, server, adopted_by } = &mut self.stage else { return None };
+        let Stage::Forked { process, server, adopted_by, .. } = &mut self.stage else { return None };
         if *adopted_by == Some(id) {
             *adopted_by = None;
         }

@@ -36,6 +36,8 @@ pub(crate) struct ServerConnection {
     error: Option<String>,
     /// Whether the channel has ended by an error.
     is_broken: bool,
+    /// Whether nothing can be written any more. What the server has sent before is still read: it may be the reason.
+    write_failed: bool,
     /// Until when nothing is written after an error that passes.
     retry: Option<Pin<Box<Sleep>>>,
     /// Until when nothing is read after an error that passes.
@@ -64,6 +66,7 @@ impl ServerConnection {
             ticket: None,
             error: None,
             is_broken: false,
+            write_failed: false,
             retry: None,
             read_retry: None,
             process: launched.process,
@@ -105,8 +108,8 @@ impl ServerConnection {
     }
 
     /// Queues an encoded frame; [`poll_flush`](Self::poll_flush) writes it.
-    pub(crate) fn queue_frame(&mut self, bytes: Vec<u8>, descriptors: Vec<OwnedFd>) {
-        self.send_queue.push_frame(bytes, descriptors);
+    pub(crate) fn queue_frame(&mut self, bytes: Vec<u8>) {
+        self.send_queue.push_frame(bytes);
     }
 
     fn write(&mut self) -> io::Result<()> {
@@ -163,7 +166,7 @@ impl ServerConnection {
             if error.kind() != io::ErrorKind::WouldBlock {
                 self.send_queue.clear();
                 self.error = Some(format!("failed to write to the fork server: {error}"));
-                self.is_broken = true;
+                self.write_failed = true;
                 return Poll::Ready(());
             }
             match ready!(self.socket.poll_write_ready(cx)) {
@@ -194,8 +197,12 @@ impl ServerConnection {
                 return Poll::Pending;
             }
             self.read_retry = None;
-            let Ok(mut guard) = ready!(self.socket.poll_read_ready(cx)) else {
-                return Poll::Ready(None);
+            let mut guard = match self.write_failed {
+                true => None,
+                false => match ready!(self.socket.poll_read_ready(cx)) {
+                    Ok(guard) => Some(guard),
+                    Err(_) => return Poll::Ready(None),
+                },
             };
             let (socket, layer, descriptors) = (&self.socket, &mut self.layer, &mut self.descriptors);
             let filled = self.inbox.fill(|buffer| match layer {
@@ -210,7 +217,10 @@ impl ServerConnection {
             match filled {
                 Ok((0, _)) => return Poll::Ready(None),
                 Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => match &mut guard {
+                    Some(guard) => guard.clear_ready(),
+                    None => return Poll::Ready(None),
+                },
                 Err(error) if is_passing(&error) => {
                     self.read_retry = Some(Box::pin(actix_rt::time::sleep(RETRY_AFTER)));
                 }

@@ -85,13 +85,9 @@ pub(super) struct DrainingServer {
 
 impl Supervisor {
     pub(super) fn begin_handshake(&mut self, launched: Launched, ctx: &mut Context<Self>) {
-        let arena: io::Result<Vec<OwnedFd>> =
-            self.scheduler.blobs.iter().map(BlobMemory::read_only_descriptor).collect();
-        let connection =
-            ServerConnection::new(launched).and_then(|connection| arena.map(|arena| (connection, arena)));
-        match connection {
-            Ok((mut connection, arena)) => {
-                connection.queue_frame(self.spec.hello.clone(), arena);
+        match ServerConnection::new(launched) {
+            Ok(mut connection) => {
+                connection.queue_frame(self.spec.hello.clone());
                 if let Some(no_answer_text) = self.spec.source.no_answer_text() {
                     self.scheduler.set_unanswered(no_answer_text);
                 }
@@ -105,11 +101,27 @@ impl Supervisor {
         }
     }
 
-    pub(super) fn mark_server_up(&mut self, ticket: Option<u128>) {
+    pub(super) fn mark_server_up(&mut self, ticket: Option<u128>, ctx: &mut Context<Self>) {
+        if !matches!(self.server, ServerState::Starting(_)) {
+            return;
+        }
+        let arena: io::Result<Vec<OwnedFd>> =
+            self.scheduler.blobs.iter().map(BlobMemory::read_only_descriptor).collect();
+        let arena = match arena {
+            Ok(arena) => arena,
+            Err(error) => {
+                self.drop_server();
+                return self.schedule_relaunch(error.to_string(), ctx);
+            }
+        };
         self.scheduler.set_outage(None);
         if let ServerState::Starting(mut connection) = std::mem::replace(&mut self.server, ServerState::Down)
         {
             connection.set_ticket(ticket);
+            if !arena.is_empty() {
+                // The server accepts descriptors from now on. It reads this before the first request for a worker.
+                connection.send(&ToServer::Arena, arena);
+            }
             let (pool, server) = (self.scheduler.options.name.clone(), connection.pid());
             self.server = ServerState::Up(connection);
             self.up_since = Some(Instant::now());
@@ -142,6 +154,9 @@ impl Supervisor {
 
     /// Asks the current server to adopt workers whose own server is gone. It kills them if this application exits.
     fn request_adoptions(&mut self) {
+        if !matches!(self.server, ServerState::Up(_)) {
+            return;
+        }
         self.registry.retain(|_, registration| registration.is_alive());
         let orphans = self.registry.iter().filter(|(_, registration)| registration.is_orphan());
         let orphans: Vec<u64> = orphans.map(|(number, _)| *number).collect();
@@ -155,8 +170,8 @@ impl Supervisor {
             if let (Some(pidfd), Some(connection), Some(registration)) =
                 (pidfd, self.server.connection(), registration)
             {
-                connection.send(&ToServer::Adopt { number }, vec![pidfd]);
-                registration.adopt(self.server_id);
+                let proof = registration.adopt(self.server_id);
+                connection.send(&ToServer::Adopt { number, proof }, vec![pidfd]);
             }
         }
     }
@@ -240,7 +255,10 @@ impl Supervisor {
         }
         self.draining.retain(|draining| draining.id != id);
         self.retire_workers();
-        let Some(loss) = loss else { return };
+        let Some(loss) = loss else {
+            // The current server adopts what the lost one had forked or adopted.
+            return self.request_adoptions();
+        };
         let why = self.last_error.take().unwrap_or_else(|| match loss {
             ServerLoss::WasUp | ServerLoss::WasUpBriefly => "the fork server was lost".to_owned(),
             ServerLoss::BeforeUp => "the fork server exited before it was ready".to_owned(),
@@ -273,6 +291,8 @@ impl Supervisor {
     /// Closes the connection to the current server, kills its process if it is a child of this one, and returns when
     /// the server was lost.
     fn drop_server(&mut self) -> ServerLoss {
+        // Once the process is reaped, its pid may become that of another one.
+        self.scheduler.set_server_pid(None);
         let previous = std::mem::replace(&mut self.server, ServerState::Down);
         let loss = match (&previous, self.up_since) {
             (ServerState::Up(_), Some(since)) if since.elapsed() >= EARLY_END => ServerLoss::WasUp,
@@ -292,7 +312,6 @@ impl Supervisor {
             connection.close().iter_mut().for_each(ServerProcess::kill);
         }
         self.stats_requests.clear();
-        self.scheduler.set_server_pid(None);
         loss
     }
 

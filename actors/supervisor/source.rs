@@ -175,9 +175,10 @@ fn launch(program: &OwnProgram, arguments: &[String]) -> io::Result<Launched> {
 fn connect_to_path(path: &Path, trusted: Option<u32>) -> io::Result<Launched> {
     let socket = sockets::connect(path)?;
     let user = sockets::peer_credentials(socket.as_fd())?.user;
-    let is_trusted = user == sockets::own_user() || user == 0 || trusted == Some(user);
-    if !is_trusted {
-        let why = format!("it runs as user {user}, which this application does not trust");
+    let is_trusted = |user| user == sockets::own_user() || user == 0 || trusted == Some(user);
+    if !user.is_some_and(is_trusted) {
+        let user = user.map_or("a user of another namespace".to_owned(), |user| format!("user {user}"));
+        let why = format!("it runs as {user}, which this application does not trust");
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
     Ok(Launched { socket, layer: SocketLayer::None, process: None, remote: None })

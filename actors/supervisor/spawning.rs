@@ -13,13 +13,13 @@ use super::{Registration, Stage, Supervisor};
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::telemetry::stdio::{OutputPipe, WorkerOutputs};
 use crate::actors::transport::HostChannel;
-use crate::channel::{WorkerDoorbells, WorkerEnd};
+use crate::channel::{WorkerDoorbells, WorkerEnd, WorkerMemory};
 use crate::config::Transport;
 use crate::wire::control::{MAX_FORKS_PER_MESSAGE, ToServer};
 
 /// How many requests a server may have that it has not confirmed.
 ///
-/// A request passes up to five descriptors, and the kernel limits how many a user's processes have in flight: to the
+/// A request passes up to six descriptors, and the kernel limits how many a user's processes have in flight: to the
 /// sender's `RLIMIT_NOFILE`, see unix(7), `ETOOMANYREFS`.
 const MAX_UNCONFIRMED: usize = 16;
 
@@ -80,8 +80,9 @@ impl Supervisor {
         }
         if let Some(connection) = self.server.connection().filter(|_| !requested.is_empty()) {
             let rings = self.scheduler.options.transport == Transport::SharedMemory;
+            let results = self.scheduler.options.blob_memory > 0;
             let numbers = requested.iter().map(|(number, ..)| *number).collect();
-            connection.send(&ToServer::Fork { numbers, rings }, all);
+            connection.send(&ToServer::Fork { numbers, rings, results }, all);
         }
         requested.into_iter().for_each(|(number, channel, output)| self.register(number, channel, output));
     }
@@ -102,12 +103,18 @@ impl Supervisor {
             status_page,
             self.spec.name_of,
         )?;
-        match end {
+        let WorkerMemory { channel: memory, results } = match end {
             WorkerEnd::Rings { doorbells: WorkerDoorbells { rx, tx }, memory } => {
-                all.extend([rx, tx, memory]);
+                all.extend([rx, tx]);
+                memory
             }
-            WorkerEnd::Stream { socket, memory, .. } => all.extend([socket, memory]),
-        }
+            WorkerEnd::Stream { socket, memory, .. } => {
+                all.push(socket);
+                memory
+            }
+        };
+        all.push(memory);
+        all.extend(results);
         let WorkerOutputs { stdout, stderr } = outputs;
         all.extend([stdout, stderr]);
         Ok((channel, output))

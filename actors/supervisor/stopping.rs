@@ -11,7 +11,7 @@ use super::servers::ServerState;
 use crate::actors::api::stop_report::{LeftProcess, StopReport};
 use crate::actors::reply;
 use crate::actors::scheduler::command::STOP_TIMEOUT;
-use crate::sys::process;
+use crate::sys::figures;
 
 /// How long workers that were killed may take to be reaped before the pool's own server is killed (2 s). The server has
 /// to reap them, and it may be stopped.
@@ -51,14 +51,11 @@ impl Supervisor {
     fn left_processes(&mut self) -> Vec<LeftProcess> {
         let mut workers = self.scheduler.living_workers();
         workers.sort_unstable_by_key(|worker| worker.number);
-        let workers = workers.into_iter().map(|worker| {
-            // The state of a process on another machine is unknown here.
-            let state = worker.pidfd.as_ref().and_then(|_| process::state(worker.pid));
-            left(Some(worker.number), Some(worker.pid), state)
-        });
+        let workers =
+            workers.into_iter().map(|worker| left(Some(worker.number), Some(worker.pid), worker.state()));
         let mut found: Vec<LeftProcess> = workers.collect();
         let server = self.server.connection().and_then(|connection| connection.pid());
-        found.extend(server.map(|pid| left(None, Some(pid), process::state(pid))));
+        found.extend(server.map(|pid| left(None, Some(pid), figures::state_of_child(pid))));
         found
     }
 

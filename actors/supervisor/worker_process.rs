@@ -15,12 +15,12 @@ use crate::actors::scheduler::exit::{EXIT_REPORT_TIMEOUT, ExitReport};
 use crate::actors::scheduler::worker_handle::WorkerHandle;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::telemetry::stdio::OutputPipe;
-use crate::actors::transport::{Arrived, HostChannel};
+use crate::actors::transport::{Arrived, HostChannel, MAX_LAST_READS};
 use crate::failure::{Failure, FailureKind, Phase, WorkerFacts};
 use crate::sys::passing::RETRY_WAIT;
 use crate::wire::call::{FromWorker, Ready, SetupReport};
 use crate::wire::control::Ended;
-use crate::wire::{LIBRARY, PROTOCOL, frame};
+use crate::wire::{LIBRARY, PROTOCOL};
 
 /// Time between closing a retired worker's channel and killing the worker (1 s).
 const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -110,7 +110,7 @@ impl WorkerProcess {
         }
         let message = match channel.next() {
             Ok(None) => return true,
-            Ok(Some(body)) => frame::header_only::<FromWorker>(body).map_err(|error| error.to_string()),
+            Ok(Some(body)) => FromWorker::read_whole(body).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
         match message {
@@ -244,9 +244,12 @@ impl WorkerProcess {
             self.fail_unforked(failure);
         }
         // The channel may hold an unread message with the reason.
+        let mut reads = 0;
         while let ProxyState::SettingUp(channel) = &mut self.state {
+            reads += 1;
             let arrived = channel.read_now();
-            if !self.handle_arrived(arrived) && matches!(self.state, ProxyState::SettingUp(_)) {
+            let is_over = !self.handle_arrived(arrived) || reads == MAX_LAST_READS;
+            if is_over && matches!(self.state, ProxyState::SettingUp(_)) {
                 self.report_exit_in_setup(&exit_report);
             }
         }

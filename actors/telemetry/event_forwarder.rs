@@ -2,6 +2,7 @@
 //! and spans of the application's `tracing`, below the span in which the call was made.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -139,19 +140,17 @@ pub(crate) struct EventForwarder {
 
 /// A span that the worker has opened and not closed.
 struct OpenSpan {
-    /// The number by which the worker refers to the span.
-    number: u64,
     span: Span,
     callsite: &'static DynamicCallsite,
 }
 
-/// The spans of one call that are open, outermost first.
+/// The spans of one call that are open, by their numbers, which rise.
 #[derive(Default)]
-struct CallSpans(Vec<OpenSpan>);
+struct CallSpans(BTreeMap<u64, OpenSpan>);
 
 impl Drop for CallSpans {
     fn drop(&mut self) {
-        while let Some(open) = self.0.pop() {
+        while let Some((_, open)) = self.0.pop_last() {
             drop_caught(open);
         }
     }
@@ -171,6 +170,8 @@ impl EventForwarder {
             Some(LogSink::Log(log)) => self.request_log.record(log, logged),
             Some(LogSink::Subscriber(caller)) => {
                 let (caller, spans) = (caller.clone(), self.spans.get_or_insert_default().clone());
+                // Before it may wait in a queue.
+                let logged = Logged { record: logged.record.cut(), ..logged };
                 let emit = move || spans.lock().emit_to(&caller, logged);
                 if threads::is_own() {
                     // Calls of other threads run here, which must not wait for this subscriber.
@@ -202,7 +203,7 @@ impl CallSpans {
     fn emit_to(&mut self, caller: &CallerSpan, logged: Logged) {
         let Some((dispatch, caller)) = &caller.0 else { return };
         let _record_time = RecordTimeGuard::set(logged.at);
-        dispatcher::with_default(dispatch, || self.emit(caller, logged.record.cut()));
+        dispatcher::with_default(dispatch, || self.emit(caller, logged.record));
     }
 
     fn emit(&mut self, caller: &Span, record: Record) {
@@ -218,7 +219,7 @@ impl CallSpans {
                     let parent = self.find(parent).map_or(caller, |open| &open.span).id();
                     let opened = callsite
                         .with_values(&values, |values| Span::child_of(parent, callsite.metadata(), values));
-                    self.0.push(OpenSpan { number: span, span: opened, callsite });
+                    self.0.insert(span, OpenSpan { span: opened, callsite });
                 }
             }
             Record::Noted { span, values } => {
@@ -232,7 +233,7 @@ impl CallSpans {
             }
             // A value for the request log; it reports no event that a subscriber could get.
             Record::Data { .. } => {}
-            Record::Closed { span } => self.0.retain(|open| open.number != span),
+            Record::Closed { span } => drop(self.0.remove(&span)),
             Record::LeftOut(count) => {
                 tracing::warn!(target: "forkpool::worker", parent: caller.id(), count,
                     "a worker logged too much in one call: the records beyond the limit were left out");
@@ -241,8 +242,7 @@ impl CallSpans {
     }
 
     fn find(&self, number: Option<u64>) -> Option<&OpenSpan> {
-        let number = number?;
-        self.0.iter().rev().find(|open| open.number == number)
+        self.0.get(&number?)
     }
 }
 

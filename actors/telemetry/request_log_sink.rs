@@ -1,24 +1,33 @@
 //! Writes what a worker logs during a call into a request log: events become messages, spans become timers.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value as Json};
 
 use crate::request_log::{LogLevel, RequestLog};
 use crate::sys::clock;
-use crate::wire::log_record::LOG_TARGET;
-use crate::wire::log_record::{CallsiteInfo, Logged, Record, Value, Values};
+use crate::wire::log_record::{CallsiteInfo, LOG_TARGET, Logged, Record, Value, Values, text_length};
+
+/// Most bytes (4 MiB) of the texts of a call's open spans. The fields beyond are left out; those of closed spans are
+/// limited by the log.
+const MAX_OPEN_TEXT: usize = 4 << 20;
 
 /// Records one call at a time; it keeps the spans of the call that are open.
 #[derive(Default)]
 pub(crate) struct RequestLogSink {
-    open: Vec<OpenTimer>,
+    /// The open spans by their numbers, which rise.
+    open: BTreeMap<u64, OpenTimer>,
+    /// Bytes of the texts of all open spans.
+    open_text: usize,
 }
 
 /// A span that the worker has opened and not closed.
 struct OpenTimer {
-    span: u64,
     log: RequestLog,
     source: CallsiteInfo,
     fields: Map<String, Json>,
+    /// Bytes of the texts that these fields were made of.
+    text: usize,
     began: u64,
 }
 
@@ -51,17 +60,18 @@ impl RequestLogSink {
                 }
             }
             Record::Opened { span, source, values, .. } => {
-                let fields = named_fields(&source, values);
-                self.open.push(OpenTimer { span, log: log.clone(), source, fields, began: at });
+                let open = OpenTimer { log: log.clone(), source, fields: Map::new(), text: 0, began: at };
+                let before = self.open.insert(span, open);
+                self.forget(before.as_ref());
+                self.add_fields(span, values);
             }
             Record::Noted { span, values } => {
-                if let Some(open) = self.open.iter_mut().rfind(|open| open.span == span) {
-                    open.fields.extend(named_fields(&open.source, values));
-                }
+                self.add_fields(span, values);
             }
             Record::Closed { span } => {
-                if let Some(index) = self.open.iter().rposition(|open| open.span == span) {
-                    self.open.remove(index).close(at, None);
+                if let Some(open) = self.open.remove(&span) {
+                    self.forget(Some(&open));
+                    open.close(at, None);
                 }
             }
             Record::Data { name, value } => log.data(name, parse_json(value)),
@@ -72,11 +82,29 @@ impl RequestLogSink {
         }
     }
 
+    /// Adds values to an open span, unless the open spans have too much text.
+    fn add_fields(&mut self, span: u64, values: Values) {
+        let text = text_length(&values);
+        if let Some(open) = self.open.get_mut(&span)
+            && self.open_text + text <= MAX_OPEN_TEXT
+        {
+            self.open_text += text;
+            open.text += text;
+            open.fields.extend(named_fields(&open.source, values));
+        }
+    }
+
+    /// Takes a span that is not open any more out of the count.
+    fn forget(&mut self, open: Option<&OpenTimer>) {
+        self.open_text -= open.map_or(0, |open| open.text);
+    }
+
     /// Ends all open timers at the end of the call. `cut_short` means that there was no reply; the timers have failed
     /// then.
     pub(crate) fn end_call(&mut self, cut_short: bool) {
         let now = clock::monotonic_nanos();
-        while let Some(open) = self.open.pop() {
+        self.open_text = 0;
+        while let Some((_, open)) = self.open.pop_last() {
             open.close(now, cut_short.then(|| "its call was cut short".to_owned()));
         }
     }

@@ -357,7 +357,7 @@ mod tests {
     #[test]
     fn output_is_read_although_the_system_refuses_to_watch_it() {
         actix_rt::System::new().block_on(async {
-            let (status_page, _memory) = StatusPage::create(0).expect("a page");
+            let (status_page, _memory) = StatusPage::create().expect("a page");
             let teller = Teller::here().expect("a thread");
             let (output, ends) = OutputPipe::new("pool", teller, 1, status_page, |_| None).expect("pipes");
             let OutputSource::Local { stderr, .. } = &output.source else { panic!("it is local") };

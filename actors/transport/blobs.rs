@@ -1,5 +1,6 @@
 //! Blobs on the host's side: those in calls, and those that workers report.
 
+use std::collections::{BTreeMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,7 +13,7 @@ use crate::blob::{Blob, BlobMut, ResultArena};
 use crate::failure::Failure;
 use crate::sys::arena::Arena;
 use crate::sys::descriptors;
-use crate::wire::call::{ArenaSpan, Lending, Lent};
+use crate::wire::call::{ArenaSpan, Lending, Lent, MAX_LENT};
 use crate::wire::frame::PayloadError;
 
 /// Free bytes (64 MiB) of a pool's arena that stay mapped, so that arguments up to this size need no new memory
@@ -116,8 +117,8 @@ pub(crate) struct BorrowedBlobs(Mutex<BlobLists>);
 
 #[derive(Default)]
 struct BlobLists {
-    /// The worker reported that it still uses these.
-    reported: Vec<Blob>,
+    /// The worker reported that it still uses these, by their starts.
+    reported: BTreeMap<u64, Blob>,
     /// The worker was given up while calls with these were running; they are kept until it exits.
     until_exit: Vec<Blob>,
 }
@@ -139,6 +140,8 @@ impl BorrowedBlobs {
     /// Applies the worker's report on its blobs and returns the blobs of its next reply, in the order of their
     /// numbers. `given` are the blobs of the call that it replies to.
     ///
+    /// It takes time linear in the report and the blobs of the call, apart from a logarithm of what the worker holds.
+    ///
     /// # Errors
     ///
     /// What is impossible in the report. The reply's blobs are dropped; a valid list of blobs in use was applied
@@ -149,19 +152,17 @@ impl BorrowedBlobs {
         given: &[Blob],
         result_arena: Option<&ResultArena>,
     ) -> Result<Vec<Blob>, &'static str> {
+        let given: BTreeMap<u64, &Blob> =
+            given.iter().filter_map(|blob| Some((start_of(blob)?, blob))).collect();
         let mut known = self.0.lock();
-        let find = |start: u64| {
-            let mut all = given.iter().chain(&known.reported);
-            all.find(|blob| blob.span().is_some_and(|span| span.start == start)).cloned()
-        };
-        let lent = lent.iter().map(|lent| match lent {
-            Lent::Own { slot, span } => {
-                result_arena.and_then(|result_arena| Blob::from_worker(result_arena, *slot, span))
-            }
-            Lent::Given { start } => find(*start),
+        let find = |start: &u64| given.get(start).copied().or_else(|| known.reported.get(start)).cloned();
+        let lent = lent_blobs(&lent, result_arena, find);
+        let reported = held.map(|held| {
+            // So no blob is reported twice.
+            let is_ascending = held.is_sorted_by(|one, next| one < next);
+            let blobs = held.iter().map(|start| Some((*start, find(start)?)));
+            is_ascending.then(|| blobs.collect::<Option<BTreeMap<u64, Blob>>>()).flatten()
         });
-        let lent: Option<Vec<Blob>> = lent.collect();
-        let reported = held.map(|held| held.into_iter().map(find).collect::<Option<Vec<Blob>>>());
         let before = match reported {
             None => None,
             Some(None) => return Err("it reported that it uses a blob that it was not lent"),
@@ -169,15 +170,40 @@ impl BorrowedBlobs {
         };
         drop(known);
         drop(before);
-        lent.ok_or("it lent a blob that it does not have")
+        lent
     }
+}
+
+fn start_of(blob: &Blob) -> Option<u64> {
+    blob.span().map(|span| span.start)
+}
+
+/// Returns the blobs of a reply; `find` returns an argument by its start.
+fn lent_blobs(
+    lent: &[Lent],
+    result_arena: Option<&ResultArena>,
+    find: impl Fn(&u64) -> Option<Blob>,
+) -> Result<Vec<Blob>, &'static str> {
+    if lent.len() > MAX_LENT {
+        return Err("it lent more blobs than a reply may have");
+    }
+    let mut slots = HashSet::new();
+    let blob = |lent: &Lent| match lent {
+        Lent::Own { slot, span } if slots.insert(*slot) => Blob::from_worker(result_arena?, *slot, span),
+        Lent::Own { .. } => None,
+        Lent::Given { start } => find(start),
+    };
+    let blobs: Option<Vec<Blob>> = lent.iter().map(blob).collect();
+    blobs.ok_or("it lent a blob that it does not have")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::blob::TABLE_LENGTH;
+    use crate::blob::{ResultMemory, TABLE_LENGTH};
     use crate::sys::arena::PAGE;
+    use crate::sys::memory_file;
+    use crate::sys::memory_file::UnmappedFile;
     use crate::sys::shared_memory::SharedMemory;
     use crate::testing::seeded_rng::{SeededRng, seeds};
 
@@ -208,8 +234,10 @@ mod tests {
     #[test]
     fn no_lending_of_a_worker_reaches_beyond_its_arena() -> io::Result<()> {
         let length = 16 * PAGE;
-        let (memory, _file) = SharedMemory::create(c"forkpool-test", PAGE + TABLE_LENGTH + length)?;
-        let result_arena = ResultArena::at_offset(&Arc::new(memory), PAGE);
+        let (memory, _file) = SharedMemory::create(c"forkpool-test", PAGE + TABLE_LENGTH)?;
+        let results = UnmappedFile::new(memory_file::of_length(c"forkpool-test", length)?, length);
+        let result_arena =
+            ResultArena::new(Arc::new(memory), PAGE, ResultMemory::Unmapped(Arc::new(results)));
         let own = BlobMemory::create(64 * PAGE)?;
         let (mut taken, mut refused) = (0, 0);
         for seed in seeds(0..300) {
@@ -219,7 +247,7 @@ mod tests {
                 let given: Vec<Blob> = (0..3_u8)
                     .filter_map(|number| Blob::from(vec![number; 5000]).into_arena(&own.arena))
                     .collect();
-                let result_arena = result_arena.as_ref().filter(|_| rng.happens(900));
+                let result_arena = Some(&result_arena).filter(|_| rng.happens(900));
                 match borrowed.receive_lending(random_lending(&mut rng, &given), &given, result_arena) {
                     Ok(lent) => {
                         taken += lent.len();

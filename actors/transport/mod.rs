@@ -7,14 +7,17 @@ mod stream;
 pub(crate) mod watching;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::thread::ThreadId;
 
-use crate::blob::{ResultArena, TABLE_LENGTH};
+use crate::blob::{ResultArena, ResultMemory};
 use crate::channel::{Inbox, Outbox, SocketLayer, StatusPage, WorkerEnd};
 use crate::config::{Options, Transport};
 use crate::sys::arena::PAGE;
+use crate::sys::memory_file::UnmappedFile;
+use crate::sys::{descriptors, memory_file};
 use crate::wire::control::ToServer;
 use crate::wire::frame;
 use crate::wire::frame::FrameError;
@@ -23,6 +26,10 @@ use stream::Stream;
 
 /// Rounds of reading and writing after which one channel lets the other tasks of its thread run.
 const ROUNDS_BEFORE_YIELD: u32 = 64;
+
+/// Most reads of what a worker that has exited has left in its channel: a ring or a socket holds less than they take.
+/// What comes after them is from a process that the worker has forked, and has no end.
+pub(crate) const MAX_LAST_READS: u32 = 1024;
 
 /// The outcome of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +49,8 @@ pub(crate) struct HostChannel {
     io: HostIo,
     /// `None` if the worker is on another machine.
     status_page: Option<StatusPage>,
+    /// The memory in which the worker keeps large results.
+    results: Option<Arc<UnmappedFile>>,
     /// Number of calls that the worker has answered since its fork, as of its last release.
     pub(crate) calls_served: u64,
     registered_on: ThreadId,
@@ -62,6 +71,18 @@ enum HostIo {
     Stream(Stream),
 }
 
+/// Creates the memory for a worker's large results: this side's view of it, and the worker's descriptor. `None` if there
+/// is to be none.
+fn results(blob_memory: usize) -> io::Result<Option<(Arc<UnmappedFile>, OwnedFd)>> {
+    if blob_memory == 0 {
+        return Ok(None);
+    }
+    let length = blob_memory.next_multiple_of(PAGE);
+    let ours = memory_file::of_length(c"forkpool-results", length)?;
+    let theirs = descriptors::duplicate(ours.as_fd())?;
+    Ok(Some((Arc::new(UnmappedFile::new(ours, length)), theirs)))
+}
+
 impl HostChannel {
     /// Creates a channel, with memory for the worker's large results, and registers this end with the current
     /// thread's reactor.
@@ -70,21 +91,19 @@ impl HostChannel {
     ///
     /// The error of the system call that failed; nothing is left behind.
     pub(crate) fn new(options: &Options) -> io::Result<(Self, WorkerEnd)> {
-        let result_arena = match options.blob_memory {
-            0 => 0,
-            bytes => TABLE_LENGTH + bytes.next_multiple_of(PAGE),
-        };
+        let (results, theirs) = results(options.blob_memory)?.unzip();
         let (io, status_page, end) = match options.transport {
             Transport::SharedMemory => {
-                let (rings, status_page, end) = Rings::new(result_arena)?;
+                let (rings, status_page, end) = Rings::new(theirs)?;
                 (HostIo::Rings(rings), status_page, end)
             }
             Transport::Socket => {
-                let (stream, status_page, end) = Stream::pair(result_arena)?;
+                let (stream, status_page, end) = Stream::pair(theirs)?;
                 (HostIo::Stream(stream), status_page, end)
             }
         };
-        Ok((Self::of(io, Some(status_page), options.max_payload), end))
+        let channel = Self::of(io, Some(status_page), options.max_payload);
+        Ok((HostChannel { results, ..channel }, end))
     }
 
     /// Creates a channel to another machine over a connection that may not be established yet, and queues `first`
@@ -107,6 +126,7 @@ impl HostChannel {
         HostChannel {
             io,
             status_page,
+            results: None,
             calls_served: 0,
             registered_on: std::thread::current().id(),
             max_body: frame::body_limit(max_payload),
@@ -151,9 +171,12 @@ impl HostChannel {
 
     /// Returns the memory in which the worker keeps large results.
     pub(crate) fn result_arena(&self) -> Option<ResultArena> {
+        let results = ResultMemory::Unmapped(self.results.clone()?);
         match &self.io {
-            HostIo::Rings(rings) => rings.result_arena(),
-            HostIo::Stream(_) => self.status_page.as_ref()?.result_arena(),
+            HostIo::Rings(rings) => Some(rings.result_arena(results)),
+            HostIo::Stream(_) => {
+                self.status_page.as_ref().map(|status_page| status_page.result_arena(results))
+            }
         }
     }
 

@@ -10,9 +10,10 @@ use tokio::io::unix::AsyncFd;
 
 use super::retry_timer::RetryTimer;
 use super::{Arrived, Buffers, ROUNDS_BEFORE_YIELD};
-use crate::blob::ResultArena;
+use crate::blob::{ResultArena, ResultMemory};
 use crate::channel::{
-    AdaptiveSpin, DoorbellSender, HostDoorbells, Ring, StatusPage, WakeCondition, WorkerEnd, doorbells,
+    AdaptiveSpin, DoorbellSender, HostDoorbells, Ring, StatusPage, WakeCondition, WorkerEnd, WorkerMemory,
+    doorbells,
 };
 use crate::sys::passing::is_passing;
 use crate::sys::{descriptors, reactor};
@@ -41,9 +42,9 @@ pub(super) struct Rings {
 }
 
 impl Rings {
-    pub(super) fn new(result_arena: usize) -> io::Result<(Self, StatusPage, WorkerEnd)> {
+    pub(super) fn new(results: Option<OwnedFd>) -> io::Result<(Self, StatusPage, WorkerEnd)> {
         let (HostDoorbells { rx, tx }, doorbells) = doorbells()?;
-        let (ring, memory) = Ring::create(result_arena)?;
+        let (ring, channel) = Ring::create()?;
         let status_page = ring.status_page();
         let rings = Rings {
             ring,
@@ -54,11 +55,12 @@ impl Rings {
             rounds: 0,
             moved: false,
         };
+        let memory = WorkerMemory { channel, results };
         Ok((rings, status_page, WorkerEnd::Rings { doorbells, memory }))
     }
 
-    pub(super) fn result_arena(&self) -> Option<ResultArena> {
-        self.ring.result_arena()
+    pub(super) fn result_arena(&self, results: ResultMemory) -> ResultArena {
+        self.ring.result_arena(results)
     }
 
     pub(super) fn register_here(&mut self) -> io::Result<()> {
@@ -214,8 +216,8 @@ mod tests {
     fn the_doorbell_is_empty_when_the_host_sleeps() -> Result<(), Box<dyn std::error::Error>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
         runtime.block_on(async {
-            let (mut rings, _, worker_end) = Rings::new(0)?;
-            let mut worker = AnyWorkerIo::open(worker_end)?;
+            let (mut rings, _, worker_end) = Rings::new(None)?;
+            let (mut worker, _) = AnyWorkerIo::open(worker_end)?;
             let mut buffers = Buffers::default();
             for round in 0..10 {
                 // The host sleeps, is woken, and sleeps again.

@@ -8,7 +8,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::retry_timer::RetryTimer;
 use super::{Arrived, Buffers, ROUNDS_BEFORE_YIELD};
-use crate::channel::{SocketLayer, StatusPage, WorkerEnd};
+use crate::channel::{SocketLayer, StatusPage, WorkerEnd, WorkerMemory};
 use crate::sys::passing::is_passing;
 use crate::sys::{descriptors, reactor, sockets};
 
@@ -29,10 +29,11 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn pair(result_arena: usize) -> io::Result<(Self, StatusPage, WorkerEnd)> {
+    pub(super) fn pair(results: Option<OwnedFd>) -> io::Result<(Self, StatusPage, WorkerEnd)> {
         let (ours, socket) = sockets::socket_pair()?;
         descriptors::set_nonblocking(ours.as_fd())?;
-        let (status_page, memory) = StatusPage::create(result_arena)?;
+        let (status_page, channel) = StatusPage::create()?;
+        let memory = WorkerMemory { channel, results };
         let end = WorkerEnd::Stream { socket, socket_layer: SocketLayer::None, memory };
         Ok((Stream::over(ours, SocketLayer::None)?, status_page, end))
     }

@@ -8,6 +8,7 @@ use crate::failure::SetupError;
 use crate::server::Boot;
 use crate::wire::control::Signature;
 use crate::wire::frame;
+use crate::wire::frame::PayloadError;
 use crate::worker::{Incoming, Preload, Program, Replying, Service};
 
 /// A user's worker and its context, in the worker process.
@@ -69,12 +70,17 @@ fn interface<W: Worker>() -> Vec<Signature> {
     W::METHODS.iter().map(|method| (method.signature)(method.name)).collect()
 }
 
+/// Decodes a configuration. It was encoded under the pool's limits, by the application or by this program.
+fn decode_config<W: Worker>(config: &[u8]) -> Result<W::Config, PayloadError> {
+    frame::decode(config, u32::MAX)
+}
+
 fn preload<W: Worker>(config: &[u8], shared: &mut Preload) -> Result<(), SetupError> {
-    W::preload(&frame::decode(config)?, shared)
+    W::preload(&decode_config::<W>(config)?, shared)
 }
 
 fn setup<W: Worker>(config: &[u8], preload: &'static Preload) -> Result<Box<dyn Service>, SetupError> {
-    let config = frame::decode(config)?;
+    let config = decode_config::<W>(config)?;
     let mut ctx = WorkerContext::new(preload);
     let mut worker = W::setup(config, &mut ctx)?;
     worker.started(&mut ctx);

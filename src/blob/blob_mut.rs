@@ -56,8 +56,9 @@ impl BlobMut {
     ///
     /// # Errors
     ///
-    /// The reader's error, except for [`Interrupted`](io::ErrorKind::Interrupted), which is retried. The bytes read
-    /// before the error stay appended.
+    /// The reader's error, except for [`Interrupted`](io::ErrorKind::Interrupted), which is retried; or
+    /// [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the system has no memory for more. The bytes read before the error
+    /// stay appended.
     pub fn fill_from(&mut self, reader: &mut impl Read) -> io::Result<usize> {
         let before = self.len();
         match &mut self.0 {
@@ -67,7 +68,11 @@ impl BlobMut {
             }
             Storage::Allocation(allocation, written) => {
                 while *written < allocation.len() {
-                    match reader.read(&mut allocation[*written..]) {
+                    if !allocation.commit(*written + 1) {
+                        return Err(no_memory());
+                    }
+                    let committed = allocation.committed();
+                    match reader.read(&mut allocation[*written..committed]) {
                         Ok(0) => break,
                         Ok(count) => *written += count,
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -83,8 +88,8 @@ impl BlobMut {
     ///
     /// # Errors
     ///
-    /// [`WriteZero`](io::ErrorKind::WriteZero) if fewer than `count` bytes of capacity are left; nothing is appended
-    /// then.
+    /// [`WriteZero`](io::ErrorKind::WriteZero) if fewer than `count` bytes of capacity are left, and
+    /// [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the system has no memory for them; nothing is appended then.
     pub fn append_zeroes(&mut self, count: usize) -> io::Result<&mut [u8]> {
         let before = self.len();
         if count > self.capacity() - before {
@@ -93,6 +98,9 @@ impl BlobMut {
         match &mut self.0 {
             Storage::Heap { bytes, .. } => bytes.resize(before + count, 0),
             Storage::Allocation(allocation, written) => {
+                if !allocation.commit(before + count) {
+                    return Err(no_memory());
+                }
                 // Earlier allocations have left their bytes there.
                 allocation[before..before + count].fill(0);
                 *written += count;
@@ -125,6 +133,11 @@ fn full() -> io::Error {
     io::Error::new(io::ErrorKind::WriteZero, "the blob has reached its capacity")
 }
 
+/// The system refuses memory for a blob that has a place in the arena.
+fn no_memory() -> io::Error {
+    io::Error::new(io::ErrorKind::OutOfMemory, "the system has no memory for the blob")
+}
+
 /// Gives access to the bytes written so far.
 impl Deref for BlobMut {
     type Target = [u8];
@@ -146,7 +159,8 @@ impl DerefMut for BlobMut {
     }
 }
 
-/// Appends as many bytes as fit. Fails with [`WriteZero`](io::ErrorKind::WriteZero) if none fit, and with nothing else.
+/// Appends as many bytes as fit. Fails with [`WriteZero`](io::ErrorKind::WriteZero) if none fit, and with
+/// [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the system has no memory for them.
 impl Write for BlobMut {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
         let count = from.len().min(self.capacity() - self.len());
@@ -156,6 +170,9 @@ impl Write for BlobMut {
         match &mut self.0 {
             Storage::Heap { bytes, .. } => bytes.extend_from_slice(&from[..count]),
             Storage::Allocation(allocation, written) => {
+                if !allocation.commit(*written + count) {
+                    return Err(no_memory());
+                }
                 allocation[*written..*written + count].copy_from_slice(&from[..count]);
                 *written += count;
             }

@@ -14,6 +14,9 @@ impl Blob {
             return Some(self);
         }
         let mut allocation = arena.allocation(self.len())?;
+        if !allocation.commit(self.len()) {
+            return None;
+        }
         self.read_at(0, &mut allocation);
         Some(Blob(Body::Allocation(Arc::new(allocation))))
     }

@@ -2,8 +2,8 @@
 //!
 //! A small blob is encoded as part of its message. Of a large one the message contains only a number, and the bytes
 //! stay where they are: those of an argument in an arena of the host, which workers map read-only, and those of a
-//! result in an arena of the worker. The host reads the latter by atomic operations, because a worker could change it
-//! at any time.
+//! result in an arena of the worker. The host reads the latter through its descriptor and does not map it, because a
+//! worker could change it, or take its pages away, at any time.
 
 mod blob_mut;
 #[cfg(feature = "actors")]
@@ -18,9 +18,7 @@ use std::sync::Arc;
 
 pub use blob_mut::BlobMut;
 pub use reader::BlobReader;
-pub(crate) use result_arena::ResultArena;
-#[cfg(feature = "actors")]
-pub(crate) use result_arena::TABLE_LENGTH;
+pub(crate) use result_arena::{ResultArena, ResultMemory, TABLE_LENGTH};
 #[cfg(feature = "actors")]
 pub(crate) use serde_impl::attach_encoded;
 pub(crate) use serde_impl::{decode_with, encode};
@@ -47,7 +45,11 @@ pub(crate) const MIN_SHARED: usize = 16 << 10;
 /// - **An argument that a worker returns** refers to the same bytes again; nothing is copied.
 ///
 /// Clones share the bytes, which never change. Their memory is freed when the last clone in every process is dropped;
-/// the clones of a process that exits count as dropped.
+/// the clones of a process that exits count as dropped. As long as the application keeps a large result, it also keeps
+/// a descriptor of the memory of all results of that worker.
+///
+/// A worker could break this rule and change a result that it has sent. Then the bytes are wrong, and nothing else
+/// happens: the application copies them through the descriptor and never borrows them.
 ///
 /// If there is no such memory, because the server is reached over a network, or not enough space in it, the bytes are
 /// encoded as part of the message, within `max_payload`. Outside of messages and results, for example in a
@@ -80,7 +82,7 @@ enum Body {
     Allocation(Arc<Allocation>),
     /// In the host's arena, which this worker maps read-only.
     Argument(Arc<ReadOnlyAllocation>),
-    /// In a worker's arena, read by the host. The worker could still change them, so they are never lent as a slice.
+    /// In a worker's arena, read by the host. The worker could still change them, so they are copied and never lent.
     #[cfg_attr(not(feature = "actors"), expect(dead_code, reason = "only the host reads results"))]
     Result(Arc<ResultAllocation>),
 }
@@ -93,9 +95,11 @@ impl Blob {
 
     /// Returns the number of bytes.
     pub fn len(&self) -> usize {
-        match self.stable_slice() {
-            Ok(bytes) => bytes.len(),
-            Err(allocation) => allocation.len(),
+        match &self.0 {
+            Body::Heap(bytes) => bytes.len(),
+            Body::Allocation(allocation) => allocation.len(),
+            Body::Argument(allocation) => allocation.length(),
+            Body::Result(allocation) => allocation.len(),
         }
     }
 
@@ -104,13 +108,13 @@ impl Blob {
         self.len() == 0
     }
 
-    /// Returns all bytes as one slice: borrowed if nothing can change them, and otherwise copied, which is the case for
-    /// a large result in the application. [`reader`](Self::reader) and [`read_at`](Self::read_at) need no copy of the
-    /// whole.
+    /// Returns all bytes as one slice: borrowed if nothing can change them, and otherwise copied. They are copied from a
+    /// large result in the application, and from a large argument in a worker whose application runs as another user.
+    /// [`reader`](Self::reader) and [`read_at`](Self::read_at) need no copy of the whole.
     pub fn bytes(&self) -> Cow<'_, [u8]> {
         match self.stable_slice() {
             Ok(bytes) => Cow::Borrowed(bytes),
-            Err(allocation) => Cow::Owned(allocation.to_vec()),
+            Err(memory) => Cow::Owned(memory.to_vec()),
         }
     }
 
@@ -125,11 +129,13 @@ impl Blob {
     /// or beyond the end.
     pub fn read_at(&self, at: usize, into: &mut [u8]) -> usize {
         let count = into.len().min(self.len().saturating_sub(at));
+        if count == 0 {
+            return 0;
+        }
         let into = &mut into[..count];
         match self.stable_slice() {
-            Ok(_) if count == 0 => {}
             Ok(bytes) => into.copy_from_slice(&bytes[at..at + count]),
-            Err(allocation) => allocation.read_at(at, into),
+            Err(memory) => memory.read_at(at, into),
         }
         count
     }
@@ -139,13 +145,42 @@ impl Blob {
         BlobReader::new(self)
     }
 
-    /// Returns the bytes as a slice, or the worker's memory if the worker could still change them.
-    fn stable_slice(&self) -> Result<&[u8], &ResultAllocation> {
+    /// Returns the bytes as a slice, or the memory of another process that could still change them.
+    fn stable_slice(&self) -> Result<&[u8], ForeignMemory<'_>> {
         match &self.0 {
             Body::Heap(bytes) => Ok(bytes),
             Body::Allocation(allocation) => Ok(allocation),
-            Body::Argument(allocation) => Ok(allocation),
-            Body::Result(allocation) => Err(allocation),
+            Body::Argument(allocation) => allocation.slice().ok_or(ForeignMemory::Argument(allocation)),
+            Body::Result(allocation) => Err(ForeignMemory::Result(allocation)),
+        }
+    }
+}
+
+/// Bytes that another process may change at any time. They are copied out and never lent as a slice.
+enum ForeignMemory<'a> {
+    /// Those of an application that runs as another user than this worker.
+    Argument(&'a ReadOnlyAllocation),
+    /// Those of a worker of this application.
+    Result(&'a ResultAllocation),
+}
+
+impl ForeignMemory<'_> {
+    /// Copies the current bytes from offset `at` on; the range must lie within the memory.
+    fn read_at(&self, at: usize, into: &mut [u8]) {
+        match self {
+            ForeignMemory::Argument(allocation) => allocation.copy_to(at, into),
+            ForeignMemory::Result(allocation) => allocation.read_at(at, into),
+        }
+    }
+
+    fn to_vec(&self) -> Vec<u8> {
+        match self {
+            ForeignMemory::Argument(allocation) => {
+                let mut bytes = vec![0; allocation.length()];
+                allocation.copy_to(0, &mut bytes);
+                bytes
+            }
+            ForeignMemory::Result(allocation) => allocation.to_vec(),
         }
     }
 }

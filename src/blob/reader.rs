@@ -4,14 +4,14 @@ use std::io::{self, BufRead, Read};
 
 use super::Blob;
 
-/// Bytes copied at once from memory that a worker could change: few enough that the processor copies the next ones
-/// while it works with these.
-const PIECE: usize = 4 << 10;
+/// Bytes (32 KiB) copied at once from memory that another process could change: enough that the system call costs
+/// little, few enough for the processor's cache.
+const PIECE: usize = 32 << 10;
 
 /// Reads a [`Blob`] from the first byte to the last; returned by [`Blob::reader`].
 ///
 /// [`fill_buf`](BufRead::fill_buf) lends all remaining bytes if nothing can change them, and otherwise a copy of the
-/// next 4 KiB. So reading never needs memory for the whole blob. It never fails and never blocks.
+/// next 32 KiB. So reading never needs memory for the whole blob. It never fails and never blocks.
 pub struct BlobReader<'a> {
     blob: &'a Blob,
     /// Bytes consumed so far.
@@ -63,7 +63,8 @@ impl<'a> BlobReader<'a> {
 
 impl Read for BlobReader<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let count = match self.taken < self.piece.len() {
+        // Many small reads are served from one copy.
+        let count = match self.taken < self.piece.len() || into.len() < PIECE {
             true => self.lend().read(into)?,
             false => self.blob.read_at(self.at, into),
         };

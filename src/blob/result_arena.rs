@@ -1,14 +1,16 @@
-//! A worker's arena for results, which lies behind the memory of its channel, and the host's view of it.
+//! A worker's arena for results, and the host's view of it.
 //!
-//! In front of the arena lies a table with one entry for each allocation that the worker has lent. The worker marks an
-//! entry as lent, and later as used by the host only; the host marks it as free when it has dropped the blob. These
-//! entries are all that both sides write to. The host checks every range that a worker names and reads it by atomic
-//! operations alone, because the worker may write to it at any time.
+//! In the memory of the worker's channel lies a table with one entry for each allocation that the worker has lent. The
+//! worker marks an entry as lent, and later as used by the host only; the host marks it as free when it has dropped the
+//! blob. These entries are all that both sides write to. The arena is a memory file of its own. The host checks every
+//! range that a worker names and reads it through a descriptor, because the worker may write to it, or take its pages
+//! away, at any time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::sys::arena::{Arena, PAGE};
+use crate::sys::memory_file::UnmappedFile;
 use crate::sys::shared_memory::SharedMemory;
 #[cfg(feature = "actors")]
 use crate::wire::call::ArenaSpan;
@@ -30,24 +32,38 @@ const LENT: u32 = 1;
 /// The host reads the allocation, and the worker's code has dropped it.
 const HOST_ONLY: u32 = 2;
 
-/// The location of the table and the arena behind it.
+/// The table of a worker's loans, and the memory of its results.
 #[derive(Clone, Debug)]
 pub(crate) struct ResultArena {
+    /// The memory that the table lies in.
     memory: Arc<SharedMemory>,
-    /// Offset of the table in the memory.
+    /// Offset of the table in it.
     at: usize,
+    results: ResultMemory,
+}
+
+/// The memory of a worker's results, as one side sees it.
+#[derive(Clone, Debug)]
+pub(crate) enum ResultMemory {
+    /// The worker maps it.
+    Mapped(Arc<SharedMemory>),
+    /// The host reads it through a descriptor.
+    #[cfg_attr(not(feature = "actors"), expect(dead_code, reason = "only the host reads results"))]
+    Unmapped(Arc<UnmappedFile>),
 }
 
 impl ResultArena {
-    /// The arena in `memory` from the page at offset `at` on; `None` if the memory ends there.
-    pub(crate) fn at_offset(memory: &Arc<SharedMemory>, at: usize) -> Option<Self> {
-        let has_arena = memory.length().checked_sub(at)? > TABLE_LENGTH;
-        has_arena.then(|| ResultArena { memory: memory.clone(), at })
+    /// The arena whose table is at this offset of `memory`.
+    pub(crate) fn new(memory: Arc<SharedMemory>, at: usize, results: ResultMemory) -> Self {
+        ResultArena { memory, at, results }
     }
 
     /// Creates the arena itself, in the worker; `None` if it was created before.
     pub(super) fn create_arena(&self) -> Option<Arc<Arena>> {
-        Arena::new_in(self.memory.clone(), self.at + TABLE_LENGTH, MAX_KEPT)
+        match &self.results {
+            ResultMemory::Mapped(memory) => Arena::new_in(memory.clone(), MAX_KEPT),
+            ResultMemory::Unmapped(_) => None,
+        }
     }
 
     /// Marks an entry as lent; called by the worker.
@@ -86,20 +102,22 @@ impl ResultArena {
     pub(super) fn allocation(&self, slot: u32, span: &ArenaSpan) -> Option<ResultAllocation> {
         let slot = usize::try_from(slot).ok().filter(|&slot| slot < MAX_LOANS)?;
         let (start, length) = (usize::try_from(span.start).ok()?, usize::try_from(span.length).ok()?);
-        let most = self.memory.length() - self.at - TABLE_LENGTH;
+        let ResultMemory::Unmapped(file) = &self.results else { return None };
+        let most = file.length();
         let fits = start.is_multiple_of(PAGE) && start <= most && length <= most - start;
-        let at = self.at + TABLE_LENGTH + start;
-        fits.then(|| ResultAllocation { result_arena: self.clone(), slot, at, length })
+        let (file, table) = (file.clone(), self.clone());
+        fits.then(|| ResultAllocation { table, file, slot, start, length })
     }
 }
 
 /// Memory that a worker has lent to the host. Dropping it frees the entry.
 #[derive(Debug)]
 pub(super) struct ResultAllocation {
-    result_arena: ResultArena,
+    table: ResultArena,
+    file: Arc<UnmappedFile>,
     slot: usize,
-    /// Offset of the bytes in the memory.
-    at: usize,
+    /// Offset of the bytes in the file.
+    start: usize,
     length: usize,
 }
 
@@ -111,22 +129,22 @@ impl ResultAllocation {
     /// Copies out the current bytes from offset `at` on; the range must lie within the allocation.
     pub(super) fn read_at(&self, at: usize, into: &mut [u8]) {
         assert!(at <= self.length && into.len() <= self.length - at, "the range lies within the allocation");
-        self.result_arena.memory.copy_to(self.at + at, into);
+        self.file.copy_to(self.start + at, into);
     }
 
     pub(super) fn to_vec(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        self.result_arena.memory.read(self.at, self.length, &mut bytes);
+        self.file.read(self.start, self.length, &mut bytes);
         bytes
     }
 }
 
 impl Drop for ResultAllocation {
     fn drop(&mut self) {
-        if self.length > MAX_KEPT && self.result_arena.is_host_only(self.slot) {
+        if self.length > MAX_KEPT && self.table.is_host_only(self.slot) {
             // The worker may sleep for long before it learns of this.
-            self.result_arena.memory.return_pages(self.at, self.length.next_multiple_of(PAGE));
+            self.file.return_pages(self.start, self.length.next_multiple_of(PAGE));
         }
-        self.result_arena.release(self.slot);
+        self.table.release(self.slot);
     }
 }

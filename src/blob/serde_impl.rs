@@ -202,6 +202,7 @@ impl<'de> Visitor<'de> for BytesVisitor {
 mod tests {
     use super::*;
     use crate::wire::frame;
+    use crate::wire::frame::Limits;
 
     fn blob(length: usize) -> Blob {
         (0..length).map(|at| at as u8).collect::<Vec<u8>>().into()
@@ -221,7 +222,8 @@ mod tests {
         limit: usize,
     ) -> Result<(Vec<u8>, Vec<Blob>), PayloadError> {
         let mut bytes = Vec::new();
-        let lent = encode(&mut bytes, lend, |out| frame::encode(out, message, limit))?;
+        let lent =
+            encode(&mut bytes, lend, |out| frame::encode(out, message, Limits { bytes: limit, depth: 8 }))?;
         Ok((bytes, lent))
     }
 
@@ -231,7 +233,7 @@ mod tests {
         let (bytes, lent) = encoded(&message, Some(take_all), usize::MAX)?;
         assert_eq!(lent, [blob(MIN_SHARED), blob(2 * MIN_SHARED)]);
         assert!(bytes.len() < MIN_SHARED + 20);
-        let back: (Blob, Blob, Vec<Blob>) = decode_with(lent, || frame::decode(&bytes))?;
+        let back: (Blob, Blob, Vec<Blob>) = decode_with(lent, || frame::decode(&bytes, 8))?;
         assert_eq!(back, message);
         Ok(())
     }
@@ -242,7 +244,7 @@ mod tests {
         for lend in [None, Some((|_| None) as Lend)] {
             let (bytes, lent) = encoded(&message, lend, usize::MAX)?;
             assert!(lent.is_empty() && bytes.len() > 3 * MIN_SHARED);
-            let back: Vec<Blob> = decode_with(lent, || frame::decode(&bytes))?;
+            let back: Vec<Blob> = decode_with(lent, || frame::decode(&bytes, 8))?;
             assert_eq!(back, message);
         }
         let refused = encoded(&message, Some(|_| None), MIN_SHARED);
@@ -269,8 +271,8 @@ mod tests {
         let (bytes, lent) = encoded(&vec![blob(MIN_SHARED); 2], Some(take_all), usize::MAX)?;
         for count in 0..2 {
             let fewer = lent[..count].to_vec();
-            let back =
-                decode_with(fewer, || frame::decode::<Vec<Blob>>(&bytes)).map_err(|error| error.to_string());
+            let back = decode_with(fewer, || frame::decode::<Vec<Blob>>(&bytes, 8))
+                .map_err(|error| error.to_string());
             // The text of a postcard error is not ours, but it names the type.
             assert!(back.is_err_and(|text| text.contains("Blob")), "{count}");
         }

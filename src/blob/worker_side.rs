@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use super::result_arena::{MAX_LOANS, ResultArena};
 use super::{Blob, Body};
 use crate::sys::arena::{Allocation, Arena, ReadOnlyAllocation, ReadOnlyArena};
-use crate::wire::call::{ArenaSpan, Lent};
+use crate::wire::call::{ArenaSpan, Lent, MAX_LENT};
 
 /// The memory that this process, if it is a worker, shares with its host.
 static SHARED_ARENAS: OnceLock<SharedArenas> = OnceLock::new();
@@ -69,8 +69,11 @@ pub(crate) fn receive_arguments(spans: &[ArenaSpan]) -> io::Result<Vec<Blob>> {
     })
 }
 
-/// Lends the blobs of a result to the host; `None` if there is not enough space for all of them.
+/// Lends the blobs of a result to the host; `None` if there are too many, or not enough space for all of them.
 pub(crate) fn lend(blobs: Vec<Blob>) -> Option<Vec<PendingLoan>> {
+    if blobs.len() > MAX_LENT {
+        return None;
+    }
     let arenas = SHARED_ARENAS.get()?;
     blobs.into_iter().map(|blob| arenas.lend(blob)).collect()
 }
@@ -102,6 +105,9 @@ impl SharedArenas {
             Body::Allocation(allocation) => allocation,
             Body::Heap(bytes) => {
                 let mut allocation = self.allocation(bytes.len())?;
+                if !allocation.commit(bytes.len()) {
+                    return None;
+                }
                 allocation.copy_from_slice(&bytes);
                 Arc::new(allocation)
             }

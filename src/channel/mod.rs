@@ -31,4 +31,4 @@ pub(crate) use socket_layer::SocketLayer;
 pub(crate) use status_page::{Activity, StatusPage};
 #[cfg(feature = "tls")]
 pub(crate) use tls::Tls;
-pub(crate) use worker_end::{AnyWorkerIo, WorkerEnd};
+pub(crate) use worker_end::{AnyWorkerIo, WorkerEnd, WorkerMemory};

@@ -34,11 +34,11 @@ impl SendQueue {
         self.queue.push_back(QueuedFrame { bytes, sent: 0, passed });
     }
 
-    /// Queues an encoded frame and the descriptors to be passed along.
+    /// Queues an encoded frame.
     #[cfg(feature = "actors")]
-    pub(crate) fn push_frame(&mut self, bytes: Vec<u8>, passed: Vec<OwnedFd>) {
+    pub(crate) fn push_frame(&mut self, bytes: Vec<u8>) {
         self.bytes += bytes.len();
-        self.queue.push_back(QueuedFrame { bytes, sent: 0, passed });
+        self.queue.push_back(QueuedFrame { bytes, sent: 0, passed: Vec::new() });
     }
 
     /// Sends as much as the socket accepts.

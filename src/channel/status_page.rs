@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::blob::ResultArena;
+use crate::blob::{ResultArena, ResultMemory, TABLE_LENGTH};
 use crate::sys::clock;
 use crate::sys::shared_memory::SharedMemory;
 
@@ -59,10 +59,11 @@ pub(crate) enum Activity {
 pub(crate) struct StatusPage(Arc<SharedMemory>);
 
 impl StatusPage {
-    /// Creates memory for a channel without rings: a status page with `result_arena` bytes behind it. Returns the page
-    /// and the descriptor with which other processes open it.
-    pub(crate) fn create(result_arena: usize) -> rustix::io::Result<(Self, std::os::fd::OwnedFd)> {
-        let (memory, file) = SharedMemory::create(MEMORY_NAME, PAGE_LENGTH + result_arena)?;
+    /// Creates the memory of a channel without rings. Returns its status page and the descriptor with which other
+    /// processes open it.
+    pub(crate) fn create() -> rustix::io::Result<(Self, std::os::fd::OwnedFd)> {
+        let (memory, file) = SharedMemory::create(MEMORY_NAME, PAGE_LENGTH + TABLE_LENGTH)?;
+        memory.populate_if_strict()?;
         Ok((StatusPage(Arc::new(memory)), file))
     }
 
@@ -71,27 +72,35 @@ impl StatusPage {
         StatusPage(memory)
     }
 
-    /// Maps the status page alone, without the memory behind it.
+    /// Maps the status page alone, to read it, and keeps it out of processes that are forked from this one.
     ///
     /// # Errors
     ///
     /// The system's error, or `INVAL` if the memory is too short or not sealed against shrinking.
-    pub(crate) fn open(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
-        SharedMemory::open_beginning(file, PAGE_LENGTH).map(|memory| StatusPage(Arc::new(memory)))
+    pub(crate) fn watch(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
+        let memory = SharedMemory::open_beginning(file, PAGE_LENGTH)?;
+        Ok(StatusPage(Arc::new(memory.keep_from_children())))
     }
 
-    /// Maps the status page and all memory behind it.
+    /// Drops the copy of a watched page in a forked process.
+    pub(crate) fn drop_in_child(self) {
+        if let Some(memory) = Arc::into_inner(self.0) {
+            memory.drop_in_child();
+        }
+    }
+
+    /// Maps the status page and the table behind it, to read and write them.
     ///
     /// # Errors
     ///
-    /// Those of [`open`](Self::open).
+    /// Those of [`watch`](Self::watch).
     pub(super) fn open_all(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
-        SharedMemory::open(file, PAGE_LENGTH).map(|memory| StatusPage(Arc::new(memory)))
+        SharedMemory::open(file, PAGE_LENGTH + TABLE_LENGTH).map(|memory| StatusPage(Arc::new(memory)))
     }
 
-    /// Returns the memory for results behind the page of a channel without rings, or `None` if there is none.
-    pub(crate) fn result_arena(&self) -> Option<ResultArena> {
-        ResultArena::at_offset(&self.0, PAGE_LENGTH)
+    /// Returns the worker's arena for results, whose table lies behind the page of a channel without rings.
+    pub(crate) fn result_arena(&self, results: ResultMemory) -> ResultArena {
+        ResultArena::new(self.0.clone(), PAGE_LENGTH, results)
     }
 
     /// Records what this worker is doing from now on.
@@ -160,7 +169,7 @@ mod tests {
     use super::*;
 
     fn status_page() -> rustix::io::Result<StatusPage> {
-        StatusPage::create(0).map(|(status_page, _)| status_page)
+        StatusPage::create().map(|(status_page, _)| status_page)
     }
 
     #[test]

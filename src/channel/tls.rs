@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 
-use rustls::Connection;
+use rustls::{AlertDescription, Connection, Error};
 
 use crate::sys::descriptors;
 use crate::sys::passing::is_passing;
@@ -45,7 +45,8 @@ impl Tls {
             if let Err(error) = self.connection.process_new_packets() {
                 // Sends the alert that tells the peer the reason.
                 let _ = self.flush(socket);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                let is_client = matches!(self.connection, Connection::Client(_));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, explained(&error, is_client)));
             }
         }
     }
@@ -90,6 +91,41 @@ impl Tls {
     pub(super) fn has_unsent(&self) -> bool {
         self.connection.wants_write()
     }
+}
+
+/// Says whose certificate was refused by which side, if that is the error. For a client it is a sentence, for a server
+/// one whose subject is the peer.
+fn explained(error: &rustls::Error, is_client: bool) -> String {
+    let refused_here = matches!(error, Error::InvalidCertificate(_) | Error::NoCertificatesPresented);
+    let refused_there = matches!(error, Error::AlertReceived(alert) if is_about_certificates(*alert));
+    match (is_client, refused_here, refused_there) {
+        (true, true, _) => format!("this application refuses the server's certificate: {error}"),
+        (true, _, true) => format!("the server refuses this application's certificate: {error}"),
+        (true, ..) => format!("TLS with the server failed: {error}"),
+        (false, true, _) => format!("failed authentication, this server refuses its certificate: {error}"),
+        (false, _, true) => format!("refuses this server's certificate: {error}"),
+        (false, ..) => format!("failed authentication: {error}"),
+    }
+}
+
+/// Whether a peer that has sent this alert refuses the certificate of this side.
+///
+/// # References
+///
+/// - [RFC 8446](https://www.rfc-editor.org/rfc/rfc8446#section-6.2), "Error Alerts"
+fn is_about_certificates(alert: AlertDescription) -> bool {
+    use AlertDescription as Alert;
+    matches!(
+        alert,
+        Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::AccessDenied
+            | Alert::CertificateRequired
+    )
 }
 
 /// The socket as [`Read`] and [`Write`], for the TLS connection.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use super::blocking_channel::WorkerIo;
 use super::doorbell::WorkerDoorbells;
@@ -9,21 +10,31 @@ use super::ring::RingIo;
 use super::socket_layer::SocketLayer;
 use super::status_page::{Activity, StatusPage};
 use super::stream::StreamIo;
-use crate::blob::ResultArena;
+use crate::blob::{ResultArena, ResultMemory};
+use crate::sys::memory_file;
+use crate::sys::shared_memory::SharedMemory;
 
 /// The parts of a worker's end, before the worker opens it.
 pub(crate) enum WorkerEnd {
     /// Rings in shared memory, and the doorbells that wake a sleeping side.
-    Rings { doorbells: WorkerDoorbells, memory: OwnedFd },
+    Rings { doorbells: WorkerDoorbells, memory: WorkerMemory },
     /// A socket, and memory for the status page alone.
-    Stream { socket: OwnedFd, socket_layer: SocketLayer, memory: OwnedFd },
+    Stream { socket: OwnedFd, socket_layer: SocketLayer, memory: WorkerMemory },
+}
+
+/// The memory files of a worker.
+pub(crate) struct WorkerMemory {
+    /// The rings, if there are any, the status page, and the table of its loans.
+    pub(crate) channel: OwnedFd,
+    /// Its arena for results; `None` if its results carry their blobs.
+    pub(crate) results: Option<OwnedFd>,
 }
 
 impl WorkerEnd {
     /// The memory that holds the worker's status page.
     pub(crate) fn memory(&self) -> &OwnedFd {
         match self {
-            WorkerEnd::Rings { memory, .. } | WorkerEnd::Stream { memory, .. } => memory,
+            WorkerEnd::Rings { memory, .. } | WorkerEnd::Stream { memory, .. } => &memory.channel,
         }
     }
 
@@ -47,20 +58,29 @@ pub(crate) enum AnyWorkerIo {
 }
 
 impl AnyWorkerIo {
-    /// Opens the end.
+    /// Opens the end, and the arena for results if there is one.
+    ///
+    /// From then on the memory of the channel is written to only through what host and worker have mapped by now, and
+    /// its pages stay: if the worker could take them away, an access by the host could end the application.
     ///
     /// # Errors
     ///
     /// The system's error, or `INVAL` if the memory is too short or not sealed against shrinking.
-    pub(crate) fn open(end: WorkerEnd) -> io::Result<Self> {
-        Ok(match end {
-            WorkerEnd::Rings { doorbells, memory } => AnyWorkerIo::Ring(RingIo::open(&memory, doorbells)?),
-            WorkerEnd::Stream { socket, socket_layer, memory } => AnyWorkerIo::Stream(StreamIo::new(
-                socket,
-                socket_layer,
-                StatusPage::open_all(memory.as_fd())?,
-            )),
-        })
+    pub(crate) fn open(end: WorkerEnd) -> io::Result<(Self, Option<ResultArena>)> {
+        let (io, WorkerMemory { channel, results }) = match end {
+            WorkerEnd::Rings { doorbells, memory } => {
+                (AnyWorkerIo::Ring(RingIo::open(&memory.channel, doorbells)?), memory)
+            }
+            WorkerEnd::Stream { socket, socket_layer, memory } => {
+                let status_page = StatusPage::open_all(memory.channel.as_fd())?;
+                (AnyWorkerIo::Stream(StreamIo::new(socket, socket_layer, status_page)), memory)
+            }
+        };
+        // The kernel knows this seal since 5.1.
+        memory_file::seal_for_present_mappings(channel.as_fd())?;
+        let results = results.map(|results| SharedMemory::open(results.as_fd(), 1)).transpose()?;
+        let results = results.map(|memory| io.result_arena(ResultMemory::Mapped(Arc::new(memory))));
+        Ok((io, results))
     }
 
     /// Returns another handle on the same channel, for frames that are sent in the middle of a call. Each handle sends
@@ -72,11 +92,10 @@ impl AnyWorkerIo {
         }
     }
 
-    /// Returns this worker's memory for large results, if it has any.
-    pub(crate) fn result_arena(&self) -> Option<ResultArena> {
+    fn result_arena(&self, results: ResultMemory) -> ResultArena {
         match self {
-            AnyWorkerIo::Ring(io) => io.result_arena(),
-            AnyWorkerIo::Stream(io) => io.status_page().result_arena(),
+            AnyWorkerIo::Ring(io) => io.result_arena(results),
+            AnyWorkerIo::Stream(io) => io.status_page().result_arena(results),
         }
     }
 

@@ -3,12 +3,14 @@
 #[cfg(feature = "actors")]
 mod pool;
 mod server;
+mod shared;
 
 use std::time::Duration;
 
 #[cfg(feature = "actors")]
 pub(crate) use pool::Options;
 pub use server::ServerOptions;
+pub(crate) use shared::{MAX_BLOB_MEMORY, SharedOptions};
 
 /// Longest name of a pool or server, in bytes; `ps` shows the beginning of it.
 pub(crate) const MAX_NAME: usize = 64;
@@ -91,7 +93,7 @@ pub enum OnCancel {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Transport {
-    /// Through shared memory, 516 KiB for each worker. Where there are enough processors, both sides spin through
+    /// Through shared memory, 520 KiB for each worker. Where there are enough processors, both sides spin through
     /// short waits.
     #[default]
     SharedMemory,

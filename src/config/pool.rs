@@ -3,7 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{Backoff, MAX_NAME, OnCancel, OptionError, Transport};
+use super::{Backoff, MAX_BLOB_MEMORY, OnCancel, OptionError, SharedOptions, Transport};
+use crate::wire::frame::DEFAULT_MAX_DEPTH;
 
 /// Workers that a pool keeps and grows to: one at work and one in reserve, and as many as a small machine can hold.
 pub(crate) const DEFAULT_WORKERS: RangeInclusive<usize> = 2..=20;
@@ -31,16 +32,6 @@ pub(crate) const DEFAULT_MAX_PAYLOAD: usize = (64 << 20) + (64 << 10);
 /// are worth sending. Memory is taken only as blobs are made.
 pub(crate) const DEFAULT_BLOB_MEMORY: usize = 1 << 30;
 
-/// Largest `blob_memory`, in bytes: each worker takes as much of the application's address space.
-pub(crate) const MAX_BLOB_MEMORY: usize = 64 << 30;
-
-/// Largest `max_payload`, in bytes: a frame's length is 32 bits, and its header needs some of them.
-pub(crate) const MAX_PAYLOAD: usize = (u32::MAX as usize) - (64 << 10);
-
-/// Longest `hung_worker_timeout`: the watchdog's clock counts milliseconds in 32 bits, half of which stand for times
-/// that have passed.
-pub(crate) const MAX_HUNG_WORKER_TIMEOUT: Duration = Duration::from_secs(20 * 24 * 60 * 60);
-
 /// All options of a pool; [`PoolBuilder`](crate::PoolBuilder) documents each.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Options {
@@ -63,6 +54,7 @@ pub(crate) struct Options {
     pub(crate) max_memory: Option<u64>,
     pub(crate) memory_limit: Option<u64>,
     pub(crate) max_payload: usize,
+    pub(crate) max_depth: u32,
     pub(crate) blob_memory: usize,
     pub(crate) keep_after_error: bool,
     pub(crate) restart: Backoff,
@@ -92,6 +84,7 @@ impl Options {
             max_memory: None,
             memory_limit: None,
             max_payload: DEFAULT_MAX_PAYLOAD,
+            max_depth: DEFAULT_MAX_DEPTH,
             blob_memory: DEFAULT_BLOB_MEMORY,
             keep_after_error: false,
             restart: Backoff::default(),
@@ -105,24 +98,22 @@ impl Options {
     ///
     /// [`OptionError`] for the first impossible option.
     pub(crate) fn validate(&self) -> Result<(), OptionError> {
-        self.validate_name()?;
+        self.shared().validate()?;
         self.validate_counts()?;
         self.validate_durations()?;
         self.validate_backoff()
     }
 
-    fn validate_name(&self) -> Result<(), OptionError> {
-        let value = || format!("{:?}", self.name);
-        if self.name.is_empty() {
-            return Err(OptionError::new("name", value(), "it must not be empty"));
+    /// Returns what the pool's server checks as well.
+    fn shared(&self) -> SharedOptions<'_> {
+        SharedOptions {
+            name: &self.name,
+            max_payload: self.max_payload as u64,
+            max_memory: self.max_memory,
+            memory_limit: self.memory_limit,
+            hung_worker_timeout: self.hung_worker_timeout,
+            kill_grace: self.kill_grace,
         }
-        if self.name.len() > MAX_NAME {
-            return Err(OptionError::new("name", value(), "it must have at most 64 bytes"));
-        }
-        if self.name.chars().any(|char| char.is_control() || char == '/') {
-            return Err(OptionError::new("name", value(), "it must not contain '/' or control characters"));
-        }
-        Ok(())
     }
 
     fn validate_counts(&self) -> Result<(), OptionError> {
@@ -137,17 +128,11 @@ impl Options {
         let counts = [
             ("max_waiting", self.max_waiting.map(|count| count as u64)),
             ("max_checkouts", self.max_checkouts),
-            ("max_memory", self.max_memory),
-            ("memory_limit", self.memory_limit),
             ("max_kills", self.max_kills.map(u64::from)),
-            ("max_payload", Some(self.max_payload as u64)),
+            ("max_depth", Some(u64::from(self.max_depth))),
         ];
         if let Some((option, _)) = counts.into_iter().find(|(_, count)| *count == Some(0)) {
             return Err(OptionError::new(option, "0".to_owned(), "it must be at least 1"));
-        }
-        if self.max_payload > MAX_PAYLOAD {
-            let value = self.max_payload.to_string();
-            return Err(OptionError::new("max_payload", value, "it must be at most 4294901759 bytes"));
         }
         if self.blob_memory > MAX_BLOB_MEMORY {
             let value = self.blob_memory.to_string();
@@ -161,8 +146,6 @@ impl Options {
             ("timeout", self.timeout),
             ("wait_timeout", self.wait_timeout),
             ("setup_timeout", self.setup_timeout),
-            ("hung_worker_timeout", self.hung_worker_timeout),
-            ("kill_grace", self.kill_grace),
             ("idle_checkout_timeout", self.idle_checkout_timeout),
             ("kill_window", Some(self.kill_window)),
             ("idle_timeout", self.idle_timeout),
@@ -171,13 +154,7 @@ impl Options {
         if let Some((option, _)) = durations.into_iter().find(|(_, limit)| *limit == Some(Duration::ZERO)) {
             return Err(OptionError::zero_duration(option));
         }
-        match self.hung_worker_timeout.filter(|limit| *limit > MAX_HUNG_WORKER_TIMEOUT) {
-            Some(limit) => {
-                let rule = "it must be at most 20 days, or None for no limit";
-                Err(OptionError::new("hung_worker_timeout", format!("{limit:?}"), rule))
-            }
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn validate_backoff(&self) -> Result<(), OptionError> {
@@ -208,7 +185,7 @@ mod tests {
     #[test]
     fn every_impossible_option_is_refused_by_name_and_value() {
         type Spoil = fn(&mut Options);
-        let table: [(&str, &str, Spoil); 22] = [
+        let table: [(&str, &str, Spoil); 23] = [
             ("name", "\"\"", |options| options.name.clear()),
             ("name", "\"a/b\"", |options| options.name = "a/b".to_owned()),
             ("workers", "5..=2", |options| options.workers = RangeInclusive::new(5, 2)),
@@ -217,6 +194,7 @@ mod tests {
             ("max_checkouts", "0", |options| options.max_checkouts = Some(0)),
             ("max_memory", "0", |options| options.max_memory = Some(0)),
             ("max_payload", "0", |options| options.max_payload = 0),
+            ("max_depth", "0", |options| options.max_depth = 0),
             ("blob_memory", "68719476737", |options| options.blob_memory = MAX_BLOB_MEMORY + 1),
             ("timeout", "0ns", |options| options.timeout = Some(Duration::ZERO)),
             ("wait_timeout", "0ns", |options| options.wait_timeout = Some(Duration::ZERO)),

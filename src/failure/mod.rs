@@ -147,7 +147,7 @@ impl Failure {
         self.facts().map(|worker| worker.number)
     }
 
-    /// Returns the process id of the worker. For a worker on another machine it is an id of that machine.
+    /// Returns the process id of the worker. For a worker on another machine or in another PID namespace it is an id there.
     pub fn pid(&self) -> Option<u32> {
         self.facts().and_then(|worker| worker.pid)
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
+use super::watchdog;
 use super::watchdog::{HangLimit, WatchdogState, WatchdogVerdict};
 use crate::channel::StatusPage;
 use crate::failure::Ending;
@@ -123,14 +124,19 @@ impl Children {
 
     /// Adds a worker of a server that is gone; it is killed with this client.
     pub(super) fn adopt(&mut self, client: ClientId, number: u64, pidfd: OwnedFd) {
+        // A number that comes again replaces the one before, so that a client holds no more than its workers.
+        self.adopted.retain(|adopted| (adopted.client, adopted.number) != (client, number));
         self.adopted.push(Adopted { client, number, pidfd });
     }
 
-    /// Closes, in a forked child, the pidfds of adopted workers and the output pipes of others: they belong to the
-    /// server.
+    /// Gives up, in a forked child, the pidfds of adopted workers, the output pipes of others and their status pages:
+    /// they belong to the server.
     pub(super) fn forget_in_child(&mut self) {
         self.adopted.clear();
-        self.running.values_mut().for_each(|child| child.outputs = None);
+        for child in self.running.values_mut() {
+            child.outputs = None;
+            child.status_page.take().into_iter().for_each(StatusPage::drop_in_child);
+        }
     }
 
     /// Returns the pidfds of adopted workers; each becomes readable when its process exits.
@@ -163,16 +169,18 @@ impl Children {
     /// Kills hung workers, or sends them SIGTERM first. Returns how long until the next check is due.
     pub(super) fn check_hung(&mut self) -> Option<Duration> {
         let now = clock::coarse_millis();
-        let checks = self.running.iter_mut().filter_map(|(&pid, child)| child.check(pid, now));
-        checks.min()
+        watchdog::next_check(self.running.iter_mut().filter_map(|(&pid, child)| child.check(pid, now)))
     }
 
     /// Reaps the next worker that has exited, after killing the rest of its process group. Returns its client, the
     /// last chunks of its output, and its exit.
     ///
-    /// Orphans of dead workers are children of the server as well; they are reaped on the way and not reported.
-    pub(super) fn next_ended(&mut self) -> Option<(ClientId, Vec<FromServer>, Ended)> {
-        while let Some(pid) = process::next_zombie() {
+    /// Orphans of dead workers are children of the server as well; they are reaped on the way and not reported. `most`
+    /// counts down with each child; at zero none is reaped.
+    pub(super) fn next_ended(&mut self, most: &mut usize) -> Option<(ClientId, Vec<FromServer>, Ended)> {
+        while *most > 0 {
+            let pid = process::next_zombie()?;
+            *most -= 1;
             let child = self.running.remove(&pid);
             if child.is_some() {
                 // The group is killed before the reaping: a zombie still occupies its pid, so no other group can have
@@ -227,7 +235,8 @@ impl Children {
         self.running.keys().for_each(|&pid| process::kill_group(pid));
         self.adopted.drain(..).for_each(|adopted| process::kill_adopted(adopted.pidfd.as_fd()));
         while !self.running.is_empty() && Instant::now() < until {
-            if self.next_ended().is_none() {
+            let mut most = usize::MAX;
+            if self.next_ended(&mut most).is_none() {
                 // A killed process exits within microseconds; only a process that is stuck in the kernel makes this
                 // loop sleep.
                 std::thread::sleep(Duration::from_micros(200));

@@ -5,15 +5,15 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::adoption::AdoptionKey;
 use super::children::ClientId;
 use super::control_channel::{ControlChannel, Disconnect};
 use super::listener::{AcceptedPeer, Peer};
+use super::pending;
+use super::pending::Room;
 use crate::sys::arena::ReadOnlyArena;
 use crate::sys::random;
 use crate::wire::control::{FromServer, Hello};
-
-/// Most pending peers at a time; one more disconnects the peer that has been pending longest.
-const MAX_PENDING_PEERS: usize = 256;
 
 /// How long a peer may take to identify itself, or to read why it was refused.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -22,10 +22,24 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Client {
     pub(super) control: ControlChannel,
     pub(super) hello: Hello,
+    /// Whether the client can do to the workers whatever it likes, so that they may borrow its memory.
+    pub(super) is_trusted: bool,
     /// The memory of the blobs in its calls.
     pub(super) arena: Option<Arc<ReadOnlyArena>>,
     /// Identifies the client on its workers' connections; `None` for a client on the same machine.
     pub(super) ticket: Option<u128>,
+    /// The secret of the path at which the client has connected.
+    pub(super) key: Option<AdoptionKey>,
+    /// Workers that were forked for this client so far.
+    pub(super) forked: u64,
+}
+
+impl Client {
+    fn new(control: ControlChannel, hello: Hello) -> Self {
+        // What was compared once is not kept.
+        let hello = Hello { interface: Vec::new(), config: None, ..hello };
+        Client { control, hello, is_trusted: true, arena: None, ticket: None, key: None, forked: 0 }
+    }
 }
 
 /// The handshake of a pending peer.
@@ -44,7 +58,20 @@ pub(super) struct PendingPeer {
     pub(super) control: ControlChannel,
     pub(super) peer: Peer,
     pub(super) handshake: HandshakeState,
+    key: Option<AdoptionKey>,
     connected_at: Instant,
+}
+
+impl PendingPeer {
+    /// Returns what decides who makes room for another peer.
+    fn standing(&self) -> pending::Standing {
+        pending::Standing {
+            owner: pending::Owner::of(&self.peer),
+            connected_at: self.connected_at,
+            is_silent: !self.control.has_received(),
+            is_successor: self.handshake == HandshakeState::TakingOver,
+        }
+    }
 }
 
 /// All connections, by client id.
@@ -73,14 +100,9 @@ impl Clients {
     }
 
     /// Adds the only client of a private server.
-    pub(super) fn welcome(
-        &mut self,
-        control: ControlChannel,
-        hello: Hello,
-        arena: Option<Arc<ReadOnlyArena>>,
-    ) {
+    pub(super) fn welcome(&mut self, control: ControlChannel, hello: Hello) {
         self.last_id += 1;
-        self.clients.insert(self.last_id, Client { control, hello, arena, ticket: None });
+        self.clients.insert(self.last_id, Client::new(control, hello));
     }
 
     /// Queues the same message for all clients.
@@ -100,12 +122,26 @@ impl Clients {
         self.pending_peers.remove(&id)
     }
 
-    /// Adds a pending peer. Returns the peer that had to be removed for it, if there were too many.
-    pub(super) fn add_pending(
-        &mut self,
-        accepted: AcceptedPeer,
-        now: Instant,
-    ) -> rustix::io::Result<Option<PendingPeer>> {
+    /// Returns how long no further peer is to be accepted; `None` if there is room, or a pending peer may be removed.
+    pub(super) fn next_room(&self, now: Instant) -> Option<Duration> {
+        let standings = self.pending_peers.iter().map(|(id, pending_peer)| (*id, pending_peer.standing()));
+        match pending::room(standings, now) {
+            Room::Free | Room::InPlaceOf(_) => None,
+            Room::In(wait) => Some(wait),
+        }
+    }
+
+    /// Removes the pending peer in whose place another one is to be added; `None` if there is room.
+    pub(super) fn make_room(&mut self, now: Instant) -> Option<PendingPeer> {
+        let standings = self.pending_peers.iter().map(|(id, pending_peer)| (*id, pending_peer.standing()));
+        match pending::room(standings, now) {
+            Room::Free | Room::In(_) => None,
+            Room::InPlaceOf(id) => self.pending_peers.remove(&id),
+        }
+    }
+
+    /// Adds a pending peer.
+    pub(super) fn add_pending(&mut self, accepted: AcceptedPeer, now: Instant) -> rustix::io::Result<()> {
         let control = ControlChannel::to_pending_peer(accepted.socket, accepted.socket_layer);
         control.set_nonblocking()?;
         self.last_id += 1;
@@ -113,30 +149,35 @@ impl Clients {
             control,
             peer: accepted.peer,
             handshake: HandshakeState::Unidentified,
+            key: accepted.key,
             connected_at: now,
         };
         self.pending_peers.insert(self.last_id, pending_peer);
-        // The ids rise, so the first entry has been pending longest.
-        let is_over_limit = self.pending_peers.len() > MAX_PENDING_PEERS;
-        Ok(is_over_limit
-            .then(|| self.pending_peers.pop_first().map(|(_, pending_peer)| pending_peer))
-            .flatten())
+        Ok(())
     }
 
     /// Makes a pending peer a client, with the same id. Returns `None` if there is no such peer or no random ticket
     /// can be made.
-    pub(super) fn admit(
-        &mut self,
-        id: ClientId,
-        hello: Hello,
-        arena: Option<Arc<ReadOnlyArena>>,
-    ) -> Option<&mut Client> {
-        let PendingPeer { mut control, peer, .. } = self.pending_peers.remove(&id)?;
-        control.raise_limit();
+    pub(super) fn admit(&mut self, id: ClientId, hello: Hello) -> Option<&mut Client> {
+        let PendingPeer { mut control, peer, key, .. } = self.pending_peers.remove(&id)?;
+        control.mark_known();
         let is_remote = matches!(peer, Peer::Remote(_));
+        let is_trusted = peer.owns_workers();
         let ticket = is_remote.then(random::random_u128).transpose().ok()?;
-        self.clients.insert(id, Client { control, hello, arena, ticket });
+        self.clients.insert(id, Client { is_trusted, ticket, key, ..Client::new(control, hello) });
         self.clients.get_mut(&id)
+    }
+
+    /// Overwrites the secrets of all clients, in a forked process.
+    pub(super) fn forget_in_child(&mut self) {
+        for client in self.clients.values_mut().filter(|client| client.ticket.is_some()) {
+            client.ticket = Some(0);
+        }
+    }
+
+    /// Returns whether a client has sent a message that was not handled in this turn.
+    pub(super) fn has_messages(&self) -> bool {
+        self.clients.values().any(|client| client.control.has_message())
     }
 
     /// Returns whether much waits to be read by this client.
@@ -166,6 +207,7 @@ impl Clients {
 
     /// Returns how long until the next peer has been pending for too long.
     pub(super) fn next_overdue(&self, now: Instant) -> Option<Duration> {
+        // The ids rise, so the first entry has been pending longest.
         let oldest = self.pending_peers.values().next()?;
         Some(HANDSHAKE_TIMEOUT.saturating_sub(now.saturating_duration_since(oldest.connected_at)))
     }
@@ -176,9 +218,13 @@ impl Clients {
         clients.chain(pending_peers)
     }
 
-    /// Returns every connection that is not paused, and whether it has unsent bytes.
+    /// Returns every connection that is not paused and has no message left to be handled, and whether it has unsent
+    /// bytes.
     pub(super) fn watched(&self, now: Instant) -> impl Iterator<Item = (ClientId, BorrowedFd<'_>, bool)> {
-        let channels = self.channels().filter(move |(_, control)| control.remaining_pause(now).is_none());
+        let channels = self.channels().filter(move |(_, control)| {
+            let is_busy = control.is_known() && control.has_message();
+            !is_busy && control.remaining_pause(now).is_none()
+        });
         channels.map(|(id, control)| (id, control.as_fd(), control.has_unsent()))
     }
 

@@ -1,5 +1,6 @@
 //! Whether an application and a server can work together, and if not, why.
 
+use crate::config::SharedOptions;
 use crate::wire::control::{Hello, Signature};
 use crate::wire::{LIBRARY, PROTOCOL};
 
@@ -16,6 +17,9 @@ impl ServerVersion {
     pub(super) fn mismatch(&self, hello: &Hello) -> Option<String> {
         if hello.protocol != PROTOCOL {
             return Some(protocol_mismatch(hello.protocol, &hello.library));
+        }
+        if let Err(error) = options_of(hello).validate() {
+            return Some(error.to_string());
         }
         if self.interface.is_empty() {
             let (own, theirs) = (self.fingerprint, hello.fingerprint);
@@ -37,6 +41,17 @@ impl ServerVersion {
              {difference}",
             hello.library
         ))
+    }
+}
+
+fn options_of(hello: &Hello) -> SharedOptions<'_> {
+    SharedOptions {
+        name: &hello.pool,
+        max_payload: hello.max_payload,
+        max_memory: hello.max_memory,
+        memory_limit: hello.process_limits.memory_limit,
+        hung_worker_timeout: hello.process_limits.hung_worker_timeout,
+        kill_grace: hello.process_limits.kill_grace,
     }
 }
 
@@ -87,10 +102,10 @@ mod tests {
             interface: interface(signatures),
             pool: "passwords".to_owned(),
             max_payload: 1,
+            max_depth: 1,
             max_memory: None,
             process_limits: ProcessLimits::default(),
             config: None,
-            arena: false,
         }
     }
 
@@ -118,6 +133,31 @@ mod tests {
                     assert!(names_both && found.contains(expected), "{row}: {found}");
                 }
             }
+        }
+    }
+
+    /// P1, S9
+    #[test]
+    fn impossible_numbers_are_refused_as_the_options_that_they_are() {
+        type Spoil = fn(&mut Hello);
+        let table: [(&str, Spoil); 7] = [
+            ("name", |hello| hello.pool = "x".repeat(65)),
+            ("name", |hello| hello.pool = "one\ntwo".to_owned()),
+            ("max_payload", |hello| hello.max_payload = 0),
+            ("max_payload", |hello| hello.max_payload = u64::MAX),
+            ("max_memory", |hello| hello.max_memory = Some(0)),
+            ("memory_limit", |hello| hello.process_limits.memory_limit = Some(0)),
+            ("hung_worker_timeout", |hello| {
+                hello.process_limits.hung_worker_timeout = Some(std::time::Duration::ZERO);
+            }),
+        ];
+        let own = ServerVersion { fingerprint: 7, interface: Vec::new() };
+        for (option, spoil) in table {
+            let mut hello = hello(PROTOCOL, LIBRARY, &[]);
+            assert_eq!(own.mismatch(&hello), None);
+            spoil(&mut hello);
+            let found = own.mismatch(&hello).unwrap_or_default();
+            assert!(found.starts_with(&format!("option {option} cannot be")), "{found}");
         }
     }
 }

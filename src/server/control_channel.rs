@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::channel::{Inbox, SendQueue, SocketLayer};
+use crate::config::MAX_BLOB_MEMORY;
 use crate::sys::arena::ReadOnlyArena;
 use crate::sys::descriptors;
 use crate::sys::descriptors::PassedDescriptors;
 use crate::sys::passing::{RETRY_WAIT, is_passing};
+use crate::sys::sockets;
 use crate::wire::control::{
-    BODY_LIMIT, FIRST_MESSAGE_LIMIT, FromServer, HELLO_LIMIT, Hello, HelloPrefix, ToServer,
+    FIRST_MESSAGE_LIMIT, FromServer, HELLO_LIMIT, HelloPrefix, REQUEST_LIMIT, ToServer,
 };
 use crate::wire::frame;
 
@@ -29,7 +31,7 @@ pub(super) enum Disconnect {
     Closed,
     /// The peer has violated the protocol, or too many bytes wait for it to read.
     Broken,
-    /// TLS authentication failed, at either side.
+    /// TLS authentication failed, at either side: what the peer did, as a text whose subject is the peer.
     Untrusted(String),
 }
 
@@ -48,7 +50,13 @@ pub(super) struct ControlChannel {
     unsent: SendQueue,
     /// Descriptors that have arrived. They belong, in order, to the messages that need some.
     passed: VecDeque<PassedDescriptors>,
+    /// Longest message that is accepted, in bytes.
     limit: usize,
+    /// Whether the peer has identified itself. Before that the kernel refuses the descriptors that it passes, or closes
+    /// them.
+    is_known: bool,
+    /// Whether any bytes have arrived.
+    has_received: bool,
     /// After an error that passes: when the channel is read and written again.
     paused_until: Option<Instant>,
 }
@@ -62,6 +70,8 @@ impl ControlChannel {
             unsent: SendQueue::default(),
             passed: VecDeque::new(),
             limit: HELLO_LIMIT,
+            is_known: false,
+            has_received: false,
             paused_until: None,
         }
     }
@@ -90,7 +100,7 @@ impl ControlChannel {
     pub(super) fn wait_for_message(&mut self) -> Result<ToServer, Disconnect> {
         loop {
             if let Some(message) = self.next()? {
-                self.raise_limit();
+                self.mark_known();
                 return Ok(message);
             }
             self.read()?;
@@ -116,9 +126,21 @@ impl ControlChannel {
         }
     }
 
-    /// Raises the limit on a message's length, once the peer has identified itself.
-    pub(super) fn raise_limit(&mut self) {
-        self.limit = BODY_LIMIT;
+    /// From now on the peer may pass descriptors, and each of its messages is short.
+    pub(super) fn mark_known(&mut self) {
+        sockets::let_pass_descriptors(self.socket.as_fd(), true);
+        self.is_known = true;
+        self.limit = REQUEST_LIMIT;
+    }
+
+    /// Returns whether the peer has identified itself.
+    pub(super) fn is_known(&self) -> bool {
+        self.is_known
+    }
+
+    /// Returns whether the peer has sent anything.
+    pub(super) fn has_received(&self) -> bool {
+        self.has_received
     }
 
     /// Makes reads and writes return instead of waiting.
@@ -129,7 +151,11 @@ impl ControlChannel {
     /// Reads what has arrived; returns `false` if nothing has.
     pub(super) fn read(&mut self) -> Result<bool, Disconnect> {
         let (socket, socket_layer, passed) = (&self.socket, &mut self.socket_layer, &mut self.passed);
+        let is_known = self.is_known;
         let filled = self.inbox.fill(|buffer| match socket_layer {
+            SocketLayer::None if !is_known => {
+                descriptors::receive(socket.as_fd(), buffer).map_err(io::Error::from)
+            }
             // Only a plain socket can pass descriptors.
             SocketLayer::None => {
                 descriptors::receive_with_descriptors(socket.as_fd(), buffer, passed).map_err(io::Error::from)
@@ -139,7 +165,10 @@ impl ControlChannel {
         });
         match filled {
             Ok((0, _)) => Err(Disconnect::Closed),
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                self.has_received = true;
+                Ok(true)
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) if is_passing(&error) => {
                 self.pause();
@@ -153,14 +182,30 @@ impl ControlChannel {
     }
 
     /// Returns the next complete message.
+    ///
+    /// # Errors
+    ///
+    /// [`Disconnect::Broken`] if the bytes are no message, or descriptors have arrived without the whole message that
+    /// they belong to: nothing would bound how long they are held.
     pub(super) fn next(&mut self) -> Result<Option<ToServer>, Disconnect> {
-        match self.inbox.next_frame(self.limit) {
-            Ok(Some(body)) => frame::header_only(body).map(Some).map_err(|_| Disconnect::Broken),
-            // Descriptors arrive with the first byte of their message, and at most one message is incomplete.
-            Ok(None) if self.passed.len() > 1 => Err(Disconnect::Broken),
-            Ok(None) => Ok(None),
-            Err(_) => Err(Disconnect::Broken),
+        while !self.has_message() {
+            if self.passed.is_empty() {
+                return Ok(None);
+            }
+            // The message was sent at once, so the rest of it can be read.
+            if !self.read()? {
+                let is_paused = self.remaining_pause(Instant::now()).is_some();
+                return if is_paused { Ok(None) } else { Err(Disconnect::Broken) };
+            }
         }
+        let body = self.inbox.next_frame(self.limit).map_err(|_| Disconnect::Broken)?;
+        body.map(frame::header_only).transpose().map_err(|_| Disconnect::Broken)
+    }
+
+    /// Returns whether [`next`](Self::next) has something to return without another read.
+    pub(super) fn has_message(&self) -> bool {
+        // What is no message is found by `next` as well.
+        self.inbox.has_frame(self.limit).unwrap_or(true)
     }
 
     /// Returns the first message, which may be of another protocol version.
@@ -194,20 +239,18 @@ impl ControlChannel {
         self.passed.pop_front().ok_or(Disconnect::Broken)
     }
 
-    /// Maps the arena that was passed with a hello; `Ok(None)` if the hello has none.
+    /// Maps the arena that was passed with the message at hand. `is_trusted` tells whether the application may do to the
+    /// workers what their own code may.
     ///
     /// # Errors
     ///
     /// The reason why it cannot be mapped, as a text for the client.
-    pub(super) fn take_arena(&mut self, hello: &Hello) -> Result<Option<Arc<ReadOnlyArena>>, String> {
-        if !hello.arena {
-            return Ok(None);
-        }
+    pub(super) fn take_arena(&mut self, is_trusted: bool) -> Result<Arc<ReadOnlyArena>, String> {
         let failed =
             |reason: &str| format!("the memory for the application's blobs cannot be mapped: {reason}");
         match self.take_passed() {
-            Ok(Some([file])) => match ReadOnlyArena::open(file.as_fd()) {
-                Ok(arena) => Ok(Some(Arc::new(arena))),
+            Ok(Some([file])) => match ReadOnlyArena::open(file.as_fd(), MAX_BLOB_MEMORY, is_trusted) {
+                Ok(arena) => Ok(Arc::new(arena)),
                 Err(error) => Err(failed(&io::Error::from(error).to_string())),
             },
             Ok(None) => Err(failed("the server has reached its limit of descriptors")),

@@ -18,12 +18,21 @@ pub enum ListenError {
     #[error(transparent)]
     Address(#[from] AddressError),
     /// Another server listens at this path.
-    #[error("{path:?} belongs to a running server, process {pid}; set take_over(true) to replace it")]
+    #[error("{path:?} belongs to a running server{}; set take_over(true) to replace it", of_process(*pid))]
     Taken {
         /// The path of the socket.
         path: PathBuf,
-        /// The pid that the other server has written to its lock file; 0 if it has written none.
+        /// The pid of the other server; 0 if it is not known here, because the server is in another PID namespace, say.
         pid: u32,
+    },
+    /// Something is at this path that a server does not replace: it replaces nothing but the socket of a dead server.
+    #[error("cannot listen, because of what is at {path:?}: {reason}; remove it, or choose another path")]
+    #[non_exhaustive]
+    Occupied {
+        /// The path of the socket, or of its lock file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
     },
     /// The server at this path does not hand over its sockets.
     #[error("the server at {path:?} does not hand over its sockets: {reason}")]
@@ -73,6 +82,10 @@ impl fmt::Debug for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         failure::fmt_with_source(f, self)
     }
+}
+
+fn of_process(pid: u32) -> String {
+    if pid == 0 { String::new() } else { format!(", process {pid}") }
 }
 
 /// Why a server cannot serve.

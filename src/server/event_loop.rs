@@ -1,7 +1,6 @@
 //! A fork server at work: connections, forks and exits, for all of its clients.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::children::{Children, ClientId, OutputId};
@@ -14,7 +13,6 @@ use super::spawn::{ForkedWorker, WorkerSpec};
 use super::systemd;
 use super::systemd::Notices;
 use crate::config::ServerOptions;
-use crate::sys::arena::ReadOnlyArena;
 use crate::sys::descriptors;
 use crate::sys::descriptors::OpenDescriptors;
 use crate::sys::passing::RETRY_WAIT;
@@ -31,6 +29,13 @@ use crate::worker::{Preload, Program};
 
 /// How long the server waits for killed workers before it exits.
 const KILL_WAIT: Duration = Duration::from_secs(1);
+
+/// Most messages of one client that are handled in one turn of the loop.
+const MAX_MESSAGES: usize = 64;
+
+/// Most children that are reaped in one turn of the loop. Orphans of workers are among them, which a worker may fork
+/// without end.
+const MAX_REAPED: usize = 256;
 
 /// What every worker is made from.
 pub(super) struct WorkerTemplate<'a> {
@@ -59,6 +64,8 @@ pub(super) struct ForkServer<'a> {
     pub(super) clients: Clients,
     pub(super) child_signals: ChildSignals,
     pub(super) children: Children,
+    /// Whether children have exited that were not reaped in the last turn of the loop.
+    has_more_exits: bool,
     /// Set once the server takes no more work: `Some(Some(deadline))` if its workers must finish by then.
     draining: Option<Option<Instant>>,
     started: Instant,
@@ -100,7 +107,8 @@ impl Footing {
 /// What a watched descriptor belongs to.
 #[derive(Clone, Copy)]
 enum Watched {
-    Listener,
+    /// The listener at this place.
+    Listener(usize),
     Peer(ClientId),
     Output(OutputId),
     Adopted,
@@ -127,6 +135,7 @@ impl<'a> ForkServer<'a> {
             spare,
             clients: Clients::default(),
             children: Children::new(),
+            has_more_exits: false,
             draining: None,
             started: now,
             forked: 0,
@@ -137,14 +146,9 @@ impl<'a> ForkServer<'a> {
     }
 
     /// Adds the application of a private server, whose hello has been checked. Its channel does not block.
-    pub(super) fn welcome(
-        &mut self,
-        mut control: ControlChannel,
-        hello: Hello,
-        arena: Option<Arc<ReadOnlyArena>>,
-    ) {
+    pub(super) fn welcome(&mut self, mut control: ControlChannel, hello: Hello) {
         control.queue(&FromServer::Welcome { ticket: None });
-        self.clients.welcome(control, hello, arena);
+        self.clients.welcome(control, hello);
     }
 
     /// Runs until there is nothing more to do, then closes the listeners and kills all workers. Returns `Ok` in every
@@ -196,6 +200,8 @@ impl<'a> ForkServer<'a> {
             self.remaining_pause(now),
             self.rejections.next(now),
             self.draining.flatten().map(|drain_until| drain_until.saturating_duration_since(now)),
+            self.clients.next_room(now).filter(|_| !self.listeners.is_empty()),
+            (self.has_more_exits || self.clients.has_messages()).then_some(Duration::ZERO),
             self.notices.next(),
         ];
         let timeout = timers.into_iter().flatten().min();
@@ -211,11 +217,11 @@ impl<'a> ForkServer<'a> {
                 Err(error) => return Err(self.give_up("poll", error)),
             }
         };
-        if awake.child_signals {
-            let request = self.child_signals.take_stop_request();
+        let request = awake.child_signals.then(|| self.child_signals.take_stop_request()).flatten();
+        if awake.child_signals || self.has_more_exits {
             self.report_exits();
-            self.handle_request(request)?;
         }
+        self.handle_request(request)?;
         let is_adopted = |(token, _): &(&Watched, &bool)| matches!(token, Watched::Adopted);
         let adopted: Vec<bool> =
             tokens.iter().zip(&awake.readable).filter(is_adopted).map(|(_, &readable)| readable).collect();
@@ -223,7 +229,7 @@ impl<'a> ForkServer<'a> {
         for (token, _) in tokens.iter().zip(&awake.readable).filter(|(_, readable)| **readable) {
             match *token {
                 Watched::Peer(id) => self.read(id)?,
-                Watched::Listener => self.accept_peers(),
+                Watched::Listener(at) => self.accept_peers(at),
                 Watched::Output(output) => self.forward_output(output),
                 Watched::Adopted => {}
             }
@@ -246,8 +252,9 @@ impl<'a> ForkServer<'a> {
     }
 
     fn watched(&self, now: Instant) -> impl Iterator<Item = (Watched, (BorrowedFd<'_>, bool))> {
-        let listeners = self.listeners.iter().filter(|_| self.pause.is_none());
-        let listeners = listeners.map(|listener| (Watched::Listener, (listener.as_fd(), false)));
+        let accepts = self.pause.is_none() && self.clients.next_room(now).is_none();
+        let listeners = self.listeners.iter().enumerate().filter(move |_| accepts);
+        let listeners = listeners.map(|(at, listener)| (Watched::Listener(at), (listener.as_fd(), false)));
         let peers = self.clients.watched(now).map(|(id, fd, unsent)| (Watched::Peer(id), (fd, unsent)));
         let adopted = self.children.adopted().map(|handle| (Watched::Adopted, (handle, false)));
         // Output for a slow client is not read, so the worker blocks as it would on a full pipe.
@@ -301,30 +308,22 @@ impl<'a> ForkServer<'a> {
         self.draining.is_some()
     }
 
-    /// Handles the messages that a client has sent, and flushes its queue. Returns the worker's parts in a forked
-    /// child.
+    /// Handles messages that a client has sent, as many as one turn of the loop has time for, and flushes its queue.
+    /// Returns the worker's parts in a forked child.
     fn handle_messages(&mut self, id: ClientId) -> Result<Option<WorkerSpec>, Disconnect> {
-        while let Some(client) = self.clients.get(id) {
+        for _ in 0..MAX_MESSAGES {
+            let Some(client) = self.clients.get(id) else { return Ok(None) };
             match client.control.next()? {
-                None => {
-                    client.control.flush()?;
-                    break;
-                }
-                Some(ToServer::Fork { numbers, rings }) => {
-                    let spec = self.fork(id, &numbers, rings)?;
+                None => break,
+                Some(ToServer::Fork { numbers, rings, results }) => {
+                    let spec = self.fork(id, &numbers, (rings, results))?;
                     if spec.is_some() {
                         return Ok(spec);
                     }
                 }
                 Some(ToServer::End { number, kill }) => self.children.end_worker(id, number, kill),
-                Some(ToServer::Adopt { number }) => {
-                    // If the descriptor was lost because this process reached its limit, the worker's own timer still
-                    // bounds it.
-                    if let Some([handle]) = client.control.take_passed()? {
-                        log_event!(info, client = id, worker = number, "a worker was adopted");
-                        self.children.adopt(id, number, handle);
-                    }
-                }
+                Some(ToServer::Adopt { number, proof }) => self.adopt(id, number, proof)?,
+                Some(ToServer::Arena) => self.map_arena(id)?,
                 Some(ToServer::Inspect) => {
                     let stats = self.stats();
                     if let Some(client) = self.clients.get(id) {
@@ -336,7 +335,49 @@ impl<'a> ForkServer<'a> {
                 }
             }
         }
+        self.clients.get(id).map_or(Ok(()), |client| client.control.flush())?;
         Ok(None)
+    }
+
+    /// Adopts a worker, to kill it with its client. An application may have anything killed by the server that it has
+    /// started; any other client proves that an earlier server at the same path has forked the process.
+    fn adopt(&mut self, id: ClientId, number: u64, proof: Option<u64>) -> Result<(), Disconnect> {
+        let Some(client) = self.clients.get(id) else { return Ok(()) };
+        // If the descriptor was lost because this process reached its limit, the worker's own timer still bounds it.
+        let Some([process]) = client.control.take_passed()? else { return Ok(()) };
+        let proven =
+            client.key.as_ref().zip(proof).is_some_and(|(key, proof)| key.verify(process.as_fd(), proof));
+        if proven || self.is_private {
+            log_event!(info, client = id, worker = number, "a worker was adopted");
+            self.children.adopt(id, number, process);
+            return Ok(());
+        }
+        log_event!(
+            warn,
+            client = id,
+            worker = number,
+            "a worker was not adopted: it has ended, or nothing proves that an earlier server at this path forked it"
+        );
+        Ok(())
+    }
+
+    /// Maps the memory of the blobs in a client's calls, once.
+    fn map_arena(&mut self, id: ClientId) -> Result<(), Disconnect> {
+        let Some(client) = self.clients.get(id) else { return Ok(()) };
+        if client.arena.is_some() {
+            return Err(Disconnect::Broken);
+        }
+        match client.control.take_arena(client.is_trusted) {
+            Ok(arena) => {
+                client.arena = Some(arena);
+                Ok(())
+            }
+            Err(reason) => {
+                client.control.queue(&FromServer::Refused { reason });
+                client.control.flush()?;
+                Err(Disconnect::Broken)
+            }
+        }
     }
 
     /// Removes a client and kills its workers. A private server then has nothing more to do and ends.
@@ -350,8 +391,10 @@ impl<'a> ForkServer<'a> {
         if self.clients.count() == 0 { Err(disconnect) } else { Ok(()) }
     }
 
+    /// Reaps children, as many as one turn of the loop has time for, and reports their exits.
     fn report_exits(&mut self) {
-        while let Some((id, printed, ended)) = self.children.next_ended() {
+        let mut most = MAX_REAPED;
+        while let Some((id, printed, ended)) = self.children.next_ended(&mut most) {
             let Some(client) = self.clients.get(id) else { continue };
             printed.iter().for_each(|printed| client.control.queue(printed));
             if !self.is_private {
@@ -359,6 +402,7 @@ impl<'a> ForkServer<'a> {
             }
             client.control.queue(&FromServer::Ended(ended));
         }
+        self.has_more_exits = most == 0;
     }
 
     fn stats(&self) -> ServerReport {

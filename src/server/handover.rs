@@ -42,8 +42,8 @@ impl Predecessor {
     pub(super) fn at(path: &Path) -> io::Result<Self> {
         let socket = sockets::connect_with_timeout(path, ANSWER_TIMEOUT)?;
         let peer = sockets::peer_credentials(socket.as_fd())?;
-        if peer.user != sockets::own_user() && peer.user != 0 {
-            return Err(io::Error::other(format!("it runs as user {}", peer.user)));
+        if !peer.user.is_some_and(is_own_or_root) {
+            return Err(io::Error::other(format!("it is {}", Peer::Local(peer))));
         }
         let predecessor = Predecessor { socket, inbox: Inbox::default(), passed: VecDeque::new() };
         predecessor.send_take_over()?;
@@ -67,7 +67,11 @@ impl Predecessor {
             let mut passed = self.passed.pop_front().unwrap_or_default().into_iter();
             let listener = passed.next().ok_or_else(|| io::Error::other("it passed no socket"))?;
             let lock = match (Address::parse(&address), passed.next()) {
-                (Ok(Address::Unix(path)), Some(lock)) => Some(SocketLock::inherited(path, lock)),
+                (Ok(Address::Unix(path)), Some(lock)) => {
+                    // Peers see the process that has listened last. If it fails, they see the predecessor.
+                    let _ = sockets::listen_again(listener.as_fd());
+                    Some(SocketLock::inherited(path, lock))
+                }
                 _ => None,
             };
             let listener = Listener::inherited(address, listener, access.clone(), lock);
@@ -118,13 +122,16 @@ impl Predecessor {
     }
 }
 
+fn is_own_or_root(user: u32) -> bool {
+    user == sockets::own_user() || user == 0
+}
+
 impl ForkServer<'_> {
     /// Passes this server's listeners to a pending peer that asks to replace it. The peer must run as the same user
     /// or as root.
     pub(super) fn hand_over(&mut self, id: ClientId) -> Result<(), Disconnect> {
         let Some(pending_peer) = self.clients.pending_peer(id) else { return Ok(()) };
-        let own = sockets::own_user();
-        let is_own = matches!(&pending_peer.peer, Peer::Local(peer) if peer.user == own || peer.user == 0);
+        let is_own = matches!(&pending_peer.peer, Peer::Local(peer) if peer.user.is_some_and(is_own_or_root));
         if !is_own {
             let peer = pending_peer.peer.clone();
             return self

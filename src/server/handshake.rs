@@ -1,5 +1,6 @@
 //! Accepting connections, and the handshake: a peer is pending until its first message says what it wants.
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::children::ClientId;
@@ -7,11 +8,19 @@ use super::clients::{HandshakeState, PendingPeer};
 use super::compatibility;
 use super::control_channel::{ControlChannel, Disconnect, FirstMessage};
 use super::event_loop::ForkServer;
+use super::listener::{AcceptedPeer, Incoming, Listener};
 use super::spawn::WorkerSpec;
 use crate::sys::descriptors;
 use crate::sys::passing::is_passing;
 use crate::telling::log_event;
 use crate::wire::control::{FromServer, Hello, ToServer};
+use crate::wire::frame;
+
+/// Most connections of one listener that are accepted in one turn of the loop.
+const MAX_ACCEPTED: usize = 16;
+
+/// Longest reason of a refusal, in bytes: it may have texts of the peer.
+const MAX_REASON: usize = 4 << 10;
 
 /// How long no connection is accepted after one could not be.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -24,22 +33,33 @@ impl ForkServer<'_> {
         self.pause.map(|_| left)
     }
 
-    /// Accepts one waiting connection of each listener, and rejects peers that are not admitted.
-    pub(super) fn accept_peers(&mut self) {
+    /// Accepts waiting connections of a listener, as many as one turn of the loop has time for, and rejects peers that
+    /// are not admitted.
+    pub(super) fn accept_peers(&mut self, at: usize) {
         let now = Instant::now();
-        for at in 0..self.listeners.len() {
-            let mut refused = Vec::new();
-            let next = self.listeners.get(at).map(|listener| listener.next(|reason| refused.push(reason)));
-            refused.into_iter().for_each(|reason| self.reject(&reason));
-            match next {
-                None | Some(Ok(None)) => {}
-                Some(Ok(Some(accepted))) => match self.clients.add_pending(accepted, now) {
-                    Ok(None) => {}
-                    Ok(Some(_)) => self.reject("too many have come without identifying themselves"),
-                    Err(error) => self.reject(&std::io::Error::from(error).to_string()),
-                },
-                Some(Err(error)) => self.handle_accept_error(at, &error),
+        for attempt in 0..MAX_ACCEPTED {
+            if self.clients.next_room(now).is_some() {
+                return;
             }
+            match self.listeners.get(at).map(Listener::next) {
+                None | Some(Ok(Incoming::Nothing)) => return,
+                Some(Ok(Incoming::Failed)) => {}
+                Some(Ok(Incoming::Rejected(reason))) => self.reject(&reason),
+                Some(Ok(Incoming::Admitted(accepted))) => self.add_pending(accepted, now),
+                Some(Err(error)) if attempt == 0 => return self.handle_accept_error(at, &error),
+                // Without a free descriptor the system does not tell whether a further peer waits. The next turn does.
+                Some(Err(_)) => return,
+            }
+        }
+    }
+
+    fn add_pending(&mut self, accepted: AcceptedPeer, now: Instant) {
+        if let Some(removed) = self.clients.make_room(now) {
+            let peer = &removed.peer;
+            self.reject(&format!("too many have come without identifying themselves, {peer} among them"));
+        }
+        if let Err(error) = self.clients.add_pending(accepted, now) {
+            self.reject(&std::io::Error::from(error).to_string());
         }
     }
 
@@ -53,16 +73,17 @@ impl ForkServer<'_> {
             return;
         }
         drop(self.spare.take());
-        let next = self.listeners.get(listener).map(|listener| listener.next(|_| ()));
-        if let Some(Ok(Some(accepted))) = next {
-            let mut control = ControlChannel::to_pending_peer(accepted.socket, accepted.socket_layer);
-            control.queue(&FromServer::Refused {
-                reason: format!("the server cannot accept a connection: {error}"),
-            });
-            // The buffer of a new socket always has space for so few bytes.
-            let _ = control.set_nonblocking().map(|()| control.flush());
-        } else {
-            self.pause = Instant::now().checked_add(ACCEPT_PAUSE);
+        let next = self.listeners.get(listener).map(Listener::next);
+        match next {
+            Some(Ok(Incoming::Admitted(accepted))) => {
+                let mut control = ControlChannel::to_pending_peer(accepted.socket, accepted.socket_layer);
+                let reason = format!("the server cannot accept a connection: {error}");
+                control.queue(&FromServer::Refused { reason });
+                // The buffer of a new socket always has space for so few bytes.
+                let _ = control.set_nonblocking().map(|()| control.flush());
+            }
+            Some(Ok(Incoming::Nothing | Incoming::Rejected(_) | Incoming::Failed)) => {}
+            None | Some(Err(_)) => self.pause = Instant::now().checked_add(ACCEPT_PAUSE),
         }
         self.spare = descriptors::open_null().ok();
     }
@@ -122,7 +143,7 @@ impl ForkServer<'_> {
                 self.reject(&format!("{peer} did not identify itself"));
             }
             Disconnect::Broken => {}
-            Disconnect::Untrusted(reason) => self.reject(&format!("{peer} failed authentication: {reason}")),
+            Disconnect::Untrusted(what) => self.reject(&format!("{peer} {what}")),
         }
     }
 
@@ -138,13 +159,13 @@ impl ForkServer<'_> {
         if clients >= max {
             return self.refuse(id, format!("the server is full: it has {clients} clients, its max_clients"));
         }
-        let arena = self.clients.pending_peer(id).map(|pending_peer| pending_peer.control.take_arena(&hello));
-        let arena = match arena.transpose() {
-            Ok(arena) => arena.flatten(),
-            Err(reason) => return self.refuse(id, reason),
-        };
+        // A client passes its arena next. It is told now if there is no descriptor for that.
+        let peer = self.clients.pending_peer(id);
+        if peer.is_some_and(|peer| descriptors::duplicate(peer.control.as_fd()).is_err()) {
+            return self.refuse(id, "the server has reached its limit of descriptors".to_owned());
+        }
         log_event!(info, client = id, pool = hello.pool, "a client has connected");
-        if let Some(client) = self.clients.admit(id, hello, arena) {
+        if let Some(client) = self.clients.admit(id, hello) {
             client.control.queue(&FromServer::Welcome { ticket: client.ticket });
         }
         Ok(())
@@ -152,6 +173,7 @@ impl ForkServer<'_> {
 
     /// Refuses a pending peer and sends it the reason.
     pub(super) fn refuse(&mut self, id: ClientId, reason: String) -> Result<(), Disconnect> {
+        let reason = frame::cut(reason, MAX_REASON);
         self.reject(&reason);
         if let Some(pending_peer) = self.clients.pending_peer(id) {
             pending_peer.control.queue(&FromServer::Refused { reason });

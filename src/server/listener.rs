@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
+use super::adoption::AdoptionKey;
 use super::errors::ListenError;
 use super::socket_lock::SocketLock;
 use crate::address::AddressError;
@@ -30,7 +31,7 @@ pub(super) struct Access {
 impl Access {
     fn admits(&self, peer: &PeerCredentials, own_user: u32) -> bool {
         let is_member = self.group.is_some_and(|group| peer.groups.contains(&group));
-        peer.user == own_user || peer.user == 0 || is_member
+        peer.user.is_some_and(|user| user == own_user || user == 0) || is_member
     }
 }
 
@@ -57,10 +58,30 @@ pub(super) enum Peer {
     Remote(SocketAddr),
 }
 
+impl Peer {
+    /// Whether the peer runs as the user of this server and its workers, or as root, so that it can do to the workers
+    /// whatever it likes.
+    pub(super) fn owns_workers(&self) -> bool {
+        match self {
+            Peer::Local(peer) => peer.user == Some(sockets::own_user()) || peer.user == Some(0),
+            Peer::Remote(_) => false,
+        }
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Peer::Local(peer) => write!(f, "process {} of user {}", peer.pid, peer.user),
+            Peer::Local(peer) => {
+                match peer.pid {
+                    Some(pid) => write!(f, "process {pid} of ")?,
+                    None => write!(f, "a process of another PID namespace and ")?,
+                }
+                match peer.user {
+                    Some(user) => write!(f, "user {user}"),
+                    None => write!(f, "a user of another user namespace"),
+                }
+            }
             Peer::Remote(address) => write!(f, "{address}"),
         }
     }
@@ -71,6 +92,19 @@ pub(super) struct AcceptedPeer {
     pub(super) socket: OwnedFd,
     pub(super) socket_layer: SocketLayer,
     pub(super) peer: Peer,
+    /// The secret of the path at which it has connected.
+    pub(super) key: Option<AdoptionKey>,
+}
+
+/// What has come of one attempt to accept a connection.
+pub(super) enum Incoming {
+    /// No connection is waiting.
+    Nothing,
+    Admitted(AcceptedPeer),
+    /// The peer is not admitted, for this reason.
+    Rejected(String),
+    /// The peer has disconnected before it was accepted, for example.
+    Failed,
 }
 
 impl Listener {
@@ -81,6 +115,8 @@ impl Listener {
         access: Access,
         lock: Option<SocketLock>,
     ) -> Self {
+        // Of a service manager's socket as well.
+        sockets::let_pass_descriptors(socket.as_fd(), false);
         Listener { address, socket: ListeningSocket::Unix(socket), access, lock }
     }
 
@@ -129,33 +165,25 @@ impl Listener {
         }
     }
 
-    /// Accepts the next connection that is admitted; `Ok(None)` if none is waiting. Calls `rejected` with the reason
-    /// for each peer that is not admitted.
+    /// Accepts the next connection that is waiting.
     ///
     /// # Errors
     ///
     /// The error of `accept` if it concerns this process: it has reached its descriptor limit, for example.
-    pub(super) fn next(&self, mut rejected: impl FnMut(String)) -> io::Result<Option<AcceptedPeer>> {
-        loop {
-            let accepted = match &self.socket {
-                ListeningSocket::Unix(listener) => {
-                    sockets::accept_unix(listener).map(|socket| (socket, None))
-                }
-                ListeningSocket::Net(listener, _) => {
-                    sockets::accept_tcp(listener).map(|(socket, from)| (socket, Some(from)))
-                }
-            };
-            let (socket, from) = match accepted {
-                Ok(accepted) => accepted,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                // The peer has disconnected before it was accepted, for example.
-                Err(error) if is_connection_error(&error) => continue,
-                Err(error) => return Err(error),
-            };
-            match self.identify(socket, from) {
-                Ok(accepted) => return Ok(Some(accepted)),
-                Err(reason) => rejected(reason),
+    pub(super) fn next(&self) -> io::Result<Incoming> {
+        let accepted = match &self.socket {
+            ListeningSocket::Unix(listener) => sockets::accept_unix(listener).map(|socket| (socket, None)),
+            ListeningSocket::Net(listener, _) => {
+                sockets::accept_tcp(listener).map(|(socket, from)| (socket, Some(from)))
             }
+        };
+        match accepted {
+            Ok((socket, from)) => {
+                Ok(self.identify(socket, from).map_or_else(Incoming::Rejected, Incoming::Admitted))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Incoming::Nothing),
+            Err(error) if is_connection_error(&error) => Ok(Incoming::Failed),
+            Err(error) => Err(error),
         }
     }
 
@@ -164,12 +192,15 @@ impl Listener {
         if let Some(address) = from {
             sockets::configure_tcp(socket.as_fd()).map_err(|error| failed(error.into()))?;
             let socket_layer = self.socket_layer().map_err(failed)?;
-            return Ok(AcceptedPeer { socket, socket_layer, peer: Peer::Remote(address) });
+            return Ok(AcceptedPeer { socket, socket_layer, peer: Peer::Remote(address), key: None });
         }
         let peer = sockets::peer_credentials(socket.as_fd()).map_err(|error| failed(error.into()))?;
         let (is_admitted, peer) = (self.access.admits(&peer, sockets::own_user()), Peer::Local(peer));
         match is_admitted {
-            true => Ok(AcceptedPeer { socket, socket_layer: SocketLayer::None, peer }),
+            true => {
+                let key = self.lock.as_ref().and_then(SocketLock::key).cloned();
+                Ok(AcceptedPeer { socket, socket_layer: SocketLayer::None, peer, key })
+            }
             false => Err(format!("{peer} is not admitted")),
         }
     }
@@ -186,6 +217,11 @@ impl Listener {
         let listener = descriptors::duplicate(self.as_fd())?;
         let lock = self.lock.as_ref().map(|lock| descriptors::duplicate(lock.as_fd())).transpose()?;
         Ok([Some(listener), lock].into_iter().flatten().collect())
+    }
+
+    /// Overwrites what a worker is not to know, in a forked process.
+    pub(super) fn forget_in_child(&self) {
+        self.lock.iter().filter_map(SocketLock::key).for_each(AdoptionKey::forget);
     }
 
     /// Closes the listener and removes the socket's path, so that no more peers connect.
@@ -231,16 +267,24 @@ impl AsFd for Listener {
 mod tests {
     use super::*;
 
+    const UNMAPPED: u32 = 9;
+
     /// S10
     #[test]
     fn only_the_own_user_root_and_members_of_the_group_may_come_in() {
-        let peer = |user, groups: &[u32]| PeerCredentials { pid: 1, user, groups: groups.to_vec() };
+        let peer = |user: u32, groups: &[u32]| PeerCredentials {
+            pid: None,
+            user: Some(user).filter(|&user| user != UNMAPPED),
+            groups: groups.to_vec(),
+        };
         let table = [
             ("own user", None, peer(7, &[]), true),
             ("root", None, peer(0, &[0]), true),
             ("another user", None, peer(8, &[7]), false),
             ("a member", Some(33), peer(8, &[100, 33]), true),
             ("not a member", Some(33), peer(8, &[100]), false),
+            ("unmapped", None, peer(UNMAPPED, &[7]), false),
+            ("an unmapped member", Some(33), peer(UNMAPPED, &[33]), true),
         ];
         for (who, group, peer, expected) in table {
             let access = Access { group, unauthenticated_beyond_loopback: false, certificates: None };

@@ -5,6 +5,7 @@
 //! reaps them, and reports both to its clients. It never decides on its own when to fork and never runs a user's
 //! call.
 
+mod adoption;
 pub(crate) mod boot;
 mod children;
 mod clients;
@@ -14,7 +15,11 @@ mod errors;
 mod event_loop;
 mod handover;
 mod handshake;
+#[cfg(all(any(test, fuzzing), feature = "actors"))]
+pub(crate) mod hostile;
 mod listener;
+mod lock_file;
+mod pending;
 mod private_server;
 mod rejection_log;
 mod socket_lock;

@@ -87,16 +87,14 @@ fn refuse(control: &mut ControlChannel, reason: String) -> Disconnect {
 
 /// Reads the hello, checks it, and runs the preload.
 fn prepare(program: &Program, mut control: ControlChannel) -> Result<ForkServer<'_>, Disconnect> {
-    let ToServer::Hello(hello) = control.wait_for_message()? else {
+    let ToServer::Hello(mut hello) = control.wait_for_message()? else {
         return Err(Disconnect::Broken);
     };
-    let Some(config) = hello.config.clone() else { return Err(Disconnect::Broken) };
+    let Some(config) = hello.config.take() else { return Err(Disconnect::Broken) };
     let own = ServerVersion { fingerprint: (program.fingerprint)(), interface: Vec::new() };
-    let arena = own.mismatch(&hello).map_or_else(|| control.take_arena(&hello), Err);
-    let arena = match arena {
-        Ok(arena) => arena,
-        Err(reason) => return Err(refuse(&mut control, reason)),
-    };
+    if let Some(reason) = own.mismatch(&hello) {
+        return Err(refuse(&mut control, reason));
+    }
     let title = TitleSpace::find();
     process::set_short_name(&hello.pool, "server");
     write_title(title, &format!("forkpool: fork server of pool {}", hello.pool));
@@ -127,7 +125,7 @@ fn prepare(program: &Program, mut control: ControlChannel) -> Result<ForkServer<
         let error = CallError { call: "ioctl(FIONBIO)", error: error.into() };
         return Err(refuse(&mut control, format!("the system refuses the fork server {error}")));
     }
-    server.welcome(control, hello, arena);
+    server.welcome(control, hello);
     Ok(server)
 }
 

@@ -1,20 +1,22 @@
 //! From a request for workers to running workers.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::children::{ClientId, RemoteOutputs};
 use super::clients::{Client, Clients};
 use super::control_channel::Disconnect;
 use super::event_loop::{ForkServer, WorkerTemplate};
+use super::listener::Listener;
 use super::private_server::write_title;
-use crate::channel::{SocketLayer, StatusPage, WorkerDoorbells, WorkerEnd};
+use crate::channel::{SocketLayer, StatusPage, WorkerDoorbells, WorkerEnd, WorkerMemory};
 use crate::sys::process;
 use crate::sys::process::{ForkSide, Pid};
 use crate::sys::{CallError, Errno, descriptors};
 use crate::telling::log_event;
-use crate::wire::control::{FromServer, Hello, ProcessLimits, WorkerPid};
+use crate::wire::control::{FromServer, Hello, MAX_FORKS_PER_MESSAGE, ProcessLimits, WorkerPid};
+use crate::wire::frame::Limits;
 use crate::worker;
 use crate::worker::Assignment;
 
@@ -32,6 +34,8 @@ pub(super) struct WorkerSpec {
     /// The fork server.
     parent: Pid,
     client: ClientId,
+    /// Counts the workers of the client, from 1.
+    ordinal: u64,
     channel: WorkerEnd,
     stdout: OwnedFd,
     stderr: OwnedFd,
@@ -71,15 +75,18 @@ impl ForkServer<'_> {
         &mut self,
         id: ClientId,
         numbers: &[u64],
-        rings: bool,
+        (rings, results): (bool, bool),
     ) -> Result<Option<WorkerSpec>, Disconnect> {
         let Some(client) = self.clients.get(id) else { return Ok(None) };
         // The descriptors arrived with the first byte of their message, so they are here. If this process has reached
         // its descriptor limit, only the first of them are.
         let mut passed = client.control.take_all_passed()?.into_iter();
+        if numbers.len() > MAX_FORKS_PER_MESSAGE {
+            return Err(Disconnect::Broken);
+        }
         let (mut forked, mut pidfds, mut since) = (Vec::new(), Vec::new(), Instant::now());
         for &number in numbers {
-            let parts = next_end(&mut passed, rings);
+            let parts = next_end(&mut passed, rings, results);
             let parts = parts.ok_or_else(|| "the server has reached its limit of descriptors".to_owned());
             let forked_worker = match self.fork_refusal().map_or(parts, Err) {
                 Ok(parts) => self.fork_one(id, number, parts),
@@ -88,7 +95,7 @@ impl ForkServer<'_> {
             match forked_worker {
                 Ok(LocalFork::Child(spec)) => return Ok(Some(spec)),
                 Ok(LocalFork::Parent(pid, pidfd)) => {
-                    forked.push(self.record_fork(id, number, pid));
+                    forked.push(self.record_fork(id, number, pid, Some(pidfd.as_fd())));
                     pidfds.push(pidfd);
                 }
                 Err(reason) => self.report_not_forked(id, number, &reason),
@@ -120,14 +127,15 @@ impl ForkServer<'_> {
         let failed = |call| move |error: Errno| CallError { call, error: error.into() }.to_string();
         let process_limits = process_limits_of(&mut self.clients, id);
         let names = WorkerNames::of(pool_of(&mut self.clients, id), number);
-        let spec = WorkerSpec { parent: process::own_pid(), client: id, channel, stdout, stderr, names };
+        let (parent, ordinal) = (process::own_pid(), count_fork(&mut self.clients, id));
+        let spec = WorkerSpec { parent, client: id, ordinal, channel, stdout, stderr, names };
         let (pid, spec) = match fork_process(spec).map_err(failed("fork"))? {
             AfterFork::Child(spec) => return Ok(LocalFork::Child(spec)),
             AfterFork::Parent(pid, spec) => (pid, spec),
         };
         match process::open_pidfd(pid) {
             Ok(pidfd) => {
-                let open_status_page = || StatusPage::open(spec.channel.memory().as_fd()).ok();
+                let open_status_page = || StatusPage::watch(spec.channel.memory().as_fd()).ok();
                 self.children.add(pid, (id, number), process_limits, open_status_page);
                 Ok(LocalFork::Parent(pid, pidfd))
             }
@@ -171,16 +179,19 @@ impl ForkServer<'_> {
     ) -> rustix::io::Result<Option<WorkerSpec>> {
         descriptors::set_blocking(socket.as_fd())?;
         let ((out, stdout), (err, stderr)) = (descriptors::pipe()?, descriptors::pipe()?);
-        let (status_page, memory) = StatusPage::create(0)?;
+        let (_, channel) = StatusPage::create()?;
+        let status_page = StatusPage::watch(channel.as_fd())?;
+        let memory = WorkerMemory { channel, results: None };
         let (channel, parent) = (WorkerEnd::Stream { socket, socket_layer, memory }, process::own_pid());
         let names = WorkerNames::of(pool_of(&mut self.clients, client), number);
-        match fork_process(WorkerSpec { parent, client, channel, stdout, stderr, names })? {
+        let ordinal = count_fork(&mut self.clients, client);
+        match fork_process(WorkerSpec { parent, client, ordinal, channel, stdout, stderr, names })? {
             AfterFork::Child(spec) => Ok(Some(spec)),
             AfterFork::Parent(pid, _) => {
                 let process_limits = process_limits_of(&mut self.clients, client);
                 let remote_outputs = RemoteOutputs { status_page, stdout: out, stderr: err };
                 self.children.add_for_remote(pid, (client, number), process_limits, remote_outputs);
-                let mut forked = vec![self.record_fork(client, number, pid)];
+                let mut forked = vec![self.record_fork(client, number, pid, None)];
                 self.report_forked(client, &mut forked, &mut Vec::new());
                 Ok(None)
             }
@@ -195,15 +206,23 @@ impl ForkServer<'_> {
         (self.children.count() >= max).then(|| format!("the server is full: it has max_workers, {max}"))
     }
 
-    /// Counts and logs a fork.
-    fn record_fork(&mut self, id: ClientId, number: u64, pid: Pid) -> WorkerPid {
+    /// Counts and logs a fork. Returns its report, with a proof of it for a client that may need one.
+    fn record_fork(
+        &mut self,
+        id: ClientId,
+        number: u64,
+        pid: Pid,
+        pidfd: Option<BorrowedFd<'_>>,
+    ) -> WorkerPid {
         self.forked += 1;
+        let key = self.clients.get(id).and_then(|client| client.key.as_ref());
+        let proof = key.zip(pidfd).and_then(|(key, pidfd)| key.proof_for(pidfd));
         let pid = pid.as_raw_nonzero().get().unsigned_abs();
         if self.logs_workers() {
             let pool = pool_of(&mut self.clients, id);
             log_event!(info, client = id, pool, worker = number, pid, "a worker was forked");
         }
-        WorkerPid { number, pid }
+        WorkerPid { number, pid, proof }
     }
 
     fn report_not_forked(&mut self, id: ClientId, number: u64, reason: &str) {
@@ -230,14 +249,24 @@ fn fork_process(spec: WorkerSpec) -> rustix::io::Result<AfterFork> {
 }
 
 /// Takes the descriptors of the next worker from those that were passed.
-fn next_end(passed: &mut impl Iterator<Item = OwnedFd>, rings: bool) -> Option<(WorkerEnd, [OwnedFd; 2])> {
+fn next_end(
+    passed: &mut impl Iterator<Item = OwnedFd>,
+    rings: bool,
+    results: bool,
+) -> Option<(WorkerEnd, [OwnedFd; 2])> {
+    fn memory(passed: &mut impl Iterator<Item = OwnedFd>, results: bool) -> Option<WorkerMemory> {
+        let channel = passed.next()?;
+        let results = if results { Some(passed.next()?) } else { None };
+        Some(WorkerMemory { channel, results })
+    }
     let channel = match rings {
         true => {
             let doorbells = WorkerDoorbells { rx: passed.next()?, tx: passed.next()? };
-            WorkerEnd::Rings { doorbells, memory: passed.next()? }
+            WorkerEnd::Rings { doorbells, memory: memory(passed, results)? }
         }
         false => {
-            let (socket, memory) = (passed.next()?, passed.next()?);
+            let socket = passed.next()?;
+            let memory = memory(passed, results)?;
             WorkerEnd::Stream { socket, socket_layer: SocketLayer::None, memory }
         }
     };
@@ -248,6 +277,14 @@ fn pool_of(clients: &mut Clients, id: ClientId) -> &str {
     clients.get(id).map(|client| client.hello.pool.as_str()).unwrap_or_default()
 }
 
+/// Counts a worker of a client.
+fn count_fork(clients: &mut Clients, id: ClientId) -> u64 {
+    clients.get(id).map_or(1, |client| {
+        client.forked += 1;
+        client.forked
+    })
+}
+
 fn process_limits_of(clients: &mut Clients, id: ClientId) -> ProcessLimits {
     clients.get(id).map(|client| client.hello.process_limits).unwrap_or_default()
 }
@@ -255,8 +292,8 @@ fn process_limits_of(clients: &mut Clients, id: ClientId) -> ProcessLimits {
 impl ForkedWorker<'_> {
     /// Drops the server's state and runs the worker.
     pub(super) fn become_worker(self) -> ! {
-        let ForkedWorker { server, spec: WorkerSpec { parent, client, channel, stdout, stderr, names } } =
-            self;
+        let ForkedWorker { server, spec } = self;
+        let WorkerSpec { parent, client, ordinal, channel, stdout, stderr, names } = spec;
         let ForkServer {
             template,
             mut clients,
@@ -270,6 +307,8 @@ impl ForkedWorker<'_> {
         let WorkerTemplate { program, config, preload, title, open_before } = template;
         let Some(Client { control, hello, arena, .. }) = clients.remove(client) else { process::exit_now(0) };
         control.close_in_child();
+        clients.forget_in_child();
+        listeners.iter().for_each(Listener::forget_in_child);
         process::move_to_own_group(None);
         process::set_name(names.short.as_deref());
         write_title(title, &names.title);
@@ -285,7 +324,7 @@ impl ForkedWorker<'_> {
         child_signals.unblock();
         // On failure the worker keeps the server's standard output and standard error.
         let _ = descriptors::replace_stdout_and_stderr(stdout, stderr);
-        let Hello { fingerprint, max_payload, max_memory, process_limits, .. } = hello;
+        let Hello { fingerprint, max_payload, max_depth, max_memory, process_limits, .. } = hello;
         worker::run(Assignment {
             program,
             config: &config,
@@ -293,7 +332,8 @@ impl ForkedWorker<'_> {
             channel: channel.with_raised_descriptors(descriptors::raise_number),
             arguments: arena,
             fingerprint,
-            max_payload: usize::try_from(max_payload).unwrap_or(usize::MAX),
+            ordinal,
+            limits: Limits { bytes: usize::try_from(max_payload).unwrap_or(usize::MAX), depth: max_depth },
             max_memory,
             memory_limit: process_limits.memory_limit,
             parent,

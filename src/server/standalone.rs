@@ -115,6 +115,13 @@ fn server_name(options: &ServerOptions) -> String {
     options.name.clone().or(program).unwrap_or_else(|| "forkpool".to_owned())
 }
 
+/// Takes the lock of a path at which no process listens and nothing else is that a server does not replace.
+fn free_path(path: &Path) -> Result<SocketLock, ListenError> {
+    let lock = SocketLock::new(path)?;
+    lock.check_path()?;
+    Ok(lock)
+}
+
 /// The addresses of a server before its preload: no other server can take them, but no client can connect yet.
 struct PreparedAddresses {
     access: Access,
@@ -139,7 +146,7 @@ impl PreparedAddresses {
         let mut prepared = PreparedAddresses { access, locks, taken, ports, listeners };
         for address in addresses {
             match address {
-                Address::Unix(path) => match SocketLock::new(path) {
+                Address::Unix(path) => match free_path(path) {
                     Ok(lock) => prepared.locks.push((path.clone(), lock)),
                     Err(ListenError::Taken { .. }) if take_over => prepared.taken.push(path.clone()),
                     Err(error) => return Err(error),
@@ -196,7 +203,7 @@ impl PreparedAddresses {
                         predecessors.push(predecessor);
                     }
                     // The predecessor may have exited in the meantime.
-                    Err(error) => match SocketLock::new(&path) {
+                    Err(error) => match free_path(&path) {
                         Ok(lock) => locks.push((path.clone(), lock)),
                         Err(_) => return Err(Predecessor::refusal(&path, &error)),
                     },
@@ -214,14 +221,14 @@ impl PreparedAddresses {
         self.take_ports(&mut handed_over);
         self.listen_at_ports()?;
         let mut listeners = self.listeners;
-        for (path, lock) in locks {
+        for (path, mut lock) in locks {
             let listener = lock.listen(access.group)?;
             let address = Address::Unix(path).to_string();
             listeners.push(Listener::unix(address, listener, access.clone(), Some(lock)));
         }
         for lock in listeners.iter().filter_map(|listener| listener.lock.as_ref()) {
             // The pid in the lock file is for people only, so a failure is harmless.
-            let _ = lock.write_pid();
+            let _ = lock.write();
         }
         Ok(OpenedListeners { listeners, predecessors })
     }

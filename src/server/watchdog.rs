@@ -2,6 +2,15 @@
 
 use std::time::Duration;
 
+/// Shortest time between two checks of all workers (10 ms), whatever the limits of their clients: a check costs the server
+/// time, and other clients wait for it.
+const SHORTEST_WAIT: Duration = Duration::from_millis(10);
+
+/// Returns how long until the next check, from the waits of all workers; `None` without any.
+pub(super) fn next_check(waits: impl Iterator<Item = Duration>) -> Option<Duration> {
+    waits.min().map(|wait| wait.max(SHORTEST_WAIT))
+}
+
 /// What is to be done to one worker now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WatchdogVerdict {
@@ -112,6 +121,21 @@ mod tests {
         assert_eq!(watchdog.check(Some(1), 1051, SOFT), WatchdogVerdict::Wait(Duration::from_millis(50)));
         // After SIGTERM the worker's status page is ignored.
         assert_eq!(watchdog.check(None, 1101, SOFT), WatchdogVerdict::Kill);
+    }
+
+    /// W11, S9
+    #[test]
+    fn a_limit_that_is_next_to_nothing_does_not_keep_the_server_busy() {
+        let nothing = HangLimit { limit: Duration::from_nanos(1), grace: Some(Duration::from_nanos(1)) };
+        let wait = match WatchdogState::default().check(None, 0, nothing) {
+            WatchdogVerdict::Wait(wait) => wait,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(next_check([SECOND, wait].into_iter()), Some(Duration::from_millis(10)));
+        assert_eq!(next_check([SECOND].into_iter()), Some(SECOND));
+        assert_eq!(next_check(std::iter::empty()), None);
+        assert_eq!(WatchdogState::default().check(Some(5), 5, HARD), WatchdogVerdict::Wait(SECOND));
+        assert_eq!(WatchdogState::default().check(Some(5), 6, nothing), WatchdogVerdict::Terminate);
     }
 
     #[test]

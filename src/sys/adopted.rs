@@ -8,7 +8,8 @@ use std::os::fd::BorrowedFd;
 
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 
-use super::process::{ZOMBIE, own_pid, short_name, state};
+use super::figures;
+use super::process::{own_pid, short_name};
 
 /// Whether orphaned descendants become children of this process.
 pub(crate) fn adopts_orphans() -> bool {
@@ -21,11 +22,11 @@ pub(crate) fn adopts_orphans() -> bool {
 /// # References
 ///
 /// - [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html), `P_PIDFD`
-pub(crate) fn reap_adopted(process: BorrowedFd<'_>, pid: u32) -> bool {
+pub(crate) fn reap_adopted(process: BorrowedFd<'_>) -> bool {
     match rustix::process::waitid(WaitId::PidFd(process), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
         Ok(_) => false,
         // It is no child of this process, as in most applications: another one reaps it.
-        Err(_) => adopts_orphans() && state(pid) == Some(ZOMBIE),
+        Err(_) => adopts_orphans() && figures::state(process) == Some(figures::ZOMBIE),
     }
 }
 

@@ -22,8 +22,8 @@ use super::faults::Call;
 /// to copy a larger one.
 const CHANNEL_FLOOR: RawFd = 60;
 
-/// Most descriptors that one message carries: five for each of sixteen workers. The kernel's limit is 253.
-const MAX_PASSED: usize = 5 * 16;
+/// Most descriptors that one message carries: six for each of sixteen workers. The kernel's limit is 253.
+const MAX_PASSED: usize = 6 * 16;
 
 /// Most bytes that one read together with descriptors requests.
 const MAX_RECEIVED: usize = 256 << 10;

@@ -1,7 +1,8 @@
 //! Memory of this process: a mark that forked copies lack, limits, and how much is private.
 
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use rustix::process::Pid;
@@ -70,40 +71,6 @@ fn at<'a>(page: NonNull<AtomicU8>) -> &'a AtomicU8 {
     unsafe { page.as_ref() }
 }
 
-/// Counters that this process shares with every process that it forks afterwards.
-#[derive(Debug)]
-pub(crate) struct SharedCounters(NonNull<AtomicU32>);
-
-// SAFETY: Send demands that another thread may own it; the page belongs to the process, not to a thread.
-unsafe impl Send for SharedCounters {}
-// SAFETY: Sync demands that threads may use it at the same time; every access is atomic.
-unsafe impl Sync for SharedCounters {}
-
-impl SharedCounters {
-    /// Creates a page of counters that are zero.
-    ///
-    /// # Errors
-    ///
-    /// The system's error.
-    pub(crate) fn new() -> rustix::io::Result<Self> {
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: mmap_anonymous demands that no existing mapping is replaced; the address is left to the kernel,
-        // without MAP_FIXED.
-        let page =
-            unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), PAGE, access, MapFlags::SHARED) }?;
-        NonNull::new(page.cast()).map(SharedCounters).ok_or(rustix::io::Errno::NOMEM)
-    }
-
-    /// Adds one to a counter and returns its new value.
-    pub(crate) fn increment(&self, at: usize) -> u32 {
-        assert!(at < PAGE / size_of::<AtomicU32>(), "the counter is on the page");
-        // SAFETY: as_ref demands an aligned, initialised and living value. The page is aligned, starts zeroed (a valid
-        // AtomicU32) and is never unmapped, and the place was checked.
-        let counter = unsafe { self.0.add(at).as_ref() };
-        counter.fetch_add(1, Ordering::Relaxed).saturating_add(1)
-    }
-}
-
 /// Bytes of memory that this process shares with no other one, or `None` if the kernel does not report them.
 ///
 /// # References
@@ -123,6 +90,16 @@ pub(crate) fn private_bytes() -> Option<u64> {
 pub(crate) fn set_data_limit(bytes: u64) -> rustix::io::Result<()> {
     use rustix::process::{Resource, Rlimit, setrlimit};
     setrlimit(Resource::Data, Rlimit { current: Some(bytes), maximum: Some(bytes) })
+}
+
+/// Whether the system may refuse memory that was reserved, because it does not overcommit (`vm.overcommit_memory` is
+/// 2). It is read once.
+pub(crate) fn is_overcommit_strict() -> bool {
+    static STRICT: OnceLock<bool> = OnceLock::new();
+    *STRICT.get_or_init(|| {
+        let mode = std::fs::read_to_string("/proc/sys/vm/overcommit_memory");
+        mode.is_ok_and(|mode| mode.trim() == "2")
+    })
 }
 
 /// How often the kernel's out-of-memory killer has killed since the machine was started, or `None` if the kernel does

@@ -10,10 +10,12 @@ pub(crate) mod arena;
 pub(crate) mod clock;
 pub(crate) mod descriptors;
 pub(crate) mod faults;
+pub(crate) mod figures;
 pub(crate) mod init_array;
 #[cfg(feature = "actors")]
 mod loaded_objects;
 pub(crate) mod memory;
+pub(crate) mod memory_file;
 #[cfg(feature = "actors")]
 pub(crate) mod own_program;
 pub(crate) mod parent_death;

@@ -329,56 +329,6 @@ fn ending(status: i32) -> Ending {
     }
 }
 
-/// The most resident memory a running process has had, in bytes, and the CPU time it has used; `None` if unknown.
-///
-/// # References
-///
-/// - [proc_pid_status(5)](https://man7.org/linux/man-pages/man5/proc_pid_status.5.html), `VmHWM`
-/// - [proc_pid_schedstat](https://docs.kernel.org/scheduler/sched-stats.html)
-#[cfg(feature = "actors")]
-pub(crate) fn usage(pid: u32) -> (Option<u64>, Option<Duration>) {
-    let file = |name: &str| {
-        faults::point(Call::Open).ok()?;
-        std::fs::read_to_string(format!("/proc/{pid}/{name}")).ok()
-    };
-    let peak = file("status").and_then(|status| {
-        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?.to_owned();
-        line.split_whitespace().nth(1)?.parse::<u64>().ok()
-    });
-    let ran = file("schedstat").and_then(|stat| stat.split_whitespace().next()?.parse().ok());
-    (peak.map(|kib| kib * 1024), ran.map(Duration::from_nanos))
-}
-
-/// Returns what a process does if it cannot run now, whatever is asked of it: it is stopped or inside the kernel.
-#[cfg(feature = "actors")]
-pub(crate) fn stuck_state(pid: u32) -> Option<&'static str> {
-    state(pid).filter(|state| state.starts_with("stopped") || state.starts_with("waiting"))
-}
-
-/// The state of a process that has ended and is not reaped.
-#[cfg(feature = "actors")]
-pub(super) const ZOMBIE: &str = "ended and not reaped";
-
-/// Returns what a process does, as the kernel tells it; `None` if there is no such process.
-///
-/// # References
-///
-/// - [proc_pid_stat(5)](https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html), `state`
-#[cfg(feature = "actors")]
-pub(crate) fn state(pid: u32) -> Option<&'static str> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name of the program is in parentheses and may contain any character.
-    match stat.rsplit_once(") ")?.1.chars().next()? {
-        'R' => Some("running"),
-        'S' | 'I' => Some("sleeping"),
-        'D' => Some("waiting inside the kernel"),
-        'T' => Some("stopped"),
-        't' => Some("stopped by a debugger"),
-        'Z' => Some(ZOMBIE),
-        _ => None,
-    }
-}
-
 fn duration(time: libc::timeval) -> Duration {
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let micros = u64::try_from(time.tv_usec).unwrap_or(0);

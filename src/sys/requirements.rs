@@ -2,9 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use rustix::fs::{MemfdFlags, SealFlags};
-
-use super::{CallError, Errno, descriptors, process};
+use super::{CallError, Errno, descriptors, memory_file, process};
 
 /// Tries once every call without which a pool on this machine cannot work, so that a refusal is found at the start and
 /// not by every call. `rings`: the workers' channels are in shared memory. `blobs`: the pool has memory for blobs. `own_server`:
@@ -49,9 +47,7 @@ fn setpgid() -> rustix::io::Result<()> {
 }
 
 fn sealed_memory() -> rustix::io::Result<()> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let memory = rustix::fs::memfd_create(c"forkpool", flags)?;
-    rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK)
+    memory_file::of_length(c"forkpool", 4096).map(drop)
 }
 
 fn reopened_pipe() -> rustix::io::Result<()> {

@@ -3,22 +3,12 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::SealFlags;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::faults;
 use super::faults::Call;
-
-/// Creates an empty memory file, to be filled and sealed.
-///
-/// # References
-///
-/// - [memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html)
-pub(crate) fn memory_file() -> rustix::io::Result<OwnedFd> {
-    faults::point(Call::MemfdCreate)?;
-    rustix::fs::memfd_create(c"forkpool-preload", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-}
 
 /// The bytes of a memory file that no process can write to, shorten or extend.
 #[derive(Debug)]

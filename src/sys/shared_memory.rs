@@ -2,16 +2,24 @@
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use super::faults;
 use super::faults::Call;
+use super::{memory, memory_file};
+
+/// What a mapping permits.
+#[derive(Clone, Copy)]
+enum Access {
+    Read,
+    Write,
+}
 
 /// A mapping that another process may read and write at any time.
 ///
@@ -23,6 +31,8 @@ pub(crate) struct SharedMemory {
     length: usize,
     /// Whether an arena owns the end of this memory.
     start_is_taken: AtomicBool,
+    /// Whether forked processes have the mapping as well.
+    is_forked: bool,
 }
 
 // SAFETY: Send demands that another thread may own it; the mapping belongs to the process, not to a thread.
@@ -41,41 +51,66 @@ impl SharedMemory {
     /// # References
     ///
     /// - [memfd_create(2)](https://man7.org/linux/man-pages/man2/memfd_create.2.html), file sealing
-    pub(crate) fn create(name: &CStr, length: usize) -> rustix::io::Result<(Self, std::os::fd::OwnedFd)> {
-        use std::os::fd::AsFd;
-
-        use rustix::fs::{MemfdFlags, SealFlags};
-        faults::point(Call::MemfdCreate)?;
-        let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        faults::point(Call::Ftruncate)?;
-        rustix::fs::ftruncate(&file, u64::try_from(length).map_err(|_| Errno::INVAL)?)?;
-        // If a peer could shorten the file, a read behind its end would kill this process by SIGBUS.
-        rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
-        Ok((Self::map(file.as_fd(), length)?, file))
+    pub(crate) fn create(name: &CStr, length: usize) -> rustix::io::Result<(Self, OwnedFd)> {
+        let file = memory_file::of_length(name, length)?;
+        Ok((Self::map(file.as_fd(), length, Access::Write)?, file))
     }
 
-    /// Maps the first bytes, in whole pages, of memory that another process created.
+    /// Maps the first bytes, in whole pages, of memory that another process created, to read them.
     ///
     /// # Errors
     ///
     /// The system's error, or `INVAL` if the memory is shorter, or not sealed against shrinking: a read behind the end
     /// of a shortened file would kill this process by SIGBUS.
     pub(crate) fn open_beginning(file: BorrowedFd<'_>, beginning: usize) -> rustix::io::Result<Self> {
-        match sealed_length(file)? {
+        match memory_file::sealed_length(file)? {
             length if length < beginning => Err(Errno::INVAL),
-            _ => Self::map(file, beginning),
+            _ => Self::map(file, beginning, Access::Read),
         }
     }
 
-    /// Maps all memory that another process created.
+    /// Maps all memory that another process created, to read it.
+    ///
+    /// # Errors
+    ///
+    /// The system's error, or `INVAL` if the memory is not sealed against shrinking, or longer than `at_most`.
+    pub(super) fn open_to_read(file: BorrowedFd<'_>, at_most: usize) -> rustix::io::Result<Self> {
+        let length = Some(memory_file::sealed_length(file)?).filter(|&length| length <= at_most);
+        Self::map(file, length.ok_or(Errno::INVAL)?, Access::Read)
+    }
+
+    /// Keeps the mapping out of processes that are forked from this one. Where the system refuses that, they have a copy
+    /// until [`drop_in_child`](Self::drop_in_child).
+    ///
+    /// # References
+    ///
+    /// - [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html), `MADV_DONTFORK`
+    pub(crate) fn keep_from_children(mut self) -> Self {
+        // SAFETY: madvise demands a range of mapped pages; this mapping has that start and length until it is dropped.
+        let advised = faults::point(Call::Madvise).and_then(|()| unsafe {
+            rustix::mm::madvise(self.start.as_ptr().cast(), self.length, Advice::LinuxDontFork)
+        });
+        self.is_forked = advised.is_err();
+        self
+    }
+
+    /// Drops the copy of this mapping in a forked process.
+    pub(crate) fn drop_in_child(self) {
+        if !self.is_forked {
+            // Nothing is mapped at its address here, or something else is.
+            std::mem::forget(self);
+        }
+    }
+
+    /// Maps all memory that another process created, to read and write it.
     ///
     /// # Errors
     ///
     /// The system's error, or `INVAL` if the memory is shorter than `at_least`, or not sealed against shrinking.
     pub(crate) fn open(file: BorrowedFd<'_>, at_least: usize) -> rustix::io::Result<Self> {
-        match sealed_length(file)? {
+        match memory_file::sealed_length(file)? {
             length if length < at_least => Err(Errno::INVAL),
-            length => Self::map(file, length),
+            length => Self::map(file, length, Access::Write),
         }
     }
 
@@ -84,15 +119,64 @@ impl SharedMemory {
         self.length
     }
 
-    fn map(file: BorrowedFd<'_>, length: usize) -> rustix::io::Result<Self> {
+    fn map(file: BorrowedFd<'_>, length: usize, access: Access) -> rustix::io::Result<Self> {
         faults::point(Call::Mmap)?;
-        let access = ProtFlags::READ | ProtFlags::WRITE;
+        let protection = match access {
+            Access::Read => ProtFlags::READ,
+            Access::Write => ProtFlags::READ | ProtFlags::WRITE,
+        };
         // SAFETY: mmap demands that no existing mapping is replaced; the address is left to the kernel, without
         // MAP_FIXED.
         let start =
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, access, MapFlags::SHARED, file, 0) }?;
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, protection, MapFlags::SHARED, file, 0) }?;
         let start = NonNull::new(start.cast()).ok_or(Errno::NOMEM)?;
-        Ok(SharedMemory { start, length, start_is_taken: AtomicBool::new(false) })
+        Ok(SharedMemory { start, length, start_is_taken: AtomicBool::new(false), is_forked: true })
+    }
+
+    /// Has the system provide memory for these pages now. Without that, the first access to a page for which there is
+    /// none kills this process by SIGBUS; a system that does not overcommit refuses memory at any time.
+    ///
+    /// # Errors
+    ///
+    /// The system's error if it has no memory. Kernels before 5.14 cannot tell, and then nothing is done.
+    ///
+    /// # References
+    ///
+    /// - [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html), `MADV_POPULATE_WRITE`
+    pub(super) fn populate(&self, at: usize, count: usize) -> rustix::io::Result<()> {
+        assert!(self.holds(at, count), "the pages lie within the memory");
+        faults::point(Call::Madvise)?;
+        // SAFETY: madvise demands a range of mapped pages, and this advice does not change their content. The range was
+        // checked, and the mapping is there as long as `self` is.
+        let populated = unsafe {
+            let start = self.start.add(at).as_ptr().cast();
+            rustix::mm::madvise(start, count, Advice::LinuxPopulateWrite)
+        };
+        match populated {
+            Err(Errno::INVAL) => Ok(()),
+            populated => populated,
+        }
+    }
+
+    /// Has the system provide memory for all pages now, if it is one that may refuse it later.
+    ///
+    /// # Errors
+    ///
+    /// See [`populate`](Self::populate).
+    pub(crate) fn populate_if_strict(&self) -> rustix::io::Result<()> {
+        if memory::is_overcommit_strict() { self.populate(0, self.length) } else { Ok(()) }
+    }
+
+    /// Bytes as a slice.
+    ///
+    /// # Safety
+    ///
+    /// No process may write to them as long as the slice is used.
+    pub(super) unsafe fn slice(&self, at: usize, count: usize) -> &[u8] {
+        assert!(self.holds(at, count), "the bytes lie within the memory");
+        // SAFETY: from_raw_parts demands initialised bytes that live as long as `self` and are not written to
+        // meanwhile. The range was checked, the file cannot be shortened, and the caller keeps the rest.
+        unsafe { slice::from_raw_parts(self.start.add(at).as_ptr(), count) }
     }
 
     /// Returns the address for an arena in this memory, and `None` each further time: there is at most one arena.
@@ -113,7 +197,7 @@ impl SharedMemory {
         // the caller, who returns it, does not use it any more. Other processes read it by atomics alone.
         let _ = unsafe {
             let start = self.start.add(at).as_ptr().cast();
-            rustix::mm::madvise(start, count, rustix::mm::Advice::LinuxRemove)
+            rustix::mm::madvise(start, count, Advice::LinuxRemove)
         };
     }
 
@@ -211,22 +295,12 @@ fn load_bytes(sources: &[AtomicU8], bytes: &mut [MaybeUninit<u8>]) {
     }
 }
 
-/// The length of memory that is sealed against shrinking; `INVAL` if it is not.
-pub(super) fn sealed_length(file: BorrowedFd<'_>) -> rustix::io::Result<usize> {
-    use rustix::fs::SealFlags;
-    if !rustix::fs::fcntl_get_seals(file)?.contains(SealFlags::SHRINK) {
-        return Err(Errno::INVAL);
-    }
-    usize::try_from(rustix::fs::fstat(file)?.st_size).map_err(|_| Errno::INVAL)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn bytes_that_one_mapping_writes_another_reads_at_any_offset() -> rustix::io::Result<()> {
-        use std::os::fd::AsFd;
         let (ours, file) = SharedMemory::create(c"forkpool-test", 4096)?;
         let peer = SharedMemory::open_beginning(file.as_fd(), 4096)?;
         let bytes: Vec<u8> = (0..=255).collect();
@@ -248,15 +322,25 @@ mod tests {
 
     #[test]
     fn memory_that_others_could_make_shorter_is_not_mapped() -> rustix::io::Result<()> {
-        use std::os::fd::AsFd;
-
-        use rustix::fs::MemfdFlags;
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = rustix::fs::memfd_create(c"forkpool-test", flags)?;
+        let file = memory_file::empty(c"forkpool-test")?;
         rustix::fs::ftruncate(&file, 4096)?;
         assert_eq!(SharedMemory::open_beginning(file.as_fd(), 4096).err(), Some(Errno::INVAL));
         let no_memory = std::fs::File::open("/proc/self/exe").map_err(|_| Errno::IO)?;
         assert!(SharedMemory::open_beginning(no_memory.as_fd(), 4096).is_err());
+        Ok(())
+    }
+
+    /// G4: the kernel says so in place of SIGBUS.
+    #[test]
+    fn memory_that_is_not_there_is_found_before_it_is_used() -> rustix::io::Result<()> {
+        let file = memory_file::empty(c"forkpool-test")?;
+        rustix::fs::ftruncate(&file, 8192)?;
+        let memory = SharedMemory::map(file.as_fd(), 8192, Access::Write)?;
+        assert_eq!(memory.populate(0, 8192), Ok(()));
+        rustix::fs::ftruncate(&file, 4096)?;
+        assert_eq!(memory.populate(0, 4096), Ok(()));
+        // Kernels before 5.14 cannot tell.
+        assert!(matches!(memory.populate(0, 8192), Err(Errno::FAULT) | Ok(())));
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::SocketType;
 
+use super::descriptors::last_errno;
 use super::faults;
 use super::faults::Call;
 
@@ -27,7 +28,6 @@ pub(crate) fn socket_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// Connects to the Unix socket at `path`. It does not wait for a busy listener: it fails with `AGAIN`.
-#[cfg(feature = "actors")]
 pub(crate) fn connect(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
     use rustix::net::{AddressFamily, SocketFlags};
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -83,6 +83,96 @@ pub(crate) fn configure_tcp(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
     sockopt::set_tcp_user_timeout(fd, USER_TIMEOUT_MILLIS)
 }
 
+/// What is at the path of a Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Occupant {
+    /// A process listens there; its pid, if this process sees it.
+    Listener(Option<u32>),
+    /// A stream socket that no process listens at.
+    Dead,
+    /// A socket that is no listening stream socket.
+    OtherSocket,
+}
+
+/// Finds out whether a process listens at a path where a socket is.
+///
+/// # Errors
+///
+/// The error of the connection if it says neither: this process is not permitted to connect, say.
+///
+/// # References
+///
+/// - [connect(2)](https://man7.org/linux/man-pages/man2/connect.2.html), [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html)
+pub(crate) fn occupant_of(path: &std::path::Path) -> rustix::io::Result<Occupant> {
+    use std::os::fd::AsFd as _;
+    match connect(path) {
+        Ok(socket) => Ok(Occupant::Listener(peer_credentials(socket.as_fd())?.pid)),
+        // Its backlog is full.
+        Err(Errno::AGAIN) => Ok(Occupant::Listener(None)),
+        Err(Errno::CONNREFUSED) => Ok(Occupant::Dead),
+        Err(Errno::PROTOTYPE) => Ok(Occupant::OtherSocket),
+        Err(error) => Err(error),
+    }
+}
+
+/// Most connections that wait to be accepted. The system may limit it further (`net.core.somaxconn`).
+const BACKLOG: i32 = 4096;
+
+/// Binds a Unix socket with mode 0600 to `path`, where nothing may be. Its peers may not pass descriptors. Processes can
+/// connect once it listens, see [`listen_unix`].
+pub(crate) fn bind_unix(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
+    use std::os::fd::AsFd as _;
+
+    use rustix::fs::Mode;
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags};
+    faults::point(Call::Socket)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // The name in the file system gets the mode that the socket has when it is bound.
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    let_pass_descriptors(socket.as_fd(), false);
+    Ok(socket)
+}
+
+/// The option of a socket whether its peers may pass descriptors to it.
+const SO_PASSRIGHTS: libc::c_int =
+    if cfg!(any(target_arch = "sparc", target_arch = "sparc64")) { 0x5c } else { 83 };
+
+/// Sets whether peers of a Unix socket may pass descriptors to it. Connections inherit that from their listener.
+///
+/// A descriptor that is not wanted would have to be closed, and closing some waits: a TCP socket with `SO_LINGER`, a file
+/// of a file system that does not answer. So it is better not to get it. Kernels before 6.16 cannot refuse it, and nothing
+/// is changed there.
+///
+/// # References
+///
+/// - [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), `SO_PASSRIGHTS`
+pub(crate) fn let_pass_descriptors(socket: BorrowedFd<'_>, let_pass: bool) {
+    let value = libc::c_int::from(let_pass);
+    // SAFETY: setsockopt demands a buffer of the given length, which the number on this frame is.
+    let _ = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+}
+
+/// Has a bound Unix socket listen.
+pub(crate) fn listen_unix(socket: OwnedFd) -> rustix::io::Result<UnixListener> {
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Has a Unix socket listen that listens already, so that its peers see the credentials of this process.
+pub(crate) fn listen_again(socket: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    rustix::net::listen(socket, BACKLOG)
+}
+
 /// Accepts a connection to a Unix socket.
 pub(crate) fn accept_unix(listener: &UnixListener) -> std::io::Result<OwnedFd> {
     faults::point(Call::Accept)?;
@@ -120,9 +210,11 @@ pub(crate) fn connect_with_timeout(path: &std::path::Path, limit: Duration) -> r
 /// Credentials of the peer of a Unix socket, as of when it connected or began to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PeerCredentials {
-    pub(crate) pid: u32,
-    pub(crate) user: u32,
-    /// Its primary and supplementary groups.
+    /// `None` for a process of a PID namespace that this process does not see.
+    pub(crate) pid: Option<u32>,
+    /// `None` for a user of another user namespace who has no number in this one.
+    pub(crate) user: Option<u32>,
+    /// Its primary and supplementary groups, as far as they have a number in this user namespace.
     pub(crate) groups: Vec<u32>,
 }
 
@@ -136,7 +228,22 @@ const MAX_GROUPS: usize = 1024;
 /// - [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), `SO_PEERCRED`
 /// - [socket(7)](https://man7.org/linux/man-pages/man7/socket.7.html), `SO_PEERGROUPS`
 pub(crate) fn peer_credentials(fd: BorrowedFd<'_>) -> rustix::io::Result<PeerCredentials> {
-    let credentials = rustix::net::sockopt::socket_peercred(fd)?;
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = libc::socklen_t::try_from(size_of_val(&credentials)).map_err(|_| Errno::INVAL)?;
+    // SAFETY: getsockopt demands a buffer of `length` bytes, and a valid pointer to that length; both live on this
+    // frame, and any bytes are valid numbers.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &mut length,
+        )
+    };
+    if result != 0 {
+        return Err(last_errno());
+    }
     let mut groups = vec![0_u32; MAX_GROUPS];
     let mut length = libc::socklen_t::try_from(size_of_val(groups.as_slice())).map_err(|_| Errno::INVAL)?;
     // SAFETY: getsockopt demands a buffer of `length` bytes, and a valid pointer to that length; both live on this
@@ -152,9 +259,31 @@ pub(crate) fn peer_credentials(fd: BorrowedFd<'_>) -> rustix::io::Result<PeerCre
     };
     // A peer with more groups than that is known by its primary group alone.
     groups.truncate(if result == 0 { length as usize / size_of::<u32>() } else { 0 });
-    groups.push(credentials.gid.as_raw());
-    let pid = u32::try_from(credentials.pid.as_raw_nonzero().get()).map_err(|_| Errno::SRCH)?;
-    Ok(PeerCredentials { pid, user: credentials.uid.as_raw(), groups })
+    groups.push(credentials.gid);
+    groups.retain(|&group| is_mapped("/proc/self/gid_map", group));
+    let user = Some(credentials.uid).filter(|&user| is_mapped("/proc/self/uid_map", user));
+    // The number is 0 for a process of a namespace outside of this one.
+    let pid = u32::try_from(credentials.pid).ok().filter(|&pid| pid != 0);
+    Ok(PeerCredentials { pid, user, groups })
+}
+
+/// What the kernel says in place of a user or group that has no number in this user namespace.
+///
+/// # References
+///
+/// - [user_namespaces(7)](https://man7.org/linux/man-pages/man7/user_namespaces.7.html), "Unmapped user and group IDs"
+const OVERFLOW: u32 = 65534;
+
+/// Whether a number that the kernel has said is that of a user or group, and not the one for all unmapped ones.
+fn is_mapped(map: &str, number: u32) -> bool {
+    // Without `/proc` the number is taken as it is: then it is the initial namespace that is set up badly.
+    number != OVERFLOW || std::fs::read_to_string(map).map_or(true, |map| maps_all(&map))
+}
+
+/// Whether a map has a number for every user or group, as that of the initial namespace.
+fn maps_all(map: &str) -> bool {
+    let lengths = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
+    lengths.sum::<u64>() >= u64::from(u32::MAX)
 }
 
 /// The effective user of this process.
@@ -197,4 +326,19 @@ pub(crate) fn send_datagram(address: &OsStr, bytes: &[u8]) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
     socket.send_to_addr(bytes, &address).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// S10
+    #[test]
+    fn a_number_for_all_unmapped_users_is_none_of_a_user() {
+        assert!(maps_all("         0          0 4294967295\n"));
+        assert!(!maps_all("         0       1000          1\n"));
+        assert!(!maps_all("0 100000 65536\n65536 0 1\n"));
+        assert!(!maps_all(""));
+        assert!(is_mapped("/no/such/map", OVERFLOW - 1));
+    }
 }

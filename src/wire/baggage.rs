@@ -9,10 +9,14 @@ use serde::de::DeserializeOwned;
 
 use super::frame;
 #[cfg(any(test, feature = "actors"))]
-use super::frame::PayloadError;
+use super::frame::{Limits, PayloadError};
 
 /// Longest encoding of a call's baggage, in bytes (64 KiB).
 pub(crate) const MAX_BAGGAGE: usize = 64 << 10;
+
+/// The limits of a value and of the whole list. They are the same for all pools, because a context knows none.
+#[cfg(any(test, feature = "actors"))]
+pub(crate) const LIMITS: Limits = Limits { bytes: MAX_BAGGAGE, depth: frame::DEFAULT_MAX_DEPTH };
 
 /// One value of the list: the key of its type, and its encoding.
 #[cfg(any(test, feature = "actors"))]
@@ -38,7 +42,7 @@ pub(crate) fn key<T>() -> u64 {
 #[cfg(any(test, feature = "actors"))]
 pub(crate) fn encode_list(items: &[BaggageItem]) -> Result<Vec<u8>, PayloadError> {
     let mut bytes = Vec::new();
-    frame::encode(&mut bytes, &items, MAX_BAGGAGE)?;
+    frame::encode(&mut bytes, &items, LIMITS)?;
     Ok(bytes)
 }
 
@@ -58,7 +62,7 @@ pub(crate) fn find(list: &[u8], wanted_key: u64) -> Option<&[u8]> {
 
 /// Decodes the value of type `T`. Returns `None` if there is no such value or it cannot be decoded.
 pub(crate) fn read<T: DeserializeOwned>(list: &[u8]) -> Option<T> {
-    frame::decode(find(list, key::<T>())?).ok()
+    frame::decode(find(list, key::<T>())?, frame::DEFAULT_MAX_DEPTH).ok()
 }
 
 #[cfg(test)]

@@ -70,6 +70,39 @@ pub(crate) enum FromWorker {
     Lent(Lending),
 }
 
+#[cfg(feature = "actors")]
+impl FromWorker {
+    /// Splits the body of a frame into its message and the payload of a reply.
+    ///
+    /// Everything but the payload and a list of blobs is short, so what the host keeps and prints of it is, too.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::Header`], or [`FrameError::LongHeader`] for a message that no worker of this library sends.
+    pub(crate) fn read(body: &[u8]) -> Result<(Self, &[u8]), FrameError> {
+        let (message, payload) = frame::split(body)?;
+        let (length, limit) = (body.len() - payload.len(), frame::MAX_HEADER);
+        match message {
+            // Its lists are limited by the number of blobs.
+            FromWorker::Lent(_) => Ok((message, payload)),
+            _ if length > limit => Err(FrameError::LongHeader { length, limit }),
+            _ => Ok((message, payload)),
+        }
+    }
+
+    /// Reads a message that must fill its frame.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`read`](Self::read), or [`FrameError::BytesLeft`].
+    pub(crate) fn read_whole(body: &[u8]) -> Result<Self, FrameError> {
+        match Self::read(body)? {
+            (message, []) => Ok(message),
+            (_, rest) => Err(FrameError::BytesLeft(rest.len())),
+        }
+    }
+}
+
 /// A range of bytes in an arena.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ArenaSpan {
@@ -77,13 +110,16 @@ pub(crate) struct ArenaSpan {
     pub(crate) length: u64,
 }
 
+/// Most blobs that a worker lends with one reply. A reply with more carries them inline.
+pub(crate) const MAX_LENT: usize = 65_536;
+
 /// The blobs that a worker lends, and those of the host that it holds.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Lending {
-    /// The blobs of the next reply, in the order of their numbers.
+    /// The blobs of the next reply, in the order of their numbers; at most [`MAX_LENT`].
     pub(crate) lent: Vec<Lent>,
-    /// The starts of all spans of the host that the worker uses beyond the call with which they came; `None` if the
-    /// list has not changed.
+    /// The starts of all spans of the host that the worker uses beyond the call with which they came, in ascending
+    /// order and each once; `None` if the list has not changed.
     pub(crate) held: Option<Vec<u64>>,
 }
 

@@ -10,8 +10,11 @@ use serde::{Deserialize, Serialize};
 use super::call::SetupReport;
 use crate::failure::Ending;
 
-/// Longest body on this channel, except for the hello, in bytes.
+/// Longest body from a server, in bytes.
 pub(crate) const BODY_LIMIT: usize = 1 << 20;
+
+/// Longest body from a client that has sent its hello, in bytes: a request for workers has sixteen numbers.
+pub(crate) const REQUEST_LIMIT: usize = 1 << 10;
 
 /// Longest hello of an application to its private server, in bytes; it includes the user's configuration.
 pub(crate) const HELLO_LIMIT: usize = 1 << 30;
@@ -20,7 +23,6 @@ pub(crate) const HELLO_LIMIT: usize = 1 << 30;
 pub(crate) const FIRST_MESSAGE_LIMIT: usize = 64 << 10;
 
 /// Most workers that one message requests. Their descriptors are passed along with it, and the system limits those.
-#[cfg(feature = "actors")]
 pub(crate) const MAX_FORKS_PER_MESSAGE: usize = 16;
 
 /// Messages from the host.
@@ -29,11 +31,13 @@ pub(crate) enum ToServer {
     Hello(Hello),
     /// Fork workers with these numbers, at most [`MAX_FORKS_PER_MESSAGE`]. The worker's ends are passed along, one
     /// worker after another: the two doorbells and the memory of the rings, or a socket and the memory of the status
-    /// page; then the pipes for standard output and standard error.
+    /// page; then the memory for results, if there is any, and the pipes for standard output and standard error.
     Fork {
         numbers: Vec<u64>,
         /// Whether the channel is a pair of rings in that memory, or the socket.
         rings: bool,
+        /// Whether each worker has memory for large results.
+        results: bool,
     },
     /// End a worker that the host may not signal itself: kill it with its process group, or send it SIGTERM.
     End {
@@ -43,6 +47,8 @@ pub(crate) enum ToServer {
     /// Kill this worker, whose own server is gone, once this client is gone. Its pidfd is passed along.
     Adopt {
         number: u64,
+        /// What the worker's own server had sent with its pid.
+        proof: Option<u64>,
     },
     /// Requests [`FromServer::Inspected`].
     Inspect,
@@ -54,6 +60,9 @@ pub(crate) enum ToServer {
         ticket: u128,
         number: u64,
     },
+    /// First message after the server's welcome, if the pool has one: the arena is passed along from which workers read
+    /// the blobs of their calls.
+    Arena,
 }
 
 /// What a server needs to know before it can fork.
@@ -67,13 +76,13 @@ pub(crate) struct Hello {
     pub(crate) interface: Vec<Signature>,
     pub(crate) pool: String,
     pub(crate) max_payload: u64,
+    /// How deep messages and results may be nested.
+    pub(crate) max_depth: u32,
     /// Private memory, in bytes, above which a worker is replaced; `None`: the worker does not measure it.
     pub(crate) max_memory: Option<u64>,
     pub(crate) process_limits: ProcessLimits,
     /// The user's configuration, encoded; `None` to a standalone server, which has its own.
     pub(crate) config: Option<Vec<u8>>,
-    /// Whether an arena is passed along from which workers read the blobs of their calls.
-    pub(crate) arena: bool,
 }
 
 /// One message of an interface.
@@ -152,11 +161,14 @@ pub(crate) enum FromServer {
     Diverted,
 }
 
-/// A forked worker: its number at the client, and its pid.
+/// A forked worker: its number at the client, and its pid in the server's PID namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct WorkerPid {
     pub(crate) number: u64,
     pub(crate) pid: u32,
+    /// Proves to the next server at the same path that this one has forked the process; `None` from a server that has
+    /// no path, or cannot identify the process.
+    pub(crate) proof: Option<u64>,
 }
 
 /// The exit of a worker, and its resource usage: peak memory in bytes, CPU time of user and system.

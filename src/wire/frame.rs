@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::baggage::MAX_BAGGAGE;
+use super::decoder::Decoder;
+use super::encoder::{EncodeError, Encoder};
 
 /// Bytes of the length in front of every body.
 pub(crate) const LENGTH: usize = 4;
@@ -18,6 +20,30 @@ pub(crate) const MAX_HEADER: usize = 64 << 10;
 
 /// Longest text from user code in a header, in bytes; longer texts are cut.
 pub(crate) const MAX_TEXT: usize = 8 << 10;
+
+/// How deep values may be nested unless `max_depth` says otherwise, and headers always: deeper than data of any purpose
+/// but trees, and within the 2 MiB of stack that a thread has by default.
+pub(crate) const DEFAULT_MAX_DEPTH: u32 = 128;
+
+/// Most elements of sequences and maps in one value that have no bytes, such as those of a `Vec<()>`. A few bytes can
+/// announce any number of them, and each costs time, and in some collections memory.
+pub(crate) const MAX_EMPTY_ELEMENTS: usize = 65_536;
+
+/// The limits of one value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Longest encoding, in bytes.
+    pub(crate) bytes: usize,
+    /// Most levels of values within values.
+    pub(crate) depth: u32,
+}
+
+/// A limit, other than on bytes, that a value has exceeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exceeded {
+    Depth,
+    EmptyElements,
+}
 
 /// Cuts a text to at end `max` bytes, at the end of a character.
 pub(crate) fn cut(mut text: String, max: usize) -> String {
@@ -36,6 +62,9 @@ pub(crate) enum FrameError {
     TooLong { length: usize, limit: usize },
     #[error("a frame's header cannot be decoded")]
     Header,
+    #[cfg(feature = "actors")]
+    #[error("a header of {length} bytes exceeds the limit of {limit}")]
+    LongHeader { length: usize, limit: usize },
     #[error("a frame has {0} bytes too many")]
     BytesLeft(usize),
     #[error("a call's baggage of {baggage} bytes exceeds the {payload} bytes behind its header")]
@@ -76,6 +105,24 @@ pub enum PayloadError {
         type_name: &'static str,
         /// The deserializer's error.
         reason: String,
+    },
+    /// Values are nested deeper than the pool allows.
+    #[error("{type_name} is nested deeper than max_depth, {limit} levels")]
+    TooDeep {
+        /// The name of the outermost value's type.
+        type_name: &'static str,
+        /// The pool's `max_depth`.
+        limit: u32,
+    },
+    /// The value has, or announces, more elements than bytes.
+    #[error(
+        "{type_name} has more elements than its bytes can hold: at most {limit} elements of a value may have no bytes"
+    )]
+    TooManyElements {
+        /// The name of the value's type.
+        type_name: &'static str,
+        /// How many elements without bytes are allowed.
+        limit: usize,
     },
     /// The value was decoded, and bytes were left over.
     #[error("{bytes} bytes are left over after {type_name}")]
@@ -161,7 +208,9 @@ fn seal(out: &mut [u8], start: usize) {
 
 /// Splits a body into its header and the payload.
 pub(crate) fn split<'a, H: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<(H, &'a [u8]), FrameError> {
-    postcard::take_from_bytes(body).map_err(|_| FrameError::Header)
+    let mut decoder = Decoder::new(body);
+    let header = decoder.value(DEFAULT_MAX_DEPTH).map_err(|_| FrameError::Header)?;
+    Ok((header, decoder.rest()))
 }
 
 /// Decodes a body that must consist of a header alone.
@@ -170,33 +219,59 @@ pub(crate) fn header_only<'a, H: serde::Deserialize<'a>>(body: &'a [u8]) -> Resu
     if rest.is_empty() { Ok(header) } else { Err(FrameError::BytesLeft(rest.len())) }
 }
 
-/// Appends an encoded value of at end `limit` bytes.
+/// Appends an encoded value within the limits.
 ///
 /// # Errors
 ///
-/// [`PayloadError::TooLarge`] or [`PayloadError::Encode`]; the bytes appended before the error remain, and the caller
-/// cuts them off.
-pub(crate) fn encode<T: Serialize>(out: &mut Vec<u8>, value: &T, limit: usize) -> Result<(), PayloadError> {
-    postcard::serialize_with_flavor(value, LimitedAppender::new(out, limit)).map_err(|error| match error {
-        postcard::Error::SerializeBufferFull => PayloadError::TooLarge { limit },
-        error => PayloadError::Encode { type_name: std::any::type_name::<T>(), reason: error.to_string() },
-    })
+/// [`PayloadError::TooLarge`], [`PayloadError::TooDeep`], [`PayloadError::TooManyElements`] or
+/// [`PayloadError::Encode`]; the bytes appended before the error remain, and the caller cuts them off.
+pub(crate) fn encode<T: Serialize>(out: &mut Vec<u8>, value: &T, limits: Limits) -> Result<(), PayloadError> {
+    let mut encoder = Encoder::new(LimitedAppender::new(out, limits.bytes));
+    let encoded = encoder.value(value, limits.depth);
+    let type_name = std::any::type_name::<T>();
+    match (encoder.exceeded(), encoded) {
+        (None, Ok(())) => Ok(()),
+        (Some(limit), _) => Err(limit.of(type_name, limits.depth)),
+        (None, Err(EncodeError::Full)) => Err(PayloadError::TooLarge { limit: limits.bytes }),
+        (None, Err(EncodeError::Other(reason))) => {
+            Err(PayloadError::Encode { type_name, reason: reason.into() })
+        }
+    }
 }
 
-/// Decodes a value that must fill `bytes` exactly.
+/// Decodes a value that must fill `bytes` exactly and be nested at most `max_depth` levels deep.
+///
+/// It takes time and memory linear in the number of bytes, and stack in proportion to `max_depth`.
 ///
 /// # Errors
 ///
-/// [`PayloadError::Decode`] or [`PayloadError::BytesLeft`], both with the name of the type.
-pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, PayloadError> {
+/// [`PayloadError::Decode`], [`PayloadError::TooDeep`], [`PayloadError::TooManyElements`] or
+/// [`PayloadError::BytesLeft`], all with the name of the type.
+pub(crate) fn decode<T: DeserializeOwned>(bytes: &[u8], max_depth: u32) -> Result<T, PayloadError> {
     let type_name = std::any::type_name::<T>();
-    let (value, rest) = postcard::take_from_bytes(bytes)
-        .map_err(|error| PayloadError::Decode { type_name, reason: error.to_string() })?;
-    if rest.is_empty() { Ok(value) } else { Err(PayloadError::BytesLeft { type_name, bytes: rest.len() }) }
+    let mut decoder = Decoder::new(bytes);
+    let decoded = decoder.value::<T>(max_depth);
+    match (decoder.exceeded(), decoded) {
+        (Some(limit), _) => Err(limit.of(type_name, max_depth)),
+        (None, Err(error)) => Err(PayloadError::Decode { type_name, reason: error.to_string() }),
+        (None, Ok(_)) if !decoder.rest().is_empty() => {
+            Err(PayloadError::BytesLeft { type_name, bytes: decoder.rest().len() })
+        }
+        (None, Ok(value)) => Ok(value),
+    }
+}
+
+impl Exceeded {
+    fn of(self, type_name: &'static str, max_depth: u32) -> PayloadError {
+        match self {
+            Exceeded::Depth => PayloadError::TooDeep { type_name, limit: max_depth },
+            Exceeded::EmptyElements => PayloadError::TooManyElements { type_name, limit: MAX_EMPTY_ELEMENTS },
+        }
+    }
 }
 
 /// Appends to a buffer up to a limit.
-struct LimitedAppender<'a> {
+pub(super) struct LimitedAppender<'a> {
     out: &'a mut Vec<u8>,
     end: usize,
 }
@@ -206,6 +281,12 @@ impl<'a> LimitedAppender<'a> {
         let end = out.len().saturating_add(limit);
         LimitedAppender { out, end }
     }
+
+    /// Returns the length of the buffer.
+    #[inline]
+    pub(super) fn length(&self) -> usize {
+        self.out.len()
+    }
 }
 
 impl Flavor for LimitedAppender<'_> {
@@ -213,7 +294,11 @@ impl Flavor for LimitedAppender<'_> {
 
     #[inline]
     fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.try_extend(&[byte])
+        if self.out.len() == self.end {
+            return Err(postcard::Error::SerializeBufferFull);
+        }
+        self.out.push(byte);
+        Ok(())
     }
 
     #[inline]
@@ -234,6 +319,10 @@ impl Flavor for LimitedAppender<'_> {
 mod tests {
     use super::*;
 
+    fn bytes(bytes: usize) -> Limits {
+        Limits { bytes, depth: 1 }
+    }
+
     #[test]
     fn a_length_above_the_limit_is_refused_before_its_body_is_there() {
         let bytes = 1000_u32.to_le_bytes();
@@ -246,7 +335,7 @@ mod tests {
     fn a_payload_that_fails_leaves_the_buffer_as_it_was() {
         let mut out = vec![7];
         let failed: Result<(), PayloadError> =
-            append_with(&mut out, &3_u8, |out| encode(out, &[0_u64; 100].as_slice(), 10));
+            append_with(&mut out, &3_u8, |out| encode(out, &[0_u64; 100].as_slice(), bytes(10)));
         assert_eq!(failed, Err(PayloadError::TooLarge { limit: 10 }));
         assert_eq!(out, [7]);
     }
@@ -255,16 +344,16 @@ mod tests {
     fn the_limit_counts_the_payload_alone() {
         let mut out = Vec::new();
         let ten = "x".repeat(9);
-        assert_eq!(append_with(&mut out, &1_u64, |out| encode(out, &ten, 10)), Ok(()));
+        assert_eq!(append_with(&mut out, &1_u64, |out| encode(out, &ten, bytes(10))), Ok(()));
         let eleven = "x".repeat(10);
-        let refused = append_with(&mut out, &1_u64, |out| encode(out, &eleven, 10));
+        let refused = append_with(&mut out, &1_u64, |out| encode(out, &eleven, bytes(10)));
         assert_eq!(refused, Err(PayloadError::TooLarge { limit: 10 }));
     }
 
     /// C7
     #[test]
     fn bytes_after_a_value_are_refused_with_the_name_of_its_type() {
-        let error = decode::<u8>(&[1, 2]).map_err(|error| error.to_string());
+        let error = decode::<u8>(&[1, 2], 1).map_err(|error| error.to_string());
         assert_eq!(error, Err("1 bytes are left over after u8".to_owned()));
     }
 }

@@ -108,17 +108,21 @@ pub(crate) enum Record {
 }
 
 impl Record {
-    /// Cuts all names to their limit.
+    /// Cuts all names, texts and lists to their limits. The worker does so before it sends a record, and the host
+    /// once more, because it does not rely on that.
     pub(crate) fn cut(self) -> Self {
         match self {
             Record::Event { parent, source, values } => {
-                Record::Event { parent, source: source.cut(), values }
+                Record::Event { parent, source: source.cut(), values: cut_values(values) }
             }
             Record::Opened { span, parent, source, values } => {
-                Record::Opened { span, parent, source: source.cut(), values }
+                Record::Opened { span, parent, source: source.cut(), values: cut_values(values) }
             }
-            Record::Data { name, value } => Record::Data { name: frame::cut(name, MAX_NAME), value },
-            other => other,
+            Record::Noted { span, values } => Record::Noted { span, values: cut_values(values) },
+            Record::Data { name, value } => {
+                Record::Data { name: frame::cut(name, MAX_NAME), value: RecordBudget::default().fit(value) }
+            }
+            Record::Closed { .. } | Record::LeftOut(_) => self,
         }
     }
 }
@@ -148,6 +152,28 @@ impl CallsiteInfo {
 
 /// Values of fields, by their positions among the fields of the callsite.
 pub(crate) type Values = Vec<(u8, Value)>;
+
+/// Cuts the texts of a record to the budget that they have together.
+fn cut_values(mut values: Values) -> Values {
+    values.truncate(MAX_FIELDS);
+    let mut budget = RecordBudget::default();
+    for (_, value) in &mut values {
+        if let Value::Text(text) | Value::Shown(text) | Value::Json(text) = value {
+            *text = budget.fit(std::mem::take(text));
+        }
+    }
+    values
+}
+
+/// Returns the length of all texts of these values, in bytes.
+#[cfg(feature = "actors")]
+pub(crate) fn text_length(values: &Values) -> usize {
+    let text = |value: &Value| match value {
+        Value::Text(text) | Value::Shown(text) | Value::Json(text) => text.len(),
+        Value::Bool(_) | Value::Signed(_) | Value::Unsigned(_) | Value::Float(_) => 0,
+    };
+    values.iter().map(|(_, value)| text(value)).sum()
+}
 
 /// The value of one field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,11 +15,13 @@ use crate::sys::parent_death;
 use crate::telling;
 use crate::wire::call::{CallHeader, FromWorker, Lending, Outcome, Released, ReplyHeader, ToWorker};
 use crate::wire::frame;
+use crate::wire::frame::Limits;
 
 /// The limits of this pool, from the hello.
 #[derive(Clone, Copy)]
 pub(super) struct WorkerLimits {
-    pub(super) max_payload: usize,
+    /// Those of messages and results.
+    pub(super) values: Limits,
     pub(super) max_memory: Option<u64>,
 }
 
@@ -118,7 +120,9 @@ fn run_call(
 ) -> bool {
     let before = out.len();
     let deadline = call.limit.and_then(|limit| Instant::now().checked_add(limit));
-    let incoming = Incoming { id: call.id, method: call.method, payload, baggage, deadline, blobs: &blobs };
+    let max_depth = limits.values.depth;
+    let incoming =
+        Incoming { id: call.id, method: call.method, payload, baggage, deadline, blobs: &blobs, max_depth };
     let mut reply_was_error = false;
     let mut lent = Vec::new();
     panic_capture::set_sink(PanicSink::Call(call.id));
@@ -130,7 +134,7 @@ fn run_call(
         let replying = Replying {
             out: &mut *out,
             id: call.id,
-            max_payload: limits.max_payload,
+            limits: limits.values,
             lent: &mut lent,
             error: &mut reply_was_error,
         };
@@ -255,7 +259,7 @@ mod tests {
 
     fn play_bytes(incoming: Vec<u8>) -> (Vec<FromWorker>, io::Result<Exit>) {
         let mut end = BlockingChannel::new(Script { incoming, sent: Vec::new() }, 1000);
-        let limits = WorkerLimits { max_payload: 100, max_memory: None };
+        let limits = WorkerLimits { values: Limits { bytes: 100, depth: 8 }, max_memory: None };
         let exit = ForkMark::new()
             .map_err(io::Error::from)
             .and_then(|original| run(&mut end, &mut Scripted { releases: 0 }, limits, &original));

@@ -28,9 +28,9 @@ use crate::sys::memory::ForkMark;
 use crate::sys::process::{Pid, exit_now};
 use crate::sys::{memory, parent_death, process};
 use crate::telling;
-use crate::telling::Repeated;
 use crate::wire::call::{FromWorker, Ready, SetupReport};
 use crate::wire::frame;
+use crate::wire::frame::Limits;
 use crate::wire::{LIBRARY, PROTOCOL};
 use call_loop::WorkerLimits;
 use panic_capture::PanicSink;
@@ -52,7 +52,10 @@ pub(crate) struct Assignment<'a> {
     pub(crate) arguments: Option<Arc<ReadOnlyArena>>,
     /// Identifies the interface; repeated in `Ready`.
     pub(crate) fingerprint: u64,
-    pub(crate) max_payload: usize,
+    /// Counts the workers that were forked for this worker's client, from 1.
+    pub(crate) ordinal: u64,
+    /// The limits of messages and results.
+    pub(crate) limits: Limits,
     pub(crate) max_memory: Option<u64>,
     /// Bytes of private data (`RLIMIT_DATA`) beyond which allocations fail.
     pub(crate) memory_limit: Option<u64>,
@@ -67,15 +70,14 @@ pub(crate) struct Assignment<'a> {
 /// that this touches would be copied.
 pub(crate) fn warm_up() {
     process::line_buffer_c_stdout();
-    telling::share_repetitions();
     let log = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::new());
     tracing::dispatcher::with_default(&log, || ());
 }
 
 /// Runs a worker from its set-up to its exit.
 pub(crate) fn run(assignment: Assignment<'_>) -> ! {
-    let mapped = AnyWorkerIo::open(assignment.channel).and_then(|io| Ok((io, ForkMark::new()?)));
-    let (io, original) = match mapped {
+    let mapped = AnyWorkerIo::open(assignment.channel).and_then(|opened| Ok((opened, ForkMark::new()?)));
+    let ((io, results), original) = match mapped {
         Ok(mapped) => mapped,
         Err(error) => {
             telling::print_line(format_args!("the channel cannot be mapped: {error}"));
@@ -84,20 +86,20 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     };
     if let Some(Err(error)) = assignment.memory_limit.map(memory::set_data_limit) {
         let error = std::io::Error::from(error);
-        telling::print_repeated(Repeated::MemoryLimit, format_args!("memory_limit cannot be set: {error}"));
+        telling::print_repeated(assignment.ordinal, format_args!("memory_limit cannot be set: {error}"));
     }
     let bound = assignment.hung_worker_timeout.map(|limit| parent_death::set_limit(limit, assignment.parent));
     if let Some(Err(error)) = bound {
         let line = format_args!("hung_worker_timeout is not enforced once the fork server is gone: {error}");
-        telling::print_repeated(Repeated::HungLimit, line);
+        telling::print_repeated(assignment.ordinal, line);
     }
     let recent_records = RecentRecords::new(io.status_page());
     let log = tracing::Dispatch::new(WorkerSubscriber::new(recent_records.clone()));
     panic_capture::set_channel(&io);
     log_sender::set_channel(io.duplicate(), original.clone());
-    blob::init_worker(assignment.arguments, io.result_arena());
-    let limits = WorkerLimits { max_payload: assignment.max_payload, max_memory: assignment.max_memory };
-    let mut end = BlockingChannel::new(io, frame::call_body_limit(limits.max_payload));
+    blob::init_worker(assignment.arguments, results);
+    let limits = WorkerLimits { values: assignment.limits, max_memory: assignment.max_memory };
+    let mut end = BlockingChannel::new(io, frame::call_body_limit(limits.values.bytes));
     let setup = || (assignment.program.setup)(assignment.config, assignment.preload);
     panic_capture::set_sink(PanicSink::Setup);
     // A standalone server may have installed a subscriber; it must not receive what the worker logs.

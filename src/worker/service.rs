@@ -11,7 +11,7 @@ use crate::wire::baggage;
 use crate::wire::call::{FromWorker, Outcome, ReplyHeader};
 use crate::wire::control::Signature;
 use crate::wire::frame;
-use crate::wire::frame::PayloadError;
+use crate::wire::frame::{Limits, PayloadError};
 
 /// The user's code, as the call loop runs it.
 pub trait Service {
@@ -42,6 +42,8 @@ pub struct Incoming<'a> {
     pub deadline: Option<Instant>,
     /// The blobs in the message, in the order of their numbers.
     pub(super) blobs: &'a [Blob],
+    /// How deep the message may be nested.
+    pub(super) max_depth: u32,
 }
 
 impl Incoming<'_> {
@@ -49,10 +51,10 @@ impl Incoming<'_> {
     ///
     /// # Errors
     ///
-    /// [`PayloadError::Decode`] or [`PayloadError::BytesLeft`], with the name of the type. The call is not answered
-    /// yet; [`Replying::undecodable`] reports the error to the caller.
+    /// [`PayloadError::Decode`], [`PayloadError::TooDeep`], [`PayloadError::TooManyElements`] or
+    /// [`PayloadError::BytesLeft`], with the name of the type. The call is not answered yet; [`Replying::undecodable`] reports the error to the caller.
     pub fn decode<M: serde::de::DeserializeOwned>(&self) -> Result<M, PayloadError> {
-        blob::decode_with(self.blobs.to_vec(), || frame::decode(self.payload))
+        blob::decode_with(self.blobs.to_vec(), || frame::decode(self.payload, self.max_depth))
     }
 
     /// Decodes the baggage value of type `T`. Returns `None` if the caller has set none, or if it cannot be decoded.
@@ -66,7 +68,7 @@ impl Incoming<'_> {
 pub struct Replying<'a> {
     pub(super) out: &'a mut Vec<u8>,
     pub(super) id: u64,
-    pub(super) max_payload: usize,
+    pub(super) limits: Limits,
     /// The blobs of the reply that are lent to the host.
     pub(super) lent: &'a mut Vec<PendingLoan>,
     /// Set if the reply counts as an error of the checkout.
@@ -77,7 +79,7 @@ impl Replying<'_> {
     /// Appends the handler's result. `keep`: the worker is kept even if the result is an error. `stop`: the worker
     /// has asked to be replaced at the end of its checkout.
     ///
-    /// If the result cannot be encoded or exceeds `max_payload`, the reply reports a [`PayloadError`] instead, and
+    /// If the result cannot be encoded or exceeds `max_payload` or `max_depth`, the reply reports a [`PayloadError`] instead, and
     /// the call fails with `Payload`.
     pub fn result<T, E>(self, result: &Result<T, E>, keep: bool, stop: bool)
     where
@@ -87,9 +89,9 @@ impl Replying<'_> {
         *self.error = error;
         let outcome = if error { Outcome::Failed } else { Outcome::Done };
         let header = FromWorker::Reply(ReplyHeader { id: self.id, outcome, keep, stop });
-        let limit = self.max_payload;
+        let limits = self.limits;
         let appended = frame::append_with(self.out, &header, |out| {
-            blob::encode(out, Some(blob::lend), |out| frame::encode(out, result, limit))
+            blob::encode(out, Some(blob::lend), |out| frame::encode(out, result, limits))
         });
         match appended {
             Ok(lent) => *self.lent = lent,

@@ -6,7 +6,8 @@ use std::ops::Deref;
 use std::path::Path;
 
 use crate::sys::Errno;
-use crate::sys::sealed_file::{SealedFile, memory_file};
+use crate::sys::memory_file;
+use crate::sys::sealed_file::SealedFile;
 
 /// Bytes that a preload makes and that all workers read; their size does not slow down a fork.
 ///
@@ -43,7 +44,7 @@ impl SharedBytes {
     ///
     /// The reader's error, or the system's: `ENOMEM` or `EMFILE`, for example. Nothing is kept then.
     pub fn from_reader(mut reader: impl Read) -> io::Result<Self> {
-        let mut file = match memory_file() {
+        let mut file = match memory_file::empty(c"forkpool-preload") {
             Ok(file) => File::from(file),
             Err(Errno::NOSYS | Errno::PERM) => {
                 let mut bytes = Vec::new();

@@ -6,8 +6,13 @@
 mod harness;
 
 mod faults;
+mod hostile;
+mod lending;
 mod lives;
+mod namespaces;
 mod network;
+mod paths;
+mod raw_client;
 mod restarts;
 mod roles;
 mod services;
@@ -75,7 +80,10 @@ fn serving(options: &str) -> Application {
 }
 
 fn main() {
-    let place = Place::of(std::os::unix::process::parent_id());
+    // A process in a namespace of its own does not know the test's number, so it may be told.
+    let test = |role: &str| role.split_whitespace().find_map(|word| word.strip_prefix("test=")?.parse().ok());
+    let place = role().as_deref().and_then(test).unwrap_or_else(std::os::unix::process::parent_id);
+    let place = Place::of(place);
     match role() {
         Some(role) => roles::play(&role, &format!("unix:{}", place.display())),
         None => run_tests(&tests()),
@@ -88,6 +96,10 @@ fn tests() -> Vec<Tests> {
         restarts::TESTS,
         faults::TESTS,
         strangers::TESTS,
+        lending::TESTS,
+        hostile::TESTS,
+        paths::TESTS,
+        namespaces::TESTS,
         services::TESTS,
         stuck::TESTS,
         network::TESTS,

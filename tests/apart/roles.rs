@@ -19,7 +19,9 @@ pub fn play(role: &str, address: &str) {
             server(options, address);
         }
         "client" => System::new().block_on(client(options, address)),
+        "hostile" => crate::hostile::play(options, address),
         "guest" => System::new().block_on(guest(address)),
+        "lender" => System::new().block_on(lender(address)),
         "load" => System::new().block_on(load(place(options, address))),
         other => panic!("no part {other:?}"),
     }
@@ -73,6 +75,9 @@ fn server(options: &str, address: &str) {
     }
     let ended = if value("stranger").is_some() {
         Server::<Mule>::new(None).listen(address).map_err(ServerError::from).and_then(Server::run)
+    } else if let Some(group) = value("mills_for") {
+        let mills = Server::<Mill>::new(()).group(group).expect("a group");
+        mills.listen(address).map_err(ServerError::from).and_then(Server::run)
     } else {
         let mut server = Server::<Probe>::new(setup)
             .name("probes")
@@ -140,6 +145,14 @@ async fn guest(address: &str) {
             println!("told it killed {pid}");
         }
     }
+    bounded("the end", pool.stop(Duration::ZERO)).await;
+}
+
+/// A client that lends a large blob, and tells what its worker could do with it.
+async fn lender(address: &str) {
+    let pool = Pool::<Mill>::connect(address).workers(1..=1).trust_user(0).start().expect("the pool starts");
+    let (_, is_borrowed) = answer(pool.send(Sum(vec![7; 1 << 20].into()))).await.expect("a sum");
+    println!("told {}", if is_borrowed { "borrowed" } else { "copied" });
     bounded("the end", pool.stop(Duration::ZERO)).await;
 }
 

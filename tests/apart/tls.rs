@@ -16,6 +16,7 @@ tests! {
     over_tls_servers_come_and_go,
     whoever_shows_no_certificate_of_the_authority_is_not_let_in,
     a_server_that_is_not_the_host_is_not_believed,
+    each_side_is_told_whose_certificate_was_refused_by_whom,
     whoever_says_nonsense_or_nothing_to_a_tls_port_is_sent_away,
     certificates_that_cannot_be_used_say_why,
     certificates_of_a_pool_that_presents_none_are_refused_by_name,
@@ -127,6 +128,25 @@ fn a_server_that_is_not_the_host_is_not_believed() {
             let told = place.is_refused("client").await;
             assert!(told.contains(expected), "{told}");
         }
+    });
+}
+
+/// S10
+fn each_side_is_told_whose_certificate_was_refused_by_whom() {
+    run(async {
+        let place = Secured::new();
+        let mut server = place.serving("server");
+        let told = place.is_refused("stranger").await;
+        assert!(told.contains("the server refuses this application's certificate"), "{told}");
+        let logged = server.tells("turned away").await;
+        assert!(logged.contains("failed authentication, this server refuses its certificate"), "{logged}");
+        drop(server);
+        let mut impostor = place.serving("stranger");
+        let told = place.is_refused("client").await;
+        assert!(told.contains("this application refuses the server's certificate"), "{told}");
+        let logged = impostor.tells("turned away").await;
+        assert!(logged.contains(" refuses this server's certificate"), "{logged}");
+        assert!(!logged.contains("failed authentication"), "the client has done nothing wrong: {logged}");
     });
 }
 

@@ -439,3 +439,22 @@ fn a_blob_of_one_pool_is_sent_to_workers_of_another() {
         assert!(again == Blob::from(bytes));
     });
 }
+
+/// C6: wherever the bytes are.
+#[test]
+fn there_is_nothing_to_read_beyond_the_end() {
+    run(async {
+        let pool = start(mills());
+        let result = answer(pool.send(Make((20_000, 7)))).await.expect("a blob");
+        let argument = blob(&pool, &[7; 20_000]);
+        for blob in [result, argument, vec![7; 20_000].into()] {
+            let mut into = [1; 10];
+            for at in [20_000, 20_001, usize::MAX] {
+                assert_eq!(blob.read_at(at, &mut into), 0);
+            }
+            assert_eq!(blob.read_at(19_995, &mut into), 5);
+            assert_eq!(into, [7, 7, 7, 7, 7, 1, 1, 1, 1, 1]);
+            assert_eq!(blob.read_at(0, &mut []), 0);
+        }
+    });
+}

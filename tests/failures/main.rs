@@ -9,6 +9,7 @@ mod fatal;
 mod guards;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod malice;
 mod subscribers;
 mod timeouts;
 mod user_values;

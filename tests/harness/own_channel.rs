@@ -12,7 +12,13 @@ use super::transport;
 
 /// Where in its channel's memory a worker counts the bytes that it said, and where it says the first of them.
 pub const SAID: u64 = 128;
-const SAYINGS: u64 = 4096 + (256 << 10);
+const SAYINGS: u64 = 4096 + CAPACITY;
+
+/// Where the host counts the bytes that it has heard.
+const HEARD: u64 = 192;
+
+/// Bytes of one ring.
+const CAPACITY: u64 = 256 << 10;
 
 /// Where it notes that a call has begun.
 const BEGUN: u64 = 384;
@@ -38,21 +44,43 @@ impl OwnChannel {
     /// Says bytes without the worker's loop, which does not know of them: it must not say more after that.
     pub fn say(&self, bytes: &[u8]) {
         if !self.has_rings {
-            let sent = rustix::net::send(&own("socket:")[0], bytes, rustix::net::SendFlags::empty());
-            assert_eq!(sent, Ok(bytes.len()), "there is room");
+            let socket = &own("socket:")[0];
+            let mut rest = bytes;
+            while !rest.is_empty() {
+                // A host that has hung up reads no more.
+                let Ok(count) = rustix::net::send(socket, rest, rustix::net::SendFlags::NOSIGNAL) else {
+                    return;
+                };
+                rest = &rest[count..];
+            }
             return;
         }
-        let said = self.number(SAID);
-        self.write(SAYINGS + u64::from(said), bytes);
-        self.scribble(SAID, said + u32::try_from(bytes.len()).expect("few bytes"));
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let said = self.number(SAID);
+            let unheard = u64::from(said.wrapping_sub(self.number(HEARD)));
+            let at = u64::from(said) % CAPACITY;
+            let room = (CAPACITY - unheard).min(CAPACITY - at);
+            let (now, later) = rest.split_at(rest.len().min(usize::try_from(room).expect("a few")));
+            self.write(SAYINGS + at, now);
+            self.scribble(SAID, said.wrapping_add(u32::try_from(now.len()).expect("few bytes")));
+            rest = later;
+            if !rest.is_empty() && !self.ring() {
+                return;
+            }
+        }
+    }
+
+    /// Wakes the host, if that is needed; returns whether it is there.
+    fn ring(&self) -> bool {
+        // One of the two can be written to.
+        own("pipe:").into_iter().any(|bell| rustix::io::write(bell, &[0]).is_ok())
     }
 
     /// Wakes the host, if that is needed, and does nothing more.
     pub fn wait_to_be_killed(&self) {
         if self.has_rings {
-            // One of the two can be written to.
-            let rung = own("pipe:").into_iter().find(|bell| rustix::io::write(bell, &[0]).is_ok());
-            assert!(rung.is_some(), "the host is there");
+            assert!(self.ring(), "the host is there");
         }
         std::thread::sleep(Duration::from_secs(60));
     }

@@ -168,6 +168,13 @@ impl Application {
         Self::spawn(Command::new(interpreter).arg(program), test, role)
     }
 
+    /// As [`start`](Self::start), by another program with these arguments before this program's path.
+    pub fn start_within(words: &[&str], test: &str, role: &str) -> Self {
+        let program = std::env::current_exe().expect("this program");
+        let (first, rest) = words.split_first().expect("a program");
+        Self::spawn(Command::new(first).args(rest).arg(program), test, role)
+    }
+
     /// As [`start`](Self::start), with this standard error.
     pub fn start_with_stderr(stderr: impl Into<Stdio>, test: &str, role: &str) -> Self {
         let program = std::env::current_exe().expect("this program");

@@ -24,6 +24,7 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ("src/server", &["println!", "print!", "tracing::"], "telling.rs prints and logs"),
     ("src/worker", &["println!", "print!", "tracing::info!", "tracing::warn!"], "telling.rs prints and logs"),
     ("src/server/compatibility.rs", &["Instant", "crate::sys", "OwnedFd"], "decisions are pure"),
+    ("src/server/pending.rs", &["Instant::now", "crate::sys", "rustix"], "decisions are pure"),
     ("src/server/watchdog.rs", &["Instant", "crate::sys", "rustix"], "decisions are pure"),
     ("actors/scheduler/quarantine.rs", &["actix", "Instant::now", "OwnedFd"], "decisions are pure"),
     (

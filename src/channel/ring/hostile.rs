@@ -11,7 +11,7 @@ use crate::channel::status_page::{CALL_BEGUN, LAST_CALL, LOG_WRITTEN};
 ///
 /// If the host reads or writes more than there can be, or loses count of what it did itself.
 pub fn hostile_rings(data: &[u8]) {
-    let Ok((mut host, file)) = Ring::create(0) else { return };
+    let Ok((mut host, file)) = Ring::create() else { return };
     let Ok(peer) = Ring::open(&file) else { return };
     for step in data.chunks_exact(6) {
         let number = u32::from_le_bytes([step[2], step[3], step[4], step[5]]);

@@ -24,7 +24,7 @@ pub(crate) use worker_io::RingIo;
 #[cfg(any(feature = "actors", test))]
 use super::status_page::MEMORY_NAME;
 use super::status_page::{CACHE_LINE, PAGE_LENGTH, StatusPage};
-use crate::blob::ResultArena;
+use crate::blob::{ResultArena, ResultMemory, TABLE_LENGTH};
 use crate::sys::process;
 use crate::sys::shared_memory::SharedMemory;
 
@@ -96,18 +96,18 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// Creates rings with `result_arena` bytes behind them. Returns the host's side and the descriptor with which the
-    /// worker opens its own.
+    /// Creates rings. Returns the host's side and the descriptor with which the worker opens its own.
     #[cfg(any(feature = "actors", test))]
-    pub(crate) fn create(result_arena: usize) -> rustix::io::Result<(Self, OwnedFd)> {
-        let (memory, file) = SharedMemory::create(MEMORY_NAME, RINGS_LENGTH + result_arena)?;
+    pub(crate) fn create() -> rustix::io::Result<(Self, OwnedFd)> {
+        let (memory, file) = SharedMemory::create(MEMORY_NAME, RINGS_LENGTH + TABLE_LENGTH)?;
+        memory.populate_if_strict()?;
         let side = Side::new(Arc::new(memory), &HOST_WORDS, CAPACITY);
         Ok((Ring { side, outgoing: &TO_WORKER, incoming: &TO_HOST }, file))
     }
 
     /// Opens the worker's side.
     pub(crate) fn open(file: &OwnedFd) -> rustix::io::Result<Self> {
-        let memory = SharedMemory::open(file.as_fd(), RINGS_LENGTH)?;
+        let memory = SharedMemory::open(file.as_fd(), RINGS_LENGTH + TABLE_LENGTH)?;
         let ring = Self::worker_side(Arc::new(memory));
         ring.record_processor();
         Ok(ring)
@@ -222,9 +222,9 @@ impl Ring {
         }
     }
 
-    /// Returns the memory behind the rings, or `None` if there is none.
-    pub(crate) fn result_arena(&self) -> Option<ResultArena> {
-        ResultArena::at_offset(self.memory(), RINGS_LENGTH)
+    /// Returns the worker's arena for results, whose table lies behind the rings.
+    pub(crate) fn result_arena(&self, results: ResultMemory) -> ResultArena {
+        ResultArena::new(self.memory().clone(), RINGS_LENGTH, results)
     }
 
     /// Returns the worker's status page.
@@ -242,7 +242,7 @@ mod tests {
     use super::*;
 
     fn pair() -> std::io::Result<(Ring, Ring)> {
-        let (host, file) = Ring::create(0)?;
+        let (host, file) = Ring::create()?;
         let worker = Ring::open(&file)?;
         Ok((host, worker))
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{CorruptCounters, Ring, WakeCondition};
-use crate::blob::ResultArena;
+use crate::blob::{ResultArena, ResultMemory};
 use crate::channel::adaptive_spin::AdaptiveSpin;
 use crate::channel::blocking_channel::WorkerIo;
 use crate::channel::doorbell::WorkerDoorbells;
@@ -78,9 +78,9 @@ impl RingIo {
         self.ring.status_page()
     }
 
-    /// Returns this worker's memory for large results, if it has any.
-    pub(crate) fn result_arena(&self) -> Option<ResultArena> {
-        self.ring.result_arena()
+    /// Returns this worker's arena for results.
+    pub(crate) fn result_arena(&self, results: ResultMemory) -> ResultArena {
+        self.ring.result_arena(results)
     }
 
     /// Waits until there are bytes to read; returns `false` if the host is gone.
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn a_host_that_is_gone_before_it_read_the_doorbell_is_the_end_and_no_error()
     -> Result<(), Box<dyn std::error::Error>> {
-        let (host, file) = Ring::create(0)?;
+        let (host, file) = Ring::create()?;
         let (host_doorbells, worker_doorbells) = doorbells()?;
         let mut worker = RingIo::open(&file, worker_doorbells)?;
         assert!(host.arm(WakeCondition::Bytes)?);
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn two_sides_that_sleep_whenever_they_may_lose_no_wake() -> Result<(), Box<dyn std::error::Error>> {
-        let (host, file) = Ring::create(0)?;
+        let (host, file) = Ring::create()?;
         let ((rx, worker_tx), (worker_rx, tx)) =
             (descriptors::blocking_pipe()?, descriptors::blocking_pipe()?);
         let mut host = RingIo::new(host, Arc::new(WorkerDoorbells { rx, tx }));

@@ -31,24 +31,29 @@ impl FreeList {
         self.in_use
     }
 
-    /// Takes `count` contiguous bytes, resident ones if possible, and returns where they begin; `None` if there is no
-    /// such range. If only both kinds together suffice, `return_pages` is called for all resident ranges first.
-    pub(super) fn take(&mut self, count: usize, mut return_pages: impl FnMut(Range<usize>)) -> Option<usize> {
+    /// Takes `count` contiguous bytes, resident ones if possible, and returns where they begin and whether they are
+    /// resident; `None` if there is no such range. If only both kinds together suffice, `return_pages` is called for all resident ranges first.
+    pub(super) fn take(
+        &mut self,
+        count: usize,
+        mut return_pages: impl FnMut(Range<usize>),
+    ) -> Option<(usize, bool)> {
         if count > self.length - self.in_use {
             return None;
         }
-        let start = match self.resident.take(count).or_else(|| self.returned.take(count)) {
-            Some(start) => start,
+        let resident = self.resident.take(count).map(|start| (start, true));
+        let taken = match resident.or_else(|| self.returned.take(count).map(|start| (start, false))) {
+            Some(taken) => taken,
             None => {
                 for range in self.resident.drain() {
                     return_pages(range.clone());
                     self.returned.insert(range);
                 }
-                self.returned.take(count)?
+                (self.returned.take(count)?, false)
             }
         };
         self.in_use += count;
-        Some(start)
+        Some(taken)
     }
 
     /// Frees a range and keeps it resident. Returns `false` if too many bytes are resident already; the range stays in
@@ -124,21 +129,24 @@ mod tests {
     fn resident_ranges_are_taken_first_and_too_many_of_them_are_returned() {
         let mut free_list = FreeList::new(100, 30);
         let none = |_: Range<usize>| unreachable!("one kind suffices");
-        assert_eq!((free_list.take(20, none), free_list.take(40, none)), (Some(0), Some(20)));
+        assert_eq!(
+            (free_list.take(20, none), free_list.take(40, none)),
+            (Some((0, false)), Some((20, false)))
+        );
         assert!(free_list.try_keep(0..20), "few enough bytes to stay resident");
         assert!(!free_list.try_keep(20..60), "too many, with those that are resident already");
         assert_eq!(free_list.in_use(), 40, "in use until their memory is returned");
         free_list.mark_returned(20..60);
-        assert_eq!((free_list.take(20, none), free_list.in_use()), (Some(0), 20));
+        assert_eq!((free_list.take(20, none), free_list.in_use()), (Some((0, true)), 20));
     }
 
     #[test]
     fn if_only_both_kinds_suffice_the_resident_ranges_are_returned() {
         let mut free_list = FreeList::new(100, 100);
-        assert_eq!(free_list.take(60, |_| ()), Some(0));
+        assert_eq!(free_list.take(60, |_| ()), Some((0, false)));
         assert!(free_list.try_keep(0..60));
         let mut back = Vec::new();
-        assert_eq!(free_list.take(80, |range| back.push(range)), Some(0));
+        assert_eq!(free_list.take(80, |range| back.push(range)), Some((0, false)));
         assert_eq!(back.iter().map(|range| (range.start, range.end)).collect::<Vec<_>>(), [(0, 60)]);
         assert_eq!(free_list.take(21, |_| ()), None);
     }
@@ -152,7 +160,7 @@ mod tests {
             for _ in 0..300 {
                 if chance.happens(550) {
                     let count = 1 + chance.below(200);
-                    if let Some(start) = free_list.take(count, |_| ()) {
+                    if let Some((start, _)) = free_list.take(count, |_| ()) {
                         assert!(start + count <= 1000, "seed {seed}");
                         let overlaps =
                             |range: &Range<usize>| start < range.end && range.start < start + count;
@@ -172,7 +180,11 @@ mod tests {
                     free_list.mark_returned(range);
                 }
             }
-            assert_eq!(free_list.take(1000, |_| ()), Some(0), "seed {seed}: all of it is free in one piece");
+            assert_eq!(
+                free_list.take(1000, |_| ()).map(|(start, _)| start),
+                Some(0),
+                "seed {seed}: all of it is free in one piece"
+            );
         }
     }
 }

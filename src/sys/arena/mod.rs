@@ -9,16 +9,14 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::mm::{MapFlags, ProtFlags};
-
-use super::Errno;
-use super::faults;
-use super::faults::Call;
-use super::shared_memory::{SharedMemory, sealed_length};
+use super::shared_memory::SharedMemory;
 use free_list::FreeList;
 
 /// Bytes of a page, the unit of allocation.
 pub(crate) const PAGE: usize = 4096;
+
+/// Bytes for which the system provides memory at once while an allocation is filled.
+const COMMITTED_AT_ONCE: usize = 1 << 20;
 
 /// Memory that only this process writes to, divided into allocations that have one owner each.
 #[derive(Debug)]
@@ -27,8 +25,6 @@ pub(crate) struct Arena {
     memory: Arc<SharedMemory>,
     /// Address of the arena.
     start: NonNull<u8>,
-    /// Offset of the arena in the memory.
-    from: usize,
     free_list: Mutex<FreeList>,
     /// The pid of the owner. A process forked from it has a copy of all fields, but shares the memory itself.
     process: u32,
@@ -41,7 +37,8 @@ unsafe impl Sync for Arena {}
 
 impl Arena {
     /// Creates an arena of `length` bytes, rounded up to whole pages, and a descriptor with which other processes can
-    /// only read it. At most `kept` free bytes stay mapped in this process.
+    /// only read it: another user's process has no right to open it for writing, see [`memory_file`]. At most `kept`
+    /// free bytes stay mapped in this process.
     ///
     /// # Errors
     ///
@@ -51,30 +48,29 @@ impl Arena {
         use std::os::fd::{AsFd as _, AsRawFd as _};
 
         use rustix::fs::{Mode, OFlags};
+
+        use super::Errno;
+        use super::faults::{self, Call};
         let (memory, file) = SharedMemory::create(c"forkpool-blobs", length.next_multiple_of(PAGE))?;
         let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
         faults::point(Call::Open)?;
         let read_only = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         // This memory is new, so it has no arena yet.
-        let arena = Self::new_in(Arc::new(memory), 0, kept).ok_or(Errno::BUSY)?;
+        let arena = Self::new_in(Arc::new(memory), kept).ok_or(Errno::BUSY)?;
         Ok((arena, read_only))
     }
 
-    /// Creates an arena in `memory` from the page at offset `from` on; `None` if the memory has an arena already, or no
-    /// page there.
+    /// Creates an arena of `memory`; `None` if the memory has an arena already, or no page.
     ///
-    /// That part of the memory belongs to the arena: other code of this process leaves it alone, and peers only read
-    /// it.
-    pub(crate) fn new_in(memory: Arc<SharedMemory>, from: usize, kept: usize) -> Option<Arc<Self>> {
-        let length = memory.length().checked_sub(from)? / PAGE * PAGE;
-        if length == 0 || !from.is_multiple_of(PAGE) {
+    /// The memory belongs to the arena: other code of this process leaves it alone, and peers only read it.
+    pub(crate) fn new_in(memory: Arc<SharedMemory>, kept: usize) -> Option<Arc<Self>> {
+        let length = memory.length() / PAGE * PAGE;
+        if length == 0 {
             return None;
         }
-        let beginning = memory.take_start()?;
-        // SAFETY: add demands an offset within the mapping, which was checked.
-        let start = unsafe { beginning.add(from) };
+        let start = memory.take_start()?;
         let free_list = Mutex::new(FreeList::new(length, kept));
-        Some(Arc::new(Arena { memory, start, from, free_list, process: std::process::id() }))
+        Some(Arc::new(Arena { memory, start, free_list, process: std::process::id() }))
     }
 
     /// Allocates `bytes` bytes; `None` if there is no free range of that length. The content is what earlier
@@ -90,7 +86,9 @@ impl Arena {
             let mut free_list = self.free_list();
             free_list.take(reserved, |range| self.return_pages(range))?
         };
-        Some(Allocation { arena: self.clone(), start, reserved, length: bytes })
+        let (start, is_resident) = start;
+        let committed = if is_resident { reserved } else { 0 };
+        Some(Allocation { arena: self.clone(), start, reserved, length: bytes, committed })
     }
 
     /// Bytes of the whole arena.
@@ -114,7 +112,7 @@ impl Arena {
 
     fn return_pages(&self, range: Range<usize>) {
         if std::process::id() == self.process {
-            self.memory.return_pages(self.from + range.start, range.len());
+            self.memory.return_pages(range.start, range.len());
         }
     }
 
@@ -133,6 +131,8 @@ pub(crate) struct Allocation {
     reserved: usize,
     /// Bytes that were asked for.
     length: usize,
+    /// Bytes at the beginning for which the system has provided memory.
+    committed: usize,
 }
 
 impl Allocation {
@@ -147,14 +147,50 @@ impl Allocation {
         Arc::ptr_eq(&self.arena, arena)
     }
 
+    /// Frees the pages from this offset on; those that were not committed have no memory to be kept.
+    fn free_from(&self, offset: usize) {
+        let at = |offset| self.start + offset;
+        let committed = self.committed.max(offset);
+        if offset < committed {
+            self.arena.free(at(offset)..at(committed));
+        }
+        if committed < self.reserved {
+            self.arena.free_list().mark_returned(at(committed)..at(self.reserved));
+        }
+    }
+
+    /// Has the system provide memory for the first `bytes` bytes, and some behind. Returns `false` if it has none. Bytes
+    /// for which this was not done must not be touched: the access may end the process by SIGBUS.
+    #[must_use]
+    pub(crate) fn commit(&mut self, bytes: usize) -> bool {
+        if bytes <= self.committed {
+            return true;
+        }
+        let needed = bytes.next_multiple_of(PAGE).min(self.reserved);
+        let generous = (self.committed + COMMITTED_AT_ONCE).clamp(needed, self.reserved);
+        for upto in [generous, needed] {
+            let at = self.start + self.committed;
+            if self.arena.memory.populate(at, upto - self.committed).is_ok() {
+                self.committed = upto;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Returns how many bytes can be touched.
+    pub(crate) fn committed(&self) -> usize {
+        self.committed.min(self.length)
+    }
+
     /// Shortens this to `length` bytes, unless it is shorter already, and frees the pages behind.
     pub(crate) fn shrink(&mut self, length: usize) {
         self.length = self.length.min(length);
         let needed = self.length.max(1).next_multiple_of(PAGE);
         if needed < self.reserved {
-            let end = self.start + self.reserved;
+            self.free_from(needed);
             self.reserved = needed;
-            self.arena.free(self.start + needed..end);
+            self.committed = self.committed.min(needed);
         }
     }
 }
@@ -182,52 +218,37 @@ impl DerefMut for Allocation {
 
 impl Drop for Allocation {
     fn drop(&mut self) {
-        self.arena.free(self.start..self.start + self.reserved);
+        self.free_from(0);
     }
 }
 
 /// A read-only view of another process's arena.
 #[derive(Debug)]
 pub(crate) struct ReadOnlyArena {
-    start: NonNull<u8>,
-    length: usize,
+    memory: SharedMemory,
+    is_trusted: bool,
 }
-
-// SAFETY: Send demands that another thread may own it; the mapping belongs to the process, not to a thread.
-unsafe impl Send for ReadOnlyArena {}
-// SAFETY: Sync demands that threads may use it at the same time; this process cannot write to it.
-unsafe impl Sync for ReadOnlyArena {}
 
 impl ReadOnlyArena {
     /// Maps the arena read-only: a write by this process, or by one that it forks, raises SIGSEGV.
     ///
+    /// `is_trusted` tells whether the owner can be relied on to leave lent bytes unchanged. If not, they are only
+    /// copied, and never borrowed.
+    ///
     /// # Errors
     ///
-    /// The system's error, or `INVAL` if the memory is not sealed against shrinking.
-    pub(crate) fn open(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
-        let length = sealed_length(file)?;
-        faults::point(Call::Mmap)?;
-        // SAFETY: mmap demands that no existing mapping is replaced; the address is left to the kernel, without
-        // MAP_FIXED.
-        let start = unsafe {
-            rustix::mm::mmap(std::ptr::null_mut(), length, ProtFlags::READ, MapFlags::SHARED, file, 0)
-        }?;
-        NonNull::new(start.cast()).map(|start| ReadOnlyArena { start, length }).ok_or(Errno::NOMEM)
+    /// The system's error, or `INVAL` if the memory is not sealed against shrinking, or longer than `at_most`: other
+    /// mappings need addresses as well.
+    pub(crate) fn open(file: BorrowedFd<'_>, at_most: usize, is_trusted: bool) -> rustix::io::Result<Self> {
+        Ok(ReadOnlyArena { memory: SharedMemory::open_to_read(file, at_most)?, is_trusted })
     }
 
     /// An allocation that the owner has lent, and does not write to until it is notified that this was dropped; `None`
     /// if the range lies outside of the arena.
     pub(crate) fn allocation(self: &Arc<Self>, start: usize, length: usize) -> Option<ReadOnlyAllocation> {
-        let fits = start <= self.length && length <= self.length - start;
+        let most = self.memory.length();
+        let fits = start <= most && length <= most - start;
         fits.then(|| ReadOnlyAllocation { arena: self.clone(), start, length })
-    }
-}
-
-impl Drop for ReadOnlyArena {
-    fn drop(&mut self) {
-        // SAFETY: munmap demands a range that is not used any more; allocations hold the arena. It fails only for a
-        // range that is not mapped, and this one is.
-        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.length) };
     }
 }
 
@@ -245,17 +266,22 @@ impl ReadOnlyAllocation {
     pub(crate) fn start(&self) -> usize {
         self.start
     }
-}
 
-impl Deref for ReadOnlyAllocation {
-    type Target = [u8];
+    pub(crate) fn length(&self) -> usize {
+        self.length
+    }
 
-    fn deref(&self) -> &[u8] {
-        // SAFETY: from_raw_parts demands initialised bytes that live as long as `self` and are not written to
-        // meanwhile. The range was checked, the file cannot be shortened, and it is mapped as long as the arena, which
-        // this holds. Only the owner, which this process trusts, can write to it, and it does not until it is notified
-        // that this was dropped, or that this process has ended.
-        unsafe { std::slice::from_raw_parts(self.arena.start.add(self.start).as_ptr(), self.length) }
+    /// Returns the bytes, or `None` if the owner is not trusted to leave them unchanged.
+    pub(crate) fn slice(&self) -> Option<&[u8]> {
+        // SAFETY: slice demands that no process writes to the bytes as long as they are used. Only the owner can, and
+        // one that is trusted does not until it is notified that this was dropped, or that this process has ended.
+        self.arena.is_trusted.then(|| unsafe { self.arena.memory.slice(self.start, self.length) })
+    }
+
+    /// Copies the current bytes from offset `at` on into `into`. The range must lie within the allocation.
+    pub(crate) fn copy_to(&self, at: usize, into: &mut [u8]) {
+        assert!(at <= self.length && into.len() <= self.length - at, "the range lies within the allocation");
+        self.arena.memory.copy_to(self.start + at, into);
     }
 }
 
@@ -263,21 +289,31 @@ impl Deref for ReadOnlyAllocation {
 mod tests {
     use std::os::fd::AsFd;
 
+    use rustix::mm::{MapFlags, ProtFlags};
+
+    use super::super::Errno;
     use super::*;
 
     #[test]
     fn other_processes_read_what_the_owner_writes_into_an_allocation() -> rustix::io::Result<()> {
         let (arena, file) = Arena::create(10 * PAGE, 2 * PAGE)?;
-        let read_only = Arc::new(ReadOnlyArena::open(file.as_fd())?);
+        let read_only = Arc::new(ReadOnlyArena::open(file.as_fd(), usize::MAX, true)?);
+        let from_a_stranger = Arc::new(ReadOnlyArena::open(file.as_fd(), usize::MAX, false)?);
         let mut allocations = Vec::new();
         for number in 1..=3_u8 {
             let mut allocation = arena.allocation(usize::from(number) * 1000).ok_or(Errno::NOMEM)?;
+            assert!(allocation.commit(usize::from(number) * 1000));
             allocation.fill(number);
             allocations.push(allocation);
         }
         for allocation in &allocations {
             let read = read_only.allocation(allocation.start(), allocation.len()).ok_or(Errno::INVAL)?;
-            assert_eq!(**allocation, *read);
+            assert_eq!(Some(&**allocation), read.slice());
+            let read =
+                from_a_stranger.allocation(allocation.start(), allocation.len()).ok_or(Errno::INVAL)?;
+            let mut copy = vec![0; allocation.len() - 1];
+            read.copy_to(1, &mut copy);
+            assert_eq!((&allocation[1..], read.slice()), (&*copy, None), "copied and never borrowed");
         }
         assert_eq!(arena.in_use(), 3 * PAGE);
         allocations.clear();
@@ -293,6 +329,7 @@ mod tests {
         let (_arena, file) = Arena::create(PAGE, 0)?;
         assert_eq!(rustix::io::write(&file, &[1]), Err(Errno::BADF));
         assert_eq!(rustix::fs::ftruncate(&file, 0), Err(Errno::INVAL));
+        assert_eq!(rustix::fs::fstat(&file)?.st_mode & 0o777, 0o600, "nor a way to it for other users");
         // SAFETY: mmap demands that no existing mapping is replaced; the address is left to the kernel.
         let writable = unsafe {
             let access = ProtFlags::READ | ProtFlags::WRITE;
@@ -320,9 +357,8 @@ mod tests {
     fn memory_has_one_arena() -> rustix::io::Result<()> {
         let (memory, _file) = SharedMemory::create(c"forkpool-test", 2 * PAGE)?;
         let memory = Arc::new(memory);
-        assert!(Arena::new_in(memory.clone(), 2 * PAGE, 0).is_none(), "the memory ends there");
-        assert!(Arena::new_in(memory.clone(), PAGE, 0).is_some());
-        assert!(Arena::new_in(memory, PAGE, 0).is_none());
+        assert!(Arena::new_in(memory.clone(), 0).is_some());
+        assert!(Arena::new_in(memory, 0).is_none());
         Ok(())
     }
 }

@@ -152,12 +152,13 @@ messages! {
     PanicReport, |c| [PanicReport { message: any(c), location: any(c), backtrace: any(c) }];
     ToServer, |c| [
         ToServer::Hello(any(c)),
-        ToServer::Fork { numbers: any(c), rings: any(c) },
+        ToServer::Fork { numbers: any(c), rings: any(c), results: any(c) },
         ToServer::End { number: any(c), kill: any(c) },
-        ToServer::Adopt { number: any(c) },
+        ToServer::Adopt { number: any(c), proof: any(c) },
         ToServer::Inspect,
         ToServer::TakeOver,
         ToServer::Attach { ticket: any(c), number: any(c) },
+        ToServer::Arena,
     ];
     Hello, |c| [Hello {
         protocol: any(c),
@@ -166,10 +167,10 @@ messages! {
         interface: any(c),
         pool: any(c),
         max_payload: any(c),
+        max_depth: any(c),
         max_memory: any(c),
         process_limits: any(c),
         config: any(c),
-        arena: any(c),
     }];
     Signature, |c| [Signature { name: any(c), shape: any(c) }];
     ProcessLimits, |c| [ProcessLimits { hung_worker_timeout: any(c), kill_grace: any(c), memory_limit: any(c) }];
@@ -186,7 +187,7 @@ messages! {
         FromServer::Printed { number: any(c), stderr: any(c), bytes: any(c) },
         FromServer::Diverted,
     ];
-    WorkerPid, |c| [WorkerPid { number: any(c), pid: any(c) }];
+    WorkerPid, |c| [WorkerPid { number: any(c), pid: any(c), proof: any(c) }];
     StatusSnapshot, |c| [StatusSnapshot { begun: any(c), records: any(c) }];
     ServerReport, |c| [ServerReport {
         pid: any(c),

@@ -5,6 +5,7 @@
 //! arrived, frames do not depend on the pieces in which bytes arrive, and a decoded value survives encoding and
 //! decoding.
 
+use std::collections::{BTreeMap, HashSet, LinkedList};
 use std::fmt::Debug;
 
 use serde::de::DeserializeOwned;
@@ -16,7 +17,11 @@ pub use crate::channel::hostile_rings;
 use crate::wire::call::{FromWorker, ToWorker};
 use crate::wire::control::{FromServer, ToServer};
 use crate::wire::frame;
+use crate::wire::frame::Limits;
+use crate::{actors, server};
 
+#[cfg(test)]
+mod limited;
 #[cfg(test)]
 mod messages;
 #[cfg(test)]
@@ -24,6 +29,8 @@ mod smoke;
 
 /// Longest body, in bytes; small, so that longer lengths occur as well.
 const BODY_LIMIT: usize = 1 << 16;
+
+const LIMITS: Limits = Limits { bytes: BODY_LIMIT, depth: frame::DEFAULT_MAX_DEPTH };
 
 /// Decodes what the host receives from workers and from the fork server.
 pub fn received_by_host(data: &[u8]) {
@@ -49,6 +56,64 @@ pub fn received_from_host(data: &[u8]) {
             assert_round_trip(&message);
         }
     }
+}
+
+/// Applies reports of blobs to the state of one worker, as the host does.
+pub fn lending(data: &[u8]) {
+    actors::hostile::lending(&whole_frames(data));
+}
+
+/// Writes the records of one call into a request log, as the host does.
+pub fn logs(data: &[u8]) {
+    actors::hostile::logs(&whole_frames(data));
+}
+
+/// Sends a handshake and a conversation to a standalone server, in pieces of a size that the first byte tells.
+pub fn conversation(data: &[u8]) {
+    if let Some((&piece, bytes)) = data.split_first() {
+        server::hostile::conversation(bytes, usize::from(piece) + 1);
+    }
+}
+
+/// Decodes values of types that contain themselves, and of types whose elements have no bytes.
+pub fn values(data: &[u8]) {
+    fn value<T: Serialize + DeserializeOwned>(data: &[u8]) {
+        if let Ok(value) = frame::decode::<T>(data, LIMITS.depth) {
+            let encoded = frame::encode(&mut Vec::new(), &value, Limits { bytes: usize::MAX, ..LIMITS });
+            assert_eq!(encoded, Ok(()), "what was decoded is encoded");
+        }
+    }
+    value::<Tree>(data);
+    value::<Nodes>(data);
+    value::<HashSet<()>>(data);
+    value::<Vec<LinkedList<()>>>(data);
+    value::<BTreeMap<(), Vec<Option<()>>>>(data);
+    value::<Vec<Vec<String>>>(data);
+}
+
+/// Returns the bodies of the whole frames of a stream, however long they are.
+fn whole_frames(mut stream: &[u8]) -> Vec<Vec<u8>> {
+    let mut bodies = Vec::new();
+    while let Ok(Some(length)) = frame::length(stream, usize::MAX)
+        && let Some((frame, rest)) = stream.split_at_checked(length)
+    {
+        bodies.push(frame[frame::LENGTH..].to_vec());
+        stream = rest;
+    }
+    bodies
+}
+
+/// A value of sequences alone.
+#[derive(Debug, Serialize, Deserialize)]
+struct Tree(Vec<Tree>);
+
+/// A value that contains itself in every way there is.
+#[derive(Debug, Serialize, Deserialize)]
+enum Nodes {
+    Leaf(u64),
+    Boxed(Box<Nodes>),
+    Pair(Box<(Nodes, Nodes)>),
+    Named { inner: Option<Box<Nodes>>, map: BTreeMap<u8, Nodes> },
 }
 
 /// Returns the bodies of a stream whose first byte is the size of the pieces in which it arrives; the whole stream is
@@ -110,14 +175,16 @@ enum Sample {
     Numbers(u8, i16, u32, i64, u128),
     Texts { one: String, many: Vec<String>, bytes: Vec<u8> },
     Options(Option<bool>, Option<char>, (Option<u64>, [u16; 2])),
-    Map(std::collections::BTreeMap<u16, String>),
+    Map(BTreeMap<u16, String>),
 }
 
 fn check_payload(payload: &[u8]) {
-    if let Ok(value) = frame::decode::<Result<Sample, Failure>>(payload) {
+    if let Ok(value) = frame::decode::<Result<Sample, Failure>>(payload, LIMITS.depth) {
         let mut bytes = Vec::new();
-        let encoded = frame::encode(&mut bytes, &value, usize::MAX);
+        let encoded = frame::encode(&mut bytes, &value, Limits { bytes: usize::MAX, ..LIMITS });
         assert!(encoded.is_ok(), "what was decoded is encoded");
-        assert!(frame::decode(&bytes).is_ok_and(|again: Result<Sample, Failure>| again == value));
+        assert!(
+            frame::decode(&bytes, LIMITS.depth).is_ok_and(|again: Result<Sample, Failure>| again == value)
+        );
     }
 }

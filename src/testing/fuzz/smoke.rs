@@ -6,13 +6,25 @@ use super::messages::Draw;
 use super::*;
 use crate::failure::FailureKind;
 use crate::testing::seeded_rng::{SeededRng, seeds};
+use crate::wire::PROTOCOL;
+use crate::wire::call::{ArenaSpan, Lending, Lent};
+use crate::wire::control::{Hello, Signature};
 
-type Target = (&'static str, fn(&[u8]), fn(&mut SeededRng) -> Vec<u8>);
+pub(super) type Target = (&'static str, fn(&[u8]), fn(&mut SeededRng) -> Vec<u8>);
 
+/// The decoders that keep nothing between two inputs.
 const TARGETS: [Target; 3] = [
     ("received_by_host", received_by_host, generate_for_host),
     ("received_from_host", received_from_host, generate_from_host),
     ("hostile_rings", hostile_rings, generate_ring_writes),
+];
+
+/// The decoders with a state, and those of values that take more than their bytes if nothing prevents it.
+pub(super) const STATEFUL: [Target; 4] = [
+    ("lending", lending, generate_lending),
+    ("logs", logs, generate_logs),
+    ("conversation", conversation, generate_conversation),
+    ("values", values, generate_values),
 ];
 
 /// The number of inputs that are stored for each target.
@@ -21,7 +33,7 @@ const STORED_INPUTS: u64 = 48;
 fn append_message<T: Draw + Serialize>(out: &mut Vec<u8>, rng: &mut SeededRng, payload: bool) {
     let message = T::draw(rng);
     let appended = frame::append_with(out, &message, |out| {
-        if payload { frame::encode(out, &sample(rng), BODY_LIMIT) } else { Ok(()) }
+        if payload { frame::encode(out, &sample(rng), LIMITS) } else { Ok(()) }
     });
     assert_eq!(appended, Ok(()));
 }
@@ -61,12 +73,58 @@ fn generate_from_host(rng: &mut SeededRng) -> Vec<u8> {
     out
 }
 
+/// Generates reports of blobs, of which most are possible.
+fn generate_lending(rng: &mut SeededRng) -> Vec<u8> {
+    let mut out = Vec::new();
+    for _ in 0..1 + rng.below(4) {
+        let page = |rng: &mut SeededRng| (rng.below(12) * 4096) as u64;
+        let lent = (0..rng.below(4)).map(|slot| match bool::draw(rng) {
+            true => Lent::Given { start: page(rng) },
+            false => Lent::Own {
+                slot: slot as u32,
+                span: ArenaSpan { start: page(rng), length: rng.below(30_000) as u64 },
+            },
+        });
+        let lent = lent.collect();
+        let held = bool::draw(rng).then(|| (0..rng.below(3)).map(|_| page(rng)).collect());
+        frame::append(&mut out, &FromWorker::Lent(Lending { lent, held }));
+    }
+    out
+}
+
+fn generate_logs(rng: &mut SeededRng) -> Vec<u8> {
+    let mut out = Vec::new();
+    for _ in 0..1 + rng.below(8) {
+        frame::append(&mut out, &FromWorker::Logged(Draw::draw(rng)));
+    }
+    out
+}
+
+/// Generates a hello that the server accepts, and messages behind it.
+fn generate_conversation(rng: &mut SeededRng) -> Vec<u8> {
+    let mut out = vec![u8::draw(rng)];
+    let mut hello = Hello::draw(rng);
+    if rng.happens(800) {
+        hello.protocol = PROTOCOL;
+        hello.interface = vec![Signature { name: "Hash".to_owned(), shape: 1 }];
+    }
+    frame::append(&mut out, &ToServer::Hello(hello));
+    for _ in 0..rng.below(6) {
+        frame::append(&mut out, &ToServer::draw(rng));
+    }
+    out
+}
+
+fn generate_values(rng: &mut SeededRng) -> Vec<u8> {
+    (0..rng.below(300)).map(|_| rng.pick(&[0, 1, 1, 1, 2, 3, 9, 255])).collect()
+}
+
 fn generate_ring_writes(rng: &mut SeededRng) -> Vec<u8> {
     (0..6 * (1 + rng.below(12))).map(|_| rng.next() as u8).collect()
 }
 
 /// Flips bits, falsifies lengths, cuts, repeats and splices.
-fn mutate(input: &mut Vec<u8>, other: &[u8], rng: &mut SeededRng) {
+pub(super) fn mutate(input: &mut Vec<u8>, other: &[u8], rng: &mut SeededRng) {
     for _ in 0..1 + rng.below(3) {
         let at = rng.below(input.len().max(1));
         match rng.below(6) {
@@ -90,7 +148,7 @@ fn folder(target: &str) -> PathBuf {
 }
 
 /// Returns the stored corpus; empty in the packaged crate, which does not contain it.
-fn stored(target: &str) -> Vec<Vec<u8>> {
+pub(super) fn stored(target: &str) -> Vec<Vec<u8>> {
     let entries = std::fs::read_dir(folder(target)).into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
     files.sort();
@@ -135,7 +193,7 @@ fn every_message_is_decoded_to_what_was_encoded() {
 #[test]
 #[ignore = "writes into the source tree"]
 fn the_stored_corpus_is_written_anew() {
-    for (name, _, generate) in TARGETS {
+    for (name, _, generate) in TARGETS.into_iter().chain(STATEFUL) {
         std::fs::create_dir_all(folder(name)).expect("a folder");
         for seed in 0..STORED_INPUTS {
             let mut rng = SeededRng::new(seed);
