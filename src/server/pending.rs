@@ -17,7 +17,7 @@ const GRACE: Duration = Duration::from_millis(500);
 /// The same for a peer that has sent nothing (100 ms).
 const SILENT_GRACE: Duration = Duration::from_millis(100);
 
-/// To whom peers belong: nobody gets more room by more connections.
+/// To whom peers belong: more connections give no user and no host more room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Owner {
     /// A user, or all users of other user namespaces.
