@@ -40,7 +40,7 @@ pub(crate) enum Command {
     Stop { drain: Duration, done: OneshotSender<StopReport> },
     /// Request the statistics of the fork server.
     Inspect(OneshotSender<Result<ServerReport, Failure>>),
-    /// Connect to the standalone server now, if the next attempt is scheduled for later: a call waits.
+    /// Connect to the standalone server now, if the next attempt is scheduled for later: a call or `ready()` waits.
     Reconnect,
 }
 

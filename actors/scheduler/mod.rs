@@ -134,13 +134,17 @@ impl Scheduler {
         matches!(self.call_arbiter, CallArbiter::Given(_))
     }
 
-    /// Resolves once the fewest workers are set up, or with the failure of the next attempt to start one.
+    /// Resolves once the fewest workers are set up, or with the failure of the next attempt to start one. A standalone
+    /// server that is not reached is tried at once, as for a call that waits.
     pub(crate) fn ready(self: &Arc<Self>) -> oneshot::Receiver<Result<(), Failure>> {
         let (sender, ready) = oneshot::channel();
         self.update(|registry, _| {
             // Those that are not awaited any more.
             registry.awaiting_ready.retain(|waiter| !waiter.is_closed());
             registry.awaiting_ready.push(sender);
+            if registry.outage.is_some() {
+                self.command(Command::Reconnect);
+            }
         });
         ready
     }
