@@ -188,7 +188,8 @@ impl Stage {
         self.scene.set_trap(None);
         kill(other);
         let broken = self.scene.sprung().await;
-        let calls = Calls::send(self.checkout());
+        // The set-up has a clock of its own, which is to be the first.
+        let calls = Calls::send(self.pool.checkout());
         until("they wait in line", || self.pool.stats().waiting == 1).await;
         // A checkout joins the line when it is started, and takes in its calls in its own turn. A set-up that fails
         // before is no answer to a call.
