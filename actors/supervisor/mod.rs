@@ -80,8 +80,10 @@ pub(crate) struct Supervisor {
     relaunch_timer: Option<SpawnHandle>,
     /// The reason that a server gave before it was lost, if it was not up yet.
     last_error: Option<String>,
-    /// Whether the process that was last started as the server is of a program that never becomes one.
+    /// Whether the last two processes that were started as the server are of a program that never becomes one.
     is_foreign: bool,
+    /// Whether the last of them did not become one.
+    was_undiverted: bool,
     /// Pending requests for the server's statistics, in the order in which they were sent.
     stats_requests: VecDeque<StatsRequest>,
     /// Requests for the server's statistics so far.
@@ -131,6 +133,7 @@ impl Supervisor {
             relaunch_timer: None,
             last_error: None,
             is_foreign: false,
+            was_undiverted: false,
             stats_requests: VecDeque::new(),
             last_stats_request: 0,
             searches: 0,

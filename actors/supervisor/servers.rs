@@ -148,6 +148,7 @@ impl Supervisor {
     pub(super) fn mark_diverted(&mut self) {
         if let ServerState::Starting(connection) = &mut self.server {
             connection.mark_diverted();
+            self.was_undiverted = false;
             self.scheduler.set_outage(None);
         }
     }
@@ -305,7 +306,9 @@ impl Supervisor {
                 && let Some((why, is_foreign)) = connection.not_diverted()
             {
                 self.last_error = Some(why);
-                self.is_foreign = is_foreign;
+                // Once it may be an error that passes: what the server wrote or read was lost.
+                self.is_foreign = is_foreign && self.was_undiverted;
+                self.was_undiverted = is_foreign;
             }
             // A program that is no server writes what is no message.
             self.last_error = self.last_error.take().or_else(|| connection.take_error());
