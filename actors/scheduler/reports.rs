@@ -134,7 +134,7 @@ impl Scheduler {
         });
     }
 
-    /// Fails the first waiting checkout that has a call, and those that wait for the fewest workers. If there is none, the
+    /// Fails the first waiting checkout that has a call, and those that wait for the fewest workers. Without one, the
     /// failure becomes the source of the next timeout.
     pub(crate) fn fail_first_call(self: &Arc<Self>, failure: Failure) {
         self.registry.lock().resolve_ready(|| Err(failure.clone()));
