@@ -14,8 +14,10 @@ pub(crate) mod figures;
 pub(crate) mod init_array;
 #[cfg(feature = "actors")]
 mod loaded_objects;
+pub(crate) mod manager_variables;
 pub(crate) mod memory;
 pub(crate) mod memory_file;
+pub(crate) mod oom_score;
 #[cfg(feature = "actors")]
 pub(crate) mod own_program;
 pub(crate) mod parent_death;
@@ -32,6 +34,8 @@ pub(crate) mod server_process;
 pub(crate) mod shared_memory;
 pub(crate) mod signals;
 pub(crate) mod sockets;
+mod stop_signals;
+pub(crate) mod terminal;
 pub(crate) mod threads;
 
 pub(crate) use rustix::io::Errno;

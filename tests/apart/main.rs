@@ -16,6 +16,7 @@ mod raw_client;
 mod restarts;
 mod roles;
 mod services;
+mod stop_signals;
 mod strangers;
 mod stuck;
 #[cfg(feature = "tls")]
@@ -101,6 +102,7 @@ fn tests() -> Vec<Tests> {
         paths::TESTS,
         namespaces::TESTS,
         services::TESTS,
+        stop_signals::TESTS,
         stuck::TESTS,
         network::TESTS,
         #[cfg(feature = "tls")]

@@ -3,7 +3,10 @@
 mod boot;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod inherited;
 mod isolation;
 mod runtimes;
 mod server;
+mod stop_signals;
+mod terminals;
 mod workers;
