@@ -12,6 +12,7 @@ pub(crate) mod descriptors;
 pub(crate) mod faults;
 pub(crate) mod figures;
 pub(crate) mod init_array;
+pub(crate) mod limits;
 #[cfg(feature = "actors")]
 mod loaded_objects;
 pub(crate) mod manager_variables;

@@ -5,6 +5,7 @@ mod boot;
 mod harness;
 mod inherited;
 mod isolation;
+mod limits;
 mod runtimes;
 mod server;
 mod stop_signals;
