@@ -3,7 +3,7 @@
 use crate::sys::descriptors::OpenDescriptors;
 use crate::sys::oom_score::OomScore;
 use crate::sys::signals::IgnoredSignals;
-use crate::sys::terminal;
+use crate::sys::{descriptors, signals, terminal};
 
 /// What each worker does about what its server has inherited. The server finds it out once, before its preload.
 pub(super) struct Inheritance {
@@ -28,8 +28,12 @@ impl Inheritance {
         }
     }
 
-    /// Finds out what the workers of a standalone server do not share with it.
+    /// Finds out what the workers of a standalone server do not share with it. What the server cannot do with itself is
+    /// reset: closed standard descriptors, and the end by SIGPIPE.
     pub(super) fn of_standalone_server() -> Self {
+        // One that cannot be opened is no reason not to serve.
+        let _ = descriptors::open_missing_standard();
+        signals::ignore_broken_pipes();
         Inheritance {
             open_descriptors: OpenDescriptors::list(),
             ignored_signals: IgnoredSignals::list(),

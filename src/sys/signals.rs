@@ -116,7 +116,7 @@ impl ChildSignals {
         // If a start-up function or a preload ignored SIGCHLD, the kernel would reap all children itself.
         // SAFETY: signal demands a valid signal and disposition; SIG_DFL runs no code of ours.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-        let set = set_of(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP]);
+        let set = set_of(&[&[libc::SIGCHLD][..], &STOP_SIGNALS].concat());
         let mask = set_mask(libc::SIG_BLOCK, &set)?;
         faults::point(Call::Signalfd)?;
         // SAFETY: signalfd demands a valid set; `set` lives on this frame and was filled by sigemptyset.

@@ -8,6 +8,7 @@
 //! The signals are neither ignored nor blocked for that: a program that the process executes would inherit both. It
 //! inherits no handler.
 
+#[cfg(feature = "actors")]
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 
