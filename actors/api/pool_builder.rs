@@ -105,6 +105,8 @@ impl<W: Worker> PoolBuilder<W> {
     /// Sets how long a worker gets to exit by itself before it is killed because its call timed out, hung, was aborted or was
     /// cancelled: it receives SIGTERM, and SIGKILL after this time. Its caller is answered at once. Default: `None`, SIGKILL
     /// at once.
+    ///
+    /// A worker without a handler for SIGTERM ends at once. The SIGTERM of other processes does not end it.
     pub fn kill_grace(mut self, grace: impl Into<Option<Duration>>) -> Self {
         self.options.kill_grace = grace.into();
         self
@@ -176,6 +178,10 @@ impl<W: Worker> PoolBuilder<W> {
     /// [`killed_for_memory`](crate::Failure::killed_for_memory)) and protects the rest of the machine. Default: `None`, no
     /// limit.
     ///
+    /// Programs and processes that a handler starts inherit the limit, and cannot raise it. Each of them may have as much by
+    /// itself, so a worker and its programs may have several times as much together. A program that reserves large private
+    /// areas, as some runtimes with garbage collection do, may not start. To limit all of them together, use a control group.
+    ///
     /// # References
     ///
     /// - [setrlimit(2)](https://man7.org/linux/man-pages/man2/setrlimit.2.html), `RLIMIT_DATA`
@@ -211,6 +217,9 @@ impl<W: Worker> PoolBuilder<W> {
     /// fail, and other large blobs travel within their message. Of the memory that is free again, the application keeps up to
     /// 64 MiB and a worker up to 32 MiB for reuse. Default: 1 GiB; at most 64 GiB; with 0, all blobs travel within their
     /// messages.
+    ///
+    /// It is less where the limits of the process permit less: files of that length (`RLIMIT_FSIZE`), or four times as much
+    /// address space as is left (`RLIMIT_AS`). The message of a blob that does not fit has the length.
     pub fn blob_memory(mut self, bytes: usize) -> Self {
         self.options.blob_memory = bytes;
         self

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use actix::dev::channel;
+use actix::dev::channel as actix_channel;
 use actix::{Actor, Addr, Arbiter, ArbiterHandle};
 
 use super::pool::Pool;
@@ -24,11 +24,13 @@ use crate::actors::worker_api::schema;
 use crate::actors::worker_api::worker::Worker;
 use crate::address::{Address, AddressError};
 use crate::certificates::Certificates;
+use crate::channel;
 use crate::config::{OptionError, Options, Transport};
 use crate::failure;
 use crate::server::{Boot, boot};
+use crate::sys::arena::PAGE;
 use crate::sys::own_program::{CannotRestart, OwnProgram};
-use crate::sys::{CallError, requirements};
+use crate::sys::{CallError, limits, requirements};
 use crate::wire::control::{Hello, ProcessLimits, ToServer};
 use crate::wire::frame;
 use crate::wire::frame::{Limits, PayloadError};
@@ -221,14 +223,16 @@ impl<W: Worker> PoolBuilder<W> {
     }
 
     /// Checks the options and makes what can fail.
-    fn prepare(self) -> Result<PoolParts, StartError> {
+    fn prepare(mut self) -> Result<PoolParts, StartError> {
         self.options.validate()?;
+        self.options.blob_memory = limits::mappable(self.options.blob_memory, PAGE);
         let is_private = matches!(self.origin, PoolOrigin::Private(_));
         let spec = self.spec()?;
         let has_blobs = self.options.blob_memory > 0 && !spec.source.is_remote();
         if !spec.source.is_remote() {
             let rings = self.options.transport == Transport::SharedMemory;
-            requirements::check(rings, has_blobs, spec.source.is_own())?;
+            let channel = channel::memory_length(rings);
+            requirements::check((channel, rings), has_blobs, spec.source.is_own())?;
         }
         let blobs = has_blobs.then(|| BlobMemory::create(self.options.blob_memory)).transpose();
         let blobs = blobs.map_err(StartError::Blobs)?;
@@ -322,7 +326,7 @@ impl PoolParts {
 /// Starts the pool actor on an arbiter.
 pub(super) fn start_pool<W: Worker>(arbiter: &ArbiterHandle, pool: Pool<W>) -> Addr<Pool<W>> {
     // A mailbox of capacity 0 is unbounded, and this one is so before its address is known.
-    let (sender, receiver) = channel::channel(0);
+    let (sender, receiver) = actix_channel::channel(0);
     arbiter.spawn_fn(move || {
         ProxyContext::run(pool, receiver);
     });

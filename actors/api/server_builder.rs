@@ -168,9 +168,13 @@ impl<W: Worker> Server<W> {
 
     /// Runs the preload and serves on this thread, which must be the only one of its process, until a signal ends it.
     ///
-    /// After SIGTERM the server accepts no more work, notifies its clients, and exits with its last worker. After SIGINT,
-    /// or a second SIGTERM, it and its workers exit at once. The workers of a client that disconnects are killed. Events
-    /// are logged by `tracing` with the target `forkpool::server`.
+    /// After SIGTERM, or SIGHUP unless that is ignored, the server accepts no more work, notifies its clients, and exits with
+    /// its last worker. After SIGINT, or a second SIGTERM, it and its workers exit at once. A worker that gets such a signal
+    /// itself goes on. The workers of a client that disconnects are killed. Events are logged by `tracing` with the target
+    /// `forkpool::server`.
+    ///
+    /// A service manager is notified, and its watchdog is fed (`NOTIFY_SOCKET`, `WATCHDOG_USEC`). Its variables are removed
+    /// from the environment, so that workers, and programs that they start, do not have them.
     ///
     /// # Errors
     ///

@@ -38,6 +38,11 @@ pub trait Worker: Actor<Context = WorkerContext<Self>> + Interface {
     /// default.
     ///
     /// It is the place for a `ROLLBACK`. The first call of the next checkout waits until it returns.
+    ///
+    /// The next checkout has the same process, with all that handlers have changed in it: the working directory, the umask,
+    /// environment variables, limits, signal handlers and masks, open descriptors, threads, child processes that still run,
+    /// and memory. The library puts none of that back. Do it here, or have the worker replaced, with
+    /// [`WorkerContext::stop`] or [`max_checkouts`](crate::PoolBuilder::max_checkouts).
     fn checkout_done(&mut self, ctx: &mut WorkerContext<Self>) {
         let _ = ctx;
     }

@@ -32,3 +32,9 @@ pub(crate) use status_page::{Activity, StatusPage};
 #[cfg(feature = "tls")]
 pub(crate) use tls::Tls;
 pub(crate) use worker_end::{AnyWorkerIo, WorkerEnd, WorkerMemory};
+
+/// Bytes of the memory of a worker's channel, with rings in it or without.
+#[cfg(feature = "actors")]
+pub(crate) fn memory_length(rings: bool) -> usize {
+    if rings { ring::MEMORY_LENGTH } else { status_page::MEMORY_LENGTH }
+}

@@ -19,6 +19,9 @@ pub(super) const CACHE_LINE: usize = 64;
 /// Bytes of the status page. Its first six cache lines are for the counters of the rings, if the channel has rings.
 pub(super) const PAGE_LENGTH: usize = 4096;
 
+/// Bytes of the memory of a channel without rings.
+pub(super) const MEMORY_LENGTH: usize = PAGE_LENGTH + TABLE_LENGTH;
+
 /// Offset: whether a call of the current checkout has begun.
 pub(super) const CALL_BEGUN: usize = 6 * CACHE_LINE;
 
@@ -62,7 +65,7 @@ impl StatusPage {
     /// Creates the memory of a channel without rings. Returns its status page and the descriptor with which other
     /// processes open it.
     pub(crate) fn create() -> rustix::io::Result<(Self, std::os::fd::OwnedFd)> {
-        let (memory, file) = SharedMemory::create(MEMORY_NAME, PAGE_LENGTH + TABLE_LENGTH)?;
+        let (memory, file) = SharedMemory::create(MEMORY_NAME, MEMORY_LENGTH)?;
         memory.populate_if_strict()?;
         Ok((StatusPage(Arc::new(memory)), file))
     }
@@ -95,7 +98,7 @@ impl StatusPage {
     ///
     /// Those of [`watch`](Self::watch).
     pub(super) fn open_all(file: BorrowedFd<'_>) -> rustix::io::Result<Self> {
-        SharedMemory::open(file, PAGE_LENGTH + TABLE_LENGTH).map(|memory| StatusPage(Arc::new(memory)))
+        SharedMemory::open(file, MEMORY_LENGTH).map(|memory| StatusPage(Arc::new(memory)))
     }
 
     /// Returns the worker's arena for results, whose table lies behind the page of a channel without rings.

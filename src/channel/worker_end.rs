@@ -11,8 +11,8 @@ use super::socket_layer::SocketLayer;
 use super::status_page::{Activity, StatusPage};
 use super::stream::StreamIo;
 use crate::blob::{ResultArena, ResultMemory};
-use crate::sys::memory_file;
 use crate::sys::shared_memory::SharedMemory;
+use crate::sys::{Errno, memory_file};
 
 /// The parts of a worker's end, before the worker opens it.
 pub(crate) enum WorkerEnd {
@@ -78,8 +78,14 @@ impl AnyWorkerIo {
         };
         // The kernel knows this seal since 5.1.
         memory_file::seal_for_present_mappings(channel.as_fd())?;
-        let results = results.map(|results| SharedMemory::open(results.as_fd(), 1)).transpose()?;
-        let results = results.map(|memory| io.result_arena(ResultMemory::Mapped(Arc::new(memory))));
+        let results = match results.map(|results| SharedMemory::open(results.as_fd(), 1)).transpose() {
+            // There is no address space for it (`RLIMIT_AS`): results carry their blobs.
+            Err(Errno::NOMEM) => None,
+            results => results?,
+        };
+        let result_arena =
+            |memory: SharedMemory| io.result_arena(ResultMemory::Mapped(Arc::new(memory.kept_from_dumps())));
+        let results = results.map(result_arena);
         Ok((io, results))
     }
 

@@ -7,6 +7,7 @@ use super::children::{Children, ClientId, OutputId};
 use super::clients::Clients;
 use super::compatibility::ServerVersion;
 use super::control_channel::{ControlChannel, Disconnect};
+use super::inheritance::Inheritance;
 use super::listener::Listener;
 use super::rejection_log::RejectionLog;
 use super::spawn::{ForkedWorker, WorkerSpec};
@@ -15,7 +16,6 @@ use super::systemd;
 use super::systemd::Notices;
 use crate::config::ServerOptions;
 use crate::sys::descriptors;
-use crate::sys::descriptors::OpenDescriptors;
 use crate::sys::passing::RETRY_WAIT;
 use crate::sys::process;
 use crate::sys::process::TitleSpace;
@@ -45,8 +45,7 @@ pub(super) struct WorkerTemplate<'a> {
     pub(super) config: Vec<u8>,
     pub(super) preload: &'static Preload,
     pub(super) title: Option<TitleSpace>,
-    /// Descriptors that were open before the preload; workers close them.
-    pub(super) open_before: OpenDescriptors,
+    pub(super) inherited: Inheritance,
 }
 
 /// A server that has run its preload.
@@ -100,14 +99,13 @@ impl Footing {
         let spare = (!is_private).then(descriptors::open_null).transpose().map_err(CallError::of("pipe2"))?;
         // If this is refused, orphans of dead workers become children of another process, which reaps them.
         let _ = process::become_subreaper();
-        // A private server ends with its application or by SIGKILL; a standalone server handles SIGTERM and SIGINT.
-        let child_signals = ChildSignals::watch(!is_private).map_err(CallError::of("signalfd"))?;
+        let child_signals = ChildSignals::watch().map_err(CallError::of("signalfd"))?;
         Ok(Footing { child_signals, spare })
     }
 
     /// Gives up what was found, because the server does not start for another reason.
     pub(super) fn give_up(self) {
-        self.child_signals.unblock();
+        self.child_signals.give_up();
     }
 }
 
@@ -214,7 +212,7 @@ impl<'a> ForkServer<'a> {
         let now = Instant::now();
         self.rejections.log_omitted(now);
         telling::catch_up();
-        self.notices.flush();
+        self.notices.flush(now);
         let timers = [
             self.children.check_hung(),
             self.clients.next_overdue(now),
@@ -225,7 +223,7 @@ impl<'a> ForkServer<'a> {
             self.clients.next_room(now).filter(|_| !self.listeners.is_empty()),
             self.succession.next_overdue(now),
             (self.has_more_exits || self.clients.has_messages()).then_some(Duration::ZERO),
-            self.notices.next(),
+            self.notices.next(now),
         ];
         let timeout = timers.into_iter().flatten().min();
         let (tokens, awake) = {
@@ -305,15 +303,21 @@ impl<'a> ForkServer<'a> {
         }
     }
 
+    /// Does what a signal requests of a standalone server. A private server ends with its application, which decides what
+    /// a signal to all of its processes means.
     fn handle_request(&mut self, request: Option<StopRequest>) -> Result<(), Disconnect> {
-        match request {
+        match request.filter(|_| !self.is_private) {
             None => Ok(()),
-            // A second SIGTERM ends the server at once.
-            Some(StopRequest::Drain) if self.draining.is_none() && !self.stops_after_succession => {
+            Some(StopRequest::HangUp | StopRequest::Drain)
+                if self.draining.is_none() && !self.stops_after_succession =>
+            {
                 // A successor is about to make it known whether it serves, and has a deadline.
                 self.stops_after_succession = true;
                 Ok(())
             }
+            // A service manager may send it together with SIGTERM.
+            Some(StopRequest::HangUp) => Ok(()),
+            // A second SIGTERM ends the server at once.
             Some(StopRequest::Drain | StopRequest::Stop) => Err(Disconnect::Closed),
         }
     }
@@ -331,7 +335,7 @@ impl<'a> ForkServer<'a> {
     pub(super) fn drain(&mut self, succeeded: bool) {
         let drain_until = self.options.drain_timeout.and_then(|limit| Instant::now().checked_add(limit));
         self.draining = Some(drain_until);
-        self.notices.send(systemd::STOPPING);
+        self.notices.send(systemd::STOPPING, Instant::now());
         let workers = self.children.count();
         log_event!(info, workers, succeeded, "takes no more work");
         self.clients.queue_for_leaving(&FromServer::Draining { succeeded });

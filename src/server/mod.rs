@@ -17,6 +17,7 @@ mod handover;
 mod handshake;
 #[cfg(all(any(test, fuzzing), feature = "actors"))]
 pub(crate) mod hostile;
+mod inheritance;
 mod listener;
 mod lock_file;
 mod pending;

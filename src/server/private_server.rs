@@ -5,18 +5,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use super::compatibility::ServerVersion;
 use super::control_channel::{ControlChannel, Disconnect};
 use super::event_loop::{Footing, ForkServer, WorkerTemplate};
+use super::inheritance::Inheritance;
 use crate::config::ServerOptions;
 use crate::failure::SetupError;
 use crate::sys::descriptors;
-use crate::sys::descriptors::OpenDescriptors;
 use crate::sys::faults;
 use crate::sys::faults::Role;
+use crate::sys::oom_score::OomScore;
 use crate::sys::process;
 use crate::sys::process::{TitleSpace, exit_now};
 use crate::sys::signals;
 use crate::sys::signals::HangUpWatch;
 use crate::sys::sockets;
-use crate::sys::{CallError, threads};
+use crate::sys::{CallError, terminal, threads};
 use crate::telling;
 use crate::wire::call::SetupReport;
 use crate::wire::control::{FromServer, ToServer};
@@ -33,7 +34,7 @@ const EXIT_UNABLE: i32 = 71;
 /// inherited descriptors are closed.
 pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
     faults::enter(Role::Server);
-    signals::reset_dispositions();
+    signals::reset_in_private_server();
     if !sockets::is_stream_socket(std::io::stdin().as_fd()) {
         let line = "only a pool starts a fork server with this argument; run the program without it";
         telling::print_line(format_args!("{line}"));
@@ -52,6 +53,8 @@ pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
         // The application is gone.
         exit_now(0)
     }
+    terminal::give_up();
+    OomScore::own().map(OomScore::above).into_iter().for_each(OomScore::set);
     start_up();
     match prepare(program, control).and_then(ForkServer::serve) {
         Ok(worker) => worker.become_worker(),
@@ -66,6 +69,7 @@ pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
 ///
 /// The call that was refused; standard input is still the control channel then.
 fn control_socket() -> Result<OwnedFd, CallError> {
+    descriptors::open_missing_standard().map_err(CallError::of("opening /dev/null"))?;
     let socket = descriptors::take_stdin()?;
     descriptors::close_all_but(socket)
 }
@@ -111,9 +115,9 @@ fn prepare(program: &Program, mut control: ControlChannel) -> Result<ForkServer<
             return Err(Disconnect::Broken);
         }
     };
-    // All inherited descriptors were closed before the preload, so the list is empty.
-    let open_before = OpenDescriptors::default();
-    let template = WorkerTemplate { program, config, preload, title, open_before };
+    // What was inherited is closed, reset or given up by now, so workers have nothing to do.
+    let inherited = Inheritance::of_private_server();
+    let template = WorkerTemplate { program, config, preload, title, inherited };
     let footing = match Footing::find(true) {
         Ok(footing) => footing,
         Err(error) => {

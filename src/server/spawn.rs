@@ -304,7 +304,7 @@ impl ForkedWorker<'_> {
             is_private,
             ..
         } = server;
-        let WorkerTemplate { program, config, preload, title, open_before } = template;
+        let WorkerTemplate { program, config, preload, title, inherited } = template;
         let Some(Client { control, hello, numbering, arena, .. }) = clients.remove(client) else {
             process::exit_now(0)
         };
@@ -322,8 +322,8 @@ impl ForkedWorker<'_> {
         }
         drop((clients, listeners));
         children.forget_in_child();
-        open_before.close_in_child();
-        child_signals.unblock();
+        inherited.reset_in_child();
+        child_signals.unblock_in_worker();
         // On failure the worker keeps the server's standard output and standard error.
         let _ = descriptors::replace_stdout_and_stderr(stdout, stderr);
         let Hello { fingerprint, max_payload, max_depth, max_memory, process_limits, .. } = hello;

@@ -8,22 +8,22 @@ use super::compatibility::ServerVersion;
 use super::control_channel::Disconnect;
 use super::errors::{ListenError, ServerError};
 use super::event_loop::{Footing, ForkServer, WorkerTemplate};
+use super::inheritance::Inheritance;
 use super::listener::{Access, Listener};
 use super::predecessor::{Offer, Predecessor};
 use super::private_server::run_preload;
 use super::socket_lock::SocketLock;
 use super::systemd;
-use super::systemd::Inherited;
+use super::systemd::{Inherited, Notices};
 use crate::address::Address;
 use crate::certificates::Certificates;
 use crate::config::{OnMisfit, ServerOptions};
-use crate::sys::descriptors::OpenDescriptors;
 use crate::sys::faults;
 use crate::sys::faults::Role;
 use crate::sys::passing::RETRY_WAIT;
 use crate::sys::process;
 use crate::sys::process::TitleSpace;
-use crate::sys::{CallError, threads};
+use crate::sys::{CallError, manager_variables, threads};
 use crate::telling::log_event;
 use crate::wire::call::SetupReport;
 use crate::wire::handover;
@@ -38,9 +38,10 @@ use crate::worker::Program;
 /// by postcard. `certificates` is required for addresses that begin with `tls:`. The process must have a single thread,
 /// and this call takes it over: it forks workers, and in a worker it never returns.
 ///
-/// On SIGTERM, and when another server takes over, the server takes no more work. It returns `Ok` once the last worker
-/// has ended, or after `drain_timeout`. On SIGINT or a second SIGTERM it returns `Ok` at once. Workers that are left
-/// are killed.
+/// On SIGTERM, on SIGHUP unless that was ignored, and when another server takes over, the server takes no more work. It
+/// returns `Ok` once the last worker has ended, or after `drain_timeout`. On SIGINT or a second SIGTERM it returns `Ok` at
+/// once. Workers that are left are killed. Such a signal to a worker ends no call. The variables of a service manager
+/// (`NOTIFY_SOCKET`, `WATCHDOG_*`, `LISTEN_*`) are removed from the environment.
 ///
 /// # Errors
 ///
@@ -76,8 +77,10 @@ pub fn serve(
     if let Some(others) = threads::others() {
         return Err(ServerError::Threads { count: others.count.unwrap_or(1) + 1, names: others.names });
     }
-    let open_before = OpenDescriptors::list();
+    let inherited = Inheritance::of_standalone_server();
+    let notices = Notices::to_manager();
     let prepared = PreparedAddresses::find(&addresses, access, options.take_over)?;
+    manager_variables::remove();
     worker::warm_up();
     let preload = run_preload(program, &config).map_err(|report| ServerError::Preload {
         reason: match report {
@@ -86,7 +89,7 @@ pub fn serve(
         },
     })?;
     let own = ServerVersion { fingerprint: (program.fingerprint)(), interface: (program.interface)() };
-    let template = WorkerTemplate { program, config, preload, title: TitleSpace::find(), open_before };
+    let template = WorkerTemplate { program, config, preload, title: TitleSpace::find(), inherited };
     process::set_short_name(&server_name(options), "server");
     let footing = Footing::find(false)
         .map_err(|CallError { call, error }| ServerError::Refused { call, source: error })?;
@@ -110,7 +113,8 @@ pub fn serve(
     let mut server = ForkServer::new(template, options.clone(), own, listeners, footing);
     predecessors.into_iter().for_each(Predecessor::finish);
     log_event!(info, listens, "serves");
-    server.notices.send(systemd::READY);
+    server.notices = notices;
+    server.notices.send(systemd::READY, Instant::now());
     match server.serve() {
         Ok(worker) => worker.become_worker(),
         Err(Disconnect::Closed) => Ok(()),

@@ -1,9 +1,10 @@
 //! The service manager: sockets that it passes to this server, and notifications to it.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::errors::ListenError;
 use super::listener::{Access, Listener};
@@ -76,36 +77,101 @@ pub(super) const STOPPING: &str = "STOPPING=1";
 /// How long after an attempt a notice is sent again that the service manager had no room for (100 ms).
 const SEND_AGAIN: Duration = Duration::from_millis(100);
 
-/// The notices to the service manager that are not sent yet. Sending them never waits.
+/// The state of a server that is alive, for a manager that watches it.
+const ALIVE: &str = "WATCHDOG=1";
+
+/// The notices to the service manager: those that are not sent yet, and those that it is to get again and again. Sending
+/// them never waits.
 ///
 /// # References
 ///
 /// - [sd_notify(3)](https://man7.org/linux/man-pages/man3/sd_notify.3.html)
+/// - [sd_watchdog_enabled(3)](https://man7.org/linux/man-pages/man3/sd_watchdog_enabled.3.html)
 #[derive(Default)]
-pub(super) struct Notices(VecDeque<&'static str>);
+pub(super) struct Notices {
+    /// `None` without a service manager: there is nothing to notify.
+    manager: Option<OsString>,
+    unsent: VecDeque<&'static str>,
+    /// How long the manager waits for a sign of life before it restarts this server; `None` if it does not.
+    watchdog: Option<Duration>,
+    /// When it last got one.
+    fed: Option<Instant>,
+}
 
 impl Notices {
-    pub(super) fn send(&mut self, state: &'static str) {
-        self.0.push_back(state);
-        self.flush();
-    }
-
-    /// Sends what is left, as far as there is room.
-    pub(super) fn flush(&mut self) {
-        // Without a service manager there is nothing to notify.
-        let manager = std::env::var_os("NOTIFY_SOCKET");
-        while let Some(state) = self.0.front() {
-            let sent =
-                manager.as_ref().map_or(Ok(()), |manager| sockets::send_datagram(manager, state.as_bytes()));
-            if sent.is_err_and(|error| error.kind() == ErrorKind::WouldBlock || is_passing(&error)) {
-                return;
-            }
-            self.0.pop_front();
+    /// Notices to the service manager that has started this process, if there is one.
+    pub(super) fn to_manager() -> Self {
+        let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+        let is_for_this_process = match std::env::var_os("WATCHDOG_PID") {
+            None => true,
+            Some(_) => number("WATCHDOG_PID") == Some(u64::from(std::process::id())),
+        };
+        let watchdog = number("WATCHDOG_USEC").filter(|&limit| is_for_this_process && limit > 0);
+        Notices {
+            manager: std::env::var_os("NOTIFY_SOCKET"),
+            watchdog: watchdog.map(Duration::from_micros),
+            ..Notices::default()
         }
     }
 
-    /// Returns how long until notices are to be sent again; `None` if all are sent.
-    pub(super) fn next(&self) -> Option<Duration> {
-        (!self.0.is_empty()).then_some(SEND_AGAIN)
+    pub(super) fn send(&mut self, state: &'static str, now: Instant) {
+        self.unsent.push_back(state);
+        self.flush(now);
+    }
+
+    /// Sends what is left and what is due, as far as there is room.
+    pub(super) fn flush(&mut self, now: Instant) {
+        if self.until_fed(now) == Some(Duration::ZERO) {
+            self.fed = Some(now);
+            if !self.unsent.contains(&ALIVE) {
+                self.unsent.push_back(ALIVE);
+            }
+        }
+        while let Some(state) = self.unsent.front() {
+            let sent = self
+                .manager
+                .as_ref()
+                .map_or(Ok(()), |manager| sockets::send_datagram(manager, state.as_bytes()));
+            if sent.is_err_and(|error| error.kind() == ErrorKind::WouldBlock || is_passing(&error)) {
+                return;
+            }
+            self.unsent.pop_front();
+        }
+    }
+
+    /// Returns how long until the next notice is to be sent; `None` if there is none.
+    pub(super) fn next(&self, now: Instant) -> Option<Duration> {
+        let again = (!self.unsent.is_empty()).then_some(SEND_AGAIN);
+        again.into_iter().chain(self.until_fed(now)).min()
+    }
+
+    /// Returns how long until the manager is to get a sign of life: two in the time that it waits for one.
+    fn until_fed(&self, now: Instant) -> Option<Duration> {
+        let pause = self.manager.as_ref().and(self.watchdog)? / 2;
+        Some(self.fed.map_or(Duration::ZERO, |fed| pause.saturating_sub(now.saturating_duration_since(fed))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manager_gets_two_signs_of_life_in_the_time_that_it_waits_for_one() {
+        let watchdog = Some(Duration::from_secs(10));
+        // No such socket: what is sent there is lost, and not kept.
+        let manager = Some(OsString::from("/no/such/socket"));
+        let mut notices = Notices { manager, watchdog, ..Notices::default() };
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(notices.next(start), Some(Duration::ZERO));
+        notices.flush(start);
+        assert_eq!(notices.next(after(2)), Some(Duration::from_secs(3)));
+        notices.flush(after(2));
+        assert_eq!(notices.next(after(2)), Some(Duration::from_secs(3)), "it was too early");
+        notices.flush(after(6));
+        assert_eq!(notices.next(after(6)), Some(Duration::from_secs(5)));
+        let unwatched = Notices { manager: None, ..notices };
+        assert_eq!(unwatched.next(after(60)), None);
     }
 }

@@ -172,6 +172,26 @@ fn replace_standard(dup2: impl Fn() -> rustix::io::Result<()>) -> rustix::io::Re
     }
 }
 
+/// Opens the null device in the place of each standard descriptor that is closed. Otherwise the next descriptor that is
+/// opened would be one, and be replaced or written to as such.
+///
+/// # Errors
+///
+/// The system's error; those that were opened stay open.
+pub(crate) fn open_missing_standard() -> rustix::io::Result<()> {
+    for number in 0..=2 {
+        if !is_open(number) {
+            // The lowest free number is taken, which is this one.
+            let null = std::fs::File::options().read(true).write(true).open("/dev/null").map(OwnedFd::from);
+            let null = null.or_else(|_| open_null())?;
+            // As other standard descriptors it is there in programs that this one executes.
+            rustix::io::fcntl_setfd(&null, rustix::io::FdFlags::empty())?;
+            let _ = std::os::fd::IntoRawFd::into_raw_fd(null);
+        }
+    }
+    Ok(())
+}
+
 /// Makes reads and writes non-blocking.
 pub(crate) fn set_nonblocking(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
     rustix::io::ioctl_fionbio(fd, true)

@@ -55,6 +55,7 @@ calls! {
     Madvise = "madvise",
     MemfdCreate = "memfd_create",
     Mmap = "mmap",
+    Mprotect = "mprotect",
     Open = "open",
     PidfdOpen = "pidfd_open",
     PidfdSendSignal = "pidfd_send_signal",

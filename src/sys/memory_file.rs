@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::faults;
 use super::faults::Call;
+use super::limits;
 use super::passing::retry;
 
 /// Creates an empty memory file, which can still be sealed; `name` is shown for its mappings in /proc.
@@ -38,11 +39,16 @@ pub(crate) fn empty(name: &CStr) -> rustix::io::Result<OwnedFd> {
 ///
 /// # Errors
 ///
-/// The system's error; nothing is left behind then.
+/// The system's error, `FBIG` for a file that is longer than `RLIMIT_FSIZE` permits; nothing is left behind then.
 pub(crate) fn of_length(name: &CStr, length: usize) -> rustix::io::Result<OwnedFd> {
+    let length = u64::try_from(length).map_err(|_| Errno::INVAL)?;
+    if length > limits::longest_file() {
+        // The kernel would not only refuse it, but end this process by SIGXFSZ.
+        return Err(Errno::FBIG);
+    }
     let file = empty(name)?;
     faults::point(Call::Ftruncate)?;
-    rustix::fs::ftruncate(&file, u64::try_from(length).map_err(|_| Errno::INVAL)?)?;
+    rustix::fs::ftruncate(&file, length)?;
     // If a peer could shorten the file, an access behind its end would kill this process by SIGBUS.
     rustix::fs::fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW)?;
     Ok(file)

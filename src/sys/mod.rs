@@ -12,10 +12,13 @@ pub(crate) mod descriptors;
 pub(crate) mod faults;
 pub(crate) mod figures;
 pub(crate) mod init_array;
+pub(crate) mod limits;
 #[cfg(feature = "actors")]
 mod loaded_objects;
+pub(crate) mod manager_variables;
 pub(crate) mod memory;
 pub(crate) mod memory_file;
+pub(crate) mod oom_score;
 #[cfg(feature = "actors")]
 pub(crate) mod own_program;
 pub(crate) mod parent_death;
@@ -32,6 +35,8 @@ pub(crate) mod server_process;
 pub(crate) mod shared_memory;
 pub(crate) mod signals;
 pub(crate) mod sockets;
+mod stop_signals;
+pub(crate) mod terminal;
 pub(crate) mod threads;
 
 pub(crate) use rustix::io::Errno;

@@ -11,6 +11,7 @@ use rustix::process::{PidfdFlags, Signal};
 use super::descriptors::last_errno;
 use super::faults;
 use super::faults::{Call, Role};
+use super::stop_signals;
 use crate::failure::Ending;
 
 /// Longest short name of a process, in bytes (`TASK_COMM_LEN` without the final zero).
@@ -174,25 +175,27 @@ pub(crate) fn open_pidfd(pid: Pid) -> rustix::io::Result<OwnedFd> {
 /// `PERM` for a process of another user, `INVAL` for one in another pid namespace; it goes on running then.
 #[cfg(feature = "actors")]
 pub(crate) fn kill(process: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    send(process, Signal::KILL)
+    faults::point(Call::PidfdSendSignal)?;
+    unless_gone(rustix::process::pidfd_send_signal(process, Signal::KILL))
 }
 
-/// Sends SIGTERM to a process. A process that is gone already is not an error.
+/// Sends SIGTERM to a worker, which ends it unless the worker has a handler of its own. A process that is gone already is
+/// not an error.
 ///
 /// # Errors
 ///
 /// Those of [`kill`].
 #[cfg(feature = "actors")]
 pub(crate) fn terminate(process: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    send(process, Signal::TERM)
+    faults::point(Call::PidfdSendSignal)?;
+    unless_gone(stop_signals::terminate(process))
 }
 
 #[cfg(feature = "actors")]
-fn send(process: BorrowedFd<'_>, signal: Signal) -> rustix::io::Result<()> {
-    faults::point(Call::PidfdSendSignal)?;
-    match rustix::process::pidfd_send_signal(process, signal) {
+fn unless_gone(sent: rustix::io::Result<()>) -> rustix::io::Result<()> {
+    match sent {
         Err(rustix::io::Errno::SRCH) => Ok(()),
-        result => result,
+        sent => sent,
     }
 }
 
@@ -221,10 +224,13 @@ pub(crate) fn kill_adopted(process: BorrowedFd<'_>) {
     }
 }
 
-/// Sends SIGTERM to a child that was not reaped yet.
+/// Sends SIGTERM to a worker that was not reaped yet, which ends it unless the worker has a handler of its own.
 pub(crate) fn terminate_child(pid: Pid) {
-    // It fails only for a child that has exited and waits to be reaped, as intended.
-    let _ = faults::point(Call::Kill).and_then(|()| rustix::process::kill_process(pid, Signal::TERM));
+    if faults::point(Call::Kill).and_then(|()| stop_signals::terminate_child(pid)).is_err() {
+        // A filter of system calls may refuse it. An ordinary signal reaches a handler of the worker's own; it fails only
+        // for a child that has exited and waits to be reaped, as intended.
+        let _ = rustix::process::kill_process(pid, Signal::TERM);
+    }
 }
 
 /// Kills a process group whose leader was not reaped yet.

@@ -2,19 +2,20 @@
 
 use std::os::fd::AsFd;
 
-use super::{CallError, Errno, descriptors, memory_file, process};
+use super::{CallError, Errno, descriptors, limits, memory_file, process};
 
 /// Tries once every call without which a pool on this machine cannot work, so that a refusal is found at the start and
-/// not by every call. `rings`: the workers' channels are in shared memory. `blobs`: the pool has memory for blobs. `own_server`:
-/// the pool starts its fork server.
+/// not by every call. `channel`: bytes of the memory of a worker's channel. `rings`: it holds rings. `blobs`: the pool has
+/// memory for blobs. `own_server`: the pool starts its fork server.
 ///
 /// A lack of descriptors or memory is not a refusal: it passes.
 ///
 /// # Errors
 ///
 /// The call and its error.
-pub(crate) fn check(rings: bool, blobs: bool, own_server: bool) -> Result<(), CallError> {
+pub(crate) fn check((channel, rings): (usize, bool), blobs: bool, own_server: bool) -> Result<(), CallError> {
     let checks = [
+        ("memory files as long as a worker's channel, by RLIMIT_FSIZE", true, fits_a_file(channel)),
         ("pidfd_open", true, process::open_pidfd(process::own_pid()).map(drop)),
         ("memfd_create", true, sealed_memory()),
         ("setpgid", own_server, setpgid()),
@@ -44,6 +45,10 @@ fn setpgid() -> rustix::io::Result<()> {
         Some(error) if refused == -1 && error != libc::EINVAL => Err(Errno::from_raw_os_error(error)),
         _ => Ok(()),
     }
+}
+
+fn fits_a_file(bytes: usize) -> rustix::io::Result<()> {
+    if bytes as u64 > limits::longest_file() { Err(Errno::FBIG) } else { Ok(()) }
 }
 
 fn sealed_memory() -> rustix::io::Result<()> {

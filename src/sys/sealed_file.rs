@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use rustix::fs::SealFlags;
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use super::faults;
 use super::faults::Call;
@@ -45,6 +45,10 @@ impl SealedFile {
         // MAP_FIXED.
         let start =
             unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, access, flags, file.as_fd(), 0) }?;
+        // A core dump of each worker would be as long as the data. If the system refuses that, it is.
+        // SAFETY: madvise demands a range of mapped pages, and this advice does not change their content; they were mapped
+        // on the line above.
+        let _ = unsafe { rustix::mm::madvise(start, length, Advice::LinuxDontDump) };
         NonNull::new(start.cast()).map(|start| SealedFile { start, length }).ok_or(Errno::NOMEM)
     }
 

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::faults;
 use super::faults::Call;
+use super::manager_variables;
 use super::own_program::OwnProgram;
+use super::signals::BlockedStopSignals;
 
 /// How long a server may take to end its workers and exit before it is killed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,6 +35,11 @@ impl ServerProcess {
     pub(crate) fn launch(program: &OwnProgram, arguments: &[String], control: OwnedFd) -> io::Result<Self> {
         let executed = program.describe();
         let mut command = program.command();
+        for name in manager_variables::NAMES {
+            command.env_remove(name);
+        }
+        // A stop signal that is sent to all processes waits until the server can drop it. Without this one might end it.
+        let _until_it_runs = BlockedStopSignals::here();
         let spawned = faults::point(Call::Spawn).map_err(io::Error::from);
         let spawned = spawned
             .and_then(|()| command.args(arguments).stdin(Stdio::from(control)).process_group(0).spawn());

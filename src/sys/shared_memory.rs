@@ -69,14 +69,61 @@ impl SharedMemory {
         }
     }
 
-    /// Maps all memory that another process created, to read it.
+    /// Maps all memory that another process created, to read it, as [`create_reserved`](Self::create_reserved) does.
     ///
     /// # Errors
     ///
     /// The system's error, or `INVAL` if the memory is not sealed against shrinking, or longer than `at_most`.
     pub(super) fn open_to_read(file: BorrowedFd<'_>, at_most: usize) -> rustix::io::Result<Self> {
         let length = Some(memory_file::sealed_length(file)?).filter(|&length| length <= at_most);
-        Self::map(file, length.ok_or(Errno::INVAL)?, Access::Read)
+        Self::reserve(file, length.ok_or(Errno::INVAL)?, Access::Read)
+    }
+
+    /// As [`create`](Self::create), for memory of which only a part is used: the mapping takes no memory before it is
+    /// touched, also where this process locks all of its memory, and is no part of a dump.
+    ///
+    /// # Errors
+    ///
+    /// The system's error; nothing is left behind then.
+    #[cfg(feature = "actors")]
+    pub(super) fn create_reserved(name: &CStr, length: usize) -> rustix::io::Result<(Self, OwnedFd)> {
+        let file = memory_file::of_length(name, length)?;
+        Ok((Self::reserve(file.as_fd(), length, Access::Write)?, file))
+    }
+
+    /// Maps memory, and takes none of it yet: a process with `mlockall(MCL_FUTURE)` takes all pages of a new mapping that
+    /// can be accessed.
+    ///
+    /// # References
+    ///
+    /// - [mlockall(2)](https://man7.org/linux/man-pages/man2/mlockall.2.html), `MCL_FUTURE`
+    fn reserve(file: BorrowedFd<'_>, length: usize, access: Access) -> rustix::io::Result<Self> {
+        use rustix::mm::MprotectFlags;
+        let memory = Self::map_with(file, length, ProtFlags::empty())?.kept_from_dumps();
+        let access = match access {
+            Access::Read => MprotectFlags::READ,
+            Access::Write => MprotectFlags::READ | MprotectFlags::WRITE,
+        };
+        faults::point(Call::Mprotect)?;
+        // SAFETY: mprotect demands a range of mapped pages, and that no reference relies on the access that they lose. They
+        // gain access, and the mapping has that start and length until it is dropped.
+        unsafe { rustix::mm::mprotect(memory.start.as_ptr().cast(), length, access) }?;
+        Ok(memory)
+    }
+
+    /// Keeps the mapping out of core dumps, whose size and time it would take although most of it is unused. If the system
+    /// refuses that, it is in there.
+    ///
+    /// # References
+    ///
+    /// - [madvise(2)](https://man7.org/linux/man-pages/man2/madvise.2.html), `MADV_DONTDUMP`
+    pub(crate) fn kept_from_dumps(self) -> Self {
+        // SAFETY: madvise demands a range of mapped pages, and this advice does not change their content; the mapping has
+        // that start and length until it is dropped.
+        let _ = faults::point(Call::Madvise).and_then(|()| unsafe {
+            rustix::mm::madvise(self.start.as_ptr().cast(), self.length, Advice::LinuxDontDump)
+        });
+        self
     }
 
     /// Keeps the mapping out of processes that are forked from this one. Where the system refuses that, they have a copy
@@ -120,11 +167,15 @@ impl SharedMemory {
     }
 
     fn map(file: BorrowedFd<'_>, length: usize, access: Access) -> rustix::io::Result<Self> {
-        faults::point(Call::Mmap)?;
         let protection = match access {
             Access::Read => ProtFlags::READ,
             Access::Write => ProtFlags::READ | ProtFlags::WRITE,
         };
+        Self::map_with(file, length, protection)
+    }
+
+    fn map_with(file: BorrowedFd<'_>, length: usize, protection: ProtFlags) -> rustix::io::Result<Self> {
+        faults::point(Call::Mmap)?;
         // SAFETY: mmap demands that no existing mapping is replaced; the address is left to the kernel, without
         // MAP_FIXED.
         let start =

@@ -9,49 +9,115 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use super::descriptors::last_errno;
 use super::faults;
 use super::faults::Call;
+use super::stop_signals;
+use super::stop_signals::{Dispositions, STOP_SIGNALS};
 
-/// The highest standard signal; those above are real-time signals, whose use is up to programs.
-const LAST_STANDARD_SIGNAL: i32 = 31;
+/// All signals whose use is up to programs: the standard ones, and the real-time ones that the C library does not keep
+/// for itself.
+fn all_signals() -> impl Iterator<Item = i32> {
+    const LAST_STANDARD_SIGNAL: i32 = 31;
+    (1..=LAST_STANDARD_SIGNAL).chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
+}
 
-/// Gives every standard signal its default disposition, even those that the application ignores (under `nohup`, say),
-/// except SIGPIPE: that is ignored, as Rust's own start-up does before `main`, which a server never reaches.
-pub(crate) fn reset_dispositions() {
-    for signal in 1..=LAST_STANDARD_SIGNAL {
+/// Gives an application's own server the signals of a new process, whatever the thread has blocked and the application
+/// ignores (under `nohup`, say) that has started it: none is blocked, and all are at their default, except that SIGPIPE
+/// is ignored, as Rust's own start-up does before `main`, which such a server never reaches. The stop signals of others
+/// are dropped from now on.
+pub(crate) fn reset_in_private_server() {
+    for signal in all_signals() {
         let disposition = if signal == libc::SIGPIPE { libc::SIG_IGN } else { libc::SIG_DFL };
         // SAFETY: signal demands a valid signal and disposition; neither of the two runs code of ours. SIGKILL and
         // SIGSTOP are refused, which changes nothing.
         unsafe { libc::signal(signal, disposition) };
+    }
+    stop_signals::protect();
+    // They are never restored: this process does nothing else.
+    let _ = stop_signals::drop_those_of_others();
+    // With valid arguments it does not fail.
+    let _ = set_mask(libc::SIG_SETMASK, &set_of(&[]));
+}
+
+/// Ignores SIGPIPE, as Rust's own start-up does, also where `main` has undone that: a peer that is gone is an error of a
+/// write and does not end a server or a worker.
+pub(crate) fn ignore_broken_pipes() {
+    // SAFETY: signal demands a valid signal and disposition; SIG_IGN runs no code of ours.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// The signals that a process ignored at one moment, except SIGPIPE.
+#[derive(Default)]
+pub(crate) struct IgnoredSignals(Vec<i32>);
+
+impl IgnoredSignals {
+    /// Lists the signals that are ignored now.
+    pub(crate) fn list() -> Self {
+        let is_ignored = |signal: &i32| {
+            *signal != libc::SIGPIPE && stop_signals::disposition(*signal).sa_sigaction == libc::SIG_IGN
+        };
+        IgnoredSignals(all_signals().filter(is_ignored).collect())
+    }
+
+    /// Gives those that are still ignored their default disposition, in a forked process.
+    pub(crate) fn reset_in_child(&self) {
+        for &signal in &self.0 {
+            if stop_signals::disposition(signal).sa_sigaction == libc::SIG_IGN {
+                // SAFETY: signal demands a valid signal and disposition; SIG_DFL runs no code of ours.
+                unsafe { libc::signal(signal, libc::SIG_DFL) };
+            }
+        }
+    }
+}
+
+/// While this exists, this thread does not receive the stop signals; a process that it starts begins with them blocked.
+#[cfg(feature = "actors")]
+pub(crate) struct BlockedStopSignals(libc::sigset_t);
+
+#[cfg(feature = "actors")]
+impl BlockedStopSignals {
+    pub(crate) fn here() -> rustix::io::Result<Self> {
+        set_mask(libc::SIG_BLOCK, &set_of(&STOP_SIGNALS)).map(BlockedStopSignals)
+    }
+}
+
+#[cfg(feature = "actors")]
+impl Drop for BlockedStopSignals {
+    fn drop(&mut self) {
+        // With valid arguments it does not fail.
+        let _ = set_mask(libc::SIG_SETMASK, &self.0);
     }
 }
 
 /// A request to stop, sent as a signal. The more urgent one is the greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum StopRequest {
-    /// SIGTERM: finish the running work, then exit.
+    /// SIGHUP: the terminal is gone. Finish the running work, then exit.
+    HangUp,
+    /// SIGTERM: the same, and exit at once if that is being done already.
     Drain,
     /// SIGINT: exit.
     Stop,
 }
 
-/// SIGCHLD as a readable descriptor, and the signals that request a stop as well if asked for.
+/// SIGCHLD and the stop signals as a readable descriptor. The workers that a server forks drop the stop signals of others.
 pub(crate) struct ChildSignals {
     signalfd: OwnedFd,
-    with_stop_requests: bool,
+    /// What was in force before.
+    mask: libc::sigset_t,
+    dispositions: Dispositions,
 }
 
 impl ChildSignals {
-    /// Blocks SIGCHLD for this thread and everything it forks, and makes it readable instead. With `with_stop_requests`
-    /// the same is done to SIGTERM and SIGINT.
+    /// Blocks these signals for this thread and everything it forks, and makes them readable instead.
     ///
     /// # References
     ///
     /// - [signalfd(2)](https://man7.org/linux/man-pages/man2/signalfd.2.html)
-    pub(crate) fn watch(with_stop_requests: bool) -> rustix::io::Result<Self> {
+    pub(crate) fn watch() -> rustix::io::Result<Self> {
         // If a start-up function or a preload ignored SIGCHLD, the kernel would reap all children itself.
         // SAFETY: signal demands a valid signal and disposition; SIG_DFL runs no code of ours.
         unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
-        let set = signal_set(with_stop_requests);
-        mask(libc::SIG_BLOCK, &set)?;
+        let set = set_of(&[&[libc::SIGCHLD][..], &STOP_SIGNALS].concat());
+        let mask = set_mask(libc::SIG_BLOCK, &set)?;
         faults::point(Call::Signalfd)?;
         // SAFETY: signalfd demands a valid set; `set` lives on this frame and was filled by sigemptyset.
         let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
@@ -59,7 +125,9 @@ impl ChildSignals {
             return Err(last_errno());
         }
         // SAFETY: from_raw_fd demands an open descriptor with no other owner; signalfd just made it.
-        Ok(ChildSignals { signalfd: unsafe { OwnedFd::from_raw_fd(fd) }, with_stop_requests })
+        let signalfd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // The handlers are the workers': here the signals are blocked.
+        Ok(ChildSignals { signalfd, mask, dispositions: stop_signals::drop_those_of_others() })
     }
 
     /// Reads all pending signals, and returns the most urgent stop request among them. The exits themselves are queried
@@ -74,16 +142,24 @@ impl ChildSignals {
             request = request.max(match signal {
                 libc::SIGINT => Some(StopRequest::Stop),
                 libc::SIGTERM => Some(StopRequest::Drain),
+                libc::SIGHUP if !self.dispositions.ignored_hang_up() => Some(StopRequest::HangUp),
                 _ => None,
             });
         }
         request
     }
 
-    /// Unblocks the signals: in a worker, whose own children the server has no part in, or for a server that does not
-    /// start.
-    pub(crate) fn unblock(self) {
-        let _ = mask(libc::SIG_UNBLOCK, &signal_set(self.with_stop_requests));
+    /// Unblocks all signals in a worker, whatever its server has blocked: the worker's own children are no matter of the
+    /// server, and from now on it drops the stop signals of others.
+    pub(crate) fn unblock_in_worker(self) {
+        stop_signals::protect();
+        let _ = set_mask(libc::SIG_SETMASK, &set_of(&[]));
+    }
+
+    /// Puts back what was in force before, for a server that does not start.
+    pub(crate) fn give_up(self) {
+        self.dispositions.restore();
+        let _ = set_mask(libc::SIG_SETMASK, &self.mask);
     }
 }
 
@@ -93,24 +169,25 @@ impl AsFd for ChildSignals {
     }
 }
 
-fn signal_set(with_stop_requests: bool) -> libc::sigset_t {
+fn set_of(signals: &[i32]) -> libc::sigset_t {
     // SAFETY: zeroed demands that zero bytes are a valid sigset_t; it is an array of integers.
     let mut set: libc::sigset_t = unsafe { std::mem::zeroed() };
     // SAFETY: sigemptyset demands a valid set; it is on this frame.
     unsafe { libc::sigemptyset(&mut set) };
-    let stop: &[i32] = if with_stop_requests { &[libc::SIGTERM, libc::SIGINT] } else { &[] };
-    for &signal in [libc::SIGCHLD].iter().chain(stop) {
+    for &signal in signals {
         // SAFETY: sigaddset demands an initialised set and a valid signal; sigemptyset initialised it.
         unsafe { libc::sigaddset(&mut set, signal) };
     }
     set
 }
 
-fn mask(how: i32, set: &libc::sigset_t) -> rustix::io::Result<()> {
-    // SAFETY: sigprocmask demands a valid set and lets the old one be null.
-    match unsafe { libc::sigprocmask(how, set, std::ptr::null_mut()) } {
-        0 => Ok(()),
-        _ => Err(last_errno()),
+/// Changes the signals that this thread blocks; returns those that it blocked before.
+fn set_mask(how: i32, set: &libc::sigset_t) -> rustix::io::Result<libc::sigset_t> {
+    let mut before = set_of(&[]);
+    // SAFETY: pthread_sigmask demands valid sets; both live on the frames of this call.
+    match unsafe { libc::pthread_sigmask(how, set, &mut before) } {
+        0 => Ok(before),
+        error => Err(rustix::io::Errno::from_raw_os_error(error)),
     }
 }
 

@@ -1,13 +1,12 @@
 //! Large data of a preload.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::ops::Deref;
 use std::path::Path;
 
-use crate::sys::Errno;
-use crate::sys::memory_file;
 use crate::sys::sealed_file::SealedFile;
+use crate::sys::{Errno, limits, memory_file};
 
 /// Bytes that a preload makes and that all workers read; their size does not slow down a fork.
 ///
@@ -33,7 +32,8 @@ pub struct SharedBytes(Bytes);
 #[derive(Debug)]
 enum Bytes {
     Sealed(SealedFile),
-    /// Where the system refuses memory files. Each fork copies the page tables of these.
+    /// Where the system refuses memory files, or files of this length (`RLIMIT_FSIZE`). Each fork copies the page tables of
+    /// these.
     Ordinary(Vec<u8>),
 }
 
@@ -53,7 +53,16 @@ impl SharedBytes {
             }
             Err(error) => return Err(error.into()),
         };
-        io::copy(&mut reader, &mut file)?;
+        // A write beyond the limit would end this process by SIGXFSZ.
+        let copied = io::copy(&mut reader.by_ref().take(limits::longest_file()), &mut file)?;
+        let mut rest = Vec::new();
+        if copied == limits::longest_file() && reader.read_to_end(&mut rest)? > 0 {
+            let mut bytes = Vec::new();
+            file.rewind()?;
+            file.read_to_end(&mut bytes)?;
+            bytes.append(&mut rest);
+            return Ok(SharedBytes(Bytes::Ordinary(bytes)));
+        }
         Ok(SharedBytes(Bytes::Sealed(SealedFile::new(file.into())?)))
     }
 

@@ -20,6 +20,7 @@ mod relay;
 mod restarts;
 mod roles;
 mod services;
+mod stop_signals;
 mod strangers;
 mod stuck;
 #[cfg(feature = "tls")]
@@ -108,6 +109,7 @@ fn tests() -> Vec<Tests> {
         paths::TESTS,
         namespaces::TESTS,
         services::TESTS,
+        stop_signals::TESTS,
         upgrades::TESTS,
         stuck::TESTS,
         network::TESTS,

@@ -38,8 +38,15 @@ fn start_as_a_service(options: &str, address: &str) {
         nix::unistd::close(socket).expect("a socket");
     }
     let path = address.strip_prefix("unix:").expect("a path");
+    let watched = options.split_whitespace().find_map(|word| word.strip_prefix("watchdog="));
+    let watched = watched.and_then(|watched| watched.split_once(':'));
+    let own = std::process::id().to_string();
+    let watched = watched.map(|(limit, pid)| {
+        [("WATCHDOG_USEC", limit), ("WATCHDOG_PID", if pid == "own" { own.as_str() } else { pid })]
+    });
     let error = std::process::Command::new(std::env::current_exe().expect("this program"))
         .args(std::env::args_os().skip(1))
+        .envs(watched.into_iter().flatten())
         .envs([
             ("LISTEN_FDS", "1"),
             ("LISTEN_FDNAMES", "probes"),

@@ -14,6 +14,9 @@ tests! {
     calls_wait_for_a_service_that_is_restarted,
     a_service_says_what_it_was_passed_where_that_does_not_fit,
     a_service_manager_that_does_not_listen_holds_up_no_call,
+    a_watchdog_is_fed_as_long_as_the_server_is_there,
+    a_watchdog_of_another_process_is_not_fed,
+    a_worker_of_a_service_has_no_variable_of_its_manager,
 }
 
 /// What a service manager has for one service: a socket that listens, and a place to be told how it does.
@@ -117,6 +120,69 @@ fn a_service_manager_that_does_not_listen_holds_up_no_call() {
         assert_eq!(manager.hears(), "READY=1");
         signal(service.pid(), Signal::TERM);
         assert_eq!(manager.hears(), "STOPPING=1");
+        service.tells("good bye").await;
+        assert!(service.ends().success());
+    });
+}
+
+/// G6: also while it waits for its last worker.
+fn a_watchdog_is_fed_as_long_as_the_server_is_there() {
+    run(async {
+        let manager = Manager::new();
+        let mut service = manager.start("at=systemd:probes watchdog=20000:own");
+        let pool = manager.place.start();
+        let checkout = pool.checkout().start();
+        answer(checkout.send(Pid)).await.expect("a worker");
+        assert_eq!(manager.hears(), "READY=1");
+        for _ in 0..5 {
+            assert_eq!(manager.hears(), "WATCHDOG=1");
+        }
+        signal(service.pid(), Signal::TERM);
+        let mut heard = String::new();
+        while heard != "STOPPING=1" {
+            heard = manager.hears();
+        }
+        for _ in 0..5 {
+            assert_eq!(manager.hears(), "WATCHDOG=1");
+        }
+        drop(checkout);
+        service.tells("good bye").await;
+        assert!(service.ends().success());
+        bounded("the end", pool.stop(Duration::ZERO)).await;
+    });
+}
+
+/// G6
+fn a_watchdog_of_another_process_is_not_fed() {
+    run(async {
+        let manager = Manager::new();
+        let mut service = manager.start("at=systemd:probes watchdog=1000:1");
+        assert_eq!(manager.hears(), "READY=1");
+        let pool = manager.place.start();
+        answer(pool.send(Slow(Duration::from_millis(50), 1))).await.expect("a worker");
+        bounded("the end", pool.stop(Duration::ZERO)).await;
+        signal(service.pid(), Signal::TERM);
+        assert_eq!(manager.hears(), "STOPPING=1");
+        service.tells("good bye").await;
+        assert!(service.ends().success());
+    });
+}
+
+/// G6, G12: nor do the programs that it starts.
+fn a_worker_of_a_service_has_no_variable_of_its_manager() {
+    run(async {
+        let manager = Manager::new();
+        let mut service = manager.start("at=systemd:probes watchdog=1000000:own");
+        assert_eq!(manager.hears(), "READY=1");
+        let pool = manager.place.start();
+        let names =
+            ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID"];
+        for name in names {
+            assert!(environment_of(service.pid()).iter().any(|entry| entry.starts_with(name)), "{name}");
+            assert_eq!(answer(pool.send(Variable(name.to_owned()))).await, Ok((None, None)), "{name}");
+        }
+        bounded("the end", pool.stop(Duration::ZERO)).await;
+        signal(service.pid(), Signal::TERM);
         service.tells("good bye").await;
         assert!(service.ends().success());
     });

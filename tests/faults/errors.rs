@@ -19,6 +19,7 @@ const ERRORS: &[(&str, &[&str])] = &[
     ("madvise", &["EAGAIN", "ENOMEM"]),
     ("memfd_create", &["EMFILE", "ENFILE", "ENOMEM"]),
     ("mmap", &["EAGAIN", "ENFILE", "ENOMEM"]),
+    ("mprotect", &["ENOMEM"]),
     ("open", &["EMFILE", "ENFILE", "ENOMEM", "EINTR"]),
     ("pidfd_open", &["EMFILE", "ENFILE", "ENOMEM"]),
     ("pidfd_send_signal", &["EAGAIN"]),

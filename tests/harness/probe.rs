@@ -36,6 +36,7 @@ pub enum Script {
     Exit(i32),
     Hang,
     Sleep(Duration),
+    Print(String),
 }
 
 impl Script {
@@ -50,6 +51,10 @@ impl Script {
             },
             Script::Sleep(time) => {
                 std::thread::sleep(*time);
+                Ok(())
+            }
+            Script::Print(text) => {
+                println!("{text}");
                 Ok(())
             }
         }
@@ -191,6 +196,31 @@ messages! {
         std::thread::sleep(Duration::from_secs(60));
         Ok(())
     };
+    /// Raises this signal against its process group, in which it may be alone.
+    RaiseInGroup(i32) => (), |probe, message, ctx| {
+        let signal = rustix::process::Signal::from_named_raw(message.0).expect("a signal");
+        rustix::process::kill_current_process_group(signal).expect("one's own group");
+        std::thread::sleep(Duration::from_secs(60));
+        Ok(())
+    };
+    /// Waits until this file is there, and answers its process id.
+    AwaitFile(PathBuf) => u32, |probe, message, ctx| {
+        while !message.0.exists() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(std::process::id())
+    };
+    /// A variable of the environment, as the worker has it and as a program does that it starts.
+    Variable(String) => (Option<String>, Option<String>), |probe, message, ctx| {
+        let name = format!("{}=", message.0);
+        let output = std::process::Command::new("env").output();
+        let output = output.map_err(|error| Failure::task(error.to_string()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let inherited = text.lines().find_map(|line| line.strip_prefix(&name).map(str::to_owned));
+        Ok((std::env::var(message.0).ok(), inherited))
+    };
+    /// Whether the controlling terminal can be opened.
+    HasTerminal => bool, |probe, message, ctx| Ok(std::fs::File::open("/dev/tty").is_ok());
     /// Open descriptors of the worker, as numbers and what they are.
     Descriptors => Vec<(i32, String)>, |probe, message, ctx| Ok(descriptors());
     /// The worker's process group and the signals it blocks and ignores, as `/proc/self/status` has them.

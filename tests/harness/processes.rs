@@ -30,6 +30,11 @@ pub fn group(pid: u32) -> u32 {
     stat(pid).and_then(|fields| fields.get(2)?.parse().ok()).unwrap_or(0)
 }
 
+/// The number of the process's controlling terminal; 0 if it has none.
+pub fn terminal(pid: u32) -> u32 {
+    stat(pid).and_then(|fields| fields.get(4)?.parse().ok()).expect("a process")
+}
+
 /// The fields of `/proc/PID/stat` from the third on.
 fn stat(pid: u32) -> Option<Vec<String>> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -57,6 +62,23 @@ pub fn environment_of(pid: u32) -> BTreeSet<String> {
     let bytes = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
     let entries = bytes.split(|&byte| byte == 0).filter(|entry| !entry.is_empty());
     entries.map(|entry| String::from_utf8_lossy(entry).into_owned()).collect()
+}
+
+/// The signals that wait for a process, and those that it blocks, ignores and handles: `ShdPnd`, `SigBlk`, `SigIgn` and
+/// `SigCgt`, a bit for each from signal 1 on.
+pub fn signal_masks(pid: u32) -> BTreeMap<&'static str, u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let mask = |name: &'static str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        (name, line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).expect("a mask"))
+    };
+    ["ShdPnd", "SigBlk", "SigIgn", "SigCgt"].into_iter().map(mask).collect()
+}
+
+/// How much likelier the out-of-memory killer takes the process than its size says.
+pub fn oom_score(pid: u32) -> i32 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("a score");
+    text.trim().parse().expect("a number")
 }
 
 /// A size in `/proc/PID/status`, such as `VmData`, in bytes.
@@ -175,6 +197,14 @@ impl Application {
         Self::spawn(Command::new(first).args(rest).arg(program), test, role)
     }
 
+    /// As [`start`](Self::start), in the foreground of a terminal of its own: this process is the terminal, and is closed
+    /// when it is killed. `settings` are those of `stty`. `None` where there is no program that makes terminals.
+    pub fn at_a_terminal(settings: &str, test: &str, role: &str) -> Option<Self> {
+        Command::new("script").arg("--version").stdout(Stdio::null()).status().ok()?;
+        let line = format!("exec script -qefc \"stty {settings}; exec $0 $*\" /dev/null");
+        Some(Self::start_within(&["sh", "-c", &line], test, role))
+    }
+
     /// As [`start`](Self::start), with this standard error.
     pub fn start_with_stderr(stderr: impl Into<Stdio>, test: &str, role: &str) -> Self {
         let program = std::env::current_exe().expect("this program");
@@ -224,6 +254,12 @@ impl Application {
     pub fn go_on(&mut self) {
         let input = self.input.as_mut().expect("it is open");
         writeln!(input, "go on").expect("the application listens");
+    }
+
+    /// Presses keys at its terminal, see [`at_a_terminal`](Self::at_a_terminal).
+    pub fn press(&mut self, keys: &str) {
+        let input = self.input.as_mut().expect("it is open");
+        input.write_all(keys.as_bytes()).and_then(|()| input.flush()).expect("the terminal takes it");
     }
 
     /// Tells the application that it will be told no more.

@@ -119,10 +119,10 @@ fn a_handler_that_signals_its_whole_group_harms_its_own_call_only() {
     harms_only_itself(async |checkout| {
         let pid = answer(checkout.send(Pid)).await.expect("a pid");
         assert_eq!(group(pid), pid);
-        let call = checkout.send(Slow(Duration::from_secs(60), 0));
-        let group = rustix::process::Pid::from_raw(i32::try_from(pid).expect("a pid")).expect("a pid");
-        rustix::process::kill_process_group(group, rustix::process::Signal::TERM).expect("the group");
-        answer(call).await.unwrap_err()
+        let signal = rustix::process::Signal::TERM.as_raw();
+        let failure = answer(checkout.send(RaiseInGroup(signal))).await.unwrap_err();
+        assert!(failure.to_string().contains("SIGTERM"), "{failure}");
+        failure
     });
 }
 

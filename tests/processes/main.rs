@@ -3,7 +3,11 @@
 mod boot;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod inherited;
 mod isolation;
+mod limits;
 mod runtimes;
 mod server;
+mod stop_signals;
+mod terminals;
 mod workers;

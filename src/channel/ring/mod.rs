@@ -34,6 +34,9 @@ const CAPACITY: u32 = 256 << 10;
 /// Bytes of the status page, which also holds the counters (each on a cache line of its own), and of both rings.
 const RINGS_LENGTH: usize = PAGE_LENGTH + 2 * CAPACITY as usize;
 
+/// Bytes of the memory of a channel with rings.
+pub(super) const MEMORY_LENGTH: usize = RINGS_LENGTH + TABLE_LENGTH;
+
 impl Word for AtomicU32 {
     fn load(&self, order: Ordering) -> u32 {
         self.load(order)
@@ -99,7 +102,7 @@ impl Ring {
     /// Creates rings. Returns the host's side and the descriptor with which the worker opens its own.
     #[cfg(any(feature = "actors", test))]
     pub(crate) fn create() -> rustix::io::Result<(Self, OwnedFd)> {
-        let (memory, file) = SharedMemory::create(MEMORY_NAME, RINGS_LENGTH + TABLE_LENGTH)?;
+        let (memory, file) = SharedMemory::create(MEMORY_NAME, MEMORY_LENGTH)?;
         memory.populate_if_strict()?;
         let side = Side::new(Arc::new(memory), &HOST_WORDS, CAPACITY);
         Ok((Ring { side, outgoing: &TO_WORKER, incoming: &TO_HOST }, file))
@@ -107,7 +110,7 @@ impl Ring {
 
     /// Opens the worker's side.
     pub(crate) fn open(file: &OwnedFd) -> rustix::io::Result<Self> {
-        let memory = SharedMemory::open(file.as_fd(), RINGS_LENGTH + TABLE_LENGTH)?;
+        let memory = SharedMemory::open(file.as_fd(), MEMORY_LENGTH)?;
         let ring = Self::worker_side(Arc::new(memory));
         ring.record_processor();
         Ok(ring)

@@ -51,7 +51,7 @@ impl Arena {
 
         use super::Errno;
         use super::faults::{self, Call};
-        let (memory, file) = SharedMemory::create(c"forkpool-blobs", length.next_multiple_of(PAGE))?;
+        let (memory, file) = SharedMemory::create_reserved(c"forkpool-blobs", length.next_multiple_of(PAGE))?;
         let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
         faults::point(Call::Open)?;
         let read_only = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
