@@ -26,6 +26,7 @@ use crate::address::{Address, AddressError};
 use crate::certificates::Certificates;
 use crate::config::{OptionError, Options, Transport};
 use crate::failure;
+use crate::failure::BacktraceStyle;
 use crate::server::{Boot, boot};
 use crate::sys::own_program::{CannotRestart, OwnProgram};
 use crate::sys::{CallError, requirements};
@@ -268,6 +269,7 @@ impl<W: Worker> PoolBuilder<W> {
                 kill_grace: self.options.kill_grace,
                 memory_limit: self.options.memory_limit,
             },
+            backtrace: BacktraceStyle::here(),
             config,
         });
         let mut bytes = Vec::new();

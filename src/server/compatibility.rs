@@ -87,6 +87,7 @@ fn difference(theirs: &[Signature], own: &[Signature]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::BacktraceStyle;
     use crate::wire::control::ProcessLimits;
 
     fn interface(signatures: &[(&str, u64)]) -> Vec<Signature> {
@@ -105,6 +106,7 @@ mod tests {
             max_depth: 1,
             max_memory: None,
             process_limits: ProcessLimits::default(),
+            backtrace: BacktraceStyle::Off,
             config: None,
         }
     }

@@ -16,6 +16,7 @@ pub(crate) mod init_array;
 mod loaded_objects;
 pub(crate) mod memory;
 pub(crate) mod memory_file;
+pub(crate) mod oom;
 #[cfg(feature = "actors")]
 pub(crate) mod own_program;
 pub(crate) mod parent_death;
@@ -32,6 +33,8 @@ pub(crate) mod server_process;
 pub(crate) mod shared_memory;
 pub(crate) mod signals;
 pub(crate) mod sockets;
+pub(crate) mod stack;
+pub(crate) mod stack_overflow;
 pub(crate) mod threads;
 
 pub(crate) use rustix::io::Errno;
