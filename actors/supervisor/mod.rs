@@ -192,8 +192,6 @@ impl Supervisor {
                 }
             }
             FromServer::Diverted => self.mark_diverted(),
-            // An application never requests a handover.
-            FromServer::HandedOver { .. } => {}
         }
     }
 
