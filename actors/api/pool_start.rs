@@ -27,6 +27,7 @@ use crate::certificates::Certificates;
 use crate::channel;
 use crate::config::{OptionError, Options, Transport};
 use crate::failure;
+use crate::failure::BacktraceStyle;
 use crate::server::{Boot, boot};
 use crate::sys::arena::PAGE;
 use crate::sys::own_program::{CannotRestart, OwnProgram};
@@ -272,6 +273,7 @@ impl<W: Worker> PoolBuilder<W> {
                 kill_grace: self.options.kill_grace,
                 memory_limit: self.options.memory_limit,
             },
+            backtrace: BacktraceStyle::here(),
             config,
         });
         let mut bytes = Vec::new();

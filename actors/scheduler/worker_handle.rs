@@ -87,6 +87,15 @@ impl WorkerHandle {
         figures::state(self.pidfd().ok()?)
     }
 
+    /// Returns whether the process runs; `None` if this process does not see it.
+    pub(crate) fn is_running(&self) -> Option<bool> {
+        let pidfd = self.pidfd.as_ref()?;
+        if self.has_exited() {
+            return Some(false);
+        }
+        process::has_exited(pidfd.as_fd()).map(|has_exited| !has_exited)
+    }
+
     /// Reaps the process after its exit, if this process has adopted it. Returns whether it is still to be adopted, so
     /// that this is to be called again.
     pub(crate) fn reap_adopted(&self) -> bool {

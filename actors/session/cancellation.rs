@@ -42,7 +42,7 @@ impl Session {
         let SessionState::Held(lease) = &self.state else { return };
         let worker = lease.worker.number;
         let failure = Failure::of(FailureKind::Timeout, "").in_phase(Phase::Holding).at_limit(limit);
-        let facts = lease.worker.facts(Some(self.calls_served));
+        let facts = lease.worker.facts_and_usage(Some(self.calls_served));
         self.fatal = Some(failure.in_pool(&self.scheduler.options.name).on_worker(facts));
         self.finish_lease();
         let pool = self.scheduler.options.name.clone();

@@ -151,6 +151,12 @@ impl Session {
         self.fail_checkout(failure.at_limit(limit), host);
     }
 
+    /// Leaves the queue and returns what the checkout was waiting for.
+    pub(super) fn leave_queue(&mut self) -> Phase {
+        self.state = SessionState::NoWorker;
+        self.scheduler.cancel(&self.waiter).phase
+    }
+
     /// Leaves the queue and returns why no worker came, as far as the scheduler knows.
     fn failed_wait(&mut self) -> Failure {
         let mut outcome = self.scheduler.cancel(&self.waiter);
@@ -171,7 +177,8 @@ impl Session {
             std::mem::replace(&mut self.state, SessionState::NoWorker)
         {
             // Its process may have ended while its server is stopped and does not report it.
-            let exit_report = lease.worker.has_exited().then_some(ExitReport::Unknown);
+            let has_ended = lease.worker.is_running() == Some(false);
+            let exit_report = has_ended.then_some(ExitReport::Unknown);
             self.handle_lost_worker(lease, exit_report, host);
         }
     }

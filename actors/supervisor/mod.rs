@@ -170,7 +170,7 @@ impl Supervisor {
             FromServer::Refused { reason } => self.last_error = Some(reason),
             FromServer::PreloadFailed(report) => {
                 self.last_error = Some("the preload failed".to_owned());
-                let failure = worker_process::setup_failure(&report);
+                let failure = worker_process::setup_failure(report);
                 self.scheduler.report_setup_failure(None, failure.in_pool(&self.scheduler.options.name));
             }
             FromServer::Forked(workers) => {

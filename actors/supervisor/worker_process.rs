@@ -11,12 +11,12 @@ use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, Recipi
 
 use super::SpawnFailed;
 use crate::actors::scheduler::Scheduler;
-use crate::actors::scheduler::exit::{EXIT_REPORT_TIMEOUT, ExitReport};
+use crate::actors::scheduler::exit::{EXIT_REPORT_TIMEOUT, ExitReport, unreported_end};
 use crate::actors::scheduler::worker_handle::WorkerHandle;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::telemetry::stdio::OutputPipe;
 use crate::actors::transport::{Arrived, HostChannel, MAX_LAST_READS};
-use crate::failure::{Failure, FailureKind, Phase, WorkerFacts};
+use crate::failure::{BacktraceStyle, Failure, FailureKind, Phase, WorkerFacts};
 use crate::sys::passing::RETRY_WAIT;
 use crate::wire::call::{FromWorker, Ready, SetupReport};
 use crate::wire::control::Ended;
@@ -115,7 +115,7 @@ impl WorkerProcess {
         };
         match message {
             Ok(FromWorker::Ready(ready)) => self.handle_ready(&ready),
-            Ok(FromWorker::SetupFailed(report)) => self.fail_setup(setup_failure(&report)),
+            Ok(FromWorker::SetupFailed(report)) => self.fail_setup(setup_failure(report)),
             Ok(_) => self.fail_setup(Failure::of(FailureKind::Setup, "sent an unexpected first message")),
             Err(error) => {
                 self.fail_setup(Failure::of(FailureKind::Setup, format!("sent an invalid message: {error}")))
@@ -232,9 +232,9 @@ impl WorkerProcess {
         }
     }
 
-    fn handle_exit(&mut self, mut exit_report: ExitReport, ctx: &mut Context<Self>) {
-        if let ExitReport::Known(Ended { status: Some(status), .. }) = &mut exit_report {
-            self.output.set_records(std::mem::take(&mut status.records));
+    fn handle_exit(&mut self, exit_report: ExitReport, ctx: &mut Context<Self>) {
+        if let ExitReport::Known(Ended { status: Some(status), .. }) = &exit_report {
+            self.output.set_status(status);
         }
         if self.handle.is_none()
             && let ProxyState::FailedUnforked(failure) =
@@ -271,12 +271,8 @@ impl WorkerProcess {
                     supervisor.do_send(SpawnFailed(process.number));
                 }
             } else {
-                let ended = if process.has_exited() {
-                    "ended its process"
-                } else {
-                    "closed its channel and was killed"
-                };
-                process.fail_setup(Failure::of(FailureKind::Setup, ended));
+                let is_running = process.handle.as_ref().and_then(WorkerHandle::is_running);
+                process.fail_setup(Failure::of(FailureKind::Setup, unreported_end(is_running)));
             }
         });
     }
@@ -296,12 +292,14 @@ impl WorkerProcess {
 }
 
 /// Converts a worker's or a server's report of a failed set-up into a failure.
-pub(crate) fn setup_failure(report: &SetupReport) -> Failure {
+pub(crate) fn setup_failure(report: SetupReport) -> Failure {
     match report {
         SetupReport::Error(error) => {
             Failure::of(FailureKind::Setup, "returned an error").with_chain(error.chain())
         }
-        SetupReport::Panic(report) => Failure::of(FailureKind::Setup, "panicked").with_panic(report.clone()),
+        SetupReport::Panic(report) => {
+            Failure::of(FailureKind::Setup, "panicked").with_panic(report.received(BacktraceStyle::here()))
+        }
     }
 }
 

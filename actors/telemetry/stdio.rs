@@ -18,7 +18,10 @@ use tokio::io::unix::AsyncFd;
 
 use crate::actors::transport::watching;
 use crate::channel::StatusPage;
+use crate::escape;
+use crate::failure::LastWords;
 use crate::sys::descriptors;
+use crate::wire::control::StatusSnapshot;
 
 use super::line_buffer::{LineBuffer, Tail};
 use super::teller;
@@ -89,8 +92,9 @@ pub(crate) struct OutputPipe {
 enum OutputSource {
     /// A worker on this machine: the read ends of its pipes, and its status page.
     Local { status_page: StatusPage, stdout: Arc<OwnedFd>, stderr: Arc<OwnedFd> },
-    /// A worker on another machine, whose server sends its output, and its last records with its exit report.
-    Remote { records: Mutex<Vec<String>> },
+    /// A worker on another machine, whose server sends its output, and what was on its status page with its exit
+    /// report.
+    Remote { status: Mutex<StatusSnapshot> },
 }
 
 /// What has been read and not logged yet, and the last bytes of standard error.
@@ -118,7 +122,7 @@ impl OutputPipe {
 
     /// Creates the output of a worker on another machine, which the worker's server sends.
     pub(crate) fn remote(pool: &str, teller: Teller, worker: u64, name_of: NameOf) -> Arc<Self> {
-        OutputPipe::of(pool, teller, worker, name_of, OutputSource::Remote { records: Mutex::default() })
+        OutputPipe::of(pool, teller, worker, name_of, OutputSource::Remote { status: Mutex::default() })
     }
 
     fn of(pool: &str, teller: Teller, worker: u64, name_of: NameOf, source: OutputSource) -> Arc<Self> {
@@ -144,10 +148,10 @@ impl OutputPipe {
         self.process(stream, bytes, &mut self.read.lock());
     }
 
-    /// Stores the last records of a worker on another machine, as its server has sent them.
-    pub(crate) fn set_records(&self, received: Vec<String>) {
-        if let OutputSource::Remote { records } = &self.source {
-            *records.lock() = received;
+    /// Stores what was on the status page of a worker on another machine, as its server has sent it.
+    pub(crate) fn set_status(&self, received: &StatusSnapshot) {
+        if let OutputSource::Remote { status } = &self.source {
+            *status.lock() = received.clone();
         }
     }
 
@@ -193,7 +197,15 @@ impl OutputPipe {
     pub(crate) fn records(&self) -> Vec<String> {
         match &self.source {
             OutputSource::Local { status_page, .. } => status_page.records(),
-            OutputSource::Remote { records } => records.lock().clone(),
+            OutputSource::Remote { status } => status.lock().records.clone(),
+        }
+    }
+
+    /// Returns what the worker has left about its own end.
+    pub(crate) fn last_words(&self) -> LastWords {
+        match &self.source {
+            OutputSource::Local { status_page, .. } => status_page.last_words(),
+            OutputSource::Remote { status } => status.lock().last_words.clone(),
         }
     }
 
@@ -272,7 +284,7 @@ impl OutputPipe {
         self.teller.tell(move || {
             let pool = &*pool;
             // Without a subscriber in the program an event would be lost, so the line is printed.
-            let printed = || format!("[{pool}/{worker}] {line}");
+            let printed = || format!("[{pool}/{worker}] {}", escape::printable(&line));
             teller::print_or(printed, || match stream {
                 OutputStream::Stdout => tracing::info!(
                     target: "forkpool::worker::output", pool, worker, pid, call, stream = "stdout", "{line}"

@@ -4,6 +4,7 @@
 
 mod call_arbiter;
 mod own_arbiter;
+pub(crate) mod symbolizer;
 
 pub(crate) use call_arbiter::CallArbiter;
 pub(crate) use own_arbiter::{OwnArbiter, is_own, supervision};

@@ -9,8 +9,9 @@ use rustix::process::Pid;
 use super::watchdog;
 use super::watchdog::{HangLimit, WatchdogState, WatchdogVerdict};
 use crate::channel::StatusPage;
-use crate::failure::Ending;
-use crate::sys::{Errno, clock, descriptors, memory, process};
+use crate::sys::oom::OomCounts;
+use crate::sys::process::Zombie;
+use crate::sys::{Errno, clock, descriptors, oom, process};
 use crate::wire::control::{Ended, FromServer, ProcessLimits, StatusSnapshot};
 
 /// Least peak memory, in bytes, of a worker that may be a victim of the out-of-memory killer, which picks large
@@ -26,6 +27,8 @@ struct Child {
     hang_limit: Option<HangLimit>,
     watchdog: WatchdogState,
     status_page: Option<StatusPage>,
+    /// Whether this server has sent it SIGKILL.
+    was_killed: bool,
     /// The output pipes of a worker whose client is on another machine; an element is `None` once its pipe is closed.
     outputs: Option<Outputs>,
 }
@@ -64,13 +67,12 @@ struct Adopted {
 pub(super) struct Children {
     running: HashMap<Pid, Child>,
     adopted: Vec<Adopted>,
-    /// The kernel's count of out-of-memory kills when it was last read.
-    oom_kills: Option<u64>,
+    oom_counts: OomCounts,
 }
 
 impl Children {
     pub(super) fn new() -> Self {
-        Children { running: HashMap::new(), adopted: Vec::new(), oom_kills: memory::oom_kills() }
+        Children { running: HashMap::new(), adopted: Vec::new(), oom_counts: OomCounts::read() }
     }
 
     /// Returns the number of running workers.
@@ -91,7 +93,10 @@ impl Children {
         // A worker without a readable status page is bounded only by the clocks of its callers.
         let status_page = hang_limit.and_then(|_| open_status_page());
         let watchdog = WatchdogState::default();
-        self.running.insert(pid, Child { client, number, hang_limit, watchdog, status_page, outputs: None });
+        self.running.insert(
+            pid,
+            Child { client, number, hang_limit, watchdog, status_page, was_killed: false, outputs: None },
+        );
     }
 
     /// Adds a worker that was forked for a client on another machine.
@@ -104,7 +109,10 @@ impl Children {
     ) {
         let (hang_limit, watchdog) = (hang_limit(process_limits), WatchdogState::default());
         let (status_page, outputs) = (Some(status_page), Some([Some(stdout), Some(stderr)]));
-        self.running.insert(pid, Child { client, number, hang_limit, watchdog, status_page, outputs });
+        self.running.insert(
+            pid,
+            Child { client, number, hang_limit, watchdog, status_page, was_killed: false, outputs },
+        );
     }
 
     /// Returns the open outputs of remote workers, with their clients.
@@ -151,11 +159,11 @@ impl Children {
     }
 
     /// Kills a worker with its process group, or sends it SIGTERM. An adopted worker is only ever killed.
-    pub(super) fn end_worker(&self, client: ClientId, number: u64, kill: bool) {
+    pub(super) fn end_worker(&mut self, client: ClientId, number: u64, kill: bool) {
         let is_wanted = |child: &Child| (child.client, child.number) == (client, number);
-        if let Some((&pid, _)) = self.running.iter().find(|(_, child)| is_wanted(child)) {
+        if let Some((&pid, child)) = self.running.iter_mut().find(|(_, child)| is_wanted(child)) {
             match kill {
-                true => process::kill_group(pid),
+                true => child.kill(pid),
                 false => process::terminate_child(pid),
             }
         }
@@ -179,7 +187,7 @@ impl Children {
     /// counts down with each child; at zero none is reaped.
     pub(super) fn next_ended(&mut self, most: &mut usize) -> Option<(ClientId, Vec<FromServer>, Ended)> {
         while *most > 0 {
-            let pid = process::next_zombie()?;
+            let Zombie { pid, is_killed } = process::next_zombie()?;
             *most -= 1;
             let child = self.running.remove(&pid);
             if child.is_some() {
@@ -187,11 +195,16 @@ impl Children {
                 // that number.
                 process::kill_group(pid);
             }
+            // The process has its control group until it is reaped.
+            let is_foreign_kill = is_killed && child.as_ref().is_some_and(|child| !child.was_killed);
+            let group = if is_foreign_kill { oom::group_count_of(pid) } else { None };
             let exit = process::reap(pid)?;
             if let Some(mut child) = child {
                 let (printed, status) = (child.drain_outputs(), child.status());
                 let hung = child.watchdog.has_acted();
-                let out_of_memory = !hung && self.was_oom_killed(&exit);
+                let is_large = exit.peak_memory >= OOM_MIN_PEAK;
+                let out_of_memory =
+                    is_foreign_kill && !hung && is_large && self.oom_counts.may_include(group);
                 let ended = Ended {
                     number: child.number,
                     ending: exit.ending,
@@ -207,23 +220,11 @@ impl Children {
         None
     }
 
-    /// Returns whether the kernel's count of out-of-memory kills has risen since it was last read, for an exit that
-    /// can be such a kill.
-    fn was_oom_killed(&mut self, exit: &process::ExitStatus) -> bool {
-        let killed = matches!(exit.ending, Ending::Signaled { signal: libc::SIGKILL, .. });
-        if !killed || exit.peak_memory < OOM_MIN_PEAK {
-            return false;
-        }
-        let kills = memory::oom_kills();
-        let before = std::mem::replace(&mut self.oom_kills, kills);
-        before.is_some() && before < kills
-    }
-
     /// Kills the workers of one client with their process groups. Children are reaped later; adopted workers are
     /// forgotten.
     pub(super) fn kill_workers_of(&mut self, client: ClientId) {
-        let theirs = self.running.iter().filter(|(_, child)| child.client == client);
-        theirs.for_each(|(&pid, _)| process::kill_group(pid));
+        let theirs = self.running.iter_mut().filter(|(_, child)| child.client == client);
+        theirs.for_each(|(&pid, child)| child.kill(pid));
         let theirs = self.adopted.iter().filter(|adopted| adopted.client == client);
         theirs.for_each(|adopted| process::kill_adopted(adopted.pidfd.as_fd()));
         self.adopted.retain(|adopted| adopted.client != client);
@@ -250,6 +251,12 @@ fn hang_limit(process_limits: ProcessLimits) -> Option<HangLimit> {
 }
 
 impl Child {
+    /// Kills the worker with its process group.
+    fn kill(&mut self, pid: Pid) {
+        self.was_killed = true;
+        process::kill_group(pid);
+    }
+
     /// Reads from one output; closes it at end-of-file and on errors.
     fn read(&mut self, stderr: bool) -> Option<Vec<u8>> {
         let end = &mut self.outputs.as_mut()?[usize::from(stderr)];
@@ -277,7 +284,8 @@ impl Child {
     /// Returns the contents of the status page for a client that does not share it.
     fn status(&self) -> Option<StatusSnapshot> {
         let status_page = self.outputs.as_ref().and(self.status_page.as_ref())?;
-        Some(StatusSnapshot { begun: status_page.call_begun(), records: status_page.records() })
+        let (begun, records) = (status_page.call_begun(), status_page.records());
+        Some(StatusSnapshot { begun, records, last_words: status_page.last_words() })
     }
 
     fn check(&mut self, pid: Pid, now: u32) -> Option<Duration> {

@@ -17,6 +17,7 @@ use crate::sys::process::{TitleSpace, exit_now};
 use crate::sys::signals;
 use crate::sys::signals::HangUpWatch;
 use crate::sys::sockets;
+use crate::sys::stack_overflow;
 use crate::sys::{CallError, terminal, threads};
 use crate::telling;
 use crate::wire::call::SetupReport;
@@ -104,6 +105,7 @@ fn prepare(program: &Program, mut control: ControlChannel) -> Result<ForkServer<
     write_title(title, &format!("forkpool: fork server of pool {}", hello.pool));
     worker::warm_up();
     let watch = HangUpWatch::start(control.as_fd());
+    panic_capture::set_style(hello.backtrace);
     // The application may exit during the preload; this process must then exit as well.
     let preload = run_preload(program, &config);
     drop(watch);
@@ -155,7 +157,10 @@ pub(super) fn run_preload(program: &Program, config: &[u8]) -> Result<&'static P
     let preload = Box::leak(Box::new(Preload::default()));
     match panic_capture::run(|| (program.preload)(config, preload)) {
         Ok(Ok(())) => match threads::others() {
-            None => Ok(preload),
+            None => {
+                stack_overflow::watch();
+                Ok(preload)
+            }
             Some(others) => {
                 let advice = "stop and join them in preload, or start them in setup";
                 Err(thread_error(&format!("the preload leaves {others} running"), advice))

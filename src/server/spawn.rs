@@ -326,7 +326,7 @@ impl ForkedWorker<'_> {
         child_signals.unblock_in_worker();
         // On failure the worker keeps the server's standard output and standard error.
         let _ = descriptors::replace_stdout_and_stderr(stdout, stderr);
-        let Hello { fingerprint, max_payload, max_depth, max_memory, process_limits, .. } = hello;
+        let Hello { fingerprint, max_payload, max_depth, max_memory, process_limits, backtrace, .. } = hello;
         worker::run(Assignment {
             program,
             config: &config,
@@ -339,6 +339,7 @@ impl ForkedWorker<'_> {
             limits: Limits { bytes: usize::try_from(max_payload).unwrap_or(usize::MAX), depth: max_depth },
             max_memory,
             memory_limit: process_limits.memory_limit,
+            backtrace,
             parent,
             hung_worker_timeout: process_limits.hung_worker_timeout,
         })

@@ -102,18 +102,6 @@ pub(crate) fn is_overcommit_strict() -> bool {
     })
 }
 
-/// How often the kernel's out-of-memory killer has killed since the machine was started, or `None` if the kernel does
-/// not report it.
-pub(crate) fn oom_kills() -> Option<u64> {
-    faults::point(Call::Open).ok()?;
-    let counters = std::fs::read_to_string("/proc/vmstat").ok()?;
-    oom_kills_in(&counters)
-}
-
-fn oom_kills_in(counters: &str) -> Option<u64> {
-    counters.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
-}
-
 fn sum_private(rollup: &str) -> u64 {
     rollup
         .lines()
@@ -131,12 +119,6 @@ mod tests {
     fn private_memory_is_the_sum_of_the_private_lines() {
         let rollup = "Rss: 900 kB\nPrivate_Clean: 4 kB\nPrivate_Dirty:  8 kB\nPrivate_Hugetlb: 0 kB\n";
         assert_eq!(sum_private(rollup), 12 * 1024);
-    }
-
-    #[test]
-    fn oom_kills_are_read_from_one_line() {
-        assert_eq!(oom_kills_in("pgfault 7\noom_kill 3\ndrop_pagecache 0\n"), Some(3));
-        assert_eq!(oom_kills_in("pgfault 7\noom_killer 3\n"), None);
     }
 
     #[test]

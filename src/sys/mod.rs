@@ -18,6 +18,7 @@ mod loaded_objects;
 pub(crate) mod manager_variables;
 pub(crate) mod memory;
 pub(crate) mod memory_file;
+pub(crate) mod oom;
 pub(crate) mod oom_score;
 #[cfg(feature = "actors")]
 pub(crate) mod own_program;
@@ -35,6 +36,8 @@ pub(crate) mod server_process;
 pub(crate) mod shared_memory;
 pub(crate) mod signals;
 pub(crate) mod sockets;
+pub(crate) mod stack;
+pub(crate) mod stack_overflow;
 mod stop_signals;
 pub(crate) mod terminal;
 pub(crate) mod threads;

@@ -61,6 +61,15 @@ pub(crate) fn own_pid() -> Pid {
     rustix::process::getpid()
 }
 
+/// Returns whether a process has ended; `None` if the system refuses to tell.
+#[cfg(feature = "actors")]
+pub(crate) fn has_exited(process: BorrowedFd<'_>) -> Option<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut entry = [PollFd::from_borrowed_fd(process, PollFlags::IN)];
+    faults::point(Call::Poll).ok()?;
+    poll(&mut entry, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).ok().map(|ready| ready > 0)
+}
+
 /// Exits at once: runs no destructor and no exit handler, and writes no buffer a second time.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: _exit demands nothing; it does not return.
@@ -259,6 +268,13 @@ pub(crate) fn become_subreaper() -> rustix::io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
 }
 
+/// A child that has exited and was not reaped yet.
+pub(crate) struct Zombie {
+    pub(crate) pid: Pid,
+    /// Whether SIGKILL has ended it.
+    pub(crate) is_killed: bool,
+}
+
 /// Returns a child that has exited and was not reaped yet, or `None` if there is none.
 ///
 /// It stays a zombie until [`reap`], and until then no other process can get its pid or its process group.
@@ -266,7 +282,7 @@ pub(crate) fn become_subreaper() -> rustix::io::Result<()> {
 /// # References
 ///
 /// - [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html), `WNOWAIT`
-pub(crate) fn next_zombie() -> Option<Pid> {
+pub(crate) fn next_zombie() -> Option<Zombie> {
     // SAFETY: zeroed demands that zero bytes are a valid siginfo_t; it is plain integers and pointers.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
@@ -281,7 +297,10 @@ pub(crate) fn next_zombie() -> Option<Pid> {
     found.ok()?;
     // SAFETY: si_pid demands that the union holds a child event; waitid returned 0, so it does, or the field
     // is still the zero from above, which means that no child has exited.
-    Pid::from_raw(unsafe { info.si_pid() })
+    let pid = Pid::from_raw(unsafe { info.si_pid() })?;
+    // SAFETY: si_status demands the same.
+    let is_killed = info.si_code == libc::CLD_KILLED && unsafe { info.si_status() } == libc::SIGKILL;
+    Some(Zombie { pid, is_killed })
 }
 
 /// Reaps a child that has exited; `None` if it still runs or is not a child of this process.

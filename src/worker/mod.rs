@@ -25,6 +25,7 @@ pub use crate::wire::control::Signature;
 use crate::blob;
 pub use crate::blob::blob;
 use crate::channel::{AnyWorkerIo, BlockingChannel, WorkerEnd};
+use crate::failure::BacktraceStyle;
 use crate::sys::arena::ReadOnlyArena;
 use crate::sys::memory::ForkMark;
 use crate::sys::process::{Pid, exit_now};
@@ -63,6 +64,8 @@ pub(crate) struct Assignment<'a> {
     pub(crate) max_memory: Option<u64>,
     /// Bytes of private data (`RLIMIT_DATA`) beyond which allocations fail.
     pub(crate) memory_limit: Option<u64>,
+    /// Whether panics have a backtrace.
+    pub(crate) backtrace: BacktraceStyle,
     /// The fork server, and how long a call may run once that has died.
     pub(crate) parent: Pid,
     pub(crate) hung_worker_timeout: Option<Duration>,
@@ -99,7 +102,9 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     }
     let recent_records = RecentRecords::new(io.status_page());
     let log = tracing::Dispatch::new(WorkerSubscriber::new(recent_records.clone()));
+    panic_capture::set_style(assignment.backtrace);
     panic_capture::set_channel(&io);
+    io.status_page().record_overflow();
     log_sender::set_channel(io.duplicate(), original.clone());
     blob::init_worker(assignment.arguments, results);
     let client = ClientTerms {

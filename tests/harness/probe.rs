@@ -108,6 +108,13 @@ impl Worker for Probe {
     }
 }
 
+/// Each level needs more stack, and there is none left long before the last.
+#[inline(never)]
+pub fn deeper(level: u64) -> u64 {
+    let frame = std::hint::black_box([level; 64]);
+    if level == u64::MAX { 0 } else { deeper(level + 1) + frame[7] }
+}
+
 fn note(journal: Option<&PathBuf>) {
     use std::io::Write;
     if let Some(path) = journal {
@@ -189,6 +196,19 @@ messages! {
     Exit(i32) => (), |probe, message, ctx| std::process::exit(message.0);
     /// Aborts the process.
     AbortProcess => (), |probe, message, ctx| std::process::abort();
+    /// Panics with this text where nothing may unwind, so that the process is aborted.
+    PanicWithoutUnwinding(String) => (), |probe, message, ctx| {
+        extern "C" fn panic(text: &String) {
+            panic!("{text}");
+        }
+        panic(&message.0);
+        Ok(())
+    };
+    /// Needs more stack than there is.
+    OverflowStack => (), |probe, message, ctx| {
+        std::hint::black_box(deeper(0));
+        Ok(())
+    };
     /// Raises this signal against itself.
     Raise(i32) => (), |probe, message, ctx| {
         let signal = rustix::process::Signal::from_named_raw(message.0).expect("a signal");
