@@ -251,6 +251,15 @@ impl<W: Worker> PoolBuilder<W> {
         self
     }
 
+    /// Sets how long the server may be silent until the pool takes it for dead, 100 ms to a day. Only for pools that
+    /// [connect](crate::Pool::connect) to `tcp:host:port` or `tls:host:port`, which send their server a ping each second, or three
+    /// within this time. Calls that wait are then served by the next server that answers at the address. Calls that run on
+    /// workers of the silent one may finish; if that is frozen and goes on, they do. Default: 3 s.
+    pub fn dead_after(mut self, time: Duration) -> Self {
+        self.connect.dead_after = Some(time);
+        self
+    }
+
     /// Allows a connection to another machine. Only for pools that [connect](crate::Pool::connect) to `tcp:host:port`. Nothing is
     /// encrypted and neither side is authenticated: whatever answers there, or stands in between, receives every message.
     /// Default: `false`.

@@ -13,6 +13,7 @@ use super::spawn::{ForkedWorker, WorkerSpec};
 use super::systemd;
 use super::systemd::Notices;
 use crate::config::ServerOptions;
+use crate::frozen_time::FrozenTime;
 use crate::sys::descriptors;
 use crate::sys::descriptors::OpenDescriptors;
 use crate::sys::passing::RETRY_WAIT;
@@ -36,6 +37,13 @@ const MAX_MESSAGES: usize = 64;
 /// Most children that are reaped in one turn of the loop. Orphans of workers are among them, which a worker may fork
 /// without end.
 const MAX_REAPED: usize = 256;
+
+/// Longest time that one turn of the loop takes, and that a wait lasts longer than it was to, in a process that runs
+/// (50 ms). What is beyond that was frozen.
+const LONGEST_TURN: Duration = Duration::from_millis(50);
+
+/// Longest wait while the end of the drain counts down (1 s), so that it is noticed if the process is frozen meanwhile.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// What every worker is made from.
 pub(super) struct WorkerTemplate<'a> {
@@ -69,6 +77,8 @@ pub(super) struct ForkServer<'a> {
     /// Set once the server takes no more work: `Some(Some(deadline))` if its workers must finish by then.
     draining: Option<Option<Instant>>,
     started: Instant,
+    /// When this process did not run. That time counts against no limit.
+    pub(super) frozen: FrozenTime,
     pub(super) forked: u64,
     pub(super) not_forked: u64,
     pub(super) rejections: RejectionLog,
@@ -138,6 +148,7 @@ impl<'a> ForkServer<'a> {
             has_more_exits: false,
             draining: None,
             started: now,
+            frozen: FrozenTime::new(now),
             forked: 0,
             not_forked: 0,
             rejections: RejectionLog::new(now),
@@ -179,7 +190,7 @@ impl<'a> ForkServer<'a> {
                     Err(disconnect) => self.remove_client(client, disconnect)?,
                 }
             }
-            let is_overdue = self.draining.flatten().is_some_and(|drain_until| drain_until <= Instant::now());
+            let is_overdue = self.remaining_drain(Instant::now()).is_some_and(|left| left.is_zero());
             if self.draining.is_some() && (is_overdue || self.children.count() == 0) {
                 return Err(Disconnect::Closed);
             }
@@ -190,16 +201,18 @@ impl<'a> ForkServer<'a> {
     /// Waits for events and handles them, except for messages that were read: [`run`](Self::run) handles those.
     fn wait(&mut self) -> Result<(), Disconnect> {
         let now = Instant::now();
+        self.frozen.note_run(now, LONGEST_TURN);
         self.rejections.log_omitted(now);
         telling::catch_up();
         self.notices.flush();
         let timers = [
-            self.children.check_hung(),
-            self.clients.next_overdue(now),
+            self.children.check_hung(now, &self.frozen),
+            self.clients.next_overdue(now, &self.frozen),
+            self.clients.next_look(now),
             self.clients.next_resumed(now),
             self.remaining_pause(now),
             self.rejections.next(now),
-            self.draining.flatten().map(|drain_until| drain_until.saturating_duration_since(now)),
+            self.remaining_drain(now).map(|left| left.min(LONGEST_WAIT)),
             self.clients.next_room(now).filter(|_| !self.listeners.is_empty()),
             (self.has_more_exits || self.clients.has_messages()).then_some(Duration::ZERO),
             self.notices.next(),
@@ -217,6 +230,8 @@ impl<'a> ForkServer<'a> {
                 Err(error) => return Err(self.give_up("poll", error)),
             }
         };
+        let longest = timeout.map_or(Duration::MAX, |timeout| timeout.saturating_add(LONGEST_TURN));
+        self.frozen.note_run(Instant::now(), longest);
         let request = awake.child_signals.then(|| self.child_signals.take_stop_request()).flatten();
         if awake.child_signals || self.has_more_exits {
             self.report_exits();
@@ -235,6 +250,23 @@ impl<'a> ForkServer<'a> {
             }
         }
         self.drop_overdue_peers(Instant::now());
+        self.remove_dead_clients()
+    }
+
+    /// Returns what is left until the workers of a server that takes no more work are killed.
+    fn remaining_drain(&self, now: Instant) -> Option<Duration> {
+        let (until, limit) = (self.draining.flatten()?, self.options.drain_timeout?);
+        let frozen = until.checked_sub(limit).map_or(Duration::ZERO, |began| self.frozen.since(began));
+        Some(until.checked_add(frozen).unwrap_or(until).saturating_duration_since(now))
+    }
+
+    /// Removes remote clients that have been silent for too long, and kills their workers.
+    fn remove_dead_clients(&mut self) -> Result<(), Disconnect> {
+        let dead_after = self.options.client_dead_after;
+        for client in self.clients.dead(Instant::now()) {
+            log_event!(warn, client, ?dead_after, "a client has been silent for too long");
+            self.remove_client(client, Disconnect::Closed)?;
+        }
         Ok(())
     }
 
@@ -311,6 +343,7 @@ impl<'a> ForkServer<'a> {
     /// Handles messages that a client has sent, as many as one turn of the loop has time for, and flushes its queue.
     /// Returns the worker's parts in a forked child.
     fn handle_messages(&mut self, id: ClientId) -> Result<Option<WorkerSpec>, Disconnect> {
+        let mut is_pinged = false;
         for _ in 0..MAX_MESSAGES {
             let Some(client) = self.clients.get(id) else { return Ok(None) };
             match client.control.next()? {
@@ -324,6 +357,7 @@ impl<'a> ForkServer<'a> {
                 Some(ToServer::End { number, kill }) => self.children.end_worker(id, number, kill),
                 Some(ToServer::Adopt { number, proof }) => self.adopt(id, number, proof)?,
                 Some(ToServer::Arena) => self.map_arena(id)?,
+                Some(ToServer::Ping) => is_pinged = true,
                 Some(ToServer::Inspect) => {
                     let stats = self.stats();
                     if let Some(client) = self.clients.get(id) {
@@ -335,7 +369,12 @@ impl<'a> ForkServer<'a> {
                 }
             }
         }
-        self.clients.get(id).map_or(Ok(()), |client| client.control.flush())?;
+        let Some(client) = self.clients.get(id) else { return Ok(None) };
+        // One answer for all pings of a turn, and what is unsent is as good an answer.
+        if is_pinged && !client.control.has_unsent() {
+            client.control.queue(&FromServer::Pong);
+        }
+        client.control.flush()?;
         Ok(None)
     }
 

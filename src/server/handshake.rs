@@ -93,7 +93,7 @@ impl ForkServer<'_> {
     }
 
     pub(super) fn drop_overdue_peers(&mut self, now: Instant) {
-        for pending_peer in self.clients.remove_overdue(now) {
+        for pending_peer in self.clients.remove_overdue(now, &self.frozen) {
             if pending_peer.handshake == HandshakeState::Unidentified {
                 self.reject(&format!("{} has not identified itself in time", pending_peer.peer));
             }
@@ -165,7 +165,7 @@ impl ForkServer<'_> {
             return self.refuse(id, "the server has reached its limit of descriptors".to_owned());
         }
         log_event!(info, client = id, pool = hello.pool, "a client has connected");
-        if let Some(client) = self.clients.admit(id, hello) {
+        if let Some(client) = self.clients.admit(id, hello, self.options.client_dead_after) {
             client.control.queue(&FromServer::Welcome { ticket: client.ticket });
         }
         Ok(())

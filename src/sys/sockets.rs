@@ -63,10 +63,11 @@ pub(crate) fn connect_tcp(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
 /// unanswered.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
 
-/// A TCP connection ends if sent bytes stay unacknowledged for this long, in milliseconds.
-const USER_TIMEOUT_MILLIS: u32 = 25_000;
-
-/// Makes a TCP connection send at once, and detect a peer that is gone without notice.
+/// Makes a TCP connection send at once, and end if the machine of its peer does not answer any more.
+///
+/// It sets no `TCP_USER_TIMEOUT`: that also ends a connection whose peer is alive and has not read for as long, such as a
+/// worker that gets a large argument while its call before still runs. That a peer is gone while bytes are on their way to
+/// it shows on the control connection.
 ///
 /// # References
 ///
@@ -79,8 +80,7 @@ pub(crate) fn configure_tcp(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
     sockopt::set_socket_keepalive(fd, true)?;
     sockopt::set_tcp_keepidle(fd, idle)?;
     sockopt::set_tcp_keepintvl(fd, interval)?;
-    sockopt::set_tcp_keepcnt(fd, count)?;
-    sockopt::set_tcp_user_timeout(fd, USER_TIMEOUT_MILLIS)
+    sockopt::set_tcp_keepcnt(fd, count)
 }
 
 /// What is at the path of a Unix socket.

@@ -159,6 +159,7 @@ messages! {
         ToServer::TakeOver,
         ToServer::Attach { ticket: any(c), number: any(c) },
         ToServer::Arena,
+        ToServer::Ping,
     ];
     Hello, |c| [Hello {
         protocol: any(c),
@@ -186,6 +187,7 @@ messages! {
         FromServer::HandedOver { address: any(c), more: any(c) },
         FromServer::Printed { number: any(c), stderr: any(c), bytes: any(c) },
         FromServer::Diverted,
+        FromServer::Pong,
     ];
     WorkerPid, |c| [WorkerPid { number: any(c), pid: any(c), proof: any(c) }];
     StatusSnapshot, |c| [StatusSnapshot { begun: any(c), records: any(c) }];
