@@ -34,8 +34,7 @@ impl FrozenTime {
 
     /// Returns how much of the time since `begin` was frozen.
     pub(crate) fn since(&self, begin: Instant) -> Duration {
-        let within =
-            |&(start, end): &(Instant, Instant)| end.saturating_duration_since(start.max(begin));
+        let within = |&(start, end): &(Instant, Instant)| end.saturating_duration_since(start.max(begin));
         self.spans.iter().map(within).sum()
     }
 

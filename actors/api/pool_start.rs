@@ -163,7 +163,9 @@ impl ConnectOptions {
     fn validate_dead_after(&self, is_at_port: bool) -> Result<(), OptionError> {
         let Some(time) = self.dead_after else { return Ok(()) };
         let rule = match DEAD_AFTER.contains(&time) {
-            _ if !is_at_port => "only a pool that connects to a server at tcp:host:port or tls:host:port sends pings",
+            _ if !is_at_port => {
+                "only a pool that connects to a server at tcp:host:port or tls:host:port sends pings"
+            }
             false => "it must be 100ms to 86400s",
             true => return Ok(()),
         };

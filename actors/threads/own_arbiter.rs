@@ -61,11 +61,7 @@ impl OwnArbiter {
     }
 
     /// Returns the current arbiter, or starts one and then `begin` with it.
-    fn shared(
-        current: &Mutex<Weak<Self>>,
-        name: &str,
-        begin: fn(&ArbiterHandle),
-    ) -> io::Result<Arc<Self>> {
+    fn shared(current: &Mutex<Weak<Self>>, name: &str, begin: fn(&ArbiterHandle)) -> io::Result<Arc<Self>> {
         let mut current = current.lock();
         if let Some(own) = current.upgrade() {
             return Ok(own);

@@ -283,12 +283,7 @@ impl Child {
         Some(StatusSnapshot { begun: status_page.call_begun(), records: status_page.records() })
     }
 
-    fn check(
-        &mut self,
-        pid: Pid,
-        now: u32,
-        frozen: impl Fn(Duration) -> Duration,
-    ) -> Option<Duration> {
+    fn check(&mut self, pid: Pid, now: u32, frozen: impl Fn(Duration) -> Duration) -> Option<Duration> {
         let (hang_limit, since) = (self.hang_limit?, self.status_page.as_ref()?.running_since());
         match self.watchdog.check(since, now, hang_limit, frozen) {
             WatchdogVerdict::Wait(wait) => Some(wait.min(hang_limit.longest_wait())),

@@ -11,9 +11,9 @@ use super::control_channel::{ControlChannel, Disconnect};
 use super::listener::{AcceptedPeer, Peer};
 use super::pending;
 use super::pending::Room;
-use crate::sys::arena::ReadOnlyArena;
 use crate::frozen_time::FrozenTime;
 use crate::silence::{Look, Silence};
+use crate::sys::arena::ReadOnlyArena;
 use crate::sys::random;
 use crate::wire::control::{FromServer, Hello};
 
@@ -177,12 +177,7 @@ impl Clients {
 
     /// Makes a pending peer a client, with the same id. Returns `None` if there is no such peer or no random ticket
     /// can be made. A remote client that is silent for `dead_after` is dead.
-    pub(super) fn admit(
-        &mut self,
-        id: ClientId,
-        hello: Hello,
-        dead_after: Duration,
-    ) -> Option<&mut Client> {
+    pub(super) fn admit(&mut self, id: ClientId, hello: Hello, dead_after: Duration) -> Option<&mut Client> {
         let PendingPeer { mut control, peer, key, .. } = self.pending_peers.remove(&id)?;
         control.mark_known();
         let is_remote = matches!(peer, Peer::Remote(_));

@@ -71,7 +71,8 @@ impl WatchdogState {
             }
             // A call that begins right after this check is not overdue before that.
             (WatchdogState::Watched, None) => WatchdogVerdict::Wait(hang.limit),
-            (WatchdogState::Watched, Some(since)) => match (left(since, now, hang.limit, frozen), hang.grace) {
+            (WatchdogState::Watched, Some(since)) => match (left(since, now, hang.limit, frozen), hang.grace)
+            {
                 (Duration::ZERO, Some(_)) => {
                     *self = WatchdogState::Terminating(now);
                     WatchdogVerdict::Terminate
@@ -141,7 +142,10 @@ mod tests {
         let mut watchdog = WatchdogState::default();
         assert_eq!(watchdog.check(Some(1), 1001, SOFT, RAN), WatchdogVerdict::Terminate);
         assert!(watchdog.has_acted());
-        assert_eq!(watchdog.check(Some(1), 1051, SOFT, RAN), WatchdogVerdict::Wait(Duration::from_millis(50)));
+        assert_eq!(
+            watchdog.check(Some(1), 1051, SOFT, RAN),
+            WatchdogVerdict::Wait(Duration::from_millis(50))
+        );
         // After SIGTERM the worker's status page is ignored.
         assert_eq!(watchdog.check(None, 1101, SOFT, RAN), WatchdogVerdict::Kill);
     }
@@ -178,7 +182,10 @@ mod tests {
     fn a_wrapping_clock_and_an_impossible_start_time_do_not_count_as_a_hang() {
         let mut watchdog = WatchdogState::default();
         let since = u32::MAX - 100;
-        assert_eq!(watchdog.check(Some(since), 99, HARD, RAN), WatchdogVerdict::Wait(Duration::from_millis(800)));
+        assert_eq!(
+            watchdog.check(Some(since), 99, HARD, RAN),
+            WatchdogVerdict::Wait(Duration::from_millis(800))
+        );
         assert_eq!(watchdog.check(Some(5000), 4000, HARD, RAN), WatchdogVerdict::Wait(SECOND));
         assert_eq!(watchdog.check(Some(since), 899, HARD, RAN), WatchdogVerdict::Kill);
     }

@@ -16,6 +16,7 @@ mod raw_client;
 mod restarts;
 mod roles;
 mod services;
+mod silence;
 mod strangers;
 mod stuck;
 #[cfg(feature = "tls")]
@@ -103,6 +104,7 @@ fn tests() -> Vec<Tests> {
         services::TESTS,
         stuck::TESTS,
         network::TESTS,
+        silence::TESTS,
         #[cfg(feature = "tls")]
         tls::TESTS,
     ]

@@ -36,6 +36,7 @@ pub enum Script {
     Exit(i32),
     Hang,
     Sleep(Duration),
+    Steps(u32),
 }
 
 impl Script {
@@ -52,7 +53,18 @@ impl Script {
                 std::thread::sleep(*time);
                 Ok(())
             }
+            Script::Steps(count) => {
+                take_steps(*count);
+                Ok(())
+            }
         }
+    }
+}
+
+/// Takes a millisecond and more for each step, and no time for one while the process is stopped, as a computation.
+pub fn take_steps(count: u32) {
+    for _ in 0..count {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -154,6 +166,11 @@ messages! {
     Slow(Duration, u64) => u64, |probe, message, ctx| {
         std::thread::sleep(message.0);
         Ok(message.1)
+    };
+    /// Answers how many steps it has taken.
+    Steps(u32) => u32, |probe, message, ctx| {
+        take_steps(message.0);
+        Ok(message.0)
     };
     /// The worker's process id.
     Pid => u32, |probe, message, ctx| Ok(std::process::id());
