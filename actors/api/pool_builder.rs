@@ -73,7 +73,8 @@ impl<W: Worker> PoolBuilder<W> {
 
     /// Sets the time limit of one call, from when it is first in its checkout's queue to its answer. When it passes, the
     /// caller receives [`Timeout`](crate::FailureKind::Timeout) and the worker is killed. Default: 30 s; `None` is no
-    /// limit.
+    /// limit. Time in which the application's processes stood still does not count, here and for all other limits: a container
+    /// that is paused, a debugger.
     pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.timeout = limit.into();
         self

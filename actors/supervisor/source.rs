@@ -18,6 +18,10 @@ use crate::sys::{descriptors, sockets};
 /// Longest time to connect to one address of a host (5 s).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long the machine of a server may not answer until its connections are probed (30 s). That a server is silent shows
+/// earlier by its pings; calls that run on its workers may last longer.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// The application's end of a control channel, not registered with a reactor yet, and the server process if the
 /// application started it.
 pub(crate) struct Launched {
@@ -54,7 +58,7 @@ impl Remote {
             Some((name, certificates)) => certificates.connect(name)?,
             None => SocketLayer::None,
         };
-        Ok((sockets::connect_tcp(self.address)?, layer))
+        Ok((sockets::connect_tcp(self.address, PATIENCE)?, layer))
     }
 }
 
@@ -172,7 +176,7 @@ impl Remote {
         let connecting = tokio::net::TcpStream::connect(self.address);
         let connected = within(CONNECT_TIMEOUT, connecting).await;
         let socket: OwnedFd = connected.ok_or(io::ErrorKind::TimedOut)??.into_std()?.into();
-        sockets::configure_tcp(socket.as_fd())?;
+        sockets::configure_tcp(socket.as_fd(), PATIENCE)?;
         let layer = match &self.identity {
             Some((name, certificates)) => certificates.connect(name)?,
             None => SocketLayer::None,
