@@ -24,6 +24,7 @@ tests! {
     a_busy_application_is_not_silent,
     a_large_argument_waits_for_a_worker_that_does_not_read,
     a_flood_of_pings_has_few_answers_and_holds_up_no_client,
+    a_server_that_was_frozen_lets_its_workers_finish_as_long_as_it_may,
     times_that_cannot_work_are_refused_by_name,
 }
 
@@ -314,6 +315,30 @@ fn a_flood_of_pings_has_few_answers_and_holds_up_no_client() {
         assert!((1..=pings / 32).contains(&pongs), "{pongs} answers");
         bounded("the end", pool.stop(Duration::ZERO)).await;
         assert!(runs(server.pid()));
+    });
+}
+
+/// G10: the limit of a server that takes no more work.
+fn a_server_that_was_frozen_lets_its_workers_finish_as_long_as_it_may() {
+    run(async {
+        let place = Place::new();
+        let mut server = serving("drain=3000");
+        let pool = place.pool().timeout(None).start().expect("the pool starts");
+        let held = pool.checkout().start();
+        let worker = pid(&held).await;
+        let running = actix_rt::spawn(held.send(Steps(1000)));
+        until("it runs", || pool.stats().waited.count() == 2).await;
+        signal(server.pid(), Signal::TERM);
+        server.tells("takes no more work").await;
+        let frozen = [server.pid(), worker];
+        frozen.iter().for_each(|&process| signal(process, Signal::STOP));
+        // The time that passes is what is tested.
+        std::thread::sleep(Duration::from_millis(2500));
+        frozen.iter().for_each(|&process| signal(process, Signal::CONT));
+        assert_eq!(bounded("an answer", running).await.expect("no panic").answer(), Ok(1000));
+        drop(held);
+        server.tells("good bye").await;
+        bounded("the end", pool.stop(Duration::ZERO)).await;
     });
 }
 
