@@ -201,8 +201,8 @@ impl Supervisor {
                 }
             }
             FromServer::Diverted => self.mark_diverted(),
-            // An application never requests a handover, and whatever arrives is a sign of life.
-            FromServer::HandedOver { .. } | FromServer::Pong => {}
+            // Whatever arrives is a sign of life.
+            FromServer::Pong => {}
         }
     }
 

@@ -35,6 +35,8 @@ impl Supervisor {
             let delayed = self.registry.values_mut().filter(|worker| matches!(worker.stage, Stage::Delayed));
             delayed.for_each(|worker| worker.stage = Stage::Unrequested);
             self.request_workers();
+            // Without a server nothing is on its way any more. A server that drains waits for those that retire.
+            self.retire_workers();
         }
         true
     }
@@ -145,8 +147,8 @@ impl Supervisor {
         }
     }
 
-    /// Takes back the requests for workers that this server has not confirmed. They are requested from the next one.
-    /// Returns their numbers.
+    /// Takes back the requests for workers that this server has not confirmed. They are requested from the next one, and no
+    /// worker that retires waits for them. Returns their numbers.
     pub(super) fn reassign_unconfirmed(&mut self, server: ServerId) -> Vec<u64> {
         let mut numbers = Vec::new();
         for (&number, registration) in self.registry.iter_mut().filter(|(_, worker)| worker.awaits(server)) {
@@ -156,6 +158,7 @@ impl Supervisor {
                 process.do_send(SpawnCancelled);
             }
         }
+        self.retire_workers();
         numbers
     }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::adoption::AdoptionKey;
 use super::children::ClientId;
+use super::compatibility;
 use super::control_channel::{ControlChannel, Disconnect};
 use super::listener::{AcceptedPeer, Peer};
 use super::pending;
@@ -16,14 +17,21 @@ use crate::silence::{Look, Silence};
 use crate::sys::arena::ReadOnlyArena;
 use crate::sys::random;
 use crate::wire::control::{FromServer, Hello};
+use crate::wire::handover::TakeOver;
+use crate::worker::Numbering;
 
 /// How long a peer may take to identify itself, or to read why it was refused.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An application that uses this server.
 pub(super) struct Client {
+    pub(super) id: ClientId,
     pub(super) control: ControlChannel,
     pub(super) hello: Hello,
+    /// How it counts its messages.
+    pub(super) numbering: Numbering,
+    /// Whether this server still forks workers for it although another one has taken over, which it does not fit.
+    pub(super) stays: bool,
     /// Whether the client can do to the workers whatever it likes, so that they may borrow its memory.
     pub(super) is_trusted: bool,
     /// The memory of the blobs in its calls.
@@ -39,12 +47,14 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn new(control: ControlChannel, hello: Hello) -> Self {
-        // What was compared once is not kept.
-        let hello = Hello { interface: Vec::new(), config: None, ..hello };
+    fn new(id: ClientId, control: ControlChannel, hello: Hello) -> Self {
+        let hello = Hello { config: None, ..hello };
         Client {
+            id,
             control,
             hello,
+            numbering: Numbering::default(),
+            stays: false,
             is_trusted: true,
             arena: None,
             ticket: None,
@@ -62,7 +72,7 @@ pub(super) enum HandshakeState {
     Unidentified,
     /// The peer was refused and is disconnected once the reason is sent.
     Refused,
-    /// The peer has the listening sockets and is to confirm that it replaces this server.
+    /// The peer replaces this server, or waits until another one has failed to.
     TakingOver,
 }
 
@@ -71,6 +81,8 @@ pub(super) struct PendingPeer {
     pub(super) control: ControlChannel,
     pub(super) peer: Peer,
     pub(super) handshake: HandshakeState,
+    /// What it has sent as a server that is to replace this one.
+    pub(super) take_over: Option<TakeOver>,
     key: Option<AdoptionKey>,
     connected_at: Instant,
 }
@@ -121,12 +133,29 @@ impl Clients {
     /// Adds the only client of a private server.
     pub(super) fn welcome(&mut self, control: ControlChannel, hello: Hello) {
         self.last_id += 1;
-        self.clients.insert(self.last_id, Client::new(control, hello));
+        self.clients.insert(self.last_id, Client::new(self.last_id, control, hello));
+    }
+
+    /// Returns the clients that do not fit a server that is to replace this one, each with the reason.
+    pub(super) fn misfits(&self, successor: &TakeOver) -> impl Iterator<Item = (&Client, String)> {
+        let all = self.clients.values();
+        all.filter_map(|client| Some((client, compatibility::misfit(&client.hello, successor)?)))
+    }
+
+    /// Returns whether this server still forks workers for one of them after another one has taken over.
+    pub(super) fn any_stays(&self) -> bool {
+        self.clients.values().any(|client| client.stays)
     }
 
     /// Queues the same message for all clients.
     pub(super) fn queue_for_all(&mut self, message: &FromServer) {
         self.clients.values_mut().for_each(|client| client.control.queue(message));
+    }
+
+    /// Queues the same message for all clients that do not stay with this server.
+    pub(super) fn queue_for_leaving(&mut self, message: &FromServer) {
+        let leaving = self.clients.values_mut().filter(|client| !client.stays);
+        leaving.for_each(|client| client.control.queue(message));
     }
 
     pub(super) fn pending_ids(&self) -> Vec<ClientId> {
@@ -168,6 +197,7 @@ impl Clients {
             control,
             peer: accepted.peer,
             handshake: HandshakeState::Unidentified,
+            take_over: None,
             key: accepted.key,
             connected_at: now,
         };
@@ -177,14 +207,21 @@ impl Clients {
 
     /// Makes a pending peer a client, with the same id. Returns `None` if there is no such peer or no random ticket
     /// can be made. A remote client that is silent for `dead_after` is dead.
-    pub(super) fn admit(&mut self, id: ClientId, hello: Hello, dead_after: Duration) -> Option<&mut Client> {
+    pub(super) fn admit(
+        &mut self,
+        id: ClientId,
+        hello: Hello,
+        numbering: Numbering,
+        dead_after: Duration,
+    ) -> Option<&mut Client> {
         let PendingPeer { mut control, peer, key, .. } = self.pending_peers.remove(&id)?;
         control.mark_known();
         let is_remote = matches!(peer, Peer::Remote(_));
         let is_trusted = peer.owns_workers();
         let ticket = is_remote.then(random::random_u128).transpose().ok()?;
         let silence = is_remote.then(|| Silence::new(dead_after, Instant::now()));
-        self.clients.insert(id, Client { is_trusted, ticket, key, silence, ..Client::new(control, hello) });
+        let client = Client::new(id, control, hello);
+        self.clients.insert(id, Client { numbering, is_trusted, ticket, key, silence, ..client });
         self.clients.get_mut(&id)
     }
 
@@ -211,22 +248,25 @@ impl Clients {
         holder.map(|(id, _)| *id)
     }
 
+    /// Returns the peers that are identified or refused at some time, oldest first. Those that replace this server have a
+    /// deadline of their own.
+    fn timed_peers(&self) -> impl Iterator<Item = (ClientId, &PendingPeer)> {
+        // The ids rise, so the first entry has been pending longest.
+        let timed = |peer: &PendingPeer| peer.handshake != HandshakeState::TakingOver;
+        self.pending_peers.iter().map(|(id, peer)| (*id, peer)).filter(move |(_, peer)| timed(peer))
+    }
+
     /// Removes and returns the peers that have been pending for too long.
     pub(super) fn remove_overdue(&mut self, now: Instant, frozen: &FrozenTime) -> Vec<PendingPeer> {
         let is_overdue = |pending_peer: &PendingPeer| pending_peer.remaining(now, frozen).is_zero();
-        let ids: Vec<ClientId> = self
-            .pending_peers
-            .iter()
-            .filter(|(_, pending_peer)| is_overdue(pending_peer))
-            .map(|(id, _)| *id)
-            .collect();
+        let overdue = self.timed_peers().filter(|(_, pending_peer)| is_overdue(pending_peer));
+        let ids: Vec<ClientId> = overdue.map(|(id, _)| id).collect();
         ids.into_iter().filter_map(|id| self.pending_peers.remove(&id)).collect()
     }
 
     /// Returns how long until the next peer has been pending for too long.
     pub(super) fn next_overdue(&self, now: Instant, frozen: &FrozenTime) -> Option<Duration> {
-        // The ids rise, so the first entry has been pending longest.
-        let oldest = self.pending_peers.values().next()?;
+        let (_, oldest) = self.timed_peers().next()?;
         Some(oldest.remaining(now, frozen))
     }
 

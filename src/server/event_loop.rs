@@ -10,6 +10,7 @@ use super::control_channel::{ControlChannel, Disconnect};
 use super::listener::Listener;
 use super::rejection_log::RejectionLog;
 use super::spawn::{ForkedWorker, WorkerSpec};
+use super::succession::Succession;
 use super::systemd;
 use super::systemd::Notices;
 use crate::config::ServerOptions;
@@ -26,6 +27,7 @@ use crate::telling;
 use crate::telling::log_event;
 use crate::wire::LIBRARY;
 use crate::wire::control::{Ended, FromServer, Hello, ServerReport, ToServer};
+use crate::wire::handover::TakeOver;
 use crate::worker::{Preload, Program};
 
 /// How long the server waits for killed workers before it exits.
@@ -75,7 +77,7 @@ pub(super) struct ForkServer<'a> {
     /// Whether children have exited that were not reaped in the last turn of the loop.
     has_more_exits: bool,
     /// Set once the server takes no more work: `Some(Some(deadline))` if its workers must finish by then.
-    draining: Option<Option<Instant>>,
+    pub(super) draining: Option<Option<Instant>>,
     started: Instant,
     /// When this process did not run. That time counts against no limit.
     pub(super) frozen: FrozenTime,
@@ -83,6 +85,11 @@ pub(super) struct ForkServer<'a> {
     pub(super) not_forked: u64,
     pub(super) rejections: RejectionLog,
     pub(super) notices: Notices,
+    pub(super) succession: Succession,
+    /// What the server has sent that has taken over.
+    pub(super) successor: Option<TakeOver>,
+    /// Whether to stop once it is known whether another server takes over.
+    stops_after_succession: bool,
 }
 
 /// What a server needs of the system before it opens anything that others see.
@@ -153,6 +160,9 @@ impl<'a> ForkServer<'a> {
             not_forked: 0,
             rejections: RejectionLog::new(now),
             notices: Notices::default(),
+            succession: Succession::new(),
+            successor: None,
+            stops_after_succession: false,
         }
     }
 
@@ -168,10 +178,18 @@ impl<'a> ForkServer<'a> {
         match self.run() {
             Ok(spec) => Ok(ForkedWorker { server: self, spec }),
             Err(disconnect) => {
-                self.listeners.drain(..).for_each(Listener::close);
+                self.close_listeners();
                 self.children.kill_all(KILL_WAIT);
                 Err(disconnect)
             }
+        }
+    }
+
+    /// Closes the listeners. Their paths are removed, unless another server is taking over.
+    fn close_listeners(&mut self) {
+        let is_owner = self.succession.successor().is_none() && !self.succession.is_over();
+        for listener in self.listeners.drain(..).filter(|_| is_owner) {
+            listener.close();
         }
     }
 
@@ -190,8 +208,12 @@ impl<'a> ForkServer<'a> {
                     Err(disconnect) => self.remove_client(client, disconnect)?,
                 }
             }
+            if self.stops_after_succession && self.succession.successor().is_none() {
+                self.stop_accepting();
+            }
             let is_overdue = self.remaining_drain(Instant::now()).is_some_and(|left| left.is_zero());
-            if self.draining.is_some() && (is_overdue || self.children.count() == 0) {
+            let is_done = self.children.count() == 0 && !self.clients.any_stays();
+            if self.draining.is_some() && (is_overdue || is_done) {
                 return Err(Disconnect::Closed);
             }
             self.wait()?;
@@ -214,6 +236,7 @@ impl<'a> ForkServer<'a> {
             self.rejections.next(now),
             self.remaining_drain(now).map(|left| left.min(LONGEST_WAIT)),
             self.clients.next_room(now).filter(|_| !self.listeners.is_empty()),
+            self.succession.next_overdue(now, &self.frozen),
             (self.has_more_exits || self.clients.has_messages()).then_some(Duration::ZERO),
             self.notices.next(),
         ];
@@ -253,23 +276,6 @@ impl<'a> ForkServer<'a> {
         self.remove_dead_clients()
     }
 
-    /// Returns what is left until the workers of a server that takes no more work are killed.
-    fn remaining_drain(&self, now: Instant) -> Option<Duration> {
-        let (until, limit) = (self.draining.flatten()?, self.options.drain_timeout?);
-        let frozen = until.checked_sub(limit).map_or(Duration::ZERO, |began| self.frozen.since(began));
-        Some(until.checked_add(frozen).unwrap_or(until).saturating_duration_since(now))
-    }
-
-    /// Removes remote clients that have been silent for too long, and kills their workers.
-    fn remove_dead_clients(&mut self) -> Result<(), Disconnect> {
-        let dead_after = self.options.client_dead_after;
-        for client in self.clients.dead(Instant::now()) {
-            log_event!(warn, client, ?dead_after, "a client has been silent for too long");
-            self.remove_client(client, Disconnect::Closed)?;
-        }
-        Ok(())
-    }
-
     /// Tells all clients, and standard error, why this server ends.
     fn give_up(&mut self, call: &'static str, error: Errno) -> Disconnect {
         let error = CallError { call, error: error.into() };
@@ -284,7 +290,8 @@ impl<'a> ForkServer<'a> {
     }
 
     fn watched(&self, now: Instant) -> impl Iterator<Item = (Watched, (BorrowedFd<'_>, bool))> {
-        let accepts = self.pause.is_none() && self.clients.next_room(now).is_none();
+        let accepts =
+            self.pause.is_none() && !self.succession.is_committed() && self.clients.next_room(now).is_none();
         let listeners = self.listeners.iter().enumerate().filter(move |_| accepts);
         let listeners = listeners.map(|(at, listener)| (Watched::Listener(at), (listener.as_fd(), false)));
         let peers = self.clients.watched(now).map(|(id, fd, unsent)| (Watched::Peer(id), (fd, unsent)));
@@ -317,23 +324,32 @@ impl<'a> ForkServer<'a> {
         match request {
             None => Ok(()),
             // A second SIGTERM ends the server at once.
-            Some(StopRequest::Drain) if self.draining.is_none() => {
-                self.listeners.drain(..).for_each(Listener::close);
-                self.drain(false);
+            Some(StopRequest::Drain) if self.draining.is_none() && !self.stops_after_succession => {
+                // A successor is about to make it known whether it serves, and has a deadline.
+                self.stops_after_succession = true;
                 Ok(())
             }
             Some(StopRequest::Drain | StopRequest::Stop) => Err(Disconnect::Closed),
         }
     }
 
-    /// Stops taking work and notifies all clients. `succeeded`: another server listens in place of this one.
+    /// Closes the listeners and drains, unless another server has taken over meanwhile.
+    fn stop_accepting(&mut self) {
+        self.stops_after_succession = false;
+        if self.draining.is_none() {
+            self.close_listeners();
+            self.drain(false);
+        }
+    }
+
+    /// Stops taking work and notifies all clients that do not stay. `succeeded`: another server listens in place of this one.
     pub(super) fn drain(&mut self, succeeded: bool) {
         let drain_until = self.options.drain_timeout.and_then(|limit| Instant::now().checked_add(limit));
         self.draining = Some(drain_until);
         self.notices.send(systemd::STOPPING);
         let workers = self.children.count();
         log_event!(info, workers, succeeded, "takes no more work");
-        self.clients.queue_for_all(&FromServer::Draining { succeeded });
+        self.clients.queue_for_leaving(&FromServer::Draining { succeeded });
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -364,7 +380,7 @@ impl<'a> ForkServer<'a> {
                         client.control.queue(&FromServer::Inspected(stats));
                     }
                 }
-                Some(ToServer::Hello(_) | ToServer::TakeOver | ToServer::Attach { .. }) => {
+                Some(ToServer::Hello(_) | ToServer::TakeOver(_) | ToServer::Attach { .. }) => {
                     return Err(Disconnect::Broken);
                 }
             }
@@ -420,7 +436,7 @@ impl<'a> ForkServer<'a> {
     }
 
     /// Removes a client and kills its workers. A private server then has nothing more to do and ends.
-    fn remove_client(&mut self, id: ClientId, disconnect: Disconnect) -> Result<(), Disconnect> {
+    pub(super) fn remove_client(&mut self, id: ClientId, disconnect: Disconnect) -> Result<(), Disconnect> {
         self.clients.remove(id);
         self.children.kill_workers_of(id);
         if !self.is_private {

@@ -5,6 +5,7 @@
 
 mod call_loop;
 mod log_sender;
+mod numbering;
 pub(crate) mod panic_capture;
 mod service;
 mod shared_bytes;
@@ -14,6 +15,7 @@ mod worker_log;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use numbering::Numbering;
 pub use service::{Incoming, Preload, Program, Replying, Service, Setup};
 pub use shared_bytes::SharedBytes;
 pub use worker_log::{WorkerLog, WorkerTimer};
@@ -32,7 +34,7 @@ use crate::wire::call::{FromWorker, Ready, SetupReport};
 use crate::wire::frame;
 use crate::wire::frame::Limits;
 use crate::wire::{LIBRARY, PROTOCOL};
-use call_loop::WorkerLimits;
+use call_loop::ClientTerms;
 use panic_capture::PanicSink;
 use subscriber::{RecentRecords, WorkerSubscriber};
 
@@ -52,6 +54,8 @@ pub(crate) struct Assignment<'a> {
     pub(crate) arguments: Option<Arc<ReadOnlyArena>>,
     /// Identifies the interface; repeated in `Ready`.
     pub(crate) fingerprint: u64,
+    /// How the client counts the messages.
+    pub(crate) numbering: Numbering,
     /// Counts the workers that were forked for this worker's client, from 1.
     pub(crate) ordinal: u64,
     /// The limits of messages and results.
@@ -98,8 +102,12 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     panic_capture::set_channel(&io);
     log_sender::set_channel(io.duplicate(), original.clone());
     blob::init_worker(assignment.arguments, results);
-    let limits = WorkerLimits { values: assignment.limits, max_memory: assignment.max_memory };
-    let mut end = BlockingChannel::new(io, frame::call_body_limit(limits.values.bytes));
+    let client = ClientTerms {
+        values: assignment.limits,
+        max_memory: assignment.max_memory,
+        numbering: assignment.numbering,
+    };
+    let mut end = BlockingChannel::new(io, frame::call_body_limit(client.values.bytes));
     let setup = || (assignment.program.setup)(assignment.config, assignment.preload);
     panic_capture::set_sink(PanicSink::Setup);
     // A standalone server may have installed a subscriber; it must not receive what the worker logs.
@@ -123,7 +131,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
                 fingerprint: assignment.fingerprint,
             };
             frame::append(end.buffer(), &FromWorker::Ready(ready));
-            exit(call_loop::run(&mut end, service.as_mut(), limits, &original))
+            exit(call_loop::run(&mut end, service.as_mut(), &client, &original))
         }
         Ok(Err(error)) => SetupReport::of(error),
         Err(report) => SetupReport::Panic(report),
