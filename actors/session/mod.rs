@@ -23,6 +23,7 @@ use crate::actors::scheduler::lease::Lease;
 use crate::actors::scheduler::waiter::{Notice, Waiter};
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::telemetry::event_forwarder::{EventForwarder, LogSink};
+use crate::actors::threads::real_time::LazyTimer;
 use crate::actors::transport::Arrived;
 use crate::actors::transport::blobs;
 use crate::actors::transport::blobs::Encoded;
@@ -38,7 +39,6 @@ pub(crate) use options::CallOptions;
 use options::CallTimes;
 pub(crate) use pending::PendingSession;
 use resolving::Resolving;
-use timers::LazyTimer;
 
 /// How long `checkout_done` may take if calls have no time limit.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -65,12 +65,13 @@ enum SessionState {
     /// The worker runs `checkout_done`.
     Releasing {
         lease: Lease,
-        until: Instant,
+        since: Instant,
+        limit: Duration,
     },
     /// The worker closed its end of the channel, and the session waits for the exit report.
     AwaitingExit {
         lease: Lease,
-        until: Instant,
+        since: Instant,
     },
 }
 
@@ -452,9 +453,9 @@ impl Session {
     }
 
     fn releasing_state(&self, lease: Lease) -> SessionState {
-        let now = Instant::now();
-        let until = self.options.timeout.and_then(|limit| now.checked_add(limit));
-        SessionState::Releasing { lease, until: until.unwrap_or(now + RELEASE_TIMEOUT) }
+        let since = Instant::now();
+        let limit = self.options.timeout.filter(|limit| since.checked_add(*limit).is_some());
+        SessionState::Releasing { lease, since, limit: limit.unwrap_or(RELEASE_TIMEOUT) }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Arrived, ExitReport, Host, Lease, Scheduler, Session, SessionState};
-use crate::actors::scheduler::exit::{EXIT_REPORT_TIMEOUT, unreported_end};
+use crate::actors::scheduler::exit::unreported_end;
 use crate::actors::scheduler::worker_handle::WorkerHandle;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::transport::MAX_LAST_READS;
@@ -16,8 +16,7 @@ impl Session {
     pub(super) fn await_exit(&mut self) {
         match std::mem::replace(&mut self.state, SessionState::NoWorker) {
             SessionState::Held(lease) | SessionState::Releasing { lease, .. } => {
-                let until = Instant::now() + EXIT_REPORT_TIMEOUT;
-                self.state = SessionState::AwaitingExit { lease, until };
+                self.state = SessionState::AwaitingExit { lease, since: Instant::now() };
             }
             other => self.state = other,
         }

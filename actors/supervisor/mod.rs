@@ -5,6 +5,7 @@
 //! a worker.
 
 mod messages;
+mod pings;
 mod prepared;
 mod registration;
 pub(crate) mod server_connection;
@@ -31,10 +32,12 @@ use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::telemetry::stdio::NameOf;
+use crate::actors::threads;
 use crate::actors::threads::OwnArbiter;
 use crate::failure::{Failure, FailureKind, WorkerFacts};
 use crate::wire::control::{FromServer, ServerReport, WorkerPid};
 pub(crate) use messages::SpawnFailed;
+use pings::SilentServer;
 use prepared::PreparedChannel;
 use registration::{Registration, Stage};
 use server_connection::ServerConnection;
@@ -68,6 +71,8 @@ pub(crate) struct Supervisor {
     server_id: ServerId,
     /// Servers that take no more work and still have workers of this pool.
     draining: Vec<DrainingServer>,
+    /// Servers that were taken for dead and have workers that are in use.
+    silent: Vec<SilentServer>,
     /// The workers by number, from the decision to fork them to their exit reports.
     registry: BTreeMap<u64, Registration>,
     /// The channel of the next worker.
@@ -104,6 +109,8 @@ pub(crate) struct Supervisor {
     waker: Option<Waker>,
     /// The thread that this actor runs on, if it is the library's. The thread ends with its last supervisor.
     own_thread: Option<Arc<OwnArbiter>>,
+    /// The thread that finds out whether the application is frozen; `None` if the system had no thread left.
+    _watch: Option<Arc<OwnArbiter>>,
 }
 
 /// Ends the pool if it was not stopped: the arbiter of this actor has stopped, or a bug has ended the actor.
@@ -131,6 +138,7 @@ impl Supervisor {
             server: launched.map_or(ServerState::Down, ServerState::Launched),
             server_id: 0,
             draining: Vec::new(),
+            silent: Vec::new(),
             registry: BTreeMap::new(),
             prepared: None,
             prepares: false,
@@ -148,6 +156,7 @@ impl Supervisor {
             end_waiters: Vec::new(),
             own_address: None,
             waker: None,
+            _watch: own_thread.clone().or_else(|| threads::supervision().ok()),
             own_thread,
         }
     }
@@ -204,6 +213,8 @@ impl Supervisor {
                 }
             }
             FromServer::Diverted => self.mark_diverted(),
+            // Whatever arrives is a sign of life.
+            FromServer::Pong => {}
         }
     }
 
@@ -285,6 +296,10 @@ impl ActorFuture<Supervisor> for ControlLoop {
                 None => supervisor.handle_server_lost(from, ctx),
             }
         }
+        while let Some(silent) = supervisor.poll_pings(task) {
+            supervisor.handle_silence(silent, ctx);
+        }
+        supervisor.poll_silent(task);
         if supervisor.poll_delayed_spawns() {
             // The next turn comes at once, and flushes the requests if they were written.
             task.waker().wake_by_ref();

@@ -11,6 +11,7 @@ use std::time::Duration;
 use actix_rt::time::Sleep;
 use tokio::io::unix::AsyncFd;
 
+use super::pings::Pings;
 use super::source::{Launched, Remote};
 use crate::channel::{Inbox, SendQueue, SocketLayer};
 use crate::sys::descriptors::PassedDescriptors;
@@ -30,6 +31,8 @@ pub(crate) struct ServerConnection {
     layer: SocketLayer,
     /// The server's network address, if it is reached over a network.
     remote: Option<Remote>,
+    /// The pings to such a server.
+    pub(super) pings: Option<Pings>,
     /// By what a server over a network recognizes this client on the channels of its workers.
     ticket: Option<u128>,
     /// Why the channel ended, unless the server has closed it.
@@ -59,7 +62,9 @@ impl ServerConnection {
     ///
     /// The error of the registration; the socket is closed then.
     pub(crate) fn new(launched: Launched) -> io::Result<Self> {
+        let pings = launched.remote.as_ref().map(|remote| Pings::new(remote.dead_after()));
         Ok(ServerConnection {
+            pings,
             socket: reactor::register_read_write(launched.socket)?,
             layer: launched.layer,
             remote: launched.remote,
@@ -132,6 +137,18 @@ impl ServerConnection {
     /// Returns whether the server is reached over a network, so that the channels of its workers are connections to it.
     pub(crate) fn is_remote(&self) -> bool {
         self.remote.is_some()
+    }
+
+    /// Sends a ping, unless the one before is unanswered or the server has not sent its welcome.
+    pub(super) fn ping(&mut self) {
+        if self.ticket.is_some() && self.pings.as_mut().is_some_and(Pings::begin) {
+            self.send(&ToServer::Ping, Vec::new());
+        }
+    }
+
+    /// Returns whether the server was silent for too long and has been taken for dead.
+    pub(super) fn is_silent(&self) -> bool {
+        self.pings.as_ref().is_some_and(Pings::has_died)
     }
 
     /// Takes the reason why the channel ended, unless the server has closed it.
@@ -216,7 +233,7 @@ impl ServerConnection {
             });
             match filled {
                 Ok((0, _)) => return Poll::Ready(None),
-                Ok(_) => {}
+                Ok(_) => self.pings.iter_mut().for_each(Pings::note_received),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => match &mut guard {
                     Some(guard) => guard.clear_ready(),
                     None => return Poll::Ready(None),

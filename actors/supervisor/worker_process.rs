@@ -15,6 +15,7 @@ use crate::actors::scheduler::exit::{EXIT_REPORT_TIMEOUT, ExitReport, unreported
 use crate::actors::scheduler::worker_handle::WorkerHandle;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::telemetry::stdio::OutputPipe;
+use crate::actors::threads::real_time::run_after;
 use crate::actors::transport::{Arrived, HostChannel, MAX_LAST_READS};
 use crate::failure::{BacktraceStyle, Failure, FailureKind, Phase, WorkerFacts};
 use crate::sys::passing::RETRY_WAIT;
@@ -201,7 +202,7 @@ impl WorkerProcess {
     fn finish_orphan(&mut self, tries: u32, ctx: &mut Context<Self>) {
         let is_unadopted = self.handle.as_ref().is_some_and(WorkerHandle::reap_adopted);
         if is_unadopted && tries > 0 {
-            ctx.run_later(RETRY_WAIT, move |process, ctx| process.finish_orphan(tries - 1, ctx));
+            run_after(ctx, RETRY_WAIT, move |process, ctx| process.finish_orphan(tries - 1, ctx));
         } else {
             self.handle_exit(ExitReport::Unknown, ctx);
         }
@@ -261,7 +262,7 @@ impl WorkerProcess {
 
     /// Starts the timeout for the exit report after the worker's channel has ended during the set-up.
     fn await_exit_report(&self, ctx: &mut Context<Self>) {
-        ctx.run_later(EXIT_REPORT_TIMEOUT, |process, _| {
+        run_after(ctx, EXIT_REPORT_TIMEOUT, |process, _| {
             if !matches!(process.state, ProxyState::SettingUp(_)) {
                 return;
             }
@@ -281,7 +282,7 @@ impl WorkerProcess {
         let Some(limit) = self.scheduler.options.setup_timeout else {
             return;
         };
-        let timer = ctx.run_later(limit, move |process, _| {
+        let timer = run_after(ctx, limit, move |process, _| {
             if matches!(process.state, ProxyState::SettingUp(_)) {
                 let text = format!("did not finish within its setup_timeout of {limit:?}");
                 process.fail_setup(Failure::of(FailureKind::Setup, text).at_limit(limit));
@@ -399,7 +400,7 @@ impl Handler<RetireWorker> for WorkerProcess {
                 self.handle_exit(ExitReport::Unknown, ctx);
             }
             ProxyState::Lent => {
-                ctx.run_later(EXIT_TIMEOUT, |process, _| process.kill());
+                run_after(ctx, EXIT_TIMEOUT, |process, _| process.kill());
             }
             ProxyState::SettingUp(_)
             | ProxyState::ReadyUnforked(_)

@@ -9,6 +9,7 @@ use rustix::process::Pid;
 use super::watchdog;
 use super::watchdog::{HangLimit, WatchdogState, WatchdogVerdict};
 use crate::channel::StatusPage;
+use crate::frozen_time::FrozenTime;
 use crate::sys::oom::OomCounts;
 use crate::sys::process::Zombie;
 use crate::sys::{Errno, clock, descriptors, oom, process};
@@ -175,9 +176,11 @@ impl Children {
     }
 
     /// Kills hung workers, or sends them SIGTERM first. Returns how long until the next check is due.
-    pub(super) fn check_hung(&mut self) -> Option<Duration> {
-        let now = clock::coarse_millis();
-        watchdog::next_check(self.running.iter_mut().filter_map(|(&pid, child)| child.check(pid, now)))
+    pub(super) fn check_hung(&mut self, now: Instant, frozen: &FrozenTime) -> Option<Duration> {
+        let frozen = |time| frozen.within(now, time);
+        let millis = clock::coarse_millis();
+        let checked = self.running.iter_mut();
+        watchdog::next_check(checked.filter_map(|(&pid, child)| child.check(pid, millis, frozen)))
     }
 
     /// Reaps the next worker that has exited, after killing the rest of its process group. Returns its client, the
@@ -288,13 +291,13 @@ impl Child {
         Some(StatusSnapshot { begun, records, last_words: status_page.last_words() })
     }
 
-    fn check(&mut self, pid: Pid, now: u32) -> Option<Duration> {
+    fn check(&mut self, pid: Pid, now: u32, frozen: impl Fn(Duration) -> Duration) -> Option<Duration> {
         let (hang_limit, since) = (self.hang_limit?, self.status_page.as_ref()?.running_since());
-        match self.watchdog.check(since, now, hang_limit) {
-            WatchdogVerdict::Wait(wait) => Some(wait),
+        match self.watchdog.check(since, now, hang_limit, frozen) {
+            WatchdogVerdict::Wait(wait) => Some(wait.min(hang_limit.longest_wait())),
             WatchdogVerdict::Terminate => {
                 process::terminate_child(pid);
-                hang_limit.grace
+                hang_limit.grace.map(|grace| grace.min(hang_limit.longest_wait()))
             }
             WatchdogVerdict::Kill => {
                 process::kill_group(pid);

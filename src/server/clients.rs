@@ -12,6 +12,8 @@ use super::control_channel::{ControlChannel, Disconnect};
 use super::listener::{AcceptedPeer, Peer};
 use super::pending;
 use super::pending::Room;
+use crate::frozen_time::FrozenTime;
+use crate::silence::{Look, Silence};
 use crate::sys::arena::ReadOnlyArena;
 use crate::sys::random;
 use crate::wire::control::{FromServer, Hello};
@@ -40,6 +42,8 @@ pub(super) struct Client {
     pub(super) key: Option<AdoptionKey>,
     /// Workers that were forked for this client so far.
     pub(super) forked: u64,
+    /// How long a remote client has been silent; `None` for one on the same machine, whose end the kernel reports.
+    silence: Option<Silence>,
 }
 
 impl Client {
@@ -56,6 +60,7 @@ impl Client {
             ticket: None,
             key: None,
             forked: 0,
+            silence: None,
         }
     }
 }
@@ -83,6 +88,12 @@ pub(super) struct PendingPeer {
 }
 
 impl PendingPeer {
+    /// Returns how long the peer may still be pending. Time in which the server was frozen does not count.
+    fn remaining(&self, now: Instant, frozen: &FrozenTime) -> Duration {
+        let pending = now.saturating_duration_since(self.connected_at);
+        HANDSHAKE_TIMEOUT.saturating_sub(pending.saturating_sub(frozen.since(self.connected_at)))
+    }
+
     /// Returns what decides who makes room for another peer.
     fn standing(&self) -> pending::Standing {
         pending::Standing {
@@ -195,15 +206,22 @@ impl Clients {
     }
 
     /// Makes a pending peer a client, with the same id. Returns `None` if there is no such peer or no random ticket
-    /// can be made.
-    pub(super) fn admit(&mut self, id: ClientId, hello: Hello, numbering: Numbering) -> Option<&mut Client> {
+    /// can be made. A remote client that is silent for `dead_after` is dead.
+    pub(super) fn admit(
+        &mut self,
+        id: ClientId,
+        hello: Hello,
+        numbering: Numbering,
+        dead_after: Duration,
+    ) -> Option<&mut Client> {
         let PendingPeer { mut control, peer, key, .. } = self.pending_peers.remove(&id)?;
         control.mark_known();
         let is_remote = matches!(peer, Peer::Remote(_));
         let is_trusted = peer.owns_workers();
         let ticket = is_remote.then(random::random_u128).transpose().ok()?;
+        let silence = is_remote.then(|| Silence::new(dead_after, Instant::now()));
         let client = Client::new(id, control, hello);
-        self.clients.insert(id, Client { numbering, is_trusted, ticket, key, ..client });
+        self.clients.insert(id, Client { numbering, is_trusted, ticket, key, silence, ..client });
         self.clients.get_mut(&id)
     }
 
@@ -239,19 +257,17 @@ impl Clients {
     }
 
     /// Removes and returns the peers that have been pending for too long.
-    pub(super) fn remove_overdue(&mut self, now: Instant) -> Vec<PendingPeer> {
-        let is_overdue = |pending_peer: &PendingPeer| {
-            now.saturating_duration_since(pending_peer.connected_at) >= HANDSHAKE_TIMEOUT
-        };
+    pub(super) fn remove_overdue(&mut self, now: Instant, frozen: &FrozenTime) -> Vec<PendingPeer> {
+        let is_overdue = |pending_peer: &PendingPeer| pending_peer.remaining(now, frozen).is_zero();
         let overdue = self.timed_peers().filter(|(_, pending_peer)| is_overdue(pending_peer));
         let ids: Vec<ClientId> = overdue.map(|(id, _)| id).collect();
         ids.into_iter().filter_map(|id| self.pending_peers.remove(&id)).collect()
     }
 
     /// Returns how long until the next peer has been pending for too long.
-    pub(super) fn next_overdue(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn next_overdue(&self, now: Instant, frozen: &FrozenTime) -> Option<Duration> {
         let (_, oldest) = self.timed_peers().next()?;
-        Some(HANDSHAKE_TIMEOUT.saturating_sub(now.saturating_duration_since(oldest.connected_at)))
+        Some(oldest.remaining(now, frozen))
     }
 
     fn channels(&self) -> impl Iterator<Item = (ClientId, &ControlChannel)> {
@@ -277,8 +293,31 @@ impl Clients {
 
     /// Reads what a client or a pending peer has sent.
     pub(super) fn read(&mut self, id: ClientId) -> Result<(), Disconnect> {
-        let clients = self.clients.get_mut(&id).map(|client| &mut client.control);
+        if let Some(client) = self.clients.get_mut(&id) {
+            if client.control.read()? {
+                client.silence.iter_mut().for_each(Silence::end);
+            }
+            return Ok(());
+        }
         let pending_peer = self.pending_peers.get_mut(&id).map(|pending_peer| &mut pending_peer.control);
-        clients.or(pending_peer).map_or(Ok(()), |control| control.read().map(drop))
+        pending_peer.map_or(Ok(()), |control| control.read().map(drop))
+    }
+
+    /// Returns how long until it is time to look whether a remote client is silent.
+    pub(super) fn next_look(&self, now: Instant) -> Option<Duration> {
+        let silences = self.clients.values().filter_map(|client| client.silence.as_ref());
+        silences.map(|silence| silence.next(now)).min()
+    }
+
+    /// Returns the remote clients that have been silent for too long. What has arrived was read before.
+    pub(super) fn dead(&mut self, now: Instant) -> Vec<ClientId> {
+        let is_dead = |client: &mut Client| {
+            // Messages that wait to be handled have arrived.
+            let is_busy = client.control.has_message();
+            let silence = client.silence.as_mut();
+            silence.is_some_and(|silence| silence.look(now) == Look::Dead) && !is_busy
+        };
+        let dead = self.clients.iter_mut().filter_map(|(id, client)| is_dead(client).then_some(*id));
+        dead.collect()
     }
 }

@@ -15,6 +15,7 @@ use super::succession::Succession;
 use super::systemd;
 use super::systemd::Notices;
 use crate::config::ServerOptions;
+use crate::frozen_time::FrozenTime;
 use crate::sys::descriptors;
 use crate::sys::passing::RETRY_WAIT;
 use crate::sys::process;
@@ -38,6 +39,13 @@ const MAX_MESSAGES: usize = 64;
 /// Most children that are reaped in one turn of the loop. Orphans of workers are among them, which a worker may fork
 /// without end.
 const MAX_REAPED: usize = 256;
+
+/// Longest time that one turn of the loop takes, and that a wait lasts longer than it was to, in a process that runs
+/// (50 ms). What is beyond that was frozen.
+const LONGEST_TURN: Duration = Duration::from_millis(50);
+
+/// Longest wait while the end of the drain counts down (1 s), so that it is noticed if the process is frozen meanwhile.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// What every worker is made from.
 pub(super) struct WorkerTemplate<'a> {
@@ -68,8 +76,10 @@ pub(super) struct ForkServer<'a> {
     /// Whether children have exited that were not reaped in the last turn of the loop.
     has_more_exits: bool,
     /// Set once the server takes no more work: `Some(Some(deadline))` if its workers must finish by then.
-    draining: Option<Option<Instant>>,
+    pub(super) draining: Option<Option<Instant>>,
     started: Instant,
+    /// When this process did not run. That time counts against no limit.
+    pub(super) frozen: FrozenTime,
     pub(super) forked: u64,
     pub(super) not_forked: u64,
     pub(super) rejections: RejectionLog,
@@ -143,6 +153,7 @@ impl<'a> ForkServer<'a> {
             has_more_exits: false,
             draining: None,
             started: now,
+            frozen: FrozenTime::new(now),
             forked: 0,
             not_forked: 0,
             rejections: RejectionLog::new(now),
@@ -198,7 +209,7 @@ impl<'a> ForkServer<'a> {
             if self.stops_after_succession && self.succession.successor().is_none() {
                 self.stop_accepting();
             }
-            let is_overdue = self.draining.flatten().is_some_and(|drain_until| drain_until <= Instant::now());
+            let is_overdue = self.remaining_drain(Instant::now()).is_some_and(|left| left.is_zero());
             let is_done = self.children.count() == 0 && !self.clients.any_stays();
             if self.draining.is_some() && (is_overdue || is_done) {
                 return Err(Disconnect::Closed);
@@ -210,18 +221,20 @@ impl<'a> ForkServer<'a> {
     /// Waits for events and handles them, except for messages that were read: [`run`](Self::run) handles those.
     fn wait(&mut self) -> Result<(), Disconnect> {
         let now = Instant::now();
+        self.frozen.note_run(now, LONGEST_TURN);
         self.rejections.log_omitted(now);
         telling::catch_up();
         self.notices.flush(now);
         let timers = [
-            self.children.check_hung(),
-            self.clients.next_overdue(now),
+            self.children.check_hung(now, &self.frozen),
+            self.clients.next_overdue(now, &self.frozen),
+            self.clients.next_look(now),
             self.clients.next_resumed(now),
             self.remaining_pause(now),
             self.rejections.next(now),
-            self.draining.flatten().map(|drain_until| drain_until.saturating_duration_since(now)),
+            self.remaining_drain(now).map(|left| left.min(LONGEST_WAIT)),
             self.clients.next_room(now).filter(|_| !self.listeners.is_empty()),
-            self.succession.next_overdue(now),
+            self.succession.next_overdue(now, &self.frozen),
             (self.has_more_exits || self.clients.has_messages()).then_some(Duration::ZERO),
             self.notices.next(now),
         ];
@@ -238,6 +251,8 @@ impl<'a> ForkServer<'a> {
                 Err(error) => return Err(self.give_up("poll", error)),
             }
         };
+        let longest = timeout.map_or(Duration::MAX, |timeout| timeout.saturating_add(LONGEST_TURN));
+        self.frozen.note_run(Instant::now(), longest);
         let request = awake.child_signals.then(|| self.child_signals.take_stop_request()).flatten();
         if awake.child_signals || self.has_more_exits {
             self.report_exits();
@@ -256,7 +271,7 @@ impl<'a> ForkServer<'a> {
             }
         }
         self.drop_overdue_peers(Instant::now());
-        Ok(())
+        self.remove_dead_clients()
     }
 
     /// Tells all clients, and standard error, why this server ends.
@@ -348,6 +363,7 @@ impl<'a> ForkServer<'a> {
     /// Handles messages that a client has sent, as many as one turn of the loop has time for, and flushes its queue.
     /// Returns the worker's parts in a forked child.
     fn handle_messages(&mut self, id: ClientId) -> Result<Option<WorkerSpec>, Disconnect> {
+        let mut is_pinged = false;
         for _ in 0..MAX_MESSAGES {
             let Some(client) = self.clients.get(id) else { return Ok(None) };
             match client.control.next()? {
@@ -361,6 +377,7 @@ impl<'a> ForkServer<'a> {
                 Some(ToServer::End { number, kill }) => self.children.end_worker(id, number, kill),
                 Some(ToServer::Adopt { number, proof }) => self.adopt(id, number, proof)?,
                 Some(ToServer::Arena) => self.map_arena(id)?,
+                Some(ToServer::Ping) => is_pinged = true,
                 Some(ToServer::Inspect) => {
                     let stats = self.stats();
                     if let Some(client) = self.clients.get(id) {
@@ -372,7 +389,12 @@ impl<'a> ForkServer<'a> {
                 }
             }
         }
-        self.clients.get(id).map_or(Ok(()), |client| client.control.flush())?;
+        let Some(client) = self.clients.get(id) else { return Ok(None) };
+        // One answer for all pings of a turn, and what is unsent is as good an answer.
+        if is_pinged && !client.control.has_unsent() {
+            client.control.queue(&FromServer::Pong);
+        }
+        client.control.flush()?;
         Ok(None)
     }
 
@@ -418,7 +440,7 @@ impl<'a> ForkServer<'a> {
     }
 
     /// Removes a client and kills its workers. A private server then has nothing more to do and ends.
-    fn remove_client(&mut self, id: ClientId, disconnect: Disconnect) -> Result<(), Disconnect> {
+    pub(super) fn remove_client(&mut self, id: ClientId, disconnect: Disconnect) -> Result<(), Disconnect> {
         self.clients.remove(id);
         self.children.kill_workers_of(id);
         if !self.is_private {

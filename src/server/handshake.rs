@@ -95,7 +95,7 @@ impl ForkServer<'_> {
 
     pub(super) fn drop_overdue_peers(&mut self, now: Instant) {
         self.refuse_overdue_successor(now);
-        for pending_peer in self.clients.remove_overdue(now) {
+        for pending_peer in self.clients.remove_overdue(now, &self.frozen) {
             if pending_peer.handshake == HandshakeState::Unidentified {
                 self.reject(&format!("{} has not identified itself in time", pending_peer.peer));
             }
@@ -178,7 +178,8 @@ impl ForkServer<'_> {
             return self.refuse(id, "the server has reached its limit of descriptors".to_owned());
         }
         log_event!(info, client = id, pool = hello.pool, "a client has connected");
-        if let Some(client) = self.clients.admit(id, hello, numbering) {
+        let dead_after = self.options.client_dead_after;
+        if let Some(client) = self.clients.admit(id, hello, numbering, dead_after) {
             client.control.queue(&FromServer::Welcome { ticket: client.ticket });
             if self.succession.is_over() {
                 self.redirect_to_successor(id);

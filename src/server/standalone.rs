@@ -68,6 +68,7 @@ pub fn serve(
         group: options.group,
         unauthenticated_beyond_loopback: options.unauthenticated_beyond_loopback,
         certificates,
+        client_dead_after: options.client_dead_after,
     };
     let addresses: Vec<Address> =
         addresses.iter().map(|address| Address::parse(address)).collect::<Result<_, _>>()?;

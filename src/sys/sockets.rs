@@ -41,9 +41,10 @@ pub(crate) fn connect(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Starts to connect to a TCP port. Neither the connecting nor later reads and writes block.
+/// Starts to connect to a TCP port. Neither the connecting nor later reads and writes block. For `patience` see
+/// [`configure_tcp`].
 #[cfg(feature = "actors")]
-pub(crate) fn connect_tcp(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn connect_tcp(address: SocketAddr, patience: Duration) -> rustix::io::Result<OwnedFd> {
     use std::os::fd::AsFd as _;
 
     use rustix::net::{AddressFamily, SocketFlags};
@@ -51,7 +52,7 @@ pub(crate) fn connect_tcp(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     faults::point(Call::Socket)?;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    configure_tcp(socket.as_fd())?;
+    configure_tcp(socket.as_fd(), patience)?;
     faults::point(Call::Connect)?;
     match rustix::net::connect(&socket, &address) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
@@ -59,28 +60,31 @@ pub(crate) fn connect_tcp(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
     }
 }
 
-/// Keepalive of a TCP connection: idle time before the first probe, time between probes, and how many may be
-/// unanswered.
-const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
+/// Keepalive of a TCP connection: time between probes, and how many may be unanswered.
+const KEEPALIVE: (Duration, u32) = (Duration::from_secs(10), 3);
 
-/// A TCP connection ends if sent bytes stay unacknowledged for this long, in milliseconds.
-const USER_TIMEOUT_MILLIS: u32 = 25_000;
+/// Longest idle time before the first probe that the kernel accepts.
+const LONGEST_IDLE: Duration = Duration::from_secs(32_767);
 
-/// Makes a TCP connection send at once, and detect a peer that is gone without notice.
+/// Makes a TCP connection send at once, and end some time after the machine of its peer has not answered for `patience`,
+/// which is at least a second.
+///
+/// It sets no `TCP_USER_TIMEOUT`: that also ends a connection whose peer is alive and has not read for as long, such as a
+/// worker that gets a large argument while its call before still runs. That a peer is gone while bytes are on their way to
+/// it shows on the control connection.
 ///
 /// # References
 ///
 /// - [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), `TCP_KEEPIDLE`, `TCP_USER_TIMEOUT`
-pub(crate) fn configure_tcp(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
+pub(crate) fn configure_tcp(fd: BorrowedFd<'_>, patience: Duration) -> rustix::io::Result<()> {
     use rustix::net::sockopt;
     faults::point(Call::Setsockopt)?;
-    let (idle, interval, count) = KEEPALIVE;
+    let (interval, count) = KEEPALIVE;
     sockopt::set_tcp_nodelay(fd, true)?;
     sockopt::set_socket_keepalive(fd, true)?;
-    sockopt::set_tcp_keepidle(fd, idle)?;
+    sockopt::set_tcp_keepidle(fd, patience.min(LONGEST_IDLE))?;
     sockopt::set_tcp_keepintvl(fd, interval)?;
-    sockopt::set_tcp_keepcnt(fd, count)?;
-    sockopt::set_tcp_user_timeout(fd, USER_TIMEOUT_MILLIS)
+    sockopt::set_tcp_keepcnt(fd, count)
 }
 
 /// What is at the path of a Unix socket.
@@ -331,6 +335,29 @@ pub(crate) fn send_datagram(address: &OsStr, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// G10: neither end gives up a peer that is alive and has not read for long, nor one that is paused for as long as it
+    /// may be.
+    #[cfg(feature = "actors")]
+    #[test]
+    fn a_connection_lasts_as_long_as_its_peer_answers() {
+        use std::os::fd::AsFd as _;
+
+        use rustix::net::sockopt;
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its address");
+        for patience in [Duration::from_secs(30), Duration::from_secs(100_000)] {
+            let socket = connect_tcp(address, patience).expect("a connection");
+            assert_eq!(
+                sockopt::tcp_user_timeout(socket.as_fd()),
+                Ok(0),
+                "what is unacknowledged may stay so"
+            );
+            assert_eq!(sockopt::socket_keepalive(socket.as_fd()), Ok(true));
+            let idle = sockopt::tcp_keepidle(socket.as_fd()).expect("an option");
+            assert_eq!(idle, patience.min(LONGEST_IDLE));
+        }
+    }
 
     /// S10
     #[test]

@@ -64,6 +64,8 @@ pub(crate) enum ToServer {
     /// First message after the server's welcome, if the pool has one: the arena is passed along from which workers read
     /// the blobs of their calls.
     Arena,
+    /// A sign of life of an application whose server is at a port, each second. Requests [`FromServer::Pong`].
+    Ping,
 }
 
 /// What a server needs to know before it can fork.
@@ -160,6 +162,8 @@ pub(crate) enum FromServer {
     /// The process that the application started is its fork server: it diverted ahead of `main`. Sent first, and by a
     /// private server alone.
     Diverted,
+    /// The answer to one [`ToServer::Ping`], or to several that were read together.
+    Pong,
 }
 
 /// A forked worker: its number at the client, and its pid in the server's PID namespace.

@@ -6,6 +6,7 @@
 mod harness;
 
 mod outputs;
+mod paused;
 mod picky;
 mod preloads;
 mod programs;
@@ -49,6 +50,8 @@ fn main() {
     let place = Place::of(std::os::unix::process::parent_id());
     match role() {
         Some(role) => roles::play(&role, &format!("unix:{}", place.display())),
-        None => run_tests(&[refusals::TESTS, programs::TESTS, preloads::TESTS, outputs::TESTS]),
+        None => {
+            run_tests(&[refusals::TESTS, programs::TESTS, preloads::TESTS, outputs::TESTS, paused::TESTS])
+        }
     }
 }

@@ -20,6 +20,7 @@ mod relay;
 mod restarts;
 mod roles;
 mod services;
+mod silence;
 mod stop_signals;
 mod strangers;
 mod stuck;
@@ -113,6 +114,7 @@ fn tests() -> Vec<Tests> {
         upgrades::TESTS,
         stuck::TESTS,
         network::TESTS,
+        silence::TESTS,
         #[cfg(feature = "tls")]
         tls::TESTS,
     ]

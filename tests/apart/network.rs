@@ -31,22 +31,22 @@ pub fn port() -> u16 {
 }
 
 /// A server at a port of this machine, and the pools that go there.
-struct Port(u16);
+pub struct Port(pub u16);
 
 impl Port {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Port(port())
     }
 
-    fn address(&self) -> String {
+    pub fn address(&self) -> String {
         format!("tcp:127.0.0.1:{}", self.0)
     }
 
-    fn serving(&self, options: &str) -> Application {
+    pub fn serving(&self, options: &str) -> Application {
         serving(&format!("at={} {options}", self.address()))
     }
 
-    fn pool(&self) -> PoolBuilder<Probe> {
+    pub fn pool(&self) -> PoolBuilder<Probe> {
         Pool::<Probe>::connect(self.address()).workers(1..=1)
     }
 

@@ -37,6 +37,7 @@ pub enum Script {
     Hang,
     Sleep(Duration),
     Print(String),
+    Steps(u32),
 }
 
 impl Script {
@@ -57,7 +58,18 @@ impl Script {
                 println!("{text}");
                 Ok(())
             }
+            Script::Steps(count) => {
+                take_steps(*count);
+                Ok(())
+            }
         }
+    }
+}
+
+/// Takes a millisecond and more for each step, and no time for one while the process is stopped, as a computation.
+pub fn take_steps(count: u32) {
+    for _ in 0..count {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -166,6 +178,11 @@ messages! {
     Slow(Duration, u64) => u64, |probe, message, ctx| {
         std::thread::sleep(message.0);
         Ok(message.1)
+    };
+    /// Answers how many steps it has taken.
+    Steps(u32) => u32, |probe, message, ctx| {
+        take_steps(message.0);
+        Ok(message.0)
     };
     /// The worker's process id.
     Pid => u32, |probe, message, ctx| Ok(std::process::id());

@@ -161,6 +161,7 @@ messages! {
         ToServer::TakeOver(any(c)),
         ToServer::Attach { ticket: any(c), number: any(c) },
         ToServer::Arena,
+        ToServer::Ping,
     ];
     Hello, |c| [Hello {
         protocol: any(c),
@@ -205,6 +206,7 @@ messages! {
         FromServer::Inspected(any(c)),
         FromServer::Printed { number: any(c), stderr: any(c), bytes: any(c) },
         FromServer::Diverted,
+        FromServer::Pong,
     ];
     WorkerPid, |c| [WorkerPid { number: any(c), pid: any(c), proof: any(c) }];
     StatusSnapshot, |c| [StatusSnapshot { begun: any(c), records: any(c), last_words: any(c) }];
