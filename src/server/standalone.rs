@@ -94,14 +94,7 @@ pub fn serve(
     process::set_short_name(&server_name(options), "server");
     let footing = Footing::find(false)
         .map_err(|CallError { call, error }| ServerError::Refused { call, source: error })?;
-    let request = TakeOver {
-        format: handover::FORMAT,
-        protocol: PROTOCOL,
-        library: LIBRARY.to_owned(),
-        interface: own.interface.clone(),
-        waits: !options.take_over_wait.is_zero(),
-        stays: options.on_misfit == OnMisfit::Stay,
-    };
+    let request = take_over_request(&own, options);
     let opened = prepared.open(&request, options.take_over_wait).and_then(OpenedListeners::commit);
     let (listeners, predecessors) = match opened {
         Ok(opened) => opened,
@@ -122,6 +115,18 @@ pub fn serve(
         Err(Disconnect::Broken | Disconnect::Untrusted(_)) => {
             Err(ServerError::Io(std::io::Error::last_os_error()))
         }
+    }
+}
+
+/// Returns what this server sends a server that it is to replace.
+fn take_over_request(own: &ServerVersion, options: &ServerOptions) -> TakeOver {
+    TakeOver {
+        format: handover::FORMAT,
+        protocol: PROTOCOL,
+        library: LIBRARY.to_owned(),
+        interface: own.interface.clone(),
+        waits: !options.take_over_wait.is_zero(),
+        stays: options.on_misfit == OnMisfit::Stay,
     }
 }
 
