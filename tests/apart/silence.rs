@@ -287,7 +287,7 @@ fn a_large_argument_waits_for_a_worker_that_does_not_read() {
 
 /// The index of a ping, and of its answer.
 const PING: u8 = 8;
-const PONG: u8 = 11;
+const PONG: u8 = 10;
 const INSPECTED: u8 = 7;
 
 /// G10, S9
