@@ -9,7 +9,7 @@ use crate::actors::telemetry::stdio::OutputPipe;
 use crate::actors::transport::blobs::BorrowedBlobs;
 use crate::actors::transport::watching;
 use crate::failure::WorkerFacts;
-use crate::sys::{Errno, adopted, descriptors, figures, process};
+use crate::sys::{Errno, adopted, descriptors, figures, kill};
 
 /// A forked worker's process, as the scheduler knows it; its state is in the pool state.
 #[derive(Clone)]
@@ -29,14 +29,14 @@ pub(crate) struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// Sends SIGKILL to the process.
+    /// Sends SIGKILL to the process, and to the process group that it was given where the kernel can.
     ///
     /// # Errors
     ///
     /// The error of the system call, `EPERM` if this process is not permitted to signal the worker or the worker is on
     /// another machine. No signal was sent then; `Scheduler::kill` has the worker's server send it.
     pub(crate) fn kill(&self) -> rustix::io::Result<()> {
-        process::kill(self.pidfd()?)
+        kill::kill(self.pidfd()?)
     }
 
     /// Sends SIGTERM to the process.
@@ -45,7 +45,7 @@ impl WorkerHandle {
     ///
     /// The same as for [`kill`](Self::kill).
     pub(crate) fn terminate(&self) -> rustix::io::Result<()> {
-        process::terminate(self.pidfd()?)
+        kill::terminate(self.pidfd()?)
     }
 
     fn pidfd(&self) -> rustix::io::Result<BorrowedFd<'_>> {

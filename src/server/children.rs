@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 
 use super::watchdog;
-use super::watchdog::{HangLimit, WatchdogState, WatchdogVerdict};
+use super::watchdog::{HangLimit, Killing, WatchdogState, WatchdogVerdict};
 use crate::channel::StatusPage;
 use crate::failure::Ending;
-use crate::sys::{Errno, clock, descriptors, memory, process};
+use crate::sys::{Errno, clock, descriptors, kill, memory, process};
 use crate::wire::control::{Ended, FromServer, ProcessLimits, StatusSnapshot};
 
 /// Least peak memory, in bytes, of a worker that may be a victim of the out-of-memory killer, which picks large
@@ -25,6 +25,7 @@ struct Child {
     number: u64,
     hang_limit: Option<HangLimit>,
     watchdog: WatchdogState,
+    killing: Killing,
     status_page: Option<StatusPage>,
     /// The output pipes of a worker whose client is on another machine; an element is `None` once its pipe is closed.
     outputs: Option<Outputs>,
@@ -58,6 +59,7 @@ struct Adopted {
     number: u64,
     /// Refers to this very process even after its pid is reused.
     pidfd: OwnedFd,
+    killing: Killing,
 }
 
 /// The workers that were forked and not reaped, by pid, and the adopted ones.
@@ -90,8 +92,9 @@ impl Children {
         let hang_limit = hang_limit(process_limits);
         // A worker without a readable status page is bounded only by the clocks of its callers.
         let status_page = hang_limit.and_then(|_| open_status_page());
-        let watchdog = WatchdogState::default();
-        self.running.insert(pid, Child { client, number, hang_limit, watchdog, status_page, outputs: None });
+        let (watchdog, killing, outputs) = (WatchdogState::default(), Killing::default(), None);
+        let child = Child { client, number, hang_limit, watchdog, killing, status_page, outputs };
+        self.running.insert(pid, child);
     }
 
     /// Adds a worker that was forked for a client on another machine.
@@ -104,7 +107,9 @@ impl Children {
     ) {
         let (hang_limit, watchdog) = (hang_limit(process_limits), WatchdogState::default());
         let (status_page, outputs) = (Some(status_page), Some([Some(stdout), Some(stderr)]));
-        self.running.insert(pid, Child { client, number, hang_limit, watchdog, status_page, outputs });
+        let killing = Killing::default();
+        let child = Child { client, number, hang_limit, watchdog, killing, status_page, outputs };
+        self.running.insert(pid, child);
     }
 
     /// Returns the open outputs of remote workers, with their clients.
@@ -126,7 +131,7 @@ impl Children {
     pub(super) fn adopt(&mut self, client: ClientId, number: u64, pidfd: OwnedFd) {
         // A number that comes again replaces the one before, so that a client holds no more than its workers.
         self.adopted.retain(|adopted| (adopted.client, adopted.number) != (client, number));
-        self.adopted.push(Adopted { client, number, pidfd });
+        self.adopted.push(Adopted { client, number, pidfd, killing: Killing::default() });
     }
 
     /// Gives up, in a forked child, the pidfds of adopted workers, the output pipes of others and their status pages:
@@ -151,25 +156,26 @@ impl Children {
     }
 
     /// Kills a worker with its process group, or sends it SIGTERM. An adopted worker is only ever killed.
-    pub(super) fn end_worker(&self, client: ClientId, number: u64, kill: bool) {
+    pub(super) fn end_worker(&mut self, client: ClientId, number: u64, kill: bool) {
+        let now = clock::coarse_millis();
         let is_wanted = |child: &Child| (child.client, child.number) == (client, number);
-        if let Some((&pid, _)) = self.running.iter().find(|(_, child)| is_wanted(child)) {
+        if let Some((&pid, child)) = self.running.iter_mut().find(|(_, child)| is_wanted(child)) {
             match kill {
-                true => process::kill_group(pid),
-                false => process::terminate_child(pid),
+                true => child.kill(pid, now),
+                false => kill::terminate_child(pid),
             }
         }
-        let adopted =
-            self.adopted.iter().find(|adopted| (adopted.client, adopted.number) == (client, number));
-        if let Some(adopted) = adopted.filter(|_| kill) {
-            process::kill_adopted(adopted.pidfd.as_fd());
-        }
+        let is_wanted = |adopted: &&mut Adopted| (adopted.client, adopted.number) == (client, number);
+        self.adopted.iter_mut().filter(is_wanted).filter(|_| kill).for_each(|adopted| adopted.kill(now));
     }
 
-    /// Kills hung workers, or sends them SIGTERM first. Returns how long until the next check is due.
-    pub(super) fn check_hung(&mut self) -> Option<Duration> {
+    /// Kills hung workers, or sends them SIGTERM first, and kills again what was killed and has not ended. Returns how
+    /// long until the next check is due.
+    pub(super) fn check(&mut self) -> Option<Duration> {
         let now = clock::coarse_millis();
-        watchdog::next_check(self.running.iter_mut().filter_map(|(&pid, child)| child.check(pid, now)))
+        let running = self.running.iter_mut().filter_map(|(&pid, child)| child.check(pid, now));
+        let adopted = self.adopted.iter_mut().filter_map(|adopted| adopted.check(now));
+        watchdog::next_check(running.chain(adopted))
     }
 
     /// Reaps the next worker that has exited, after killing the rest of its process group. Returns its client, the
@@ -185,7 +191,7 @@ impl Children {
             if child.is_some() {
                 // The group is killed before the reaping: a zombie still occupies its pid, so no other group can have
                 // that number.
-                process::kill_group(pid);
+                kill::kill_group_of_child(pid);
             }
             let exit = process::reap(pid)?;
             if let Some(mut child) = child {
@@ -220,23 +226,25 @@ impl Children {
     }
 
     /// Kills the workers of one client with their process groups. Children are reaped later; adopted workers are
-    /// forgotten.
+    /// watched until they have ended.
     pub(super) fn kill_workers_of(&mut self, client: ClientId) {
-        let theirs = self.running.iter().filter(|(_, child)| child.client == client);
-        theirs.for_each(|(&pid, _)| process::kill_group(pid));
-        let theirs = self.adopted.iter().filter(|adopted| adopted.client == client);
-        theirs.for_each(|adopted| process::kill_adopted(adopted.pidfd.as_fd()));
-        self.adopted.retain(|adopted| adopted.client != client);
+        let now = clock::coarse_millis();
+        let theirs = self.running.iter_mut().filter(|(_, child)| child.client == client);
+        theirs.for_each(|(&pid, child)| child.kill(pid, now));
+        let theirs = self.adopted.iter_mut().filter(|adopted| adopted.client == client);
+        theirs.for_each(|adopted| adopted.kill(now));
     }
 
     /// Kills every worker with its process group and reaps them, for at most `timeout`.
     pub(super) fn kill_all(&mut self, timeout: Duration) {
         let until = Instant::now() + timeout;
-        self.running.keys().for_each(|&pid| process::kill_group(pid));
-        self.adopted.drain(..).for_each(|adopted| process::kill_adopted(adopted.pidfd.as_fd()));
+        self.adopted.drain(..).for_each(|mut adopted| adopted.kill(clock::coarse_millis()));
         while !self.running.is_empty() && Instant::now() < until {
+            // Again each time: a signal may have been refused.
+            self.running.keys().for_each(|&pid| kill::kill_child(pid));
             let mut most = usize::MAX;
-            if self.next_ended(&mut most).is_none() {
+            while self.next_ended(&mut most).is_some() {}
+            if !self.running.is_empty() {
                 // A killed process exits within microseconds; only a process that is stuck in the kernel makes this
                 // loop sleep.
                 std::thread::sleep(Duration::from_micros(200));
@@ -280,19 +288,47 @@ impl Child {
         Some(StatusSnapshot { begun: status_page.call_begun(), records: status_page.records() })
     }
 
+    /// Kills the worker, from now on again and again until it is reaped.
+    fn kill(&mut self, pid: Pid, now: u32) {
+        self.killing.begin(now);
+        kill::kill_child(pid);
+    }
+
     fn check(&mut self, pid: Pid, now: u32) -> Option<Duration> {
+        if let Some(wait) = self.killing.check(now) {
+            if wait.is_zero() {
+                self.kill(pid, now);
+            }
+            return self.killing.check(now);
+        }
         let (hang_limit, since) = (self.hang_limit?, self.status_page.as_ref()?.running_since());
         match self.watchdog.check(since, now, hang_limit) {
             WatchdogVerdict::Wait(wait) => Some(wait),
             WatchdogVerdict::Terminate => {
-                process::terminate_child(pid);
+                kill::terminate_child(pid);
                 hang_limit.grace
             }
             WatchdogVerdict::Kill => {
-                process::kill_group(pid);
-                None
+                self.kill(pid, now);
+                self.killing.check(now)
             }
             WatchdogVerdict::Done => None,
         }
+    }
+}
+
+impl Adopted {
+    /// Kills the worker, from now on again and again until it has ended.
+    fn kill(&mut self, now: u32) {
+        self.killing.begin(now);
+        // It may not be permitted at this moment.
+        let _ = kill::kill(self.pidfd.as_fd());
+    }
+
+    fn check(&mut self, now: u32) -> Option<Duration> {
+        if self.killing.check(now)?.is_zero() {
+            self.kill(now);
+        }
+        self.killing.check(now)
     }
 }

@@ -15,6 +15,7 @@ use super::systemd::Notices;
 use crate::config::ServerOptions;
 use crate::sys::descriptors;
 use crate::sys::descriptors::OpenDescriptors;
+use crate::sys::original;
 use crate::sys::passing::RETRY_WAIT;
 use crate::sys::process;
 use crate::sys::process::TitleSpace;
@@ -135,7 +136,8 @@ impl<'a> ForkServer<'a> {
             spare,
             clients: Clients::default(),
             children: Children::new(),
-            has_more_exits: false,
+            // Of children that the preload has left, no signal tells any more.
+            has_more_exits: true,
             draining: None,
             started: now,
             forked: 0,
@@ -167,6 +169,8 @@ impl<'a> ForkServer<'a> {
     /// Returns `Ok` in a forked child, with the worker's parts.
     fn run(&mut self) -> Result<WorkerSpec, Disconnect> {
         loop {
+            // A copy of this process can only come from the user's subscriber here; it runs no turn.
+            original::exit_copy();
             for id in self.clients.pending_ids() {
                 if let Some(spec) = self.handle_pending_peer(id) {
                     return Ok(spec);
@@ -194,7 +198,7 @@ impl<'a> ForkServer<'a> {
         telling::catch_up();
         self.notices.flush();
         let timers = [
-            self.children.check_hung(),
+            self.children.check(),
             self.clients.next_overdue(now),
             self.clients.next_resumed(now),
             self.remaining_pause(now),

@@ -11,6 +11,7 @@ use crate::sys::descriptors;
 use crate::sys::descriptors::OpenDescriptors;
 use crate::sys::faults;
 use crate::sys::faults::Role;
+use crate::sys::original;
 use crate::sys::process;
 use crate::sys::process::{TitleSpace, exit_now};
 use crate::sys::signals;
@@ -39,7 +40,8 @@ pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
         telling::print_line(format_args!("{line}"));
         exit_now(EXIT_USAGE)
     }
-    let socket = match control_socket() {
+    let claimed = original::claim().map_err(CallError::of("mmap"));
+    let socket = match claimed.and_then(|()| control_socket()) {
         Ok(socket) => socket,
         Err(error) => {
             refuse_on_stdin(&error);
@@ -53,6 +55,8 @@ pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
         exit_now(0)
     }
     start_up();
+    // One of these functions may have forked.
+    original::exit_copy();
     match prepare(program, control).and_then(ForkServer::serve) {
         Ok(worker) => worker.become_worker(),
         Err(Disconnect::Closed) => exit_now(0),

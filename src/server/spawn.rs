@@ -13,7 +13,7 @@ use super::private_server::write_title;
 use crate::channel::{SocketLayer, StatusPage, WorkerDoorbells, WorkerEnd, WorkerMemory};
 use crate::sys::process;
 use crate::sys::process::{ForkSide, Pid};
-use crate::sys::{CallError, Errno, descriptors};
+use crate::sys::{CallError, Errno, descriptors, kill};
 use crate::telling::log_event;
 use crate::wire::control::{FromServer, Hello, MAX_FORKS_PER_MESSAGE, ProcessLimits, WorkerPid};
 use crate::wire::frame::Limits;
@@ -141,7 +141,7 @@ impl ForkServer<'_> {
             }
             Err(error) => {
                 // Without a pidfd the host could not kill the worker, so it is reported as not forked.
-                process::kill_group(pid);
+                kill::kill_child(pid);
                 Err(failed("pidfd_open")(error))
             }
         }

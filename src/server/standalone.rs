@@ -19,6 +19,7 @@ use crate::config::ServerOptions;
 use crate::sys::descriptors::OpenDescriptors;
 use crate::sys::faults;
 use crate::sys::faults::Role;
+use crate::sys::original;
 use crate::sys::process;
 use crate::sys::process::TitleSpace;
 use crate::sys::{CallError, threads};
@@ -71,6 +72,8 @@ pub fn serve(
     if let Some(others) = threads::others() {
         return Err(ServerError::Threads { count: others.count.unwrap_or(1) + 1, names: others.names });
     }
+    original::claim()
+        .map_err(|error| ServerError::Refused { call: "mmap", source: std::io::Error::from(error) })?;
     let open_before = OpenDescriptors::list();
     let prepared = PreparedAddresses::find(&addresses, access, options.take_over)?;
     worker::warm_up();

@@ -6,6 +6,26 @@ use std::time::Duration;
 /// time, and other clients wait for it.
 const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 
+/// Time between two kills of a worker that was killed and has not ended (1 s). The signal may have been refused, or the
+/// worker may have changed its user for the time being.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
+
+/// When a worker was last killed, if it was, in milliseconds modulo 2³².
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Killing(Option<u32>);
+
+impl Killing {
+    /// Notes that the worker is killed now.
+    pub(super) fn begin(&mut self, now: u32) {
+        self.0 = Some(now);
+    }
+
+    /// Returns how long until the worker is to be killed again; `None` if it was not killed yet.
+    pub(super) fn check(self, now: u32) -> Option<Duration> {
+        self.0.map(|at| left(at, now, KILL_AGAIN))
+    }
+}
+
 /// Returns how long until the next check, from the waits of all workers; `None` without any.
 pub(super) fn next_check(waits: impl Iterator<Item = Duration>) -> Option<Duration> {
     waits.min().map(|wait| wait.max(SHORTEST_WAIT))
@@ -136,6 +156,19 @@ mod tests {
         assert_eq!(next_check(std::iter::empty()), None);
         assert_eq!(WatchdogState::default().check(Some(5), 5, HARD), WatchdogVerdict::Wait(SECOND));
         assert_eq!(WatchdogState::default().check(Some(5), 6, nothing), WatchdogVerdict::Terminate);
+    }
+
+    /// G5
+    #[test]
+    fn a_worker_that_was_killed_and_has_not_ended_is_killed_again_every_second() {
+        let mut killing = Killing::default();
+        assert_eq!(killing.check(7), None);
+        killing.begin(u32::MAX - 200);
+        assert_eq!(killing.check(u32::MAX - 200), Some(SECOND));
+        assert_eq!(killing.check(99), Some(Duration::from_millis(700)));
+        assert_eq!(killing.check(799), Some(Duration::ZERO));
+        killing.begin(800);
+        assert_eq!(killing.check(800), Some(SECOND));
     }
 
     #[test]

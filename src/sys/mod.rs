@@ -12,10 +12,12 @@ pub(crate) mod descriptors;
 pub(crate) mod faults;
 pub(crate) mod figures;
 pub(crate) mod init_array;
+pub(crate) mod kill;
 #[cfg(feature = "actors")]
 mod loaded_objects;
 pub(crate) mod memory;
 pub(crate) mod memory_file;
+pub(crate) mod original;
 #[cfg(feature = "actors")]
 pub(crate) mod own_program;
 pub(crate) mod parent_death;

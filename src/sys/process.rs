@@ -1,12 +1,12 @@
-//! Processes: fork, reap, kill, groups and names.
+//! Processes: fork, reap, groups and names.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 pub(crate) use rustix::process::Pid;
-use rustix::process::{PidfdFlags, Signal};
+use rustix::process::PidfdFlags;
 
 use super::descriptors::last_errno;
 use super::faults;
@@ -165,76 +165,6 @@ fn online_processors() -> usize {
 pub(crate) fn open_pidfd(pid: Pid) -> rustix::io::Result<OwnedFd> {
     faults::point(Call::PidfdOpen)?;
     rustix::process::pidfd_open(pid, PidfdFlags::empty())
-}
-
-/// Kills a process. A process that is gone already is not an error.
-///
-/// # Errors
-///
-/// `PERM` for a process of another user, `INVAL` for one in another pid namespace; it goes on running then.
-#[cfg(feature = "actors")]
-pub(crate) fn kill(process: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    send(process, Signal::KILL)
-}
-
-/// Sends SIGTERM to a process. A process that is gone already is not an error.
-///
-/// # Errors
-///
-/// Those of [`kill`].
-#[cfg(feature = "actors")]
-pub(crate) fn terminate(process: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    send(process, Signal::TERM)
-}
-
-#[cfg(feature = "actors")]
-fn send(process: BorrowedFd<'_>, signal: Signal) -> rustix::io::Result<()> {
-    faults::point(Call::PidfdSendSignal)?;
-    match rustix::process::pidfd_send_signal(process, signal) {
-        Err(rustix::io::Errno::SRCH) => Ok(()),
-        result => result,
-    }
-}
-
-/// Sends the signal to the whole process group; supported since Linux 6.9.
-///
-/// # References
-///
-/// - [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html)
-const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
-
-/// Kills a process that is not a child of this one, and the rest of its group if the kernel supports that. A process
-/// that is gone already is not an error.
-pub(crate) fn kill_adopted(process: BorrowedFd<'_>) {
-    let send = |flags: libc::c_uint| {
-        if faults::point(Call::PidfdSendSignal).is_err() {
-            return -1;
-        }
-        let info = std::ptr::null::<libc::siginfo_t>();
-        // SAFETY: pidfd_send_signal demands a descriptor, and for the siginfo a valid pointer or null, in which case
-        // the kernel fills it in as for kill.
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, info, flags) }
-    };
-    if send(PIDFD_SIGNAL_PROCESS_GROUP) < 0 {
-        // The kernel is older, or the group is gone, as intended.
-        send(0);
-    }
-}
-
-/// Sends SIGTERM to a child that was not reaped yet.
-pub(crate) fn terminate_child(pid: Pid) {
-    // It fails only for a child that has exited and waits to be reaped, as intended.
-    let _ = faults::point(Call::Kill).and_then(|()| rustix::process::kill_process(pid, Signal::TERM));
-}
-
-/// Kills a process group whose leader was not reaped yet.
-pub(crate) fn kill_group(leader: Pid) {
-    let killed =
-        faults::point(Call::Kill).and_then(|()| rustix::process::kill_process_group(leader, Signal::KILL));
-    if killed.is_err() {
-        // The system may have refused the group. A leader that has ended is a zombie, which no signal harms.
-        let _ = rustix::process::kill_process(leader, Signal::KILL);
-    }
 }
 
 /// Moves a process, or this one if `None`, into a process group of its own.

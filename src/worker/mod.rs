@@ -24,9 +24,8 @@ use crate::blob;
 pub use crate::blob::blob;
 use crate::channel::{AnyWorkerIo, BlockingChannel, WorkerEnd};
 use crate::sys::arena::ReadOnlyArena;
-use crate::sys::memory::ForkMark;
 use crate::sys::process::{Pid, exit_now};
-use crate::sys::{memory, parent_death, process};
+use crate::sys::{memory, original, parent_death, process};
 use crate::telling;
 use crate::wire::call::{FromWorker, Ready, SetupReport};
 use crate::wire::frame;
@@ -76,8 +75,11 @@ pub(crate) fn warm_up() {
 
 /// Runs a worker from its set-up to its exit.
 pub(crate) fn run(assignment: Assignment<'_>) -> ! {
-    let mapped = AnyWorkerIo::open(assignment.channel).and_then(|opened| Ok((opened, ForkMark::new()?)));
-    let ((io, results), original) = match mapped {
+    let mapped = AnyWorkerIo::open(assignment.channel).and_then(|opened| {
+        original::claim()?;
+        Ok(opened)
+    });
+    let (io, results) = match mapped {
         Ok(mapped) => mapped,
         Err(error) => {
             telling::print_line(format_args!("the channel cannot be mapped: {error}"));
@@ -96,7 +98,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     let recent_records = RecentRecords::new(io.status_page());
     let log = tracing::Dispatch::new(WorkerSubscriber::new(recent_records.clone()));
     panic_capture::set_channel(&io);
-    log_sender::set_channel(io.duplicate(), original.clone());
+    log_sender::set_channel(io.duplicate());
     blob::init_worker(assignment.arguments, results);
     let limits = WorkerLimits { values: assignment.limits, max_memory: assignment.max_memory };
     let mut end = BlockingChannel::new(io, frame::call_body_limit(limits.values.bytes));
@@ -123,7 +125,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
                 fingerprint: assignment.fingerprint,
             };
             frame::append(end.buffer(), &FromWorker::Ready(ready));
-            exit(call_loop::run(&mut end, service.as_mut(), limits, &original))
+            exit(call_loop::run(&mut end, service.as_mut(), limits))
         }
         Ok(Err(error)) => SetupReport::of(error),
         Err(report) => SetupReport::Panic(report),
@@ -140,8 +142,6 @@ fn exit(exit: std::io::Result<call_loop::Exit>) -> ! {
     exit_now(match exit {
         Ok(call_loop::Exit::Closed) => 0,
         Ok(call_loop::Exit::Panicked) => EXIT_PANICKED,
-        // A fork that a handler made has no channel to answer on.
-        Ok(call_loop::Exit::ForkedCopy) => 0,
         Err(error) => {
             // A host that is gone reads no reason.
             if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) {

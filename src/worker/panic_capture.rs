@@ -7,7 +7,7 @@ use std::thread::ThreadId;
 
 use crate::channel::{AnyWorkerIo, WorkerIo};
 use crate::failure::PanicReport;
-use crate::sys::process;
+use crate::sys::{original, process};
 use crate::user_code;
 use crate::wire::call::{FromWorker, Outcome, ReplyHeader, SetupReport};
 use crate::wire::frame;
@@ -59,13 +59,15 @@ pub(super) fn set_sink(sink: PanicSink) {
     captured().sink = sink;
 }
 
-/// Runs code of the user's.
+/// Runs code of the user's. If the code forks, its copy of this process does not return from here: it exits.
 ///
 /// # Errors
 ///
 /// The report of its panic.
 pub(crate) fn run<T>(code: impl FnOnce() -> T) -> Result<T, PanicReport> {
-    catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
+    let outcome = catch_unwind(AssertUnwindSafe(code));
+    original::exit_copy();
+    outcome.map_err(|payload| {
         // First the report: what the panic carries may panic when it is dropped.
         let report = take();
         user_code::drop_payload(payload);
@@ -101,7 +103,10 @@ fn on_panic(worker: ThreadId, info: &PanicHookInfo<'_>, others: &Hook) {
     };
     let mut captured = captured();
     if cfg!(panic = "abort") {
-        send_last_report(&mut captured, report);
+        // A copy of this process aborts, and answers no call of its original's.
+        if !original::is_copy() {
+            send_last_report(&mut captured, report);
+        }
     } else {
         captured.report = Some(report);
     }
