@@ -22,6 +22,8 @@ pub(crate) struct WorkerHandle {
     pub(crate) exit_unreported: Arc<AtomicBool>,
     /// Whether its pidfd has shown its end.
     pub(crate) has_exited: Arc<AtomicBool>,
+    /// Whether it was killed, and is killed again until it has ended.
+    pub(crate) is_killed: Arc<AtomicBool>,
     pub(crate) forked_at: Instant,
     pub(crate) output: Arc<OutputPipe>,
     /// Blobs that the worker may still read although no call with them is open.
@@ -37,6 +39,11 @@ impl WorkerHandle {
     /// another machine. No signal was sent then; `Scheduler::kill` has the worker's server send it.
     pub(crate) fn kill(&self) -> rustix::io::Result<()> {
         kill::kill(self.pidfd()?)
+    }
+
+    /// Notes that the worker is killed. Returns whether this is the first time.
+    pub(crate) fn begin_killing(&self) -> bool {
+        !self.is_killed.swap(true, Ordering::Relaxed)
     }
 
     /// Sends SIGTERM to the process.
@@ -87,10 +94,13 @@ impl WorkerHandle {
         figures::state(self.pidfd().ok()?)
     }
 
-    /// Reaps the process after its exit, if this process has adopted it. Returns whether it is still to be adopted, so
-    /// that this is to be called again.
+    /// Reaps the process after its exit, if this process has adopted it, and kills the rest of its group where the kernel
+    /// can. Returns whether it is still to be adopted, so that this is to be called again.
     pub(crate) fn reap_adopted(&self) -> bool {
-        self.pidfd.as_ref().is_some_and(|pidfd| adopted::reap_adopted(pidfd.as_fd()))
+        self.pidfd.as_ref().is_some_and(|pidfd| {
+            kill::kill_group_of(pidfd.as_fd());
+            adopted::reap_adopted(pidfd.as_fd())
+        })
     }
 
     /// Returns a duplicate of the pidfd, with which another process can kill the worker.

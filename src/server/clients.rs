@@ -1,7 +1,7 @@
 //! The connected applications, and peers that have not identified themselves yet.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::listener::{AcceptedPeer, Peer};
 use super::pending;
 use super::pending::Room;
 use crate::sys::arena::ReadOnlyArena;
-use crate::sys::random;
+use crate::sys::{Errno, random, sockets};
 use crate::wire::control::{FromServer, Hello};
 
 /// How long a peer may take to identify itself, or to read why it was refused.
@@ -22,6 +22,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct Client {
     pub(super) control: ControlChannel,
     pub(super) hello: Hello,
+    /// The application's process, whose end is that of the client: another process may hold the connection by then. `None`
+    /// for a client on another machine, and where the kernel does not tell.
+    pub(super) process: Option<OwnedFd>,
     /// Whether the client can do to the workers whatever it likes, so that they may borrow its memory.
     pub(super) is_trusted: bool,
     /// The memory of the blobs in its calls.
@@ -35,10 +38,28 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn new(control: ControlChannel, hello: Hello) -> Self {
+    fn new(control: ControlChannel, hello: Hello, process: Option<OwnedFd>) -> Self {
         // What was compared once is not kept.
         let hello = Hello { interface: Vec::new(), config: None, ..hello };
-        Client { control, hello, is_trusted: true, arena: None, ticket: None, key: None, forked: 0 }
+        Client { control, hello, process, is_trusted: true, arena: None, ticket: None, key: None, forked: 0 }
+    }
+}
+
+/// Opens the process of the application at the other end of a connection on this machine; `None` where the kernel does not
+/// tell it.
+///
+/// # Errors
+///
+/// [`Disconnect::Closed`] if that process has ended, [`Disconnect::Broken`] if this process has no descriptor left.
+pub(super) fn application_at(control: &ControlChannel) -> Result<Option<OwnedFd>, Disconnect> {
+    match sockets::peer_process(control.as_fd()) {
+        Ok(process) => Ok(Some(process)),
+        // In a PID namespace that this process does not see, a process has no number, and is not gone.
+        Err(Errno::SRCH) if sockets::peer_credentials(control.as_fd()).is_ok_and(|peer| peer.pid.is_some()) => {
+            Err(Disconnect::Closed)
+        }
+        Err(Errno::MFILE | Errno::NFILE) => Err(Disconnect::Broken),
+        Err(_) => Ok(None),
     }
 }
 
@@ -100,9 +121,9 @@ impl Clients {
     }
 
     /// Adds the only client of a private server.
-    pub(super) fn welcome(&mut self, control: ControlChannel, hello: Hello) {
+    pub(super) fn welcome(&mut self, control: ControlChannel, hello: Hello, process: Option<OwnedFd>) {
         self.last_id += 1;
-        self.clients.insert(self.last_id, Client::new(control, hello));
+        self.clients.insert(self.last_id, Client::new(control, hello, process));
     }
 
     /// Queues the same message for all clients.
@@ -156,16 +177,26 @@ impl Clients {
         Ok(())
     }
 
-    /// Makes a pending peer a client, with the same id. Returns `None` if there is no such peer or no random ticket
+    /// Makes a pending peer a client, with the same id; `process` is its application's. Returns `None` if there is no such peer or no random ticket
     /// can be made.
-    pub(super) fn admit(&mut self, id: ClientId, hello: Hello) -> Option<&mut Client> {
+    pub(super) fn admit(
+        &mut self,
+        id: ClientId,
+        hello: Hello,
+        process: Option<OwnedFd>,
+    ) -> Option<&mut Client> {
         let PendingPeer { mut control, peer, key, .. } = self.pending_peers.remove(&id)?;
         control.mark_known();
         let is_remote = matches!(peer, Peer::Remote(_));
         let is_trusted = peer.owns_workers();
         let ticket = is_remote.then(random::random_u128).transpose().ok()?;
-        self.clients.insert(id, Client { is_trusted, ticket, key, ..Client::new(control, hello) });
+        self.clients.insert(id, Client { is_trusted, ticket, key, ..Client::new(control, hello, process) });
         self.clients.get_mut(&id)
+    }
+
+    /// Returns the processes of the applications on this machine; each becomes readable when its process ends.
+    pub(super) fn processes(&self) -> impl Iterator<Item = (ClientId, BorrowedFd<'_>)> {
+        self.clients.iter().filter_map(|(id, client)| Some((*id, client.process.as_ref()?.as_fd())))
     }
 
     /// Overwrites the secrets of all clients, in a forked process.

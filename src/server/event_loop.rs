@@ -111,6 +111,8 @@ enum Watched {
     /// The listener at this place.
     Listener(usize),
     Peer(ClientId),
+    /// The process of an application.
+    Application(ClientId),
     Output(OutputId),
     Adopted,
 }
@@ -147,10 +149,11 @@ impl<'a> ForkServer<'a> {
         }
     }
 
-    /// Adds the application of a private server, whose hello has been checked. Its channel does not block.
-    pub(super) fn welcome(&mut self, mut control: ControlChannel, hello: Hello) {
+    /// Adds the application of a private server, whose hello has been checked, and its process. Its channel does not
+    /// block.
+    pub(super) fn welcome(&mut self, mut control: ControlChannel, hello: Hello, process: Option<OwnedFd>) {
         control.queue(&FromServer::Welcome { ticket: None });
-        self.clients.welcome(control, hello);
+        self.clients.welcome(control, hello, process);
     }
 
     /// Runs until there is nothing more to do, then closes the listeners and kills all workers. Returns `Ok` in every
@@ -233,6 +236,7 @@ impl<'a> ForkServer<'a> {
         for (token, _) in tokens.iter().zip(&awake.readable).filter(|(_, readable)| **readable) {
             match *token {
                 Watched::Peer(id) => self.read(id)?,
+                Watched::Application(id) => self.remove_client(id, Disconnect::Closed)?,
                 Watched::Listener(at) => self.accept_peers(at),
                 Watched::Output(output) => self.forward_output(output),
                 Watched::Adopted => {}
@@ -260,11 +264,12 @@ impl<'a> ForkServer<'a> {
         let listeners = self.listeners.iter().enumerate().filter(move |_| accepts);
         let listeners = listeners.map(|(at, listener)| (Watched::Listener(at), (listener.as_fd(), false)));
         let peers = self.clients.watched(now).map(|(id, fd, unsent)| (Watched::Peer(id), (fd, unsent)));
+        let processes = self.clients.processes().map(|(id, handle)| (Watched::Application(id), (handle, false)));
         let adopted = self.children.adopted().map(|handle| (Watched::Adopted, (handle, false)));
         // Output for a slow client is not read, so the worker blocks as it would on a full pipe.
         let outputs = self.children.outputs().filter(|(_, client, _)| !self.clients.is_slow(*client));
         let outputs = outputs.map(|(output, _, end)| (Watched::Output(output), (end, false)));
-        listeners.chain(peers).chain(adopted).chain(outputs)
+        listeners.chain(peers).chain(processes).chain(adopted).chain(outputs)
     }
 
     fn read(&mut self, id: ClientId) -> Result<(), Disconnect> {
@@ -386,7 +391,10 @@ impl<'a> ForkServer<'a> {
 
     /// Removes a client and kills its workers. A private server then has nothing more to do and ends.
     fn remove_client(&mut self, id: ClientId, disconnect: Disconnect) -> Result<(), Disconnect> {
-        self.clients.remove(id);
+        if self.clients.remove(id).is_none() {
+            // Its process and its connection have ended in the same turn.
+            return Ok(());
+        }
         self.children.kill_workers_of(id);
         if !self.is_private {
             log_event!(info, client = id, ?disconnect, "a client has disconnected");

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::clients;
 use super::compatibility::ServerVersion;
 use super::control_channel::{ControlChannel, Disconnect};
 use super::event_loop::{Footing, ForkServer, WorkerTemplate};
@@ -104,6 +105,11 @@ fn prepare(program: &Program, mut control: ControlChannel) -> Result<ForkServer<
     write_title(title, &format!("forkpool: fork server of pool {}", hello.pool));
     worker::warm_up();
     let watch = HangUpWatch::start(control.as_fd());
+    // Without a descriptor for it, the end of the connection is all that is watched.
+    let application = match clients::application_at(&control) {
+        Err(Disconnect::Closed) => return Err(Disconnect::Closed),
+        application => application.unwrap_or_default(),
+    };
     // The application may exit during the preload; this process must then exit as well.
     let preload = run_preload(program, &config);
     drop(watch);
@@ -129,7 +135,7 @@ fn prepare(program: &Program, mut control: ControlChannel) -> Result<ForkServer<
         let error = CallError { call: "ioctl(FIONBIO)", error: error.into() };
         return Err(refuse(&mut control, format!("the system refuses the fork server {error}")));
     }
-    server.welcome(control, hello);
+    server.welcome(control, hello, application);
     Ok(server)
 }
 

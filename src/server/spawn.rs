@@ -305,8 +305,10 @@ impl ForkedWorker<'_> {
             ..
         } = server;
         let WorkerTemplate { program, config, preload, title, open_before } = template;
-        let Some(Client { control, hello, arena, .. }) = clients.remove(client) else { process::exit_now(0) };
+        let Some(client) = clients.remove(client) else { process::exit_now(0) };
+        let Client { control, hello, arena, process, .. } = client;
         control.close_in_child();
+        drop(process);
         clients.forget_in_child();
         listeners.iter().for_each(Listener::forget_in_child);
         process::move_to_own_group(None);

@@ -90,10 +90,13 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
         let error = std::io::Error::from(error);
         telling::print_repeated(assignment.ordinal, format_args!("memory_limit cannot be set: {error}"));
     }
-    let bound = assignment.hung_worker_timeout.map(|limit| parent_death::set_limit(limit, assignment.parent));
-    if let Some(Err(error)) = bound {
+    let unbounded = |error| {
         let line = format_args!("hung_worker_timeout is not enforced once the fork server is gone: {error}");
         telling::print_repeated(assignment.ordinal, line);
+    };
+    let bound = assignment.hung_worker_timeout.map(|limit| parent_death::set_limit(limit, assignment.parent));
+    if let Some(Err(error)) = bound {
+        unbounded(error);
     }
     let recent_records = RecentRecords::new(io.status_page());
     let log = tracing::Dispatch::new(WorkerSubscriber::new(recent_records.clone()));
@@ -112,6 +115,9 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     parent_death::enter_user_code();
     let attempt = panic_capture::run(recorded);
     parent_death::leave_user_code();
+    if let (Some(Ok(())), Err(error)) = (bound, parent_death::renew(assignment.parent)) {
+        unbounded(error);
+    }
     // Stays in place until the process exits.
     let _for_this_thread = inherited.then(|| tracing::dispatcher::set_default(&log));
     // Fails if the user has installed a global subscriber, which then stays.
