@@ -85,23 +85,22 @@ impl Scheduler {
     /// Kills a worker: directly, or via its server if this process is not permitted to. It is killed again every now and
     /// then until it has ended.
     pub(crate) fn kill(&self, worker: &WorkerHandle) {
-        self.send_kill(worker);
+        if worker.kill().is_err() {
+            self.command(Command::SignalViaServer { worker: worker.number, kill: true });
+        }
         if worker.begin_killing() {
             self.command(Command::KillAgain(worker.number));
         }
     }
 
-    fn send_kill(&self, worker: &WorkerHandle) {
-        if worker.kill().is_err() {
-            self.command(Command::SignalViaServer { worker: worker.number, kill: true });
-        }
-    }
-
-    /// Kills a worker again that was killed before. Returns whether it had not ended by now.
+    /// Kills a worker again that was killed before, and has its server kill it as well. Returns whether its end had not been
+    /// reported by now.
     pub(crate) fn kill_again(&self, worker: u64) -> bool {
-        let worker = self.worker_handle(worker).filter(|worker| !worker.has_exited());
-        worker.iter().for_each(|worker| self.send_kill(worker));
-        worker.is_some()
+        let Some(handle) = self.worker_handle(worker) else { return false };
+        // Its server does what is asked for below.
+        let _ = handle.kill();
+        self.command(Command::SignalViaServer { worker, kill: true });
+        true
     }
 
     /// Sends SIGTERM to a worker, and kills it after `grace` if it is still running.

@@ -1,6 +1,7 @@
 //! Fork servers and workers as processes, and the runtimes they are started from.
 
 mod boot;
+mod defiance;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod isolation;
