@@ -5,6 +5,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod defiance;
 mod faults;
 mod hostile;
 mod lending;
@@ -102,6 +103,7 @@ fn tests() -> Vec<Tests> {
         namespaces::TESTS,
         services::TESTS,
         stuck::TESTS,
+        defiance::TESTS,
         network::TESTS,
         #[cfg(feature = "tls")]
         tls::TESTS,

@@ -24,7 +24,7 @@ tests! {
 }
 
 /// A port of this machine that was free a moment ago.
-fn port() -> u16 {
+pub fn port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("its address").port()
 }

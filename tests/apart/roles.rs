@@ -19,6 +19,7 @@ pub fn play(role: &str, address: &str) {
             server(options, address);
         }
         "client" => System::new().block_on(client(options, address)),
+        "rebels" => System::new().block_on(crate::defiance::client(options, place(options, address))),
         "hostile" => crate::hostile::play(options, address),
         "guest" => System::new().block_on(guest(address)),
         "lender" => System::new().block_on(lender(address)),
@@ -75,6 +76,11 @@ fn server(options: &str, address: &str) {
     }
     let ended = if value("stranger").is_some() {
         Server::<Mule>::new(None).listen(address).map_err(ServerError::from).and_then(Server::run)
+    } else if value("rebels").is_some() {
+        let rebels = Server::<Rebel>::new(Orders::default());
+        let rebels = rebels.drain_timeout(number("drain").map(Duration::from_millis));
+        let rebels = rebels.listen(value("at").unwrap_or(address));
+        rebels.map_err(ServerError::from).and_then(Server::run)
     } else if let Some(group) = value("mills_for") {
         let mills = Server::<Mill>::new(()).group(group).expect("a group");
         mills.listen(address).map_err(ServerError::from).and_then(Server::run)
