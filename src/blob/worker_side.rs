@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::result_arena::{MAX_LOANS, ResultArena};
 use super::{Blob, Body};
-use crate::sys::original;
 use crate::sys::arena::{Allocation, Arena, ReadOnlyAllocation, ReadOnlyArena};
+use crate::sys::original;
 use crate::wire::call::{ArenaSpan, Lent, MAX_LENT};
 
 /// The memory that this process, if it is a worker, shares with its host. A process that a handler forks has a copy of

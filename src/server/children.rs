@@ -37,6 +37,9 @@ type Outputs = [Option<OwnedFd>; 2];
 /// One output of a worker: its pid, and whether it is standard error.
 pub(super) type OutputId = (Pid, bool);
 
+/// The exit of a worker: its client, the last chunks of its output, and how it ended.
+pub(super) type Exit = (ClientId, Vec<FromServer>, Ended);
+
 /// What a remote client does not hold itself: the status page and the output pipes of its worker.
 pub(super) struct RemoteOutputs {
     pub(super) status_page: StatusPage,
@@ -178,12 +181,11 @@ impl Children {
         watchdog::next_check(running.chain(adopted))
     }
 
-    /// Reaps the next worker that has exited, after killing the rest of its process group. Returns its client, the
-    /// last chunks of its output, and its exit.
+    /// Reaps the next worker that has exited, after killing the rest of its process group.
     ///
     /// Orphans of dead workers are children of the server as well; they are reaped on the way and not reported. `most`
     /// counts down with each child; at zero none is reaped.
-    pub(super) fn next_ended(&mut self, most: &mut usize) -> Option<(ClientId, Vec<FromServer>, Ended)> {
+    pub(super) fn next_ended(&mut self, most: &mut usize) -> Option<Exit> {
         while *most > 0 {
             let pid = process::next_zombie()?;
             *most -= 1;
@@ -235,21 +237,22 @@ impl Children {
         theirs.for_each(|adopted| adopted.kill(now));
     }
 
-    /// Kills every worker with its process group and reaps them, for at most `timeout`.
-    pub(super) fn kill_all(&mut self, timeout: Duration) {
-        let until = Instant::now() + timeout;
+    /// Kills every worker with its process group and reaps them, for at most `timeout`. Returns their exits.
+    pub(super) fn kill_all(&mut self, timeout: Duration) -> Vec<Exit> {
+        let (until, mut exits) = (Instant::now() + timeout, Vec::new());
         self.adopted.drain(..).for_each(|mut adopted| adopted.kill(clock::coarse_millis()));
         while !self.running.is_empty() && Instant::now() < until {
             // Again each time: a signal may have been refused.
             self.running.keys().for_each(|&pid| kill::kill_child(pid));
             let mut most = usize::MAX;
-            while self.next_ended(&mut most).is_some() {}
+            exits.extend(std::iter::from_fn(|| self.next_ended(&mut most)));
             if !self.running.is_empty() {
                 // A killed process exits within microseconds; only a process that is stuck in the kernel makes this
                 // loop sleep.
                 std::thread::sleep(Duration::from_micros(200));
             }
         }
+        exits
     }
 }
 

@@ -55,7 +55,9 @@ pub(super) fn application_at(control: &ControlChannel) -> Result<Option<OwnedFd>
     match sockets::peer_process(control.as_fd()) {
         Ok(process) => Ok(Some(process)),
         // In a PID namespace that this process does not see, a process has no number, and is not gone.
-        Err(Errno::SRCH) if sockets::peer_credentials(control.as_fd()).is_ok_and(|peer| peer.pid.is_some()) => {
+        Err(Errno::SRCH)
+            if sockets::peer_credentials(control.as_fd()).is_ok_and(|peer| peer.pid.is_some()) =>
+        {
             Err(Disconnect::Closed)
         }
         Err(Errno::MFILE | Errno::NFILE) => Err(Disconnect::Broken),

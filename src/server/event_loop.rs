@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::children::{Children, ClientId, OutputId};
+use super::children::{Children, ClientId, Exit, OutputId};
 use super::clients::Clients;
 use super::compatibility::ServerVersion;
 use super::control_channel::{ControlChannel, Disconnect};
@@ -163,7 +163,13 @@ impl<'a> ForkServer<'a> {
             Ok(spec) => Ok(ForkedWorker { server: self, spec }),
             Err(disconnect) => {
                 self.listeners.drain(..).for_each(Listener::close);
-                self.children.kill_all(KILL_WAIT);
+                // A client on another machine learns of these ends from here alone: another process may hold the
+                // connection of a worker.
+                self.children.kill_all(KILL_WAIT).into_iter().for_each(|exit| self.report_exit(exit));
+                for id in self.clients.ids() {
+                    // A client that does not get it finds the channel closed.
+                    let _ = self.clients.get(id).map(|client| client.control.flush());
+                }
                 Err(disconnect)
             }
         }
@@ -264,7 +270,8 @@ impl<'a> ForkServer<'a> {
         let listeners = self.listeners.iter().enumerate().filter(move |_| accepts);
         let listeners = listeners.map(|(at, listener)| (Watched::Listener(at), (listener.as_fd(), false)));
         let peers = self.clients.watched(now).map(|(id, fd, unsent)| (Watched::Peer(id), (fd, unsent)));
-        let processes = self.clients.processes().map(|(id, handle)| (Watched::Application(id), (handle, false)));
+        let processes =
+            self.clients.processes().map(|(id, handle)| (Watched::Application(id), (handle, false)));
         let adopted = self.children.adopted().map(|handle| (Watched::Adopted, (handle, false)));
         // Output for a slow client is not read, so the worker blocks as it would on a full pipe.
         let outputs = self.children.outputs().filter(|(_, client, _)| !self.clients.is_slow(*client));
@@ -406,15 +413,19 @@ impl<'a> ForkServer<'a> {
     /// Reaps children, as many as one turn of the loop has time for, and reports their exits.
     fn report_exits(&mut self) {
         let mut most = MAX_REAPED;
-        while let Some((id, printed, ended)) = self.children.next_ended(&mut most) {
-            let Some(client) = self.clients.get(id) else { continue };
-            printed.iter().for_each(|printed| client.control.queue(printed));
-            if !self.is_private {
-                log_exit(&client.hello.pool, id, &ended);
-            }
-            client.control.queue(&FromServer::Ended(ended));
+        while let Some(exit) = self.children.next_ended(&mut most) {
+            self.report_exit(exit);
         }
         self.has_more_exits = most == 0;
+    }
+
+    fn report_exit(&mut self, (id, printed, ended): Exit) {
+        let Some(client) = self.clients.get(id) else { return };
+        printed.iter().for_each(|printed| client.control.queue(printed));
+        if !self.is_private {
+            log_exit(&client.hello.pool, id, &ended);
+        }
+        client.control.queue(&FromServer::Ended(ended));
     }
 
     fn stats(&self) -> ServerReport {

@@ -391,7 +391,8 @@ mod tests {
 
     /// G5
     #[test]
-    fn the_process_at_the_other_end_is_seen_to_end_although_another_holds_the_socket() -> std::io::Result<()> {
+    fn the_process_at_the_other_end_is_seen_to_end_although_another_holds_the_socket() -> std::io::Result<()>
+    {
         use std::os::fd::AsFd as _;
         use std::os::unix::net::UnixStream;
         let (ours, theirs) = UnixStream::pair()?;
