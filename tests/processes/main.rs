@@ -7,4 +7,5 @@ mod harness;
 mod isolation;
 mod runtimes;
 mod server;
+mod tools;
 mod workers;
