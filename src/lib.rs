@@ -114,7 +114,7 @@ pub use crate::{
     address::AddressError,
     blob::{Blob, BlobMut, BlobReader},
     certificates::{CertificateError, Certificates},
-    config::{Backoff, OnCancel, OptionError, Transport},
+    config::{Backoff, OnCancel, OnMisfit, OptionError, Transport},
     failure::{Ending, Failure, FailureKind, MemoryVerdict, PanicReport, Phase, SetupError},
     request_log::{FinishedLog, LogLevel, LogMessage, LogTimer, LogTiming, RequestLog},
     server::{ListenError, ServerError},

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::actors::worker_api::worker::Worker;
 use crate::address::Address;
 use crate::certificates::Certificates;
-use crate::config::ServerOptions;
+use crate::config::{OnMisfit, ServerOptions};
 use crate::server;
 use crate::server::{Boot, ListenError, ServerError};
 use crate::sys::process;
@@ -120,13 +120,34 @@ impl<W: Worker> Server<W> {
     ///
     /// Once this server is ready, it receives the sockets of the old one, so no connection is rejected in between. The old
     /// server's workers finish their calls, and it exits with the last of them. At least one address must be a
-    /// `unix:/path`; ports are handed over with it.
+    /// `unix:/path` at which the old server listens; its ports are handed over with it. A port alone cannot be taken over:
+    /// two servers there have no other way to each other.
+    ///
+    /// One server replaces another at a time. Both confirm it, so if one of them ends at any moment, the other one serves.
     pub fn take_over(mut self, take_over: bool) -> Self {
         self.options.take_over = take_over;
         self
     }
 
-    /// Sets how long workers may finish their calls after SIGTERM before they are killed. Default: `None`, no limit.
+    /// Sets how long to wait while another server replaces the same one. After that this server replaces the other one.
+    /// With zero, or after this time, [`run`](Self::run) fails with [`ListenError::NotHandedOver`], which names the other
+    /// process. Default: 30 s.
+    pub fn take_over_wait(mut self, limit: Duration) -> Self {
+        self.options.take_over_wait = limit;
+        self
+    }
+
+    /// Sets what becomes of clients of the old server that do not fit this one. Default: [`OnMisfit::Stay`].
+    ///
+    /// The connections of new workers of a client at a port would reach the new server, so such a client cannot stay: the
+    /// old server refuses to hand over while it has one that does not fit.
+    pub fn on_misfit(mut self, on_misfit: OnMisfit) -> Self {
+        self.options.on_misfit = on_misfit;
+        self
+    }
+
+    /// Sets how long workers may finish their calls after SIGTERM, or after another server has taken over, before they are
+    /// killed. Default: `None`, no limit.
     pub fn drain_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.drain_timeout = limit.into();
         self

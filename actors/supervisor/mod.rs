@@ -5,6 +5,7 @@
 //! a worker.
 
 mod messages;
+mod prepared;
 mod registration;
 pub(crate) mod server_connection;
 mod servers;
@@ -34,6 +35,7 @@ use crate::actors::threads::OwnArbiter;
 use crate::failure::{Failure, FailureKind, WorkerFacts};
 use crate::wire::control::{FromServer, ServerReport, WorkerPid};
 pub(crate) use messages::SpawnFailed;
+use prepared::PreparedChannel;
 use registration::{Registration, Stage};
 use server_connection::ServerConnection;
 use servers::{DrainingServer, ServerId, ServerState};
@@ -70,6 +72,10 @@ pub(crate) struct Supervisor {
     draining: Vec<DrainingServer>,
     /// The workers by number, from the decision to fork them to their exit reports.
     registry: BTreeMap<u64, Registration>,
+    /// The channel of the next worker.
+    prepared: Option<PreparedChannel>,
+    /// Whether it is about to be made.
+    prepares: bool,
     /// Turns of the event loop after which the delayed workers are requested; `None` if there are none.
     spawn_delay: Option<u32>,
     /// Servers in a row that could not be reached or started, or that ended early.
@@ -129,6 +135,8 @@ impl Supervisor {
             server_pid: None,
             draining: Vec::new(),
             registry: BTreeMap::new(),
+            prepared: None,
+            prepares: false,
             spawn_delay: None,
             streak: 0,
             up_since: None,
@@ -158,7 +166,10 @@ impl Supervisor {
 
     fn handle_message(&mut self, message: FromServer, from: ServerId, ctx: &mut Context<Self>) {
         match message {
-            FromServer::Welcome { ticket } => self.mark_server_up(ticket, ctx),
+            FromServer::Welcome { ticket } => {
+                self.mark_server_up(ticket, ctx);
+                self.prepare_later(ctx);
+            }
             FromServer::Refused { reason } => self.last_error = Some(reason),
             FromServer::PreloadFailed(report) => {
                 self.last_error = Some("the preload failed".to_owned());
@@ -168,6 +179,7 @@ impl Supervisor {
             FromServer::Forked(workers) => {
                 self.handle_forked(workers, from);
                 self.request_workers();
+                self.prepare_later(ctx);
             }
             // That server takes no more work, and another server was asked for the worker.
             FromServer::NotForked { .. } if from != self.server_id => {}
@@ -195,8 +207,6 @@ impl Supervisor {
                 }
             }
             FromServer::Diverted => self.mark_diverted(),
-            // An application never requests a handover.
-            FromServer::HandedOver { .. } => {}
         }
     }
 

@@ -380,6 +380,7 @@ impl Supervisor {
     /// Closes the connections to all servers. The future resolves once the pool's own server has exited.
     pub(super) fn shut_down(&mut self) -> impl Future<Output = ()> + 'static {
         self.draining.clear();
+        self.prepared = None;
         let connection = match std::mem::replace(&mut self.server, ServerState::Stopped) {
             ServerState::Starting(connection) | ServerState::Up(connection) => Some(connection),
             ServerState::Launched(launched) => ServerConnection::new(launched).ok(),

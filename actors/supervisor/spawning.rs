@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use actix::Actor;
 
+use super::prepared::PreparedChannel;
 use super::servers::{ServerId, ServerState};
 use super::source::Remote;
 use super::worker_process::{RetireWorker, SpawnCancelled, WorkerProcess};
 use super::{Registration, Stage, Supervisor};
 use crate::actors::scheduler::exit::ExitReport;
-use crate::actors::telemetry::stdio::{OutputPipe, WorkerOutputs};
+use crate::actors::telemetry::stdio::OutputPipe;
 use crate::actors::transport::HostChannel;
-use crate::channel::{WorkerDoorbells, WorkerEnd, WorkerMemory};
 use crate::config::Transport;
 use crate::wire::control::{MAX_FORKS_PER_MESSAGE, ToServer};
 
@@ -35,6 +35,8 @@ impl Supervisor {
             let delayed = self.registry.values_mut().filter(|worker| matches!(worker.stage, Stage::Delayed));
             delayed.for_each(|worker| worker.stage = Stage::Unrequested);
             self.request_workers();
+            // Without a server nothing is on its way any more. A server that drains waits for those that retire.
+            self.retire_workers();
         }
         true
     }
@@ -87,36 +89,18 @@ impl Supervisor {
         requested.into_iter().for_each(|(number, channel, output)| self.register(number, channel, output));
     }
 
-    /// Creates a worker's channel and output pipes, and appends the worker's ends to `all`.
+    /// Takes the prepared channel of the next worker, or creates one, and appends the worker's ends to `all`.
     fn make_channel(
-        &self,
+        &mut self,
         number: u64,
         all: &mut Vec<OwnedFd>,
     ) -> io::Result<(HostChannel, Arc<OutputPipe>)> {
         let options = &self.scheduler.options;
-        let (channel, end) = HostChannel::new(options)?;
-        let status_page = channel.status_page().ok_or(io::ErrorKind::Unsupported)?;
-        let (output, outputs) = OutputPipe::new(
-            &options.name,
-            self.scheduler.teller.clone(),
-            number,
-            status_page,
-            self.spec.name_of,
-        )?;
-        let WorkerMemory { channel: memory, results } = match end {
-            WorkerEnd::Rings { doorbells: WorkerDoorbells { rx, tx }, memory } => {
-                all.extend([rx, tx]);
-                memory
-            }
-            WorkerEnd::Stream { socket, memory, .. } => {
-                all.push(socket);
-                memory
-            }
-        };
-        all.push(memory);
-        all.extend(results);
-        let WorkerOutputs { stdout, stderr } = outputs;
-        all.extend([stdout, stderr]);
+        let prepared = self.prepared.take().map_or_else(|| PreparedChannel::new(options), Ok)?;
+        let status_page = prepared.channel.status_page().ok_or(io::ErrorKind::Unsupported)?;
+        let (channel, pipes) = prepared.pass(all);
+        let teller = self.scheduler.teller.clone();
+        let output = OutputPipe::new(&options.name, teller, number, (pipes, status_page), self.spec.name_of);
         Ok((channel, output))
     }
 
@@ -145,8 +129,8 @@ impl Supervisor {
         }
     }
 
-    /// Takes back the requests for workers that this server has not confirmed. They are requested from the next one.
-    /// Returns their numbers.
+    /// Takes back the requests for workers that this server has not confirmed. They are requested from the next one, and no
+    /// worker that retires waits for them. Returns their numbers.
     pub(super) fn reassign_unconfirmed(&mut self, server: ServerId) -> Vec<u64> {
         let mut numbers = Vec::new();
         for (&number, registration) in self.registry.iter_mut().filter(|(_, worker)| worker.awaits(server)) {
@@ -156,6 +140,7 @@ impl Supervisor {
                 process.do_send(SpawnCancelled);
             }
         }
+        self.retire_workers();
         numbers
     }
 

@@ -47,10 +47,30 @@ enum OutputStream {
     Stderr,
 }
 
-/// The write ends of a worker's output pipes.
-pub(crate) struct WorkerOutputs {
-    pub(crate) stdout: OwnedFd,
-    pub(crate) stderr: OwnedFd,
+/// The output pipes of a worker on this machine.
+pub(crate) struct OutputPipes {
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    /// The write ends, of standard output and standard error, until the worker has them.
+    ends: Vec<OwnedFd>,
+}
+
+impl OutputPipes {
+    /// Creates both pipes.
+    ///
+    /// # Errors
+    ///
+    /// The error of pipe2(2), for example if the process has too many open files; nothing stays open then.
+    pub(crate) fn new() -> io::Result<Self> {
+        let (stdout, stdout_end) = descriptors::pipe()?;
+        let (stderr, stderr_end) = descriptors::pipe()?;
+        Ok(OutputPipes { stdout, stderr, ends: vec![stdout_end, stderr_end] })
+    }
+
+    /// Takes the write ends, of standard output and then of standard error.
+    pub(crate) fn take_ends(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.ends)
+    }
 }
 
 /// The output and the last log records of one worker, and what has been read of them.
@@ -83,23 +103,17 @@ struct ReadState {
 }
 
 impl OutputPipe {
-    /// Creates both pipes of a worker on this machine; returns them and the write ends for the worker.
-    ///
-    /// # Errors
-    ///
-    /// The error of pipe2(2), for example if the process has too many open files; nothing stays open then.
+    /// Makes the output of a worker on this machine, from its pipes and its status page.
     pub(crate) fn new(
         pool: &str,
         teller: Teller,
         worker: u64,
-        status_page: StatusPage,
+        (pipes, status_page): (OutputPipes, StatusPage),
         name_of: NameOf,
-    ) -> io::Result<(Arc<Self>, WorkerOutputs)> {
-        let (stdout, stdout_end) = descriptors::pipe()?;
-        let (stderr, stderr_end) = descriptors::pipe()?;
+    ) -> Arc<Self> {
+        let OutputPipes { stdout, stderr, .. } = pipes;
         let source = OutputSource::Local { status_page, stdout: Arc::new(stdout), stderr: Arc::new(stderr) };
-        let outputs = WorkerOutputs { stdout: stdout_end, stderr: stderr_end };
-        Ok((OutputPipe::of(pool, teller, worker, name_of, source), outputs))
+        OutputPipe::of(pool, teller, worker, name_of, source)
     }
 
     /// Creates the output of a worker on another machine, which the worker's server sends.
@@ -359,14 +373,16 @@ mod tests {
         actix_rt::System::new().block_on(async {
             let (status_page, _memory) = StatusPage::create().expect("a page");
             let teller = Teller::here().expect("a thread");
-            let (output, ends) = OutputPipe::new("pool", teller, 1, status_page, |_| None).expect("pipes");
+            let mut pipes = OutputPipes::new().expect("pipes");
+            let stderr_end = pipes.take_ends().pop().expect("two ends");
+            let output = OutputPipe::new("pool", teller, 1, (pipes, status_page), |_| None);
             let OutputSource::Local { stderr, .. } = &output.source else { panic!("it is local") };
             // The same pipe cannot be registered twice.
             let _refused = reactor::register_shared(stderr.clone()).expect("a registration");
             drop(actix_rt::spawn(output.watch()));
             let more_than_a_pipe_holds = vec![b'.'; 3 * CHUNK_BYTES];
             let writer =
-                std::thread::spawn(move || File::from(ends.stderr).write_all(&more_than_a_pipe_holds));
+                std::thread::spawn(move || File::from(stderr_end).write_all(&more_than_a_pipe_holds));
             while !writer.is_finished() {
                 actix_rt::time::sleep(Duration::from_millis(1)).await;
             }

@@ -91,7 +91,7 @@ fn type_names<M: Message>() -> [&'static str; 2] {
 }
 
 fn signature<M: DeserializeOwned, T: DeserializeOwned, E: DeserializeOwned>(name: &'static str) -> Signature {
-    schema::signature(name, &[schema::shape::<M>(), schema::shape::<T>(), schema::shape::<E>()])
+    schema::signature(name, [&schema::shape::<M>(), &schema::shape::<T>(), &schema::shape::<E>()])
 }
 
 fn run<W, M, T, E>(worker: &mut W, ctx: &mut WorkerContext<W>, call: Incoming<'_>, reply: Replying<'_>)

@@ -28,16 +28,22 @@ pub(crate) fn shape<T: DeserializeOwned>() -> String {
     caught(trace).flatten().unwrap_or_else(|| format!("?{}", last_segment(std::any::type_name::<T>())))
 }
 
-/// Returns the signature of a message with this name and the shapes of its parts.
-pub(crate) fn signature(name: &str, shapes: &[String]) -> Signature {
-    let shape = shapes.iter().fold(OFFSET, |hash, shape| mix(mix(hash, shape.as_bytes()), &[0]));
-    Signature { name: name.to_owned(), shape }
+/// Returns the signature of a message with this name and the shapes of it, its result and its error.
+pub(crate) fn signature(name: &str, [message, result, error]: [&str; 3]) -> Signature {
+    let number = |shape: &str| mix(OFFSET, shape.as_bytes());
+    Signature {
+        name: name.to_owned(),
+        message: number(message),
+        result: number(result),
+        error: number(error),
+    }
 }
 
 /// Returns a number that changes with each of the signatures and with their order.
 pub(crate) fn fingerprint(interface: &[Signature]) -> u64 {
-    interface.iter().fold(OFFSET, |hash, signature| {
-        mix(mix(mix(hash, signature.name.as_bytes()), &[0]), &signature.shape.to_le_bytes())
+    interface.iter().fold(OFFSET, |hash, Signature { name, message, result, error }| {
+        let named = mix(mix(hash, name.as_bytes()), &[0]);
+        [message, result, error].into_iter().fold(named, |hash, number| mix(hash, &number.to_le_bytes()))
     })
 }
 
@@ -108,7 +114,10 @@ mod tests {
     #[test]
     fn a_fingerprint_depends_on_names_shapes_and_order() {
         let make = |names: [&str; 2], shapes: [u64; 2]| {
-            let signature = |at: usize| Signature { name: names[at].to_owned(), shape: shapes[at] };
+            let signature = |at: usize| {
+                let name = names[at].to_owned();
+                Signature { name, message: shapes[at], result: 7, error: 8 }
+            };
             fingerprint(&[signature(0), signature(1)])
         };
         let one = make(["Hash", "Verify"], [1, 2]);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 #[cfg(feature = "actors")]
 pub(crate) use pool::Options;
-pub use server::ServerOptions;
+pub use server::{OnMisfit, ServerOptions};
 pub(crate) use shared::{MAX_BLOB_MEMORY, SharedOptions};
 
 /// Longest name of a pool or server, in bytes; `ps` shows the beginning of it.

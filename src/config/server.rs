@@ -8,6 +8,22 @@ use super::{MAX_NAME, OptionError};
 /// up its descriptors.
 pub(crate) const DEFAULT_MAX_CLIENTS: usize = 512;
 
+/// How long a server waits for its turn to take over: longer than another one needs once its preload is done.
+pub(crate) const DEFAULT_TAKE_OVER_WAIT: Duration = Duration::from_secs(30);
+
+/// What becomes of clients of a server that is replaced if they do not fit the new one: it lacks one of their messages, or
+/// speaks another version of the protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OnMisfit {
+    /// The old server stays for them, until they have disconnected or its `drain_timeout` is over. New connections reach
+    /// the new server.
+    #[default]
+    Stay,
+    /// The old server refuses to hand over.
+    Refuse,
+}
+
 /// All options of a standalone server; [`Server`](crate::Server) documents each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -18,6 +34,10 @@ pub struct ServerOptions {
     pub group: Option<u32>,
     /// Whether to replace a server that listens at the same addresses.
     pub take_over: bool,
+    /// How long to wait while another server replaces the same one; zero: not at all.
+    pub take_over_wait: Duration,
+    /// What becomes of clients of the old server that do not fit this one.
+    pub on_misfit: OnMisfit,
     /// Whether the server may listen on plain TCP, which authenticates no one, beyond the loopback.
     pub unauthenticated_beyond_loopback: bool,
     /// How long workers may finish their calls after SIGTERM; `None` is no limit.
@@ -34,6 +54,8 @@ impl Default for ServerOptions {
             name: None,
             group: None,
             take_over: false,
+            take_over_wait: DEFAULT_TAKE_OVER_WAIT,
+            on_misfit: OnMisfit::Stay,
             unauthenticated_beyond_loopback: false,
             drain_timeout: None,
             max_workers: None,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::adoption::AdoptionKey;
 use super::children::ClientId;
+use super::compatibility;
 use super::control_channel::{ControlChannel, Disconnect};
 use super::listener::{AcceptedPeer, Peer};
 use super::pending;
@@ -14,17 +15,24 @@ use super::pending::Room;
 use crate::sys::arena::ReadOnlyArena;
 use crate::sys::{Errno, random, sockets};
 use crate::wire::control::{FromServer, Hello};
+use crate::wire::handover::TakeOver;
+use crate::worker::Numbering;
 
 /// How long a peer may take to identify itself, or to read why it was refused.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An application that uses this server.
 pub(super) struct Client {
+    pub(super) id: ClientId,
     pub(super) control: ControlChannel,
     pub(super) hello: Hello,
     /// The application's process, whose end is that of the client: another process may hold the connection by then. `None`
     /// for a client on another machine, and where the kernel does not tell.
     pub(super) process: Option<OwnedFd>,
+    /// How it counts its messages.
+    pub(super) numbering: Numbering,
+    /// Whether this server still forks workers for it although another one has taken over, which it does not fit.
+    pub(super) stays: bool,
     /// Whether the client can do to the workers whatever it likes, so that they may borrow its memory.
     pub(super) is_trusted: bool,
     /// The memory of the blobs in its calls.
@@ -38,10 +46,21 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn new(control: ControlChannel, hello: Hello, process: Option<OwnedFd>) -> Self {
-        // What was compared once is not kept.
-        let hello = Hello { interface: Vec::new(), config: None, ..hello };
-        Client { control, hello, process, is_trusted: true, arena: None, ticket: None, key: None, forked: 0 }
+    fn new(id: ClientId, control: ControlChannel, hello: Hello, process: Option<OwnedFd>) -> Self {
+        let hello = Hello { config: None, ..hello };
+        Client {
+            id,
+            control,
+            hello,
+            process,
+            numbering: Numbering::default(),
+            stays: false,
+            is_trusted: true,
+            arena: None,
+            ticket: None,
+            key: None,
+            forked: 0,
+        }
     }
 }
 
@@ -72,7 +91,7 @@ pub(super) enum HandshakeState {
     Unidentified,
     /// The peer was refused and is disconnected once the reason is sent.
     Refused,
-    /// The peer has the listening sockets and is to confirm that it replaces this server.
+    /// The peer replaces this server, or waits until another one has failed to.
     TakingOver,
 }
 
@@ -81,6 +100,8 @@ pub(super) struct PendingPeer {
     pub(super) control: ControlChannel,
     pub(super) peer: Peer,
     pub(super) handshake: HandshakeState,
+    /// What it has sent as a server that is to replace this one.
+    pub(super) take_over: Option<TakeOver>,
     key: Option<AdoptionKey>,
     connected_at: Instant,
 }
@@ -125,12 +146,29 @@ impl Clients {
     /// Adds the only client of a private server.
     pub(super) fn welcome(&mut self, control: ControlChannel, hello: Hello, process: Option<OwnedFd>) {
         self.last_id += 1;
-        self.clients.insert(self.last_id, Client::new(control, hello, process));
+        self.clients.insert(self.last_id, Client::new(self.last_id, control, hello, process));
+    }
+
+    /// Returns the clients that do not fit a server that is to replace this one, each with the reason.
+    pub(super) fn misfits(&self, successor: &TakeOver) -> impl Iterator<Item = (&Client, String)> {
+        let all = self.clients.values();
+        all.filter_map(|client| Some((client, compatibility::misfit(&client.hello, successor)?)))
+    }
+
+    /// Returns whether this server still forks workers for one of them after another one has taken over.
+    pub(super) fn any_stays(&self) -> bool {
+        self.clients.values().any(|client| client.stays)
     }
 
     /// Queues the same message for all clients.
     pub(super) fn queue_for_all(&mut self, message: &FromServer) {
         self.clients.values_mut().for_each(|client| client.control.queue(message));
+    }
+
+    /// Queues the same message for all clients that do not stay with this server.
+    pub(super) fn queue_for_leaving(&mut self, message: &FromServer) {
+        let leaving = self.clients.values_mut().filter(|client| !client.stays);
+        leaving.for_each(|client| client.control.queue(message));
     }
 
     pub(super) fn pending_ids(&self) -> Vec<ClientId> {
@@ -172,6 +210,7 @@ impl Clients {
             control,
             peer: accepted.peer,
             handshake: HandshakeState::Unidentified,
+            take_over: None,
             key: accepted.key,
             connected_at: now,
         };
@@ -185,6 +224,7 @@ impl Clients {
         &mut self,
         id: ClientId,
         hello: Hello,
+        numbering: Numbering,
         process: Option<OwnedFd>,
     ) -> Option<&mut Client> {
         let PendingPeer { mut control, peer, key, .. } = self.pending_peers.remove(&id)?;
@@ -192,7 +232,8 @@ impl Clients {
         let is_remote = matches!(peer, Peer::Remote(_));
         let is_trusted = peer.owns_workers();
         let ticket = is_remote.then(random::random_u128).transpose().ok()?;
-        self.clients.insert(id, Client { is_trusted, ticket, key, ..Client::new(control, hello, process) });
+        let client = Client::new(id, control, hello, process);
+        self.clients.insert(id, Client { numbering, is_trusted, ticket, key, ..client });
         self.clients.get_mut(&id)
     }
 
@@ -224,24 +265,27 @@ impl Clients {
         holder.map(|(id, _)| *id)
     }
 
+    /// Returns the peers that are identified or refused at some time, oldest first. Those that replace this server have a
+    /// deadline of their own.
+    fn timed_peers(&self) -> impl Iterator<Item = (ClientId, &PendingPeer)> {
+        // The ids rise, so the first entry has been pending longest.
+        let timed = |peer: &PendingPeer| peer.handshake != HandshakeState::TakingOver;
+        self.pending_peers.iter().map(|(id, peer)| (*id, peer)).filter(move |(_, peer)| timed(peer))
+    }
+
     /// Removes and returns the peers that have been pending for too long.
     pub(super) fn remove_overdue(&mut self, now: Instant) -> Vec<PendingPeer> {
         let is_overdue = |pending_peer: &PendingPeer| {
             now.saturating_duration_since(pending_peer.connected_at) >= HANDSHAKE_TIMEOUT
         };
-        let ids: Vec<ClientId> = self
-            .pending_peers
-            .iter()
-            .filter(|(_, pending_peer)| is_overdue(pending_peer))
-            .map(|(id, _)| *id)
-            .collect();
+        let overdue = self.timed_peers().filter(|(_, pending_peer)| is_overdue(pending_peer));
+        let ids: Vec<ClientId> = overdue.map(|(id, _)| id).collect();
         ids.into_iter().filter_map(|id| self.pending_peers.remove(&id)).collect()
     }
 
     /// Returns how long until the next peer has been pending for too long.
     pub(super) fn next_overdue(&self, now: Instant) -> Option<Duration> {
-        // The ids rise, so the first entry has been pending longest.
-        let oldest = self.pending_peers.values().next()?;
+        let (_, oldest) = self.timed_peers().next()?;
         Some(HANDSHAKE_TIMEOUT.saturating_sub(now.saturating_duration_since(oldest.connected_at)))
     }
 

@@ -2,7 +2,9 @@
 
 use crate::config::SharedOptions;
 use crate::wire::control::{Hello, Signature};
+use crate::wire::handover::TakeOver;
 use crate::wire::{LIBRARY, PROTOCOL};
+use crate::worker::Numbering;
 
 /// The protocol and interface that a server offers.
 pub(super) struct ServerVersion {
@@ -13,35 +15,45 @@ pub(super) struct ServerVersion {
 }
 
 impl ServerVersion {
-    /// Returns why the sender of this hello cannot use this server, or `None` if it can.
-    pub(super) fn mismatch(&self, hello: &Hello) -> Option<String> {
+    /// Agrees with the sender of this hello on how it numbers its messages.
+    ///
+    /// # Errors
+    ///
+    /// The reason why it cannot use this server, as a text for it.
+    pub(super) fn agree(&self, hello: &Hello) -> Result<Numbering, String> {
         if hello.protocol != PROTOCOL {
-            return Some(protocol_mismatch(hello.protocol, &hello.library));
+            return Err(protocol_mismatch(hello.protocol, &hello.library));
         }
-        if let Err(error) = options_of(hello).validate() {
-            return Some(error.to_string());
-        }
+        options_of(hello).validate().map_err(|error| error.to_string())?;
         if self.interface.is_empty() {
             let (own, theirs) = (self.fingerprint, hello.fingerprint);
-            let differs = || {
-                format!(
+            return match own == theirs {
+                true => Ok(Numbering::default()),
+                false => Err(format!(
                     "the application's interface has the fingerprint {theirs:016x}, its server's {own:016x}"
-                )
+                )),
             };
-            return (own != theirs).then(differs);
         }
-        if hello.interface == self.interface {
-            return None;
-        }
-        let own = list(&self.interface);
-        let theirs = list(&hello.interface);
-        let difference = difference(&hello.interface, &self.interface);
-        Some(format!(
-            "the application's interface (forkpool {}) is {theirs}, and this server's (forkpool {LIBRARY}) is {own}: \
-             {difference}",
-            hello.library
-        ))
+        number(&hello.interface, &self.interface).map(Numbering::new).map_err(|difference| {
+            let (own, theirs) = (list(&self.interface), list(&hello.interface));
+            format!(
+                "the application's interface (forkpool {}) is {theirs}, and this server's (forkpool {LIBRARY}) is {own}: \
+                 {difference}",
+                hello.library
+            )
+        })
     }
+}
+
+/// Returns why a client of this server cannot use its successor, or `None` if it can.
+pub(super) fn misfit(client: &Hello, successor: &TakeOver) -> Option<String> {
+    if successor.protocol != PROTOCOL {
+        return Some(format!(
+            "it speaks protocol {PROTOCOL} of forkpool {}, and the new server protocol {} of forkpool {}",
+            client.library, successor.protocol, successor.library
+        ));
+    }
+    number(&client.interface, &successor.interface).err()
 }
 
 fn options_of(hello: &Hello) -> SharedOptions<'_> {
@@ -68,20 +80,41 @@ fn list(interface: &[Signature]) -> String {
     format!("{{ {} }}", names.join(", "))
 }
 
-/// Returns a text for the first difference between two interfaces.
-fn difference(theirs: &[Signature], own: &[Signature]) -> String {
-    let find = |all: &[Signature], name: &str| all.iter().find(|signature| signature.name == name).cloned();
-    if let Some(missing) = theirs.iter().find(|their| find(own, &their.name).is_none()) {
-        return format!("the server has no {}", missing.name);
+/// Returns the server's number of each message that the client may send, in the client's order.
+///
+/// # Errors
+///
+/// A text for the first message that the server does not have in this shape.
+fn number(theirs: &[Signature], own: &[Signature]) -> Result<Vec<u32>, String> {
+    // Two messages may have the same name and shape. Then the first of one side is the first of the other.
+    let mut is_used = vec![false; own.len()];
+    let mut numbers = Vec::with_capacity(theirs.len());
+    for their in theirs {
+        let same = own.iter().zip(&is_used).position(|(own, is_used)| own == their && !is_used);
+        let (number, at) =
+            same.and_then(|at| Some((u32::try_from(at).ok()?, at))).ok_or_else(|| difference(their, own))?;
+        is_used[at] = true;
+        numbers.push(number);
     }
-    if let Some(missing) = own.iter().find(|our| find(theirs, &our.name).is_none()) {
-        return format!("the application has no {}", missing.name);
-    }
-    let changed = theirs.iter().find(|their| find(own, &their.name).is_some_and(|our| our != **their));
-    match changed {
-        Some(changed) => format!("{} or its result looks different there", changed.name),
-        None => "their order differs".to_owned(),
-    }
+    Ok(numbers)
+}
+
+/// Returns a text for what a server does not have.
+fn difference(their: &Signature, own: &[Signature]) -> String {
+    let Signature { name, message, result, .. } = their;
+    let Some(own) = own.iter().find(|own| own.name == *name) else {
+        return format!("the server has no {name}");
+    };
+    let part = if own.message != *message {
+        "the message"
+    } else if own.result != *result {
+        "the result of"
+    } else if own.error != their.error {
+        "the error of"
+    } else {
+        return format!("the server has fewer messages of the name {name}");
+    };
+    format!("{part} {name} has another type there")
 }
 
 #[cfg(test)]
@@ -89,12 +122,17 @@ mod tests {
     use super::*;
     use crate::wire::control::ProcessLimits;
 
-    fn interface(signatures: &[(&str, u64)]) -> Vec<Signature> {
-        let signature = |&(name, shape): &(&str, u64)| Signature { name: name.to_owned(), shape };
+    fn interface(signatures: &[(&str, [u64; 3])]) -> Vec<Signature> {
+        let signature = |&(name, [message, result, error]): &(&str, [u64; 3])| Signature {
+            name: name.to_owned(),
+            message,
+            result,
+            error,
+        };
         signatures.iter().map(signature).collect()
     }
 
-    fn hello(protocol: u16, library: &str, signatures: &[(&str, u64)]) -> Hello {
+    fn hello(protocol: u16, library: &str, signatures: &[(&str, [u64; 3])]) -> Hello {
         Hello {
             protocol,
             library: library.to_owned(),
@@ -109,31 +147,58 @@ mod tests {
         }
     }
 
+    const HASH: (&str, [u64; 3]) = ("Hash", [1, 2, 3]);
+    const VERIFY: (&str, [u64; 3]) = ("Verify", [4, 5, 3]);
+
     /// S11
     #[test]
     fn a_mismatch_names_both_sides_and_what_differs() {
-        let own = ServerVersion { fingerprint: 0, interface: interface(&[("Hash", 1), ("Verify", 2)]) };
-        type Row<'a> = (&'a str, u16, &'a [(&'a str, u64)], Option<&'a str>);
-        let table: [Row<'_>; 7] = [
-            ("the same", PROTOCOL, &[("Hash", 1), ("Verify", 2)], None),
-            ("another protocol", 3, &[("Hash", 1), ("Verify", 2)], Some("protocol 3 of forkpool 9.8.7")),
-            ("one more", PROTOCOL, &[("Hash", 1), ("Verify", 2), ("New", 3)], Some("server has no New")),
-            ("one less", PROTOCOL, &[("Hash", 1)], Some("application has no Verify")),
-            ("another shape", PROTOCOL, &[("Hash", 1), ("Verify", 3)], Some("Verify or its result looks")),
-            ("another order", PROTOCOL, &[("Verify", 2), ("Hash", 1)], Some("their order differs")),
-            ("none", PROTOCOL, &[], Some("application has no Hash")),
+        let own = ServerVersion { fingerprint: 0, interface: interface(&[HASH, VERIFY]) };
+        type Row<'a> = (&'a str, u16, &'a [(&'a str, [u64; 3])], Result<&'a [u32], &'a str>);
+        let table: [Row<'_>; 10] = [
+            ("the same", PROTOCOL, &[HASH, VERIFY], Ok(&[0, 1])),
+            ("another protocol", 3, &[HASH, VERIFY], Err("protocol 3 of forkpool 9.8.7")),
+            ("one more", PROTOCOL, &[HASH, VERIFY, ("New", [7; 3])], Err("server has no New")),
+            ("one less", PROTOCOL, &[VERIFY], Ok(&[1])),
+            ("another message", PROTOCOL, &[HASH, ("Verify", [9, 5, 3])], Err("the message Verify has")),
+            ("another result", PROTOCOL, &[("Hash", [1, 9, 3])], Err("the result of Hash has")),
+            ("another error", PROTOCOL, &[("Hash", [1, 2, 9])], Err("the error of Hash has")),
+            ("another order", PROTOCOL, &[VERIFY, HASH], Ok(&[1, 0])),
+            ("twice", PROTOCOL, &[HASH, HASH], Err("the server has fewer messages of the name Hash")),
+            ("none", PROTOCOL, &[], Ok(&[])),
         ];
         for (row, protocol, signatures, expected) in table {
-            let found = own.mismatch(&hello(protocol, "9.8.7", signatures));
-            match expected {
-                None => assert_eq!(found, None, "{row}"),
-                Some(expected) => {
-                    let found = found.unwrap_or_default();
+            let found = own.agree(&hello(protocol, "9.8.7", signatures));
+            match (expected, found) {
+                (Ok(numbers), found) => assert_eq!(found, Ok(Numbering::new(numbers.to_vec())), "{row}"),
+                (Err(expected), found) => {
+                    let found = found.expect_err(row);
                     let names_both = found.contains("9.8.7") && found.contains(LIBRARY);
                     assert!(names_both && found.contains(expected), "{row}: {found}");
                 }
             }
         }
+        let twice = ServerVersion { fingerprint: 0, interface: interface(&[VERIFY, HASH, HASH]) };
+        assert_eq!(twice.agree(&hello(PROTOCOL, "", &[HASH, HASH])), Ok(Numbering::new(vec![1, 2])));
+    }
+
+    /// S4
+    #[test]
+    fn a_client_fits_a_successor_that_has_its_messages() {
+        let successor = |protocol, signatures: &[(&str, [u64; 3])]| TakeOver {
+            format: 1,
+            protocol,
+            library: "9.9.9".to_owned(),
+            interface: interface(signatures),
+            waits: true,
+            stays: true,
+        };
+        let client = hello(PROTOCOL, "9.8.7", &[HASH]);
+        assert_eq!(misfit(&client, &successor(PROTOCOL, &[VERIFY, HASH])), None);
+        let removed = misfit(&client, &successor(PROTOCOL, &[VERIFY])).unwrap_or_default();
+        assert_eq!(removed, "the server has no Hash");
+        let other = misfit(&client, &successor(PROTOCOL + 1, &[HASH])).unwrap_or_default();
+        assert!(other.contains("9.8.7") && other.contains("9.9.9"), "{other}");
     }
 
     /// P1, S9
@@ -154,9 +219,9 @@ mod tests {
         let own = ServerVersion { fingerprint: 7, interface: Vec::new() };
         for (option, spoil) in table {
             let mut hello = hello(PROTOCOL, LIBRARY, &[]);
-            assert_eq!(own.mismatch(&hello), None);
+            assert_eq!(own.agree(&hello), Ok(Numbering::default()));
             spoil(&mut hello);
-            let found = own.mismatch(&hello).unwrap_or_default();
+            let found = own.agree(&hello).expect_err(option);
             assert!(found.starts_with(&format!("option {option} cannot be")), "{found}");
         }
     }

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::de::DeserializeOwned;
+
 use crate::channel::{Inbox, SendQueue, SocketLayer};
 use crate::config::MAX_BLOB_MEMORY;
 use crate::sys::arena::ReadOnlyArena;
@@ -17,6 +19,8 @@ use crate::wire::control::{
     FIRST_MESSAGE_LIMIT, FromServer, HELLO_LIMIT, HelloPrefix, REQUEST_LIMIT, ToServer,
 };
 use crate::wire::frame;
+use crate::wire::handover;
+use crate::wire::handover::{TakeOverPrefix, ToPredecessor, ToSuccessor};
 
 /// Most bytes that wait for a client that does not read; beyond that it is disconnected.
 const MAX_UNSENT: usize = 4 << 20;
@@ -40,6 +44,8 @@ pub(super) enum FirstMessage {
     Message(ToServer),
     /// A hello of another protocol version.
     OtherVersion(HelloPrefix),
+    /// A take-over in another format of its messages.
+    OtherFormat(TakeOverPrefix),
 }
 
 /// A control socket: frames, some of which come with descriptors.
@@ -188,6 +194,15 @@ impl ControlChannel {
     /// [`Disconnect::Broken`] if the bytes are no message, or descriptors have arrived without the whole message that
     /// they belong to: nothing would bound how long they are held.
     pub(super) fn next(&mut self) -> Result<Option<ToServer>, Disconnect> {
+        self.next_of()
+    }
+
+    /// The same for a server that is to replace this one.
+    pub(super) fn next_of_successor(&mut self) -> Result<Option<ToPredecessor>, Disconnect> {
+        self.next_of()
+    }
+
+    fn next_of<M: DeserializeOwned>(&mut self) -> Result<Option<M>, Disconnect> {
         while !self.has_message() {
             if self.passed.is_empty() {
                 return Ok(None);
@@ -213,6 +228,9 @@ impl ControlChannel {
         let Some(body) = self.inbox.next_frame(self.limit).map_err(|_| Disconnect::Broken)? else {
             return Ok(None);
         };
+        if let Some(prefix) = TakeOverPrefix::of(body).filter(|prefix| prefix.format != handover::FORMAT) {
+            return Ok(Some(FirstMessage::OtherFormat(prefix)));
+        }
         match (frame::header_only(body), HelloPrefix::of(body)) {
             (Ok(message), _) => Ok(Some(FirstMessage::Message(message))),
             (Err(_), Some(prefix)) => Ok(Some(FirstMessage::OtherVersion(prefix))),
@@ -260,6 +278,11 @@ impl ControlChannel {
 
     pub(super) fn queue(&mut self, message: &FromServer) {
         self.unsent.push(message, Vec::new());
+    }
+
+    /// Queues a message for a server that is to replace this one, with descriptors.
+    pub(super) fn queue_for_successor(&mut self, message: &ToSuccessor, passed: Vec<OwnedFd>) {
+        self.unsent.push(message, passed);
     }
 
     /// Queues a message with descriptors.

@@ -51,7 +51,7 @@ pub enum ListenError {
         source: io::Error,
     },
     /// A port cannot be opened: it is in use, say, or the host name is unknown.
-    #[error("cannot listen at {address}")]
+    #[error("cannot listen at {address}{}", advice(source))]
     Net {
         /// The address as it was given.
         address: String,
@@ -81,6 +81,17 @@ pub enum ListenError {
 impl fmt::Debug for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         failure::fmt_with_source(f, self)
+    }
+}
+
+/// What to do about a port that is in use.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            ", where another program listens; a server that is to replace another one at a port needs a path as well: both \
+             listen at the same unix:/path, and the new one sets take_over(true); or the service manager owns the socket"
+        }
+        _ => "",
     }
 }
 

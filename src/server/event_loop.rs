@@ -10,6 +10,7 @@ use super::control_channel::{ControlChannel, Disconnect};
 use super::listener::Listener;
 use super::rejection_log::RejectionLog;
 use super::spawn::{ForkedWorker, WorkerSpec};
+use super::succession::Succession;
 use super::systemd;
 use super::systemd::Notices;
 use crate::config::ServerOptions;
@@ -26,6 +27,7 @@ use crate::telling;
 use crate::telling::log_event;
 use crate::wire::LIBRARY;
 use crate::wire::control::{Ended, FromServer, Hello, ServerReport, ToServer};
+use crate::wire::handover::TakeOver;
 use crate::worker::{Preload, Program};
 
 /// How long the server waits for killed workers before it exits.
@@ -74,6 +76,11 @@ pub(super) struct ForkServer<'a> {
     pub(super) not_forked: u64,
     pub(super) rejections: RejectionLog,
     pub(super) notices: Notices,
+    pub(super) succession: Succession,
+    /// What the server has sent that has taken over.
+    pub(super) successor: Option<TakeOver>,
+    /// Whether to stop once it is known whether another server takes over.
+    stops_after_succession: bool,
 }
 
 /// What a server needs of the system before it opens anything that others see.
@@ -146,6 +153,9 @@ impl<'a> ForkServer<'a> {
             not_forked: 0,
             rejections: RejectionLog::new(now),
             notices: Notices::default(),
+            succession: Succession::new(),
+            successor: None,
+            stops_after_succession: false,
         }
     }
 
@@ -162,7 +172,7 @@ impl<'a> ForkServer<'a> {
         match self.run() {
             Ok(spec) => Ok(ForkedWorker { server: self, spec }),
             Err(disconnect) => {
-                self.listeners.drain(..).for_each(Listener::close);
+                self.close_listeners();
                 // A client on another machine learns of these ends from here alone: another process may hold the
                 // connection of a worker.
                 self.children.kill_all(KILL_WAIT).into_iter().for_each(|exit| self.report_exit(exit));
@@ -172,6 +182,14 @@ impl<'a> ForkServer<'a> {
                 }
                 Err(disconnect)
             }
+        }
+    }
+
+    /// Closes the listeners. Their paths are removed, unless another server is taking over.
+    fn close_listeners(&mut self) {
+        let is_owner = self.succession.successor().is_none() && !self.succession.is_over();
+        for listener in self.listeners.drain(..).filter(|_| is_owner) {
+            listener.close();
         }
     }
 
@@ -192,8 +210,12 @@ impl<'a> ForkServer<'a> {
                     Err(disconnect) => self.remove_client(client, disconnect)?,
                 }
             }
+            if self.stops_after_succession && self.succession.successor().is_none() {
+                self.stop_accepting();
+            }
             let is_overdue = self.draining.flatten().is_some_and(|drain_until| drain_until <= Instant::now());
-            if self.draining.is_some() && (is_overdue || self.children.count() == 0) {
+            let is_done = self.children.count() == 0 && !self.clients.any_stays();
+            if self.draining.is_some() && (is_overdue || is_done) {
                 return Err(Disconnect::Closed);
             }
             self.wait()?;
@@ -214,6 +236,7 @@ impl<'a> ForkServer<'a> {
             self.rejections.next(now),
             self.draining.flatten().map(|drain_until| drain_until.saturating_duration_since(now)),
             self.clients.next_room(now).filter(|_| !self.listeners.is_empty()),
+            self.succession.next_overdue(now),
             (self.has_more_exits || self.clients.has_messages()).then_some(Duration::ZERO),
             self.notices.next(),
         ];
@@ -266,7 +289,8 @@ impl<'a> ForkServer<'a> {
     }
 
     fn watched(&self, now: Instant) -> impl Iterator<Item = (Watched, (BorrowedFd<'_>, bool))> {
-        let accepts = self.pause.is_none() && self.clients.next_room(now).is_none();
+        let accepts =
+            self.pause.is_none() && !self.succession.is_committed() && self.clients.next_room(now).is_none();
         let listeners = self.listeners.iter().enumerate().filter(move |_| accepts);
         let listeners = listeners.map(|(at, listener)| (Watched::Listener(at), (listener.as_fd(), false)));
         let peers = self.clients.watched(now).map(|(id, fd, unsent)| (Watched::Peer(id), (fd, unsent)));
@@ -301,23 +325,32 @@ impl<'a> ForkServer<'a> {
         match request {
             None => Ok(()),
             // A second SIGTERM ends the server at once.
-            Some(StopRequest::Drain) if self.draining.is_none() => {
-                self.listeners.drain(..).for_each(Listener::close);
-                self.drain(false);
+            Some(StopRequest::Drain) if self.draining.is_none() && !self.stops_after_succession => {
+                // A successor is about to make it known whether it serves, and has a deadline.
+                self.stops_after_succession = true;
                 Ok(())
             }
             Some(StopRequest::Drain | StopRequest::Stop) => Err(Disconnect::Closed),
         }
     }
 
-    /// Stops taking work and notifies all clients. `succeeded`: another server listens in place of this one.
+    /// Closes the listeners and drains, unless another server has taken over meanwhile.
+    fn stop_accepting(&mut self) {
+        self.stops_after_succession = false;
+        if self.draining.is_none() {
+            self.close_listeners();
+            self.drain(false);
+        }
+    }
+
+    /// Stops taking work and notifies all clients that do not stay. `succeeded`: another server listens in place of this one.
     pub(super) fn drain(&mut self, succeeded: bool) {
         let drain_until = self.options.drain_timeout.and_then(|limit| Instant::now().checked_add(limit));
         self.draining = Some(drain_until);
         self.notices.send(systemd::STOPPING);
         let workers = self.children.count();
         log_event!(info, workers, succeeded, "takes no more work");
-        self.clients.queue_for_all(&FromServer::Draining { succeeded });
+        self.clients.queue_for_leaving(&FromServer::Draining { succeeded });
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -346,7 +379,7 @@ impl<'a> ForkServer<'a> {
                         client.control.queue(&FromServer::Inspected(stats));
                     }
                 }
-                Some(ToServer::Hello(_) | ToServer::TakeOver | ToServer::Attach { .. }) => {
+                Some(ToServer::Hello(_) | ToServer::TakeOver(_) | ToServer::Attach { .. }) => {
                     return Err(Disconnect::Broken);
                 }
             }

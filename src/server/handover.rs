@@ -1,135 +1,35 @@
-//! One server replaces another: it receives the listening sockets and the locks of their paths. Peers that connect in
-//! the meantime wait in the sockets' backlog, and the new server accepts them.
+//! Another server replaces this one, as a transaction of both.
+//!
+//! 1. The successor sends `TakeOver`. This server passes it the listening sockets and the locks of their paths, and
+//!    continues to serve.
+//! 2. The successor sends `Ready` once nothing can fail any more. This server stops accepting connections, which wait in
+//!    the sockets' backlog from now on, and sends `Yours`.
+//! 3. The successor begins to serve and sends `Serving`. This server gives up the sockets and drains.
+//!
+//! A successor that ends before that leaves this server serving: it accepts connections again. A successor that finds
+//! this process ended owns everything that it needs to serve.
 
-use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
-use std::time::Duration;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use super::children::ClientId;
 use super::clients::HandshakeState;
+use super::compatibility;
 use super::control_channel::Disconnect;
-use super::errors::ListenError;
 use super::event_loop::ForkServer;
-use super::listener::{Access, Listener, Peer};
-use super::socket_lock::SocketLock;
-use crate::address::Address;
-use crate::channel::{Inbox, SendQueue, SocketLayer};
-use crate::sys::descriptors;
-use crate::sys::descriptors::PassedDescriptors;
-use crate::sys::sockets;
+use super::listener::{Listener, Peer};
+use super::predecessor::is_own_or_root;
+use super::succession::{Answer, Lost, OFFER_TIMEOUT};
+use crate::sys::process;
 use crate::telling::log_event;
-use crate::wire::control::{BODY_LIMIT, FromServer, ToServer};
-use crate::wire::frame;
-
-/// How long the predecessor may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The connection to the server that is to be replaced.
-pub(super) struct Predecessor {
-    socket: OwnedFd,
-    inbox: Inbox,
-    passed: VecDeque<PassedDescriptors>,
-}
-
-impl Predecessor {
-    /// Connects to the server at this path and asks it for its sockets.
-    ///
-    /// # Errors
-    ///
-    /// The system's error, or a server that runs as another user and not as root.
-    pub(super) fn at(path: &Path) -> io::Result<Self> {
-        let socket = sockets::connect_with_timeout(path, ANSWER_TIMEOUT)?;
-        let peer = sockets::peer_credentials(socket.as_fd())?;
-        if !peer.user.is_some_and(is_own_or_root) {
-            return Err(io::Error::other(format!("it is {}", Peer::Local(peer))));
-        }
-        let predecessor = Predecessor { socket, inbox: Inbox::default(), passed: VecDeque::new() };
-        predecessor.send_take_over()?;
-        Ok(predecessor)
-    }
-
-    /// Receives the predecessor's listeners. It keeps them as well until [`confirm`](Self::confirm).
-    ///
-    /// # Errors
-    ///
-    /// The reason of a refusal, a wrong or incomplete answer, or the system's error. `WouldBlock` means that the
-    /// predecessor did not answer in time. It then continues to serve.
-    pub(super) fn listeners(&mut self, access: &Access) -> io::Result<Vec<Listener>> {
-        let mut listeners = Vec::new();
-        loop {
-            let (address, more) = match self.next()? {
-                FromServer::HandedOver { address, more } => (address, more),
-                FromServer::Refused { reason } => return Err(io::Error::other(reason)),
-                _ => return Err(io::Error::other("it sent an unexpected message")),
-            };
-            let mut passed = self.passed.pop_front().unwrap_or_default().into_iter();
-            let listener = passed.next().ok_or_else(|| io::Error::other("it passed no socket"))?;
-            let lock = match (Address::parse(&address), passed.next()) {
-                (Ok(Address::Unix(path)), Some(lock)) => {
-                    // Peers see the process that has listened last. If it fails, they see the predecessor.
-                    let _ = sockets::listen_again(listener.as_fd());
-                    Some(SocketLock::inherited(path, lock))
-                }
-                _ => None,
-            };
-            let listener = Listener::inherited(address, listener, access.clone(), lock);
-            listeners.push(listener.map_err(io::Error::other)?);
-            if !more {
-                return Ok(listeners);
-            }
-        }
-    }
-
-    /// Tells the predecessor to stop listening; this server owns the sockets from now on.
-    pub(super) fn confirm(self) {
-        // A predecessor that has exited in the meantime has stopped listening as well.
-        let _ = self.send_take_over();
-    }
-
-    fn send_take_over(&self) -> io::Result<()> {
-        let mut send_queue = SendQueue::default();
-        send_queue.push(&ToServer::TakeOver, Vec::new());
-        send_queue.send(self.socket.as_fd(), &mut SocketLayer::None)
-    }
-
-    fn next(&mut self) -> io::Result<FromServer> {
-        loop {
-            let invalid = |_| io::Error::from(io::ErrorKind::InvalidData);
-            if let Some(body) = self.inbox.next_frame(BODY_LIMIT).map_err(invalid)? {
-                return frame::header_only(body).map_err(invalid);
-            }
-            let (socket, passed) = (&self.socket, &mut self.passed);
-            let filled = self
-                .inbox
-                .fill(|bytes| descriptors::receive_with_descriptors(socket.as_fd(), bytes, passed))?;
-            if filled.0 == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-    }
-}
-
-impl Predecessor {
-    /// Returns the error for a path whose server does not hand over.
-    pub(super) fn refusal(path: &Path, error: &io::Error) -> ListenError {
-        let reason = match error.kind() {
-            io::ErrorKind::WouldBlock => format!("it did not answer within {ANSWER_TIMEOUT:?}"),
-            _ => error.to_string(),
-        };
-        ListenError::NotHandedOver { path: path.to_owned(), reason }
-    }
-}
-
-fn is_own_or_root(user: u32) -> bool {
-    user == sockets::own_user() || user == 0
-}
+use crate::wire::control::FromServer;
+use crate::wire::handover::{TakeOver, ToPredecessor, ToSuccessor};
 
 impl ForkServer<'_> {
-    /// Passes this server's listeners to a pending peer that asks to replace it. The peer must run as the same user
-    /// or as root.
-    pub(super) fn hand_over(&mut self, id: ClientId) -> Result<(), Disconnect> {
+    /// Answers a pending peer that asks to replace this server. The peer must run as the same user or as root.
+    pub(super) fn handle_take_over(&mut self, id: ClientId, request: TakeOver) -> Result<(), Disconnect> {
+        let stops = self.is_draining() && !self.succession.is_over();
         let Some(pending_peer) = self.clients.pending_peer(id) else { return Ok(()) };
         let is_own = matches!(&pending_peer.peer, Peer::Local(peer) if peer.user.is_some_and(is_own_or_root));
         if !is_own {
@@ -137,41 +37,170 @@ impl ForkServer<'_> {
             return self
                 .refuse(id, format!("only a process of its own user or of root may replace it, not {peer}"));
         }
-        if self.is_draining() {
+        if stops {
             return self.refuse(id, "it is already stopping".to_owned());
+        }
+        let waits = request.waits;
+        pending_peer.handshake = HandshakeState::TakingOver;
+        pending_peer.take_over = Some(request);
+        match self.succession.request(id, waits, Instant::now()) {
+            Answer::Offer => self.offer(id),
+            Answer::Wait { behind } => {
+                let behind = self.name_of_pending(behind);
+                self.send_to_successor(id, &ToSuccessor::Wait { behind }, Vec::new())
+            }
+            Answer::Refuse { behind } => {
+                let reason = format!("{} is replacing it already", self.name_of_pending(behind));
+                self.refuse(id, reason)
+            }
+            Answer::Replaced => self.send_away(id),
+        }
+    }
+
+    fn name_of_pending(&mut self, id: ClientId) -> String {
+        self.clients.pending_peer(id).map_or_else(String::new, |peer| peer.peer.to_string())
+    }
+
+    fn send_to_successor(
+        &mut self,
+        id: ClientId,
+        message: &ToSuccessor,
+        passed: Vec<OwnedFd>,
+    ) -> Result<(), Disconnect> {
+        let Some(pending_peer) = self.clients.pending_peer(id) else { return Ok(()) };
+        pending_peer.control.queue_for_successor(message, passed);
+        pending_peer.control.flush()
+    }
+
+    /// Sends a server that wants to replace this one to the one that has replaced it.
+    fn send_away(&mut self, id: ClientId) -> Result<(), Disconnect> {
+        if let Some(pending_peer) = self.clients.pending_peer(id) {
+            pending_peer.control.queue_for_successor(&ToSuccessor::Replaced, Vec::new());
+            pending_peer.handshake = HandshakeState::Refused;
+        }
+        self.flush_refusal(id)
+    }
+
+    /// Passes the listeners to the successor whose turn it is. They stay this server's as well.
+    fn offer(&mut self, id: ClientId) -> Result<(), Disconnect> {
+        if let Some(reason) = self.stranded_client(id) {
+            return self.refuse(id, reason);
         }
         let passed: io::Result<Vec<_>> = self
             .listeners
             .iter()
             .map(|listener| Ok((listener.address.clone(), listener.duplicate_descriptors()?)))
             .collect();
-        let Ok(passed) = passed else {
+        let own_process = process::open_pidfd(process::own_pid());
+        let (Ok(passed), Ok(own_process)) = (passed, own_process) else {
             return self.refuse(id, "it has reached its limit of descriptors".to_owned());
         };
         let Some(pending_peer) = self.clients.pending_peer(id) else { return Ok(()) };
-        let count = passed.len();
-        for (at, (address, descriptors)) in passed.into_iter().enumerate() {
-            let message = FromServer::HandedOver { address, more: at + 1 < count };
-            pending_peer.control.queue_with(&message, descriptors);
+        for (address, descriptors) in passed {
+            pending_peer.control.queue_for_successor(&ToSuccessor::Socket { address }, descriptors);
         }
-        pending_peer.handshake = HandshakeState::TakingOver;
-        pending_peer.control.flush()
+        self.send_to_successor(id, &ToSuccessor::Offered, vec![own_process])
     }
 
-    /// Waits for the successor to confirm; then stops listening and drains.
-    pub(super) fn await_successor(&mut self, id: ClientId) -> Result<(), Disconnect> {
+    /// Returns why a take-over would leave a client without a server, or against the wish of the successor's options;
+    /// `None` if it may go on.
+    fn stranded_client(&mut self, id: ClientId) -> Option<String> {
+        let request = self.clients.pending_peer(id)?.take_over.clone()?;
+        let (client, misfit) = self.clients.misfits(&request).find(|(client, _)| {
+            // The connections of its new workers would reach the successor.
+            !request.stays || client.ticket.is_some()
+        })?;
+        let pool = &client.hello.pool;
+        Some(match request.stays {
+            true => format!("the pool {pool:?} at its port would not fit, and cannot stay there: {misfit}"),
+            false => format!("the pool {pool:?} would not fit: {misfit}"),
+        })
+    }
+
+    /// Handles the messages of a server that replaces this one, or waits to.
+    pub(super) fn advance_succession(&mut self, id: ClientId) -> Result<(), Disconnect> {
         let Some(pending_peer) = self.clients.pending_peer(id) else { return Ok(()) };
-        match pending_peer.control.next()? {
+        match pending_peer.control.next_of_successor()? {
             None => pending_peer.control.flush(),
-            Some(ToServer::TakeOver) => {
-                log_event!(info, by = %pending_peer.peer, "another server takes over");
-                self.clients.remove_pending_peer(id);
-                // The sockets and locks belong to the successor now, so their paths are not removed.
+            Some(ToPredecessor::Ready) => match self.succession.commit(id) {
+                true => self.send_to_successor(id, &ToSuccessor::Yours, Vec::new()),
+                false => Err(Disconnect::Broken),
+            },
+            Some(ToPredecessor::Serving) => {
+                let waiting = self.succession.finish(id).ok_or(Disconnect::Broken)?;
+                let successor = self.clients.remove_pending_peer(id);
+                // Their sockets and locks belong to the successor now, so their paths are not removed.
                 self.listeners.clear();
-                self.drain(true);
+                for waiting in waiting {
+                    // It connects to the successor in any case.
+                    let _ = self.send_away(waiting);
+                }
+                if let Some(successor) = successor {
+                    log_event!(info, by = %successor.peer, "another server has taken over");
+                    self.succeeded_by(successor.take_over);
+                }
                 Ok(())
             }
-            Some(_) => Err(Disconnect::Broken),
+        }
+    }
+
+    /// Drains; clients that the successor does not fit stay.
+    fn succeeded_by(&mut self, successor: Option<TakeOver>) {
+        let misfits = successor.iter().flat_map(|successor| self.clients.misfits(successor));
+        let misfits: Vec<(ClientId, String)> = misfits.map(|(client, misfit)| (client.id, misfit)).collect();
+        for (id, misfit) in misfits {
+            let Some(client) = self.clients.get(id) else { continue };
+            client.stays = true;
+            log_event!(
+                warn,
+                client = id,
+                pool = client.hello.pool,
+                misfit,
+                "a client stays with the old server"
+            );
+        }
+        self.successor = successor;
+        self.drain(true);
+    }
+
+    /// Admits a peer whose hello arrives after another server has taken over. It learns at once that the successor is
+    /// there, unless that does not fit.
+    pub(super) fn redirect_to_successor(&mut self, id: ClientId) {
+        let Some(client) = self.clients.get(id) else { return };
+        let misfit =
+            self.successor.as_ref().and_then(|successor| compatibility::misfit(&client.hello, successor));
+        client.stays = misfit.is_some();
+        if misfit.is_none() {
+            client.control.queue(&FromServer::Draining { succeeded: true });
+        }
+    }
+
+    /// Refuses a successor that was not ready in time.
+    pub(super) fn refuse_overdue_successor(&mut self, now: Instant) {
+        if let Some(id) = self.succession.overdue(now) {
+            let refused = self.refuse(id, format!("it was not ready within {OFFER_TIMEOUT:?}"));
+            if let Err(disconnect) = refused {
+                self.drop_pending_peer(id, &disconnect);
+            }
+        }
+    }
+
+    /// Notes that a pending peer is gone or refused. If it was the successor, this server serves on, and the next one
+    /// has its turn.
+    pub(super) fn forget_successor(&mut self, id: ClientId) {
+        let lost = self.succession.remove(id);
+        if lost == Lost::Other {
+            return;
+        }
+        if lost == Lost::Committed {
+            log_event!(warn, "the server that was to take over has ended before it served");
+            self.listeners.iter().for_each(Listener::reclaim);
+        }
+        while !self.is_draining()
+            && let Some(next) = self.succession.next(Instant::now())
+        {
+            let Err(disconnect) = self.offer(next) else { return };
+            self.drop_pending_peer(next, &disconnect);
         }
     }
 }

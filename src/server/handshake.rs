@@ -16,6 +16,7 @@ use crate::sys::passing::is_passing;
 use crate::telling::log_event;
 use crate::wire::control::{FromServer, Hello, ToServer};
 use crate::wire::frame;
+use crate::wire::handover;
 
 /// Most connections of one listener that are accepted in one turn of the loop.
 const MAX_ACCEPTED: usize = 16;
@@ -94,6 +95,7 @@ impl ForkServer<'_> {
     }
 
     pub(super) fn drop_overdue_peers(&mut self, now: Instant) {
+        self.refuse_overdue_successor(now);
         for pending_peer in self.clients.remove_overdue(now) {
             if pending_peer.handshake == HandshakeState::Unidentified {
                 self.reject(&format!("{} has not identified itself in time", pending_peer.peer));
@@ -119,7 +121,9 @@ impl ForkServer<'_> {
                 // A TLS handshake may have bytes to send.
                 None => pending_peer.control.flush()?,
                 Some(FirstMessage::Message(ToServer::Hello(hello))) => self.accept_client(id, hello)?,
-                Some(FirstMessage::Message(ToServer::TakeOver)) => self.hand_over(id)?,
+                Some(FirstMessage::Message(ToServer::TakeOver(request))) => {
+                    self.handle_take_over(id, request)?;
+                }
                 Some(FirstMessage::Message(ToServer::Attach { ticket, number })) => {
                     return self.attach(id, ticket, number);
                 }
@@ -127,9 +131,16 @@ impl ForkServer<'_> {
                 Some(FirstMessage::OtherVersion(prefix)) => {
                     self.refuse(id, compatibility::protocol_mismatch(prefix.protocol, &prefix.library))?;
                 }
+                Some(FirstMessage::OtherFormat(prefix)) => {
+                    let (own, theirs) = (handover::FORMAT, prefix.format);
+                    self.refuse(
+                        id,
+                        format!("it hands over in format {own} of the messages, not in {theirs}"),
+                    )?;
+                }
             },
             HandshakeState::Refused => self.flush_refusal(id)?,
-            HandshakeState::TakingOver => self.await_successor(id)?,
+            HandshakeState::TakingOver => self.advance_succession(id)?,
         }
         Ok(None)
     }
@@ -138,6 +149,7 @@ impl ForkServer<'_> {
     /// logged: it has only probed whether a server listens.
     pub(super) fn drop_pending_peer(&mut self, id: ClientId, disconnect: &Disconnect) {
         let Some(PendingPeer { peer, handshake, .. }) = self.clients.remove_pending_peer(id) else { return };
+        self.forget_successor(id);
         match disconnect {
             Disconnect::Closed => {}
             Disconnect::Broken if handshake == HandshakeState::Unidentified => {
@@ -150,10 +162,11 @@ impl ForkServer<'_> {
 
     /// Makes a client of a peer that has sent its hello, or refuses it.
     fn accept_client(&mut self, id: ClientId, hello: Hello) -> Result<(), Disconnect> {
-        if let Some(reason) = self.own.mismatch(&hello) {
-            return self.refuse(id, reason);
-        }
-        if self.is_draining() {
+        let numbering = match self.own.agree(&hello) {
+            Ok(numbering) => numbering,
+            Err(reason) => return self.refuse(id, reason),
+        };
+        if self.is_draining() && !self.succession.is_over() {
             return self.refuse(id, "the server takes no more work".to_owned());
         }
         let (clients, max) = (self.clients.count(), self.options.max_clients);
@@ -175,8 +188,11 @@ impl ForkServer<'_> {
             }
         };
         log_event!(info, client = id, pool = hello.pool, "a client has connected");
-        if let Some(client) = self.clients.admit(id, hello, process) {
+        if let Some(client) = self.clients.admit(id, hello, numbering, process) {
             client.control.queue(&FromServer::Welcome { ticket: client.ticket });
+            if self.succession.is_over() {
+                self.redirect_to_successor(id);
+            }
         }
         Ok(())
     }
@@ -189,11 +205,12 @@ impl ForkServer<'_> {
             pending_peer.control.queue(&FromServer::Refused { reason });
             pending_peer.handshake = HandshakeState::Refused;
         }
+        self.forget_successor(id);
         self.flush_refusal(id)
     }
 
     /// Disconnects a refused peer once the reason is sent.
-    fn flush_refusal(&mut self, id: ClientId) -> Result<(), Disconnect> {
+    pub(super) fn flush_refusal(&mut self, id: ClientId) -> Result<(), Disconnect> {
         if let Some(pending_peer) = self.clients.pending_peer(id) {
             let gone = pending_peer.control.flush().is_err() || !pending_peer.control.has_unsent();
             if gone {

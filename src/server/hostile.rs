@@ -20,8 +20,8 @@ pub(crate) fn conversation(bytes: &[u8], piece: usize) {
     if control.set_nonblocking().is_err() {
         return;
     }
-    let own =
-        ServerVersion { fingerprint: 7, interface: vec![Signature { name: "Hash".to_owned(), shape: 1 }] };
+    let signature = Signature { name: "Hash".to_owned(), message: 1, result: 2, error: 3 };
+    let own = ServerVersion { fingerprint: 7, interface: vec![signature] };
     let (mut is_client, mut messages) = (false, 0);
     for piece in bytes.chunks(piece.max(1)) {
         if descriptors::send(peer.as_fd(), piece) != Ok(piece.len()) || control.read().is_err() {
@@ -32,7 +32,7 @@ pub(crate) fn conversation(bytes: &[u8], piece: usize) {
                 true => control.next(),
                 false => match control.next_first() {
                     Ok(Some(FirstMessage::Message(first))) => Ok(Some(first)),
-                    Ok(Some(FirstMessage::OtherVersion(_))) | Err(_) => return,
+                    Ok(Some(FirstMessage::OtherVersion(_) | FirstMessage::OtherFormat(_))) | Err(_) => return,
                     Ok(None) => Ok(None),
                 },
             };
@@ -44,7 +44,7 @@ pub(crate) fn conversation(bytes: &[u8], piece: usize) {
             messages += 1;
             match message {
                 ToServer::Hello(hello) if !is_client => {
-                    if own.mismatch(&hello).is_some() {
+                    if own.agree(&hello).is_err() {
                         return;
                     }
                     is_client = true;

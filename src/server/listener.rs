@@ -224,6 +224,17 @@ impl Listener {
         self.lock.iter().filter_map(SocketLock::key).for_each(AdoptionKey::forget);
     }
 
+    /// Has peers of a Unix socket see this process again, and the lock name it, after another server has failed to take
+    /// over.
+    pub(super) fn reclaim(&self) {
+        if let ListeningSocket::Unix(socket) = &self.socket {
+            // If it fails, peers see the process that has listened last.
+            let _ = sockets::listen_again(socket.as_fd());
+        }
+        // The pid in the lock file is for people, so a failure is harmless.
+        let _ = self.lock.as_ref().map(SocketLock::write);
+    }
+
     /// Closes the listener and removes the socket's path, so that no more peers connect.
     pub(super) fn close(self) {
         if let Some(lock) = self.lock {

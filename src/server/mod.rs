@@ -20,11 +20,13 @@ pub(crate) mod hostile;
 mod listener;
 mod lock_file;
 mod pending;
+mod predecessor;
 mod private_server;
 mod rejection_log;
 mod socket_lock;
 mod spawn;
 mod standalone;
+mod succession;
 mod systemd;
 mod watchdog;
 

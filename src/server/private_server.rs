@@ -97,7 +97,7 @@ fn prepare(program: &Program, mut control: ControlChannel) -> Result<ForkServer<
     };
     let Some(config) = hello.config.take() else { return Err(Disconnect::Broken) };
     let own = ServerVersion { fingerprint: (program.fingerprint)(), interface: Vec::new() };
-    if let Some(reason) = own.mismatch(&hello) {
+    if let Err(reason) = own.agree(&hello) {
         return Err(refuse(&mut control, reason));
     }
     let title = TitleSpace::find();

@@ -88,7 +88,7 @@ impl ForkServer<'_> {
         for &number in numbers {
             let parts = next_end(&mut passed, rings, results);
             let parts = parts.ok_or_else(|| "the server has reached its limit of descriptors".to_owned());
-            let forked_worker = match self.fork_refusal().map_or(parts, Err) {
+            let forked_worker = match self.fork_refusal(id).map_or(parts, Err) {
                 Ok(parts) => self.fork_one(id, number, parts),
                 Err(reason) => Err(reason),
             };
@@ -157,7 +157,7 @@ impl ForkServer<'_> {
         let id = self.clients.with_ticket(ticket).ok_or(Disconnect::Broken)?;
         let pending_peer = self.clients.remove_pending_peer(pending_peer).ok_or(Disconnect::Broken)?;
         let (socket, socket_layer) = pending_peer.control.into_connection().ok_or(Disconnect::Broken)?;
-        if let Some(refusal) = self.fork_refusal() {
+        if let Some(refusal) = self.fork_refusal(id) {
             self.report_not_forked(id, number, &refusal);
             return Ok(None);
         }
@@ -198,8 +198,8 @@ impl ForkServer<'_> {
         }
     }
 
-    fn fork_refusal(&self) -> Option<String> {
-        if self.is_draining() {
+    fn fork_refusal(&mut self, id: ClientId) -> Option<String> {
+        if self.is_draining() && !self.clients.get(id).is_some_and(|client| client.stays) {
             return Some("the server takes no more work".to_owned());
         }
         let max = self.options.max_workers?;
@@ -306,7 +306,7 @@ impl ForkedWorker<'_> {
         } = server;
         let WorkerTemplate { program, config, preload, title, open_before } = template;
         let Some(client) = clients.remove(client) else { process::exit_now(0) };
-        let Client { control, hello, arena, process, .. } = client;
+        let Client { control, hello, numbering, arena, process, .. } = client;
         control.close_in_child();
         drop(process);
         clients.forget_in_child();
@@ -334,6 +334,7 @@ impl ForkedWorker<'_> {
             channel: channel.with_raised_descriptors(descriptors::raise_number),
             arguments: arena,
             fingerprint,
+            numbering,
             ordinal,
             limits: Limits { bytes: usize::try_from(max_payload).unwrap_or(usize::MAX), depth: max_depth },
             max_memory,

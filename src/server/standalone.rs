@@ -2,29 +2,34 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::compatibility::ServerVersion;
 use super::control_channel::Disconnect;
 use super::errors::{ListenError, ServerError};
 use super::event_loop::{Footing, ForkServer, WorkerTemplate};
-use super::handover::Predecessor;
 use super::listener::{Access, Listener};
+use super::predecessor::{Offer, Predecessor};
 use super::private_server::run_preload;
 use super::socket_lock::SocketLock;
 use super::systemd;
 use super::systemd::Inherited;
 use crate::address::Address;
 use crate::certificates::Certificates;
-use crate::config::ServerOptions;
+use crate::config::{OnMisfit, ServerOptions};
 use crate::sys::descriptors::OpenDescriptors;
 use crate::sys::faults;
 use crate::sys::faults::Role;
 use crate::sys::original;
+use crate::sys::passing::RETRY_WAIT;
 use crate::sys::process;
 use crate::sys::process::TitleSpace;
 use crate::sys::{CallError, threads};
 use crate::telling::log_event;
 use crate::wire::call::SetupReport;
+use crate::wire::handover;
+use crate::wire::handover::TakeOver;
+use crate::wire::{LIBRARY, PROTOCOL};
 use crate::worker;
 use crate::worker::Program;
 
@@ -88,7 +93,16 @@ pub fn serve(
     process::set_short_name(&server_name(options), "server");
     let footing = Footing::find(false)
         .map_err(|CallError { call, error }| ServerError::Refused { call, source: error })?;
-    let OpenedListeners { listeners, predecessors } = match prepared.open() {
+    let request = TakeOver {
+        format: handover::FORMAT,
+        protocol: PROTOCOL,
+        library: LIBRARY.to_owned(),
+        interface: own.interface.clone(),
+        waits: !options.take_over_wait.is_zero(),
+        stays: options.on_misfit == OnMisfit::Stay,
+    };
+    let opened = prepared.open(&request, options.take_over_wait).and_then(OpenedListeners::commit);
+    let (listeners, predecessors) = match opened {
         Ok(opened) => opened,
         Err(error) => {
             footing.give_up();
@@ -97,8 +111,7 @@ pub fn serve(
     };
     let listens = listeners.iter().map(|listener| listener.address.as_str()).collect::<Vec<_>>().join(", ");
     let mut server = ForkServer::new(template, options.clone(), own, listeners, footing);
-    // Nothing can fail from here on.
-    predecessors.into_iter().for_each(Predecessor::confirm);
+    predecessors.into_iter().for_each(Predecessor::finish);
     log_event!(info, listens, "serves");
     server.notices.send(systemd::READY);
     match server.serve() {
@@ -134,12 +147,6 @@ struct PreparedAddresses {
     /// Ports that are not opened yet.
     ports: Vec<Address>,
     listeners: Vec<Listener>,
-}
-
-/// The open listeners, and the servers that this one replaces.
-struct OpenedListeners {
-    listeners: Vec<Listener>,
-    predecessors: Vec<Predecessor>,
 }
 
 impl PreparedAddresses {
@@ -190,49 +197,108 @@ impl PreparedAddresses {
         }
     }
 
-    fn open(mut self) -> Result<OpenedListeners, ListenError> {
-        let (mut locks, taken) = (std::mem::take(&mut self.locks), std::mem::take(&mut self.taken));
-        let mut predecessors = Vec::new();
+    /// Opens what is not open yet, and receives the sockets of servers that are to be replaced. These servers still serve.
+    fn open(mut self, request: &TakeOver, wait: Duration) -> Result<OpenedListeners, ListenError> {
+        let mut opened = OpenedListeners::default();
         let mut handed_over: Vec<Listener> = Vec::new();
-        let access = self.access.clone();
-        for path in taken {
+        let deadline = Instant::now() + wait;
+        for path in std::mem::take(&mut self.taken) {
             let address = Address::Unix(path.clone()).to_string();
             if handed_over.iter().all(|listener| listener.address != address) {
-                match Predecessor::at(&path)
-                    .and_then(|mut predecessor| Ok((predecessor.listeners(&access)?, predecessor)))
-                {
-                    Ok((theirs, predecessor)) => {
-                        handed_over.extend(theirs);
-                        predecessors.push(predecessor);
+                match self.take(&path, request, deadline)? {
+                    Taken::Lock(lock) => {
+                        self.locks.push((path, lock));
+                        continue;
                     }
-                    // The predecessor may have exited in the meantime.
-                    Err(error) => match free_path(&path) {
-                        Ok(lock) => locks.push((path.clone(), lock)),
-                        Err(_) => return Err(Predecessor::refusal(&path, &error)),
-                    },
+                    Taken::HandedOver(predecessor, theirs) => {
+                        opened.predecessors.push((path.clone(), predecessor));
+                        handed_over.extend(theirs);
+                    }
                 }
             }
             // Only the listener of this path is used; the predecessor's others close with it.
-            let listener = handed_over.iter().position(|listener| listener.address == address);
-            let is_locked = locks.last().is_some_and(|(locked, _)| *locked == path);
-            if listener.is_none() && !is_locked {
+            let Some(at) = handed_over.iter().position(|listener| listener.address == address) else {
                 let error = std::io::Error::other("it listens at the same path in another spelling");
                 return Err(Predecessor::refusal(&path, &error));
-            }
-            self.listeners.extend(listener.map(|at| handed_over.swap_remove(at)));
+            };
+            opened.listeners.push(handed_over.swap_remove(at));
         }
         self.take_ports(&mut handed_over);
         self.listen_at_ports()?;
-        let mut listeners = self.listeners;
-        for (path, mut lock) in locks {
-            let listener = lock.listen(access.group)?;
+        opened.listeners.append(&mut self.listeners);
+        for (path, mut lock) in self.locks {
+            let listener = match lock.listen(self.access.group) {
+                Ok(listener) => listener,
+                Err(error) => {
+                    opened.own.into_iter().for_each(Listener::close);
+                    return Err(error);
+                }
+            };
             let address = Address::Unix(path).to_string();
-            listeners.push(Listener::unix(address, listener, access.clone(), Some(lock)));
+            opened.own.push(Listener::unix(address, listener, self.access.clone(), Some(lock)));
         }
-        for lock in listeners.iter().filter_map(|listener| listener.lock.as_ref()) {
-            // The pid in the lock file is for people only, so a failure is harmless.
-            let _ = lock.write();
+        Ok(opened)
+    }
+
+    /// Asks the server at a path to hand over, again and again if it is replaced or ends meanwhile.
+    fn take(&self, path: &Path, request: &TakeOver, deadline: Instant) -> Result<Taken, ListenError> {
+        loop {
+            let error = match Predecessor::ask(path, request, &self.access, deadline) {
+                Ok(Offer::Listeners(predecessor, theirs)) => {
+                    return Ok(Taken::HandedOver(predecessor, theirs));
+                }
+                // The next one listens already.
+                Ok(Offer::Replaced) => continue,
+                Err(error) => error,
+            };
+            // The server may have ended in the meantime, or it does not listen yet.
+            match free_path(path) {
+                Ok(lock) => return Ok(Taken::Lock(lock)),
+                Err(_) if is_gone(&error) && Instant::now() < deadline => std::thread::sleep(RETRY_WAIT),
+                Err(_) => return Err(Predecessor::refusal(path, &error)),
+            }
         }
-        Ok(OpenedListeners { listeners, predecessors })
+    }
+}
+
+/// Whether an error means that no server is at the other end.
+fn is_gone(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof};
+    [BrokenPipe, ConnectionRefused, ConnectionReset, NotFound, UnexpectedEof].contains(&error.kind())
+}
+
+/// What becomes of a path at which another server was found.
+enum Taken {
+    /// That server has ended.
+    Lock(SocketLock),
+    HandedOver(Predecessor, Vec<Listener>),
+}
+
+/// The open listeners, and the servers that this one replaces.
+#[derive(Default)]
+struct OpenedListeners {
+    /// Those that a predecessor still has as well, and those without a path.
+    listeners: Vec<Listener>,
+    /// Those whose path this server has made.
+    own: Vec<Listener>,
+    predecessors: Vec<(PathBuf, Predecessor)>,
+}
+
+impl OpenedListeners {
+    /// Makes the sockets this server's alone, and returns them with the servers that wait to be told that it serves.
+    ///
+    /// # Errors
+    ///
+    /// [`ListenError::NotHandedOver`]; all servers that were to be replaced serve on.
+    fn commit(mut self) -> Result<(Vec<Listener>, Vec<Predecessor>), ListenError> {
+        for (path, predecessor) in &mut self.predecessors {
+            if let Err(error) = predecessor.commit() {
+                self.own.into_iter().for_each(Listener::close);
+                return Err(Predecessor::refusal(path, &error));
+            }
+        }
+        let listeners: Vec<Listener> = self.listeners.into_iter().chain(self.own).collect();
+        listeners.iter().for_each(Listener::reclaim);
+        Ok((listeners, self.predecessors.into_iter().map(|(_, predecessor)| predecessor).collect()))
     }
 }

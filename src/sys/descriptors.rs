@@ -3,6 +3,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -271,6 +272,18 @@ pub(crate) fn wait_until_writable(fd: BorrowedFd<'_>) -> rustix::io::Result<()> 
         rustix::event::poll(&mut entries, None)
     })?;
     Ok(())
+}
+
+/// Waits until something can be read, or a process whose pidfd this is has ended; `false` after this time.
+pub(crate) fn wait_until_readable_for(fd: BorrowedFd<'_>, limit: Duration) -> rustix::io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec};
+    let mut entries = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    let limit = Timespec::try_from(limit).map_err(|_| Errno::INVAL)?;
+    let ready = rustix::io::retry_on_intr(|| {
+        faults::point(Call::Poll)?;
+        rustix::event::poll(&mut entries, Some(&limit))
+    })?;
+    Ok(ready > 0)
 }
 
 /// Returns another descriptor for the same thing.

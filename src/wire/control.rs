@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::call::SetupReport;
+use super::handover::TakeOver;
 use crate::failure::Ending;
 
 /// Longest body from a server, in bytes.
@@ -52,8 +53,8 @@ pub(crate) enum ToServer {
     },
     /// Requests [`FromServer::Inspected`].
     Inspect,
-    /// First message of a server that is to replace this one; sent again to confirm.
-    TakeOver,
+    /// First message of a server that is to replace this one. Its index is the same in all versions.
+    TakeOver(TakeOver),
     /// First message on a network connection that is to become a worker channel: fork the worker.
     Attach {
         /// The ticket from the client's [`FromServer::Welcome`].
@@ -91,8 +92,12 @@ pub(crate) struct Hello {
 pub struct Signature {
     /// The name of the message.
     pub name: String,
-    /// A number that depends on the types of the message and its result.
-    pub shape: u64,
+    /// A number that depends on the type of the message.
+    pub message: u64,
+    /// A number that depends on the type of its result.
+    pub result: u64,
+    /// A number that depends on the type of its error.
+    pub error: u64,
 }
 
 /// The first fields of a hello of any version.
@@ -148,12 +153,6 @@ pub(crate) enum FromServer {
     },
     /// The answer to [`ToServer::Inspect`].
     Inspected(ServerReport),
-    /// To a successor: a listening socket is passed along, and the lock of its path if it has one.
-    HandedOver {
-        address: String,
-        /// Whether more of these messages follow.
-        more: bool,
-    },
     /// Output of a worker whose client is remote and does not hold the pipes.
     Printed { number: u64, stderr: bool, bytes: Vec<u8> },
     /// The process that the application started is its fork server: it diverted ahead of `main`. Sent first, and by a

@@ -8,10 +8,11 @@ pub(crate) mod control;
 mod decoder;
 mod encoder;
 pub(crate) mod frame;
+pub(crate) mod handover;
 pub(crate) mod log_record;
 
 /// The version of all messages; raised with every change of a message.
-pub(crate) const PROTOCOL: u16 = 8;
+pub(crate) const PROTOCOL: u16 = 9;
 
 /// The version of this library, as both ends send it.
 pub(crate) const LIBRARY: &str = env!("CARGO_PKG_VERSION");

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::panic_capture;
 use super::panic_capture::PanicSink;
 use super::service::{Incoming, Replying, Service};
-use super::{log_sender, subscriber};
+use super::{Numbering, log_sender, subscriber};
 use crate::blob;
 use crate::blob::{Blob, PendingLoan};
 use crate::channel::{Activity, BlockingChannel, Received, WorkerIo};
@@ -17,12 +17,12 @@ use crate::wire::call::{CallHeader, FromWorker, Lending, Outcome, Released, Repl
 use crate::wire::frame;
 use crate::wire::frame::Limits;
 
-/// The limits of this pool, from the hello.
-#[derive(Clone, Copy)]
-pub(super) struct WorkerLimits {
-    /// Those of messages and results.
+/// What the worker and its client have agreed on, from the hello.
+pub(super) struct ClientTerms {
+    /// The limits of messages and results.
     pub(super) values: Limits,
     pub(super) max_memory: Option<u64>,
+    pub(super) numbering: Numbering,
 }
 
 /// Why the loop ended.
@@ -43,7 +43,7 @@ pub(super) enum Exit {
 pub(super) fn run<L: WorkerIo>(
     end: &mut BlockingChannel<L>,
     service: &mut dyn Service,
-    limits: WorkerLimits,
+    client: &ClientTerms,
 ) -> io::Result<Exit> {
     // `Ready` is sent before anything else.
     end.flush()?;
@@ -74,7 +74,7 @@ pub(super) fn run<L: WorkerIo>(
                 io.set_activity(Activity::Call(call.method));
                 parent_death::enter_user_code();
                 let blobs = std::mem::take(&mut blobs);
-                let survived = run_call(service, &call, (parts, blobs), out, limits, &mut errors);
+                let survived = run_call(service, &call, (parts, blobs), out, client, &mut errors);
                 parent_death::leave_user_code();
                 io.set_activity(Activity::Idle);
                 (survived, call.last)
@@ -91,7 +91,7 @@ pub(super) fn run<L: WorkerIo>(
             errors = 0;
             end.set_activity(Activity::Release);
             parent_death::enter_user_code();
-            let survived = release(service, end.buffer(), limits);
+            let survived = release(service, end.buffer(), client.max_memory);
             parent_death::leave_user_code();
             end.set_activity(Activity::Idle);
             if !survived {
@@ -107,14 +107,20 @@ fn run_call(
     call: &CallHeader,
     ((baggage, payload), blobs): ((&[u8], &[u8]), Vec<Blob>),
     out: &mut Vec<u8>,
-    limits: WorkerLimits,
+    client: &ClientTerms,
     errors: &mut u32,
 ) -> bool {
     let before = out.len();
     let deadline = call.limit.and_then(|limit| Instant::now().checked_add(limit));
-    let max_depth = limits.values.depth;
-    let incoming =
-        Incoming { id: call.id, method: call.method, payload, baggage, deadline, blobs: &blobs, max_depth };
+    let incoming = Incoming {
+        id: call.id,
+        method: client.numbering.translate(call.method),
+        payload,
+        baggage,
+        deadline,
+        blobs: &blobs,
+        max_depth: client.values.depth,
+    };
     let mut reply_was_error = false;
     let mut lent = Vec::new();
     panic_capture::set_sink(PanicSink::Call(call.id));
@@ -126,7 +132,7 @@ fn run_call(
         let replying = Replying {
             out: &mut *out,
             id: call.id,
-            limits: limits.values,
+            limits: client.values,
             lent: &mut lent,
             error: &mut reply_was_error,
         };
@@ -148,9 +154,9 @@ fn run_call(
 
 /// Ends a checkout. Returns `false` if `checkout_done` panicked. `checkout_done` does not run if the worker is to be
 /// replaced.
-fn release(service: &mut dyn Service, out: &mut Vec<u8>, limits: WorkerLimits) -> bool {
-    let private_bytes = limits.max_memory.and_then(|_| private_bytes());
-    let too_large = private_bytes > limits.max_memory;
+fn release(service: &mut dyn Service, out: &mut Vec<u8>, max_memory: Option<u64>) -> bool {
+    let private_bytes = max_memory.and_then(|_| private_bytes());
+    let too_large = private_bytes > max_memory;
     if !too_large && !service.wants_replacement() {
         panic_capture::set_sink(PanicSink::None);
         let done = panic_capture::run(|| service.checkout_done());
@@ -251,8 +257,9 @@ mod tests {
 
     fn play_bytes(incoming: Vec<u8>) -> (Vec<FromWorker>, io::Result<Exit>) {
         let mut end = BlockingChannel::new(Script { incoming, sent: Vec::new() }, 1000);
-        let limits = WorkerLimits { values: Limits { bytes: 100, depth: 8 }, max_memory: None };
-        let exit = run(&mut end, &mut Scripted { releases: 0 }, limits);
+        let values = Limits { bytes: 100, depth: 8 };
+        let client = ClientTerms { values, max_memory: None, numbering: Numbering::default() };
+        let exit = run(&mut end, &mut Scripted { releases: 0 }, &client);
         (decode_messages(&end.io().sent), exit)
     }
 

@@ -5,6 +5,7 @@
 
 mod call_loop;
 mod log_sender;
+mod numbering;
 pub(crate) mod panic_capture;
 mod service;
 mod shared_bytes;
@@ -14,6 +15,7 @@ mod worker_log;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use numbering::Numbering;
 pub use service::{Incoming, Preload, Program, Replying, Service, Setup};
 pub use shared_bytes::SharedBytes;
 pub use worker_log::{WorkerLog, WorkerTimer};
@@ -25,13 +27,13 @@ pub use crate::blob::blob;
 use crate::channel::{AnyWorkerIo, BlockingChannel, WorkerEnd};
 use crate::sys::arena::ReadOnlyArena;
 use crate::sys::process::{Pid, exit_now};
-use crate::sys::{memory, original, parent_death, process};
+use crate::sys::{Errno, memory, original, parent_death, process};
 use crate::telling;
 use crate::wire::call::{FromWorker, Ready, SetupReport};
 use crate::wire::frame;
 use crate::wire::frame::Limits;
 use crate::wire::{LIBRARY, PROTOCOL};
-use call_loop::WorkerLimits;
+use call_loop::ClientTerms;
 use panic_capture::PanicSink;
 use subscriber::{RecentRecords, WorkerSubscriber};
 
@@ -51,6 +53,8 @@ pub(crate) struct Assignment<'a> {
     pub(crate) arguments: Option<Arc<ReadOnlyArena>>,
     /// Identifies the interface; repeated in `Ready`.
     pub(crate) fingerprint: u64,
+    /// How the client counts the messages.
+    pub(crate) numbering: Numbering,
     /// Counts the workers that were forked for this worker's client, from 1.
     pub(crate) ordinal: u64,
     /// The limits of messages and results.
@@ -90,21 +94,21 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
         let error = std::io::Error::from(error);
         telling::print_repeated(assignment.ordinal, format_args!("memory_limit cannot be set: {error}"));
     }
-    let unbounded = |error| {
-        let line = format_args!("hung_worker_timeout is not enforced once the fork server is gone: {error}");
-        telling::print_repeated(assignment.ordinal, line);
-    };
     let bound = assignment.hung_worker_timeout.map(|limit| parent_death::set_limit(limit, assignment.parent));
     if let Some(Err(error)) = bound {
-        unbounded(error);
+        report_unbounded(assignment.ordinal, error);
     }
     let recent_records = RecentRecords::new(io.status_page());
     let log = tracing::Dispatch::new(WorkerSubscriber::new(recent_records.clone()));
     panic_capture::set_channel(&io);
     log_sender::set_channel(io.duplicate());
     blob::init_worker(assignment.arguments, results);
-    let limits = WorkerLimits { values: assignment.limits, max_memory: assignment.max_memory };
-    let mut end = BlockingChannel::new(io, frame::call_body_limit(limits.values.bytes));
+    let client = ClientTerms {
+        values: assignment.limits,
+        max_memory: assignment.max_memory,
+        numbering: assignment.numbering,
+    };
+    let mut end = BlockingChannel::new(io, frame::call_body_limit(client.values.bytes));
     let setup = || (assignment.program.setup)(assignment.config, assignment.preload);
     panic_capture::set_sink(PanicSink::Setup);
     // A standalone server may have installed a subscriber; it must not receive what the worker logs.
@@ -116,7 +120,7 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     let attempt = panic_capture::run(recorded);
     parent_death::leave_user_code();
     if let (Some(Ok(())), Err(error)) = (bound, parent_death::renew(assignment.parent)) {
-        unbounded(error);
+        report_unbounded(assignment.ordinal, error);
     }
     // Stays in place until the process exits.
     let _for_this_thread = inherited.then(|| tracing::dispatcher::set_default(&log));
@@ -131,13 +135,18 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
                 fingerprint: assignment.fingerprint,
             };
             frame::append(end.buffer(), &FromWorker::Ready(ready));
-            exit(call_loop::run(&mut end, service.as_mut(), limits))
+            exit(call_loop::run(&mut end, service.as_mut(), &client))
         }
         Ok(Err(error)) => SetupReport::of(error),
         Err(report) => SetupReport::Panic(report),
     };
     frame::append(end.buffer(), &FromWorker::SetupFailed(report));
     exit(end.flush().map(|()| call_loop::Exit::Closed))
+}
+
+fn report_unbounded(ordinal: u64, error: Errno) {
+    let line = format_args!("hung_worker_timeout is not enforced once the fork server is gone: {error}");
+    telling::print_repeated(ordinal, line);
 }
 
 fn exit(exit: std::io::Result<call_loop::Exit>) -> ! {

@@ -36,8 +36,8 @@ enum Hand {
 const HANDS: [Hand; 6] =
     [Hand::Guard, Hand::Clock, Hand::Abort, Hand::PoolEnd, Hand::Drain, Hand::ApplicationsDeath];
 
-fn limit(deed: Deed) -> Duration {
-    Duration::from_millis(if deed == Deed::IsTraced { 2500 } else { 500 })
+fn limit(deed: Defiance) -> Duration {
+    Duration::from_millis(if deed == Defiance::IsTraced { 2500 } else { 500 })
 }
 
 /// Where a server listens: an address, and the option that names it to the roles of this program, which know the path.
@@ -62,7 +62,7 @@ fn rebels(address: &str) -> PoolBuilder<Rebel> {
 /// A client whose worker does a deed; with `holds` it leaves all that it has open to another process instead, and stops its
 /// pool when it is told to.
 pub async fn client(options: &str, address: &str) {
-    let deed = options.split_whitespace().find_map(|word| word.strip_prefix("deed=")).map(Deed::named);
+    let deed = options.split_whitespace().find_map(|word| word.strip_prefix("deed=")).map(Defiance::named);
     let pool = rebels(address).hung_worker_timeout(None).start().expect("the pool starts");
     let Some(deed) = deed else {
         let worker = answer(pool.send(Obey)).await.expect("a pid");
@@ -88,10 +88,10 @@ fn pids(text: &str) -> Vec<u32> {
 }
 
 /// Waits until a rebel and what is left in its group are gone.
-async fn is_gone(deed: Deed, worker: u32, left: u32) {
+async fn is_gone(deed: Defiance, worker: u32, left: u32) {
     gone(worker).await;
     match deed {
-        Deed::IsHeld => {
+        Defiance::IsHeld => {
             assert!(runs(left), "it is of another session, and delays nothing");
             kill(left);
         }
@@ -100,7 +100,7 @@ async fn is_gone(deed: Deed, worker: u32, left: u32) {
     }
 }
 
-async fn kill_one(deed: Deed, hand: Hand, At(address, at): &At) {
+async fn kill_one(deed: Defiance, hand: Hand, At(address, at): &At) {
     println!("{deed:?} is killed by {hand:?}");
     let mut server = serving(&format!("rebels drain=300 {at}"));
     if hand == Hand::ApplicationsDeath {
@@ -143,7 +143,7 @@ async fn kill_one(deed: Deed, hand: Hand, At(address, at): &At) {
     };
     assert_eq!(failure(call).await.kind(), expected);
     if hand == Hand::Drain {
-        if deed == Deed::IsHeld {
+        if deed == Defiance::IsHeld {
             assert!(runs(left));
             kill(left);
         }
@@ -161,7 +161,7 @@ async fn kill_one(deed: Deed, hand: Hand, At(address, at): &At) {
 
 fn kill_all(at: &At) {
     for hand in HANDS {
-        for deed in Deed::ALL {
+        for deed in Defiance::ALL {
             run(kill_one(deed, hand, at));
         }
     }
@@ -180,7 +180,7 @@ fn at_a_port_a_worker_is_ended_whatever_it_does_to_itself() {
 
 /// G5, S6, S7
 fn an_adopted_worker_ends_with_its_client_whatever_it_does_to_itself() {
-    for deed in Deed::ALL {
+    for deed in Defiance::ALL {
         run(async {
             let _place = Place::new();
             let mut first = serving("rebels");
@@ -190,7 +190,7 @@ fn an_adopted_worker_ends_with_its_client_whatever_it_does_to_itself() {
             first.ends();
             let mut next = serving("rebels");
             // A group with a stopped process, whose last parent of another group is gone, gets a SIGHUP from the kernel.
-            if !matches!(deed, Deed::IsStopped | Deed::IsTraced) {
+            if !matches!(deed, Defiance::IsStopped | Defiance::IsTraced) {
                 next.says("a worker was adopted");
             }
             client.kill();
@@ -198,7 +198,7 @@ fn an_adopted_worker_ends_with_its_client_whatever_it_does_to_itself() {
             // No process that reaps it is known: its server is gone.
             until(&format!("{deed:?}: the worker has ended"), || !runs(worker)).await;
             match deed {
-                Deed::IsHeld => kill(left),
+                Defiance::IsHeld => kill(left),
                 _ if left != 0 => until("the rest of its group has ended", || !runs(left)).await,
                 _ => {}
             }

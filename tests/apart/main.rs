@@ -5,15 +5,19 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod clerks;
 mod defiance;
 mod faults;
+mod handover;
 mod hostile;
+mod interfaces;
 mod lending;
 mod lives;
 mod namespaces;
 mod network;
 mod paths;
 mod raw_client;
+mod relay;
 mod restarts;
 mod roles;
 mod services;
@@ -21,6 +25,7 @@ mod strangers;
 mod stuck;
 #[cfg(feature = "tls")]
 mod tls;
+mod upgrades;
 
 use std::path::PathBuf;
 
@@ -95,6 +100,8 @@ fn tests() -> Vec<Tests> {
     vec![
         lives::TESTS,
         restarts::TESTS,
+        handover::TESTS,
+        interfaces::TESTS,
         faults::TESTS,
         strangers::TESTS,
         lending::TESTS,
@@ -102,6 +109,7 @@ fn tests() -> Vec<Tests> {
         paths::TESTS,
         namespaces::TESTS,
         services::TESTS,
+        upgrades::TESTS,
         stuck::TESTS,
         defiance::TESTS,
         network::TESTS,

@@ -53,6 +53,8 @@ fn a_client_and_a_server_in_different_pid_namespaces_work_together() {
         bounded("the end", pool.stop(Duration::ZERO)).await;
         inside.kill();
         inside.ends();
+        // It was killed after the process that this one has started.
+        until("it holds no lock any more", || inside.family().is_empty()).await;
         // A client inside, to which the server's number means nothing.
         let server = serving("");
         let mut client = start_in(&options, "client");
@@ -118,5 +120,7 @@ fn figures_of_a_worker_in_another_pid_namespace_are_its_own() {
         bounded("the end", pool.stop(Duration::ZERO)).await;
         inside.kill();
         inside.ends();
+        // It was killed after the process that this one has started.
+        until("it holds no lock any more", || inside.family().is_empty()).await;
     });
 }

@@ -22,12 +22,18 @@ impl RawClient {
         RawClient(socket)
     }
 
+    /// Connects and becomes a client; `None` if no server is there, or it ends at this moment.
+    pub fn try_identified(path: &Path, hello: &[u8]) -> Option<Self> {
+        let socket = UnixStream::connect(path).ok()?;
+        socket.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        let mut client = RawClient(socket);
+        client.0.write_all(&framed(hello)).ok()?;
+        (client.next().first() == Some(&WELCOME)).then_some(client)
+    }
+
     /// Connects and becomes a client.
     pub fn identified(path: &Path, hello: &[u8]) -> Self {
-        let mut client = Self::connect(path);
-        client.send(hello);
-        assert_eq!(client.next().first(), Some(&WELCOME), "the server welcomes it");
-        client
+        Self::try_identified(path, hello).expect("the server welcomes it")
     }
 
     /// Sends a message with this body.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix::System;
 use forkpool::prelude::*;
-use forkpool::{Server, ServerError};
+use forkpool::{OnMisfit, Server, ServerError};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::harness::*;
@@ -55,58 +55,88 @@ fn start_as_a_service(options: &str, address: &str) {
 fn server(options: &str, address: &str) {
     // As a program may have whatever it likes open.
     let _open = std::fs::File::open("/proc/self/exe").expect("a file");
-    let words: Vec<(&str, &str)> =
-        options.split_whitespace().map(|word| word.split_once('=').unwrap_or((word, ""))).collect();
-    let value = |wanted: &str| words.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
-    let number = |wanted: &str| value(wanted).map(|value| value.parse::<u64>().expect("a number"));
+    let words = Words::of(options);
     // Its log is what it prints, which somebody has to read before the pipe is full.
     let log = tracing_subscriber::fmt().with_writer(std::io::stdout).with_ansi(false).finish();
     tracing::subscriber::set_global_default(log).expect("the only one");
     for (name, resource) in [("descriptors", Resource::Nofile), ("processes", Resource::Nproc)] {
-        if let most @ Some(_) = number(name) {
+        if let most @ Some(_) = words.number(name) {
             setrlimit(resource, Rlimit { current: most, maximum: most }).expect("a limit");
         }
     }
     let mut setup = Setup::default();
-    if value("setup_fails").is_some() {
+    if words.value("setup_fails").is_some() {
         setup.script = Script::Error("as it was told".to_owned());
     }
-    if value("preload_fails").is_some() {
+    if words.value("preload_fails").is_some() {
         setup.preload = Script::Error("as it was told".to_owned());
     }
-    let ended = if value("stranger").is_some() {
+    let ended = if words.value("stranger").is_some() {
         Server::<Mule>::new(None).listen(address).map_err(ServerError::from).and_then(Server::run)
-    } else if value("rebels").is_some() {
-        let rebels = Server::<Rebel>::new(Orders::default());
-        let rebels = rebels.drain_timeout(number("drain").map(Duration::from_millis));
-        let rebels = rebels.listen(value("at").unwrap_or(address));
-        rebels.map_err(ServerError::from).and_then(Server::run)
-    } else if let Some(group) = value("mills_for") {
+    } else if words.value("rebels").is_some() {
+        words.run(Server::<Rebel>::new(Orders::default()), address)
+    } else if let Some(group) = words.value("mills_for") {
         let mills = Server::<Mill>::new(()).group(group).expect("a group");
         mills.listen(address).map_err(ServerError::from).and_then(Server::run)
+    } else if let Some(release) = words.value("clerks") {
+        crate::clerks::serve(release, &words, address)
     } else {
-        let mut server = Server::<Probe>::new(setup)
-            .name("probes")
-            .take_over(value("take_over").is_some())
-            .drain_timeout(number("drain").map(Duration::from_millis))
-            .max_workers(number("workers").map(|count| count as usize))
-            .max_clients(number("clients").map_or(512, |count| count as usize));
-        if let Some(group) = value("group") {
-            server = server.group(group).expect("a group");
-        }
-        #[cfg(feature = "tls")]
-        if let Some(name) = value("certificate") {
-            server = server.certificates(certificates(name));
-        }
-        server = server.allow_unauthenticated_beyond_loopback(value("for_all").is_some());
-        let places = [Some(value("at").unwrap_or(address)), value("also")];
-        let listening =
-            places.into_iter().flatten().try_fold(server, |server, address| server.listen(address));
-        listening.map_err(ServerError::from).and_then(Server::run)
+        words.run(Server::<Probe>::new(setup), address)
     };
     match ended {
         Ok(()) => println!("good bye"),
         Err(error) => println!("refused: {error:?}"),
+    }
+}
+
+/// The options of a server: words, some with `=` and a value.
+pub struct Words<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Words<'a> {
+    fn of(options: &'a str) -> Self {
+        Words(options.split_whitespace().map(|word| word.split_once('=').unwrap_or((word, ""))).collect())
+    }
+
+    fn value(&self, wanted: &str) -> Option<&'a str> {
+        self.0.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value)
+    }
+
+    fn number(&self, wanted: &str) -> Option<u64> {
+        self.value(wanted).map(|value| value.parse().expect("a number"))
+    }
+
+    /// Sets the options of a server, of whatever workers.
+    fn set<W: Worker>(&self, server: Server<W>) -> Result<Server<W>, ServerError> {
+        let on_misfit = if self.value("refuses").is_some() { OnMisfit::Refuse } else { OnMisfit::Stay };
+        let mut server = server
+            .name("probes")
+            .take_over(self.value("take_over").is_some())
+            .take_over_wait(self.number("wait").map_or(PATIENCE, Duration::from_millis))
+            .on_misfit(on_misfit)
+            .drain_timeout(self.number("drain").map(Duration::from_millis))
+            .max_workers(self.number("workers").map(|count| count as usize))
+            .max_clients(self.number("clients").map_or(512, |count| count as usize));
+        if let Some(group) = self.value("group") {
+            server = server.group(group)?;
+        }
+        #[cfg(feature = "tls")]
+        if let Some(name) = self.value("certificate") {
+            server = server.certificates(certificates(name));
+        }
+        Ok(server.allow_unauthenticated_beyond_loopback(self.value("for_all").is_some()))
+    }
+
+    /// Has a server listen at the test's place, unless it is told another one, and perhaps at one more.
+    fn listen<W: Worker>(&self, server: Server<W>, address: &str) -> Result<Server<W>, ServerError> {
+        let places = [Some(self.value("at").unwrap_or(address)), self.value("also")];
+        let listening =
+            places.into_iter().flatten().try_fold(server, |server, address| server.listen(address));
+        listening.map_err(ServerError::from)
+    }
+
+    /// Runs a server with these options.
+    pub fn run<W: Worker>(&self, server: Server<W>, address: &str) -> Result<(), ServerError> {
+        self.listen(self.set(server)?, address)?.run()
     }
 }
 

@@ -17,14 +17,14 @@ tests! {
 }
 
 /// What a service manager has for one service: a socket that listens, and a place to be told how it does.
-struct Manager {
+pub struct Manager {
     listener: OwnedFd,
     notices: UnixDatagram,
     place: Place,
 }
 
 impl Manager {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let place = Place::new();
         let notices = place.0.with_extension("sock.notify");
         // A run that was broken off may have left them.
@@ -36,7 +36,7 @@ impl Manager {
     }
 
     /// Starts the service: the socket is its to inherit.
-    fn start(&self, options: &str) -> Application {
+    pub fn start(&self, options: &str) -> Application {
         rustix::io::fcntl_setfd(&self.listener, FdFlags::empty()).expect("a descriptor");
         let service = server(&format!("inherits={} {options}", self.listener.as_raw_fd()));
         rustix::io::fcntl_setfd(&self.listener, FdFlags::CLOEXEC).expect("a descriptor");
@@ -44,7 +44,7 @@ impl Manager {
     }
 
     /// What it is told next.
-    fn hears(&self) -> String {
+    pub fn hears(&self) -> String {
         let mut bytes = [0; 256];
         let count = self.notices.recv(&mut bytes).expect("a notice");
         String::from_utf8_lossy(&bytes[..count]).trim().to_owned()

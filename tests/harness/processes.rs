@@ -246,7 +246,7 @@ impl Application {
     ///
     /// If it ends without a line that has one of them, or says nothing at all for [`PATIENCE`].
     pub fn says_either(&mut self, one: &str, mark: &str) -> Option<String> {
-        let mut line = String::new();
+        let (mut line, mut heard) = (String::new(), String::new());
         while self.next_line(&mut line, mark) > 0 {
             // The first one may stand behind what the test harness printed without ending its line.
             if let Some((_, rest)) = line.split_once(mark) {
@@ -255,9 +255,10 @@ impl Application {
             if line.contains(one) {
                 return None;
             }
+            heard.push_str(&line);
             line.clear();
         }
-        panic!("the application ended without saying {mark:?}");
+        panic!("the application ended without saying {mark:?}: {heard}");
     }
 
     /// As [`says`](Self::says), for something that it says because of what happens in this process meanwhile.

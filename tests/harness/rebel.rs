@@ -15,7 +15,7 @@ use super::{NOBODY, PATIENCE, Scratch};
 
 /// What a rebel does to itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Deed {
+pub enum Defiance {
     /// Nothing but to hang.
     Hangs,
     /// Joins its server's group and leaves a child in its own.
@@ -34,22 +34,22 @@ pub enum Deed {
     IsHeld,
 }
 
-impl Deed {
+impl Defiance {
     /// All of them.
-    pub const ALL: [Deed; 8] = [
-        Deed::Hangs,
-        Deed::LeavesItsGroup,
-        Deed::LeavesItsSession,
-        Deed::ChangesItsUser,
-        Deed::IsDeaf,
-        Deed::IsStopped,
-        Deed::IsTraced,
-        Deed::IsHeld,
+    pub const ALL: [Defiance; 8] = [
+        Defiance::Hangs,
+        Defiance::LeavesItsGroup,
+        Defiance::LeavesItsSession,
+        Defiance::ChangesItsUser,
+        Defiance::IsDeaf,
+        Defiance::IsStopped,
+        Defiance::IsTraced,
+        Defiance::IsHeld,
     ];
 
     /// The deed of this name.
     pub fn named(name: &str) -> Self {
-        let found = Deed::ALL.into_iter().find(|deed| format!("{deed:?}") == name);
+        let found = Defiance::ALL.into_iter().find(|deed| format!("{deed:?}") == name);
         found.expect("the name of a deed")
     }
 }
@@ -101,7 +101,7 @@ impl Worker for Rebel {
 /// Does it, writes what came of it to this path, and hangs.
 #[derive(Clone, Debug, Message, Serialize, Deserialize)]
 #[rtype(result = "Result<u32, Failure>")]
-pub struct Defy(pub Deed, pub PathBuf);
+pub struct Defy(pub Defiance, pub PathBuf);
 
 /// Answers the worker's process id.
 #[derive(Clone, Debug, Message, Serialize, Deserialize)]
@@ -159,40 +159,40 @@ impl Handler<Defy> for Rebel {
 forkpool::interface!(Rebel { Defy, Obey, Join, EndHeld });
 forkpool::boot!(Rebel);
 
-impl Deed {
+impl Defiance {
     fn go(self, path: &Path) {
         let own = rustix::process::getpid();
         match self {
-            Deed::Hangs => write(path, "0"),
-            Deed::LeavesItsGroup => {
+            Defiance::Hangs => write(path, "0"),
+            Defiance::LeavesItsGroup => {
                 let child = sleep();
                 let server = getpgid(getppid()).expect("the server's group");
                 setpgid(None, Some(server)).expect("it is of the same session");
                 write(path, &child.to_string());
             }
-            Deed::LeavesItsSession => {
+            Defiance::LeavesItsSession => {
                 let server = getpgid(getppid()).expect("the server's group");
                 setpgid(None, Some(server)).expect("it is of the same session");
                 setsid().expect("it leads no group");
                 write(path, "0");
             }
-            Deed::ChangesItsUser => {
+            Defiance::ChangesItsUser => {
                 let text = match change_user() {
                     Ok(()) => "0".to_owned(),
                     Err(error) => format!("skipped: {error}"),
                 };
                 write(path, &text);
             }
-            Deed::IsDeaf => {
+            Defiance::IsDeaf => {
                 SigSet::all().thread_block().expect("signals are blocked");
                 write(path, "0");
             }
-            Deed::IsStopped => {
+            Defiance::IsStopped => {
                 write(path, "0");
                 rustix::process::kill_process(own, Signal::STOP).expect("it stops");
             }
-            Deed::IsTraced => trace(path),
-            Deed::IsHeld => write(path, &hold_all().to_string()),
+            Defiance::IsTraced => trace(path),
+            Defiance::IsHeld => write(path, &hold_all().to_string()),
         }
     }
 }

@@ -25,8 +25,8 @@ enum Hand {
 }
 
 /// The time after which a rebel is killed by a clock: enough for it to do its deed.
-fn limit(deed: Deed) -> Duration {
-    Duration::from_millis(if deed == Deed::IsTraced { 3000 } else { 700 })
+fn limit(deed: Defiance) -> Duration {
+    Duration::from_millis(if deed == Defiance::IsTraced { 3000 } else { 700 })
 }
 
 fn rebels() -> forkpool::PoolBuilder<Rebel> {
@@ -34,7 +34,7 @@ fn rebels() -> forkpool::PoolBuilder<Rebel> {
 }
 
 /// Has a worker do this deed and be killed in this way.
-async fn kill_one(deed: Deed, hand: Hand) {
+async fn kill_one(deed: Defiance, hand: Hand) {
     let path = Scratch::path();
     let guard = (hand == Hand::Guard).then(|| limit(deed));
     let clock = matches!(hand, Hand::Clock | Hand::ClockAfterItsServer).then(|| limit(deed));
@@ -66,14 +66,14 @@ async fn kill_one(deed: Deed, hand: Hand) {
     };
     let failed = failure(call).await;
     // A group with a stopped process, whose last parent of another group is gone, gets a SIGHUP from the kernel.
-    let is_stopped = matches!(deed, Deed::IsStopped | Deed::IsTraced);
+    let is_stopped = matches!(deed, Defiance::IsStopped | Defiance::IsTraced);
     let may_die = is_stopped && hand == Hand::ClockAfterItsServer;
     let kinds = [expected, if may_die { FailureKind::Died } else { expected }];
     assert!(kinds.contains(&failed.kind()), "{failed:#}");
     gone(worker).await;
     match deed {
         // It is of another session, and delays nothing.
-        Deed::IsHeld => assert!(runs(left)),
+        Defiance::IsHeld => assert!(runs(left)),
         _ if left != 0 => until("the rest of its group is gone", || !runs(left)).await,
         _ => {}
     }
@@ -83,14 +83,14 @@ async fn kill_one(deed: Deed, hand: Hand) {
         let report = bounded("the end", pool.stop(Duration::ZERO)).await;
         assert!(report.is_complete(), "{report}");
     }
-    if deed == Deed::IsHeld {
+    if deed == Defiance::IsHeld {
         assert!(runs(left));
         kill(left);
     }
 }
 
 fn kill_all_by(hand: Hand) {
-    for deed in Deed::ALL {
+    for deed in Defiance::ALL {
         run(kill_one(deed, hand));
     }
 }
@@ -133,7 +133,7 @@ fn an_application_of_rebels() {
     let (part, argument) = role.split_once(' ').unwrap_or((&role, ""));
     System::new().block_on(async {
         match part {
-            "defied" => defied(Deed::named(argument)).await,
+            "defied" => defied(Defiance::named(argument)).await,
             "held" => held().await,
             "held_in_preload" => held_in_preload().await,
             "lost" => lost().await,
@@ -143,7 +143,7 @@ fn an_application_of_rebels() {
     });
 }
 
-async fn defied(deed: Deed) {
+async fn defied(deed: Defiance) {
     let path = Scratch::path();
     let pool = rebels().hung_worker_timeout(None).start().expect("the pool starts");
     let checkout = pool.checkout().start();
@@ -164,7 +164,7 @@ fn pids(text: &str) -> Vec<u32> {
 /// G5, S5
 #[test]
 fn whatever_a_worker_does_to_itself_the_death_of_its_application_ends_it() {
-    for deed in Deed::ALL {
+    for deed in Defiance::ALL {
         run(async {
             let mut application = rebellion(&format!("defied {deed:?}"));
             let told = pids(&application.says("worker"));
@@ -173,7 +173,7 @@ fn whatever_a_worker_does_to_itself_the_death_of_its_application_ends_it() {
             application.ends();
             until(&format!("{deed:?}: the worker has ended"), || !runs(worker)).await;
             match deed {
-                Deed::IsHeld => kill(left),
+                Defiance::IsHeld => kill(left),
                 _ if left != 0 => until("the rest of its group has ended", || !runs(left)).await,
                 _ => {}
             }
@@ -192,7 +192,7 @@ async fn held() {
     settled(&pool, 2).await;
     let path = Scratch::path();
     let checkout = pool.checkout().start();
-    checkout.do_send(Defy(Deed::IsDeaf, path.get().to_owned()));
+    checkout.do_send(Defy(Defiance::IsDeaf, path.get().to_owned()));
     done(&path).await;
     let server = the_server().await;
     let workers = pool.stats().pids;
@@ -261,7 +261,7 @@ async fn lost() {
         }
     };
     let server = the_server().await;
-    checkout.do_send(Defy(Deed::Hangs, path.get().to_owned()));
+    checkout.do_send(Defy(Defiance::Hangs, path.get().to_owned()));
     // The file would be another user's, so it is not waited for.
     until("it hangs", || pool.stats().waited.count() == 2).await;
     println!("lost {worker} {server}");

@@ -11,6 +11,7 @@ use crate::wire::call::{
 use crate::wire::control::{
     Ended, FromServer, Hello, ProcessLimits, ServerReport, Signature, StatusSnapshot, ToServer, WorkerPid,
 };
+use crate::wire::handover::{TakeOver, ToPredecessor, ToSuccessor};
 use crate::wire::log_record::{CallsiteInfo, Logged, Record, Value};
 
 /// A value that can be generated at random.
@@ -156,7 +157,7 @@ messages! {
         ToServer::End { number: any(c), kill: any(c) },
         ToServer::Adopt { number: any(c), proof: any(c) },
         ToServer::Inspect,
-        ToServer::TakeOver,
+        ToServer::TakeOver(any(c)),
         ToServer::Attach { ticket: any(c), number: any(c) },
         ToServer::Arena,
     ];
@@ -172,7 +173,24 @@ messages! {
         process_limits: any(c),
         config: any(c),
     }];
-    Signature, |c| [Signature { name: any(c), shape: any(c) }];
+    TakeOver, |c| [TakeOver {
+        format: any(c),
+        protocol: any(c),
+        library: any(c),
+        interface: any(c),
+        waits: any(c),
+        stays: any(c),
+    }];
+    ToPredecessor, |c| [ToPredecessor::Ready, ToPredecessor::Serving];
+    ToSuccessor, |c| [
+        ToSuccessor::Socket { address: any(c) },
+        ToSuccessor::Refused { reason: any(c) },
+        ToSuccessor::Offered,
+        ToSuccessor::Yours,
+        ToSuccessor::Wait { behind: any(c) },
+        ToSuccessor::Replaced,
+    ];
+    Signature, |c| [Signature { name: any(c), message: any(c), result: any(c), error: any(c) }];
     ProcessLimits, |c| [ProcessLimits { hung_worker_timeout: any(c), kill_grace: any(c), memory_limit: any(c) }];
     FromServer, |c| [
         FromServer::Welcome { ticket: any(c) },
@@ -183,7 +201,6 @@ messages! {
         FromServer::Ended(any(c)),
         FromServer::Draining { succeeded: any(c) },
         FromServer::Inspected(any(c)),
-        FromServer::HandedOver { address: any(c), more: any(c) },
         FromServer::Printed { number: any(c), stderr: any(c), bytes: any(c) },
         FromServer::Diverted,
     ];

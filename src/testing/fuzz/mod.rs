@@ -18,6 +18,7 @@ use crate::wire::call::{FromWorker, ToWorker};
 use crate::wire::control::{FromServer, ToServer};
 use crate::wire::frame;
 use crate::wire::frame::Limits;
+use crate::wire::handover::{ToPredecessor, ToSuccessor};
 use crate::{actors, server};
 
 #[cfg(test)]
@@ -32,7 +33,7 @@ const BODY_LIMIT: usize = 1 << 16;
 
 const LIMITS: Limits = Limits { bytes: BODY_LIMIT, depth: frame::DEFAULT_MAX_DEPTH };
 
-/// Decodes what the host receives from workers and from the fork server.
+/// Decodes what the host receives from workers and from the fork server, and a server from its predecessor.
 pub fn received_by_host(data: &[u8]) {
     for body in bodies(data) {
         if let Ok((header, payload)) = frame::split::<FromWorker>(&body) {
@@ -42,10 +43,13 @@ pub fn received_by_host(data: &[u8]) {
         if let Ok(message) = frame::header_only::<FromServer>(&body) {
             assert_round_trip(&message);
         }
+        if let Ok(message) = frame::header_only::<ToSuccessor>(&body) {
+            assert_round_trip(&message);
+        }
     }
 }
 
-/// Decodes what workers and the fork server receive from the host.
+/// Decodes what workers and the fork server receive from the host, and a server from its successor.
 pub fn received_from_host(data: &[u8]) {
     for body in bodies(data) {
         if let Ok((header, payload)) = frame::split::<ToWorker>(&body) {
@@ -53,6 +57,9 @@ pub fn received_from_host(data: &[u8]) {
             check_payload(payload);
         }
         if let Ok(message) = frame::header_only::<ToServer>(&body) {
+            assert_round_trip(&message);
+        }
+        if let Ok(message) = frame::header_only::<ToPredecessor>(&body) {
             assert_round_trip(&message);
         }
     }

@@ -106,7 +106,7 @@ fn generate_conversation(rng: &mut SeededRng) -> Vec<u8> {
     let mut hello = Hello::draw(rng);
     if rng.happens(800) {
         hello.protocol = PROTOCOL;
-        hello.interface = vec![Signature { name: "Hash".to_owned(), shape: 1 }];
+        hello.interface = vec![Signature { name: "Hash".to_owned(), message: 1, result: 2, error: 3 }];
     }
     frame::append(&mut out, &ToServer::Hello(hello));
     for _ in 0..rng.below(6) {
@@ -186,6 +186,8 @@ fn every_message_is_decoded_to_what_was_encoded() {
         assert_round_trip(&FromWorker::draw(&mut rng));
         assert_round_trip(&ToServer::draw(&mut rng));
         assert_round_trip(&FromServer::draw(&mut rng));
+        assert_round_trip(&ToPredecessor::draw(&mut rng));
+        assert_round_trip(&ToSuccessor::draw(&mut rng));
     }
 }
 
