@@ -96,7 +96,7 @@ async fn trace(pid: u32) -> std::process::Child {
     tracer
 }
 
-/// P12, G8: nothing can reap a process before its debugger has taken note of its end.
+/// P12: nothing can reap a process before its debugger has taken note of its end.
 #[test]
 fn a_stop_ends_in_bounded_time_although_a_debugger_holds_the_server() {
     if has("strace") {
@@ -117,7 +117,7 @@ fn a_stop_ends_in_bounded_time_although_a_debugger_holds_the_server() {
     }
 }
 
-/// P12, T3, G8: a debugger may stop a process once more when it is about to end, and nothing but the debugger gets it out of
+/// P12, T3: a debugger may stop a process once more when it is about to end, and nothing but the debugger gets it out of
 /// that.
 #[test]
 fn a_worker_that_a_debugger_holds_at_its_end_costs_its_call_alone_and_is_named_by_the_stop() {
