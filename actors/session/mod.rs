@@ -280,6 +280,9 @@ impl Session {
             self.state = SessionState::NoWorker;
             self.handle_refusal(refusal, host);
         }
+        if notice.worker_ended {
+            self.take_last_replies(host);
+        }
         if let Some(exit_report) = notice.exit_report {
             self.handle_exit(exit_report, host);
         }

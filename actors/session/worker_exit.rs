@@ -22,9 +22,8 @@ impl Session {
         }
     }
 
-    /// Handles the worker's exit: reads what the worker still sent, then answers or retries the calls that it left
-    /// unanswered.
-    pub(super) fn handle_exit(&mut self, exit_report: ExitReport, host: &mut dyn Host) {
+    /// Reads what a worker that has ended still sent, and then awaits the report on how it ended.
+    pub(super) fn take_last_replies(&mut self, host: &mut dyn Host) {
         let mut reads = 0;
         while let SessionState::Held(lease) | SessionState::Releasing { lease, .. } = &mut self.state {
             reads += 1;
@@ -34,6 +33,12 @@ impl Session {
                 self.await_exit();
             }
         }
+    }
+
+    /// Handles the worker's exit: reads what the worker still sent, then answers or retries the calls that it left
+    /// unanswered.
+    pub(super) fn handle_exit(&mut self, exit_report: ExitReport, host: &mut dyn Host) {
+        self.take_last_replies(host);
         if let SessionState::AwaitingExit { lease, .. } =
             std::mem::replace(&mut self.state, SessionState::NoWorker)
         {

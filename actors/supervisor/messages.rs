@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use actix::dev::OneshotSender;
-use actix::{Context, Handler, Message};
+use actix::{AsyncContext, Context, Handler, Message};
 
 use super::worker_process::WorkerExited;
 use super::{Registration, Stage, StatsRequest, Supervisor};
 use crate::actors::reply;
-use crate::actors::scheduler::command::{Command, INSPECT_TIMEOUT, RetiringWorker};
+use crate::actors::scheduler::command::{Command, INSPECT_TIMEOUT, KILL_AGAIN, RetiringWorker};
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::threads::real_time::run_after;
 use crate::failure::{Failure, FailureKind};
@@ -36,6 +36,13 @@ impl Handler<Command> for Supervisor {
                 // The pidfd refers to exactly this process even after it has exited, so a late kill hits no other
                 // process.
                 run_after(ctx, grace, move |supervisor, _| supervisor.scheduler.kill(&worker));
+            }
+            Command::KillAgain(worker) => {
+                run_after(ctx, KILL_AGAIN, move |supervisor, ctx| {
+                    if supervisor.scheduler.kill_again(worker) {
+                        ctx.notify(Command::KillAgain(worker));
+                    }
+                });
             }
             Command::SignalViaServer { worker, kill } => self.signal(worker, kill),
             Command::Forget(worker) => self.forget(worker),

@@ -69,6 +69,8 @@ pub(crate) struct Supervisor {
     server: ServerState,
     /// The id of the current server.
     server_id: ServerId,
+    /// The process of the server that this application started last.
+    server_pid: Option<u32>,
     /// Servers that take no more work and still have workers of this pool.
     draining: Vec<DrainingServer>,
     /// Servers that were taken for dead and have workers that are in use.
@@ -137,6 +139,7 @@ impl Supervisor {
             spec,
             server: launched.map_or(ServerState::Down, ServerState::Launched),
             server_id: 0,
+            server_pid: None,
             draining: Vec::new(),
             silent: Vec::new(),
             registry: BTreeMap::new(),

@@ -7,11 +7,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use actix::{AsyncContext, Context};
+use actix::Context;
 
 use super::Supervisor;
 use super::servers::ServerState;
 use crate::actors::telemetry::stdio::OutputPipes;
+use crate::actors::threads::real_time::run_after;
 use crate::actors::transport::HostChannel;
 use crate::channel::{WorkerDoorbells, WorkerEnd, WorkerMemory};
 use crate::config::Options;
@@ -64,7 +65,7 @@ impl Supervisor {
         if self.prepared.is_some() || std::mem::replace(&mut self.prepares, true) {
             return;
         }
-        ctx.run_later(PREPARE_DELAY, |supervisor, _| {
+        run_after(ctx, PREPARE_DELAY, |supervisor, _| {
             supervisor.prepares = false;
             let is_local = matches!(&supervisor.server, ServerState::Up(server) if !server.is_remote());
             if is_local && supervisor.prepared.is_none() && supervisor.scheduler.is_open() {

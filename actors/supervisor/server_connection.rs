@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,11 +14,12 @@ use tokio::io::unix::AsyncFd;
 
 use super::pings::Pings;
 use super::source::{Launched, Remote};
+use crate::actors::transport::watching;
 use crate::channel::{Inbox, SendQueue, SocketLayer};
 use crate::sys::descriptors::PassedDescriptors;
 use crate::sys::passing::is_passing;
 use crate::sys::server_process::ServerProcess;
-use crate::sys::{descriptors, reactor};
+use crate::sys::{descriptors, reactor, sockets};
 use crate::wire::control::{BODY_LIMIT, FromServer, ToServer};
 use crate::wire::frame;
 
@@ -47,6 +49,12 @@ pub(crate) struct ServerConnection {
     read_retry: Option<Pin<Box<Sleep>>>,
     /// The server process, if this application started it.
     process: Option<ServerProcess>,
+    /// Waits for the end of that process: others that it has forked may hold the channel open.
+    process_end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Whether that process has ended.
+    is_process_gone: bool,
+    /// The application's process. A copy of it that is forked closes the channel for itself alone.
+    owner: u32,
     /// Whether that process has reported that it diverted ahead of `main`.
     has_diverted: bool,
     inbox: Inbox,
@@ -63,7 +71,14 @@ impl ServerConnection {
     /// The error of the registration; the socket is closed then.
     pub(crate) fn new(launched: Launched) -> io::Result<Self> {
         let pings = launched.remote.as_ref().map(|remote| Pings::new(remote.dead_after()));
+        let pidfd = launched.process.as_ref().and_then(|process| process.pidfd().ok());
+        let process_end = pidfd.map(|pidfd| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+            Box::pin(watching::exited(Arc::new(pidfd)))
+        });
         Ok(ServerConnection {
+            process_end,
+            is_process_gone: false,
+            owner: std::process::id(),
             pings,
             socket: reactor::register_read_write(launched.socket)?,
             layer: launched.layer,
@@ -214,7 +229,9 @@ impl ServerConnection {
                 return Poll::Pending;
             }
             self.read_retry = None;
-            let mut guard = match self.write_failed {
+            // What was sent before the end is read in any case.
+            let is_last = self.write_failed || self.has_process_ended(cx);
+            let mut guard = match is_last {
                 true => None,
                 false => match ready!(self.socket.poll_read_ready(cx)) {
                     Ok(guard) => Some(guard),
@@ -251,6 +268,16 @@ impl ServerConnection {
         }
     }
 
+    /// Returns whether the server process has ended that this application started, or registers the task.
+    fn has_process_ended(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(end) = &mut self.process_end else { return self.is_process_gone };
+        self.is_process_gone = end.as_mut().poll(cx).is_ready();
+        if self.is_process_gone {
+            self.process_end = None;
+        }
+        self.is_process_gone
+    }
+
     /// Ends the channel for this reason.
     fn end(&mut self, why: String) -> Poll<Option<FromServer>> {
         self.error = Some(why);
@@ -260,7 +287,14 @@ impl ServerConnection {
 
     /// Closes the channel, which makes a server exit that this application started. Returns its process to be waited
     /// for.
-    pub(crate) fn close(self) -> Option<ServerProcess> {
-        self.process
+    pub(crate) fn close(mut self) -> Option<ServerProcess> {
+        self.process.take()
+    }
+}
+
+/// Closes the channel, also where another process holds this end of it.
+impl Drop for ServerConnection {
+    fn drop(&mut self) {
+        sockets::hang_up(self.socket.as_fd(), self.owner);
     }
 }

@@ -92,6 +92,7 @@ impl Supervisor {
                 if let Some(no_answer_text) = self.spec.source.no_answer_text() {
                     self.scheduler.set_unanswered(no_answer_text);
                 }
+                self.server_pid = connection.pid();
                 self.server = ServerState::Starting(connection);
                 self.server_id += 1;
                 let id = self.server_id;

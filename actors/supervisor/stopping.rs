@@ -55,8 +55,9 @@ impl Supervisor {
         let workers =
             workers.into_iter().map(|worker| left(Some(worker.number), Some(worker.pid), worker.state()));
         let mut found: Vec<LeftProcess> = workers.collect();
-        let server = self.server.connection().and_then(|connection| connection.pid());
-        found.extend(server.map(|pid| left(None, Some(pid), figures::state_of_child(pid))));
+        // It is a child of this process until it is reaped, which a debugger may delay.
+        let server = self.server_pid.and_then(|pid| Some((pid, figures::state_of_child(pid)?)));
+        found.extend(server.map(|(pid, state)| left(None, Some(pid), Some(state))));
         found
     }
 

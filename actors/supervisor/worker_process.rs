@@ -195,6 +195,8 @@ impl WorkerProcess {
         self.handle.iter().for_each(|handle| self.scheduler.mark_exited(handle));
         if self.is_server_lost {
             self.finish_orphan(ADOPTION_TRIES, ctx);
+        } else if matches!(self.state, ProxyState::SettingUp(_)) {
+            self.await_exit_report(ctx);
         }
     }
 
@@ -357,6 +359,7 @@ impl Handler<WorkerForked> for WorkerProcess {
             pidfd: pidfd.map(Arc::new),
             exit_unreported: Arc::default(),
             has_exited: Arc::default(),
+            is_killed: Arc::default(),
             forked_at: Instant::now(),
             output: self.output.clone(),
             borrowed: Arc::default(),

@@ -1,7 +1,7 @@
 //! The connected applications, and peers that have not identified themselves yet.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use super::pending::Room;
 use crate::frozen_time::FrozenTime;
 use crate::silence::{Look, Silence};
 use crate::sys::arena::ReadOnlyArena;
-use crate::sys::random;
+use crate::sys::{Errno, random, sockets};
 use crate::wire::control::{FromServer, Hello};
 use crate::wire::handover::TakeOver;
 use crate::worker::Numbering;
@@ -28,6 +28,9 @@ pub(super) struct Client {
     pub(super) id: ClientId,
     pub(super) control: ControlChannel,
     pub(super) hello: Hello,
+    /// The application's process, whose end is that of the client: another process may hold the connection by then. `None`
+    /// for a client on another machine, and where the kernel does not tell.
+    pub(super) process: Option<OwnedFd>,
     /// How it counts its messages.
     pub(super) numbering: Numbering,
     /// Whether this server still forks workers for it although another one has taken over, which it does not fit.
@@ -47,12 +50,13 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn new(id: ClientId, control: ControlChannel, hello: Hello) -> Self {
+    fn new(id: ClientId, control: ControlChannel, hello: Hello, process: Option<OwnedFd>) -> Self {
         let hello = Hello { config: None, ..hello };
         Client {
             id,
             control,
             hello,
+            process,
             numbering: Numbering::default(),
             stays: false,
             is_trusted: true,
@@ -62,6 +66,26 @@ impl Client {
             forked: 0,
             silence: None,
         }
+    }
+}
+
+/// Opens the process of the application at the other end of a connection on this machine; `None` where the kernel does not
+/// tell it.
+///
+/// # Errors
+///
+/// [`Disconnect::Closed`] if that process has ended, [`Disconnect::Broken`] if this process has no descriptor left.
+pub(super) fn application_at(control: &ControlChannel) -> Result<Option<OwnedFd>, Disconnect> {
+    match sockets::peer_process(control.as_fd()) {
+        Ok(process) => Ok(Some(process)),
+        // In a PID namespace that this process does not see, a process has no number, and is not gone.
+        Err(Errno::SRCH)
+            if sockets::peer_credentials(control.as_fd()).is_ok_and(|peer| peer.pid.is_some()) =>
+        {
+            Err(Disconnect::Closed)
+        }
+        Err(Errno::MFILE | Errno::NFILE) => Err(Disconnect::Broken),
+        Err(_) => Ok(None),
     }
 }
 
@@ -131,9 +155,9 @@ impl Clients {
     }
 
     /// Adds the only client of a private server.
-    pub(super) fn welcome(&mut self, control: ControlChannel, hello: Hello) {
+    pub(super) fn welcome(&mut self, control: ControlChannel, hello: Hello, process: Option<OwnedFd>) {
         self.last_id += 1;
-        self.clients.insert(self.last_id, Client::new(self.last_id, control, hello));
+        self.clients.insert(self.last_id, Client::new(self.last_id, control, hello, process));
     }
 
     /// Returns the clients that do not fit a server that is to replace this one, each with the reason.
@@ -205,13 +229,14 @@ impl Clients {
         Ok(())
     }
 
-    /// Makes a pending peer a client, with the same id. Returns `None` if there is no such peer or no random ticket
-    /// can be made. A remote client that is silent for `dead_after` is dead.
+    /// Makes a pending peer a client, with the same id; `process` is its application's. Returns `None` if there is no such
+    /// peer or no random ticket can be made. A remote client that is silent for `dead_after` is dead.
     pub(super) fn admit(
         &mut self,
         id: ClientId,
         hello: Hello,
         numbering: Numbering,
+        process: Option<OwnedFd>,
         dead_after: Duration,
     ) -> Option<&mut Client> {
         let PendingPeer { mut control, peer, key, .. } = self.pending_peers.remove(&id)?;
@@ -220,9 +245,14 @@ impl Clients {
         let is_trusted = peer.owns_workers();
         let ticket = is_remote.then(random::random_u128).transpose().ok()?;
         let silence = is_remote.then(|| Silence::new(dead_after, Instant::now()));
-        let client = Client::new(id, control, hello);
+        let client = Client::new(id, control, hello, process);
         self.clients.insert(id, Client { numbering, is_trusted, ticket, key, silence, ..client });
         self.clients.get_mut(&id)
+    }
+
+    /// Returns the processes of the applications on this machine; each becomes readable when its process ends.
+    pub(super) fn processes(&self) -> impl Iterator<Item = (ClientId, BorrowedFd<'_>)> {
+        self.clients.iter().filter_map(|(id, client)| Some((*id, client.process.as_ref()?.as_fd())))
     }
 
     /// Overwrites the secrets of all clients, in a forked process.

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::children::{Children, ClientId, OutputId};
+use super::children::{Children, ClientId, Exit, OutputId};
 use super::clients::Clients;
 use super::compatibility::ServerVersion;
 use super::control_channel::{ControlChannel, Disconnect};
@@ -17,6 +17,7 @@ use super::systemd::Notices;
 use crate::config::ServerOptions;
 use crate::frozen_time::FrozenTime;
 use crate::sys::descriptors;
+use crate::sys::original;
 use crate::sys::passing::RETRY_WAIT;
 use crate::sys::process;
 use crate::sys::process::TitleSpace;
@@ -125,6 +126,8 @@ enum Watched {
     /// The listener at this place.
     Listener(usize),
     Peer(ClientId),
+    /// The process of an application.
+    Application(ClientId),
     Output(OutputId),
     Adopted,
 }
@@ -150,7 +153,8 @@ impl<'a> ForkServer<'a> {
             spare,
             clients: Clients::default(),
             children: Children::new(),
-            has_more_exits: false,
+            // Of children that the preload has left, no signal tells any more.
+            has_more_exits: true,
             draining: None,
             started: now,
             frozen: FrozenTime::new(now),
@@ -164,10 +168,11 @@ impl<'a> ForkServer<'a> {
         }
     }
 
-    /// Adds the application of a private server, whose hello has been checked. Its channel does not block.
-    pub(super) fn welcome(&mut self, mut control: ControlChannel, hello: Hello) {
+    /// Adds the application of a private server, whose hello has been checked, and its process. Its channel does not
+    /// block.
+    pub(super) fn welcome(&mut self, mut control: ControlChannel, hello: Hello, process: Option<OwnedFd>) {
         control.queue(&FromServer::Welcome { ticket: None });
-        self.clients.welcome(control, hello);
+        self.clients.welcome(control, hello, process);
     }
 
     /// Runs until there is nothing more to do, then closes the listeners and kills all workers. Returns `Ok` in every
@@ -177,7 +182,13 @@ impl<'a> ForkServer<'a> {
             Ok(spec) => Ok(ForkedWorker { server: self, spec }),
             Err(disconnect) => {
                 self.close_listeners();
-                self.children.kill_all(KILL_WAIT);
+                // A client on another machine learns of these ends from here alone: another process may hold the
+                // connection of a worker.
+                self.children.kill_all(KILL_WAIT).into_iter().for_each(|exit| self.report_exit(exit));
+                for id in self.clients.ids() {
+                    // A client that does not get it finds the channel closed.
+                    let _ = self.clients.get(id).map(|client| client.control.flush());
+                }
                 Err(disconnect)
             }
         }
@@ -194,6 +205,8 @@ impl<'a> ForkServer<'a> {
     /// Returns `Ok` in a forked child, with the worker's parts.
     fn run(&mut self) -> Result<WorkerSpec, Disconnect> {
         loop {
+            // A copy of this process can only come from the user's subscriber here; it runs no turn.
+            original::exit_copy();
             for id in self.clients.pending_ids() {
                 if let Some(spec) = self.handle_pending_peer(id) {
                     return Ok(spec);
@@ -226,7 +239,7 @@ impl<'a> ForkServer<'a> {
         telling::catch_up();
         self.notices.flush(now);
         let timers = [
-            self.children.check_hung(now, &self.frozen),
+            self.children.check(now, &self.frozen),
             self.clients.next_overdue(now, &self.frozen),
             self.clients.next_look(now),
             self.clients.next_resumed(now),
@@ -265,6 +278,7 @@ impl<'a> ForkServer<'a> {
         for (token, _) in tokens.iter().zip(&awake.readable).filter(|(_, readable)| **readable) {
             match *token {
                 Watched::Peer(id) => self.read(id)?,
+                Watched::Application(id) => self.remove_client(id, Disconnect::Closed)?,
                 Watched::Listener(at) => self.accept_peers(at),
                 Watched::Output(output) => self.forward_output(output),
                 Watched::Adopted => {}
@@ -293,11 +307,13 @@ impl<'a> ForkServer<'a> {
         let listeners = self.listeners.iter().enumerate().filter(move |_| accepts);
         let listeners = listeners.map(|(at, listener)| (Watched::Listener(at), (listener.as_fd(), false)));
         let peers = self.clients.watched(now).map(|(id, fd, unsent)| (Watched::Peer(id), (fd, unsent)));
+        let processes =
+            self.clients.processes().map(|(id, handle)| (Watched::Application(id), (handle, false)));
         let adopted = self.children.adopted().map(|handle| (Watched::Adopted, (handle, false)));
         // Output for a slow client is not read, so the worker blocks as it would on a full pipe.
         let outputs = self.children.outputs().filter(|(_, client, _)| !self.clients.is_slow(*client));
         let outputs = outputs.map(|(output, _, end)| (Watched::Output(output), (end, false)));
-        listeners.chain(peers).chain(adopted).chain(outputs)
+        listeners.chain(peers).chain(processes).chain(adopted).chain(outputs)
     }
 
     fn read(&mut self, id: ClientId) -> Result<(), Disconnect> {
@@ -441,7 +457,10 @@ impl<'a> ForkServer<'a> {
 
     /// Removes a client and kills its workers. A private server then has nothing more to do and ends.
     pub(super) fn remove_client(&mut self, id: ClientId, disconnect: Disconnect) -> Result<(), Disconnect> {
-        self.clients.remove(id);
+        if self.clients.remove(id).is_none() {
+            // Its process and its connection have ended in the same turn.
+            return Ok(());
+        }
         self.children.kill_workers_of(id);
         if !self.is_private {
             log_event!(info, client = id, ?disconnect, "a client has disconnected");
@@ -453,15 +472,19 @@ impl<'a> ForkServer<'a> {
     /// Reaps children, as many as one turn of the loop has time for, and reports their exits.
     fn report_exits(&mut self) {
         let mut most = MAX_REAPED;
-        while let Some((id, printed, ended)) = self.children.next_ended(&mut most) {
-            let Some(client) = self.clients.get(id) else { continue };
-            printed.iter().for_each(|printed| client.control.queue(printed));
-            if !self.is_private {
-                log_exit(&client.hello.pool, id, &ended);
-            }
-            client.control.queue(&FromServer::Ended(ended));
+        while let Some(exit) = self.children.next_ended(&mut most) {
+            self.report_exit(exit);
         }
         self.has_more_exits = most == 0;
+    }
+
+    fn report_exit(&mut self, (id, printed, ended): Exit) {
+        let Some(client) = self.clients.get(id) else { return };
+        printed.iter().for_each(|printed| client.control.queue(printed));
+        if !self.is_private {
+            log_exit(&client.hello.pool, id, &ended);
+        }
+        client.control.queue(&FromServer::Ended(ended));
     }
 
     fn stats(&self) -> ServerReport {

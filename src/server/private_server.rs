@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::clients;
 use super::compatibility::ServerVersion;
 use super::control_channel::{ControlChannel, Disconnect};
 use super::event_loop::{Footing, ForkServer, WorkerTemplate};
@@ -12,6 +13,7 @@ use crate::sys::descriptors;
 use crate::sys::faults;
 use crate::sys::faults::Role;
 use crate::sys::oom_score::OomScore;
+use crate::sys::original;
 use crate::sys::process;
 use crate::sys::process::{TitleSpace, exit_now};
 use crate::sys::signals;
@@ -41,7 +43,8 @@ pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
         telling::print_line(format_args!("{line}"));
         exit_now(EXIT_USAGE)
     }
-    let socket = match control_socket() {
+    let claimed = original::claim().map_err(CallError::of("mmap"));
+    let socket = match claimed.and_then(|()| control_socket()) {
         Ok(socket) => socket,
         Err(error) => {
             refuse_on_stdin(&error);
@@ -57,6 +60,8 @@ pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
     terminal::give_up();
     OomScore::own().map(OomScore::above).into_iter().for_each(OomScore::set);
     start_up();
+    // One of these functions may have forked.
+    original::exit_copy();
     match prepare(program, control).and_then(ForkServer::serve) {
         Ok(worker) => worker.become_worker(),
         Err(Disconnect::Closed) => exit_now(0),
@@ -106,6 +111,11 @@ fn prepare(program: &Program, mut control: ControlChannel) -> Result<ForkServer<
     worker::warm_up();
     let watch = HangUpWatch::start(control.as_fd());
     panic_capture::set_style(hello.backtrace);
+    // Without a descriptor for it, the end of the connection is all that is watched.
+    let application = match clients::application_at(&control) {
+        Err(Disconnect::Closed) => return Err(Disconnect::Closed),
+        application => application.unwrap_or_default(),
+    };
     // The application may exit during the preload; this process must then exit as well.
     let preload = run_preload(program, &config);
     drop(watch);
@@ -131,7 +141,7 @@ fn prepare(program: &Program, mut control: ControlChannel) -> Result<ForkServer<
         let error = CallError { call: "ioctl(FIONBIO)", error: error.into() };
         return Err(refuse(&mut control, format!("the system refuses the fork server {error}")));
     }
-    server.welcome(control, hello);
+    server.welcome(control, hello, application);
     Ok(server)
 }
 

@@ -13,7 +13,7 @@ use super::private_server::write_title;
 use crate::channel::{SocketLayer, StatusPage, WorkerDoorbells, WorkerEnd, WorkerMemory};
 use crate::sys::process;
 use crate::sys::process::{ForkSide, Pid};
-use crate::sys::{CallError, Errno, descriptors};
+use crate::sys::{CallError, Errno, descriptors, kill};
 use crate::telling::log_event;
 use crate::wire::control::{FromServer, Hello, MAX_FORKS_PER_MESSAGE, ProcessLimits, WorkerPid};
 use crate::wire::frame::Limits;
@@ -141,7 +141,7 @@ impl ForkServer<'_> {
             }
             Err(error) => {
                 // Without a pidfd the host could not kill the worker, so it is reported as not forked.
-                process::kill_group(pid);
+                kill::kill_child(pid);
                 Err(failed("pidfd_open")(error))
             }
         }
@@ -305,10 +305,10 @@ impl ForkedWorker<'_> {
             ..
         } = server;
         let WorkerTemplate { program, config, preload, title, inherited } = template;
-        let Some(Client { control, hello, numbering, arena, .. }) = clients.remove(client) else {
-            process::exit_now(0)
-        };
+        let Some(client) = clients.remove(client) else { process::exit_now(0) };
+        let Client { control, hello, numbering, arena, process, .. } = client;
         control.close_in_child();
+        drop(process);
         clients.forget_in_child();
         listeners.iter().for_each(Listener::forget_in_child);
         process::move_to_own_group(None);

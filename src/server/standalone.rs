@@ -20,6 +20,7 @@ use crate::certificates::Certificates;
 use crate::config::{OnMisfit, ServerOptions};
 use crate::sys::faults;
 use crate::sys::faults::Role;
+use crate::sys::original;
 use crate::sys::passing::RETRY_WAIT;
 use crate::sys::process;
 use crate::sys::process::TitleSpace;
@@ -78,6 +79,8 @@ pub fn serve(
     if let Some(others) = threads::others() {
         return Err(ServerError::Threads { count: others.count.unwrap_or(1) + 1, names: others.names });
     }
+    original::claim()
+        .map_err(|error| ServerError::Refused { call: "mmap", source: std::io::Error::from(error) })?;
     let inherited = Inheritance::of_standalone_server();
     let notices = Notices::to_manager();
     let prepared = PreparedAddresses::find(&addresses, access, options.take_over)?;

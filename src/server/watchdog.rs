@@ -13,6 +13,31 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// Checks of a worker within its limit, at least.
 const CHECKS: u32 = 8;
 
+/// Time between two kills of a worker that was killed and has not ended (1 s). The signal may have been refused, or the
+/// worker may have changed its user for the time being.
+const KILL_AGAIN: Duration = Duration::from_secs(1);
+
+/// When a worker was last killed, if it was, in milliseconds modulo 2³².
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Killing(Option<u32>);
+
+impl Killing {
+    /// Notes that the worker is killed now.
+    pub(super) fn begin(&mut self, now: u32) {
+        self.0 = Some(now);
+    }
+
+    /// Whether the worker was killed.
+    pub(super) fn has_begun(self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Returns how long until the worker is to be killed again; `None` if it was not killed yet.
+    pub(super) fn check(self, now: u32) -> Option<Duration> {
+        self.0.map(|at| left(at, now, KILL_AGAIN, |_| Duration::ZERO))
+    }
+}
+
 /// Returns how long until the next check, from the waits of all workers; `None` without any.
 pub(super) fn next_check(waits: impl Iterator<Item = Duration>) -> Option<Duration> {
     waits.min().map(|wait| wait.max(SHORTEST_WAIT))
@@ -176,6 +201,19 @@ mod tests {
         assert_eq!(watchdog.check(Some(1), 21_101, SOFT, frozen), WatchdogVerdict::Kill);
         assert_eq!(SOFT.longest_wait(), millis(125));
         assert_eq!(HangLimit { limit: 300 * SECOND, grace: None }.longest_wait(), SECOND);
+    }
+
+    /// G5
+    #[test]
+    fn a_worker_that_was_killed_and_has_not_ended_is_killed_again_every_second() {
+        let mut killing = Killing::default();
+        assert_eq!(killing.check(7), None);
+        killing.begin(u32::MAX - 200);
+        assert_eq!(killing.check(u32::MAX - 200), Some(SECOND));
+        assert_eq!(killing.check(99), Some(Duration::from_millis(700)));
+        assert_eq!(killing.check(799), Some(Duration::ZERO));
+        killing.begin(800);
+        assert_eq!(killing.check(800), Some(SECOND));
     }
 
     #[test]

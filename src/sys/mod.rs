@@ -12,6 +12,7 @@ pub(crate) mod descriptors;
 pub(crate) mod faults;
 pub(crate) mod figures;
 pub(crate) mod init_array;
+pub(crate) mod kill;
 pub(crate) mod limits;
 #[cfg(feature = "actors")]
 mod loaded_objects;
@@ -20,6 +21,7 @@ pub(crate) mod memory;
 pub(crate) mod memory_file;
 pub(crate) mod oom;
 pub(crate) mod oom_score;
+pub(crate) mod original;
 #[cfg(feature = "actors")]
 pub(crate) mod own_program;
 pub(crate) mod parent_death;

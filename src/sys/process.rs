@@ -1,17 +1,16 @@
-//! Processes: fork, reap, kill, groups and names.
+//! Processes: fork, reap, groups and names.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 pub(crate) use rustix::process::Pid;
-use rustix::process::{PidfdFlags, Signal};
+use rustix::process::PidfdFlags;
 
 use super::descriptors::last_errno;
 use super::faults;
 use super::faults::{Call, Role};
-use super::stop_signals;
 use crate::failure::Ending;
 
 /// Longest short name of a process, in bytes (`TASK_COMM_LEN` without the final zero).
@@ -175,81 +174,6 @@ fn online_processors() -> usize {
 pub(crate) fn open_pidfd(pid: Pid) -> rustix::io::Result<OwnedFd> {
     faults::point(Call::PidfdOpen)?;
     rustix::process::pidfd_open(pid, PidfdFlags::empty())
-}
-
-/// Kills a process. A process that is gone already is not an error.
-///
-/// # Errors
-///
-/// `PERM` for a process of another user, `INVAL` for one in another pid namespace; it goes on running then.
-#[cfg(feature = "actors")]
-pub(crate) fn kill(process: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    faults::point(Call::PidfdSendSignal)?;
-    unless_gone(rustix::process::pidfd_send_signal(process, Signal::KILL))
-}
-
-/// Sends SIGTERM to a worker, which ends it unless the worker has a handler of its own. A process that is gone already is
-/// not an error.
-///
-/// # Errors
-///
-/// Those of [`kill`].
-#[cfg(feature = "actors")]
-pub(crate) fn terminate(process: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    faults::point(Call::PidfdSendSignal)?;
-    unless_gone(stop_signals::terminate(process))
-}
-
-#[cfg(feature = "actors")]
-fn unless_gone(sent: rustix::io::Result<()>) -> rustix::io::Result<()> {
-    match sent {
-        Err(rustix::io::Errno::SRCH) => Ok(()),
-        sent => sent,
-    }
-}
-
-/// Sends the signal to the whole process group; supported since Linux 6.9.
-///
-/// # References
-///
-/// - [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html)
-const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
-
-/// Kills a process that is not a child of this one, and the rest of its group if the kernel supports that. A process
-/// that is gone already is not an error.
-pub(crate) fn kill_adopted(process: BorrowedFd<'_>) {
-    let send = |flags: libc::c_uint| {
-        if faults::point(Call::PidfdSendSignal).is_err() {
-            return -1;
-        }
-        let info = std::ptr::null::<libc::siginfo_t>();
-        // SAFETY: pidfd_send_signal demands a descriptor, and for the siginfo a valid pointer or null, in which case
-        // the kernel fills it in as for kill.
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, info, flags) }
-    };
-    if send(PIDFD_SIGNAL_PROCESS_GROUP) < 0 {
-        // The kernel is older, or the group is gone, as intended.
-        send(0);
-    }
-}
-
-/// Sends SIGTERM to a worker that was not reaped yet, which ends it unless the worker has a handler of its own.
-pub(crate) fn terminate_child(pid: Pid) {
-    if faults::point(Call::Kill).and_then(|()| stop_signals::terminate_child(pid)).is_err() {
-        // A filter of system calls may refuse it. An ordinary signal reaches a handler of the worker's own; it fails only
-        // for a child that has exited and waits to be reaped, as intended.
-        let _ = rustix::process::kill_process(pid, Signal::TERM);
-    }
-}
-
-/// Kills a process group whose leader was not reaped yet.
-pub(crate) fn kill_group(leader: Pid) {
-    let killed =
-        faults::point(Call::Kill).and_then(|()| rustix::process::kill_process_group(leader, Signal::KILL));
-    if killed.is_err() {
-        // The system may have refused the group. A leader that has ended is a zombie, which no signal harms.
-        let _ = rustix::process::kill_process(leader, Signal::KILL);
-    }
 }
 
 /// Moves a process, or this one if `None`, into a process group of its own.

@@ -10,9 +10,9 @@ use std::thread::ThreadId;
 
 use crate::channel::{AnyWorkerIo, StatusPage, WorkerIo};
 use crate::failure::{BacktraceStyle, PanicReport, RawBacktrace};
-use crate::sys::process;
 use crate::sys::process::Pid;
 use crate::sys::stack::Stack;
+use crate::sys::{original, process};
 use crate::user_code;
 use crate::wire::call::{FromWorker, Outcome, ReplyHeader, SetupReport};
 use crate::wire::frame;
@@ -116,14 +116,16 @@ impl CaptureState {
     }
 }
 
-/// Runs code of the user's.
+/// Runs code of the user's. If the code forks, its copy of this process does not return from here: it exits.
 ///
 /// # Errors
 ///
 /// The report of its panic.
 pub(crate) fn run<T>(code: impl FnOnce() -> T) -> Result<T, PanicReport> {
     let code = || __rust_begin_short_backtrace(code);
-    catch_unwind(AssertUnwindSafe(code)).map_err(|payload| {
+    let outcome = catch_unwind(AssertUnwindSafe(code));
+    original::exit_copy();
+    outcome.map_err(|payload| {
         // First the report: what the panic carries may panic when it is dropped.
         let report = take(&*payload);
         user_code::drop_payload(payload);
@@ -178,7 +180,10 @@ fn on_panic(worker: ThreadId, info: &PanicHookInfo<'_>, others: &Hook) {
     let mut report = PanicReport::new(message.to_owned(), location);
     report.backtrace = encoded_backtrace(captured.style).unwrap_or_default();
     if cfg!(panic = "abort") {
-        send_last_report(&mut captured, report);
+        // A copy of this process aborts, and answers no call of its original's.
+        if !original::is_copy() {
+            send_last_report(&mut captured, report);
+        }
     } else {
         captured.report = Some(report);
     }

@@ -6,6 +6,7 @@
 mod harness;
 
 mod clerks;
+mod defiance;
 mod faults;
 mod handover;
 mod hostile;
@@ -113,6 +114,7 @@ fn tests() -> Vec<Tests> {
         stop_signals::TESTS,
         upgrades::TESTS,
         stuck::TESTS,
+        defiance::TESTS,
         network::TESTS,
         silence::TESTS,
         #[cfg(feature = "tls")]

@@ -19,6 +19,7 @@ pub fn play(role: &str, address: &str) {
             server(options, address);
         }
         "client" => System::new().block_on(client(options, address)),
+        "rebels" => System::new().block_on(crate::defiance::client(options, place(options, address))),
         "hostile" => crate::hostile::play(options, address),
         "quiet" => System::new().block_on(quiet(place(options, address))),
         "guest" => System::new().block_on(guest(address)),
@@ -80,6 +81,8 @@ fn server(options: &str, address: &str) {
     }
     let ended = if words.value("stranger").is_some() {
         Server::<Mule>::new(None).listen(address).map_err(ServerError::from).and_then(Server::run)
+    } else if words.value("rebels").is_some() {
+        words.run(Server::<Rebel>::new(Orders::default()), address)
     } else if let Some(group) = words.value("mills_for") {
         let mills = Server::<Mill>::new(()).group(group).expect("a group");
         mills.listen(address).map_err(ServerError::from).and_then(Server::run)

@@ -1,6 +1,7 @@
 //! Fork servers and workers as processes, and the runtimes they are started from.
 
 mod boot;
+mod defiance;
 mod frozen;
 #[path = "../harness/mod.rs"]
 mod harness;
@@ -11,4 +12,5 @@ mod runtimes;
 mod server;
 mod stop_signals;
 mod terminals;
+mod tools;
 mod workers;
