@@ -280,18 +280,19 @@ impl Session {
             self.state = SessionState::NoWorker;
             self.handle_refusal(refusal, host);
         }
-        if notice.worker_ended {
+        if notice.worker_ended || notice.exit_report.is_some() {
             self.take_last_replies(host);
         }
-        if let Some(exit_report) = notice.exit_report {
-            self.handle_exit(exit_report, host);
-        }
+        // Before the exit report: most likely the stop has killed the worker.
         if notice.stopped {
             let stopped = self.scheduler.stopped_failure();
             for call in self.calls.clear() {
                 self.answer(&call, stopped.clone());
             }
             self.drop_worker(RetireReason::PoolEnds);
+        }
+        if let Some(exit_report) = notice.exit_report {
+            self.handle_exit(exit_report, host);
         }
     }
 
