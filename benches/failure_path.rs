@@ -2,7 +2,8 @@
 //!
 //! A call on a held checkout in a context with a handler, a local and no baggage, beside the same call without a
 //! context. Then the time from the kill of a busy worker to its caller's failure, beside the bare notice of a death:
-//! end-of-file on a socket pair of a killed process, heard by an async task. Last, very many calls in a row in one
+//! end-of-file on a socket pair of a killed process, heard by an async task. Then the report of a panic without a
+//! backtrace beside that of an abort: both lose the worker, and what the first costs more is the report. Last, very many calls in a row in one
 //! context, each made once the one before was answered: what a call costs and leaves behind, at the beginning and at
 //! the end.
 
@@ -16,7 +17,8 @@ use actix::Addr;
 use forkpool::prelude::*;
 use rustix::process::{Signal, kill_process};
 use support::{
-    Apprentice, Placement, Report, Series, Setting, Sleep, Sleeper, Whereabouts, each, echo, process_id,
+    AbortProcess, Apprentice, Panic, Placement, Report, Series, Setting, Sleep, Sleeper, Whereabouts, each,
+    echo, process_id,
 };
 
 /// Calls of one round; a round is short so that a disturbance of the machine spoils few samples.
@@ -41,6 +43,7 @@ async fn measure(setting: Setting) -> Report {
     let mut report = Report::default();
     overhead(setting, &pool, &context, &mut report).await;
     death_notice(setting, &pool, &context, &mut report).await;
+    panic_report(setting, &pool, &mut report).await;
     if setting.placement == Placement::Any {
         // Whether anything grows does not depend on who runs where.
         many_in_a_row(setting, &pool, &context, &mut report).await;
@@ -123,6 +126,32 @@ async fn told_of_death(setting: Setting, pool: &PoolHandle<Apprentice>) -> f64 {
     let took = began.elapsed();
     assert_eq!(failure.kind(), FailureKind::Died, "the call was lost to its worker's death");
     took.as_secs_f64()
+}
+
+async fn panic_report(setting: Setting, pool: &PoolHandle<Apprentice>, report: &mut Report) {
+    let mut panics = Series::seconds("forkpool, from a call that panics to its failure");
+    let mut aborts = Series::seconds("forkpool, from a call that aborts to its failure");
+    for round in 0..setting.rounds(200) {
+        // Each goes first as often as the other.
+        for turn in [round, round + 1] {
+            let checkout = pool.checkout().start();
+            support::pin_workers(setting, std::slice::from_ref(&checkout)).await;
+            let began = Instant::now();
+            if turn % 2 == 0 {
+                let failure = checkout.send(Panic).await.expect("an answer").expect_err("a panic");
+                panics.push(began.elapsed().as_secs_f64());
+                assert_eq!(failure.kind(), FailureKind::Panic, "{failure}");
+                assert!(failure.panic().is_some_and(|report| report.backtrace.is_empty()), "{failure:#}");
+            } else {
+                let failure = checkout.send(AbortProcess).await.expect("an answer").expect_err("a death");
+                aborts.push(began.elapsed().as_secs_f64());
+                assert_eq!(failure.kind(), FailureKind::Died, "{failure}");
+            }
+        }
+    }
+    [&panics, &aborts].into_iter().for_each(|series| report.row(series));
+    report
+        .ratio(&format!("failure/panic_over_abort@{}", setting.placement), panics.median() / aborts.median());
 }
 
 async fn many_in_a_row(

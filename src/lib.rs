@@ -85,11 +85,17 @@ mod channel;
 #[cfg(target_os = "linux")]
 mod config;
 #[cfg(target_os = "linux")]
+mod escape;
+#[cfg(target_os = "linux")]
 mod failure;
+#[cfg(target_os = "linux")]
+mod frozen_time;
 #[cfg(target_os = "linux")]
 mod request_log;
 #[cfg(target_os = "linux")]
 mod server;
+#[cfg(target_os = "linux")]
+mod silence;
 #[cfg(target_os = "linux")]
 mod sys;
 #[cfg(target_os = "linux")]

@@ -125,7 +125,7 @@ fn a_child_that_a_worker_leaves_behind_keeps_nobody_waiting() {
     });
 }
 
-/// W7
+/// W7, G8
 #[test]
 fn a_program_that_listens_to_nothing_prints_what_its_workers_print() {
     let printed = std::process::Command::new(std::env::current_exe().expect("this program"))
@@ -135,6 +135,8 @@ fn a_program_that_listens_to_nothing_prints_what_its_workers_print() {
     let printed = String::from_utf8_lossy(&printed.stderr);
     assert!(printed.contains("[mule/1] on standard output"), "{printed}");
     assert!(printed.contains("[mule/1] on standard error"), "{printed}");
+    // G8: what a worker prints is data.
+    assert!(printed.contains("[mule/1] \\u{1b}[2J") && !printed.contains('\x1b'), "{printed}");
 }
 
 #[test]
@@ -142,7 +144,7 @@ fn a_program_that_listens_to_nothing_prints_what_its_workers_print() {
 fn a_worker_prints_for_the_test_above() {
     run(async {
         let pool = mules().start().expect("the pool starts");
-        let trick = say(&["on standard output"], &["on standard error"], Trick::Nothing);
+        let trick = say(&["on standard output", "\x1b[2J"], &["on standard error"], Trick::Nothing);
         assert!(answer(pool.send(trick)).await.is_ok());
         pool.stop(PATIENCE).await;
     });

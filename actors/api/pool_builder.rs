@@ -73,7 +73,8 @@ impl<W: Worker> PoolBuilder<W> {
 
     /// Sets the time limit of one call, from when it is first in its checkout's queue to its answer. When it passes, the
     /// caller receives [`Timeout`](crate::FailureKind::Timeout) and the worker is killed. Default: 30 s; `None` is no
-    /// limit.
+    /// limit. Time in which the application's processes stood still does not count, here and for all other limits: a container
+    /// that is paused, a debugger.
     pub fn timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.timeout = limit.into();
         self
@@ -257,6 +258,15 @@ impl<W: Worker> PoolBuilder<W> {
     /// [connect](crate::Pool::connect) to `tls:host:port`, which need it.
     pub fn certificates(mut self, certificates: Certificates) -> Self {
         self.connect.certificates = Some(certificates);
+        self
+    }
+
+    /// Sets how long the server may be silent until the pool takes it for dead, 100 ms to a day. Only for pools that
+    /// [connect](crate::Pool::connect) to `tcp:host:port` or `tls:host:port`, which send their server a ping each second, or three
+    /// within this time. Calls that wait are then served by the next server that answers at the address. Calls that run on
+    /// workers of the silent one may finish; if that is frozen and goes on, they do. Default: 3 s.
+    pub fn dead_after(mut self, time: Duration) -> Self {
+        self.connect.dead_after = Some(time);
         self
     }
 

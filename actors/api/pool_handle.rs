@@ -26,6 +26,7 @@ use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::command::Command;
 use crate::actors::session::CallOptions;
 use crate::actors::session::dispatch::{BatchRelay, Relay};
+use crate::actors::threads::symbolizer;
 use crate::actors::transport::blobs;
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
@@ -247,7 +248,12 @@ impl<W: Worker> PoolHandle<W> {
     /// Dropping the future changes nothing.
     pub fn ready(&self) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
         let (ready, scheduler) = (self.shared.scheduler.ready(), self.shared.scheduler.clone());
-        async move { ready.await.unwrap_or_else(|_| Err(scheduler.stopped_failure())) }
+        async move {
+            match ready.await.unwrap_or_else(|_| Err(scheduler.stopped_failure())) {
+                Ok(()) => Ok(()),
+                Err(failure) => Err(symbolizer::resolved(failure).await),
+            }
+        }
     }
 
     /// Returns what the pool is doing now, and its totals since its start.

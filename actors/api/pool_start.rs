@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::dev::channel as actix_channel;
 use actix::{Actor, Addr, Arbiter, ArbiterHandle};
@@ -27,6 +29,7 @@ use crate::certificates::Certificates;
 use crate::channel;
 use crate::config::{OptionError, Options, Transport};
 use crate::failure;
+use crate::failure::BacktraceStyle;
 use crate::server::{Boot, boot};
 use crate::sys::arena::PAGE;
 use crate::sys::own_program::{CannotRestart, OwnProgram};
@@ -120,12 +123,20 @@ pub(super) enum PoolOrigin<W: Worker> {
     Server { address: String },
 }
 
+/// How long a server at a port may be silent by default (3 s): longer than a busy machine or a lost packet delays an answer,
+/// short enough that a call with the default limit gets another worker.
+const DEFAULT_DEAD_AFTER: Duration = Duration::from_secs(3);
+
+/// Shortest and longest such time: several answers fit into the one, and the other is as good as never.
+const DEAD_AFTER: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 60 * 60);
+
 /// The options that have a meaning only for pools that connect to a standalone server.
 #[derive(Debug, Default)]
 pub(super) struct ConnectOptions {
     pub(super) trust_user: Option<u32>,
     pub(super) certificates: Option<Certificates>,
     pub(super) allow_unauthenticated: bool,
+    pub(super) dead_after: Option<Duration>,
 }
 
 impl ConnectOptions {
@@ -143,12 +154,25 @@ impl ConnectOptions {
             let rule = "only a pool that connects to a server at tls:host:port presents certificates";
             return Err(OptionError::new("certificates", "set".to_owned(), rule));
         }
+        self.validate_dead_after(is_tcp || is_tls)?;
         if self.allow_unauthenticated && !is_tcp {
             let rule = "only a connection to tcp:host:port is unauthenticated";
             let option = "allow_unauthenticated_beyond_loopback";
             return Err(OptionError::new(option, "true".to_owned(), rule));
         }
         Ok(())
+    }
+
+    fn validate_dead_after(&self, is_at_port: bool) -> Result<(), OptionError> {
+        let Some(time) = self.dead_after else { return Ok(()) };
+        let rule = match DEAD_AFTER.contains(&time) {
+            _ if !is_at_port => {
+                "only a pool that connects to a server at tcp:host:port or tls:host:port sends pings"
+            }
+            false => "it must be 100ms to 86400s",
+            true => return Ok(()),
+        };
+        Err(OptionError::new("dead_after", format!("{time:?}"), rule))
     }
 
     /// Returns where the server at this address is reached.
@@ -164,6 +188,7 @@ impl ConnectOptions {
                 port,
                 certificates: self.certificates.clone(),
                 beyond_loopback: self.allow_unauthenticated,
+                dead_after: self.dead_after.unwrap_or(DEFAULT_DEAD_AFTER),
             }),
             Address::Unix(path) => Ok(ServerSource::Path { path, trusted: self.trust_user }),
             Address::Inherited(_) => Err(AddressError::ForServers { address: address.to_owned() }.into()),
@@ -272,6 +297,7 @@ impl<W: Worker> PoolBuilder<W> {
                 kill_grace: self.options.kill_grace,
                 memory_limit: self.options.memory_limit,
             },
+            backtrace: BacktraceStyle::here(),
             config,
         });
         let mut bytes = Vec::new();

@@ -166,6 +166,15 @@ impl<W: Worker> Server<W> {
         self
     }
 
+    /// Sets how long a client at a port may be silent until the server takes it for dead and kills its workers, at least 3 s.
+    /// Clients send a ping each second, from a thread that no code of the application blocks. The end of a client's process
+    /// is noticed at once; this is for a machine or a network that is gone. A client that is paused for longer loses its
+    /// workers, so choose a time that is longer than what happens to your applications. Default: 30 s.
+    pub fn client_dead_after(mut self, time: Duration) -> Self {
+        self.options.client_dead_after = time;
+        self
+    }
+
     /// Runs the preload and serves on this thread, which must be the only one of its process, until a signal ends it.
     ///
     /// After SIGTERM, or SIGHUP unless that is ignored, the server accepts no more work, notifies its clients, and exits with

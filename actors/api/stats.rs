@@ -160,7 +160,7 @@ impl Totals {
         self.ran.add(duration);
     }
 
-    /// Counts a checkout that released its worker after this long.
+    /// Counts a checkout that held its worker for this long, however that ended.
     pub(crate) fn add_hold(&self, duration: Duration) {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         // A moving average over about eight checkouts; a lost update among threads does no harm to an estimate.

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use actix_rt::time::timeout;
 use tokio::sync::oneshot;
 
 use super::stop_report::{LeftProcess, StopReport};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::command::{INSPECT_TIMEOUT, STOP_TIMEOUT};
 use crate::actors::threads;
+use crate::actors::threads::real_time::within;
 use crate::failure::{Failure, FailureKind};
 use crate::sys::figures;
 use crate::wire::control::ServerReport;
@@ -45,12 +45,12 @@ pub(super) fn stop(scheduler: &Arc<Scheduler>, drain: Duration) -> Option<onesho
     let stopping = scheduler.clone();
     on_own_thread(scheduler, async move |mut answer: oneshot::Sender<StopReport>| {
         stopping.stop();
-        if timeout(drain, answer.closed()).await.is_ok() {
+        if within(drain, answer.closed()).await.is_some() {
             return;
         }
         stopping.stop_now();
         stopping.living_workers().iter().for_each(|worker| stopping.kill(worker));
-        if timeout(STOP_TIMEOUT + MARGIN, answer.closed()).await.is_err() {
+        if within(STOP_TIMEOUT + MARGIN, answer.closed()).await.is_none() {
             // The requester has just given it up.
             let _ = answer.send(report(&stopping));
         }
@@ -63,7 +63,7 @@ pub(super) fn inspect(
 ) -> Option<oneshot::Receiver<Result<ServerReport, Failure>>> {
     let name = scheduler.options.name.clone();
     on_own_thread(scheduler, async move |mut answer: oneshot::Sender<_>| {
-        if timeout(INSPECT_TIMEOUT + MARGIN, answer.closed()).await.is_err() {
+        if within(INSPECT_TIMEOUT + MARGIN, answer.closed()).await.is_none() {
             let text = format!("{STANDS_STILL} for {INSPECT_TIMEOUT:?}");
             let failure = Failure::of(FailureKind::NoServer, "").with_chain(&[text]);
             // The requester has just given it up.

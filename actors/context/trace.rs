@@ -8,6 +8,7 @@ use std::sync::Arc;
 use actix::Message;
 
 use super::ErrorContext;
+use crate::escape;
 use crate::failure::{Failure, FailureKind};
 
 /// The number of innermost frames, the call included, that a trace of a longer chain keeps.
@@ -58,14 +59,8 @@ impl TraceFrame {
 
 impl fmt::Display for TraceFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{} - ", self.file(), self.line())?;
         // A frame stays on one line, also if its name contains line breaks.
-        self.name.chars().map(|char| if matches!(char, '\n' | '\r') { ' ' } else { char }).try_for_each(
-            |char| {
-                use fmt::Write;
-                f.write_char(char)
-            },
-        )
+        write!(f, "{}:{} - {}", self.file(), self.line(), escape::one_line(&self.name))
     }
 }
 

@@ -18,6 +18,10 @@ pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the server may take to answer a request for its statistics (5 s).
 pub(crate) const INSPECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Time between two kills of a worker that was killed and has not ended (1 s). The signal may have been refused, the server
+/// may have been gone that was to send it, or the worker may have changed its user for the time being.
+pub(crate) const KILL_AGAIN: Duration = Duration::from_secs(1);
+
 /// A decision of the scheduler. The supervisor carries out commands in the order in which they were sent.
 pub(crate) enum Command {
     /// Start the fork server or connect to it. This is the first command, and the supervisor does nothing before it.
@@ -28,6 +32,8 @@ pub(crate) enum Command {
     Retire(Vec<RetiringWorker>),
     /// Kill a worker after `grace`, which has received SIGTERM.
     KillLater { worker: WorkerHandle, grace: Duration },
+    /// Kill this worker again after [`KILL_AGAIN`], and so on, until it has ended.
+    KillAgain(u64),
     /// Have a worker's server signal the worker, because this process is not permitted to: SIGKILL with `kill`,
     /// otherwise SIGTERM.
     SignalViaServer { worker: u64, kill: bool },

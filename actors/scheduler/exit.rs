@@ -8,7 +8,8 @@ use crate::failure::{Ending, Failure, MemoryVerdict, WorkerFacts};
 use crate::wire::control::Ended;
 
 /// How long a worker's exit report is awaited after the worker has closed its channel (500 ms). A worker without a
-/// report by then has closed its channel without exiting.
+/// report by then has closed its channel without exiting, or its server does not report its exit: see
+/// [`unreported_end`].
 pub(crate) const EXIT_REPORT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How a worker exited, as far as this is known.
@@ -32,6 +33,8 @@ impl ExitReport {
         memory_limit: Option<u64>,
     ) -> Failure {
         let facts = worker.facts(calls_served);
+        let failure =
+            if self.is_kill() { failure } else { failure.with_last_words(worker.output.last_words()) };
         match self {
             ExitReport::Known(ended) => {
                 let facts = WorkerFacts {
@@ -44,6 +47,14 @@ impl ExitReport {
             }
             ExitReport::Unknown => failure.on_worker(facts).with_ending(Ending::Unknown),
         }
+    }
+
+    /// Returns whether SIGKILL ended the worker, so that nothing in it is known to be the cause.
+    fn is_kill(&self) -> bool {
+        matches!(
+            self,
+            ExitReport::Known(Ended { ending: Ending::Signaled { signal: libc::SIGKILL, .. }, .. })
+        )
     }
 
     /// Returns whether the server's watchdog killed the worker because its call ran for too long.
@@ -60,6 +71,15 @@ impl ExitReport {
     }
 }
 
+/// Says of a worker whose channel has ended, but whose exit was not reported, what is known of its process.
+pub(crate) fn unreported_end(is_running: Option<bool>) -> &'static str {
+    match is_running {
+        Some(true) => "closed its channel and was killed",
+        Some(false) => "ended its process, and its server has not reported how",
+        None => "ended its channel, and its server has not reported an exit: it was killed in case it ran on",
+    }
+}
+
 /// What programs in Rust, C++ and C print when an allocation fails.
 const OUT_OF_MEMORY: [&str; 4] =
     ["memory allocation of ", "bad_alloc", "Cannot allocate memory", "out of memory"];
@@ -67,11 +87,28 @@ const OUT_OF_MEMORY: [&str; 4] =
 /// Returns which memory limit ended a worker, if one did.
 ///
 /// At the worker's own limit an allocation fails, and the program decides what follows. Most programs print a message
-/// and abort, so the message is what this looks for.
+/// and abort, so the message is what this looks for. SIGKILL is no such decision.
 fn memory_verdict(ended: &Ended, output: &OutputPipe, memory_limit: Option<u64>) -> Option<MemoryVerdict> {
     if ended.out_of_memory {
         return Some(MemoryVerdict::OutOfMemoryKiller);
     }
-    let limit = memory_limit.filter(|_| ended.ending != Ending::Exited { code: 0 })?;
+    let by_itself =
+        !matches!(ended.ending, Ending::Signaled { signal: libc::SIGKILL, .. } | Ending::Exited { code: 0 });
+    let limit = memory_limit.filter(|_| by_itself)?;
     output.tail_contains(&OUT_OF_MEMORY).then_some(MemoryVerdict::OwnLimit { limit })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// G8
+    #[test]
+    fn a_worker_is_said_to_have_closed_its_channel_only_if_its_process_is_still_there() {
+        for is_running in [Some(true), Some(false), None] {
+            let text = unreported_end(is_running);
+            assert_eq!(text.contains("closed its channel"), is_running == Some(true), "{text}");
+            assert_eq!(text.contains("has not reported"), is_running != Some(true), "{text}");
+        }
+    }
 }

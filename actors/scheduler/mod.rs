@@ -166,7 +166,7 @@ impl Scheduler {
         self.update(|registry, now| {
             // No task knows this waiter yet, so there is no waker.
             let _no_waker = match acquire(&mut registry.state, waiter.id, now) {
-                Admission::Granted { worker } => self.grant(registry, &waiter, worker),
+                Admission::Granted { worker } => self.grant(registry, &waiter, worker, now),
                 Admission::Queued => {
                     registry.waiters.insert(waiter.id, waiter.clone());
                     if registry.outage.is_some() {
@@ -175,7 +175,8 @@ impl Scheduler {
                     None
                 }
                 Admission::Overloaded { waiting } => {
-                    waiter.notify(|notice| notice.refusal = Some(self.overloaded_failure(waiting)))
+                    let refusal = self.overloaded_failure(waiting, registry.usual_hold_so_far(now));
+                    waiter.notify(|notice| notice.refusal = Some(refusal))
                 }
                 Admission::Stopped => waiter.notify(|notice| notice.refusal = Some(self.stopped_failure())),
             };
@@ -342,10 +343,11 @@ impl Scheduler {
         if self.is_open() { self.no_server_failure() } else { self.stopped_failure() }
     }
 
-    fn overloaded_failure(&self, waiting: usize) -> Failure {
+    /// `so_far` is how long the workers that are lent now have been held.
+    fn overloaded_failure(&self, waiting: usize, so_far: Duration) -> Failure {
         let workers = u32::try_from(*self.options.workers.end()).unwrap_or(u32::MAX);
         let ahead = u32::try_from(waiting).unwrap_or(u32::MAX);
-        let estimate = self.totals.usual_hold().saturating_mul(ahead) / workers.max(1);
+        let estimate = self.totals.usual_hold().max(so_far).saturating_mul(ahead) / workers.max(1);
         Failure::of(FailureKind::Overloaded, format!("{waiting} checkouts are waiting already"))
             .in_pool(&self.options.name)
             .retry_in(estimate.max(Duration::from_millis(1)))
@@ -359,9 +361,10 @@ impl Scheduler {
     fn update<T>(self: &Arc<Self>, change: impl FnOnce(&mut Registry, Instant) -> T) -> T {
         let mut effects = Effects::default();
         let mut registry = self.registry.lock();
-        let result = change(&mut registry, Instant::now());
+        let now = Instant::now();
+        let result = change(&mut registry, now);
         while let Some(action) = registry.state.next_action() {
-            self.carry_out(&mut registry, action, &mut effects);
+            self.carry_out(&mut registry, action, &mut effects, now);
         }
         let next = registry.state.next_tick();
         if next.is_some_and(|next| registry.tick_at.is_none_or(|at| next < at)) {
@@ -381,7 +384,13 @@ impl Scheduler {
         result
     }
 
-    fn carry_out(self: &Arc<Self>, registry: &mut Registry, action: Action, effects: &mut Effects) {
+    fn carry_out(
+        self: &Arc<Self>,
+        registry: &mut Registry,
+        action: Action,
+        effects: &mut Effects,
+        now: Instant,
+    ) {
         match action {
             Action::Fork(worker) => {
                 registry.workers.insert(worker, WorkerResources::default());
@@ -393,7 +402,7 @@ impl Scheduler {
             }
             Action::Grant { to, worker } => {
                 if let Some(waiter) = registry.waiters.remove(&to) {
-                    effects.wake.extend(self.grant(registry, &waiter, worker));
+                    effects.wake.extend(self.grant(registry, &waiter, worker, now));
                 }
             }
             Action::Refuse(checkout) => {
@@ -405,11 +414,18 @@ impl Scheduler {
         }
     }
 
-    fn grant(self: &Arc<Self>, registry: &mut Registry, waiter: &Arc<Waiter>, worker: u64) -> Option<Waker> {
+    fn grant(
+        self: &Arc<Self>,
+        registry: &mut Registry,
+        waiter: &Arc<Waiter>,
+        worker: u64,
+        now: Instant,
+    ) -> Option<Waker> {
         let resources = registry.workers.get_mut(&worker)?;
         let handle = resources.handle.clone()?;
         let channel = resources.channel.take()?;
         resources.holder = Some(waiter.clone());
+        resources.held_since = Some(now);
         self.totals.count_checkout();
         let lease = Lease::new(self.clone(), handle, channel);
         waiter.notify(|notice| notice.lease = Some(lease))

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -44,6 +44,8 @@ pub(super) struct WorkerResources {
     pub(super) channel: Option<HostChannel>,
     /// The checkout that holds it, while it is lent.
     pub(super) holder: Option<Arc<Waiter>>,
+    /// When it was lent last.
+    pub(super) held_since: Option<Instant>,
 }
 
 impl Registry {
@@ -55,6 +57,14 @@ impl Registry {
     /// Returns the checkouts that hold a worker.
     pub(super) fn holders(&self) -> impl Iterator<Item = &Arc<Waiter>> {
         self.workers.values().filter_map(|worker| worker.holder.as_ref())
+    }
+
+    /// Returns how long the workers that are lent have been held so far, on average.
+    pub(super) fn usual_hold_so_far(&self, now: Instant) -> Duration {
+        let held = self.workers.values().filter(|worker| worker.holder.is_some());
+        let since: Vec<Instant> = held.filter_map(|worker| worker.held_since).collect();
+        let sum: Duration = since.iter().map(|&since| now.saturating_duration_since(since)).sum();
+        sum / u32::try_from(since.len()).unwrap_or(u32::MAX).max(1)
     }
 
     /// Answers those that wait for the fewest workers.

@@ -33,13 +33,16 @@ impl Scheduler {
     }
 
     /// Notes that a worker's process has ended, which its server has not reported. If it is idle, no checkout gets it any
-    /// more; a holder finds the end of its channel.
+    /// more. A holder is notified: another process may hold the worker's end of the channel.
     pub(crate) fn mark_exited(self: &Arc<Self>, worker: &WorkerHandle) {
         worker.mark_exited();
-        let _dropped_unlocked = self.update(|registry, now| {
+        let (wake, _dropped_unlocked) = self.update(|registry, now| {
             registry.has_lost_worker = true;
-            self.take_away_dead(registry, worker.number, now)
+            let holder = registry.workers.get(&worker.number).and_then(|worker| worker.holder.as_ref());
+            let wake = holder.and_then(|waiter| waiter.notify(|notice| notice.worker_ended = true));
+            (wake, self.take_away_dead(registry, worker.number, now))
         });
+        wake.into_iter().for_each(Waker::wake);
     }
 
     fn take_away_dead(
@@ -79,11 +82,25 @@ impl Scheduler {
         }
     }
 
-    /// Kills a worker: directly, or via its server if this process is not permitted to.
+    /// Kills a worker: directly, or via its server if this process is not permitted to. It is killed again every now and
+    /// then until it has ended.
     pub(crate) fn kill(&self, worker: &WorkerHandle) {
         if worker.kill().is_err() {
             self.command(Command::SignalViaServer { worker: worker.number, kill: true });
         }
+        if worker.begin_killing() {
+            self.command(Command::KillAgain(worker.number));
+        }
+    }
+
+    /// Kills a worker again that was killed before, and has its server kill it as well. Returns whether its end had not been
+    /// reported by now.
+    pub(crate) fn kill_again(&self, worker: u64) -> bool {
+        let Some(handle) = self.worker_handle(worker) else { return false };
+        // Its server does what is asked for below.
+        let _ = handle.kill();
+        self.command(Command::SignalViaServer { worker, kill: true });
+        true
     }
 
     /// Sends SIGTERM to a worker, and kills it after `grace` if it is still running.

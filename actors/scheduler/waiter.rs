@@ -17,6 +17,8 @@ pub(crate) struct Notice {
     pub(crate) lease: Option<Lease>,
     /// Why the checkout gets no worker.
     pub(crate) refusal: Option<Failure>,
+    /// The process of the checkout's worker has ended; the exit report follows, if there is one.
+    pub(crate) worker_ended: bool,
     /// How the checkout's worker exited.
     pub(crate) exit_report: Option<ExitReport>,
     /// The pool is stopping; queued calls may still run.

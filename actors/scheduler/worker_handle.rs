@@ -9,7 +9,7 @@ use crate::actors::telemetry::stdio::OutputPipe;
 use crate::actors::transport::blobs::BorrowedBlobs;
 use crate::actors::transport::watching;
 use crate::failure::WorkerFacts;
-use crate::sys::{Errno, adopted, descriptors, figures, process};
+use crate::sys::{Errno, adopted, descriptors, figures, kill, process};
 
 /// A forked worker's process, as the scheduler knows it; its state is in the pool state.
 #[derive(Clone)]
@@ -22,6 +22,8 @@ pub(crate) struct WorkerHandle {
     pub(crate) exit_unreported: Arc<AtomicBool>,
     /// Whether its pidfd has shown its end.
     pub(crate) has_exited: Arc<AtomicBool>,
+    /// Whether it was killed, and is killed again until it has ended.
+    pub(crate) is_killed: Arc<AtomicBool>,
     pub(crate) forked_at: Instant,
     pub(crate) output: Arc<OutputPipe>,
     /// Blobs that the worker may still read although no call with them is open.
@@ -29,14 +31,19 @@ pub(crate) struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// Sends SIGKILL to the process.
+    /// Sends SIGKILL to the process, and to the process group that it was given where the kernel can.
     ///
     /// # Errors
     ///
     /// The error of the system call, `EPERM` if this process is not permitted to signal the worker or the worker is on
     /// another machine. No signal was sent then; `Scheduler::kill` has the worker's server send it.
     pub(crate) fn kill(&self) -> rustix::io::Result<()> {
-        process::kill(self.pidfd()?)
+        kill::kill(self.pidfd()?)
+    }
+
+    /// Notes that the worker is killed. Returns whether this is the first time.
+    pub(crate) fn begin_killing(&self) -> bool {
+        !self.is_killed.swap(true, Ordering::Relaxed)
     }
 
     /// Sends SIGTERM to the process.
@@ -45,7 +52,7 @@ impl WorkerHandle {
     ///
     /// The same as for [`kill`](Self::kill).
     pub(crate) fn terminate(&self) -> rustix::io::Result<()> {
-        process::terminate(self.pidfd()?)
+        kill::terminate(self.pidfd()?)
     }
 
     fn pidfd(&self) -> rustix::io::Result<BorrowedFd<'_>> {
@@ -87,10 +94,22 @@ impl WorkerHandle {
         figures::state(self.pidfd().ok()?)
     }
 
-    /// Reaps the process after its exit, if this process has adopted it. Returns whether it is still to be adopted, so
-    /// that this is to be called again.
+    /// Returns whether the process runs; `None` if this process does not see it.
+    pub(crate) fn is_running(&self) -> Option<bool> {
+        let pidfd = self.pidfd.as_ref()?;
+        if self.has_exited() {
+            return Some(false);
+        }
+        process::has_exited(pidfd.as_fd()).map(|has_exited| !has_exited)
+    }
+
+    /// Reaps the process after its exit, if this process has adopted it, and kills the rest of its group where the kernel
+    /// can. Returns whether it is still to be adopted, so that this is to be called again.
     pub(crate) fn reap_adopted(&self) -> bool {
-        self.pidfd.as_ref().is_some_and(|pidfd| adopted::reap_adopted(pidfd.as_fd()))
+        self.pidfd.as_ref().is_some_and(|pidfd| {
+            kill::kill_group_of(pidfd.as_fd());
+            adopted::reap_adopted(pidfd.as_fd())
+        })
     }
 
     /// Returns a duplicate of the pidfd, with which another process can kill the worker.

@@ -26,14 +26,14 @@ impl Session {
         true
     }
 
-    /// Returns when a worker that is held with nothing to run is taken from the checkout, and the limit that sets
-    /// this deadline.
-    pub(super) fn idle_deadline(&self) -> Option<(Instant, Duration)> {
+    /// Returns since when a worker has been held with nothing to run, and after which time it is taken from the
+    /// checkout.
+    pub(super) fn idle_limit(&self) -> Option<(Instant, Duration)> {
         let limit = self.options.idle_checkout_timeout?;
         let idle = matches!(self.state, SessionState::Held(_))
             && self.calls.is_empty()
             && self.pending_error.is_none();
-        if idle { Some((self.idle_since.checked_add(limit)?, limit)) } else { None }
+        idle.then_some((self.idle_since, limit))
     }
 
     /// Releases a worker that the checkout holds with nothing to run. State that the worker kept for the checkout
@@ -42,7 +42,7 @@ impl Session {
         let SessionState::Held(lease) = &self.state else { return };
         let worker = lease.worker.number;
         let failure = Failure::of(FailureKind::Timeout, "").in_phase(Phase::Holding).at_limit(limit);
-        let facts = lease.worker.facts(Some(self.calls_served));
+        let facts = lease.worker.facts_and_usage(Some(self.calls_served));
         self.fatal = Some(failure.in_pool(&self.scheduler.options.name).on_worker(facts));
         self.finish_lease();
         let pool = self.scheduler.options.name.clone();

@@ -43,6 +43,13 @@ impl Session {
 
     /// Fails the first call, which could not be run, and clears those behind it. The checkout goes on.
     pub(super) fn fail_first_call(&mut self, failure: Failure, host: &mut dyn Host) {
+        if let Some(failure) = self.resolve_first(failure, false) {
+            self.end_first_call(failure, host);
+        }
+    }
+
+    /// Delivers the failure of a first call.
+    pub(super) fn end_first_call(&mut self, failure: Failure, host: &mut dyn Host) {
         let mut calls = self.calls.clear().into_iter();
         self.forget_written_calls();
         self.unread_outbox = None;
@@ -56,14 +63,24 @@ impl Session {
         let failure = failure.in_pool(&self.scheduler.options.name);
         self.count_kill(&failure);
         let failure = match self.calls.first() {
-            Some((call, _)) if failure.call().is_none() => {
-                let times = CallTimes::of_first(&self.calls, self.waited, Instant::now());
-                let ran = (self.calls.unanswered() > 0).then_some(times.ran);
-                let failure = if ran.is_some() { failure.in_phase(Phase::Running) } else { failure };
-                failure.during(call.method.name).with_times(times.waited, ran)
-            }
+            Some((call, _)) if failure.call().is_none() => self.with_times(failure, call),
             _ => failure,
         };
+        if let Some(failure) = self.resolve_first(failure, true) {
+            self.end_checkout(failure, host);
+        }
+    }
+
+    /// Adds to the failure of the first call how long that has waited and run.
+    pub(super) fn with_times(&self, failure: Failure, first: &PendingCall) -> Failure {
+        let times = CallTimes::of_first(&self.calls, self.waited, Instant::now());
+        let ran = (self.calls.unanswered() > 0).then_some(times.ran);
+        let failure = if ran.is_some() { failure.in_phase(Phase::Running) } else { failure };
+        failure.during(first.method.name).with_times(times.waited, ran)
+    }
+
+    /// Delivers the failure that ends this checkout.
+    pub(super) fn end_checkout(&mut self, failure: Failure, host: &mut dyn Host) {
         let mut calls = self.calls.clear().into_iter();
         self.forget_written_calls();
         let first = calls.next().map(|call| (call, Some(failure.clone())));

@@ -8,12 +8,13 @@ mod errors;
 mod options;
 mod pending;
 mod replies;
+mod resolving;
 mod timers;
 mod worker_exit;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use crate::actors::scheduler::Scheduler;
@@ -22,6 +23,7 @@ use crate::actors::scheduler::lease::Lease;
 use crate::actors::scheduler::waiter::{Notice, Waiter};
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::telemetry::event_forwarder::{EventForwarder, LogSink};
+use crate::actors::threads::real_time::LazyTimer;
 use crate::actors::transport::Arrived;
 use crate::actors::transport::blobs;
 use crate::actors::transport::blobs::Encoded;
@@ -36,7 +38,7 @@ use errors::ErrorRecord;
 pub(crate) use options::CallOptions;
 use options::CallTimes;
 pub(crate) use pending::PendingSession;
-use timers::LazyTimer;
+use resolving::Resolving;
 
 /// How long `checkout_done` may take if calls have no time limit.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -63,12 +65,13 @@ enum SessionState {
     /// The worker runs `checkout_done`.
     Releasing {
         lease: Lease,
-        until: Instant,
+        since: Instant,
+        limit: Duration,
     },
     /// The worker closed its end of the channel, and the session waits for the exit report.
     AwaitingExit {
         lease: Lease,
-        until: Instant,
+        since: Instant,
     },
 }
 
@@ -89,6 +92,8 @@ pub(crate) struct Session {
     last_fence: u64,
     /// The failure that ended this checkout for good.
     fatal: Option<Failure>,
+    /// A failure that waits for its backtrace.
+    resolving: Option<Resolving>,
     /// A refusal that arrived when no call was queued; the next call is answered with it.
     refusal: Option<Failure>,
     /// Number of errors in the current lease that were delivered to requesters.
@@ -161,7 +166,8 @@ impl Session {
             let stopped = self.scheduler.stopped_failure();
             return self.answer(&call, stopped);
         }
-        if matches!(self.state, SessionState::NoWorker) && self.refusal.is_none() {
+        let needs_worker = self.refusal.is_none() && self.resolving.is_none();
+        if matches!(self.state, SessionState::NoWorker) && needs_worker {
             self.request_worker(Scheduler::acquire);
         }
         if self.scheduler.quarantine.is_some() {
@@ -198,6 +204,7 @@ impl Session {
             self.waiter.set_waker(cx.waker());
         }
         loop {
+            ready!(self.poll_resolving(cx, host));
             if let Some(notice) = self.waiter.take_notice() {
                 self.handle_notice(notice, host);
                 continue;
@@ -225,8 +232,18 @@ impl Session {
     pub(crate) fn abort(&mut self, reason: &str) {
         let aborted = Failure::of(FailureKind::Aborted, reason).in_pool(&self.scheduler.options.name);
         self.settle_error();
+        self.resolving = None;
+        let running = self.calls.first().map(|(call, _)| self.with_times(aborted.clone(), call));
+        let facts = self.kill_worker(RetireReason::Aborted);
+        let phase = matches!(self.state, SessionState::Waiting).then(|| self.leave_queue());
+        let complete = |failure: Failure| match (&facts, phase) {
+            (Some(facts), _) => failure.on_worker(facts.clone()),
+            (None, Some(phase)) => failure.in_phase(phase),
+            (None, None) => failure,
+        };
+        let (aborted, mut running) = (complete(aborted), running.map(complete));
         for call in self.calls.clear() {
-            self.answer(&call, aborted.clone());
+            self.answer(&call, running.take().unwrap_or_else(|| aborted.clone()));
         }
         self.drop_worker(RetireReason::Aborted);
         self.fatal.get_or_insert(aborted);
@@ -262,6 +279,9 @@ impl Session {
         if let Some(refusal) = notice.refusal {
             self.state = SessionState::NoWorker;
             self.handle_refusal(refusal, host);
+        }
+        if notice.worker_ended {
+            self.take_last_replies(host);
         }
         if let Some(exit_report) = notice.exit_report {
             self.handle_exit(exit_report, host);
@@ -421,6 +441,7 @@ impl Session {
                 // calls are not read.
                 lease.worker.borrowed.keep_until_exit(self.calls.take_blobs());
                 self.forget_written_calls();
+                self.count_hold();
                 match ends.filter(|_| !self.in_doubt) {
                     Some(reason) => lease.retire(reason),
                     None => drop(lease.kill(RetireReason::AfterError)),
@@ -435,9 +456,9 @@ impl Session {
     }
 
     fn releasing_state(&self, lease: Lease) -> SessionState {
-        let now = Instant::now();
-        let until = self.options.timeout.and_then(|limit| now.checked_add(limit));
-        SessionState::Releasing { lease, until: until.unwrap_or(now + RELEASE_TIMEOUT) }
+        let since = Instant::now();
+        let limit = self.options.timeout.filter(|limit| since.checked_add(*limit).is_some());
+        SessionState::Releasing { lease, since, limit: limit.unwrap_or(RELEASE_TIMEOUT) }
     }
 }
 

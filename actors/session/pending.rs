@@ -34,6 +34,7 @@ impl PendingSession {
             pending_error: None,
             last_fence: 0,
             fatal: None,
+            resolving: None,
             refusal: None,
             errors_seen: 0,
             in_doubt: false,

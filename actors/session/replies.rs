@@ -7,7 +7,7 @@ use super::{CallTimes, Host, PendingCall, Scheduler, Session, SessionState};
 use crate::actors::scheduler::state::ReleaseReport;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::blob;
-use crate::failure::{Failure, FailureKind, PanicReport, Phase, WorkerFacts};
+use crate::failure::{BacktraceStyle, Failure, FailureKind, PanicReport, Phase, WorkerFacts};
 use crate::wire::call::{FromWorker, Lending, Outcome, Released, ReplyHeader};
 use crate::wire::frame;
 use crate::wire::log_record::Logged;
@@ -166,7 +166,7 @@ impl Session {
             }
             (Outcome::Panicked { report, peak_memory, cpu_time }, _) => {
                 let usage = (Some(peak_memory), Some(cpu_time));
-                self.handle_panic(call, report, times, usage, host);
+                self.handle_panic(call, report.received(BacktraceStyle::here()), times, usage, host);
             }
             (Outcome::Cleared, _) => {
                 self.calls.put_back(call);
@@ -237,6 +237,7 @@ impl Session {
             | SessionState::Releasing { lease, .. }
             | SessionState::AwaitingExit { lease, .. } => {
                 let facts = lease.worker.facts_and_usage(Some(self.calls_served));
+                self.count_hold();
                 drop(lease.kill(reason));
                 Some(facts)
             }
@@ -260,7 +261,7 @@ impl Session {
         if let Some(channel) = lease.channel() {
             channel.calls_served = self.calls_served;
         }
-        self.scheduler.totals.add_hold(self.held_since.elapsed());
+        self.count_hold();
         lease.give_back(ReleaseReport { stop: released.stop, private_bytes: released.private_bytes });
         if self.calls.has_queued() {
             // These calls came through an address that was upgraded from a weak one meanwhile.

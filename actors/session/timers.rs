@@ -1,52 +1,17 @@
 //! The time limits of a checkout: one timer, set for the earliest deadline.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
-use actix_rt::time::{Sleep, sleep_until};
-
 use super::{Arrived, ExitReport, Host, Session, SessionState};
+use crate::actors::scheduler::exit::EXIT_REPORT_TIMEOUT;
 use crate::actors::scheduler::worker_state::RetireReason;
+use crate::actors::threads;
 use crate::failure::{Failure, FailureKind, Phase};
 
 /// Maximum number of reads before a deadline fires: many times what a channel holds at once, and a bound for a
 /// worker that never stops sending.
 const MAX_READS_BEFORE_TIMEOUT: usize = 512;
-
-/// A timer that is set anew only if it would fire too late, so that most calls set none.
-///
-/// Most calls are answered long before their limit. Moving the timer for each of them would cost more than an
-/// occasional wake-up that finds nothing due.
-#[derive(Default)]
-pub(super) struct LazyTimer {
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl LazyTimer {
-    /// Returns whether `due` has passed; if not, the task is woken when it has.
-    fn poll(&mut self, due: Instant, cx: &mut Context<'_>) -> bool {
-        loop {
-            let timer = match &mut self.timer {
-                Some(timer) if timer.deadline().into_std() <= due => timer,
-                Some(timer) => {
-                    timer.as_mut().reset(due.into());
-                    timer
-                }
-                None => self.timer.insert(Box::pin(sleep_until(due.into()))),
-            };
-            if timer.as_mut().poll(cx) == Poll::Pending {
-                return false;
-            }
-            if Instant::now() >= due {
-                self.timer = None;
-                return true;
-            }
-            timer.as_mut().reset(due.into());
-        }
-    }
-}
 
 /// Returns the failure of a call whose limit is zero. The call takes no worker and does not end the checkout.
 pub(super) fn no_time_left() -> Failure {
@@ -68,13 +33,43 @@ enum Deadline {
     Holding(Duration),
 }
 
+/// A time limit that runs.
+struct TimeLimit {
+    since: Instant,
+    /// When it passes, unless the application is frozen meanwhile.
+    at: Instant,
+    due: Deadline,
+}
+
+impl TimeLimit {
+    /// Returns `None` for a limit beyond the range of the clock, which never passes.
+    fn new(since: Instant, limit: Duration, due: Deadline) -> Option<Self> {
+        Some(TimeLimit { since, at: since.checked_add(limit)?, due })
+    }
+
+    /// Returns when it passes if the time does not count in which the application was frozen.
+    fn without_frozen_time(&self) -> Instant {
+        let frozen = threads::frozen_since(self.since);
+        self.at.checked_add(frozen).unwrap_or(self.at)
+    }
+
+    fn has_passed(&self) -> bool {
+        let now = Instant::now();
+        self.at <= now && self.without_frozen_time() <= now
+    }
+}
+
 impl Session {
     /// Fires the deadline that has passed, if any; returns whether the session has to be looked at again.
     pub(super) fn poll_deadline(&mut self, cx: &mut Context<'_>, host: &mut dyn Host) -> bool {
-        let Some((at, _)) = self.next_deadline() else {
+        let Some(limit) = self.next_deadline() else {
             return false;
         };
-        if !self.timer.poll(at, cx) {
+        if !self.timer.poll(limit.at, cx) {
+            return false;
+        }
+        let at = limit.without_frozen_time();
+        if at > limit.at && !self.timer.poll(at, cx) {
             return false;
         }
         // Bytes that can be read by now count as in time, even if the reactor has not reported them yet.
@@ -86,7 +81,7 @@ impl Session {
             if !self.handle_arrived(arrived, host) {
                 break;
             }
-            if self.next_deadline().is_none_or(|(at, _)| at > Instant::now()) {
+            if self.next_deadline().is_none_or(|limit| !limit.has_passed()) {
                 return true;
             }
         }
@@ -97,27 +92,31 @@ impl Session {
         if self.calls.extend_late_deadline(at.elapsed()) {
             return true;
         }
-        if let Some((_, due)) = self.next_deadline().filter(|(at, _)| *at <= Instant::now()) {
-            self.fire(due, host);
+        if let Some(limit) = self.next_deadline().filter(TimeLimit::has_passed) {
+            self.fire(limit.due, host);
         }
         true
     }
 
-    fn next_deadline(&self) -> Option<(Instant, Deadline)> {
+    fn next_deadline(&self) -> Option<TimeLimit> {
         match &self.state {
-            SessionState::Releasing { until, .. } => return Some((*until, Deadline::Release)),
-            SessionState::AwaitingExit { until, .. } => return Some((*until, Deadline::AwaitingExit)),
+            SessionState::Releasing { since, limit, .. } => {
+                return TimeLimit::new(*since, *limit, Deadline::Release);
+            }
+            SessionState::AwaitingExit { since, .. } => {
+                return TimeLimit::new(*since, EXIT_REPORT_TIMEOUT, Deadline::AwaitingExit);
+            }
             SessionState::NoWorker | SessionState::Waiting | SessionState::Held(_) => {}
         }
-        if let Some((at, limit)) = self.idle_deadline() {
-            return Some((at, Deadline::Holding(limit)));
+        if let Some((since, limit)) = self.idle_limit() {
+            return TimeLimit::new(since, limit, Deadline::Holding(limit));
         }
         let (call, since) = self.calls.first()?;
         let waiting = matches!(self.state, SessionState::Waiting);
         let wait = self.options.wait_timeout.filter(|_| waiting).map(|limit| (limit, Deadline::Wait(limit)));
         let own = call.limit.map(|limit| (limit, Deadline::Call(limit)));
-        let first = [own, wait].into_iter().flatten().min_by_key(|(limit, _)| *limit)?;
-        Some((since.checked_add(first.0)?, first.1))
+        let (limit, due) = [own, wait].into_iter().flatten().min_by_key(|(limit, _)| *limit)?;
+        TimeLimit::new(since, limit, due)
     }
 
     fn fire(&mut self, due: Deadline, host: &mut dyn Host) {
@@ -151,6 +150,12 @@ impl Session {
         self.fail_checkout(failure.at_limit(limit), host);
     }
 
+    /// Leaves the queue and returns what the checkout was waiting for.
+    pub(super) fn leave_queue(&mut self) -> Phase {
+        self.state = SessionState::NoWorker;
+        self.scheduler.cancel(&self.waiter).phase
+    }
+
     /// Leaves the queue and returns why no worker came, as far as the scheduler knows.
     fn failed_wait(&mut self) -> Failure {
         let mut outcome = self.scheduler.cancel(&self.waiter);
@@ -171,7 +176,8 @@ impl Session {
             std::mem::replace(&mut self.state, SessionState::NoWorker)
         {
             // Its process may have ended while its server is stopped and does not report it.
-            let exit_report = lease.worker.has_exited().then_some(ExitReport::Unknown);
+            let has_ended = lease.worker.is_running() == Some(false);
+            let exit_report = has_ended.then_some(ExitReport::Unknown);
             self.handle_lost_worker(lease, exit_report, host);
         }
     }

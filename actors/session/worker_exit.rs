@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Arrived, ExitReport, Host, Lease, Scheduler, Session, SessionState};
-use crate::actors::scheduler::exit::EXIT_REPORT_TIMEOUT;
+use crate::actors::scheduler::exit::unreported_end;
 use crate::actors::scheduler::worker_handle::WorkerHandle;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::transport::MAX_LAST_READS;
@@ -16,16 +16,14 @@ impl Session {
     pub(super) fn await_exit(&mut self) {
         match std::mem::replace(&mut self.state, SessionState::NoWorker) {
             SessionState::Held(lease) | SessionState::Releasing { lease, .. } => {
-                let until = Instant::now() + EXIT_REPORT_TIMEOUT;
-                self.state = SessionState::AwaitingExit { lease, until };
+                self.state = SessionState::AwaitingExit { lease, since: Instant::now() };
             }
             other => self.state = other,
         }
     }
 
-    /// Handles the worker's exit: reads what the worker still sent, then answers or retries the calls that it left
-    /// unanswered.
-    pub(super) fn handle_exit(&mut self, exit_report: ExitReport, host: &mut dyn Host) {
+    /// Reads what a worker that has ended still sent, and then awaits the report on how it ended.
+    pub(super) fn take_last_replies(&mut self, host: &mut dyn Host) {
         let mut reads = 0;
         while let SessionState::Held(lease) | SessionState::Releasing { lease, .. } = &mut self.state {
             reads += 1;
@@ -35,6 +33,12 @@ impl Session {
                 self.await_exit();
             }
         }
+    }
+
+    /// Handles the worker's exit: reads what the worker still sent, then answers or retries the calls that it left
+    /// unanswered.
+    pub(super) fn handle_exit(&mut self, exit_report: ExitReport, host: &mut dyn Host) {
+        self.take_last_replies(host);
         if let SessionState::AwaitingExit { lease, .. } =
             std::mem::replace(&mut self.state, SessionState::NoWorker)
         {
@@ -74,13 +78,20 @@ impl Session {
         } else {
             let worker = lease.worker.clone();
             worker.borrowed.keep_until_exit(self.calls.take_blobs());
-            drop(lease.kill(RetireReason::Broken));
+            // What the process does is looked at before it is killed.
             let died = self.exit_failure(exit_report, &worker);
+            self.count_hold();
+            drop(lease.kill(RetireReason::Broken));
             return self.fail_checkout(died, host);
         }
         // The worker is killed after the request for another one: a stopping pool waits for its leases, and would be
         // stopped before the request.
         drop(lease.kill(RetireReason::Broken));
+    }
+
+    /// Counts how long the worker was held, for the estimate of how long others have to wait for one.
+    pub(super) fn count_hold(&self) {
+        self.scheduler.totals.add_hold(self.held_since.elapsed());
     }
 
     /// Drops the record of written calls and ends their log spans: no reply or log record will follow.
@@ -96,8 +107,8 @@ impl Session {
     fn exit_failure(&self, exit_report: Option<ExitReport>, worker: &WorkerHandle) -> Failure {
         let (options, calls_served) = (&self.scheduler.options, Some(self.calls_served));
         let Some(exit_report) = exit_report else {
-            let text = "it closed its channel and was killed";
-            return Failure::of(FailureKind::Died, text).on_worker(worker.facts(calls_served));
+            let text = format!("it {}", unreported_end(worker.is_running()));
+            return Failure::of(FailureKind::Died, text).on_worker(worker.facts_and_usage(calls_served));
         };
         let death = match options.hung_worker_timeout.filter(|_| exit_report.was_hung()) {
             Some(limit) => Failure::of(FailureKind::Hung, "").at_limit(limit),
@@ -121,6 +132,7 @@ impl Session {
             SessionState::Held(lease)
             | SessionState::Releasing { lease, .. }
             | SessionState::AwaitingExit { lease, .. } => {
+                self.count_hold();
                 drop(lease.kill(reason));
             }
         }

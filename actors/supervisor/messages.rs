@@ -8,8 +8,9 @@ use actix::{AsyncContext, Context, Handler, Message};
 use super::worker_process::WorkerExited;
 use super::{Registration, Stage, StatsRequest, Supervisor};
 use crate::actors::reply;
-use crate::actors::scheduler::command::{Command, INSPECT_TIMEOUT, RetiringWorker};
+use crate::actors::scheduler::command::{Command, INSPECT_TIMEOUT, KILL_AGAIN, RetiringWorker};
 use crate::actors::scheduler::exit::ExitReport;
+use crate::actors::threads::real_time::run_after;
 use crate::failure::{Failure, FailureKind};
 use crate::sys::figures;
 use crate::wire::control::{ServerReport, ToServer};
@@ -34,14 +35,21 @@ impl Handler<Command> for Supervisor {
             Command::KillLater { worker, grace } => {
                 // The pidfd refers to exactly this process even after it has exited, so a late kill hits no other
                 // process.
-                ctx.run_later(grace, move |supervisor, _| supervisor.scheduler.kill(&worker));
+                run_after(ctx, grace, move |supervisor, _| supervisor.scheduler.kill(&worker));
+            }
+            Command::KillAgain(worker) => {
+                run_after(ctx, KILL_AGAIN, move |supervisor, ctx| {
+                    if supervisor.scheduler.kill_again(worker) {
+                        ctx.notify(Command::KillAgain(worker));
+                    }
+                });
             }
             Command::SignalViaServer { worker, kill } => self.signal(worker, kill),
             Command::Forget(worker) => self.forget(worker),
             Command::Tick { at } => {
                 if let Some(at) = at {
                     let wait = at.saturating_duration_since(std::time::Instant::now());
-                    ctx.run_later(wait, |supervisor, _| supervisor.scheduler.tick());
+                    run_after(ctx, wait, |supervisor, _| supervisor.scheduler.tick());
                 }
                 self.stop_if_drained(ctx);
             }
@@ -76,7 +84,11 @@ impl Supervisor {
 
     fn signal(&mut self, worker: u64, kill: bool) {
         let server = self.registry.get(&worker).and_then(Registration::signaller);
-        if let Some(connection) = server.and_then(|server| self.connection_of(server)) {
+        let connection = match server {
+            Some(server) => self.connection_of(server),
+            None => self.silent_server_of(worker),
+        };
+        if let Some(connection) = connection {
             connection.send(&ToServer::End { number: worker, kill }, Vec::new());
             self.wake();
         }
@@ -102,7 +114,7 @@ impl Supervisor {
         let number = self.last_stats_request;
         self.stats_requests.push_back(StatsRequest { number, reply: Some(reply) });
         self.wake();
-        ctx.run_later(INSPECT_TIMEOUT, move |supervisor, _| supervisor.give_up_on_stats(number));
+        run_after(ctx, INSPECT_TIMEOUT, move |supervisor, _| supervisor.give_up_on_stats(number));
     }
 
     fn give_up_on_stats(&mut self, number: u64) {

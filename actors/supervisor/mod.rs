@@ -5,6 +5,8 @@
 //! a worker.
 
 mod messages;
+mod pings;
+mod prepared;
 mod registration;
 pub(crate) mod server_connection;
 mod servers;
@@ -30,10 +32,13 @@ use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::telemetry::stdio::NameOf;
+use crate::actors::threads;
 use crate::actors::threads::OwnArbiter;
 use crate::failure::{Failure, FailureKind, WorkerFacts};
 use crate::wire::control::{FromServer, ServerReport, WorkerPid};
 pub(crate) use messages::SpawnFailed;
+use pings::SilentServer;
+use prepared::PreparedChannel;
 use registration::{Registration, Stage};
 use server_connection::ServerConnection;
 use servers::{DrainingServer, ServerId, ServerState};
@@ -64,10 +69,18 @@ pub(crate) struct Supervisor {
     server: ServerState,
     /// The id of the current server.
     server_id: ServerId,
+    /// The process of the server that this application started last.
+    server_pid: Option<u32>,
     /// Servers that take no more work and still have workers of this pool.
     draining: Vec<DrainingServer>,
+    /// Servers that were taken for dead and have workers that are in use.
+    silent: Vec<SilentServer>,
     /// The workers by number, from the decision to fork them to their exit reports.
     registry: BTreeMap<u64, Registration>,
+    /// The channel of the next worker.
+    prepared: Option<PreparedChannel>,
+    /// Whether it is about to be made.
+    prepares: bool,
     /// Turns of the event loop after which the delayed workers are requested; `None` if there are none.
     spawn_delay: Option<u32>,
     /// Servers in a row that could not be reached or started, or that ended early.
@@ -98,6 +111,8 @@ pub(crate) struct Supervisor {
     waker: Option<Waker>,
     /// The thread that this actor runs on, if it is the library's. The thread ends with its last supervisor.
     own_thread: Option<Arc<OwnArbiter>>,
+    /// The thread that finds out whether the application is frozen; `None` if the system had no thread left.
+    _watch: Option<Arc<OwnArbiter>>,
 }
 
 /// Ends the pool if it was not stopped: the arbiter of this actor has stopped, or a bug has ended the actor.
@@ -124,8 +139,12 @@ impl Supervisor {
             spec,
             server: launched.map_or(ServerState::Down, ServerState::Launched),
             server_id: 0,
+            server_pid: None,
             draining: Vec::new(),
+            silent: Vec::new(),
             registry: BTreeMap::new(),
+            prepared: None,
+            prepares: false,
             spawn_delay: None,
             streak: 0,
             up_since: None,
@@ -140,6 +159,7 @@ impl Supervisor {
             end_waiters: Vec::new(),
             own_address: None,
             waker: None,
+            _watch: own_thread.clone().or_else(|| threads::supervision().ok()),
             own_thread,
         }
     }
@@ -155,16 +175,20 @@ impl Supervisor {
 
     fn handle_message(&mut self, message: FromServer, from: ServerId, ctx: &mut Context<Self>) {
         match message {
-            FromServer::Welcome { ticket } => self.mark_server_up(ticket, ctx),
+            FromServer::Welcome { ticket } => {
+                self.mark_server_up(ticket, ctx);
+                self.prepare_later(ctx);
+            }
             FromServer::Refused { reason } => self.last_error = Some(reason),
             FromServer::PreloadFailed(report) => {
                 self.last_error = Some("the preload failed".to_owned());
-                let failure = worker_process::setup_failure(&report);
+                let failure = worker_process::setup_failure(report);
                 self.scheduler.report_setup_failure(None, failure.in_pool(&self.scheduler.options.name));
             }
             FromServer::Forked(workers) => {
                 self.handle_forked(workers, from);
                 self.request_workers();
+                self.prepare_later(ctx);
             }
             // That server takes no more work, and another server was asked for the worker.
             FromServer::NotForked { .. } if from != self.server_id => {}
@@ -192,6 +216,8 @@ impl Supervisor {
                 }
             }
             FromServer::Diverted => self.mark_diverted(),
+            // Whatever arrives is a sign of life.
+            FromServer::Pong => {}
         }
     }
 
@@ -273,6 +299,10 @@ impl ActorFuture<Supervisor> for ControlLoop {
                 None => supervisor.handle_server_lost(from, ctx),
             }
         }
+        while let Some(silent) = supervisor.poll_pings(task) {
+            supervisor.handle_silence(silent, ctx);
+        }
+        supervisor.poll_silent(task);
         if supervisor.poll_delayed_spawns() {
             // The next turn comes at once, and flushes the requests if they were written.
             task.waker().wake_by_ref();

@@ -88,6 +88,16 @@ impl Registration {
         }
     }
 
+    /// Returns whether this server has forked the worker.
+    pub(super) fn is_forked_by(&self, id: ServerId) -> bool {
+        matches!(self.stage, Stage::Forked { server, .. } if server == Some(id))
+    }
+
+    /// Returns whether the worker's server is gone while the worker is in use.
+    pub(super) fn is_orphan_in_use(&self) -> bool {
+        matches!(self.stage, Stage::Forked { server: None, .. }) && self.is_alive()
+    }
+
     /// Returns whether the worker's server is gone and no other has adopted the worker.
     pub(super) fn is_orphan(&self) -> bool {
         matches!(self.stage, Stage::Forked { server: None, adopted_by: None, .. })

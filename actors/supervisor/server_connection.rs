@@ -5,18 +5,21 @@ use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use actix_rt::time::Sleep;
 use tokio::io::unix::AsyncFd;
 
+use super::pings::Pings;
 use super::source::{Launched, Remote};
+use crate::actors::transport::watching;
 use crate::channel::{Inbox, SendQueue, SocketLayer};
 use crate::sys::descriptors::PassedDescriptors;
 use crate::sys::passing::is_passing;
 use crate::sys::server_process::ServerProcess;
-use crate::sys::{descriptors, reactor};
+use crate::sys::{descriptors, reactor, sockets};
 use crate::wire::control::{BODY_LIMIT, FromServer, ToServer};
 use crate::wire::frame;
 
@@ -30,6 +33,8 @@ pub(crate) struct ServerConnection {
     layer: SocketLayer,
     /// The server's network address, if it is reached over a network.
     remote: Option<Remote>,
+    /// The pings to such a server.
+    pub(super) pings: Option<Pings>,
     /// By what a server over a network recognizes this client on the channels of its workers.
     ticket: Option<u128>,
     /// Why the channel ended, unless the server has closed it.
@@ -44,6 +49,12 @@ pub(crate) struct ServerConnection {
     read_retry: Option<Pin<Box<Sleep>>>,
     /// The server process, if this application started it.
     process: Option<ServerProcess>,
+    /// Waits for the end of that process: others that it has forked may hold the channel open.
+    process_end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Whether that process has ended.
+    is_process_gone: bool,
+    /// The application's process. A copy of it that is forked closes the channel for itself alone.
+    owner: u32,
     /// Whether that process has reported that it diverted ahead of `main`.
     has_diverted: bool,
     inbox: Inbox,
@@ -59,7 +70,16 @@ impl ServerConnection {
     ///
     /// The error of the registration; the socket is closed then.
     pub(crate) fn new(launched: Launched) -> io::Result<Self> {
+        let pings = launched.remote.as_ref().map(|remote| Pings::new(remote.dead_after()));
+        let pidfd = launched.process.as_ref().and_then(|process| process.pidfd().ok());
+        let process_end = pidfd.map(|pidfd| -> Pin<Box<dyn Future<Output = ()> + Send>> {
+            Box::pin(watching::exited(Arc::new(pidfd)))
+        });
         Ok(ServerConnection {
+            process_end,
+            is_process_gone: false,
+            owner: std::process::id(),
+            pings,
             socket: reactor::register_read_write(launched.socket)?,
             layer: launched.layer,
             remote: launched.remote,
@@ -134,6 +154,18 @@ impl ServerConnection {
         self.remote.is_some()
     }
 
+    /// Sends a ping, unless the one before is unanswered or the server has not sent its welcome.
+    pub(super) fn ping(&mut self) {
+        if self.ticket.is_some() && self.pings.as_mut().is_some_and(Pings::begin) {
+            self.send(&ToServer::Ping, Vec::new());
+        }
+    }
+
+    /// Returns whether the server was silent for too long and has been taken for dead.
+    pub(super) fn is_silent(&self) -> bool {
+        self.pings.as_ref().is_some_and(Pings::has_died)
+    }
+
     /// Takes the reason why the channel ended, unless the server has closed it.
     pub(crate) fn take_error(&mut self) -> Option<String> {
         self.error.take()
@@ -197,7 +229,9 @@ impl ServerConnection {
                 return Poll::Pending;
             }
             self.read_retry = None;
-            let mut guard = match self.write_failed {
+            // What was sent before the end is read in any case.
+            let is_last = self.write_failed || self.has_process_ended(cx);
+            let mut guard = match is_last {
                 true => None,
                 false => match ready!(self.socket.poll_read_ready(cx)) {
                     Ok(guard) => Some(guard),
@@ -216,7 +250,7 @@ impl ServerConnection {
             });
             match filled {
                 Ok((0, _)) => return Poll::Ready(None),
-                Ok(_) => {}
+                Ok(_) => self.pings.iter_mut().for_each(Pings::note_received),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => match &mut guard {
                     Some(guard) => guard.clear_ready(),
                     None => return Poll::Ready(None),
@@ -234,6 +268,16 @@ impl ServerConnection {
         }
     }
 
+    /// Returns whether the server process has ended that this application started, or registers the task.
+    fn has_process_ended(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(end) = &mut self.process_end else { return self.is_process_gone };
+        self.is_process_gone = end.as_mut().poll(cx).is_ready();
+        if self.is_process_gone {
+            self.process_end = None;
+        }
+        self.is_process_gone
+    }
+
     /// Ends the channel for this reason.
     fn end(&mut self, why: String) -> Poll<Option<FromServer>> {
         self.error = Some(why);
@@ -243,7 +287,14 @@ impl ServerConnection {
 
     /// Closes the channel, which makes a server exit that this application started. Returns its process to be waited
     /// for.
-    pub(crate) fn close(self) -> Option<ServerProcess> {
-        self.process
+    pub(crate) fn close(mut self) -> Option<ServerProcess> {
+        self.process.take()
+    }
+}
+
+/// Closes the channel, also where another process holds this end of it.
+impl Drop for ServerConnection {
+    fn drop(&mut self) {
+        sockets::hang_up(self.socket.as_fd(), self.owner);
     }
 }

@@ -13,6 +13,7 @@ use super::server_connection::ServerConnection;
 use super::source::Launched;
 use super::worker_process::ServerLost;
 use super::{Registration, Supervisor};
+use crate::actors::threads::real_time::{run_after, within};
 use crate::actors::transport::blobs::BlobMemory;
 use crate::actors::transport::watching;
 use crate::failure::{Failure, FailureKind};
@@ -91,10 +92,11 @@ impl Supervisor {
                 if let Some(no_answer_text) = self.spec.source.no_answer_text() {
                     self.scheduler.set_unanswered(no_answer_text);
                 }
+                self.server_pid = connection.pid();
                 self.server = ServerState::Starting(connection);
                 self.server_id += 1;
                 let id = self.server_id;
-                ctx.run_later(DIVERSION_PATIENCE, move |supervisor, _| supervisor.check_diverted(id));
+                run_after(ctx, DIVERSION_PATIENCE, move |supervisor, _| supervisor.check_diverted(id));
                 self.wake();
             }
             Err(error) => self.schedule_relaunch(error.to_string(), ctx),
@@ -185,15 +187,20 @@ impl Supervisor {
         self.draining.iter_mut().find(|draining| draining.id == id).map(|draining| &mut draining.connection)
     }
 
+    /// Returns the connections to the current server and the draining ones.
+    pub(super) fn connections(&mut self) -> impl Iterator<Item = (ServerId, &mut ServerConnection)> {
+        let current = self.server.connection().map(|connection| (self.server_id, connection));
+        let draining = self.draining.iter_mut().map(|draining| (draining.id, &mut draining.connection));
+        current.into_iter().chain(draining)
+    }
+
     /// Writes queued messages and reads the next message of any server. The message is `None` if that server's channel
     /// has ended.
     pub(super) fn poll_servers(
         &mut self,
         task: &mut TaskContext<'_>,
     ) -> Option<(ServerId, Option<FromServer>)> {
-        let current = self.server.connection().map(|connection| (self.server_id, connection));
-        let draining = self.draining.iter_mut().map(|draining| (draining.id, &mut draining.connection));
-        for (id, connection) in current.into_iter().chain(draining) {
+        for (id, connection) in self.connections() {
             // A pending write has registered this task.
             let _ = connection.poll_flush(task);
             if let Poll::Ready(message) = connection.poll_next(task) {
@@ -254,7 +261,12 @@ impl Supervisor {
             // Their exits would not be reported, so they are retired as soon as no checkout holds them.
             self.scheduler.mark_outdated(&orphans, false);
         }
-        self.draining.retain(|draining| draining.id != id);
+        if let Some(at) = self.draining.iter().position(|draining| draining.id == id) {
+            let DrainingServer { connection, .. } = self.draining.swap_remove(at);
+            if connection.is_silent() {
+                self.keep_silent(id, connection);
+            }
+        }
         self.retire_workers();
         let Some(loss) = loss else {
             // The current server adopts what the lost one had forked or adopted.
@@ -312,7 +324,10 @@ impl Supervisor {
             }
             // A program that is no server writes what is no message.
             self.last_error = self.last_error.take().or_else(|| connection.take_error());
-            connection.close().iter_mut().for_each(ServerProcess::kill);
+            match connection.is_silent() {
+                true => self.keep_silent(self.server_id, connection),
+                false => connection.close().iter_mut().for_each(ServerProcess::kill),
+            }
         }
         self.stats_requests.clear();
         loss
@@ -339,7 +354,7 @@ impl Supervisor {
         if let Some(scheduled) = self.relaunch_timer.take() {
             ctx.cancel_future(scheduled);
         }
-        self.relaunch_timer = Some(ctx.run_later(wait, |supervisor, ctx| supervisor.relaunch(ctx)));
+        self.relaunch_timer = Some(run_after(ctx, wait, |supervisor, ctx| supervisor.relaunch(ctx)));
     }
 
     /// Connects to the standalone server now if the next attempt is scheduled for later.
@@ -379,6 +394,8 @@ impl Supervisor {
     /// Closes the connections to all servers. The future resolves once the pool's own server has exited.
     pub(super) fn shut_down(&mut self) -> impl Future<Output = ()> + 'static {
         self.draining.clear();
+        self.prepared = None;
+        self.silent.clear();
         let connection = match std::mem::replace(&mut self.server, ServerState::Stopped) {
             ServerState::Starting(connection) | ServerState::Up(connection) => Some(connection),
             ServerState::Launched(launched) => ServerConnection::new(launched).ok(),
@@ -389,7 +406,7 @@ impl Supervisor {
             if let Some(Ok(pidfd)) = process.as_ref().map(ServerProcess::pidfd) {
                 // Whatever comes of it, dropping the process waits once more.
                 let exited = watching::exited(Arc::new(pidfd));
-                let _ = actix_rt::time::timeout(SHUTDOWN_TIMEOUT, exited).await;
+                let _ = within(SHUTDOWN_TIMEOUT, exited).await;
             }
             // Dropping the process reaps it.
             drop(process);

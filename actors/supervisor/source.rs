@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::actors::threads::real_time::within;
 use crate::address::Address;
 use crate::certificates::Certificates;
 use crate::channel::SocketLayer;
@@ -16,6 +17,10 @@ use crate::sys::{descriptors, sockets};
 
 /// Longest time to connect to one address of a host (5 s).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the machine of a server may not answer until its connections are probed (30 s). That a server is silent shows
+/// earlier by its pings; calls that run on its workers may last longer.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The application's end of a control channel, not registered with a reactor yet, and the server process if the
 /// application started it.
@@ -33,9 +38,16 @@ pub(crate) struct Remote {
     address: SocketAddr,
     /// The name that the server's certificate must have, and the certificates to check it with. `None`: plain TCP.
     identity: Option<(String, Certificates)>,
+    /// How long the server may be silent until it is taken for dead.
+    dead_after: Duration,
 }
 
 impl Remote {
+    /// Returns how long the server may be silent until it is taken for dead.
+    pub(super) fn dead_after(&self) -> Duration {
+        self.dead_after
+    }
+
     /// Begins another connection and does not wait until it is established.
     ///
     /// # Errors
@@ -46,7 +58,7 @@ impl Remote {
             Some((name, certificates)) => certificates.connect(name)?,
             None => SocketLayer::None,
         };
-        Ok((sockets::connect_tcp(self.address)?, layer))
+        Ok((sockets::connect_tcp(self.address, PATIENCE)?, layer))
     }
 }
 
@@ -58,8 +70,14 @@ pub(crate) enum ServerSource {
     /// A server listens at this path. It must run as this process's user, as root or as `trusted`.
     Path { path: PathBuf, trusted: Option<u32> },
     /// A server listens at this port. With `certificates` the connection uses TLS. Without them it must be to a
-    /// loopback address, unless `beyond_loopback` is set.
-    Port { host: String, port: u16, certificates: Option<Certificates>, beyond_loopback: bool },
+    /// loopback address, unless `beyond_loopback` is set. A server that is silent for `dead_after` is dead.
+    Port {
+        host: String,
+        port: u16,
+        certificates: Option<Certificates>,
+        beyond_loopback: bool,
+        dead_after: Duration,
+    },
 }
 
 impl ServerSource {
@@ -86,7 +104,7 @@ impl ServerSource {
     /// error for the last address of the host: `PermissionDenied` for plain TCP beyond the loopback, `TimedOut` after
     /// five seconds. No connection is left then.
     pub(crate) async fn open(self) -> io::Result<Launched> {
-        let ServerSource::Port { host, port, certificates, beyond_loopback } = &self else {
+        let ServerSource::Port { host, port, certificates, beyond_loopback, dead_after } = &self else {
             return self.open_now().unwrap_or_else(|| Err(io::ErrorKind::Unsupported.into()));
         };
         let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
@@ -98,7 +116,7 @@ impl ServerSource {
                 continue;
             }
             let identity = certificates.clone().map(|certificates| (host.clone(), certificates));
-            let remote = Remote { address, identity };
+            let remote = Remote { address, identity, dead_after: *dead_after };
             match remote.open().await {
                 Ok(launched) => return Ok(launched),
                 Err(error) => last_error = error,
@@ -135,6 +153,12 @@ impl ServerSource {
         }
     }
 
+    /// Returns the outage after a server was silent for too long; `None` for one that is sent no pings.
+    pub(super) fn silent_text(&self) -> Option<String> {
+        let ServerSource::Port { dead_after, .. } = self else { return None };
+        Some(format!("the server at {} has not answered for {dead_after:?}", self.location()))
+    }
+
     fn location(&self) -> String {
         match self {
             ServerSource::Own(..) => "this program".to_owned(),
@@ -150,9 +174,9 @@ impl ServerSource {
 impl Remote {
     async fn open(self) -> io::Result<Launched> {
         let connecting = tokio::net::TcpStream::connect(self.address);
-        let connected = actix_rt::time::timeout(CONNECT_TIMEOUT, connecting).await;
-        let socket: OwnedFd = connected.map_err(|_| io::ErrorKind::TimedOut)??.into_std()?.into();
-        sockets::configure_tcp(socket.as_fd())?;
+        let connected = within(CONNECT_TIMEOUT, connecting).await;
+        let socket: OwnedFd = connected.ok_or(io::ErrorKind::TimedOut)??.into_std()?.into();
+        sockets::configure_tcp(socket.as_fd(), PATIENCE)?;
         let layer = match &self.identity {
             Some((name, certificates)) => certificates.connect(name)?,
             None => SocketLayer::None,

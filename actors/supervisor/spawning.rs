@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use actix::Actor;
 
+use super::prepared::PreparedChannel;
 use super::servers::{ServerId, ServerState};
 use super::source::Remote;
 use super::worker_process::{RetireWorker, SpawnCancelled, WorkerProcess};
 use super::{Registration, Stage, Supervisor};
 use crate::actors::scheduler::exit::ExitReport;
-use crate::actors::telemetry::stdio::{OutputPipe, WorkerOutputs};
+use crate::actors::telemetry::stdio::OutputPipe;
 use crate::actors::transport::HostChannel;
-use crate::channel::{WorkerDoorbells, WorkerEnd, WorkerMemory};
 use crate::config::Transport;
 use crate::wire::control::{MAX_FORKS_PER_MESSAGE, ToServer};
 
@@ -89,36 +89,18 @@ impl Supervisor {
         requested.into_iter().for_each(|(number, channel, output)| self.register(number, channel, output));
     }
 
-    /// Creates a worker's channel and output pipes, and appends the worker's ends to `all`.
+    /// Takes the prepared channel of the next worker, or creates one, and appends the worker's ends to `all`.
     fn make_channel(
-        &self,
+        &mut self,
         number: u64,
         all: &mut Vec<OwnedFd>,
     ) -> io::Result<(HostChannel, Arc<OutputPipe>)> {
         let options = &self.scheduler.options;
-        let (channel, end) = HostChannel::new(options)?;
-        let status_page = channel.status_page().ok_or(io::ErrorKind::Unsupported)?;
-        let (output, outputs) = OutputPipe::new(
-            &options.name,
-            self.scheduler.teller.clone(),
-            number,
-            status_page,
-            self.spec.name_of,
-        )?;
-        let WorkerMemory { channel: memory, results } = match end {
-            WorkerEnd::Rings { doorbells: WorkerDoorbells { rx, tx }, memory } => {
-                all.extend([rx, tx]);
-                memory
-            }
-            WorkerEnd::Stream { socket, memory, .. } => {
-                all.push(socket);
-                memory
-            }
-        };
-        all.push(memory);
-        all.extend(results);
-        let WorkerOutputs { stdout, stderr } = outputs;
-        all.extend([stdout, stderr]);
+        let prepared = self.prepared.take().map_or_else(|| PreparedChannel::new(options), Ok)?;
+        let status_page = prepared.channel.status_page().ok_or(io::ErrorKind::Unsupported)?;
+        let (channel, pipes) = prepared.pass(all);
+        let teller = self.scheduler.teller.clone();
+        let output = OutputPipe::new(&options.name, teller, number, (pipes, status_page), self.spec.name_of);
         Ok((channel, output))
     }
 

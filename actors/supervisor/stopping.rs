@@ -11,6 +11,7 @@ use super::servers::ServerState;
 use crate::actors::api::stop_report::{LeftProcess, StopReport};
 use crate::actors::reply;
 use crate::actors::scheduler::command::STOP_TIMEOUT;
+use crate::actors::threads::real_time::{run_after, within};
 use crate::sys::figures;
 
 /// How long workers that were killed may take to be reaped before the pool's own server is killed (2 s). The server has
@@ -22,13 +23,13 @@ impl Supervisor {
     pub(super) fn stop(&mut self, drain: Duration, done: OneshotSender<StopReport>, ctx: &mut Context<Self>) {
         self.end_waiters.push(done);
         self.scheduler.stop();
-        ctx.run_later(drain, |supervisor, _| {
+        run_after(ctx, drain, |supervisor, _| {
             supervisor.scheduler.stop_now();
             // Some holders may be blocked and unable to kill their workers.
             supervisor.scheduler.living_workers().iter().for_each(|worker| supervisor.scheduler.kill(worker));
         });
-        ctx.run_later(drain.saturating_add(REAP_TIMEOUT), |supervisor, _| supervisor.kill_own_server());
-        ctx.run_later(drain.saturating_add(STOP_TIMEOUT), |supervisor, _| supervisor.answer_stop());
+        run_after(ctx, drain.saturating_add(REAP_TIMEOUT), |supervisor, _| supervisor.kill_own_server());
+        run_after(ctx, drain.saturating_add(STOP_TIMEOUT), |supervisor, _| supervisor.answer_stop());
         self.stop_if_drained(ctx);
     }
 
@@ -54,8 +55,9 @@ impl Supervisor {
         let workers =
             workers.into_iter().map(|worker| left(Some(worker.number), Some(worker.pid), worker.state()));
         let mut found: Vec<LeftProcess> = workers.collect();
-        let server = self.server.connection().and_then(|connection| connection.pid());
-        found.extend(server.map(|pid| left(None, Some(pid), figures::state_of_child(pid))));
+        // It is a child of this process until it is reaped, which a debugger may delay.
+        let server = self.server_pid.and_then(|pid| Some((pid, figures::state_of_child(pid)?)));
+        found.extend(server.map(|(pid, state)| left(None, Some(pid), Some(state))));
         found
     }
 
@@ -69,7 +71,7 @@ impl Supervisor {
         let end = async move {
             shut_down.await;
             // So that a program that ends now has told everything, unless its subscriber stands still.
-            let _ = actix_rt::time::timeout(TELL_TIMEOUT, told).await;
+            let _ = within(TELL_TIMEOUT, told).await;
         };
         let end = end.into_actor(self).map(|(), supervisor, ctx| {
             supervisor.answer_stop();

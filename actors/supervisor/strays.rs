@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use actix::{AsyncContext, Context};
+use actix::Context;
 
 use super::Supervisor;
+use crate::actors::threads::real_time::run_after;
 use crate::sys::adopted::{Strays, adopts_orphans};
 
 /// Time between two looks (20 ms).
@@ -31,7 +32,7 @@ impl Supervisor {
     fn look_for(&mut self, strays: Strays, looks: u32, most: u32, ctx: &mut Context<Self>) {
         let looks = if strays.reap() { looks } else { looks - 1 };
         if looks > 0 && most > 0 {
-            ctx.run_later(LOOK_EVERY, move |supervisor, ctx| {
+            run_after(ctx, LOOK_EVERY, move |supervisor, ctx| {
                 supervisor.look_for(strays, looks, most - 1, ctx);
             });
         } else {

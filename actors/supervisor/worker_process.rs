@@ -11,12 +11,13 @@ use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, Recipi
 
 use super::SpawnFailed;
 use crate::actors::scheduler::Scheduler;
-use crate::actors::scheduler::exit::{EXIT_REPORT_TIMEOUT, ExitReport};
+use crate::actors::scheduler::exit::{EXIT_REPORT_TIMEOUT, ExitReport, unreported_end};
 use crate::actors::scheduler::worker_handle::WorkerHandle;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::telemetry::stdio::OutputPipe;
+use crate::actors::threads::real_time::run_after;
 use crate::actors::transport::{Arrived, HostChannel, MAX_LAST_READS};
-use crate::failure::{Failure, FailureKind, Phase, WorkerFacts};
+use crate::failure::{BacktraceStyle, Failure, FailureKind, Phase, WorkerFacts};
 use crate::sys::passing::RETRY_WAIT;
 use crate::wire::call::{FromWorker, Ready, SetupReport};
 use crate::wire::control::Ended;
@@ -115,7 +116,7 @@ impl WorkerProcess {
         };
         match message {
             Ok(FromWorker::Ready(ready)) => self.handle_ready(&ready),
-            Ok(FromWorker::SetupFailed(report)) => self.fail_setup(setup_failure(&report)),
+            Ok(FromWorker::SetupFailed(report)) => self.fail_setup(setup_failure(report)),
             Ok(_) => self.fail_setup(Failure::of(FailureKind::Setup, "sent an unexpected first message")),
             Err(error) => {
                 self.fail_setup(Failure::of(FailureKind::Setup, format!("sent an invalid message: {error}")))
@@ -194,6 +195,8 @@ impl WorkerProcess {
         self.handle.iter().for_each(|handle| self.scheduler.mark_exited(handle));
         if self.is_server_lost {
             self.finish_orphan(ADOPTION_TRIES, ctx);
+        } else if matches!(self.state, ProxyState::SettingUp(_)) {
+            self.await_exit_report(ctx);
         }
     }
 
@@ -201,7 +204,7 @@ impl WorkerProcess {
     fn finish_orphan(&mut self, tries: u32, ctx: &mut Context<Self>) {
         let is_unadopted = self.handle.as_ref().is_some_and(WorkerHandle::reap_adopted);
         if is_unadopted && tries > 0 {
-            ctx.run_later(RETRY_WAIT, move |process, ctx| process.finish_orphan(tries - 1, ctx));
+            run_after(ctx, RETRY_WAIT, move |process, ctx| process.finish_orphan(tries - 1, ctx));
         } else {
             self.handle_exit(ExitReport::Unknown, ctx);
         }
@@ -232,9 +235,9 @@ impl WorkerProcess {
         }
     }
 
-    fn handle_exit(&mut self, mut exit_report: ExitReport, ctx: &mut Context<Self>) {
-        if let ExitReport::Known(Ended { status: Some(status), .. }) = &mut exit_report {
-            self.output.set_records(std::mem::take(&mut status.records));
+    fn handle_exit(&mut self, exit_report: ExitReport, ctx: &mut Context<Self>) {
+        if let ExitReport::Known(Ended { status: Some(status), .. }) = &exit_report {
+            self.output.set_status(status);
         }
         if self.handle.is_none()
             && let ProxyState::FailedUnforked(failure) =
@@ -261,7 +264,7 @@ impl WorkerProcess {
 
     /// Starts the timeout for the exit report after the worker's channel has ended during the set-up.
     fn await_exit_report(&self, ctx: &mut Context<Self>) {
-        ctx.run_later(EXIT_REPORT_TIMEOUT, |process, _| {
+        run_after(ctx, EXIT_REPORT_TIMEOUT, |process, _| {
             if !matches!(process.state, ProxyState::SettingUp(_)) {
                 return;
             }
@@ -271,12 +274,8 @@ impl WorkerProcess {
                     supervisor.do_send(SpawnFailed(process.number));
                 }
             } else {
-                let ended = if process.has_exited() {
-                    "ended its process"
-                } else {
-                    "closed its channel and was killed"
-                };
-                process.fail_setup(Failure::of(FailureKind::Setup, ended));
+                let is_running = process.handle.as_ref().and_then(WorkerHandle::is_running);
+                process.fail_setup(Failure::of(FailureKind::Setup, unreported_end(is_running)));
             }
         });
     }
@@ -285,7 +284,7 @@ impl WorkerProcess {
         let Some(limit) = self.scheduler.options.setup_timeout else {
             return;
         };
-        let timer = ctx.run_later(limit, move |process, _| {
+        let timer = run_after(ctx, limit, move |process, _| {
             if matches!(process.state, ProxyState::SettingUp(_)) {
                 let text = format!("did not finish within its setup_timeout of {limit:?}");
                 process.fail_setup(Failure::of(FailureKind::Setup, text).at_limit(limit));
@@ -296,12 +295,14 @@ impl WorkerProcess {
 }
 
 /// Converts a worker's or a server's report of a failed set-up into a failure.
-pub(crate) fn setup_failure(report: &SetupReport) -> Failure {
+pub(crate) fn setup_failure(report: SetupReport) -> Failure {
     match report {
         SetupReport::Error(error) => {
             Failure::of(FailureKind::Setup, "returned an error").with_chain(error.chain())
         }
-        SetupReport::Panic(report) => Failure::of(FailureKind::Setup, "panicked").with_panic(report.clone()),
+        SetupReport::Panic(report) => {
+            Failure::of(FailureKind::Setup, "panicked").with_panic(report.received(BacktraceStyle::here()))
+        }
     }
 }
 
@@ -358,6 +359,7 @@ impl Handler<WorkerForked> for WorkerProcess {
             pidfd: pidfd.map(Arc::new),
             exit_unreported: Arc::default(),
             has_exited: Arc::default(),
+            is_killed: Arc::default(),
             forked_at: Instant::now(),
             output: self.output.clone(),
             borrowed: Arc::default(),
@@ -401,7 +403,7 @@ impl Handler<RetireWorker> for WorkerProcess {
                 self.handle_exit(ExitReport::Unknown, ctx);
             }
             ProxyState::Lent => {
-                ctx.run_later(EXIT_TIMEOUT, |process, _| process.kill());
+                run_after(ctx, EXIT_TIMEOUT, |process, _| process.kill());
             }
             ProxyState::SettingUp(_)
             | ProxyState::ReadyUnforked(_)

@@ -18,6 +18,7 @@ use tracing::subscriber::Interest;
 use tracing::{Metadata, dispatcher};
 
 use super::request_log_sink::{named_fields, split_message};
+use crate::escape;
 use crate::wire::log_record::MAX_FIELDS;
 use crate::wire::log_record::{CallsiteInfo, Value, Values, level};
 
@@ -83,7 +84,8 @@ impl DynamicCallsite {
     }
 
     fn create((is_span, source): &Key, shared: bool) -> &'static DynamicCallsite {
-        let leak = |text: &str| -> &'static str { Box::leak(text.to_owned().into_boxed_str()) };
+        let leak =
+            |text: &str| -> &'static str { Box::leak(escape::printable(text).into_owned().into_boxed_str()) };
         let callsite =
             DynamicCallsite { metadata: OnceLock::new(), interest: AtomicU8::new(SOMETIMES), shared };
         let callsite: &'static DynamicCallsite = Box::leak(Box::new(callsite));
@@ -184,6 +186,6 @@ fn as_value(value: &Value) -> Box<dyn field::Value + '_> {
         Value::Unsigned(value) => Box::new(*value),
         Value::Float(bits) => Box::new(f64::from_bits(*bits)),
         Value::Text(text) => Box::new(text.as_str()),
-        Value::Shown(text) | Value::Json(text) => Box::new(field::display(text)),
+        Value::Shown(text) | Value::Json(text) => Box::new(field::display(escape::printable(text))),
     }
 }

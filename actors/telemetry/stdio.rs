@@ -18,7 +18,10 @@ use tokio::io::unix::AsyncFd;
 
 use crate::actors::transport::watching;
 use crate::channel::StatusPage;
+use crate::escape;
+use crate::failure::LastWords;
 use crate::sys::descriptors;
+use crate::wire::control::StatusSnapshot;
 
 use super::line_buffer::{LineBuffer, Tail};
 use super::teller;
@@ -47,10 +50,30 @@ enum OutputStream {
     Stderr,
 }
 
-/// The write ends of a worker's output pipes.
-pub(crate) struct WorkerOutputs {
-    pub(crate) stdout: OwnedFd,
-    pub(crate) stderr: OwnedFd,
+/// The output pipes of a worker on this machine.
+pub(crate) struct OutputPipes {
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+    /// The write ends, of standard output and standard error, until the worker has them.
+    ends: Vec<OwnedFd>,
+}
+
+impl OutputPipes {
+    /// Creates both pipes.
+    ///
+    /// # Errors
+    ///
+    /// The error of pipe2(2), for example if the process has too many open files; nothing stays open then.
+    pub(crate) fn new() -> io::Result<Self> {
+        let (stdout, stdout_end) = descriptors::pipe()?;
+        let (stderr, stderr_end) = descriptors::pipe()?;
+        Ok(OutputPipes { stdout, stderr, ends: vec![stdout_end, stderr_end] })
+    }
+
+    /// Takes the write ends, of standard output and then of standard error.
+    pub(crate) fn take_ends(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.ends)
+    }
 }
 
 /// The output and the last log records of one worker, and what has been read of them.
@@ -69,8 +92,9 @@ pub(crate) struct OutputPipe {
 enum OutputSource {
     /// A worker on this machine: the read ends of its pipes, and its status page.
     Local { status_page: StatusPage, stdout: Arc<OwnedFd>, stderr: Arc<OwnedFd> },
-    /// A worker on another machine, whose server sends its output, and its last records with its exit report.
-    Remote { records: Mutex<Vec<String>> },
+    /// A worker on another machine, whose server sends its output, and what was on its status page with its exit
+    /// report.
+    Remote { status: Mutex<StatusSnapshot> },
 }
 
 /// What has been read and not logged yet, and the last bytes of standard error.
@@ -83,28 +107,22 @@ struct ReadState {
 }
 
 impl OutputPipe {
-    /// Creates both pipes of a worker on this machine; returns them and the write ends for the worker.
-    ///
-    /// # Errors
-    ///
-    /// The error of pipe2(2), for example if the process has too many open files; nothing stays open then.
+    /// Makes the output of a worker on this machine, from its pipes and its status page.
     pub(crate) fn new(
         pool: &str,
         teller: Teller,
         worker: u64,
-        status_page: StatusPage,
+        (pipes, status_page): (OutputPipes, StatusPage),
         name_of: NameOf,
-    ) -> io::Result<(Arc<Self>, WorkerOutputs)> {
-        let (stdout, stdout_end) = descriptors::pipe()?;
-        let (stderr, stderr_end) = descriptors::pipe()?;
+    ) -> Arc<Self> {
+        let OutputPipes { stdout, stderr, .. } = pipes;
         let source = OutputSource::Local { status_page, stdout: Arc::new(stdout), stderr: Arc::new(stderr) };
-        let outputs = WorkerOutputs { stdout: stdout_end, stderr: stderr_end };
-        Ok((OutputPipe::of(pool, teller, worker, name_of, source), outputs))
+        OutputPipe::of(pool, teller, worker, name_of, source)
     }
 
     /// Creates the output of a worker on another machine, which the worker's server sends.
     pub(crate) fn remote(pool: &str, teller: Teller, worker: u64, name_of: NameOf) -> Arc<Self> {
-        OutputPipe::of(pool, teller, worker, name_of, OutputSource::Remote { records: Mutex::default() })
+        OutputPipe::of(pool, teller, worker, name_of, OutputSource::Remote { status: Mutex::default() })
     }
 
     fn of(pool: &str, teller: Teller, worker: u64, name_of: NameOf, source: OutputSource) -> Arc<Self> {
@@ -130,10 +148,10 @@ impl OutputPipe {
         self.process(stream, bytes, &mut self.read.lock());
     }
 
-    /// Stores the last records of a worker on another machine, as its server has sent them.
-    pub(crate) fn set_records(&self, received: Vec<String>) {
-        if let OutputSource::Remote { records } = &self.source {
-            *records.lock() = received;
+    /// Stores what was on the status page of a worker on another machine, as its server has sent it.
+    pub(crate) fn set_status(&self, received: &StatusSnapshot) {
+        if let OutputSource::Remote { status } = &self.source {
+            *status.lock() = received.clone();
         }
     }
 
@@ -179,7 +197,15 @@ impl OutputPipe {
     pub(crate) fn records(&self) -> Vec<String> {
         match &self.source {
             OutputSource::Local { status_page, .. } => status_page.records(),
-            OutputSource::Remote { records } => records.lock().clone(),
+            OutputSource::Remote { status } => status.lock().records.clone(),
+        }
+    }
+
+    /// Returns what the worker has left about its own end.
+    pub(crate) fn last_words(&self) -> LastWords {
+        match &self.source {
+            OutputSource::Local { status_page, .. } => status_page.last_words(),
+            OutputSource::Remote { status } => status.lock().last_words.clone(),
         }
     }
 
@@ -258,7 +284,7 @@ impl OutputPipe {
         self.teller.tell(move || {
             let pool = &*pool;
             // Without a subscriber in the program an event would be lost, so the line is printed.
-            let printed = || format!("[{pool}/{worker}] {line}");
+            let printed = || format!("[{pool}/{worker}] {}", escape::printable(&line));
             teller::print_or(printed, || match stream {
                 OutputStream::Stdout => tracing::info!(
                     target: "forkpool::worker::output", pool, worker, pid, call, stream = "stdout", "{line}"
@@ -359,14 +385,16 @@ mod tests {
         actix_rt::System::new().block_on(async {
             let (status_page, _memory) = StatusPage::create().expect("a page");
             let teller = Teller::here().expect("a thread");
-            let (output, ends) = OutputPipe::new("pool", teller, 1, status_page, |_| None).expect("pipes");
+            let mut pipes = OutputPipes::new().expect("pipes");
+            let stderr_end = pipes.take_ends().pop().expect("two ends");
+            let output = OutputPipe::new("pool", teller, 1, (pipes, status_page), |_| None);
             let OutputSource::Local { stderr, .. } = &output.source else { panic!("it is local") };
             // The same pipe cannot be registered twice.
             let _refused = reactor::register_shared(stderr.clone()).expect("a registration");
             drop(actix_rt::spawn(output.watch()));
             let more_than_a_pipe_holds = vec![b'.'; 3 * CHUNK_BYTES];
             let writer =
-                std::thread::spawn(move || File::from(ends.stderr).write_all(&more_than_a_pipe_holds));
+                std::thread::spawn(move || File::from(stderr_end).write_all(&more_than_a_pipe_holds));
             while !writer.is_finished() {
                 actix_rt::time::sleep(Duration::from_millis(1)).await;
             }

@@ -8,6 +8,8 @@ use std::thread;
 use actix::{Arbiter, ArbiterHandle, System};
 use parking_lot::Mutex;
 
+use super::frozen;
+
 /// The arbiter on which supervisors and the proxies of workers run.
 static SUPERVISION: Mutex<Weak<OwnArbiter>> = Mutex::new(Weak::new());
 
@@ -58,12 +60,14 @@ impl OwnArbiter {
         started.recv().map_err(|_| io::Error::other("the thread ended at its start"))?.map(Arc::new)
     }
 
-    fn shared(current: &Mutex<Weak<Self>>, name: &str) -> io::Result<Arc<Self>> {
+    /// Returns the current arbiter, or starts one and then `begin` with it.
+    fn shared(current: &Mutex<Weak<Self>>, name: &str, begin: fn(&ArbiterHandle)) -> io::Result<Arc<Self>> {
         let mut current = current.lock();
         if let Some(own) = current.upgrade() {
             return Ok(own);
         }
         let own = OwnArbiter::start(name)?;
+        begin(&own.arbiter);
         *current = Arc::downgrade(&own);
         Ok(own)
     }
@@ -81,7 +85,9 @@ impl Drop for OwnArbiter {
 ///
 /// That of the system if the thread cannot be started.
 pub(crate) fn supervision() -> io::Result<Arc<OwnArbiter>> {
-    OwnArbiter::shared(&SUPERVISION, "forkpool")
+    OwnArbiter::shared(&SUPERVISION, "forkpool", |arbiter| {
+        arbiter.spawn(frozen::beat());
+    })
 }
 
 /// Returns the arbiter for calls that are made on a thread without one; the first share starts its thread.
@@ -90,7 +96,7 @@ pub(crate) fn supervision() -> io::Result<Arc<OwnArbiter>> {
 ///
 /// That of the system if the thread cannot be started.
 pub(crate) fn calls() -> io::Result<Arc<OwnArbiter>> {
-    OwnArbiter::shared(&CALLS, "forkpool-calls")
+    OwnArbiter::shared(&CALLS, "forkpool-calls", |_| ())
 }
 
 #[cfg(test)]
@@ -111,8 +117,8 @@ mod tests {
     fn all_shares_are_of_one_thread_which_ends_with_the_last() {
         static HERE: Mutex<Weak<OwnArbiter>> = Mutex::new(Weak::new());
         let name = "forkpool-test";
-        let first = OwnArbiter::shared(&HERE, name).expect("a thread");
-        let second = OwnArbiter::shared(&HERE, name).expect("a thread");
+        let first = OwnArbiter::shared(&HERE, name, |_| ()).expect("a thread");
+        let second = OwnArbiter::shared(&HERE, name, |_| ()).expect("a thread");
         assert_eq!(threads_named(name), 1);
         drop(first);
         let (sender, ran) = mpsc::channel();

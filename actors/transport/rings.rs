@@ -39,6 +39,19 @@ pub(super) struct Rings {
     rounds: u32,
     /// Whether bytes were read or written since this end last found nothing to do.
     moved: bool,
+    /// The application's process. A copy of it that is forked closes the channel for itself alone.
+    owner: u32,
+}
+
+/// Closes the channel, also where another process holds this end of it.
+impl Drop for Rings {
+    fn drop(&mut self) {
+        if std::process::id() == self.owner {
+            self.ring.close();
+            // A worker that cannot be woken is killed after a while.
+            let _ = self.tx.notify();
+        }
+    }
 }
 
 impl Rings {
@@ -54,6 +67,7 @@ impl Rings {
             spin: AdaptiveSpin::new(SETUP_SPIN),
             rounds: 0,
             moved: false,
+            owner: std::process::id(),
         };
         let memory = WorkerMemory { channel, results };
         Ok((rings, status_page, WorkerEnd::Rings { doorbells, memory }))

@@ -26,6 +26,17 @@ pub(super) struct Stream {
     is_broken: bool,
     /// Rounds since this end last let other tasks run.
     rounds: u32,
+    /// The application's process. A copy of it that is forked closes the channel for itself alone.
+    owner: u32,
+}
+
+/// Closes the channel, also where another process holds this end of it.
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if let Some(socket) = &self.socket {
+            sockets::hang_up(socket.as_fd(), self.owner);
+        }
+    }
 }
 
 impl Stream {
@@ -47,6 +58,7 @@ impl Stream {
             retry: RetryTimer::default(),
             is_broken: false,
             rounds: 0,
+            owner: std::process::id(),
         })
     }
 

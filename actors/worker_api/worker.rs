@@ -97,7 +97,8 @@ impl<W> WorkerContext<W> {
         }
     }
 
-    /// Returns when the time limit of the running call ends; `None` if it has no limit, and outside of calls.
+    /// Returns when the time limit of the running call ends; `None` if it has no limit, and outside of calls. It ends later
+    /// if the application was frozen meanwhile.
     pub fn deadline(&self) -> Option<Instant> {
         self.call.and_then(|call| call.deadline)
     }

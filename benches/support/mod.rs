@@ -28,8 +28,8 @@ pub use peers::{BareForkServer, Echoer, ForkServer, Hog, Piper, Sleeper, first_b
 pub use placement::{Placement, Setting, cpu_time, own_cpu_time, pin, process_id};
 pub use report::{Report, Series};
 pub use worker::{
-    Apprentice, Echo, Leave, Log, Sleep, Thread, Whereabouts, Work, announces_sleep, echo, pin_workers,
-    steps_of, sync_peers,
+    AbortProcess, Apprentice, Echo, Leave, Log, Panic, Sleep, Thread, Whereabouts, Work, announces_sleep,
+    echo, pin_workers, steps_of, sync_peers,
 };
 
 /// The placement an execution is to measure, as an argument.
@@ -90,6 +90,8 @@ fn is_quick(arguments: &[String]) -> bool {
 fn measure_apart(name: &str, placement: Placement, quick: bool) -> Vec<String> {
     let mut command = Command::new(this_program());
     command.arg(format!("{PLACEMENT}{placement}")).args(quick.then_some(QUICK));
+    // What is measured must not depend on what the shell of the one who measures asks for.
+    command.env_remove("RUST_BACKTRACE");
     let output = command.stderr(Stdio::inherit()).output().expect("this program can be executed again");
     let text = String::from_utf8_lossy(&output.stdout);
     let (mut last, table): (Vec<&str>, Vec<&str>) =

@@ -46,6 +46,22 @@ impl Message for Leave {
     type Result = Result<(), Failure>;
 }
 
+/// Panics.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Panic;
+
+impl Message for Panic {
+    type Result = Result<(), Failure>;
+}
+
+/// Aborts its process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AbortProcess;
+
+impl Message for AbortProcess {
+    type Result = Result<(), Failure>;
+}
+
 /// Logs so many events at level info, and nothing else.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Log(pub u32);
@@ -130,6 +146,22 @@ impl Handler<Leave> for Apprentice {
     }
 }
 
+impl Handler<Panic> for Apprentice {
+    type Result = Result<(), Failure>;
+
+    fn handle(&mut self, Panic: Panic, _: &mut WorkerContext<Self>) -> Self::Result {
+        panic!("a panic with a text and a number: {}", std::process::id())
+    }
+}
+
+impl Handler<AbortProcess> for Apprentice {
+    type Result = Result<(), Failure>;
+
+    fn handle(&mut self, AbortProcess: AbortProcess, _: &mut WorkerContext<Self>) -> Self::Result {
+        std::process::abort()
+    }
+}
+
 impl Handler<Work> for Apprentice {
     type Result = Result<u64, Failure>;
 
@@ -147,7 +179,7 @@ impl Handler<Log> for Apprentice {
     }
 }
 
-forkpool::interface!(Apprentice { Echo, Whereabouts, Sleep, Leave, Log, Work });
+forkpool::interface!(Apprentice { Echo, Whereabouts, Sleep, Leave, Log, Work, Panic, AbortProcess });
 forkpool::boot!(Apprentice);
 
 /// The short name of a worker that is asleep.

@@ -6,14 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use super::result_arena::{MAX_LOANS, ResultArena};
 use super::{Blob, Body};
 use crate::sys::arena::{Allocation, Arena, ReadOnlyAllocation, ReadOnlyArena};
+use crate::sys::original;
 use crate::wire::call::{ArenaSpan, Lent, MAX_LENT};
 
-/// The memory that this process, if it is a worker, shares with its host.
+/// The memory that this process, if it is a worker, shares with its host. A process that a handler forks has a copy of
+/// all this and must not write to it.
 static SHARED_ARENAS: OnceLock<SharedArenas> = OnceLock::new();
 
 struct SharedArenas {
-    /// The worker's pid. A process that a handler forks has a copy of all this and must not use it.
-    process: u32,
     arguments: Option<Arc<ReadOnlyArena>>,
     result_arena: Option<ResultArena>,
     /// The arena for results, created when it is first needed.
@@ -37,9 +37,9 @@ struct LoanRegistry {
 
 /// Declares this process a worker and sets the memory that it shares with its host.
 pub(crate) fn init_worker(arguments: Option<Arc<ReadOnlyArena>>, result_arena: Option<ResultArena>) {
-    let (process, arena, registry) = (std::process::id(), OnceLock::new(), Mutex::default());
+    let (arena, registry) = (OnceLock::new(), Mutex::default());
     // A process becomes a worker once.
-    let _ = SHARED_ARENAS.set(SharedArenas { process, arguments, result_arena, arena, registry });
+    let _ = SHARED_ARENAS.set(SharedArenas { arguments, result_arena, arena, registry });
 }
 
 /// Allocates memory for a result; `None` in a process that is not a worker, and if there is no space.
@@ -71,7 +71,7 @@ pub(crate) fn receive_arguments(spans: &[ArenaSpan]) -> io::Result<Vec<Blob>> {
 
 /// Lends the blobs of a result to the host; `None` if there are too many, or not enough space for all of them.
 pub(crate) fn lend(blobs: Vec<Blob>) -> Option<Vec<PendingLoan>> {
-    if blobs.len() > MAX_LENT {
+    if blobs.len() > MAX_LENT || original::is_copy() {
         return None;
     }
     let arenas = SHARED_ARENAS.get()?;
@@ -114,9 +114,6 @@ impl SharedArenas {
             // Only the host has these.
             Body::Result(_) => return None,
         };
-        if std::process::id() != self.process {
-            return None;
-        }
         let result_arena = self.result_arena.as_ref()?;
         let mut registry = self.registry();
         registry.reclaim(Some(result_arena));

@@ -4,6 +4,7 @@ mod adaptive_spin;
 mod blocking_channel;
 mod buffers;
 mod doorbell;
+mod last_words;
 mod ring;
 mod send_queue;
 mod socket_layer;

@@ -59,7 +59,7 @@ pub(crate) enum Activity {
 
 /// The status page of one worker.
 #[derive(Clone)]
-pub(crate) struct StatusPage(Arc<SharedMemory>);
+pub(crate) struct StatusPage(pub(super) Arc<SharedMemory>);
 
 impl StatusPage {
     /// Creates the memory of a channel without rings. Returns its status page and the descriptor with which other

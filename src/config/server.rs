@@ -8,6 +8,13 @@ use super::{MAX_NAME, OptionError};
 /// up its descriptors.
 pub(crate) const DEFAULT_MAX_CLIENTS: usize = 512;
 
+/// How long a client at a port may be silent: longer than an application is paused or restarts its network, short enough
+/// that the workers of a machine that is gone do not occupy memory for long.
+const DEFAULT_CLIENT_DEAD_AFTER: Duration = Duration::from_secs(30);
+
+/// Shortest `client_dead_after`: a client sends a ping each second.
+const LEAST_CLIENT_DEAD_AFTER: Duration = Duration::from_secs(3);
+
 /// How long a server waits for its turn to take over: longer than another one needs once its preload is done.
 pub(crate) const DEFAULT_TAKE_OVER_WAIT: Duration = Duration::from_secs(30);
 
@@ -46,6 +53,8 @@ pub struct ServerOptions {
     pub max_workers: Option<usize>,
     /// Maximum of clients, one for each pool.
     pub max_clients: usize,
+    /// How long a client at a port may be silent until its workers are killed.
+    pub client_dead_after: Duration,
 }
 
 impl Default for ServerOptions {
@@ -60,6 +69,7 @@ impl Default for ServerOptions {
             drain_timeout: None,
             max_workers: None,
             max_clients: DEFAULT_MAX_CLIENTS,
+            client_dead_after: DEFAULT_CLIENT_DEAD_AFTER,
         }
     }
 }
@@ -83,6 +93,11 @@ impl ServerOptions {
         if self.drain_timeout == Some(Duration::ZERO) {
             return Err(OptionError::zero_duration("drain_timeout"));
         }
+        if self.client_dead_after < LEAST_CLIENT_DEAD_AFTER {
+            let value = format!("{:?}", self.client_dead_after);
+            let rule = "it must be at least 3s, because a client sends a ping each second";
+            return Err(OptionError::new("client_dead_after", value, rule));
+        }
         let counts = [("max_workers", self.max_workers), ("max_clients", Some(self.max_clients))];
         match counts.into_iter().find(|(_, count)| *count == Some(0)) {
             Some((option, _)) => Err(OptionError::new(option, "0".to_owned(), "it must be at least 1")),
@@ -98,12 +113,15 @@ mod tests {
     #[test]
     fn every_impossible_option_of_a_server_is_refused_by_name_and_value() {
         type Spoil = fn(&mut ServerOptions);
-        let table: [(&str, &str, Spoil); 5] = [
+        let table: [(&str, &str, Spoil); 6] = [
             ("name", "\"\"", |options| options.name = Some(String::new())),
             ("name", "\"a/b\"", |options| options.name = Some("a/b".to_owned())),
             ("drain_timeout", "0ns", |options| options.drain_timeout = Some(Duration::ZERO)),
             ("max_workers", "0", |options| options.max_workers = Some(0)),
             ("max_clients", "0", |options| options.max_clients = 0),
+            ("client_dead_after", "2.9s", |options| {
+                options.client_dead_after = Duration::from_millis(2900);
+            }),
         ];
         for (option, value, spoil) in table {
             let mut options = ServerOptions::default();

@@ -6,6 +6,10 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::bounded_chain::{DepthGuard, MAX_CHAIN};
+#[cfg(feature = "actors")]
+use super::raw_backtrace::BacktraceStyle;
+use super::raw_backtrace::RawBacktrace;
+use crate::escape;
 
 /// How a worker process ended, as its parent process learned it from waitid(2).
 ///
@@ -72,18 +76,19 @@ fn signal_name(signal: i32) -> Option<&'static str> {
 /// Why a worker is believed to have died for its use of memory.
 ///
 /// It is an inference and no proof; see the variants for what it rests on. `Display` prints it as a phrase: `at its
-/// memory_limit of 64.0 MiB`, `by the kernel's out-of-memory killer`.
+/// memory_limit of 64.0 MiB`, `possibly by the kernel's out-of-memory killer`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum MemoryVerdict {
-    /// The pool has a `memory_limit`, and the worker reported on its standard error, shortly before it died, that an
-    /// allocation had failed.
+    /// The pool has a `memory_limit`, the worker reported on its standard error, shortly before it died, that an
+    /// allocation had failed, and it ended by itself and not by SIGKILL.
     OwnLimit {
         /// The `memory_limit` of the pool, in bytes.
         limit: u64,
     },
-    /// SIGKILL ended the worker, its memory was large, and the kernel's count of processes killed by the out-of-memory
-    /// killer had risen.
+    /// SIGKILL that this library has not sent ended the worker, its memory was large, and the kernel's count of processes
+    /// killed by the out-of-memory killer had risen, in the worker's control group where that has such a count. Which
+    /// processes these were the kernel does not tell, so `Display` says "possibly".
     OutOfMemoryKiller,
 }
 
@@ -91,7 +96,7 @@ impl fmt::Display for MemoryVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             MemoryVerdict::OwnLimit { limit } => write!(f, "at its memory_limit of {}", ByteSize(limit)),
-            MemoryVerdict::OutOfMemoryKiller => f.write_str("by the kernel's out-of-memory killer"),
+            MemoryVerdict::OutOfMemoryKiller => f.write_str("possibly by the kernel's out-of-memory killer"),
         }
     }
 }
@@ -120,8 +125,37 @@ pub struct PanicReport {
     pub message: String,
     /// The source location, as `file:line:column`, if it is known.
     pub location: Option<String>,
-    /// The stack at the panic, a text of several lines, at most 32 KiB. It is empty if no backtrace was captured.
+    /// The stack at the panic, a text of several lines, at most 32 KiB.
+    ///
+    /// It is empty unless the application's environment asks for backtraces, as for any other panic: `RUST_BACKTRACE`
+    /// is set and not `0` when the pool is started. The worker captures addresses alone; the application finds the
+    /// names of functions, on a thread, before the call is answered. A frame of a program or library that is not loaded
+    /// in the application, in the same version, is shown as path and offset.
     pub backtrace: String,
+    /// The stack as the worker captured it, until the application has made the backtrace of it.
+    #[serde(skip)]
+    pub(crate) raw: Option<Box<RawBacktrace>>,
+}
+
+impl PanicReport {
+    /// Makes a report without a backtrace.
+    pub(crate) fn new(message: String, location: Option<String>) -> Self {
+        PanicReport { message, location, backtrace: String::new(), raw: None }
+    }
+
+    /// Takes the stack out of a report that a worker has sent, if backtraces are wanted. What is no stack stays as a
+    /// text.
+    ///
+    /// A worker that sends a stack where none is wanted costs no search for names.
+    #[cfg(feature = "actors")]
+    pub(crate) fn received(mut self, style: BacktraceStyle) -> Self {
+        let is_wanted = style != BacktraceStyle::Off;
+        self.raw = if is_wanted { RawBacktrace::decode(&self.backtrace).map(Box::new) } else { None };
+        if self.raw.is_some() || !is_wanted {
+            self.backtrace.clear();
+        }
+        self
+    }
 }
 
 impl fmt::Display for PanicReport {
@@ -129,11 +163,21 @@ impl fmt::Display for PanicReport {
         // One line, also if the message has several.
         let mut lines = self.message.lines();
         let message = lines.find(|line| !line.trim().is_empty()).unwrap_or("a panic without a message");
+        f.write_str(&escape::one_line(message))?;
         match &self.location {
-            Some(location) => write!(f, "{message} at {location}"),
-            None => f.write_str(message),
+            Some(location) => write!(f, " at {}", escape::one_line(location)),
+            None => Ok(()),
         }
     }
+}
+
+/// What a worker has left about its own end, in memory that it shares with others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LastWords {
+    /// The panics of the call that ran last, which the worker did not come to report.
+    pub(crate) panic: Option<PanicReport>,
+    /// Whether the stack of its thread has overflowed.
+    pub(crate) stack_overflow: bool,
 }
 
 /// Why `setup` or `preload` failed: the text of an error, followed by the texts of its sources, outermost first.
@@ -211,7 +255,7 @@ impl<'de> Deserialize<'de> for Cause {
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&escape::lines(&self.text))
     }
 }
 

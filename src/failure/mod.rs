@@ -7,18 +7,27 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::escape;
+
 mod bounded_chain;
 mod exit;
 mod kind;
 mod multi_line;
 mod one_line;
+mod raw_backtrace;
 mod serde_compat;
 
 use exit::Cause;
+pub(crate) use exit::LastWords;
 pub use exit::{Ending, MemoryVerdict, PanicReport, SetupError};
 pub use kind::FailureKind;
 #[cfg(any(test, feature = "actors"))]
 pub(crate) use kind::KIND_NAMES;
+#[cfg(feature = "actors")]
+pub(crate) use raw_backtrace::LONGEST_BACKTRACE;
+pub(crate) use raw_backtrace::{
+    BacktraceStyle, MAX_FRAMES, MAX_OBJECT_PATH, RawBacktrace, RawFrame, RawObject,
+};
 
 /// Formats an error with its source on a line of its own, for the `Debug` output of errors that `main` returns.
 pub(crate) fn fmt_with_source(f: &mut fmt::Formatter<'_>, error: &dyn Error) -> fmt::Result {
@@ -116,6 +125,7 @@ struct Details {
     ending: Option<Ending>,
     panic: Option<PanicReport>,
     source: Option<FailureSource>,
+    stack_overflow: bool,
 }
 
 impl Failure {
@@ -219,8 +229,16 @@ impl Failure {
         self.0.ending
     }
 
+    /// Returns whether the stack of the worker's thread has overflowed, which ended the worker. An overflow on another
+    /// thread of the worker is not recognized.
+    pub fn stack_overflow(&self) -> bool {
+        self.0.stack_overflow
+    }
+
     /// Returns the report of the panic, for [`Panic`](FailureKind::Panic) and for a [`Setup`](FailureKind::Setup) that
-    /// panicked.
+    /// panicked; and for a [`Died`](FailureKind::Died) whose worker had panicked in the call that it died in: it was
+    /// aborted because that panic could not unwind, or it did not come to send its report. The report then has the texts
+    /// of all panics in the call, a line each, also of those that user code has caught, and no backtrace.
     pub fn panic(&self) -> Option<&PanicReport> {
         self.0.panic.as_ref()
     }
@@ -276,14 +294,45 @@ impl Failure {
         self.with(|details| details.panic = Some(report))
     }
 
+    /// Adds what the worker has left about its own end.
+    pub(crate) fn with_last_words(self, LastWords { panic, stack_overflow }: LastWords) -> Self {
+        self.with(|details| {
+            details.stack_overflow = stack_overflow;
+            details.panic = details.panic.take().or(panic);
+        })
+    }
+
     pub(crate) fn with_chain(self, texts: &[String]) -> Self {
         let source = Cause::chain(texts).map(FailureSource::Texts);
         self.with(|details| details.source = source)
     }
 
+    /// Returns whether a panic's stack, here or in a cause, is still without the names of its functions.
+    pub(crate) fn has_raw_backtrace(&self) -> bool {
+        let own = self.0.panic.as_ref().is_some_and(|report| report.raw.is_some());
+        own || matches!(&self.0.source, Some(FailureSource::Failure(cause)) if cause.has_raw_backtrace())
+    }
+
+    /// Makes texts of the stacks of panics, here and in the causes.
+    pub(crate) fn with_backtraces(self, text_of: &dyn Fn(&RawBacktrace) -> String) -> Self {
+        if !self.has_raw_backtrace() {
+            return self;
+        }
+        self.with(|details| {
+            if let Some(report) = &mut details.panic
+                && let Some(raw) = report.raw.take()
+            {
+                report.backtrace = text_of(&raw);
+            }
+            if let Some(FailureSource::Failure(cause)) = &mut details.source {
+                *cause = cause.clone().with_backtraces(text_of);
+            }
+        })
+    }
+
     /// Returns the line of this failure, without its causes.
     fn line(&self) -> String {
-        one_line::joined(&self.0.to_string())
+        escape::one_line(&self.0.to_string()).into_owned()
     }
 
     pub(crate) fn caused_by(self, cause: Failure) -> Self {
@@ -307,7 +356,7 @@ impl fmt::Display for Failure {
         while let Some(error) = cause {
             // A failure among the causes shows its own causes where its kind calls for them.
             let text = error.to_string();
-            write!(f, ": {}", one_line::joined(&text))?;
+            write!(f, ": {}", escape::one_line(&text))?;
             cause = if error.is::<Failure>() { None } else { error.source() };
         }
         Ok(())
@@ -320,7 +369,7 @@ impl fmt::Debug for Failure {
         f.write_str(&self.line())?;
         let mut next = self.source();
         while let Some(error) = next {
-            write!(f, "\ncaused by: {error}")?;
+            write!(f, "\ncaused by: {}", escape::one_line(&error.to_string()))?;
             next = error.source();
         }
         Ok(())

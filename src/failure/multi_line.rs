@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::exit::ByteSize;
 use super::{Details, Failure, WorkerFacts};
+use crate::escape;
 
 /// The width of the column of names.
 const NAMES: usize = 10;
@@ -22,7 +23,8 @@ pub(super) fn write(failure: &Failure, f: &mut fmt::Formatter<'_>) -> fmt::Resul
     if let Some(facts) = &details.worker {
         worker(facts, f)?;
     }
-    optional(f, "ending", details.ending)?;
+    let overflow = if details.stack_overflow { ", its stack overflowed" } else { "" };
+    optional(f, "ending", details.ending.map(|ending| format!("{ending}{overflow}")))?;
     if let Some(facts) = &details.worker {
         usage(facts, f)?;
         lines(f, "stderr", facts.stderr.iter().map(String::as_str))?;
@@ -81,8 +83,8 @@ fn optional(f: &mut fmt::Formatter<'_>, name: &str, value: Option<impl fmt::Disp
 
 fn entry(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt::Result {
     // An entry stays on one line, also if a text of the user in it has line breaks.
-    let value = value.to_string().replace(['\n', '\r'], " ");
-    write!(f, "\n  {name:NAMES$}  {value}")
+    let value = value.to_string();
+    write!(f, "\n  {name:NAMES$}  {}", escape::one_line(&value))
 }
 
 fn lines<'a>(f: &mut fmt::Formatter<'_>, name: &str, lines: impl Iterator<Item = &'a str>) -> fmt::Result {

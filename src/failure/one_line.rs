@@ -2,12 +2,7 @@
 
 use std::fmt;
 
-use super::{Details, FailureKind, MemoryVerdict, Phase, WorkerFacts};
-
-/// Returns the text on one line, also if it has line breaks.
-pub(super) fn joined(text: &str) -> String {
-    text.replace(['\n', '\r'], " ")
-}
+use super::{Details, Ending, FailureKind, MemoryVerdict, Phase, WorkerFacts};
 
 impl Details {
     fn call_name(&self) -> &str {
@@ -51,7 +46,10 @@ impl Details {
         write!(f, "set-up of {} ", self.worker_name())?;
         match (&self.panic, &self.ending) {
             (Some(report), _) => write!(f, "panicked: {report}"),
-            (None, Some(ending)) => write!(f, "ended its process: {ending}"),
+            (None, Some(ending)) => {
+                write!(f, "ended its process: {ending}")?;
+                self.write_overflow(f)
+            }
             (None, None) => f.write_str(&self.text),
         }
     }
@@ -67,14 +65,24 @@ impl Details {
             Some(ending) => write!(f, ": {ending}"),
             None => Ok(()),
         }?;
+        self.write_overflow(f)?;
+        if let Some(report) = &self.panic {
+            write!(f, ", after it panicked: {report}")?;
+        }
         match self.verdict() {
             Some(verdict) => write!(f, ", {verdict}"),
             None => Ok(()),
         }
     }
 
+    fn write_overflow(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.stack_overflow { ", its stack overflowed" } else { "" })
+    }
+
     fn write_hang(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} hung on {}, which was killed", self.call_name(), self.worker_name())?;
+        // With a grace it may have ended by itself.
+        let end = if let Some(Ending::Exited { .. }) = self.ending { "told to end" } else { "killed" };
+        write!(f, "{} hung on {}, which was {end}", self.call_name(), self.worker_name())?;
         match self.limit {
             Some(limit) => write!(f, " at its hung_worker_timeout of {limit:?}"),
             None => Ok(()),

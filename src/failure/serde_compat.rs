@@ -7,6 +7,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Details, Failure, FailureKind, bounded_chain};
+use crate::escape;
 
 /// What is written in human-readable formats.
 #[derive(Serialize)]
@@ -68,7 +69,7 @@ impl<'de> Deserialize<'de> for Failure {
 impl Failure {
     /// Creates a failure that was read. Without details that this version understands, it is of the kind `Other`.
     fn read(line: String, details: Option<Details>) -> Self {
-        let line = line.replace(['\n', '\r'], " ");
+        let line = escape::one_line(&line).into_owned();
         match details {
             // A failure of an unknown kind prints the line of its writer, whose version knows the kind.
             Some(details) if details.kind == FailureKind::Other => {

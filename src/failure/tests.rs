@@ -46,9 +46,8 @@ fn complete() -> Failure {
         .on_worker(facts)
         .with_ending(Ending::Signaled { signal: 6, core_dumped: true })
         .with_panic(PanicReport {
-            message: "a\nb".to_owned(),
-            location: Some("x.rs:1:2".to_owned()),
             backtrace: "0: f\n1: g".to_owned(),
+            ..PanicReport::new("a\nb".to_owned(), Some("x.rs:1:2".to_owned()))
         })
         .with_chain(&["outer".to_owned(), "inner".to_owned()])
         .retry_in(Duration::from_secs(1))
@@ -58,7 +57,8 @@ fn complete() -> Failure {
 #[test]
 fn the_alternate_format_has_a_line_for_each_known_detail() {
     let block = "\
-worker p/3 (pid 7) died while running Call: killed by SIGABRT (core dumped), at its memory_limit of 64.0 MiB
+worker p/3 (pid 7) died while running Call: killed by SIGABRT (core dumped), after it panicked: a at x.rs:1:2, at \
+its memory_limit of 64.0 MiB
   kind        died
   pool        p
   call        Call, running, waited 2.0ms, ran 700.0ms
@@ -124,11 +124,7 @@ fn a_failure_of_a_newer_peer_is_read_as_far_as_it_is_understood() {
 
 #[test]
 fn a_panic_message_of_many_lines_prints_its_first_line() {
-    let report = PanicReport {
-        message: "first\nsecond".to_owned(),
-        location: Some("a.rs:1:2".to_owned()),
-        backtrace: String::new(),
-    };
+    let report = PanicReport::new("first\nsecond".to_owned(), Some("a.rs:1:2".to_owned()));
     let failure = Failure::of(FailureKind::Panic, "").in_pool("p").during("Call").with_panic(report);
     assert_eq!(failure.to_string(), "Call panicked in a worker of pool p: first at a.rs:1:2");
 }
@@ -144,6 +140,33 @@ fn a_chain_of_texts_is_a_chain_of_sources() {
     let line = "set-up of worker pool/3 (pid 7) returned an error";
     assert_eq!(failure.to_string(), format!("{line}: outer: inner"));
     assert_eq!(format!("{failure:?}"), format!("{line}\ncaused by: outer\ncaused by: inner"));
+}
+
+/// G8
+#[test]
+fn a_stack_that_overflowed_and_panics_that_did_not_unwind_are_part_of_a_death() {
+    let panic = Some(PanicReport::new("first\nsecond".to_owned(), Some("a.rs:1:2".to_owned())));
+    let death = |panic, stack_overflow| {
+        let died = Failure::of(FailureKind::Died, "").during("Call").on_worker(worker(3, 7));
+        let died = died.with_ending(Ending::Signaled { signal: 11, core_dumped: false });
+        died.with_last_words(LastWords { panic, stack_overflow }).to_string()
+    };
+    let line = "worker pool/3 (pid 7) died while running Call: killed by SIGSEGV";
+    assert_eq!(death(None, false), line);
+    assert_eq!(death(None, true), format!("{line}, its stack overflowed"));
+    assert_eq!(death(panic, false), format!("{line}, after it panicked: first at a.rs:1:2"));
+}
+
+/// G8: a worker that has ended when it was told to was not killed.
+#[test]
+fn a_hang_says_how_it_was_ended() {
+    let hung = |ending| {
+        let hung = Failure::of(FailureKind::Hung, "").during("Call").on_worker(worker(3, 7));
+        hung.with_ending(ending).to_string()
+    };
+    let line = "Call hung on worker pool/3 (pid 7), which was";
+    assert_eq!(hung(Ending::Signaled { signal: 9, core_dumped: false }), format!("{line} killed"));
+    assert_eq!(hung(Ending::Exited { code: 7 }), format!("{line} told to end"));
 }
 
 #[test]

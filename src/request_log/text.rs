@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::{FinishedLog, LogLevel, LogMessage, LogTiming};
+use crate::escape;
 
 /// The number of columns of the text that `Display` prints.
 const DEFAULT_COLUMNS: usize = 100;
@@ -103,16 +104,9 @@ pub(super) fn message_line(message: &LogMessage) -> String {
     line
 }
 
-/// Escapes the control characters of a text, which could move a terminal's cursor.
+/// Escapes the characters of a text that are not shown.
 pub(super) fn printable(text: &str) -> String {
-    let mut printable = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char.is_control() {
-            true => printable.extend(char.escape_default()),
-            false => printable.push(char),
-        }
-    }
-    printable
+    escape::printable(text).into_owned()
 }
 
 /// The chart of the timers.

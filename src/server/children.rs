@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use rustix::process::Pid;
 
 use super::watchdog;
-use super::watchdog::{HangLimit, WatchdogState, WatchdogVerdict};
+use super::watchdog::{HangLimit, Killing, WatchdogState, WatchdogVerdict};
 use crate::channel::StatusPage;
-use crate::failure::Ending;
-use crate::sys::{Errno, clock, descriptors, memory, process};
+use crate::frozen_time::FrozenTime;
+use crate::sys::oom::OomCounts;
+use crate::sys::process::Zombie;
+use crate::sys::{Errno, clock, descriptors, kill, oom, process};
 use crate::wire::control::{Ended, FromServer, ProcessLimits, StatusSnapshot};
 
 /// Least peak memory, in bytes, of a worker that may be a victim of the out-of-memory killer, which picks large
@@ -25,6 +27,7 @@ struct Child {
     number: u64,
     hang_limit: Option<HangLimit>,
     watchdog: WatchdogState,
+    killing: Killing,
     status_page: Option<StatusPage>,
     /// The output pipes of a worker whose client is on another machine; an element is `None` once its pipe is closed.
     outputs: Option<Outputs>,
@@ -35,6 +38,9 @@ type Outputs = [Option<OwnedFd>; 2];
 
 /// One output of a worker: its pid, and whether it is standard error.
 pub(super) type OutputId = (Pid, bool);
+
+/// The exit of a worker: its client, the last chunks of its output, and how it ended.
+pub(super) type Exit = (ClientId, Vec<FromServer>, Ended);
 
 /// What a remote client does not hold itself: the status page and the output pipes of its worker.
 pub(super) struct RemoteOutputs {
@@ -58,19 +64,19 @@ struct Adopted {
     number: u64,
     /// Refers to this very process even after its pid is reused.
     pidfd: OwnedFd,
+    killing: Killing,
 }
 
 /// The workers that were forked and not reaped, by pid, and the adopted ones.
 pub(super) struct Children {
     running: HashMap<Pid, Child>,
     adopted: Vec<Adopted>,
-    /// The kernel's count of out-of-memory kills when it was last read.
-    oom_kills: Option<u64>,
+    oom_counts: OomCounts,
 }
 
 impl Children {
     pub(super) fn new() -> Self {
-        Children { running: HashMap::new(), adopted: Vec::new(), oom_kills: memory::oom_kills() }
+        Children { running: HashMap::new(), adopted: Vec::new(), oom_counts: OomCounts::read() }
     }
 
     /// Returns the number of running workers.
@@ -90,8 +96,9 @@ impl Children {
         let hang_limit = hang_limit(process_limits);
         // A worker without a readable status page is bounded only by the clocks of its callers.
         let status_page = hang_limit.and_then(|_| open_status_page());
-        let watchdog = WatchdogState::default();
-        self.running.insert(pid, Child { client, number, hang_limit, watchdog, status_page, outputs: None });
+        let (watchdog, killing, outputs) = (WatchdogState::default(), Killing::default(), None);
+        let child = Child { client, number, hang_limit, watchdog, killing, status_page, outputs };
+        self.running.insert(pid, child);
     }
 
     /// Adds a worker that was forked for a client on another machine.
@@ -104,7 +111,9 @@ impl Children {
     ) {
         let (hang_limit, watchdog) = (hang_limit(process_limits), WatchdogState::default());
         let (status_page, outputs) = (Some(status_page), Some([Some(stdout), Some(stderr)]));
-        self.running.insert(pid, Child { client, number, hang_limit, watchdog, status_page, outputs });
+        let killing = Killing::default();
+        let child = Child { client, number, hang_limit, watchdog, killing, status_page, outputs };
+        self.running.insert(pid, child);
     }
 
     /// Returns the open outputs of remote workers, with their clients.
@@ -126,7 +135,7 @@ impl Children {
     pub(super) fn adopt(&mut self, client: ClientId, number: u64, pidfd: OwnedFd) {
         // A number that comes again replaces the one before, so that a client holds no more than its workers.
         self.adopted.retain(|adopted| (adopted.client, adopted.number) != (client, number));
-        self.adopted.push(Adopted { client, number, pidfd });
+        self.adopted.push(Adopted { client, number, pidfd, killing: Killing::default() });
     }
 
     /// Gives up, in a forked child, the pidfds of adopted workers, the output pipes of others and their status pages:
@@ -151,47 +160,53 @@ impl Children {
     }
 
     /// Kills a worker with its process group, or sends it SIGTERM. An adopted worker is only ever killed.
-    pub(super) fn end_worker(&self, client: ClientId, number: u64, kill: bool) {
+    pub(super) fn end_worker(&mut self, client: ClientId, number: u64, kill: bool) {
+        let now = clock::coarse_millis();
         let is_wanted = |child: &Child| (child.client, child.number) == (client, number);
-        if let Some((&pid, _)) = self.running.iter().find(|(_, child)| is_wanted(child)) {
+        if let Some((&pid, child)) = self.running.iter_mut().find(|(_, child)| is_wanted(child)) {
             match kill {
-                true => process::kill_group(pid),
-                false => process::terminate_child(pid),
+                true => child.kill(pid, now),
+                false => kill::terminate_child(pid),
             }
         }
-        let adopted =
-            self.adopted.iter().find(|adopted| (adopted.client, adopted.number) == (client, number));
-        if let Some(adopted) = adopted.filter(|_| kill) {
-            process::kill_adopted(adopted.pidfd.as_fd());
-        }
+        let is_wanted = |adopted: &&mut Adopted| (adopted.client, adopted.number) == (client, number);
+        self.adopted.iter_mut().filter(is_wanted).filter(|_| kill).for_each(|adopted| adopted.kill(now));
     }
 
-    /// Kills hung workers, or sends them SIGTERM first. Returns how long until the next check is due.
-    pub(super) fn check_hung(&mut self) -> Option<Duration> {
+    /// Kills hung workers, or sends them SIGTERM first, and kills again what was killed and has not ended. Returns how
+    /// long until the next check is due.
+    pub(super) fn check(&mut self, now: Instant, frozen: &FrozenTime) -> Option<Duration> {
+        let frozen = |time| frozen.within(now, time);
         let now = clock::coarse_millis();
-        watchdog::next_check(self.running.iter_mut().filter_map(|(&pid, child)| child.check(pid, now)))
+        let running = self.running.iter_mut().filter_map(|(&pid, child)| child.check(pid, now, frozen));
+        let adopted = self.adopted.iter_mut().filter_map(|adopted| adopted.check(now));
+        watchdog::next_check(running.chain(adopted))
     }
 
-    /// Reaps the next worker that has exited, after killing the rest of its process group. Returns its client, the
-    /// last chunks of its output, and its exit.
+    /// Reaps the next worker that has exited, after killing the rest of its process group.
     ///
     /// Orphans of dead workers are children of the server as well; they are reaped on the way and not reported. `most`
     /// counts down with each child; at zero none is reaped.
-    pub(super) fn next_ended(&mut self, most: &mut usize) -> Option<(ClientId, Vec<FromServer>, Ended)> {
+    pub(super) fn next_ended(&mut self, most: &mut usize) -> Option<Exit> {
         while *most > 0 {
-            let pid = process::next_zombie()?;
+            let Zombie { pid, is_killed } = process::next_zombie()?;
             *most -= 1;
             let child = self.running.remove(&pid);
             if child.is_some() {
                 // The group is killed before the reaping: a zombie still occupies its pid, so no other group can have
                 // that number.
-                process::kill_group(pid);
+                kill::kill_group_of_child(pid);
             }
+            // The process has its control group until it is reaped.
+            let is_foreign_kill = is_killed && child.as_ref().is_some_and(|child| !child.killing.has_begun());
+            let group = if is_foreign_kill { oom::group_count_of(pid) } else { None };
             let exit = process::reap(pid)?;
             if let Some(mut child) = child {
                 let (printed, status) = (child.drain_outputs(), child.status());
                 let hung = child.watchdog.has_acted();
-                let out_of_memory = !hung && self.was_oom_killed(&exit);
+                let is_large = exit.peak_memory >= OOM_MIN_PEAK;
+                let out_of_memory =
+                    is_foreign_kill && !hung && is_large && self.oom_counts.may_include(group);
                 let ended = Ended {
                     number: child.number,
                     ending: exit.ending,
@@ -207,41 +222,32 @@ impl Children {
         None
     }
 
-    /// Returns whether the kernel's count of out-of-memory kills has risen since it was last read, for an exit that
-    /// can be such a kill.
-    fn was_oom_killed(&mut self, exit: &process::ExitStatus) -> bool {
-        let killed = matches!(exit.ending, Ending::Signaled { signal: libc::SIGKILL, .. });
-        if !killed || exit.peak_memory < OOM_MIN_PEAK {
-            return false;
-        }
-        let kills = memory::oom_kills();
-        let before = std::mem::replace(&mut self.oom_kills, kills);
-        before.is_some() && before < kills
-    }
-
     /// Kills the workers of one client with their process groups. Children are reaped later; adopted workers are
-    /// forgotten.
+    /// watched until they have ended.
     pub(super) fn kill_workers_of(&mut self, client: ClientId) {
-        let theirs = self.running.iter().filter(|(_, child)| child.client == client);
-        theirs.for_each(|(&pid, _)| process::kill_group(pid));
-        let theirs = self.adopted.iter().filter(|adopted| adopted.client == client);
-        theirs.for_each(|adopted| process::kill_adopted(adopted.pidfd.as_fd()));
-        self.adopted.retain(|adopted| adopted.client != client);
+        let now = clock::coarse_millis();
+        let theirs = self.running.iter_mut().filter(|(_, child)| child.client == client);
+        theirs.for_each(|(&pid, child)| child.kill(pid, now));
+        let theirs = self.adopted.iter_mut().filter(|adopted| adopted.client == client);
+        theirs.for_each(|adopted| adopted.kill(now));
     }
 
-    /// Kills every worker with its process group and reaps them, for at most `timeout`.
-    pub(super) fn kill_all(&mut self, timeout: Duration) {
-        let until = Instant::now() + timeout;
-        self.running.keys().for_each(|&pid| process::kill_group(pid));
-        self.adopted.drain(..).for_each(|adopted| process::kill_adopted(adopted.pidfd.as_fd()));
+    /// Kills every worker with its process group and reaps them, for at most `timeout`. Returns their exits.
+    pub(super) fn kill_all(&mut self, timeout: Duration) -> Vec<Exit> {
+        let (until, mut exits) = (Instant::now() + timeout, Vec::new());
+        self.adopted.drain(..).for_each(|mut adopted| adopted.kill(clock::coarse_millis()));
         while !self.running.is_empty() && Instant::now() < until {
+            // Again each time: a signal may have been refused.
+            self.running.keys().for_each(|&pid| kill::kill_child(pid));
             let mut most = usize::MAX;
-            if self.next_ended(&mut most).is_none() {
+            exits.extend(std::iter::from_fn(|| self.next_ended(&mut most)));
+            if !self.running.is_empty() {
                 // A killed process exits within microseconds; only a process that is stuck in the kernel makes this
                 // loop sleep.
                 std::thread::sleep(Duration::from_micros(200));
             }
         }
+        exits
     }
 }
 
@@ -277,22 +283,51 @@ impl Child {
     /// Returns the contents of the status page for a client that does not share it.
     fn status(&self) -> Option<StatusSnapshot> {
         let status_page = self.outputs.as_ref().and(self.status_page.as_ref())?;
-        Some(StatusSnapshot { begun: status_page.call_begun(), records: status_page.records() })
+        let (begun, records) = (status_page.call_begun(), status_page.records());
+        Some(StatusSnapshot { begun, records, last_words: status_page.last_words() })
     }
 
-    fn check(&mut self, pid: Pid, now: u32) -> Option<Duration> {
+    /// Kills the worker, from now on again and again until it is reaped.
+    fn kill(&mut self, pid: Pid, now: u32) {
+        self.killing.begin(now);
+        kill::kill_child(pid);
+    }
+
+    fn check(&mut self, pid: Pid, now: u32, frozen: impl Fn(Duration) -> Duration) -> Option<Duration> {
+        if let Some(wait) = self.killing.check(now) {
+            if wait.is_zero() {
+                self.kill(pid, now);
+            }
+            return self.killing.check(now);
+        }
         let (hang_limit, since) = (self.hang_limit?, self.status_page.as_ref()?.running_since());
-        match self.watchdog.check(since, now, hang_limit) {
-            WatchdogVerdict::Wait(wait) => Some(wait),
+        match self.watchdog.check(since, now, hang_limit, frozen) {
+            WatchdogVerdict::Wait(wait) => Some(wait.min(hang_limit.longest_wait())),
             WatchdogVerdict::Terminate => {
-                process::terminate_child(pid);
-                hang_limit.grace
+                kill::terminate_child(pid);
+                hang_limit.grace.map(|grace| grace.min(hang_limit.longest_wait()))
             }
             WatchdogVerdict::Kill => {
-                process::kill_group(pid);
-                None
+                self.kill(pid, now);
+                self.killing.check(now)
             }
             WatchdogVerdict::Done => None,
         }
+    }
+}
+
+impl Adopted {
+    /// Kills the worker, from now on again and again until it has ended.
+    fn kill(&mut self, now: u32) {
+        self.killing.begin(now);
+        // It may not be permitted at this moment.
+        let _ = kill::kill(self.pidfd.as_fd());
+    }
+
+    fn check(&mut self, now: u32) -> Option<Duration> {
+        if self.killing.check(now)?.is_zero() {
+            self.kill(now);
+        }
+        self.killing.check(now)
     }
 }

@@ -1,7 +1,7 @@
 //! The connected applications, and peers that have not identified themselves yet.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,10 @@ use super::control_channel::{ControlChannel, Disconnect};
 use super::listener::{AcceptedPeer, Peer};
 use super::pending;
 use super::pending::Room;
+use crate::frozen_time::FrozenTime;
+use crate::silence::{Look, Silence};
 use crate::sys::arena::ReadOnlyArena;
-use crate::sys::random;
+use crate::sys::{Errno, random, sockets};
 use crate::wire::control::{FromServer, Hello};
 use crate::wire::handover::TakeOver;
 use crate::worker::Numbering;
@@ -26,6 +28,9 @@ pub(super) struct Client {
     pub(super) id: ClientId,
     pub(super) control: ControlChannel,
     pub(super) hello: Hello,
+    /// The application's process, whose end is that of the client: another process may hold the connection by then. `None`
+    /// for a client on another machine, and where the kernel does not tell.
+    pub(super) process: Option<OwnedFd>,
     /// How it counts its messages.
     pub(super) numbering: Numbering,
     /// Whether this server still forks workers for it although another one has taken over, which it does not fit.
@@ -40,15 +45,18 @@ pub(super) struct Client {
     pub(super) key: Option<AdoptionKey>,
     /// Workers that were forked for this client so far.
     pub(super) forked: u64,
+    /// How long a remote client has been silent; `None` for one on the same machine, whose end the kernel reports.
+    silence: Option<Silence>,
 }
 
 impl Client {
-    fn new(id: ClientId, control: ControlChannel, hello: Hello) -> Self {
+    fn new(id: ClientId, control: ControlChannel, hello: Hello, process: Option<OwnedFd>) -> Self {
         let hello = Hello { config: None, ..hello };
         Client {
             id,
             control,
             hello,
+            process,
             numbering: Numbering::default(),
             stays: false,
             is_trusted: true,
@@ -56,7 +64,28 @@ impl Client {
             ticket: None,
             key: None,
             forked: 0,
+            silence: None,
         }
+    }
+}
+
+/// Opens the process of the application at the other end of a connection on this machine; `None` where the kernel does not
+/// tell it.
+///
+/// # Errors
+///
+/// [`Disconnect::Closed`] if that process has ended, [`Disconnect::Broken`] if this process has no descriptor left.
+pub(super) fn application_at(control: &ControlChannel) -> Result<Option<OwnedFd>, Disconnect> {
+    match sockets::peer_process(control.as_fd()) {
+        Ok(process) => Ok(Some(process)),
+        // In a PID namespace that this process does not see, a process has no number, and is not gone.
+        Err(Errno::SRCH)
+            if sockets::peer_credentials(control.as_fd()).is_ok_and(|peer| peer.pid.is_some()) =>
+        {
+            Err(Disconnect::Closed)
+        }
+        Err(Errno::MFILE | Errno::NFILE) => Err(Disconnect::Broken),
+        Err(_) => Ok(None),
     }
 }
 
@@ -83,6 +112,12 @@ pub(super) struct PendingPeer {
 }
 
 impl PendingPeer {
+    /// Returns how long the peer may still be pending. Time in which the server was frozen does not count.
+    fn remaining(&self, now: Instant, frozen: &FrozenTime) -> Duration {
+        let pending = now.saturating_duration_since(self.connected_at);
+        HANDSHAKE_TIMEOUT.saturating_sub(pending.saturating_sub(frozen.since(self.connected_at)))
+    }
+
     /// Returns what decides who makes room for another peer.
     fn standing(&self) -> pending::Standing {
         pending::Standing {
@@ -120,9 +155,9 @@ impl Clients {
     }
 
     /// Adds the only client of a private server.
-    pub(super) fn welcome(&mut self, control: ControlChannel, hello: Hello) {
+    pub(super) fn welcome(&mut self, control: ControlChannel, hello: Hello, process: Option<OwnedFd>) {
         self.last_id += 1;
-        self.clients.insert(self.last_id, Client::new(self.last_id, control, hello));
+        self.clients.insert(self.last_id, Client::new(self.last_id, control, hello, process));
     }
 
     /// Returns the clients that do not fit a server that is to replace this one, each with the reason.
@@ -194,17 +229,30 @@ impl Clients {
         Ok(())
     }
 
-    /// Makes a pending peer a client, with the same id. Returns `None` if there is no such peer or no random ticket
-    /// can be made.
-    pub(super) fn admit(&mut self, id: ClientId, hello: Hello, numbering: Numbering) -> Option<&mut Client> {
+    /// Makes a pending peer a client, with the same id; `process` is its application's. Returns `None` if there is no such
+    /// peer or no random ticket can be made. A remote client that is silent for `dead_after` is dead.
+    pub(super) fn admit(
+        &mut self,
+        id: ClientId,
+        hello: Hello,
+        numbering: Numbering,
+        process: Option<OwnedFd>,
+        dead_after: Duration,
+    ) -> Option<&mut Client> {
         let PendingPeer { mut control, peer, key, .. } = self.pending_peers.remove(&id)?;
         control.mark_known();
         let is_remote = matches!(peer, Peer::Remote(_));
         let is_trusted = peer.owns_workers();
         let ticket = is_remote.then(random::random_u128).transpose().ok()?;
-        let client = Client::new(id, control, hello);
-        self.clients.insert(id, Client { numbering, is_trusted, ticket, key, ..client });
+        let silence = is_remote.then(|| Silence::new(dead_after, Instant::now()));
+        let client = Client::new(id, control, hello, process);
+        self.clients.insert(id, Client { numbering, is_trusted, ticket, key, silence, ..client });
         self.clients.get_mut(&id)
+    }
+
+    /// Returns the processes of the applications on this machine; each becomes readable when its process ends.
+    pub(super) fn processes(&self) -> impl Iterator<Item = (ClientId, BorrowedFd<'_>)> {
+        self.clients.iter().filter_map(|(id, client)| Some((*id, client.process.as_ref()?.as_fd())))
     }
 
     /// Overwrites the secrets of all clients, in a forked process.
@@ -239,19 +287,17 @@ impl Clients {
     }
 
     /// Removes and returns the peers that have been pending for too long.
-    pub(super) fn remove_overdue(&mut self, now: Instant) -> Vec<PendingPeer> {
-        let is_overdue = |pending_peer: &PendingPeer| {
-            now.saturating_duration_since(pending_peer.connected_at) >= HANDSHAKE_TIMEOUT
-        };
+    pub(super) fn remove_overdue(&mut self, now: Instant, frozen: &FrozenTime) -> Vec<PendingPeer> {
+        let is_overdue = |pending_peer: &PendingPeer| pending_peer.remaining(now, frozen).is_zero();
         let overdue = self.timed_peers().filter(|(_, pending_peer)| is_overdue(pending_peer));
         let ids: Vec<ClientId> = overdue.map(|(id, _)| id).collect();
         ids.into_iter().filter_map(|id| self.pending_peers.remove(&id)).collect()
     }
 
     /// Returns how long until the next peer has been pending for too long.
-    pub(super) fn next_overdue(&self, now: Instant) -> Option<Duration> {
+    pub(super) fn next_overdue(&self, now: Instant, frozen: &FrozenTime) -> Option<Duration> {
         let (_, oldest) = self.timed_peers().next()?;
-        Some(HANDSHAKE_TIMEOUT.saturating_sub(now.saturating_duration_since(oldest.connected_at)))
+        Some(oldest.remaining(now, frozen))
     }
 
     fn channels(&self) -> impl Iterator<Item = (ClientId, &ControlChannel)> {
@@ -277,8 +323,31 @@ impl Clients {
 
     /// Reads what a client or a pending peer has sent.
     pub(super) fn read(&mut self, id: ClientId) -> Result<(), Disconnect> {
-        let clients = self.clients.get_mut(&id).map(|client| &mut client.control);
+        if let Some(client) = self.clients.get_mut(&id) {
+            if client.control.read()? {
+                client.silence.iter_mut().for_each(Silence::end);
+            }
+            return Ok(());
+        }
         let pending_peer = self.pending_peers.get_mut(&id).map(|pending_peer| &mut pending_peer.control);
-        clients.or(pending_peer).map_or(Ok(()), |control| control.read().map(drop))
+        pending_peer.map_or(Ok(()), |control| control.read().map(drop))
+    }
+
+    /// Returns how long until it is time to look whether a remote client is silent.
+    pub(super) fn next_look(&self, now: Instant) -> Option<Duration> {
+        let silences = self.clients.values().filter_map(|client| client.silence.as_ref());
+        silences.map(|silence| silence.next(now)).min()
+    }
+
+    /// Returns the remote clients that have been silent for too long. What has arrived was read before.
+    pub(super) fn dead(&mut self, now: Instant) -> Vec<ClientId> {
+        let is_dead = |client: &mut Client| {
+            // Messages that wait to be handled have arrived.
+            let is_busy = client.control.has_message();
+            let silence = client.silence.as_mut();
+            silence.is_some_and(|silence| silence.look(now) == Look::Dead) && !is_busy
+        };
+        let dead = self.clients.iter_mut().filter_map(|(id, client)| is_dead(client).then_some(*id));
+        dead.collect()
     }
 }

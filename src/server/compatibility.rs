@@ -120,6 +120,7 @@ fn difference(their: &Signature, own: &[Signature]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::BacktraceStyle;
     use crate::wire::control::ProcessLimits;
 
     fn interface(signatures: &[(&str, [u64; 3])]) -> Vec<Signature> {
@@ -143,6 +144,7 @@ mod tests {
             max_depth: 1,
             max_memory: None,
             process_limits: ProcessLimits::default(),
+            backtrace: BacktraceStyle::Off,
             config: None,
         }
     }

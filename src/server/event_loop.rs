@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::children::{Children, ClientId, OutputId};
+use super::children::{Children, ClientId, Exit, OutputId};
 use super::clients::Clients;
 use super::compatibility::ServerVersion;
 use super::control_channel::{ControlChannel, Disconnect};
@@ -15,7 +15,9 @@ use super::succession::Succession;
 use super::systemd;
 use super::systemd::Notices;
 use crate::config::ServerOptions;
+use crate::frozen_time::FrozenTime;
 use crate::sys::descriptors;
+use crate::sys::original;
 use crate::sys::passing::RETRY_WAIT;
 use crate::sys::process;
 use crate::sys::process::TitleSpace;
@@ -38,6 +40,13 @@ const MAX_MESSAGES: usize = 64;
 /// Most children that are reaped in one turn of the loop. Orphans of workers are among them, which a worker may fork
 /// without end.
 const MAX_REAPED: usize = 256;
+
+/// Longest time that one turn of the loop takes, and that a wait lasts longer than it was to, in a process that runs
+/// (50 ms). What is beyond that was frozen.
+const LONGEST_TURN: Duration = Duration::from_millis(50);
+
+/// Longest wait while the end of the drain counts down (1 s), so that it is noticed if the process is frozen meanwhile.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// What every worker is made from.
 pub(super) struct WorkerTemplate<'a> {
@@ -68,8 +77,10 @@ pub(super) struct ForkServer<'a> {
     /// Whether children have exited that were not reaped in the last turn of the loop.
     has_more_exits: bool,
     /// Set once the server takes no more work: `Some(Some(deadline))` if its workers must finish by then.
-    draining: Option<Option<Instant>>,
+    pub(super) draining: Option<Option<Instant>>,
     started: Instant,
+    /// When this process did not run. That time counts against no limit.
+    pub(super) frozen: FrozenTime,
     pub(super) forked: u64,
     pub(super) not_forked: u64,
     pub(super) rejections: RejectionLog,
@@ -115,6 +126,8 @@ enum Watched {
     /// The listener at this place.
     Listener(usize),
     Peer(ClientId),
+    /// The process of an application.
+    Application(ClientId),
     Output(OutputId),
     Adopted,
 }
@@ -140,9 +153,11 @@ impl<'a> ForkServer<'a> {
             spare,
             clients: Clients::default(),
             children: Children::new(),
-            has_more_exits: false,
+            // Of children that the preload has left, no signal tells any more.
+            has_more_exits: true,
             draining: None,
             started: now,
+            frozen: FrozenTime::new(now),
             forked: 0,
             not_forked: 0,
             rejections: RejectionLog::new(now),
@@ -153,10 +168,11 @@ impl<'a> ForkServer<'a> {
         }
     }
 
-    /// Adds the application of a private server, whose hello has been checked. Its channel does not block.
-    pub(super) fn welcome(&mut self, mut control: ControlChannel, hello: Hello) {
+    /// Adds the application of a private server, whose hello has been checked, and its process. Its channel does not
+    /// block.
+    pub(super) fn welcome(&mut self, mut control: ControlChannel, hello: Hello, process: Option<OwnedFd>) {
         control.queue(&FromServer::Welcome { ticket: None });
-        self.clients.welcome(control, hello);
+        self.clients.welcome(control, hello, process);
     }
 
     /// Runs until there is nothing more to do, then closes the listeners and kills all workers. Returns `Ok` in every
@@ -166,7 +182,13 @@ impl<'a> ForkServer<'a> {
             Ok(spec) => Ok(ForkedWorker { server: self, spec }),
             Err(disconnect) => {
                 self.close_listeners();
-                self.children.kill_all(KILL_WAIT);
+                // A client on another machine learns of these ends from here alone: another process may hold the
+                // connection of a worker.
+                self.children.kill_all(KILL_WAIT).into_iter().for_each(|exit| self.report_exit(exit));
+                for id in self.clients.ids() {
+                    // A client that does not get it finds the channel closed.
+                    let _ = self.clients.get(id).map(|client| client.control.flush());
+                }
                 Err(disconnect)
             }
         }
@@ -183,6 +205,8 @@ impl<'a> ForkServer<'a> {
     /// Returns `Ok` in a forked child, with the worker's parts.
     fn run(&mut self) -> Result<WorkerSpec, Disconnect> {
         loop {
+            // A copy of this process can only come from the user's subscriber here; it runs no turn.
+            original::exit_copy();
             for id in self.clients.pending_ids() {
                 if let Some(spec) = self.handle_pending_peer(id) {
                     return Ok(spec);
@@ -198,7 +222,7 @@ impl<'a> ForkServer<'a> {
             if self.stops_after_succession && self.succession.successor().is_none() {
                 self.stop_accepting();
             }
-            let is_overdue = self.draining.flatten().is_some_and(|drain_until| drain_until <= Instant::now());
+            let is_overdue = self.remaining_drain(Instant::now()).is_some_and(|left| left.is_zero());
             let is_done = self.children.count() == 0 && !self.clients.any_stays();
             if self.draining.is_some() && (is_overdue || is_done) {
                 return Err(Disconnect::Closed);
@@ -210,18 +234,20 @@ impl<'a> ForkServer<'a> {
     /// Waits for events and handles them, except for messages that were read: [`run`](Self::run) handles those.
     fn wait(&mut self) -> Result<(), Disconnect> {
         let now = Instant::now();
+        self.frozen.note_run(now, LONGEST_TURN);
         self.rejections.log_omitted(now);
         telling::catch_up();
         self.notices.flush(now);
         let timers = [
-            self.children.check_hung(),
-            self.clients.next_overdue(now),
+            self.children.check(now, &self.frozen),
+            self.clients.next_overdue(now, &self.frozen),
+            self.clients.next_look(now),
             self.clients.next_resumed(now),
             self.remaining_pause(now),
             self.rejections.next(now),
-            self.draining.flatten().map(|drain_until| drain_until.saturating_duration_since(now)),
+            self.remaining_drain(now).map(|left| left.min(LONGEST_WAIT)),
             self.clients.next_room(now).filter(|_| !self.listeners.is_empty()),
-            self.succession.next_overdue(now),
+            self.succession.next_overdue(now, &self.frozen),
             (self.has_more_exits || self.clients.has_messages()).then_some(Duration::ZERO),
             self.notices.next(now),
         ];
@@ -238,6 +264,8 @@ impl<'a> ForkServer<'a> {
                 Err(error) => return Err(self.give_up("poll", error)),
             }
         };
+        let longest = timeout.map_or(Duration::MAX, |timeout| timeout.saturating_add(LONGEST_TURN));
+        self.frozen.note_run(Instant::now(), longest);
         let request = awake.child_signals.then(|| self.child_signals.take_stop_request()).flatten();
         if awake.child_signals || self.has_more_exits {
             self.report_exits();
@@ -250,13 +278,14 @@ impl<'a> ForkServer<'a> {
         for (token, _) in tokens.iter().zip(&awake.readable).filter(|(_, readable)| **readable) {
             match *token {
                 Watched::Peer(id) => self.read(id)?,
+                Watched::Application(id) => self.remove_client(id, Disconnect::Closed)?,
                 Watched::Listener(at) => self.accept_peers(at),
                 Watched::Output(output) => self.forward_output(output),
                 Watched::Adopted => {}
             }
         }
         self.drop_overdue_peers(Instant::now());
-        Ok(())
+        self.remove_dead_clients()
     }
 
     /// Tells all clients, and standard error, why this server ends.
@@ -278,11 +307,13 @@ impl<'a> ForkServer<'a> {
         let listeners = self.listeners.iter().enumerate().filter(move |_| accepts);
         let listeners = listeners.map(|(at, listener)| (Watched::Listener(at), (listener.as_fd(), false)));
         let peers = self.clients.watched(now).map(|(id, fd, unsent)| (Watched::Peer(id), (fd, unsent)));
+        let processes =
+            self.clients.processes().map(|(id, handle)| (Watched::Application(id), (handle, false)));
         let adopted = self.children.adopted().map(|handle| (Watched::Adopted, (handle, false)));
         // Output for a slow client is not read, so the worker blocks as it would on a full pipe.
         let outputs = self.children.outputs().filter(|(_, client, _)| !self.clients.is_slow(*client));
         let outputs = outputs.map(|(output, _, end)| (Watched::Output(output), (end, false)));
-        listeners.chain(peers).chain(adopted).chain(outputs)
+        listeners.chain(peers).chain(processes).chain(adopted).chain(outputs)
     }
 
     fn read(&mut self, id: ClientId) -> Result<(), Disconnect> {
@@ -348,6 +379,7 @@ impl<'a> ForkServer<'a> {
     /// Handles messages that a client has sent, as many as one turn of the loop has time for, and flushes its queue.
     /// Returns the worker's parts in a forked child.
     fn handle_messages(&mut self, id: ClientId) -> Result<Option<WorkerSpec>, Disconnect> {
+        let mut is_pinged = false;
         for _ in 0..MAX_MESSAGES {
             let Some(client) = self.clients.get(id) else { return Ok(None) };
             match client.control.next()? {
@@ -361,6 +393,7 @@ impl<'a> ForkServer<'a> {
                 Some(ToServer::End { number, kill }) => self.children.end_worker(id, number, kill),
                 Some(ToServer::Adopt { number, proof }) => self.adopt(id, number, proof)?,
                 Some(ToServer::Arena) => self.map_arena(id)?,
+                Some(ToServer::Ping) => is_pinged = true,
                 Some(ToServer::Inspect) => {
                     let stats = self.stats();
                     if let Some(client) = self.clients.get(id) {
@@ -372,7 +405,12 @@ impl<'a> ForkServer<'a> {
                 }
             }
         }
-        self.clients.get(id).map_or(Ok(()), |client| client.control.flush())?;
+        let Some(client) = self.clients.get(id) else { return Ok(None) };
+        // One answer for all pings of a turn, and what is unsent is as good an answer.
+        if is_pinged && !client.control.has_unsent() {
+            client.control.queue(&FromServer::Pong);
+        }
+        client.control.flush()?;
         Ok(None)
     }
 
@@ -418,8 +456,11 @@ impl<'a> ForkServer<'a> {
     }
 
     /// Removes a client and kills its workers. A private server then has nothing more to do and ends.
-    fn remove_client(&mut self, id: ClientId, disconnect: Disconnect) -> Result<(), Disconnect> {
-        self.clients.remove(id);
+    pub(super) fn remove_client(&mut self, id: ClientId, disconnect: Disconnect) -> Result<(), Disconnect> {
+        if self.clients.remove(id).is_none() {
+            // Its process and its connection have ended in the same turn.
+            return Ok(());
+        }
         self.children.kill_workers_of(id);
         if !self.is_private {
             log_event!(info, client = id, ?disconnect, "a client has disconnected");
@@ -431,15 +472,19 @@ impl<'a> ForkServer<'a> {
     /// Reaps children, as many as one turn of the loop has time for, and reports their exits.
     fn report_exits(&mut self) {
         let mut most = MAX_REAPED;
-        while let Some((id, printed, ended)) = self.children.next_ended(&mut most) {
-            let Some(client) = self.clients.get(id) else { continue };
-            printed.iter().for_each(|printed| client.control.queue(printed));
-            if !self.is_private {
-                log_exit(&client.hello.pool, id, &ended);
-            }
-            client.control.queue(&FromServer::Ended(ended));
+        while let Some(exit) = self.children.next_ended(&mut most) {
+            self.report_exit(exit);
         }
         self.has_more_exits = most == 0;
+    }
+
+    fn report_exit(&mut self, (id, printed, ended): Exit) {
+        let Some(client) = self.clients.get(id) else { return };
+        printed.iter().for_each(|printed| client.control.queue(printed));
+        if !self.is_private {
+            log_exit(&client.hello.pool, id, &ended);
+        }
+        client.control.queue(&FromServer::Ended(ended));
     }
 
     fn stats(&self) -> ServerReport {

@@ -177,7 +177,7 @@ impl ForkServer<'_> {
 
     /// Refuses a successor that was not ready in time.
     pub(super) fn refuse_overdue_successor(&mut self, now: Instant) {
-        if let Some(id) = self.succession.overdue(now) {
+        if let Some(id) = self.succession.overdue(now, &self.frozen) {
             let refused = self.refuse(id, format!("it was not ready within {OFFER_TIMEOUT:?}"));
             if let Err(disconnect) = refused {
                 self.drop_pending_peer(id, &disconnect);

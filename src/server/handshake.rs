@@ -4,11 +4,12 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use super::children::ClientId;
+use super::clients;
 use super::clients::{HandshakeState, PendingPeer};
 use super::compatibility;
 use super::control_channel::{ControlChannel, Disconnect, FirstMessage};
 use super::event_loop::ForkServer;
-use super::listener::{AcceptedPeer, Incoming, Listener};
+use super::listener::{AcceptedPeer, Incoming, Listener, Peer};
 use super::spawn::WorkerSpec;
 use crate::sys::descriptors;
 use crate::sys::passing::is_passing;
@@ -95,7 +96,7 @@ impl ForkServer<'_> {
 
     pub(super) fn drop_overdue_peers(&mut self, now: Instant) {
         self.refuse_overdue_successor(now);
-        for pending_peer in self.clients.remove_overdue(now) {
+        for pending_peer in self.clients.remove_overdue(now, &self.frozen) {
             if pending_peer.handshake == HandshakeState::Unidentified {
                 self.reject(&format!("{} has not identified itself in time", pending_peer.peer));
             }
@@ -172,13 +173,23 @@ impl ForkServer<'_> {
         if clients >= max {
             return self.refuse(id, format!("the server is full: it has {clients} clients, its max_clients"));
         }
+        let Some(PendingPeer { control, peer, .. }) = self.clients.pending_peer(id) else { return Ok(()) };
+        let process = match peer {
+            Peer::Local(_) => clients::application_at(control),
+            Peer::Remote(_) => Ok(None),
+        };
         // A client passes its arena next. It is told now if there is no descriptor for that.
-        let peer = self.clients.pending_peer(id);
-        if peer.is_some_and(|peer| descriptors::duplicate(peer.control.as_fd()).is_err()) {
-            return self.refuse(id, "the server has reached its limit of descriptors".to_owned());
-        }
+        let has_space = descriptors::duplicate(control.as_fd()).is_ok();
+        let process = match process {
+            Err(Disconnect::Closed) => return Err(Disconnect::Closed),
+            Ok(process) if has_space => process,
+            Ok(_) | Err(_) => {
+                return self.refuse(id, "the server has reached its limit of descriptors".to_owned());
+            }
+        };
         log_event!(info, client = id, pool = hello.pool, "a client has connected");
-        if let Some(client) = self.clients.admit(id, hello, numbering) {
+        let dead_after = self.options.client_dead_after;
+        if let Some(client) = self.clients.admit(id, hello, numbering, process, dead_after) {
             client.control.queue(&FromServer::Welcome { ticket: client.ticket });
             if self.succession.is_over() {
                 self.redirect_to_successor(id);

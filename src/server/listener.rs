@@ -5,6 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
 use super::adoption::AdoptionKey;
 use super::errors::ListenError;
@@ -26,6 +27,8 @@ pub(super) struct Access {
     pub(super) unauthenticated_beyond_loopback: bool,
     /// The server's certificate, and the authorities that must have signed the certificates of TLS clients.
     pub(super) certificates: Option<Certificates>,
+    /// How long a client at a port may be silent.
+    pub(super) client_dead_after: Duration,
 }
 
 impl Access {
@@ -190,7 +193,8 @@ impl Listener {
     fn identify(&self, socket: OwnedFd, from: Option<SocketAddr>) -> Result<AcceptedPeer, String> {
         let failed = |error: io::Error| format!("a connection failed: {error}");
         if let Some(address) = from {
-            sockets::configure_tcp(socket.as_fd()).map_err(|error| failed(error.into()))?;
+            sockets::configure_tcp(socket.as_fd(), self.access.client_dead_after)
+                .map_err(|error| failed(error.into()))?;
             let socket_layer = self.socket_layer().map_err(failed)?;
             return Ok(AcceptedPeer { socket, socket_layer, peer: Peer::Remote(address), key: None });
         }
@@ -298,7 +302,12 @@ mod tests {
             ("an unmapped member", Some(33), peer(UNMAPPED, &[33]), true),
         ];
         for (who, group, peer, expected) in table {
-            let access = Access { group, unauthenticated_beyond_loopback: false, certificates: None };
+            let access = Access {
+                group,
+                unauthenticated_beyond_loopback: false,
+                certificates: None,
+                client_dead_after: Duration::ZERO,
+            };
             assert_eq!(access.admits(&peer, 7), expected, "{who}");
         }
     }

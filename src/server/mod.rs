@@ -20,6 +20,7 @@ pub(crate) mod hostile;
 mod inheritance;
 mod listener;
 mod lock_file;
+mod patience;
 mod pending;
 mod predecessor;
 mod private_server;

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
+use super::clients;
 use super::compatibility::ServerVersion;
 use super::control_channel::{ControlChannel, Disconnect};
 use super::event_loop::{Footing, ForkServer, WorkerTemplate};
@@ -12,11 +13,13 @@ use crate::sys::descriptors;
 use crate::sys::faults;
 use crate::sys::faults::Role;
 use crate::sys::oom_score::OomScore;
+use crate::sys::original;
 use crate::sys::process;
 use crate::sys::process::{TitleSpace, exit_now};
 use crate::sys::signals;
 use crate::sys::signals::HangUpWatch;
 use crate::sys::sockets;
+use crate::sys::stack_overflow;
 use crate::sys::{CallError, terminal, threads};
 use crate::telling;
 use crate::wire::call::SetupReport;
@@ -40,7 +43,8 @@ pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
         telling::print_line(format_args!("{line}"));
         exit_now(EXIT_USAGE)
     }
-    let socket = match control_socket() {
+    let claimed = original::claim().map_err(CallError::of("mmap"));
+    let socket = match claimed.and_then(|()| control_socket()) {
         Ok(socket) => socket,
         Err(error) => {
             refuse_on_stdin(&error);
@@ -56,6 +60,8 @@ pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
     terminal::give_up();
     OomScore::own().map(OomScore::above).into_iter().for_each(OomScore::set);
     start_up();
+    // One of these functions may have forked.
+    original::exit_copy();
     match prepare(program, control).and_then(ForkServer::serve) {
         Ok(worker) => worker.become_worker(),
         Err(Disconnect::Closed) => exit_now(0),
@@ -104,6 +110,12 @@ fn prepare(program: &Program, mut control: ControlChannel) -> Result<ForkServer<
     write_title(title, &format!("forkpool: fork server of pool {}", hello.pool));
     worker::warm_up();
     let watch = HangUpWatch::start(control.as_fd());
+    panic_capture::set_style(hello.backtrace);
+    // Without a descriptor for it, the end of the connection is all that is watched.
+    let application = match clients::application_at(&control) {
+        Err(Disconnect::Closed) => return Err(Disconnect::Closed),
+        application => application.unwrap_or_default(),
+    };
     // The application may exit during the preload; this process must then exit as well.
     let preload = run_preload(program, &config);
     drop(watch);
@@ -129,7 +141,7 @@ fn prepare(program: &Program, mut control: ControlChannel) -> Result<ForkServer<
         let error = CallError { call: "ioctl(FIONBIO)", error: error.into() };
         return Err(refuse(&mut control, format!("the system refuses the fork server {error}")));
     }
-    server.welcome(control, hello);
+    server.welcome(control, hello, application);
     Ok(server)
 }
 
@@ -155,7 +167,10 @@ pub(super) fn run_preload(program: &Program, config: &[u8]) -> Result<&'static P
     let preload = Box::leak(Box::new(Preload::default()));
     match panic_capture::run(|| (program.preload)(config, preload)) {
         Ok(Ok(())) => match threads::others() {
-            None => Ok(preload),
+            None => {
+                stack_overflow::watch();
+                Ok(preload)
+            }
             Some(others) => {
                 let advice = "stop and join them in preload, or start them in setup";
                 Err(thread_error(&format!("the preload leaves {others} running"), advice))

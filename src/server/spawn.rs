@@ -13,7 +13,7 @@ use super::private_server::write_title;
 use crate::channel::{SocketLayer, StatusPage, WorkerDoorbells, WorkerEnd, WorkerMemory};
 use crate::sys::process;
 use crate::sys::process::{ForkSide, Pid};
-use crate::sys::{CallError, Errno, descriptors};
+use crate::sys::{CallError, Errno, descriptors, kill};
 use crate::telling::log_event;
 use crate::wire::control::{FromServer, Hello, MAX_FORKS_PER_MESSAGE, ProcessLimits, WorkerPid};
 use crate::wire::frame::Limits;
@@ -141,7 +141,7 @@ impl ForkServer<'_> {
             }
             Err(error) => {
                 // Without a pidfd the host could not kill the worker, so it is reported as not forked.
-                process::kill_group(pid);
+                kill::kill_child(pid);
                 Err(failed("pidfd_open")(error))
             }
         }
@@ -305,10 +305,10 @@ impl ForkedWorker<'_> {
             ..
         } = server;
         let WorkerTemplate { program, config, preload, title, inherited } = template;
-        let Some(Client { control, hello, numbering, arena, .. }) = clients.remove(client) else {
-            process::exit_now(0)
-        };
+        let Some(client) = clients.remove(client) else { process::exit_now(0) };
+        let Client { control, hello, numbering, arena, process, .. } = client;
         control.close_in_child();
+        drop(process);
         clients.forget_in_child();
         listeners.iter().for_each(Listener::forget_in_child);
         process::move_to_own_group(None);
@@ -326,7 +326,7 @@ impl ForkedWorker<'_> {
         child_signals.unblock_in_worker();
         // On failure the worker keeps the server's standard output and standard error.
         let _ = descriptors::replace_stdout_and_stderr(stdout, stderr);
-        let Hello { fingerprint, max_payload, max_depth, max_memory, process_limits, .. } = hello;
+        let Hello { fingerprint, max_payload, max_depth, max_memory, process_limits, backtrace, .. } = hello;
         worker::run(Assignment {
             program,
             config: &config,
@@ -339,6 +339,7 @@ impl ForkedWorker<'_> {
             limits: Limits { bytes: usize::try_from(max_payload).unwrap_or(usize::MAX), depth: max_depth },
             max_memory,
             memory_limit: process_limits.memory_limit,
+            backtrace,
             parent,
             hung_worker_timeout: process_limits.hung_worker_timeout,
         })

@@ -20,6 +20,7 @@ use crate::certificates::Certificates;
 use crate::config::{OnMisfit, ServerOptions};
 use crate::sys::faults;
 use crate::sys::faults::Role;
+use crate::sys::original;
 use crate::sys::passing::RETRY_WAIT;
 use crate::sys::process;
 use crate::sys::process::TitleSpace;
@@ -68,6 +69,7 @@ pub fn serve(
         group: options.group,
         unauthenticated_beyond_loopback: options.unauthenticated_beyond_loopback,
         certificates,
+        client_dead_after: options.client_dead_after,
     };
     let addresses: Vec<Address> =
         addresses.iter().map(|address| Address::parse(address)).collect::<Result<_, _>>()?;
@@ -77,6 +79,8 @@ pub fn serve(
     if let Some(others) = threads::others() {
         return Err(ServerError::Threads { count: others.count.unwrap_or(1) + 1, names: others.names });
     }
+    original::claim()
+        .map_err(|error| ServerError::Refused { call: "mmap", source: std::io::Error::from(error) })?;
     let inherited = Inheritance::of_standalone_server();
     let notices = Notices::to_manager();
     let prepared = PreparedAddresses::find(&addresses, access, options.take_over)?;
@@ -93,14 +97,7 @@ pub fn serve(
     process::set_short_name(&server_name(options), "server");
     let footing = Footing::find(false)
         .map_err(|CallError { call, error }| ServerError::Refused { call, source: error })?;
-    let request = TakeOver {
-        format: handover::FORMAT,
-        protocol: PROTOCOL,
-        library: LIBRARY.to_owned(),
-        interface: own.interface.clone(),
-        waits: !options.take_over_wait.is_zero(),
-        stays: options.on_misfit == OnMisfit::Stay,
-    };
+    let request = take_over_request(&own, options);
     let opened = prepared.open(&request, options.take_over_wait).and_then(OpenedListeners::commit);
     let (listeners, predecessors) = match opened {
         Ok(opened) => opened,
@@ -121,6 +118,18 @@ pub fn serve(
         Err(Disconnect::Broken | Disconnect::Untrusted(_)) => {
             Err(ServerError::Io(std::io::Error::last_os_error()))
         }
+    }
+}
+
+/// Returns what this server sends a server that it is to replace.
+fn take_over_request(own: &ServerVersion, options: &ServerOptions) -> TakeOver {
+    TakeOver {
+        format: handover::FORMAT,
+        protocol: PROTOCOL,
+        library: LIBRARY.to_owned(),
+        interface: own.interface.clone(),
+        waits: !options.take_over_wait.is_zero(),
+        stays: options.on_misfit == OnMisfit::Stay,
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::children::ClientId;
+use crate::frozen_time::FrozenTime;
 
 /// How long a successor that has the sockets may take until it is ready.
 pub(super) const OFFER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -17,7 +18,7 @@ enum Stage {
     /// No server replaces this one.
     Idle,
     /// It has the sockets. This server serves until it is ready.
-    Offered { to: ClientId, until: Instant },
+    Offered { to: ClientId, since: Instant },
     /// This server accepts no more connections. The successor serves as soon as it knows.
     Committed { to: ClientId },
     /// The successor serves.
@@ -79,7 +80,7 @@ impl Succession {
     }
 
     fn offer(&mut self, to: ClientId, now: Instant) {
-        self.stage = Stage::Offered { to, until: now + OFFER_TIMEOUT };
+        self.stage = Stage::Offered { to, since: now };
     }
 
     /// Notes that the successor is ready. Returns whether it may serve; this server accepts no more from then on.
@@ -143,17 +144,18 @@ impl Succession {
     }
 
     /// Returns the successor that was not ready in time.
-    pub(super) fn overdue(&self, now: Instant) -> Option<ClientId> {
-        match self.stage {
-            Stage::Offered { to, until } if until <= now => Some(to),
-            _ => None,
-        }
+    pub(super) fn overdue(&self, now: Instant, frozen: &FrozenTime) -> Option<ClientId> {
+        let (to, _) = self.successor()?;
+        self.next_overdue(now, frozen)?.is_zero().then_some(to)
     }
 
-    /// Returns how long until that.
-    pub(super) fn next_overdue(&self, now: Instant) -> Option<Duration> {
+    /// Returns how long until that. Time in which this server was frozen does not count.
+    pub(super) fn next_overdue(&self, now: Instant, frozen: &FrozenTime) -> Option<Duration> {
         match self.stage {
-            Stage::Offered { until, .. } => Some(until.saturating_duration_since(now)),
+            Stage::Offered { since, .. } => {
+                let waited = now.saturating_duration_since(since).saturating_sub(frozen.since(since));
+                Some(OFFER_TIMEOUT.saturating_sub(waited))
+            }
             _ => None,
         }
     }
@@ -201,19 +203,22 @@ mod tests {
         assert!(succession.is_over() && succession.is_committed());
     }
 
-    /// S4
+    /// S4, G10
     #[test]
     fn a_successor_has_a_deadline_until_it_is_ready() {
         let now = Instant::now();
+        let (ran, mut frozen) = (FrozenTime::new(now), FrozenTime::new(now));
         let mut succession = Succession::new();
-        assert_eq!(succession.next_overdue(now), None);
+        assert_eq!(succession.next_overdue(now, &ran), None);
         succession.request(1, true, now);
-        assert_eq!(succession.next_overdue(now), Some(OFFER_TIMEOUT));
+        assert_eq!(succession.next_overdue(now, &ran), Some(OFFER_TIMEOUT));
         let later = now + OFFER_TIMEOUT;
-        assert_eq!(succession.overdue(later - Duration::from_millis(1)), None);
-        assert_eq!(succession.overdue(later), Some(1));
+        assert_eq!(succession.overdue(later - Duration::from_millis(1), &ran), None);
+        assert_eq!(succession.overdue(later, &ran), Some(1));
+        frozen.note_run(later, Duration::from_secs(1));
+        assert_eq!(succession.overdue(later, &frozen), None, "this server was frozen meanwhile");
         succession.commit(1);
-        assert_eq!(succession.overdue(later), None, "from then on only its end counts");
+        assert_eq!(succession.overdue(later, &ran), None, "from then on only its end counts");
         let mut full = Succession::new();
         let answers: Vec<Answer> = (1..=18).map(|id| full.request(id, true, now)).collect();
         assert_eq!(answers[16], Answer::Wait { behind: 1 });

@@ -12,13 +12,16 @@ pub(crate) mod descriptors;
 pub(crate) mod faults;
 pub(crate) mod figures;
 pub(crate) mod init_array;
+pub(crate) mod kill;
 pub(crate) mod limits;
 #[cfg(feature = "actors")]
 mod loaded_objects;
 pub(crate) mod manager_variables;
 pub(crate) mod memory;
 pub(crate) mod memory_file;
+pub(crate) mod oom;
 pub(crate) mod oom_score;
+pub(crate) mod original;
 #[cfg(feature = "actors")]
 pub(crate) mod own_program;
 pub(crate) mod parent_death;
@@ -35,6 +38,8 @@ pub(crate) mod server_process;
 pub(crate) mod shared_memory;
 pub(crate) mod signals;
 pub(crate) mod sockets;
+pub(crate) mod stack;
+pub(crate) mod stack_overflow;
 mod stop_signals;
 pub(crate) mod terminal;
 pub(crate) mod threads;

@@ -47,9 +47,24 @@ pub(crate) fn set_limit(limit: Duration, parent: Pid) -> rustix::io::Result<()> 
     if unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) } != 0 {
         return Err(last_errno());
     }
+    request_signal(parent)
+}
+
+/// Asks once more for the signal that [`set_limit`] has asked for, if it has: the kernel forgets that when a process changes
+/// its user or group, as a set-up may.
+///
+/// # Errors
+///
+/// The system's error; there may be no limit then.
+pub(crate) fn renew(parent: Pid) -> rustix::io::Result<()> {
+    if LIMIT.load(Ordering::Relaxed) == 0 { Ok(()) } else { request_signal(parent) }
+}
+
+/// Has the kernel send the signal when the parent dies, or handles its death if it has died.
+fn request_signal(parent: Pid) -> rustix::io::Result<()> {
     faults::point(Call::Prctl)?;
     // SAFETY: prctl with PR_SET_PDEATHSIG demands a valid signal, which this is.
-    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } != 0 {
+    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGRTMAX() - 1) } != 0 {
         return Err(last_errno());
     }
     // The parent may have died before its death could be reported.

@@ -1,17 +1,16 @@
-//! Processes: fork, reap, kill, groups and names.
+//! Processes: fork, reap, groups and names.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 pub(crate) use rustix::process::Pid;
-use rustix::process::{PidfdFlags, Signal};
+use rustix::process::PidfdFlags;
 
 use super::descriptors::last_errno;
 use super::faults;
 use super::faults::{Call, Role};
-use super::stop_signals;
 use crate::failure::Ending;
 
 /// Longest short name of a process, in bytes (`TASK_COMM_LEN` without the final zero).
@@ -59,6 +58,15 @@ pub(crate) fn fork() -> rustix::io::Result<ForkSide> {
 /// The pid of this process.
 pub(crate) fn own_pid() -> Pid {
     rustix::process::getpid()
+}
+
+/// Returns whether a process has ended; `None` if the system refuses to tell.
+#[cfg(feature = "actors")]
+pub(crate) fn has_exited(process: BorrowedFd<'_>) -> Option<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut entry = [PollFd::from_borrowed_fd(process, PollFlags::IN)];
+    faults::point(Call::Poll).ok()?;
+    poll(&mut entry, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).ok().map(|ready| ready > 0)
 }
 
 /// Exits at once: runs no destructor and no exit handler, and writes no buffer a second time.
@@ -168,81 +176,6 @@ pub(crate) fn open_pidfd(pid: Pid) -> rustix::io::Result<OwnedFd> {
     rustix::process::pidfd_open(pid, PidfdFlags::empty())
 }
 
-/// Kills a process. A process that is gone already is not an error.
-///
-/// # Errors
-///
-/// `PERM` for a process of another user, `INVAL` for one in another pid namespace; it goes on running then.
-#[cfg(feature = "actors")]
-pub(crate) fn kill(process: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    faults::point(Call::PidfdSendSignal)?;
-    unless_gone(rustix::process::pidfd_send_signal(process, Signal::KILL))
-}
-
-/// Sends SIGTERM to a worker, which ends it unless the worker has a handler of its own. A process that is gone already is
-/// not an error.
-///
-/// # Errors
-///
-/// Those of [`kill`].
-#[cfg(feature = "actors")]
-pub(crate) fn terminate(process: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    faults::point(Call::PidfdSendSignal)?;
-    unless_gone(stop_signals::terminate(process))
-}
-
-#[cfg(feature = "actors")]
-fn unless_gone(sent: rustix::io::Result<()>) -> rustix::io::Result<()> {
-    match sent {
-        Err(rustix::io::Errno::SRCH) => Ok(()),
-        sent => sent,
-    }
-}
-
-/// Sends the signal to the whole process group; supported since Linux 6.9.
-///
-/// # References
-///
-/// - [pidfd_send_signal(2)](https://man7.org/linux/man-pages/man2/pidfd_send_signal.2.html)
-const PIDFD_SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
-
-/// Kills a process that is not a child of this one, and the rest of its group if the kernel supports that. A process
-/// that is gone already is not an error.
-pub(crate) fn kill_adopted(process: BorrowedFd<'_>) {
-    let send = |flags: libc::c_uint| {
-        if faults::point(Call::PidfdSendSignal).is_err() {
-            return -1;
-        }
-        let info = std::ptr::null::<libc::siginfo_t>();
-        // SAFETY: pidfd_send_signal demands a descriptor, and for the siginfo a valid pointer or null, in which case
-        // the kernel fills it in as for kill.
-        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), libc::SIGKILL, info, flags) }
-    };
-    if send(PIDFD_SIGNAL_PROCESS_GROUP) < 0 {
-        // The kernel is older, or the group is gone, as intended.
-        send(0);
-    }
-}
-
-/// Sends SIGTERM to a worker that was not reaped yet, which ends it unless the worker has a handler of its own.
-pub(crate) fn terminate_child(pid: Pid) {
-    if faults::point(Call::Kill).and_then(|()| stop_signals::terminate_child(pid)).is_err() {
-        // A filter of system calls may refuse it. An ordinary signal reaches a handler of the worker's own; it fails only
-        // for a child that has exited and waits to be reaped, as intended.
-        let _ = rustix::process::kill_process(pid, Signal::TERM);
-    }
-}
-
-/// Kills a process group whose leader was not reaped yet.
-pub(crate) fn kill_group(leader: Pid) {
-    let killed =
-        faults::point(Call::Kill).and_then(|()| rustix::process::kill_process_group(leader, Signal::KILL));
-    if killed.is_err() {
-        // The system may have refused the group. A leader that has ended is a zombie, which no signal harms.
-        let _ = rustix::process::kill_process(leader, Signal::KILL);
-    }
-}
-
 /// Moves a process, or this one if `None`, into a process group of its own.
 pub(crate) fn move_to_own_group(pid: Option<Pid>) {
     // Both sides of a fork call this, so the second call may find it done, or the child gone.
@@ -259,6 +192,13 @@ pub(crate) fn become_subreaper() -> rustix::io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
 }
 
+/// A child that has exited and was not reaped yet.
+pub(crate) struct Zombie {
+    pub(crate) pid: Pid,
+    /// Whether SIGKILL has ended it.
+    pub(crate) is_killed: bool,
+}
+
 /// Returns a child that has exited and was not reaped yet, or `None` if there is none.
 ///
 /// It stays a zombie until [`reap`], and until then no other process can get its pid or its process group.
@@ -266,7 +206,7 @@ pub(crate) fn become_subreaper() -> rustix::io::Result<()> {
 /// # References
 ///
 /// - [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html), `WNOWAIT`
-pub(crate) fn next_zombie() -> Option<Pid> {
+pub(crate) fn next_zombie() -> Option<Zombie> {
     // SAFETY: zeroed demands that zero bytes are a valid siginfo_t; it is plain integers and pointers.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
@@ -281,7 +221,10 @@ pub(crate) fn next_zombie() -> Option<Pid> {
     found.ok()?;
     // SAFETY: si_pid demands that the union holds a child event; waitid returned 0, so it does, or the field
     // is still the zero from above, which means that no child has exited.
-    Pid::from_raw(unsafe { info.si_pid() })
+    let pid = Pid::from_raw(unsafe { info.si_pid() })?;
+    // SAFETY: si_status demands the same.
+    let is_killed = info.si_code == libc::CLD_KILLED && unsafe { info.si_status() } == libc::SIGKILL;
+    Some(Zombie { pid, is_killed })
 }
 
 /// Reaps a child that has exited; `None` if it still runs or is not a child of this process.

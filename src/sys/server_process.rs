@@ -6,6 +6,8 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::WaitOptions;
+
 use super::faults;
 use super::faults::Call;
 use super::manager_variables;
@@ -18,7 +20,8 @@ const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the end of a process may take to be known after its descriptors are closed (50 ms).
 const LINGER: Duration = Duration::from_millis(50);
 
-/// The fork server as a child of the application. Dropping it waits for its exit, for at most [`EXIT_TIMEOUT`].
+/// The fork server as a child of the application. Dropping it waits for its exit, for at most [`EXIT_TIMEOUT`]; then it is
+/// killed, and reaped whenever that is possible.
 pub(crate) struct ServerProcess {
     child: Child,
     /// What was executed, and how that is shown.
@@ -105,6 +108,18 @@ impl ServerProcess {
         }
     }
 
+    /// Has a thread reap the server, however long that takes: a process that a debugger traces is only reaped once the
+    /// debugger has taken note of its end.
+    fn reap_later(&self) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw);
+        let reap = move || {
+            // An error means that there is no such child any more.
+            let _ = rustix::io::retry_on_intr(|| rustix::process::waitpid(pid, WaitOptions::empty()));
+        };
+        // Without a thread it is a zombie until the application ends.
+        let _ = pid.map(|_| std::thread::Builder::new().name("forkpool-reaper".to_owned()).spawn(reap));
+    }
+
     /// Sends SIGKILL.
     pub(crate) fn kill(&mut self) {
         // It fails only for a child that has exited already.
@@ -119,8 +134,7 @@ impl Drop for ServerProcess {
         while !self.try_reap() {
             if Instant::now() >= deadline {
                 self.kill();
-                let _ = self.child.wait();
-                return;
+                return self.reap_later();
             }
             std::thread::sleep(Duration::from_millis(1));
         }

@@ -194,22 +194,31 @@ fn set_mask(how: i32, set: &libc::sigset_t) -> rustix::io::Result<libc::sigset_t
 /// The socket that a [`HangUpWatch`] watches; -1 if none.
 static WATCHED: AtomicI32 = AtomicI32::new(-1);
 
-/// While this exists, the process exits as soon as the peer of a socket is gone, whatever code it runs.
+/// The parent's process id while a [`HangUpWatch`] watches it; -1 if none.
+static PARENT: AtomicI32 = AtomicI32::new(-1);
+
+/// While this exists, the process exits as soon as the peer of a socket is gone, or its parent, whatever code it runs.
 ///
 /// It covers the time of the preload, when the control channel is not polled: the application may die then as well,
 /// and its server must not outlive it (S5). The socket sends SIGIO when anything happens on it, and the handler exits
-/// the process if that was a hang-up.
+/// the process if that was a hang-up. Another process may hold the socket's other end, so the kernel sends SIGIO when the
+/// parent ends as well. It does the same for each thread of the parent that was the last one to be this process's
+/// parent, so the handler looks at which process the parent is.
 pub(crate) struct HangUpWatch(());
 
 impl HangUpWatch {
-    /// Starts watching `socket`.
+    /// Starts watching `socket` and the parent.
     ///
     /// # References
     ///
     /// - [F_SETOWN(2const)](https://man7.org/linux/man-pages/man2/F_SETOWN.2const.html), `O_ASYNC`
+    /// - [PR_SET_PDEATHSIG(2const)](https://man7.org/linux/man-pages/man2/PR_SET_PDEATHSIG.2const.html)
     pub(crate) fn start(socket: BorrowedFd<'_>) -> rustix::io::Result<Self> {
         WATCHED.store(socket.as_raw_fd(), Ordering::Relaxed);
+        PARENT.store(parent(), Ordering::Relaxed);
         handle_sigio(on_sigio as *const () as libc::sighandler_t)?;
+        // If this is refused, the socket's other end is all that is watched.
+        let _ = send_on_parent_death(libc::SIGIO);
         set_owner(socket.as_raw_fd())?;
         set_async(socket.as_raw_fd(), true)?;
         // The peer may have hung up before signals were enabled.
@@ -222,6 +231,7 @@ impl Drop for HangUpWatch {
     fn drop(&mut self) {
         // If this fails, the handler stays and still does the right thing: it exits an orphaned server.
         let _ = set_async(WATCHED.load(Ordering::Relaxed), false);
+        let _ = send_on_parent_death(0);
         let _ = handle_sigio(libc::SIG_DFL);
     }
 }
@@ -230,13 +240,31 @@ extern "C" fn on_sigio(_: libc::c_int) {
     exit_if_hung_up();
 }
 
-/// Exits if the peer is gone. Async-signal-safe: one poll and `_exit`.
+/// Exits if the peer or the parent is gone. Async-signal-safe: getppid, one poll and `_exit`.
 fn exit_if_hung_up() {
+    if parent() != PARENT.load(Ordering::Relaxed) {
+        super::process::exit_now(0);
+    }
     let mut entry = libc::pollfd { fd: WATCHED.load(Ordering::Relaxed), events: libc::POLLRDHUP, revents: 0 };
     // SAFETY: poll demands a valid array of the given length; one entry, on this frame.
     let found = unsafe { libc::poll(&mut entry, 1, 0) };
     if found == 1 && entry.revents & (libc::POLLHUP | libc::POLLRDHUP) != 0 {
         super::process::exit_now(0);
+    }
+}
+
+fn parent() -> i32 {
+    // SAFETY: getppid demands nothing.
+    unsafe { libc::getppid() }
+}
+
+/// Has the kernel send this signal when the parent ends; 0 for none.
+fn send_on_parent_death(signal: libc::c_int) -> rustix::io::Result<()> {
+    faults::point(Call::Prctl)?;
+    // SAFETY: prctl with PR_SET_PDEATHSIG demands a valid signal or 0, which the callers pass.
+    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } {
+        0 => Ok(()),
+        _ => Err(last_errno()),
     }
 }
 

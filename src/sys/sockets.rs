@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
@@ -41,9 +41,24 @@ pub(crate) fn connect(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Starts to connect to a TCP port. Neither the connecting nor later reads and writes block.
+/// Ends a connection for both sides, although another process may hold this end of it as well. In a process that was forked
+/// from the one with this id it does nothing.
+///
+/// # References
+///
+/// - [shutdown(2)](https://man7.org/linux/man-pages/man2/shutdown.2.html)
 #[cfg(feature = "actors")]
-pub(crate) fn connect_tcp(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn hang_up(socket: BorrowedFd<'_>, owner: u32) {
+    if std::process::id() == owner {
+        // It fails only where the other side has ended it already.
+        let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+    }
+}
+
+/// Starts to connect to a TCP port. Neither the connecting nor later reads and writes block. For `patience` see
+/// [`configure_tcp`].
+#[cfg(feature = "actors")]
+pub(crate) fn connect_tcp(address: SocketAddr, patience: Duration) -> rustix::io::Result<OwnedFd> {
     use std::os::fd::AsFd as _;
 
     use rustix::net::{AddressFamily, SocketFlags};
@@ -51,7 +66,7 @@ pub(crate) fn connect_tcp(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     faults::point(Call::Socket)?;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    configure_tcp(socket.as_fd())?;
+    configure_tcp(socket.as_fd(), patience)?;
     faults::point(Call::Connect)?;
     match rustix::net::connect(&socket, &address) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
@@ -59,28 +74,31 @@ pub(crate) fn connect_tcp(address: SocketAddr) -> rustix::io::Result<OwnedFd> {
     }
 }
 
-/// Keepalive of a TCP connection: idle time before the first probe, time between probes, and how many may be
-/// unanswered.
-const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
+/// Keepalive of a TCP connection: time between probes, and how many may be unanswered.
+const KEEPALIVE: (Duration, u32) = (Duration::from_secs(10), 3);
 
-/// A TCP connection ends if sent bytes stay unacknowledged for this long, in milliseconds.
-const USER_TIMEOUT_MILLIS: u32 = 25_000;
+/// Longest idle time before the first probe that the kernel accepts.
+const LONGEST_IDLE: Duration = Duration::from_secs(32_767);
 
-/// Makes a TCP connection send at once, and detect a peer that is gone without notice.
+/// Makes a TCP connection send at once, and end some time after the machine of its peer has not answered for `patience`,
+/// which is at least a second.
+///
+/// It sets no `TCP_USER_TIMEOUT`: that also ends a connection whose peer is alive and has not read for as long, such as a
+/// worker that gets a large argument while its call before still runs. That a peer is gone while bytes are on their way to
+/// it shows on the control connection.
 ///
 /// # References
 ///
 /// - [tcp(7)](https://man7.org/linux/man-pages/man7/tcp.7.html), `TCP_KEEPIDLE`, `TCP_USER_TIMEOUT`
-pub(crate) fn configure_tcp(fd: BorrowedFd<'_>) -> rustix::io::Result<()> {
+pub(crate) fn configure_tcp(fd: BorrowedFd<'_>, patience: Duration) -> rustix::io::Result<()> {
     use rustix::net::sockopt;
     faults::point(Call::Setsockopt)?;
-    let (idle, interval, count) = KEEPALIVE;
+    let (interval, count) = KEEPALIVE;
     sockopt::set_tcp_nodelay(fd, true)?;
     sockopt::set_socket_keepalive(fd, true)?;
-    sockopt::set_tcp_keepidle(fd, idle)?;
+    sockopt::set_tcp_keepidle(fd, patience.min(LONGEST_IDLE))?;
     sockopt::set_tcp_keepintvl(fd, interval)?;
-    sockopt::set_tcp_keepcnt(fd, count)?;
-    sockopt::set_tcp_user_timeout(fd, USER_TIMEOUT_MILLIS)
+    sockopt::set_tcp_keepcnt(fd, count)
 }
 
 /// What is at the path of a Unix socket.
@@ -267,6 +285,49 @@ pub(crate) fn peer_credentials(fd: BorrowedFd<'_>) -> rustix::io::Result<PeerCre
     Ok(PeerCredentials { pid, user, groups })
 }
 
+/// The option of a Unix socket that opens a descriptor of its peer's process; known since Linux 6.5.
+const SO_PEERPIDFD: libc::c_int =
+    if cfg!(any(target_arch = "sparc", target_arch = "sparc64")) { 0x56 } else { 77 };
+
+/// Opens a descriptor of the process at the other end of a Unix socket: the one that connected, or that made the pair. It
+/// becomes readable when that process ends, whoever else holds the socket then.
+///
+/// # Errors
+///
+/// `SRCH` if that process is gone or this process does not see it, or the system's error.
+///
+/// # References
+///
+/// - [unix(7)](https://man7.org/linux/man-pages/man7/unix.7.html), `SO_PEERPIDFD`
+pub(crate) fn peer_process(socket: BorrowedFd<'_>) -> rustix::io::Result<OwnedFd> {
+    faults::point(Call::PidfdOpen)?;
+    let mut pidfd: libc::c_int = -1;
+    let mut length = libc::socklen_t::try_from(size_of_val(&pidfd)).map_err(|_| Errno::INVAL)?;
+    // SAFETY: getsockopt demands a buffer of `length` bytes, and a valid pointer to that length; both live on this
+    // frame, and any bytes are a valid number.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut pidfd).cast(),
+            &mut length,
+        )
+    };
+    match (result, last_errno()) {
+        // SAFETY: from_raw_fd demands an open descriptor with no other owner; the kernel has just made it for this call.
+        (0, _) => Ok(unsafe { OwnedFd::from_raw_fd(pidfd) }),
+        // Some kernels say this of a process that is reaped.
+        (_, Errno::INVAL) => Err(Errno::SRCH),
+        (_, Errno::NOPROTOOPT) => {
+            let number = peer_credentials(socket)?.pid.and_then(|pid| i32::try_from(pid).ok());
+            let pid = number.and_then(super::process::Pid::from_raw).ok_or(Errno::SRCH)?;
+            super::process::open_pidfd(pid)
+        }
+        (_, error) => Err(error),
+    }
+}
+
 /// What the kernel says in place of a user or group that has no number in this user namespace.
 ///
 /// # References
@@ -331,6 +392,45 @@ pub(crate) fn send_datagram(address: &OsStr, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// G10: neither end gives up a peer that is alive and has not read for long, nor one that is paused for as long as it
+    /// may be.
+    #[cfg(feature = "actors")]
+    #[test]
+    fn a_connection_lasts_as_long_as_its_peer_answers() {
+        use std::os::fd::AsFd as _;
+
+        use rustix::net::sockopt;
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its address");
+        for patience in [Duration::from_secs(30), Duration::from_secs(100_000)] {
+            let socket = connect_tcp(address, patience).expect("a connection");
+            assert_eq!(
+                sockopt::tcp_user_timeout(socket.as_fd()),
+                Ok(0),
+                "what is unacknowledged may stay so"
+            );
+            assert_eq!(sockopt::socket_keepalive(socket.as_fd()), Ok(true));
+            let idle = sockopt::tcp_keepidle(socket.as_fd()).expect("an option");
+            assert_eq!(idle, patience.min(LONGEST_IDLE));
+        }
+    }
+
+    /// G5
+    #[test]
+    fn the_process_at_the_other_end_is_seen_to_end_although_another_holds_the_socket() -> std::io::Result<()>
+    {
+        use std::os::fd::AsFd as _;
+        use std::os::unix::net::UnixStream;
+        let (ours, theirs) = UnixStream::pair()?;
+        let own = peer_process(ours.as_fd())?;
+        assert!(!super::super::descriptors::is_readable(own.as_fd()), "this process has made both ends");
+        drop(theirs);
+        assert!(peer_process(ours.as_fd()).is_ok(), "and runs");
+        let (read, write) = std::io::pipe()?;
+        assert!(peer_process(read.as_fd()).is_err() && peer_process(write.as_fd()).is_err());
+        Ok(())
+    }
 
     /// S10
     #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::call::SetupReport;
 use super::handover::TakeOver;
-use crate::failure::Ending;
+use crate::failure::{BacktraceStyle, Ending, LastWords};
 
 /// Longest body from a server, in bytes.
 pub(crate) const BODY_LIMIT: usize = 1 << 20;
@@ -64,6 +64,8 @@ pub(crate) enum ToServer {
     /// First message after the server's welcome, if the pool has one: the arena is passed along from which workers read
     /// the blobs of their calls.
     Arena,
+    /// A sign of life of an application whose server is at a port, each second. Requests [`FromServer::Pong`].
+    Ping,
 }
 
 /// What a server needs to know before it can fork.
@@ -82,6 +84,8 @@ pub(crate) struct Hello {
     /// Private memory, in bytes, above which a worker is replaced; `None`: the worker does not measure it.
     pub(crate) max_memory: Option<u64>,
     pub(crate) process_limits: ProcessLimits,
+    /// Whether panics have a backtrace: what the application's environment says.
+    pub(crate) backtrace: BacktraceStyle,
     /// The user's configuration, encoded; `None` to a standalone server, which has its own.
     pub(crate) config: Option<Vec<u8>>,
 }
@@ -158,6 +162,8 @@ pub(crate) enum FromServer {
     /// The process that the application started is its fork server: it diverted ahead of `main`. Sent first, and by a
     /// private server alone.
     Diverted,
+    /// The answer to one [`ToServer::Ping`], or to several that were read together.
+    Pong,
 }
 
 /// A forked worker: its number at the client, and its pid in the server's PID namespace.
@@ -179,19 +185,20 @@ pub(crate) struct Ended {
     pub(crate) cpu_time: Duration,
     /// Whether the server killed it, or sent it SIGTERM, because a call ran too long.
     pub(crate) hung: bool,
-    /// Whether the kernel's out-of-memory killer was active when it was killed.
+    /// Whether a SIGKILL that the server has not sent ended it, while the out-of-memory killer was at work.
     pub(crate) out_of_memory: bool,
     /// The worker's status page, for a remote host that does not share it.
     pub(crate) status: Option<StatusSnapshot>,
 }
 
 /// What an exited worker had recorded on its status page.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StatusSnapshot {
     /// Whether a call of the current checkout had begun.
     pub(crate) begun: bool,
     /// The latest log records, oldest first.
     pub(crate) records: Vec<String>,
+    pub(crate) last_words: LastWords,
 }
 
 /// What a fork server is doing at one moment, and its totals since its start, as it reports them to a client.

@@ -15,7 +15,7 @@ use super::encoder::{EncodeError, Encoder};
 pub(crate) const LENGTH: usize = 4;
 
 /// Longest header, in bytes; it does not count towards `max_payload`. The largest header is that of a panic, with
-/// message and backtrace; texts from user code are cut to [`MAX_TEXT`] before they enter a header.
+/// message and stack; texts from user code are cut to [`MAX_TEXT`] before they enter a header.
 pub(crate) const MAX_HEADER: usize = 64 << 10;
 
 /// Longest text from user code in a header, in bytes; longer texts are cut.
@@ -47,11 +47,15 @@ pub(super) enum Exceeded {
 
 /// Cuts a text to at end `max` bytes, at the end of a character.
 pub(crate) fn cut(mut text: String, max: usize) -> String {
-    if text.len() > max {
-        let end = (0..=max).rev().find(|&at| text.is_char_boundary(at));
-        text.truncate(end.unwrap_or(0));
-    }
+    let end = beginning(&text, max).len();
+    text.truncate(end);
     text
+}
+
+/// Returns the beginning of a text, of at most `max` bytes, up to the end of a character.
+pub(crate) fn beginning(text: &str, max: usize) -> &str {
+    let end = (0..=max.min(text.len())).rev().find(|&at| text.is_char_boundary(at));
+    &text[..end.unwrap_or(0)]
 }
 
 /// Why received bytes are not a valid frame.

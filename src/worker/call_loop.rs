@@ -10,7 +10,7 @@ use super::{Numbering, log_sender, subscriber};
 use crate::blob;
 use crate::blob::{Blob, PendingLoan};
 use crate::channel::{Activity, BlockingChannel, Received, WorkerIo};
-use crate::sys::memory::{ForkMark, private_bytes};
+use crate::sys::memory::private_bytes;
 use crate::sys::parent_death;
 use crate::telling;
 use crate::wire::call::{CallHeader, FromWorker, Lending, Outcome, Released, ReplyHeader, ToWorker};
@@ -32,11 +32,10 @@ pub(super) enum Exit {
     Closed,
     /// User code panicked; the state that it left behind cannot be trusted.
     Panicked,
-    /// This process is a fork that a handler made, and that has returned from the handler.
-    ForkedCopy,
 }
 
-/// Serves calls until the channel ends. `original` holds in this process and in no fork of it.
+/// Serves calls until the channel ends. A copy of this process that user code has forked never gets past the code:
+/// [`panic_capture::run`] ends it.
 ///
 /// # Errors
 ///
@@ -45,7 +44,6 @@ pub(super) fn run<L: WorkerIo>(
     end: &mut BlockingChannel<L>,
     service: &mut dyn Service,
     client: &ClientTerms,
-    original: &ForkMark,
 ) -> io::Result<Exit> {
     // `Ready` is sent before anything else.
     end.flush()?;
@@ -83,9 +81,6 @@ pub(super) fn run<L: WorkerIo>(
             }
             ToWorker::Release => (true, true),
         };
-        if !original.is_original_process() {
-            return Ok(Exit::ForkedCopy);
-        }
         // The reply is sent before other code runs: `checkout_done` may take long, and the process may be about to
         // exit.
         end.flush()?;
@@ -101,9 +96,6 @@ pub(super) fn run<L: WorkerIo>(
             end.set_activity(Activity::Idle);
             if !survived {
                 return Ok(Exit::Panicked);
-            }
-            if !original.is_original_process() {
-                return Ok(Exit::ForkedCopy);
             }
         }
     }
@@ -260,16 +252,14 @@ mod tests {
         let mut incoming = Vec::new();
         script.iter().for_each(|message| frame::append(&mut incoming, message));
         let (messages, exit) = play_bytes(incoming);
-        (messages, exit.unwrap_or(Exit::ForkedCopy))
+        (messages, exit.expect("the channel works"))
     }
 
     fn play_bytes(incoming: Vec<u8>) -> (Vec<FromWorker>, io::Result<Exit>) {
         let mut end = BlockingChannel::new(Script { incoming, sent: Vec::new() }, 1000);
         let values = Limits { bytes: 100, depth: 8 };
         let client = ClientTerms { values, max_memory: None, numbering: Numbering::default() };
-        let exit = ForkMark::new()
-            .map_err(io::Error::from)
-            .and_then(|original| run(&mut end, &mut Scripted { releases: 0 }, &client, &original));
+        let exit = run(&mut end, &mut Scripted { releases: 0 }, &client);
         (decode_messages(&end.io().sent), exit)
     }
 

@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::channel::{AnyWorkerIo, WorkerIo};
-use crate::sys::clock;
-use crate::sys::memory::ForkMark;
+use crate::sys::{clock, original};
 use crate::wire::call::FromWorker;
 use crate::wire::frame;
 use crate::wire::log_record::{Logged, MAX_RECORDS, Record};
@@ -24,7 +23,7 @@ static PENDING: Mutex<PendingRecords> = Mutex::new(PendingRecords::new());
 
 thread_local! {
     /// Set in the thread that runs the calls.
-    static CHANNEL: RefCell<Option<(AnyWorkerIo, ForkMark)>> = const { RefCell::new(None) };
+    static CHANNEL: RefCell<Option<AnyWorkerIo>> = const { RefCell::new(None) };
 }
 
 /// The running call and its records that are not sent yet.
@@ -47,10 +46,9 @@ fn pending() -> MutexGuard<'static, PendingRecords> {
     PENDING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes this thread send all log records through this channel. `original` holds in this process and in no fork of
-/// it.
-pub(super) fn set_channel(io: AnyWorkerIo, original: ForkMark) {
-    CHANNEL.with_borrow_mut(|channel| *channel = Some((io, original)));
+/// Makes this thread send all log records through this channel.
+pub(super) fn set_channel(io: AnyWorkerIo) {
+    CHANNEL.with_borrow_mut(|channel| *channel = Some(io));
 }
 
 /// Returns the highest level that is recorded now; 0 for none.
@@ -145,10 +143,8 @@ impl PendingRecords {
         // `try_with` and `try_borrow_mut` fail while the thread exits, and while it is in the middle of sending.
         let _ = CHANNEL.try_with(|io| {
             let Ok(mut io) = io.try_borrow_mut() else { return };
-            // A fork of this process has the same ring and must not write to it.
-            let Some((io, _)) = io.as_mut().filter(|(_, original)| original.is_original_process()) else {
-                return;
-            };
+            // A copy of this process has the same ring and must not write to it.
+            let Some(io) = io.as_mut().filter(|_| !original::is_copy()) else { return };
             let mut unsent = self.bytes.as_slice();
             while !unsent.is_empty() {
                 match io.send(unsent, true) {

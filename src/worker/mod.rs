@@ -25,10 +25,10 @@ pub use crate::wire::control::Signature;
 use crate::blob;
 pub use crate::blob::blob;
 use crate::channel::{AnyWorkerIo, BlockingChannel, WorkerEnd};
+use crate::failure::BacktraceStyle;
 use crate::sys::arena::ReadOnlyArena;
-use crate::sys::memory::ForkMark;
 use crate::sys::process::{Pid, exit_now};
-use crate::sys::{memory, parent_death, process};
+use crate::sys::{Errno, memory, original, parent_death, process};
 use crate::telling;
 use crate::wire::call::{FromWorker, Ready, SetupReport};
 use crate::wire::frame;
@@ -63,6 +63,8 @@ pub(crate) struct Assignment<'a> {
     pub(crate) max_memory: Option<u64>,
     /// Bytes of private data (`RLIMIT_DATA`) beyond which allocations fail.
     pub(crate) memory_limit: Option<u64>,
+    /// Whether panics have a backtrace.
+    pub(crate) backtrace: BacktraceStyle,
     /// The fork server, and how long a call may run once that has died.
     pub(crate) parent: Pid,
     pub(crate) hung_worker_timeout: Option<Duration>,
@@ -80,8 +82,11 @@ pub(crate) fn warm_up() {
 
 /// Runs a worker from its set-up to its exit.
 pub(crate) fn run(assignment: Assignment<'_>) -> ! {
-    let mapped = AnyWorkerIo::open(assignment.channel).and_then(|opened| Ok((opened, ForkMark::new()?)));
-    let ((io, results), original) = match mapped {
+    let mapped = AnyWorkerIo::open(assignment.channel).and_then(|opened| {
+        original::claim()?;
+        Ok(opened)
+    });
+    let (io, results) = match mapped {
         Ok(mapped) => mapped,
         Err(error) => {
             telling::print_line(format_args!("the channel cannot be mapped: {error}"));
@@ -94,13 +99,14 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     }
     let bound = assignment.hung_worker_timeout.map(|limit| parent_death::set_limit(limit, assignment.parent));
     if let Some(Err(error)) = bound {
-        let line = format_args!("hung_worker_timeout is not enforced once the fork server is gone: {error}");
-        telling::print_repeated(assignment.ordinal, line);
+        report_unbounded(assignment.ordinal, error);
     }
     let recent_records = RecentRecords::new(io.status_page());
     let log = tracing::Dispatch::new(WorkerSubscriber::new(recent_records.clone()));
+    panic_capture::set_style(assignment.backtrace);
     panic_capture::set_channel(&io);
-    log_sender::set_channel(io.duplicate(), original.clone());
+    io.status_page().record_overflow();
+    log_sender::set_channel(io.duplicate());
     blob::init_worker(assignment.arguments, results);
     let client = ClientTerms {
         values: assignment.limits,
@@ -118,6 +124,9 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     parent_death::enter_user_code();
     let attempt = panic_capture::run(recorded);
     parent_death::leave_user_code();
+    if let (Some(Ok(())), Err(error)) = (bound, parent_death::renew(assignment.parent)) {
+        report_unbounded(assignment.ordinal, error);
+    }
     // Stays in place until the process exits.
     let _for_this_thread = inherited.then(|| tracing::dispatcher::set_default(&log));
     // Fails if the user has installed a global subscriber, which then stays.
@@ -131,13 +140,18 @@ pub(crate) fn run(assignment: Assignment<'_>) -> ! {
                 fingerprint: assignment.fingerprint,
             };
             frame::append(end.buffer(), &FromWorker::Ready(ready));
-            exit(call_loop::run(&mut end, service.as_mut(), &client, &original))
+            exit(call_loop::run(&mut end, service.as_mut(), &client))
         }
         Ok(Err(error)) => SetupReport::of(error),
         Err(report) => SetupReport::Panic(report),
     };
     frame::append(end.buffer(), &FromWorker::SetupFailed(report));
     exit(end.flush().map(|()| call_loop::Exit::Closed))
+}
+
+fn report_unbounded(ordinal: u64, error: Errno) {
+    let line = format_args!("hung_worker_timeout is not enforced once the fork server is gone: {error}");
+    telling::print_repeated(ordinal, line);
 }
 
 fn exit(exit: std::io::Result<call_loop::Exit>) -> ! {
@@ -148,8 +162,6 @@ fn exit(exit: std::io::Result<call_loop::Exit>) -> ! {
     exit_now(match exit {
         Ok(call_loop::Exit::Closed) => 0,
         Ok(call_loop::Exit::Panicked) => EXIT_PANICKED,
-        // A fork that a handler made has no channel to answer on.
-        Ok(call_loop::Exit::ForkedCopy) => 0,
         Err(error) => {
             // A host that is gone reads no reason.
             if !matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) {

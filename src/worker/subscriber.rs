@@ -17,6 +17,7 @@ use tracing_core::span::Current;
 use super::log_sender;
 use super::log_sender::CallSerial;
 use crate::channel::StatusPage;
+use crate::sys::original;
 use crate::user_code;
 use crate::wire::frame;
 use crate::wire::log_record::{
@@ -56,6 +57,10 @@ impl RecentRecords {
     }
 
     fn add(&self, line: &str) {
+        // The page is the original's.
+        if original::is_copy() {
+            return;
+        }
         self.0.lock().unwrap_or_else(PoisonError::into_inner).log(line);
     }
 }

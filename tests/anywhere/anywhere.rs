@@ -1,11 +1,15 @@
-//! Pools and servers where something is refused: a system call, a file, their own program, or an output.
+//! Pools and servers where something is refused: a system call, a file, their own program, or an output; and what needs a
+//! crate that no other test needs: forks by user code.
 //!
 //! What is refused to a process is refused to all that it starts. So this program has a `main` of its own, which is an
 //! application or a server to which something is refused, or runs the tests.
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod amoeba;
+mod copies;
 mod outputs;
+mod paused;
 mod picky;
 mod preloads;
 mod programs;
@@ -49,6 +53,13 @@ fn main() {
     let place = Place::of(std::os::unix::process::parent_id());
     match role() {
         Some(role) => roles::play(&role, &format!("unix:{}", place.display())),
-        None => run_tests(&[refusals::TESTS, programs::TESTS, preloads::TESTS, outputs::TESTS]),
+        None => run_tests(&[
+            refusals::TESTS,
+            programs::TESTS,
+            preloads::TESTS,
+            outputs::TESTS,
+            paused::TESTS,
+            copies::TESTS,
+        ]),
     }
 }

@@ -9,6 +9,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use seccompiler::{SeccompAction, SeccompFilter};
 
+use crate::amoeba::{Amoeba, Division};
 use crate::harness::*;
 use crate::picky::{Picky, Threads};
 
@@ -34,6 +35,9 @@ pub fn play(role: &str, address: &str) {
         "heir" => System::new().block_on(heir(words.contains(&"unlimited"))),
         "starved" => System::new().block_on(starved()),
         "crowd" => System::new().block_on(crowd()),
+        "amoebas" => System::new().block_on(crate::copies::amoebas_of_an_application()),
+        "divides" => System::new().block_on(crate::copies::dividing_application()),
+        "divided" => divided(address),
         "server" => server(address, value("log"), value("threads")),
         other => panic!("no part {other:?}"),
     }
@@ -139,6 +143,18 @@ async fn crowd() {
     settled(&pool, 5).await;
     bounded("the end", pool.stop(Duration::ZERO)).await;
     println!("stopped");
+}
+
+/// A server whose preload forks.
+fn divided(address: &str) {
+    let ended = Server::<Amoeba>::new(Division::Preload)
+        .listen(address)
+        .map_err(ServerError::from)
+        .and_then(Server::run);
+    match ended {
+        Ok(()) => println!("good bye"),
+        Err(error) => println!("refused: {}", one_line(&format!("{error:?}"))),
+    }
 }
 
 /// A server; `log` is how its subscriber is: `stderr` or `panics`.

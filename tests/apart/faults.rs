@@ -142,7 +142,7 @@ fn a_server_has_as_many_clients_as_it_may_and_recovers() {
 fn a_server_out_of_descriptors_says_so_and_recovers() {
     run(async {
         let place = Place::new();
-        let server = serving("descriptors=17");
+        let server = serving("descriptors=18");
         let first = place.start();
         served_by(&first).await;
         let (mut served, mut refused) = (vec![first], Vec::new());

@@ -6,6 +6,7 @@
 mod harness;
 
 mod clerks;
+mod defiance;
 mod faults;
 mod handover;
 mod hostile;
@@ -20,6 +21,7 @@ mod relay;
 mod restarts;
 mod roles;
 mod services;
+mod silence;
 mod stop_signals;
 mod strangers;
 mod stuck;
@@ -112,7 +114,9 @@ fn tests() -> Vec<Tests> {
         stop_signals::TESTS,
         upgrades::TESTS,
         stuck::TESTS,
+        defiance::TESTS,
         network::TESTS,
+        silence::TESTS,
         #[cfg(feature = "tls")]
         tls::TESTS,
     ]

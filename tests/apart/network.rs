@@ -15,6 +15,7 @@ tests! {
     a_pool_over_tcp_is_like_any_other,
     a_worker_over_tcp_is_ended_by_its_clock_and_by_its_guard,
     a_failure_over_tcp_shows_what_its_worker_printed_and_logged,
+    what_a_worker_over_tcp_has_left_of_its_end_is_reported,
     over_tcp_a_client_that_is_killed_takes_its_worker_along,
     over_tcp_servers_come_and_go,
     over_tcp_a_server_is_taken_over_without_a_failed_call,
@@ -30,22 +31,22 @@ pub fn port() -> u16 {
 }
 
 /// A server at a port of this machine, and the pools that go there.
-struct Port(u16);
+pub struct Port(pub u16);
 
 impl Port {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Port(port())
     }
 
-    fn address(&self) -> String {
+    pub fn address(&self) -> String {
         format!("tcp:127.0.0.1:{}", self.0)
     }
 
-    fn serving(&self, options: &str) -> Application {
+    pub fn serving(&self, options: &str) -> Application {
         serving(&format!("at={} {options}", self.address()))
     }
 
-    fn pool(&self) -> PoolBuilder<Probe> {
+    pub fn pool(&self) -> PoolBuilder<Probe> {
         Pool::<Probe>::connect(self.address()).workers(1..=1)
     }
 
@@ -132,6 +133,25 @@ fn a_failure_over_tcp_shows_what_its_worker_printed_and_logged() {
         assert_eq!(died.pid(), Some(worker));
         assert!(died.stderr().last().is_some_and(|last| last.ends_with("garbage 1999")), "{died:#}");
         assert!(died.peak_memory().is_some() && died.cpu_time().is_some());
+        bounded("the end", pool.stop(Duration::ZERO)).await;
+    });
+}
+
+/// G8, G9: the application does not share the memory in which the worker leaves it. The handler of the standard library,
+/// which this server's `main` has installed, does its work as well.
+fn what_a_worker_over_tcp_has_left_of_its_end_is_reported() {
+    run(async {
+        let port = Port::new();
+        let _server = port.serving("");
+        let pool = port.start();
+        let died = failure(pool.send(PanicWithoutUnwinding("in C code".to_owned()))).await;
+        assert_eq!(died.kind(), FailureKind::Died, "{died:#}");
+        assert!(died.panic().is_some_and(|report| report.message.starts_with("in C code\n")), "{died:#}");
+        let died = failure(pool.send(OverflowStack)).await;
+        assert!(matches!(died.ending(), Some(Ending::Signaled { signal: 6, .. })), "{died:#}");
+        assert!(died.stack_overflow() && died.to_string().contains("its stack overflowed"), "{died:#}");
+        assert!(died.stderr().iter().any(|line| line.contains("has overflowed its stack")), "{died:#}");
+        assert!(!failure(pool.send(AbortProcess)).await.stack_overflow());
         bounded("the end", pool.stop(Duration::ZERO)).await;
     });
 }

@@ -19,7 +19,9 @@ pub fn play(role: &str, address: &str) {
             server(options, address);
         }
         "client" => System::new().block_on(client(options, address)),
+        "rebels" => System::new().block_on(crate::defiance::client(options, place(options, address))),
         "hostile" => crate::hostile::play(options, address),
+        "quiet" => System::new().block_on(quiet(place(options, address))),
         "guest" => System::new().block_on(guest(address)),
         "lender" => System::new().block_on(lender(address)),
         "load" => System::new().block_on(load(place(options, address))),
@@ -79,6 +81,8 @@ fn server(options: &str, address: &str) {
     }
     let ended = if words.value("stranger").is_some() {
         Server::<Mule>::new(None).listen(address).map_err(ServerError::from).and_then(Server::run)
+    } else if words.value("rebels").is_some() {
+        words.run(Server::<Rebel>::new(Orders::default()), address)
     } else if let Some(group) = words.value("mills_for") {
         let mills = Server::<Mill>::new(()).group(group).expect("a group");
         mills.listen(address).map_err(ServerError::from).and_then(Server::run)
@@ -119,7 +123,8 @@ impl<'a> Words<'a> {
             .on_misfit(on_misfit)
             .drain_timeout(self.number("drain").map(Duration::from_millis))
             .max_workers(self.number("workers").map(|count| count as usize))
-            .max_clients(self.number("clients").map_or(512, |count| count as usize));
+            .max_clients(self.number("clients").map_or(512, |count| count as usize))
+            .client_dead_after(Duration::from_millis(self.number("dead").unwrap_or(30_000)));
         if let Some(group) = self.value("group") {
             server = server.group(group)?;
         }
@@ -171,6 +176,25 @@ async fn client(options: &str, address: &str) {
     until("it spins", || pool.stats().waited.count() == 2).await;
     println!("worker {pid}");
     std::future::pending::<()>().await;
+}
+
+/// A client with a worker in use that is told what to do: each time it goes on it tells what becomes of a call there.
+async fn quiet(address: &str) {
+    let pool = Pool::<Probe>::connect(address).workers(1..=1).start().expect("the pool starts");
+    let mut held = pool.checkout().timeout(None).start();
+    println!("worker {}", pid(&held).await);
+    loop {
+        let call = held.send(Steps(1));
+        wait_to_go_on();
+        match answer(call).await.and(answer(held.send(Pid)).await) {
+            Ok(pid) => println!("keeps {pid}"),
+            Err(failure) => {
+                println!("loses {:?}", failure.kind());
+                held = pool.checkout().start();
+                println!("worker {}", pid(&held).await);
+            }
+        }
+    }
 }
 
 /// A client that tells whether it may come, and has a call that hangs killed.

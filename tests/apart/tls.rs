@@ -23,21 +23,21 @@ tests! {
 }
 
 /// A server at a port, by this certificate, and its address under a name.
-struct Secured {
+pub struct Secured {
     port: u16,
 }
 
 impl Secured {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         Secured { port: listener.local_addr().expect("its address").port() }
     }
 
-    fn serving(&self, certificate: &str) -> Application {
+    pub fn serving(&self, certificate: &str) -> Application {
         serving(&format!("at=tls:127.0.0.1:{} certificate={certificate}", self.port))
     }
 
-    fn pool(&self, certificate: &str) -> PoolBuilder<Probe> {
+    pub fn pool(&self, certificate: &str) -> PoolBuilder<Probe> {
         let pool = Pool::<Probe>::connect(format!("tls:localhost:{}", self.port)).workers(1..=1);
         pool.certificates(certificates(certificate))
     }

@@ -56,6 +56,8 @@ pub enum Trick {
     MakeFile(Duration, PathBuf),
     /// Runs until it is sent SIGTERM, then makes this file and ends with status 7.
     HeedTerm(PathBuf),
+    /// Runs until it is sent SIGTERM, then takes so many steps, makes this file and ends with status 7.
+    HeedTermSlowly(u32, PathBuf),
     /// Makes this file when it can be sent SIGTERM, and takes no notice of it.
     IgnoreTerm(PathBuf),
     /// From now on `checkout_done` does not return.
@@ -103,6 +105,12 @@ impl Mule {
                 spin_until(|| told.load(Ordering::Relaxed));
                 std::fs::write(path, "").expect("a file");
                 std::process::exit(7);
+            }
+            Trick::HeedTermSlowly(steps, path) => {
+                let told = heed_term();
+                spin_until(|| told.load(Ordering::Relaxed));
+                super::take_steps(steps);
+                return self.play(Trick::MakeFile(Duration::ZERO, path)).map(|_| std::process::exit(7));
             }
             Trick::IgnoreTerm(path) => {
                 let _told = heed_term();

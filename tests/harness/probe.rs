@@ -37,6 +37,7 @@ pub enum Script {
     Hang,
     Sleep(Duration),
     Print(String),
+    Steps(u32),
 }
 
 impl Script {
@@ -57,7 +58,18 @@ impl Script {
                 println!("{text}");
                 Ok(())
             }
+            Script::Steps(count) => {
+                take_steps(*count);
+                Ok(())
+            }
         }
+    }
+}
+
+/// Takes a millisecond and more for each step, and no time for one while the process is stopped, as a computation.
+pub fn take_steps(count: u32) {
+    for _ in 0..count {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -106,6 +118,13 @@ impl Worker for Probe {
         shared.put(Preloaded { by: std::process::id() });
         setup.preload.play()
     }
+}
+
+/// Each level needs more stack, and there is none left long before the last.
+#[inline(never)]
+pub fn deeper(level: u64) -> u64 {
+    let frame = std::hint::black_box([level; 64]);
+    if level == u64::MAX { 0 } else { deeper(level + 1) + frame[7] }
 }
 
 fn note(journal: Option<&PathBuf>) {
@@ -160,6 +179,11 @@ messages! {
         std::thread::sleep(message.0);
         Ok(message.1)
     };
+    /// Answers how many steps it has taken.
+    Steps(u32) => u32, |probe, message, ctx| {
+        take_steps(message.0);
+        Ok(message.0)
+    };
     /// The worker's process id.
     Pid => u32, |probe, message, ctx| Ok(std::process::id());
     /// How often this worker was set up: 1.
@@ -189,6 +213,19 @@ messages! {
     Exit(i32) => (), |probe, message, ctx| std::process::exit(message.0);
     /// Aborts the process.
     AbortProcess => (), |probe, message, ctx| std::process::abort();
+    /// Panics with this text where nothing may unwind, so that the process is aborted.
+    PanicWithoutUnwinding(String) => (), |probe, message, ctx| {
+        extern "C" fn panic(text: &String) {
+            panic!("{text}");
+        }
+        panic(&message.0);
+        Ok(())
+    };
+    /// Needs more stack than there is.
+    OverflowStack => (), |probe, message, ctx| {
+        std::hint::black_box(deeper(0));
+        Ok(())
+    };
     /// Raises this signal against itself.
     Raise(i32) => (), |probe, message, ctx| {
         let signal = rustix::process::Signal::from_named_raw(message.0).expect("a signal");

@@ -212,6 +212,18 @@ impl Application {
         Self::spawn_with(Command::new(program).stderr(stderr), test, role)
     }
 
+    /// As [`start`](Self::start), with these variables in its environment, or without them.
+    pub fn start_with_variables(variables: &[(&str, Option<&str>)], test: &str, role: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        for (name, value) in variables {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        Self::spawn(&mut command, test, role)
+    }
+
     /// As [`start`](Self::start), as another user and a member of the group of the same number.
     pub fn start_as(user: u32, test: &str, role: &str) -> Self {
         use std::os::unix::process::CommandExt;

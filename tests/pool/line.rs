@@ -214,6 +214,35 @@ fn beyond_max_waiting_the_first_call_is_answered_overloaded_at_once() {
     });
 }
 
+/// G8, P9: checkouts whose calls time out hold their workers as well.
+#[test]
+fn the_estimate_of_an_overloaded_pool_reflects_calls_that_time_out() {
+    run(async {
+        let limit = Duration::from_millis(300);
+        let pool = pool().workers(1..=1).max_waiting(1).timeout(limit).start().expect("the pool starts");
+        for _ in 0..2 {
+            assert_eq!(answer(pool.send(Spin)).await.unwrap_err().kind(), FailureKind::Timeout);
+        }
+        let holder = pool.checkout().timeout(None).start();
+        assert!(answer(holder.send(Pid)).await.is_ok());
+        let _waiting = pool.checkout().start();
+        let failure = answer(pool.send(Pid)).await.unwrap_err();
+        assert_eq!(failure.kind(), FailureKind::Overloaded);
+        assert!(failure.retry_after().is_some_and(|estimate| estimate >= limit / 2), "{failure}");
+        pool.stop(Duration::ZERO).await;
+
+        // Nothing is known yet but that a worker has been held for so long.
+        let pool = crate::harness::pool().workers(1..=1).max_waiting(1).start().expect("the pool starts");
+        let holder = pool.checkout().start();
+        assert!(answer(holder.send(Pid)).await.is_ok());
+        let since = std::time::Instant::now();
+        let _waiting = pool.checkout().start();
+        until("it has been held for a while", || since.elapsed() > limit).await;
+        let failure = answer(pool.send(Pid)).await.unwrap_err();
+        assert!(failure.retry_after().is_some_and(|estimate| estimate >= limit), "{failure}");
+    });
+}
+
 /// P9
 #[test]
 fn whoever_a_worker_can_still_be_forked_for_is_not_one_too_many() {

@@ -53,6 +53,7 @@ fn a_busy_worker_that_dies_while_its_server_is_stopped_is_reported_as_it_is() {
         let died = failure(spinning).await;
         assert_eq!(died.kind(), FailureKind::Died);
         assert!(!died.to_string().contains("closed its channel"), "{died}");
+        assert_eq!(died.ending(), Some(Ending::Unknown), "{died}");
         signal(server, Signal::CONT);
         drop(checkout);
         answer(pool.send(Pid)).await.expect("another worker");

@@ -185,7 +185,10 @@ fn the_fork_server_itself_inherits_nothing() {
         until("the worker is idle", || pool.stats().idle == 1).await;
         let descriptors = descriptors_of(the_server().await);
         assert_eq!(descriptors.get(&0).map(String::as_str), Some("/dev/null"));
-        let own = |it: &String| it.starts_with("socket:") || it == "anon_inode:[signalfd]";
+        // Its application's process, whose end it waits for.
+        let pidfd = |it: &String| it == "anon_inode:[pidfd]" || it.starts_with("pidfd:");
+        assert_eq!(descriptors.values().filter(|it| pidfd(it)).count(), 1, "{descriptors:?}");
+        let own = |it: &String| it.starts_with("socket:") || it == "anon_inode:[signalfd]" || pidfd(it);
         let others: Vec<_> = descriptors.iter().filter(|(number, it)| **number > 2 && !own(it)).collect();
         assert!(others.is_empty(), "{others:?}");
         assert_eq!(descriptors.values().filter(|it| it.starts_with("socket:")).count(), 1, "{descriptors:?}");

@@ -1,6 +1,8 @@
 //! Fork servers and workers as processes, and the runtimes they are started from.
 
 mod boot;
+mod defiance;
+mod frozen;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod inherited;
@@ -10,4 +12,5 @@ mod runtimes;
 mod server;
 mod stop_signals;
 mod terminals;
+mod tools;
 mod workers;

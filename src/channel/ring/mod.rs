@@ -75,6 +75,8 @@ const TO_HOST: RingLayout = RingLayout {
     bytes: PAGE_LENGTH + CAPACITY as usize,
 };
 const HOST_WAIT_FLAG: usize = 4 * CACHE_LINE;
+/// Not zero once the host has closed the channel, which its doorbell does not show while another process holds it.
+const CLOSED: usize = HOST_WAIT_FLAG + 4;
 const WORKER_WAIT_FLAG: usize = 5 * CACHE_LINE;
 
 #[cfg(any(feature = "actors", test))]
@@ -207,6 +209,17 @@ impl Ring {
     /// [`CorruptCounters`]; the rings are unusable then.
     pub(crate) fn has_bytes(&self) -> Result<bool, CorruptCounters> {
         self.side.unread().map(|unread| unread > 0)
+    }
+
+    /// Tells the worker that the host closes the channel. It reads that when it is woken.
+    #[cfg(any(feature = "actors", test))]
+    pub(crate) fn close(&self) {
+        self.memory().atomic_u32(CLOSED).store(1, Ordering::Release);
+    }
+
+    /// Whether the host has closed the channel.
+    fn is_closed(&self) -> bool {
+        self.memory().atomic_u32(CLOSED).load(Ordering::Acquire) != 0
     }
 
     /// Publishes the processor that this side runs on.

@@ -184,7 +184,7 @@ impl RingIo {
         self.ring.disarm();
         // Code that closed a foreign descriptor during this wait may have ended its own channel; no call begins then.
         descriptors::check_open(self.doorbells.rx.as_fd())?;
-        Ok(is_connected)
+        Ok(is_connected && !self.ring.is_closed())
     }
 
     fn wake_host_for(&self, condition: WakeCondition) -> io::Result<()> {
@@ -249,6 +249,19 @@ mod tests {
         assert!(host.arm(WakeCondition::Bytes)?);
         assert_eq!(worker.send(b"unheard", false)?, 7);
         drop(host_doorbells);
+        assert_eq!(worker.receive(&mut Vec::with_capacity(10))?, 0);
+        Ok(())
+    }
+
+    /// G5: a forked process holds the host's ends.
+    #[test]
+    fn a_host_that_closes_its_channel_is_gone_although_its_doorbells_are_held()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let (host, file) = Ring::create()?;
+        let (held, worker_doorbells) = doorbells()?;
+        let mut worker = RingIo::open(&file, worker_doorbells)?;
+        host.close();
+        held.tx.notify()?;
         assert_eq!(worker.receive(&mut Vec::with_capacity(10))?, 0);
         Ok(())
     }

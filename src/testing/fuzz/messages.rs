@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::failure::{Ending, PanicReport, SetupError};
+use crate::failure::{BacktraceStyle, Ending, LastWords, PanicReport, SetupError};
 use crate::testing::seeded_rng::SeededRng;
 use crate::wire::call::{
     ArenaSpan, CallHeader, FromWorker, Lending, Lent, Outcome, Ready, Released, ReplyHeader, SetupReport,
@@ -150,7 +150,8 @@ messages! {
     Released, |c| [Released { private_bytes: any(c), stop: any(c) }];
     SetupReport, |c| [SetupReport::Error(any(c)), SetupReport::Panic(any(c))];
     SetupError, |c| [SetupError::new(any::<String>(c))];
-    PanicReport, |c| [PanicReport { message: any(c), location: any(c), backtrace: any(c) }];
+    PanicReport, |c| [PanicReport { message: any(c), location: any(c), backtrace: any(c), raw: None }];
+    BacktraceStyle, |c| [BacktraceStyle::Off, BacktraceStyle::Short, BacktraceStyle::Full];
     ToServer, |c| [
         ToServer::Hello(any(c)),
         ToServer::Fork { numbers: any(c), rings: any(c), results: any(c) },
@@ -160,6 +161,7 @@ messages! {
         ToServer::TakeOver(any(c)),
         ToServer::Attach { ticket: any(c), number: any(c) },
         ToServer::Arena,
+        ToServer::Ping,
     ];
     Hello, |c| [Hello {
         protocol: any(c),
@@ -171,6 +173,7 @@ messages! {
         max_depth: any(c),
         max_memory: any(c),
         process_limits: any(c),
+        backtrace: any(c),
         config: any(c),
     }];
     TakeOver, |c| [TakeOver {
@@ -203,9 +206,11 @@ messages! {
         FromServer::Inspected(any(c)),
         FromServer::Printed { number: any(c), stderr: any(c), bytes: any(c) },
         FromServer::Diverted,
+        FromServer::Pong,
     ];
     WorkerPid, |c| [WorkerPid { number: any(c), pid: any(c), proof: any(c) }];
-    StatusSnapshot, |c| [StatusSnapshot { begun: any(c), records: any(c) }];
+    StatusSnapshot, |c| [StatusSnapshot { begun: any(c), records: any(c), last_words: any(c) }];
+    LastWords, |c| [LastWords { panic: any(c), stack_overflow: any(c) }];
     ServerReport, |c| [ServerReport {
         pid: any(c),
         library: any(c),
