@@ -180,9 +180,11 @@ fn a_server_out_of_processes_says_so_and_recovers() {
     }
     run(async {
         let place = Place::new();
-        let mut server = Application::start_as(NOBODY, "an_application", "server processes=3");
+        // The limit counts all processes of a user, so it is one of whom there are no others.
+        let user = 100_000 + std::process::id();
+        let mut server = Application::start_as(user, "an_application", "server processes=3");
         server.says("serves");
-        let connect = || place.pool().trust_user(NOBODY);
+        let connect = || place.pool().trust_user(user);
         let first = connect().workers(2..=2).start().expect("the pool starts");
         settled(&first, 2).await;
         let second = connect().start().expect("the pool starts");

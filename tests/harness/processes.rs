@@ -201,7 +201,8 @@ impl Application {
     /// when it is killed. `settings` are those of `stty`. `None` where there is no program that makes terminals.
     pub fn at_a_terminal(settings: &str, test: &str, role: &str) -> Option<Self> {
         Command::new("script").arg("--version").stdout(Stdio::null()).status().ok()?;
-        let line = format!("exec script -qefc \"stty {settings}; exec $0 $*\" /dev/null");
+        // A shell leads the session, as after a login: it ends when the terminal closes, and outlives Ctrl-C.
+        let line = format!("exec script -qefc \"stty {settings}; trap : INT; $0 $*; exit \\$?\" /dev/null");
         Some(Self::start_within(&["sh", "-c", &line], test, role))
     }
 
