@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use super::children::{Children, ClientId, Exit, OutputId};
+use super::children::{Children, ClientId, OutputId};
 use super::clients::Clients;
 use super::compatibility::ServerVersion;
 use super::control_channel::{ControlChannel, Disconnect};
@@ -26,8 +26,7 @@ use crate::sys::signals::{ChildSignals, StopRequest};
 use crate::sys::{CallError, Errno};
 use crate::telling;
 use crate::telling::log_event;
-use crate::wire::LIBRARY;
-use crate::wire::control::{Ended, FromServer, Hello, ServerReport, ToServer};
+use crate::wire::control::{FromServer, Hello, ToServer};
 use crate::wire::handover::TakeOver;
 use crate::worker::{Preload, Program};
 
@@ -36,10 +35,6 @@ const KILL_WAIT: Duration = Duration::from_secs(1);
 
 /// Most messages of one client that are handled in one turn of the loop.
 const MAX_MESSAGES: usize = 64;
-
-/// Most children that are reaped in one turn of the loop. Orphans of workers are among them, which a worker may fork
-/// without end.
-const MAX_REAPED: usize = 256;
 
 /// Longest time that one turn of the loop takes, and that a wait lasts longer than it was to, in a process that runs
 /// (50 ms). What is beyond that was frozen.
@@ -75,10 +70,10 @@ pub(super) struct ForkServer<'a> {
     pub(super) child_signals: ChildSignals,
     pub(super) children: Children,
     /// Whether children have exited that were not reaped in the last turn of the loop.
-    has_more_exits: bool,
+    pub(super) has_more_exits: bool,
     /// Set once the server takes no more work: `Some(Some(deadline))` if its workers must finish by then.
     pub(super) draining: Option<Option<Instant>>,
-    started: Instant,
+    pub(super) started: Instant,
     /// When this process did not run. That time counts against no limit.
     pub(super) frozen: FrozenTime,
     pub(super) forked: u64,
@@ -469,45 +464,7 @@ impl<'a> ForkServer<'a> {
         if self.clients.count() == 0 { Err(disconnect) } else { Ok(()) }
     }
 
-    /// Reaps children, as many as one turn of the loop has time for, and reports their exits.
-    fn report_exits(&mut self) {
-        let mut most = MAX_REAPED;
-        while let Some(exit) = self.children.next_ended(&mut most) {
-            self.report_exit(exit);
-        }
-        self.has_more_exits = most == 0;
-    }
-
-    fn report_exit(&mut self, (id, printed, ended): Exit) {
-        let Some(client) = self.clients.get(id) else { return };
-        printed.iter().for_each(|printed| client.control.queue(printed));
-        if !self.is_private {
-            log_exit(&client.hello.pool, id, &ended);
-        }
-        client.control.queue(&FromServer::Ended(ended));
-    }
-
-    fn stats(&self) -> ServerReport {
-        ServerReport {
-            pid: std::process::id(),
-            library: LIBRARY.to_owned(),
-            uptime: self.started.elapsed(),
-            clients: self.clients.count() as u64,
-            workers: self.children.count() as u64,
-            forked: self.forked,
-            not_forked: self.not_forked,
-            turned_away: self.rejections.count(),
-            draining: self.is_draining(),
-        }
-    }
-
     pub(super) fn logs_workers(&self) -> bool {
         !self.is_private
     }
-}
-
-fn log_exit(pool: &str, client: ClientId, ended: &Ended) {
-    let Ended { number, ending, peak_memory, cpu_time, .. } = ended;
-    log_event!(info, client, pool, worker = number, %ending, peak_memory, ?cpu_time,
-        "a worker has ended");
 }

@@ -25,6 +25,7 @@ mod pending;
 mod predecessor;
 mod private_server;
 mod rejection_log;
+mod reports;
 mod socket_lock;
 mod spawn;
 mod standalone;
