@@ -1,7 +1,7 @@
 //! Processes: fork, reap, groups and names.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ pub(crate) fn own_pid() -> Pid {
 
 /// Returns whether a process has ended; `None` if the system refuses to tell.
 #[cfg(feature = "actors")]
-pub(crate) fn has_exited(process: BorrowedFd<'_>) -> Option<bool> {
+pub(crate) fn has_exited(process: std::os::fd::BorrowedFd<'_>) -> Option<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut entry = [PollFd::from_borrowed_fd(process, PollFlags::IN)];
     faults::point(Call::Poll).ok()?;

@@ -329,6 +329,11 @@ impl Application {
         }
     }
 
+    /// Waits until it says anything, for at most this long: what runs it may take its time to begin.
+    pub fn begins_within(&self, patience: Duration) {
+        self.has_spoken(patience);
+    }
+
     /// From now on what it says is read and dropped, so that it never waits for somebody to read it.
     pub fn is_not_listened_to(&mut self) {
         let (silence, _) = std::io::pipe().expect("a pipe");

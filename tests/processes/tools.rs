@@ -42,6 +42,7 @@ fn an_application_under_a_tool() {
 /// What an application says under a tool, if it works there: `None`, or else why not.
 fn under(words: &[&str]) -> Option<String> {
     let mut application = Application::start_within(words, "tools::an_application_under_a_tool", "tool");
+    application.begins_within(6 * PATIENCE);
     let refused = application.says_either("all is well: Timeout Died 100000 nothing is left", "refused:");
     application.ends();
     refused
