@@ -189,10 +189,9 @@ fn an_adopted_worker_ends_with_its_client_whatever_it_does_to_itself() {
             first.kill();
             first.ends();
             let mut next = serving("rebels");
-            // A group with a stopped process, whose last parent of another group is gone, gets a SIGHUP from the kernel.
-            if !matches!(deed, Defiance::IsStopped | Defiance::IsTraced) {
-                next.says("a worker was adopted");
-            }
+            // A group with a stopped process, whose last parent of another group is gone, gets a SIGHUP from the kernel. That
+            // ends no worker.
+            next.says("a worker was adopted");
             client.kill();
             client.ends();
             // No process that reaps it is known: its server is gone.
