@@ -157,8 +157,9 @@ fn a_request_that_gives_up_leaves_every_other_its_own_answer() {
     run(async {
         let pool = pool_of_one();
         let checkout = pool.checkout().start();
-        let soon = Duration::from_millis(20);
-        let slow = || Slow(Duration::from_millis(100), 1);
+        // Long enough for the worker to begin the call, however busy the machine is.
+        let soon = Duration::from_millis(300);
+        let slow = || Slow(Duration::from_millis(600), 1);
         assert_eq!(checkout.send(slow()).timeout(soon).await, Err(MailboxError::Timeout));
         assert_eq!(answer(checkout.send(Slow(Duration::ZERO, 2))).await, Ok(2));
         drop(checkout);
