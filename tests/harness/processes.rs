@@ -201,9 +201,13 @@ impl Application {
     /// when it is killed. `settings` are those of `stty`. `None` where there is no program that makes terminals.
     pub fn at_a_terminal(settings: &str, test: &str, role: &str) -> Option<Self> {
         Command::new("script").arg("--version").stdout(Stdio::null()).status().ok()?;
+        // A shell cannot heed a signal that was ignored when it started, as SIGHUP is under `nohup`.
+        let heeds = ["env", "--default-signal=HUP,INT,TERM", "sh", "-c"];
+        let probe = Command::new(heeds[0]).args([heeds[1], "true"]).stderr(Stdio::null()).status().ok()?;
+        probe.success().then_some(())?;
         // A shell leads the session, as after a login: it ends when the terminal closes, and outlives Ctrl-C.
         let line = format!("exec script -qefc \"stty {settings}; trap : INT; $0 $*; exit \\$?\" /dev/null");
-        Some(Self::start_within(&["sh", "-c", &line], test, role))
+        Some(Self::start_within(&[&heeds[..], &[&line]].concat(), test, role))
     }
 
     /// As [`start`](Self::start), with this standard error.

@@ -265,6 +265,19 @@ impl Holdings {
     }
 }
 
+/// What is held once that does not change any more: the channel of the next worker is made a little later.
+async fn holdings_at_rest(server: u32) -> Holdings {
+    let (mut last, mut alike) = (Holdings::of(server), 0);
+    until("nothing changes any more", || {
+        let now = Holdings::of(server);
+        alike = if now == last { alike + 1 } else { 0 };
+        last = now;
+        alike == 200
+    })
+    .await;
+    last
+}
+
 /// Has this many workers die, each in one of many ways, four at a time.
 async fn die(pool: &PoolHandle<Probe>, count: u32) {
     let clients = (0..4).map(|client| {
@@ -298,7 +311,7 @@ fn after_thousands_of_deaths_nobody_holds_more_than_before() {
         let pool = pool().workers(4..=4).start().expect("the pool starts");
         die(&pool, 100).await;
         let server = the_server().await;
-        let (before, data) = (Holdings::of(server), memory_of(server, "VmData"));
+        let (before, data) = (holdings_at_rest(server).await, memory_of(server, "VmData"));
         die(&pool, 2000).await;
         until("everything is as it was", || Holdings::of(server) == before).await;
         assert!(pool.stats().forked >= 2100);
