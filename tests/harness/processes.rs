@@ -161,6 +161,19 @@ pub fn role() -> Option<String> {
     role.split('/').next().map(str::to_owned)
 }
 
+/// Has programs that this one starts heed SIGHUP, although it is ignored here, as under `nohup`: a handler is not inherited.
+fn let_heed_hang_ups() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+        if ignored & 1 != 0 {
+            signal_hook::flag::register(signal_hook::consts::SIGHUP, Default::default()).expect("a handler");
+        }
+    });
+}
+
 /// A user with no rights, and the group of that number.
 pub const NOBODY: u32 = 65534;
 
@@ -241,6 +254,7 @@ impl Application {
 
     fn spawn_with(command: &mut Command, test: &str, role: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
+        let_heed_hang_ups();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let role = format!("{role}/{}/{number}", std::process::id());
         let mark = format!("{ROLE}={role}");
