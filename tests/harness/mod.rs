@@ -184,9 +184,15 @@ pub fn exists(pid: u32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
 }
 
-/// Sends a signal to a process that the test started.
+/// Sends a signal to a process that the test started. After SIGSTOP it does nothing any more: a process that runs on
+/// another processor goes on for a moment.
 pub fn signal(pid: u32, signal: Signal) {
     rustix::process::kill_process(process_id(pid), signal).expect("the process is there");
+    let patience = Instant::now() + PATIENCE;
+    while signal == Signal::STOP && !matches!(state(pid), None | Some('T' | 't' | 'Z' | 'X')) {
+        assert!(Instant::now() < patience, "the process does not stop");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 pub fn kill(pid: u32) {
