@@ -84,7 +84,7 @@ mod tests {
         assert_eq!(silence.look(start + 5 * SECOND), Look::Dead);
     }
 
-    /// G10: whoever did not look, because it was frozen or busy, has not found its peer silent.
+    /// G10: an end that did not look, because it was frozen or busy, has not found its peer silent.
     #[test]
     fn a_late_look_counts_as_one() {
         let start = Instant::now();

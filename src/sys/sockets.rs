@@ -290,7 +290,7 @@ const SO_PEERPIDFD: libc::c_int =
     if cfg!(any(target_arch = "sparc", target_arch = "sparc64")) { 0x56 } else { 77 };
 
 /// Opens a descriptor of the process at the other end of a Unix socket: the one that connected, or that made the pair. It
-/// becomes readable when that process ends, whoever else holds the socket then.
+/// becomes readable when that process ends, although another one may hold the socket then.
 ///
 /// # Errors
 ///
