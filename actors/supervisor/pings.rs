@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 
 use actix::Context;
 
-use super::Supervisor;
 use super::server_connection::ServerConnection;
 use super::servers::ServerId;
 use super::worker_process::{WorkerExited, WorkerPrinted};
+use super::{Registration, Supervisor};
 use crate::actors::scheduler::exit::ExitReport;
-use crate::actors::supervisor::Registration;
 use crate::actors::threads::real_time::LazyTimer;
 use crate::silence::{Look, Silence};
 use crate::wire::control::FromServer;

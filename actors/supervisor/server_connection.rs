@@ -18,6 +18,7 @@ use crate::actors::transport::watching;
 use crate::channel::{Inbox, SendQueue, SocketLayer};
 use crate::sys::descriptors::PassedDescriptors;
 use crate::sys::passing::is_passing;
+use crate::sys::process::Owner;
 use crate::sys::server_process::ServerProcess;
 use crate::sys::{descriptors, reactor, sockets};
 use crate::wire::control::{BODY_LIMIT, FromServer, ToServer};
@@ -54,7 +55,7 @@ pub(crate) struct ServerConnection {
     /// Whether that process has ended.
     is_process_gone: bool,
     /// The application's process. A copy of it that is forked closes the channel for itself alone.
-    owner: u32,
+    owner: Owner,
     /// Whether that process has reported that it diverted ahead of `main`.
     has_diverted: bool,
     inbox: Inbox,
@@ -78,7 +79,7 @@ impl ServerConnection {
         Ok(ServerConnection {
             process_end,
             is_process_gone: false,
-            owner: std::process::id(),
+            owner: Owner::this(),
             pings,
             socket: reactor::register_read_write(launched.socket)?,
             layer: launched.layer,

@@ -14,6 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::real_time::within;
 use crate::escape;
 use crate::failure::{BacktraceStyle, Failure, LONGEST_BACKTRACE, MAX_FRAMES, RawBacktrace, RawFrame};
 use crate::sys::stack::{CodeObject, code_objects};
@@ -50,8 +51,8 @@ pub(crate) async fn resolved(failure: Failure) -> Failure {
 
 /// Returns the same after a bounded wait; a backtrace without names shows places in files.
 pub(crate) async fn resolved_soon(failure: Failure) -> Failure {
-    let answer = actix_rt::time::timeout(LONGEST_WAIT, resolve(failure.clone())).await;
-    answer.ok().and_then(Result::ok).unwrap_or_else(|| without_names(failure))
+    let answer = within(LONGEST_WAIT, resolve(failure.clone())).await;
+    answer.and_then(Result::ok).unwrap_or_else(|| without_names(failure))
 }
 
 fn without_names(failure: Failure) -> Failure {

@@ -16,6 +16,7 @@ use crate::channel::{
     doorbells,
 };
 use crate::sys::passing::is_passing;
+use crate::sys::process::Owner;
 use crate::sys::{descriptors, reactor};
 
 /// Maximum time (20 µs) for which the host spins for a reply; it looks once in each turn of the event loop, so
@@ -40,13 +41,13 @@ pub(super) struct Rings {
     /// Whether bytes were read or written since this end last found nothing to do.
     moved: bool,
     /// The application's process. A copy of it that is forked closes the channel for itself alone.
-    owner: u32,
+    owner: Owner,
 }
 
 /// Closes the channel, also where another process holds this end of it.
 impl Drop for Rings {
     fn drop(&mut self) {
-        if std::process::id() == self.owner {
+        if self.owner.is_this() {
             self.ring.close();
             // A worker that cannot be woken is killed after a while.
             let _ = self.tx.notify();
@@ -67,7 +68,7 @@ impl Rings {
             spin: AdaptiveSpin::new(SETUP_SPIN),
             rounds: 0,
             moved: false,
-            owner: std::process::id(),
+            owner: Owner::this(),
         };
         let memory = WorkerMemory { channel, results };
         Ok((rings, status_page, WorkerEnd::Rings { doorbells, memory }))

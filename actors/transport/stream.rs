@@ -10,6 +10,7 @@ use super::retry_timer::RetryTimer;
 use super::{Arrived, Buffers, ROUNDS_BEFORE_YIELD};
 use crate::channel::{SocketLayer, StatusPage, WorkerEnd, WorkerMemory};
 use crate::sys::passing::is_passing;
+use crate::sys::process::Owner;
 use crate::sys::{descriptors, reactor, sockets};
 
 /// The host's end of a socket.
@@ -27,7 +28,7 @@ pub(super) struct Stream {
     /// Rounds since this end last let other tasks run.
     rounds: u32,
     /// The application's process. A copy of it that is forked closes the channel for itself alone.
-    owner: u32,
+    owner: Owner,
 }
 
 /// Closes the channel, also where another process holds this end of it.
@@ -58,7 +59,7 @@ impl Stream {
             retry: RetryTimer::default(),
             is_broken: false,
             rounds: 0,
-            owner: std::process::id(),
+            owner: Owner::this(),
         })
     }
 

@@ -25,7 +25,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An application that uses this server.
 pub(super) struct Client {
-    pub(super) id: ClientId,
     pub(super) control: ControlChannel,
     pub(super) hello: Hello,
     /// The application's process, whose end is that of the client: another process may hold the connection by then. `None`
@@ -50,10 +49,9 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn new(id: ClientId, control: ControlChannel, hello: Hello, process: Option<OwnedFd>) -> Self {
+    fn new(control: ControlChannel, hello: Hello, process: Option<OwnedFd>) -> Self {
         let hello = Hello { config: None, ..hello };
         Client {
-            id,
             control,
             hello,
             process,
@@ -157,13 +155,13 @@ impl Clients {
     /// Adds the only client of a private server.
     pub(super) fn welcome(&mut self, control: ControlChannel, hello: Hello, process: Option<OwnedFd>) {
         self.last_id += 1;
-        self.clients.insert(self.last_id, Client::new(self.last_id, control, hello, process));
+        self.clients.insert(self.last_id, Client::new(control, hello, process));
     }
 
     /// Returns the clients that do not fit a server that is to replace this one, each with the reason.
-    pub(super) fn misfits(&self, successor: &TakeOver) -> impl Iterator<Item = (&Client, String)> {
-        let all = self.clients.values();
-        all.filter_map(|client| Some((client, compatibility::misfit(&client.hello, successor)?)))
+    pub(super) fn misfits(&self, successor: &TakeOver) -> impl Iterator<Item = (ClientId, &Client, String)> {
+        let all = self.clients.iter();
+        all.filter_map(|(id, client)| Some((*id, client, compatibility::misfit(&client.hello, successor)?)))
     }
 
     /// Returns whether this server still forks workers for one of them after another one has taken over.
@@ -245,7 +243,7 @@ impl Clients {
         let is_trusted = peer.owns_workers();
         let ticket = is_remote.then(random::random_u128).transpose().ok()?;
         let silence = is_remote.then(|| Silence::new(dead_after, Instant::now()));
-        let client = Client::new(id, control, hello, process);
+        let client = Client::new(control, hello, process);
         self.clients.insert(id, Client { numbering, is_trusted, ticket, key, silence, ..client });
         self.clients.get_mut(&id)
     }

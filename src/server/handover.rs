@@ -106,7 +106,7 @@ impl ForkServer<'_> {
     /// `None` if it may go on.
     fn stranded_client(&mut self, id: ClientId) -> Option<String> {
         let request = self.clients.pending_peer(id)?.take_over.clone()?;
-        let (client, misfit) = self.clients.misfits(&request).find(|(client, _)| {
+        let (_, client, misfit) = self.clients.misfits(&request).find(|(_, client, _)| {
             // The connections of its new workers would reach the successor.
             !request.stays || client.ticket.is_some()
         })?;
@@ -147,7 +147,7 @@ impl ForkServer<'_> {
     /// Drains; clients that the successor does not fit stay.
     fn succeeded_by(&mut self, successor: Option<TakeOver>) {
         let misfits = successor.iter().flat_map(|successor| self.clients.misfits(successor));
-        let misfits: Vec<(ClientId, String)> = misfits.map(|(client, misfit)| (client.id, misfit)).collect();
+        let misfits: Vec<(ClientId, String)> = misfits.map(|(id, _, misfit)| (id, misfit)).collect();
         for (id, misfit) in misfits {
             let Some(client) = self.clients.get(id) else { continue };
             client.stays = true;

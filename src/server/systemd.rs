@@ -139,7 +139,7 @@ impl Notices {
         }
     }
 
-    /// Returns how long until the next notice is to be sent; `None` if there is none.
+    /// Returns how long until the next notice is to be sent; `None` if none waits.
     pub(super) fn next(&self, now: Instant) -> Option<Duration> {
         let again = (!self.unsent.is_empty()).then_some(SEND_AGAIN);
         again.into_iter().chain(self.until_fed(now)).min()

@@ -1,6 +1,6 @@
 //! Signals to workers: to the process, whatever it has done to itself, and to the process group that it was given.
 //!
-//! A worker may leave its group and leave others in it, so a signal to the group is none to the worker. Both are sent.
+//! A worker may leave its group and leave others in it, so a signal to the group may not reach the worker. Both are sent.
 //! Nothing else can have the group's number: it is the worker's process id, which is taken until the worker is reaped and
 //! the last member of its group is gone.
 
@@ -30,7 +30,7 @@ pub(crate) fn kill_child(child: Pid) {
 
 /// Kills the rest of the group of a child that was not reaped yet.
 pub(crate) fn kill_group_of_child(child: Pid) {
-    // Mostly there is none.
+    // Mostly the worker was alone in it.
     let _ = faults::point(Call::Kill).and_then(|()| rustix::process::kill_process_group(child, Signal::KILL));
 }
 

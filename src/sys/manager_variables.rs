@@ -25,7 +25,7 @@ pub(super) const NAMES: [&str; 7] = [
 pub(crate) fn remove() {
     if threads::others().is_none() {
         for name in NAMES {
-            // SAFETY: remove_var demands that no other thread reads or writes the environment; there is none, as was just
+            // SAFETY: remove_var demands that no other thread reads or writes the environment; the process has one thread, as was just
             // found, and this one starts none meanwhile.
             unsafe { std::env::remove_var(name) };
         }

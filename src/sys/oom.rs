@@ -57,7 +57,7 @@ pub(crate) struct GroupCount {
     count: u64,
 }
 
-/// Returns the count of the control group of a process, which may have ended but is not reaped; `None` if there is none.
+/// Returns the count of the control group of a process, which may have ended but is not reaped; `None` if it has none of version 2.
 pub(crate) fn group_count_of(process: Pid) -> Option<GroupCount> {
     group_count(&process.as_raw_nonzero().to_string())
 }

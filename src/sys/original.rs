@@ -59,10 +59,6 @@ pub(crate) fn exit_copy() {
     }
 }
 
-fn own_number() -> i32 {
-    process::own_pid().as_raw_nonzero().get()
-}
-
 impl Mark {
     /// Makes a mark that is not set yet.
     ///
@@ -94,14 +90,14 @@ impl Mark {
     fn set(&self) {
         match self {
             Mark::Page(page) => page.store(1, Ordering::Relaxed),
-            Mark::Pid(pid) => pid.store(own_number(), Ordering::Relaxed),
+            Mark::Pid(pid) => pid.store(process::own_number(), Ordering::Relaxed),
         }
     }
 
     fn is_of_this_process(&self) -> bool {
         match self {
             Mark::Page(page) => page.load(Ordering::Relaxed) == 1,
-            Mark::Pid(pid) => pid.load(Ordering::Relaxed) == own_number(),
+            Mark::Pid(pid) => pid.load(Ordering::Relaxed) == process::own_number(),
         }
     }
 }
@@ -122,7 +118,7 @@ mod tests {
     /// G5: where pages are not wiped.
     #[test]
     fn another_process_id_is_that_of_a_copy() {
-        let mark = Mark::Pid(AtomicI32::new(own_number() + 1));
+        let mark = Mark::Pid(AtomicI32::new(process::own_number() + 1));
         assert!(!mark.is_of_this_process());
         mark.set();
         assert!(mark.is_of_this_process());

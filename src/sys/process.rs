@@ -60,6 +60,29 @@ pub(crate) fn own_pid() -> Pid {
     rustix::process::getpid()
 }
 
+/// Returns the same as a number. Async-signal-safe.
+pub(super) fn own_number() -> i32 {
+    own_pid().as_raw_nonzero().get()
+}
+
+/// The process that has made something which a copy of it, made by a fork, is not to end for both.
+#[cfg(feature = "actors")]
+#[derive(Clone, Copy)]
+pub(crate) struct Owner(i32);
+
+#[cfg(feature = "actors")]
+impl Owner {
+    /// Returns this process.
+    pub(crate) fn this() -> Self {
+        Owner(own_number())
+    }
+
+    /// Returns whether it is this process.
+    pub(crate) fn is_this(self) -> bool {
+        self.0 == own_number()
+    }
+}
+
 /// Returns whether a process has ended; `None` if the system refuses to tell.
 #[cfg(feature = "actors")]
 pub(crate) fn has_exited(process: std::os::fd::BorrowedFd<'_>) -> Option<bool> {

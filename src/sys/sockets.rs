@@ -14,6 +14,8 @@ use rustix::net::SocketType;
 use super::descriptors::last_errno;
 use super::faults;
 use super::faults::Call;
+#[cfg(feature = "actors")]
+use super::process::Owner;
 
 /// Creates a connected pair of close-on-exec stream sockets.
 ///
@@ -41,15 +43,15 @@ pub(crate) fn connect(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Ends a connection for both sides, although another process may hold this end of it as well. In a process that was forked
-/// from the one with this id it does nothing.
+/// Ends a connection for both sides, although another process may hold this end of it as well. In a copy of its owner
+/// it does nothing.
 ///
 /// # References
 ///
 /// - [shutdown(2)](https://man7.org/linux/man-pages/man2/shutdown.2.html)
 #[cfg(feature = "actors")]
-pub(crate) fn hang_up(socket: BorrowedFd<'_>, owner: u32) {
-    if std::process::id() == owner {
+pub(crate) fn hang_up(socket: BorrowedFd<'_>, owner: Owner) {
+    if owner.is_this() {
         // It fails only where the other side has ended it already.
         let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
     }

@@ -9,6 +9,7 @@ use std::ptr::null_mut;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use super::process::own_number;
 use super::shared_memory::SharedMemory;
 
 /// How far below the lowest page of the stack the fault of an overflow can be, and how far from it the stack pointer: a
@@ -66,13 +67,8 @@ pub(crate) fn watch() {
 /// Has the handler set the number at this offset to 1 when the stack of this process overflows.
 pub(crate) fn record_in(memory: Arc<SharedMemory>, at: usize) {
     let memory = MEMORY.get_or_init(|| memory);
-    OWNER.store(own_pid(), Ordering::Relaxed);
+    OWNER.store(own_number(), Ordering::Relaxed);
     FLAG.store(std::ptr::from_ref(memory.atomic_u32(at)).cast_mut(), Ordering::Release);
-}
-
-fn own_pid() -> i32 {
-    // SAFETY: getpid demands nothing.
-    unsafe { libc::getpid() }
 }
 
 /// Returns the lowest address that this thread's stack can reach.
@@ -141,7 +137,7 @@ extern "C" fn on_fault(signal: libc::c_int, info: *mut libc::siginfo_t, context:
 
 fn record() {
     let flag = FLAG.load(Ordering::Acquire);
-    if !flag.is_null() && own_pid() == OWNER.load(Ordering::Relaxed) {
+    if !flag.is_null() && own_number() == OWNER.load(Ordering::Relaxed) {
         // SAFETY: the pointer was made from a reference into memory that `MEMORY` keeps mapped.
         unsafe { &*flag }.store(1, Ordering::Release);
     }

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use rustix::process::Pid;
 
 use super::descriptors::last_errno;
+use super::process::own_number;
 
 /// The signals that request an end.
 pub(super) const STOP_SIGNALS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
@@ -22,7 +23,7 @@ pub(super) const STOP_SIGNALS: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, 
 /// What the library sends along with its SIGTERM, so that the receiver knows it from others.
 const MARK: usize = 0x666f_726b;
 
-/// The server or worker that these signals do not end; 0 if there is none. Processes that it forks have a copy of this
+/// The server or worker that these signals do not end; 0 in other processes. Processes that it forks have a copy of this
 /// number and another pid, so the signals end them.
 static PROTECTED: AtomicI32 = AtomicI32::new(0);
 
@@ -67,11 +68,7 @@ pub(super) fn drop_those_of_others() -> Dispositions {
 
 /// Declares this process the one that the stop signals of others do not end.
 pub(super) fn protect() {
-    PROTECTED.store(own_pid(), Ordering::Relaxed);
-}
-
-fn own_pid() -> i32 {
-    rustix::process::getpid().as_raw_nonzero().get()
+    PROTECTED.store(own_number(), Ordering::Relaxed);
 }
 
 /// Returns what happens at a signal. Async-signal-safe.
@@ -90,7 +87,7 @@ extern "C" fn on_signal(signal: libc::c_int, info: *mut libc::siginfo_t, _: *mut
     if disposition(signal).sa_sigaction != on_signal as *const () as libc::sighandler_t {
         return;
     }
-    if own_pid() == PROTECTED.load(Ordering::Relaxed) {
+    if own_number() == PROTECTED.load(Ordering::Relaxed) {
         // SAFETY: as_ref demands null or a valid value; the kernel passes it to a handler with SA_SIGINFO, which the
         // lines above have found to be this one.
         if unsafe { info.as_ref() }.is_some_and(is_of_another) {
@@ -114,7 +111,7 @@ fn is_of_another(info: &libc::siginfo_t) -> bool {
     let sender = unsafe { info.si_pid() };
     // SAFETY: si_value demands a queued signal, which the code stands for.
     let is_marked = info.si_code == libc::SI_QUEUE && unsafe { info.si_value() }.sival_ptr.addr() == MARK;
-    sender != own_pid() && !is_marked
+    sender != own_number() && !is_marked
 }
 
 /// The head of a `siginfo_t` of a queued signal, which the C library's type does not let write.
@@ -139,7 +136,7 @@ fn marked() -> libc::siginfo_t {
         header: [0; 3],
         #[cfg(target_pointer_width = "64")]
         padding: 0,
-        pid: own_pid(),
+        pid: own_number(),
         uid: rustix::process::getuid().as_raw(),
         value: MARK,
     };
@@ -196,7 +193,7 @@ mod tests {
         assert!(!is_of_another(&info));
         // SAFETY: si_pid and si_value demand a queued signal, which this is.
         let (pid, value) = unsafe { (info.si_pid(), info.si_value().sival_ptr.addr()) };
-        assert_eq!((pid, value), (own_pid(), MARK));
+        assert_eq!((pid, value), (own_number(), MARK));
         info.si_code = libc::SI_USER;
         assert!(!is_of_another(&info), "it comes from this process");
         info.si_code = libc::SI_KERNEL;
@@ -254,14 +251,14 @@ mod tests {
     fn a_protected_process_ends_by_no_stop_signal_but_its_own_and_the_librarys() {
         // What another process has sent is handled when the wait for that process returns.
         let of_another = |send: fn(libc::pid_t)| {
-            let own = own_pid();
+            let own = own_number();
             let _ = ending_of(forked(|| {
                 send(own);
                 0
             }));
         };
         assert_eq!(protected(|| of_another(send_term)), Err(7));
-        assert_eq!(protected(|| send_term(own_pid())), Ok(libc::SIGTERM));
+        assert_eq!(protected(|| send_term(own_number())), Ok(libc::SIGTERM));
         let send_marked = |pid| {
             let _ = Pid::from_raw(pid).map(terminate_child);
         };

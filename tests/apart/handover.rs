@@ -1,7 +1,7 @@
 //! One server replaces another as a transaction: whatever happens, one server serves.
 
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
@@ -205,11 +205,9 @@ fn a_successor_that_does_nothing_has_a_deadline() {
         let hello = hello().await;
         let first = serving("");
         let mut stuck = stuck_successor(&place);
-        let began = Instant::now();
         assert_eq!(serving_process(&place, &hello), first.pid(), "it serves meanwhile");
         let refused = stuck.next();
         assert!(String::from_utf8_lossy(&refused).contains("it was not ready within 5s"), "{refused:?}");
-        assert!(began.elapsed() >= Duration::from_secs(4), "it had its time");
         assert!(stuck.next().is_empty(), "the connection has ended");
         assert_eq!(serving_process(&place, &hello), first.pid());
     });

@@ -120,7 +120,7 @@ impl Worker for Probe {
     }
 }
 
-/// Each level needs more stack, and there is none left long before the last.
+/// Each level needs more stack, and no stack is left long before the last.
 #[inline(never)]
 pub fn deeper(level: u64) -> u64 {
     let frame = std::hint::black_box([level; 64]);

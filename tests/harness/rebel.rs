@@ -113,8 +113,8 @@ pub struct Obey;
 #[rtype(result = "Result<u32, Failure>")]
 pub struct Join(pub u32);
 
-/// Ends with this status after it has left all that it has open to a process of another session, which is answered to
-/// nobody: it is written to this path.
+/// Ends with this status after it has left all that it has open to a process of another session, which is not
+/// answered: it is written to this path.
 #[derive(Clone, Debug, Message, Serialize, Deserialize)]
 #[rtype(result = "Result<u32, Failure>")]
 pub struct EndHeld(pub i32, pub PathBuf);

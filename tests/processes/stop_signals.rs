@@ -118,11 +118,11 @@ fn a_preload_goes_on_after_a_stop_signal_of_others() {
     });
 }
 
-/// T8, G6: the library's own signal is none of others.
+/// T8, G6: the library's own signal is told from those of others.
 #[test]
 fn a_worker_without_a_handler_ends_at_once_when_the_library_asks_it_to() {
     run(async {
-        // Nobody would wait for the grace.
+        // The test does not wait for the grace.
         let pool = mules().kill_grace(Duration::from_secs(3600)).start().expect("the pool starts");
         let call = pool.send_within(Duration::from_millis(100), Trick::Spin(PATIENCE * 2));
         let timed_out = answer(call).await.expect_err("a timeout");
@@ -159,7 +159,7 @@ fn a_handler_of_a_workers_own_gets_the_signals_of_others() {
     });
 }
 
-/// G6, G12: a program that a worker executes is nobody's worker.
+/// G6, G12: a program that a worker executes is no worker.
 #[test]
 fn a_program_that_a_handler_has_started_ends_by_any_stop_signal() {
     run(async {
