@@ -68,7 +68,8 @@ pub async fn client(options: &str, address: &str) {
         let worker = answer(pool.send(Obey)).await.expect("a pid");
         println!("worker {worker} {}", hold_all());
         wait_to_go_on();
-        let report = bounded("the end", pool.stop(Duration::ZERO)).await;
+        // The worker has time to end by itself before it would be killed.
+        let report = bounded("the end", pool.stop(PATIENCE / 2)).await;
         println!("left: {report}");
         return std::future::pending().await;
     };
