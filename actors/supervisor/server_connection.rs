@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -114,6 +115,11 @@ impl ServerConnection {
         let process = self.process.as_mut().filter(|_| !self.has_diverted)?;
         let why = process.not_diverted();
         Some((why, !process.was_killed()))
+    }
+
+    /// Returns how the server process has ended, if this application started it and its end is known.
+    pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.process.as_mut().and_then(ServerProcess::exit_status)
     }
 
     /// Says that the process that this application started has not reported yet to be a fork server.

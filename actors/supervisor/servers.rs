@@ -78,6 +78,15 @@ enum ServerLoss {
     BeforeUp,
 }
 
+impl ServerLoss {
+    fn text(self) -> &'static str {
+        match self {
+            ServerLoss::WasUp | ServerLoss::WasUpBriefly => "the fork server was lost",
+            ServerLoss::BeforeUp => "the fork server ended before it was ready",
+        }
+    }
+}
+
 /// A server that takes no more work and still has workers of this pool.
 pub(super) struct DrainingServer {
     id: ServerId,
@@ -272,10 +281,7 @@ impl Supervisor {
             // The current server adopts what the lost one had forked or adopted.
             return self.request_adoptions();
         };
-        let why = self.last_error.take().unwrap_or_else(|| match loss {
-            ServerLoss::WasUp | ServerLoss::WasUpBriefly => "the fork server was lost".to_owned(),
-            ServerLoss::BeforeUp => "the fork server exited before it was ready".to_owned(),
-        });
+        let why = self.last_error.take().unwrap_or_else(|| loss.text().to_owned());
         if std::mem::take(&mut self.is_foreign) {
             // The next attempt will hardly be better, so a call does not wait for it.
             let failure = Failure::of(FailureKind::NoServer, "").with_chain(std::slice::from_ref(&why));
@@ -324,6 +330,11 @@ impl Supervisor {
             }
             // A program that is no server writes what is no message.
             self.last_error = self.last_error.take().or_else(|| connection.take_error());
+            if self.last_error.is_none()
+                && let Some(status) = connection.exit_status()
+            {
+                self.last_error = Some(format!("{} ({status})", loss.text()));
+            }
             match connection.is_silent() {
                 true => self.keep_silent(self.server_id, connection),
                 false => connection.close().iter_mut().for_each(ServerProcess::kill),

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::WaitOptions;
@@ -54,14 +54,9 @@ impl ServerProcess {
     /// Says why a process that was started as a fork server, and never sent its first message, did not become one.
     pub(crate) fn not_diverted(&mut self) -> String {
         self.program.mark_foreign();
-        // Its end is known a moment after its descriptors are closed.
-        let until = Instant::now() + LINGER;
-        while !self.try_reap() && Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let end = match self.child.try_wait() {
-            Ok(Some(status)) => format!("it ended ({status})"),
-            _ => "it closed its standard input or wrote something else there".to_owned(),
+        let end = match self.exit_status() {
+            Some(status) => format!("it ended ({status})"),
+            None => "it closed its standard input or wrote something else there".to_owned(),
         };
         format!(
             "{} was started again as the fork server, but did not divert ahead of its main: {end}; the program that \
@@ -69,6 +64,16 @@ impl ServerProcess {
              Server::run and connect to it",
             self.executed
         )
+    }
+
+    /// Returns how the process has ended, which is known a moment after its descriptors are closed; `None` if it still
+    /// runs after [`LINGER`].
+    pub(crate) fn exit_status(&mut self) -> Option<ExitStatus> {
+        let until = Instant::now() + LINGER;
+        while !self.try_reap() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.child.try_wait().ok().flatten()
     }
 
     /// Whether a signal has ended the process, which says nothing about the next one.
