@@ -363,6 +363,7 @@ impl Session {
             method: call.method.index,
             errors_seen: self.errors_seen,
             last: self.releases_itself,
+            epoch: None,
             limit: self.calls.remaining_limit(&call, now),
             baggage: u32::try_from(baggage.len()).unwrap_or(u32::MAX),
             verbosity: call.origin.log_sink().map_or(0, LogSink::verbosity),
