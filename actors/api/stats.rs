@@ -134,6 +134,11 @@ impl Totals {
         self.checkouts.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts a checkout that was counted once as so many.
+    pub(crate) fn recount_checkout(&self, times: u64) {
+        self.checkouts.fetch_add(times.wrapping_sub(1), Ordering::Relaxed);
+    }
+
     pub(crate) fn count_success(&self) {
         self.succeeded.fetch_add(1, Ordering::Relaxed);
     }

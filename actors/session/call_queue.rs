@@ -53,7 +53,7 @@ impl PendingCall {
     }
 
     /// Stops the call's timer when its reply has arrived.
-    fn mark_answered(&self, now: Instant) {
+    pub(crate) fn mark_answered(&self, now: Instant) {
         if let Some(timer) = &self.timer {
             timer.mark_ended(now);
         }

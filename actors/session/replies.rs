@@ -262,7 +262,11 @@ impl Session {
             channel.calls_served = self.calls_served;
         }
         self.count_hold();
-        lease.give_back(ReleaseReport { stop: released.stop, private_bytes: released.private_bytes });
+        lease.give_back(ReleaseReport {
+            stop: released.stop,
+            private_bytes: released.private_bytes,
+            checkouts: None,
+        });
         if self.calls.has_queued() {
             // These calls came through an address that was upgraded from a weak one meanwhile.
             self.request_worker(Scheduler::acquire);
