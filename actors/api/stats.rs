@@ -134,9 +134,13 @@ impl Totals {
         self.checkouts.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a checkout that was counted once as so many.
-    pub(crate) fn recount_checkout(&self, times: u64) {
-        self.checkouts.fetch_add(times.wrapping_sub(1), Ordering::Relaxed);
+    pub(crate) fn add_checkouts(&self, count: usize) {
+        self.checkouts.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Takes back what was counted too much.
+    pub(crate) fn take_checkouts(&self, count: usize) {
+        self.checkouts.fetch_sub(count as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn count_success(&self) {

@@ -75,6 +75,8 @@ pub(crate) struct Held<C, P> {
     bytes: usize,
     /// Since when the first of them is the first.
     pub(crate) front_since: Instant,
+    /// When a call is last known to have begun.
+    progress_at: Instant,
     /// How many of them had begun when that was last looked at.
     begun: usize,
     last_id: u64,
@@ -85,9 +87,8 @@ pub(crate) struct Held<C, P> {
     until: Instant,
     /// Whether calls may be written ahead, which they can be where they can be taken back.
     writes_ahead: bool,
-    /// Replies behind which the worker has not reported its release, and since when.
+    /// Replies behind which the worker has not reported its release.
     pub(crate) unreleased: u32,
-    pub(crate) unreleased_since: Instant,
     /// Whether it gets no further call, and is given back once it has none.
     pub(crate) is_closing: bool,
     /// Whether it had nothing to do when the lane last looked.
@@ -101,6 +102,7 @@ impl<C, P> Held<C, P> {
             written: VecDeque::new(),
             bytes: 0,
             front_since: now,
+            progress_at: now,
             begun: 0,
             last_id: 0,
             served: 0,
@@ -108,7 +110,6 @@ impl<C, P> Held<C, P> {
             until: now.checked_add(LONGEST_HOLD).unwrap_or(now),
             writes_ahead,
             unreleased: 0,
-            unreleased_since: now,
             is_closing: false,
             was_idle: false,
         }
@@ -119,11 +120,11 @@ impl<C, P> Held<C, P> {
         self.written.is_empty() && self.unreleased == 0
     }
 
-    /// Notes how many of the calls have begun. The first one has run since then if it has begun just now.
+    /// Notes how many of the calls have begun.
     pub(crate) fn mark_begun(&mut self, begun: usize, now: Instant) {
         if begun > self.begun {
             self.begun = begun;
-            self.front_since = now;
+            self.progress_at = now;
         }
     }
 
@@ -140,7 +141,7 @@ impl<C, P> Held<C, P> {
     }
 
     fn is_fresh(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.front_since) < FRESH
+        now.saturating_duration_since(self.progress_at) < FRESH
     }
 
     /// Returns the id of the next call.
@@ -151,7 +152,7 @@ impl<C, P> Held<C, P> {
     /// Notes that a call was written with [`next_id`](Self::next_id); `size` is its bytes.
     pub(crate) fn push(&mut self, single: Single<C>, place: P, size: usize, ticket: u64, now: Instant) {
         if self.written.is_empty() {
-            self.front_since = now;
+            (self.front_since, self.progress_at) = (now, now);
         }
         self.last_id += 1;
         self.served += 1;
@@ -166,10 +167,7 @@ impl<C, P> Held<C, P> {
         let first = self.written.pop_front()?;
         self.bytes -= first.size;
         self.begun = self.begun.saturating_sub(1);
-        self.front_since = now;
-        if self.unreleased == 0 {
-            self.unreleased_since = now;
-        }
+        (self.front_since, self.progress_at) = (now, now);
         self.unreleased += 1;
         Some(first)
     }
@@ -183,7 +181,7 @@ impl<C, P> Held<C, P> {
     }
 
     /// Returns whether calls stand behind one that has run for too long.
-    fn is_slow(&self, now: Instant) -> bool {
+    pub(crate) fn is_slow(&self, now: Instant) -> bool {
         self.written.len() > 1 && !self.is_fresh(now)
     }
 }
@@ -238,17 +236,17 @@ impl<C, P, M> LaneState<C, P, M> {
     /// Returns when a worker with calls behind its first one becomes slow.
     pub(crate) fn slow_at(&self, now: Instant) -> Option<Instant> {
         let behind = self.held.iter().filter(|worker| worker.written.len() > 1 && worker.is_fresh(now));
-        behind.filter_map(|worker| worker.front_since.checked_add(FRESH)).min()
+        behind.filter_map(|worker| worker.progress_at.checked_add(FRESH)).min()
     }
 
     /// Puts calls back at the front that were taken back from a worker.
     pub(crate) fn requeue(
         &mut self,
         taken: VecDeque<Written<C, P>>,
-        mut message: impl FnMut(&mut P) -> M,
+        mut message: impl FnMut(u64, &P) -> M,
     ) {
-        for Written { single, mut place, ticket, .. } in taken.into_iter().rev() {
-            let message = message(&mut place);
+        for Written { id, single, place, ticket, .. } in taken.into_iter().rev() {
+            let message = message(id, &place);
             self.queued.push_front(Queued { single, message, ticket });
         }
     }

@@ -152,11 +152,6 @@ impl Scheduler {
     pub(crate) fn wait_outcome(&self) -> WaitOutcome {
         self.registry.lock().wait_outcome()
     }
-
-    /// Counts a lease as so many checkouts.
-    pub(crate) fn count_lane(&self, calls: u64) {
-        self.totals.recount_checkout(calls);
-    }
 }
 
 impl Registry {
@@ -171,9 +166,10 @@ impl Registry {
 }
 
 impl PoolState {
-    /// Lends an idle worker to a lane, or puts the lane at the end of the queue. It is the lanes that bound their calls.
+    /// Lends an idle worker to a lane, or puts the lane at the end of the queue. The lane bounds its calls, and takes none
+    /// once the pool closes.
     pub(crate) fn acquire_for_lane(&mut self, lane: u64, now: Instant) -> Admission {
-        if self.phase > PoolPhase::Open {
+        if self.phase == PoolPhase::Stopping {
             return Admission::Stopped;
         }
         if let Some(worker) = self.idle.pop_back() {
