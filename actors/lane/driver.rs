@@ -74,7 +74,8 @@ impl Driver {
     /// Takes the request for a worker that was made for a call when it was sent on another thread.
     pub(super) fn adopt(&mut self, waiter: Arc<Waiter>) {
         self.waker.iter().for_each(|waker| waiter.set_waker(waker));
-        self.asked.push(waiter);
+        let at = self.asked.partition_point(|other| other.id < waiter.id);
+        self.asked.insert(at, waiter);
     }
 
     /// Takes a call. `ticket`: it was given this number when it was sent on another thread, while the pool was open.
@@ -145,13 +146,14 @@ impl Driver {
             return self.failed.push((single.call, overloaded));
         }
         if let Some(at) = place {
-            return self.write(at, (single, u64::MAX), payload, now);
+            // No checkout waits, so it comes before all that will.
+            return self.write(at, (single, 0), payload, now);
         }
         let baggage = single.call.origin.baggage().len();
         match payload.into_encoded(&self.scheduler, baggage) {
             Ok(message) => {
                 let ticket = ticket.unwrap_or_else(|| self.scheduler.next_ticket());
-                self.state.queued.push_back(Queued { single, message, ticket });
+                self.state.queue(Queued { single, message, ticket });
                 // At once, so that no checkout that is made later comes before it.
                 self.ask(now);
             }
@@ -169,10 +171,17 @@ impl Driver {
             return self.failed.push((call, Failure::of(FailureKind::Payload, problem.to_string())));
         }
         self.scheduler.totals.add_checkouts(1);
+        self.count_wait(at, now);
         self.unpublished += 1;
         if was_free || self.unpublished == CALLS_PER_PUBLICATION {
             self.unpublished = 0;
             self.workers[at].channel().into_iter().for_each(|channel| channel.write_now());
+        }
+    }
+
+    fn count_wait(&mut self, at: usize, now: Instant) {
+        if let Some(waited) = self.state.held[at].end_first_wait(now) {
+            self.scheduler.totals.add_wait(waited);
         }
     }
 
@@ -208,7 +217,7 @@ impl Driver {
             let mut has_worked = self.take_notices(now);
             self.write_queued(now);
             self.spread(now);
-            self.ask(now);
+            has_worked |= self.ask(now);
             for at in (0..self.workers.len()).rev() {
                 has_worked |= self.exchange(at, now, cx);
             }
@@ -275,27 +284,24 @@ impl Driver {
         }
     }
 
-    /// Asks for as many workers as have something to do.
-    fn ask(&mut self, now: Instant) {
+    /// Asks for one more worker if it has something to do, or withdraws requests; returns whether it asked. The next one
+    /// is asked for once that is answered or waits: most often one worker is enough.
+    fn ask(&mut self, now: Instant) -> bool {
         let wanted = self.state.wanted(now);
         while self.asked.len() > wanted
             && let Some(waiter) = self.asked.pop()
         {
             drop(self.scheduler.cancel(&waiter));
         }
-        while self.asked.len() < wanted {
-            let waiter = self.scheduler.acquire_for_lane(self.urgent > 0);
-            self.urgent = self.urgent.saturating_sub(1);
-            self.waker.iter().for_each(|waker| waiter.set_waker(waker));
-            self.asked.push(waiter);
-            // It may have been granted a worker at once, and that one may be enough.
-            if self.take_notices(now) {
-                self.write_queued(now);
-                self.spread(now);
-                return self.ask(now);
-            }
+        if self.asked.len() == wanted {
+            self.urgent = 0;
+            return false;
         }
-        self.urgent = 0;
+        let waiter = self.scheduler.acquire_for_lane(self.urgent > 0);
+        self.urgent = self.urgent.saturating_sub(1);
+        self.waker.iter().for_each(|waker| waiter.set_waker(waker));
+        self.asked.push(waiter);
+        true
     }
 
     /// Takes what the scheduler has to say; returns whether that is anything.
@@ -333,6 +339,8 @@ impl Driver {
                     self.scheduler.totals.take_checkouts(1);
                     self.workers.push(worker);
                     self.state.held.push(held);
+                    // Before the notice, which may be that the pool stops: one call has its worker by now.
+                    self.write_queued(now);
                     self.handle_notice(self.workers.len() - 1, notice, now);
                 }
                 Err(lease) => {
@@ -345,10 +353,7 @@ impl Driver {
 
     fn handle_notice(&mut self, at: usize, notice: Notice, now: Instant) {
         if notice.closing || notice.stopped {
-            for at in 0..self.workers.len() {
-                self.take_back(at);
-                self.state.held[at].is_closing = true;
-            }
+            (0..self.workers.len()).for_each(|at| self.close(at, now));
             self.stop_waiting();
         }
         if (notice.worker_ended || notice.exit_report.is_some()) && !self.read_last(at, now) {
@@ -363,6 +368,20 @@ impl Driver {
         } else if let Some(exit_report) = notice.exit_report {
             self.end_worker(at, Fault::Exited(Some(exit_report)), None, now);
         }
+    }
+
+    /// Takes back what stands behind the first call of a worker, which gets no further one.
+    fn close(&mut self, at: usize, now: Instant) {
+        let held = &self.state.held[at];
+        let has_its_worker = held.unreleased == 0 && !held.written.is_empty();
+        self.take_back(at);
+        if has_its_worker
+            && self.state.held[at].written.is_empty()
+            && let Some(Queued { single, message, ticket }) = self.state.queued.pop_front()
+        {
+            self.write(at, (single, ticket), Payload::Encoded(message), now);
+        }
+        self.state.held[at].is_closing = true;
     }
 
     /// Answers all calls that no worker has begun, because the pool stops.
@@ -456,13 +475,14 @@ impl Driver {
     fn deliver(&mut self, at: usize, reply: Reply, now: Instant) -> bool {
         let Reply { call, meaning, stop, times } = reply;
         self.state.held[at].is_closing |= stop;
-        let answering = Answering(&self.scheduler);
-        self.scheduler.totals.add_wait(times.waited);
         if !matches!(meaning, ReplyMeaning::Panicked(..) | ReplyMeaning::Cleared) {
+            self.count_wait(at, now);
+            self.workers[at].calls_served += 1;
             let ran = times.ran.unwrap_or_default();
-            answering.count_run(&call, ran);
+            Answering(&self.scheduler).count_run(&call, ran);
             self.scheduler.totals.add_hold(ran);
         }
+        let answering = Answering(&self.scheduler);
         match meaning {
             ReplyMeaning::Done => answering.deliver_value(&call),
             ReplyMeaning::Failed => {
@@ -515,6 +535,14 @@ impl Driver {
             Some(Ok(None)) if had_begun == Some(false) => 0,
             _ => written,
         };
+        let blames_first = match fault {
+            Fault::TimedOut(_) => self.state.held[at].unreleased == 0,
+            Fault::BrokeProtocol(_) => answered.is_none(),
+            Fault::Exited(_) | Fault::Cancelled | Fault::Panicked(..) => false,
+        };
+        if blames_first {
+            begun = begun.max(1);
+        }
         if begun == 0
             && matches!(fault, Fault::Exited(_))
             && let Some(first) = self.state.held[at].written.front_mut()

@@ -152,18 +152,21 @@ impl Driver {
         let wait_timeout = self.scheduler.options.wait_timeout;
         let passed = |single: &Single<PendingCall>, wait_timeout| {
             let (limit, due) = deadline(single, wait_timeout)?;
-            passed_by(single.since, due, now).map(|_| limit)
+            passed_by(single.since, due, now).map(|late| (limit, late))
         };
-        if self.has_begun(at)
-            && let Some(first) = self.state.held[at].written.front()
-            && let Some(limit) = passed(&first.single, None)
+        // A worker that had nothing else to do has its first call, even if it has not got round to begin it.
+        let has_its_worker = self.state.held[at].unreleased == 0 || self.has_begun(at);
+        if has_its_worker
+            && let Some(first) = self.state.held[at].written.front_mut()
+            && let Some((limit, late)) = passed(&first.single, None)
         {
-            return self.end_worker(at, Fault::TimedOut(limit), None, now);
+            if !first.single.extend_late_deadline(late) {
+                return self.end_worker(at, Fault::TimedOut(limit), None, now);
+            }
+            return;
         }
-        let has_expired = |held: &super::worker::HeldState| {
-            held.written.iter().any(|call| passed(&call.single, wait_timeout).is_some())
-        };
-        if has_expired(&self.state.held[at]) {
+        let behind = self.state.held[at].written.iter().skip(usize::from(has_its_worker));
+        if behind.into_iter().any(|call| passed(&call.single, wait_timeout).is_some()) {
             self.take_back(at);
         }
     }

@@ -29,6 +29,8 @@ pub(crate) struct Single<C> {
     /// When it was taken; its clock runs from then on.
     pub(crate) since: Instant,
     pub(crate) limit: Option<Duration>,
+    /// Whether its wait was counted, which ends when it becomes the first call of a worker.
+    is_counted: bool,
     /// Whether its deadline was extended because a timer was late.
     extended: bool,
     /// Workers that ended before they began it, although it was the next one there.
@@ -37,7 +39,13 @@ pub(crate) struct Single<C> {
 
 impl<C> Single<C> {
     pub(crate) fn new(call: C, limit: Option<Duration>, now: Instant) -> Self {
-        Single { call, since: now, limit, extended: false, false_starts: 0 }
+        Single { call, since: now, limit, is_counted: false, extended: false, false_starts: 0 }
+    }
+
+    /// Returns how long the call has waited that is now the first of its worker, the first time.
+    fn end_wait(&mut self, now: Instant) -> Option<Duration> {
+        let is_first_time = !std::mem::replace(&mut self.is_counted, true);
+        is_first_time.then(|| now.saturating_duration_since(self.since))
     }
 
     /// Extends the deadline of a call that has not begun, once, if its timer fired late because the event loop was busy;
@@ -133,7 +141,7 @@ impl<C, P> Held<C, P> {
         if self.is_closing || self.served >= self.budget || self.until <= now {
             return false;
         }
-        self.written.is_empty()
+        self.is_free()
             || (self.writes_ahead
                 && self.written.len() < MAX_WRITTEN_CALLS
                 && self.bytes < MAX_WRITTEN_BYTES
@@ -172,6 +180,11 @@ impl<C, P> Held<C, P> {
         Some(first)
     }
 
+    /// Returns how long the first call has waited, once for each call.
+    pub(crate) fn end_first_wait(&mut self, now: Instant) -> Option<Duration> {
+        self.written.front_mut()?.single.end_wait(now)
+    }
+
     /// Takes the calls behind the first `begun`: they will not begin there.
     pub(crate) fn take_behind(&mut self, begun: usize) -> VecDeque<Written<C, P>> {
         let taken = self.written.split_off(begun.min(self.written.len()));
@@ -180,9 +193,15 @@ impl<C, P> Held<C, P> {
         taken
     }
 
-    /// Returns whether calls stand behind one that has run for too long.
+    /// Returns how many calls stand behind what the worker does now: its first call, or a release that it has not reported.
+    fn behind(&self) -> usize {
+        let running = if self.unreleased == 0 { self.begun.max(1) } else { self.begun };
+        self.written.len().saturating_sub(running)
+    }
+
+    /// Returns whether calls stand behind something that has run for too long.
     pub(crate) fn is_slow(&self, now: Instant) -> bool {
-        self.written.len() > 1 && !self.is_fresh(now)
+        self.behind() > 0 && !self.is_fresh(now)
     }
 }
 
@@ -198,6 +217,12 @@ pub(crate) struct LaneState<C, P, M> {
 impl<C, P, M> LaneState<C, P, M> {
     pub(crate) fn new(max_workers: usize) -> Self {
         LaneState { queued: VecDeque::new(), held: Vec::new(), max_workers }
+    }
+
+    /// Queues a call behind those with lower numbers: it may have been sent on another thread before them.
+    pub(crate) fn queue(&mut self, queued: Queued<C, M>) {
+        let behind = self.queued.iter().rev().take_while(|other| other.ticket > queued.ticket).count();
+        self.queued.insert(self.queued.len() - behind, queued);
     }
 
     /// Returns the worker to which a new call is written at once. `others_wait`: so do checkouts that came before it.
@@ -222,8 +247,8 @@ impl<C, P, M> LaneState<C, P, M> {
     /// Returns how many more workers have something to do at once: for calls that are queued, and for those that stand behind
     /// a slow one.
     pub(crate) fn wanted(&self, now: Instant) -> usize {
-        let behind = |worker: &Held<C, P>| if worker.is_slow(now) { worker.written.len() - 1 } else { 0 };
-        let calls = self.queued.len() + self.held.iter().map(behind).sum::<usize>();
+        let slow = self.held.iter().filter(|worker| worker.is_slow(now));
+        let calls = self.queued.len() + slow.map(Held::behind).sum::<usize>();
         calls.min(self.max_workers.saturating_sub(self.held.len()).max(usize::from(self.held.is_empty())))
     }
 
@@ -235,7 +260,7 @@ impl<C, P, M> LaneState<C, P, M> {
 
     /// Returns when a worker with calls behind its first one becomes slow.
     pub(crate) fn slow_at(&self, now: Instant) -> Option<Instant> {
-        let behind = self.held.iter().filter(|worker| worker.written.len() > 1 && worker.is_fresh(now));
+        let behind = self.held.iter().filter(|worker| worker.behind() > 0 && worker.is_fresh(now));
         behind.filter_map(|worker| worker.progress_at.checked_add(FRESH)).min()
     }
 
@@ -253,8 +278,7 @@ impl<C, P, M> LaneState<C, P, M> {
 
     /// Returns how many calls wait for a worker.
     pub(crate) fn waiting(&self) -> usize {
-        let behind = self.held.iter().map(|worker| worker.written.len().saturating_sub(1));
-        self.queued.len() + behind.sum::<usize>()
+        self.queued.len() + self.held.iter().map(Held::behind).sum::<usize>()
     }
 
     /// Closes the workers that must not be kept: `others_wait` for them, or the lane has kept them for long.

@@ -26,7 +26,6 @@ pub(crate) struct Place {
 }
 
 pub(super) type HeldState = Held<PendingCall, Place>;
-pub(super) type WrittenCall = Written<PendingCall, Place>;
 
 /// A worker that the lane holds.
 pub(super) struct LaneWorker {
@@ -179,7 +178,6 @@ impl LaneWorker {
                 let call = single.call;
                 let meaning = self.reader.read_reply(Some(&call), outcome, payload, max_depth, now);
                 self.lent.drop_up_to(id);
-                self.calls_served += 1;
                 if let Some(channel) = self.lease.channel() {
                     channel.answer_gated();
                 }
