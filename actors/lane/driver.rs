@@ -51,6 +51,8 @@ pub(super) struct Driver {
     waker: Option<Waker>,
     /// Whether the task was woken since it was polled last.
     is_woken: bool,
+    /// How many checkouts had joined the pool's queue when this lane last queued a call.
+    exclusive_seen: u64,
 }
 
 impl Driver {
@@ -68,6 +70,7 @@ impl Driver {
             unpublished: 0,
             waker: None,
             is_woken: false,
+            exclusive_seen: 0,
         }
     }
 
@@ -153,7 +156,9 @@ impl Driver {
         match payload.into_encoded(&self.scheduler, baggage) {
             Ok(message) => {
                 let ticket = ticket.unwrap_or_else(|| self.scheduler.next_ticket());
-                self.state.queue(Queued { single, message, ticket });
+                let joined = self.scheduler.exclusive_joined();
+                let starts_run = std::mem::replace(&mut self.exclusive_seen, joined) != joined;
+                self.state.queue(Queued { single, message, ticket, starts_run });
                 // At once, so that no checkout that is made later comes before it.
                 self.ask(now);
             }
@@ -200,7 +205,7 @@ impl Driver {
         loop {
             let first_exclusive = self.scheduler.first_exclusive();
             let Some(at) = self.state.place_for_queued(first_exclusive, now) else { return };
-            let Some(Queued { single, message, ticket }) = self.state.queued.pop_front() else { return };
+            let Some(Queued { single, message, ticket, .. }) = self.state.queued.pop_front() else { return };
             if !single.call.slot.is_abandoned() {
                 self.write(at, (single, ticket), Payload::Encoded(message), now);
             }
@@ -287,7 +292,7 @@ impl Driver {
     /// Asks for one more worker if it has something to do, or withdraws requests; returns whether it asked. The next one
     /// is asked for once that is answered or waits: most often one worker is enough.
     fn ask(&mut self, now: Instant) -> bool {
-        let wanted = self.state.wanted(now);
+        let wanted = self.state.wanted(self.scheduler.first_exclusive() != u64::MAX, now);
         while self.asked.len() > wanted
             && let Some(waiter) = self.asked.pop()
         {
@@ -333,7 +338,8 @@ impl Driver {
             }
         }
         if let Some(lease) = notice.lease.take() {
-            match LaneWorker::accept(lease, waiter, now) {
+            let before = self.scheduler.last_ticket();
+            match LaneWorker::accept(lease, waiter, before, now) {
                 Ok((worker, held)) => {
                     // Its calls count as checkouts, and not the lease.
                     self.scheduler.totals.take_checkouts(1);
@@ -377,7 +383,7 @@ impl Driver {
         self.take_back(at);
         if has_its_worker
             && self.state.held[at].written.is_empty()
-            && let Some(Queued { single, message, ticket }) = self.state.queued.pop_front()
+            && let Some(Queued { single, message, ticket, .. }) = self.state.queued.pop_front()
         {
             self.write(at, (single, ticket), Payload::Encoded(message), now);
         }
@@ -628,7 +634,8 @@ impl Driver {
     /// Gives back the workers that have nothing to do, or are not to be kept.
     fn give_back(&mut self, cx: &mut Context<'_>) {
         let others_wait = self.scheduler.others_wait(self.asked.len());
-        self.state.close_held(others_wait, Instant::now());
+        let (first, first_exclusive) = (self.scheduler.first_waiting(), self.scheduler.first_exclusive());
+        self.state.close_held(others_wait, first, first_exclusive, Instant::now());
         let mut look_again = false;
         while let Some(at) = self.state.to_give_back(&mut look_again) {
             let (mut worker, held) = self.remove(at);

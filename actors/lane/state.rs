@@ -20,6 +20,10 @@ const MAX_WRITTEN_BYTES: usize = 256 << 10;
 /// limits of the worker's age hold under any load.
 const LONGEST_HOLD: Duration = Duration::from_millis(100);
 
+/// How long a lane goes on with the calls that were queued when a worker was granted, although calls of other lanes came
+/// before some of them (1 ms).
+const TURN: Duration = Duration::from_millis(1);
+
 /// If a timer fires later than this after its deadline, the event loop was busy.
 const LATE_TIMER: Duration = Duration::from_millis(20);
 
@@ -65,6 +69,8 @@ pub(crate) struct Queued<C, M> {
     pub(crate) message: M,
     /// Its number among the checkouts of the pool.
     pub(crate) ticket: u64,
+    /// Whether checkouts have joined the queue since the call before it was queued: it needs a place of its own there.
+    pub(crate) starts_run: bool,
 }
 
 /// A call that was written to a worker; `P` is where its bytes are.
@@ -92,6 +98,9 @@ pub(crate) struct Held<C, P> {
     pub(crate) served: u64,
     /// How many calls it may have altogether.
     budget: u64,
+    /// Calls with lower numbers were queued before it was granted.
+    granted_before: u64,
+    since: Instant,
     until: Instant,
     /// Whether calls may be written ahead, which they can be where they can be taken back.
     writes_ahead: bool,
@@ -105,7 +114,7 @@ pub(crate) struct Held<C, P> {
 
 impl<C, P> Held<C, P> {
     /// `budget`: how many calls the worker may serve. `writes_ahead`: whether calls can be taken back.
-    pub(crate) fn new(budget: u64, writes_ahead: bool, now: Instant) -> Self {
+    pub(crate) fn new(budget: u64, writes_ahead: bool, granted_before: u64, now: Instant) -> Self {
         Held {
             written: VecDeque::new(),
             bytes: 0,
@@ -115,6 +124,8 @@ impl<C, P> Held<C, P> {
             last_id: 0,
             served: 0,
             budget,
+            granted_before,
+            since: now,
             until: now.checked_add(LONGEST_HOLD).unwrap_or(now),
             writes_ahead,
             unreleased: 0,
@@ -246,10 +257,15 @@ impl<C, P, M> LaneState<C, P, M> {
 
     /// Returns how many more workers have something to do at once: for calls that are queued, and for those that stand behind
     /// a slow one.
-    pub(crate) fn wanted(&self, now: Instant) -> usize {
+    ///
+    /// `exclusive_wait`: so do checkouts that are no lanes. Calls that were queued before and behind one of them need places
+    /// of their own in the queue.
+    pub(crate) fn wanted(&self, exclusive_wait: bool, now: Instant) -> usize {
         let slow = self.held.iter().filter(|worker| worker.is_slow(now));
         let calls = self.queued.len() + slow.map(Held::behind).sum::<usize>();
-        calls.min(self.max_workers.saturating_sub(self.held.len()).max(usize::from(self.held.is_empty())))
+        let most = self.max_workers.saturating_sub(self.held.len()).max(usize::from(self.held.is_empty()));
+        let runs = self.queued.iter().filter(|queued| exclusive_wait && queued.starts_run).count();
+        calls.min(most.max(runs))
     }
 
     /// Returns a worker behind whose first call others stand for too long, although another worker takes them.
@@ -270,9 +286,10 @@ impl<C, P, M> LaneState<C, P, M> {
         taken: VecDeque<Written<C, P>>,
         mut message: impl FnMut(u64, &P) -> M,
     ) {
-        for Written { id, single, place, ticket, .. } in taken.into_iter().rev() {
+        for Written { id, single, place, .. } in taken.into_iter().rev() {
             let message = message(id, &place);
-            self.queued.push_front(Queued { single, message, ticket });
+            // It had a worker, so it goes ahead of all that wait.
+            self.queued.push_front(Queued { single, message, ticket: 0, starts_run: false });
         }
     }
 
@@ -281,10 +298,25 @@ impl<C, P, M> LaneState<C, P, M> {
         self.queued.len() + self.held.iter().map(Held::behind).sum::<usize>()
     }
 
-    /// Closes the workers that must not be kept: `others_wait` for them, or the lane has kept them for long.
-    pub(crate) fn close_held(&mut self, others_wait: bool, now: Instant) {
+    /// Closes the workers that must not be kept: the lane has kept them for long, or `others_wait` for them and come before
+    /// the next call of this lane. `first` is the number of the first in the queue, and `first_exclusive` that of the first
+    /// checkout that is no lane.
+    ///
+    /// For a short while after a worker was granted, the calls that were queued before come ahead of those of other lanes:
+    /// otherwise lanes would hand a worker round for each call.
+    pub(crate) fn close_held(
+        &mut self,
+        others_wait: bool,
+        first: u64,
+        first_exclusive: u64,
+        now: Instant,
+    ) {
+        let next = self.queued.front().map_or(u64::MAX, |queued| queued.ticket);
         for worker in &mut self.held {
-            worker.is_closing |= others_wait || worker.until <= now || worker.served >= worker.budget;
+            let in_turn = now.saturating_duration_since(worker.since) < TURN && next < worker.granted_before;
+            let is_next = next < first_exclusive && (in_turn || next < first);
+            let must_yield = others_wait && !is_next;
+            worker.is_closing |= must_yield || worker.until <= now || worker.served >= worker.budget;
         }
     }
 

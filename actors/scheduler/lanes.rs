@@ -45,6 +45,10 @@ pub(super) struct LaneBoard {
     waiting: AtomicUsize,
     /// The first checkout in the queue that is no lane; `u64::MAX` if there is none.
     first_exclusive: AtomicU64,
+    /// The first checkout in the queue; `u64::MAX` if there is none.
+    first: AtomicU64,
+    /// How many checkouts that are no lanes have joined the queue so far.
+    exclusive_joined: AtomicU64,
 }
 
 impl Default for LaneBoard {
@@ -54,6 +58,8 @@ impl Default for LaneBoard {
             is_open: AtomicBool::new(true),
             waiting: AtomicUsize::new(0),
             first_exclusive: AtomicU64::new(u64::MAX),
+            first: AtomicU64::new(u64::MAX),
+            exclusive_joined: AtomicU64::new(0),
         }
     }
 }
@@ -63,6 +69,7 @@ impl LaneBoard {
     pub(super) fn show(&self, state: &PoolState) {
         self.is_open.store(state.phase() == PoolPhase::Open, Ordering::Relaxed);
         self.waiting.store(state.waiting_count(), Ordering::Relaxed);
+        self.first.store(state.waiting().next().unwrap_or(u64::MAX), Ordering::Relaxed);
         self.first_exclusive.store(state.first_exclusive().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
@@ -114,6 +121,28 @@ impl Scheduler {
     /// number came before it.
     pub(crate) fn first_exclusive(&self) -> u64 {
         self.lanes.first_exclusive.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of the first in the queue; `u64::MAX` if it is empty.
+    pub(crate) fn first_waiting(&self) -> u64 {
+        self.lanes.first.load(Ordering::Relaxed)
+    }
+
+    /// Returns how many checkouts that are no lanes have joined the queue so far.
+    pub(crate) fn exclusive_joined(&self) -> u64 {
+        self.lanes.exclusive_joined.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a checkout has joined the queue.
+    pub(super) fn note_joined(&self, checkout: u64, state: &PoolState) {
+        if !state.waiting_lanes.contains(&checkout) {
+            self.lanes.exclusive_joined.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns a number above those of all checkouts and calls so far.
+    pub(crate) fn last_ticket(&self) -> u64 {
+        self.last_checkout.load(Ordering::Relaxed)
     }
 
     /// Returns the number of a call that begins to wait now, among those of the checkouts.

@@ -171,6 +171,7 @@ impl Scheduler {
             let _no_waker = match acquire(&mut registry.state, waiter.id, now) {
                 Admission::Granted { worker } => self.grant(registry, &waiter, worker, now),
                 Admission::Queued => {
+                    self.note_joined(waiter.id, &registry.state);
                     registry.waiters.insert(waiter.id, waiter.clone());
                     if registry.outage.is_some() {
                         self.command(Command::Reconnect);
