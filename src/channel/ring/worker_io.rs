@@ -19,6 +19,10 @@ const CHECKS_PER_CLOCK_READING: usize = 30;
 /// Longest time that a worker spins for its next call: about what it takes to be woken.
 const MAX_SPIN: Duration = Duration::from_micros(100);
 
+/// How long a worker spins before it yields its processor for the first time. A yield takes as long as a short call, and
+/// a call that comes meanwhile waits for its end.
+const UNYIELDING_SPIN: Duration = Duration::from_micros(10);
+
 /// Short waits in a row on the host's processor after which a worker moves to another one. Each time no processor was
 /// idle the number doubles, up to the maximum.
 const MIN_MOVE_THRESHOLD: u32 = 32;
@@ -96,8 +100,8 @@ impl RingIo {
     /// Waits on a processor of its own: it may spin.
     fn wait_on_other_processor(&mut self) -> io::Result<bool> {
         while !self.ring.has_bytes().map_err(invalid)? {
-            if self.try_spin() {
-                self.spin_once();
+            if let Some(spun) = self.try_spin() {
+                self.spin_once(spun);
             } else if !self.sleep(WakeCondition::Bytes)? {
                 return Ok(false);
             }
@@ -106,15 +110,15 @@ impl RingIo {
         Ok(true)
     }
 
-    /// Whether to look again: only on a processor that no other thread needs.
-    fn try_spin(&mut self) -> bool {
+    /// Returns for how long this worker has spun if it is to look again: only on a processor that no other thread needs.
+    fn try_spin(&mut self) -> Option<Duration> {
         let RingIo { ring, spin, preemptions, .. } = self;
         let was_preempted = |_| {
             let (now, before) = (process::preemption_count(), *preemptions);
             *preemptions = Some(now);
             before.is_some_and(|before| before != now)
         };
-        ring.peer_is_on_other_processor() && spin.try_spin_unless(Instant::now(), was_preempted)
+        ring.peer_is_on_other_processor().then(|| spin.try_spin_unless(Instant::now(), was_preempted))?
     }
 
     /// Waits until the host has read some bytes; returns `false` if it is gone.
@@ -162,16 +166,18 @@ impl RingIo {
         }
     }
 
-    /// Looks into the ring several times, then yields the processor once.
-    fn spin_once(&self) {
+    /// Looks into the ring several times, then yields the processor once, unless the wait has just begun.
+    fn spin_once(&self, spun: Duration) {
         for _ in 0..CHECKS_PER_CLOCK_READING {
             if self.ring.has_bytes() != Ok(false) {
                 return;
             }
             std::hint::spin_loop();
         }
-        // Lets other workers on this processor run. If one keeps it for long, `try_spin` ends the spinning.
-        std::thread::yield_now();
+        if spun >= UNYIELDING_SPIN {
+            // Lets other workers on this processor run. If one keeps it for long, `try_spin` ends the spinning.
+            std::thread::yield_now();
+        }
     }
 
     /// Sleeps until the host has done something; returns `false` if it is gone.
@@ -187,9 +193,16 @@ impl RingIo {
         Ok(is_connected && !self.ring.is_closed())
     }
 
-    fn wake_host_for(&self, condition: WakeCondition) -> io::Result<()> {
-        if self.ring.take_wake_request(condition) {
+    /// Wakes the host if it sleeps until there are bytes, which were just published.
+    ///
+    /// Code that closed a foreign descriptor may have ended its own channel; then nothing more is sent on it, and no
+    /// further call is read. A doorbell that is rung shows that. Otherwise a system call checks it, unless `more` bytes
+    /// follow: it comes behind the bytes, so the host does not wait for it.
+    fn finish_sending(&self, more: bool) -> io::Result<()> {
+        if self.ring.take_wake_request(WakeCondition::Bytes) {
             self.doorbells.notify()?;
+        } else if !more {
+            descriptors::check_open(self.doorbells.tx.as_fd())?;
         }
         Ok(())
     }
@@ -208,16 +221,11 @@ impl WorkerIo for RingIo {
     }
 
     fn send(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
-        // Code that closed a foreign descriptor may have ended its own channel; then nothing more is sent on it. The
-        // check costs a system call, so of replies in quick succession only the last one makes it.
-        if !more {
-            descriptors::check_open(self.doorbells.tx.as_fd())?;
-        }
         self.ring.resume_after_duplicates();
         loop {
             let count = self.ring.write(bytes).map_err(invalid)?;
             if count > 0 {
-                self.wake_host_for(WakeCondition::Bytes)?;
+                self.finish_sending(more || count < bytes.len())?;
                 return Ok(count);
             }
             if !self.wait_for_space()? {
