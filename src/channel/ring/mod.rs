@@ -141,7 +141,8 @@ impl Ring {
     ///
     /// [`CorruptCounters`]; the rings are unusable then.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<usize, CorruptCounters> {
-        let space = self.side.space()? as usize;
+        let wanted = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let space = self.side.space_for(wanted)? as usize;
         let (now, _) = bytes.split_at(space.min(bytes.len()));
         let at = (self.side.written() % CAPACITY) as usize;
         let (first, wrapped) = now.split_at(now.len().min(CAPACITY as usize - at));
@@ -331,8 +332,9 @@ mod tests {
         worker.memory().atomic_u32(TO_HOST.counters.written).store(CAPACITY + 1, Ordering::Relaxed);
         assert_eq!(host.read(&mut Vec::with_capacity(10)), Err(CorruptCounters));
         assert_eq!(host.arm(WakeCondition::Bytes), Err(CorruptCounters));
-        worker.memory().atomic_u32(TO_WORKER.counters.read).store(1, Ordering::Relaxed);
-        assert_eq!(host.write(&[1]), Err(CorruptCounters), "more was read than written");
+        worker.memory().atomic_u32(TO_WORKER.counters.read).store(2, Ordering::Relaxed);
+        assert_eq!(host.write(&[1])?, 1, "there is space, whatever was read");
+        assert_eq!(host.write(&[1; CAPACITY as usize]), Err(CorruptCounters), "more was read than written");
         Ok(())
     }
 

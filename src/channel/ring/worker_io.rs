@@ -101,6 +101,7 @@ impl RingIo {
     fn wait_on_other_processor(&mut self) -> io::Result<bool> {
         while !self.ring.has_bytes().map_err(invalid)? {
             if let Some(spun) = self.try_spin() {
+                self.wake_host_for_space()?;
                 self.spin_once(spun);
             } else if !self.sleep(WakeCondition::Bytes)? {
                 return Ok(false);
@@ -186,11 +187,20 @@ impl RingIo {
             self.ring.disarm();
             return Ok(true);
         }
+        self.wake_host_for_space()?;
         let is_connected = self.doorbells.wait()?;
         self.ring.disarm();
         // Code that closed a foreign descriptor during this wait may have ended its own channel; no call begins then.
         descriptors::check_open(self.doorbells.rx.as_fd())?;
         Ok(is_connected && !self.ring.is_closed())
+    }
+
+    /// Wakes the host if it is seen to sleep until there is space.
+    fn wake_host_for_space(&self) -> io::Result<()> {
+        if self.ring.take_wake_request_for_space().map_err(invalid)? {
+            self.doorbells.notify()?;
+        }
+        Ok(())
     }
 
     /// Wakes the host if it sleeps until there are bytes, which were just published.
@@ -214,9 +224,7 @@ impl WorkerIo for RingIo {
             return Ok(0);
         }
         let count = self.ring.read(bytes).map_err(invalid)?;
-        if self.ring.take_wake_request_for_space().map_err(invalid)? {
-            self.doorbells.notify()?;
-        }
+        self.wake_host_for_space()?;
         Ok(count)
     }
 
