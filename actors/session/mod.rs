@@ -210,7 +210,9 @@ impl Session {
                 continue;
             }
             self.write_queued();
-            if self.exchange(cx, host) || self.poll_cancellation(cx, host) || self.poll_deadline(cx, host) {
+            if self.exchange(cx, host)
+                || !self.looks_again() && (self.poll_cancellation(cx, host) || self.poll_deadline(cx, host))
+            {
                 continue;
             }
             if !self.finish_lease_if_done(disconnected) {
@@ -404,6 +406,14 @@ impl Session {
             Poll::Ready(arrived) => self.handle_arrived(arrived, host),
             Poll::Pending => false,
         }
+    }
+
+    /// Returns whether the channel is looked at again at once, so that nothing else has to wake this task.
+    fn looks_again(&mut self) -> bool {
+        let (SessionState::Held(lease) | SessionState::Releasing { lease, .. }) = &mut self.state else {
+            return false;
+        };
+        lease.channel().is_some_and(|channel| channel.looks_again())
     }
 
     fn handle_arrived(&mut self, arrived: Arrived, host: &mut dyn Host) -> bool {
