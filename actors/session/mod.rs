@@ -206,7 +206,9 @@ impl Session {
                 continue;
             }
             self.write_queued();
-            if self.exchange(cx, host) || self.poll_cancellation(cx, host) || self.poll_deadline(cx, host) {
+            if self.exchange(cx, host)
+                || !self.looks_again() && (self.poll_cancellation(cx, host) || self.poll_deadline(cx, host))
+            {
                 continue;
             }
             if !self.finish_if_done(disconnected, host) {

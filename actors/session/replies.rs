@@ -27,6 +27,11 @@ impl Session {
         }
     }
 
+    /// Returns whether the channel is looked at again at once, so that nothing else has to wake this task.
+    pub(super) fn looks_again(&mut self) -> bool {
+        self.machine.reads_frames() && self.channel().is_some_and(|channel| channel.looks_again())
+    }
+
     pub(super) fn handle_arrived(&mut self, arrived: Arrived, host: &mut dyn Host) -> bool {
         let event = match arrived {
             Arrived::Some => {

@@ -240,6 +240,16 @@ impl HostChannel {
         }
     }
 
+    /// Returns whether the last [`poll_exchange`](Self::poll_exchange) has woken its task itself, to look again at once.
+    /// Timers and whatever else wakes the task need not be polled then. Once in a while it returns `false` all the same,
+    /// so that a worker that never stops sending holds up no timer.
+    pub(crate) fn looks_again(&mut self) -> bool {
+        match &mut self.io {
+            HostIo::Rings(rings) => rings.looks_again(),
+            HostIo::Stream(_) => false,
+        }
+    }
+
     /// Returns whether bytes from the worker have arrived that were not taken yet, or its counters are impossible.
     pub(crate) fn has_unread_bytes(&mut self) -> bool {
         match &mut self.io {
