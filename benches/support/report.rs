@@ -62,7 +62,7 @@ impl Unit {
 }
 
 /// A place in the sorted samples; not a number if there are none.
-fn quantile_of(samples: &[f64], quantile: f64) -> f64 {
+pub fn quantile_of(samples: &[f64], quantile: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let place = quantile * sorted.len().saturating_sub(1) as f64;
