@@ -11,6 +11,8 @@ mod calls;
 mod contest;
 mod floor;
 mod foreign;
+#[cfg(feature = "iceoryx2")]
+mod iceoryx;
 mod laden;
 mod peers;
 mod placement;
@@ -30,6 +32,8 @@ pub use calls::{all_free, calls, dismiss, first_reply, hold, place_server, place
 pub use contest::{Contest, finish, in_flight};
 pub use floor::Spinner;
 pub use foreign::{IpcChannel, Procspawn, Script};
+#[cfg(feature = "iceoryx2")]
+pub use iceoryx::{Iceoryx, Waiting};
 pub use laden::{Laden, Load, Unload};
 pub use peers::{BareForkServer, Echoer, ForkServer, Hog, Piper, Sleeper, first_byte_of_a_command};
 pub use placement::{Placement, Setting, cpu_time, own_cpu_time, pin, process_id};

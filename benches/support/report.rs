@@ -96,6 +96,11 @@ impl Report {
         self.ratios.push(format!("ratio {name} {value:.3}"));
     }
 
+    /// Something that was not measured, and why.
+    pub fn skip(&mut self, name: &str, reason: &str) {
+        self.ratios.push(format!("skipped {name} {reason}"));
+    }
+
     /// A point of a curve: what grows, and what it costs.
     pub fn point(&mut self, curve: &str, at: f64, value: f64) {
         self.points.push(format!("point {curve} {at} {value:e}"));
