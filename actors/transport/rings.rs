@@ -160,6 +160,10 @@ impl Rings {
         expects && self.ring.peer_is_on_other_processor() && self.spin.try_spin(Instant::now())
     }
 
+    pub(super) fn peer_is_on_other_processor(&self) -> bool {
+        self.ring.peer_is_on_other_processor()
+    }
+
     /// Returns whether there are bytes to read, or the counters are impossible.
     pub(super) fn has_bytes(&self) -> bool {
         self.ring.has_bytes() != Ok(false)

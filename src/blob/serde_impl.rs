@@ -84,14 +84,6 @@ pub(crate) fn encode<L>(
     }
 }
 
-/// Adds the blobs of an already encoded message that is written as part of the current one.
-#[cfg(feature = "actors")]
-pub(crate) fn attach_encoded(blobs: &[Blob]) {
-    if !blobs.is_empty() {
-        COLLECTED.with_borrow_mut(|collected| collected.extend_from_slice(blobs));
-    }
-}
-
 /// Decodes a message whose blob numbers refer to `blobs`.
 pub(crate) fn decode_with<T>(blobs: Vec<Blob>, decode: impl FnOnce() -> T) -> T {
     let _guard = ModeGuard::enter(Mode::Resolve, blobs);

@@ -229,6 +229,10 @@ impl WorkerIo for RingIo {
     fn set_activity(&self, activity: Activity) {
         self.status_page.set_activity(activity);
     }
+
+    fn begin(&self, epoch: u16) -> bool {
+        self.status_page.begin(epoch)
+    }
 }
 
 fn invalid(error: CorruptCounters) -> io::Error {
