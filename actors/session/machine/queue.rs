@@ -15,7 +15,7 @@ const MAX_WRITTEN_CALLS: usize = 1024;
 const MAX_WRITTEN_BYTES: usize = 256 << 10;
 
 /// If a timer fires later than this after its deadline, the event loop was busy.
-pub(crate) const LATE_TIMER: Duration = Duration::from_millis(20);
+const LATE_TIMER: Duration = Duration::from_millis(20);
 
 /// A call that waits to be written.
 struct QueuedCall<C: Call> {
