@@ -7,27 +7,22 @@ use std::time::{Duration, Instant};
 
 use super::limits::Limits;
 use super::state::{LaneState, Queued, Single};
-use super::worker::{Arrival, HeldState, LaneWorker, Place, Reply};
+use super::worker::{Arrival, LaneWorker, Place, Reply};
 use crate::actors::calls::answering::Answering;
-use crate::actors::calls::faults::{Fault, count_kill, no_time_left, payload_failure, with_times};
+use crate::actors::calls::faults::{Fault, no_time_left, payload_failure, with_times};
 use crate::actors::calls::payload::Payload;
 use crate::actors::calls::reading::ReplyMeaning;
 use crate::actors::calls::{CallTimes, PendingCall};
 use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::Scheduler;
-use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::lanes::LaneSignals;
 use crate::actors::scheduler::state::ReleaseReport;
 use crate::actors::scheduler::waiter::{Notice, Waiter};
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::threads::symbolizer;
+use crate::actors::transport::Arrived;
 use crate::actors::transport::blobs::Encoded;
-use crate::actors::transport::{Arrived, MAX_LAST_READS};
-use crate::config::OnCancel;
-use crate::failure::{Failure, FailureKind, Phase};
-
-/// Number of workers that may end before they begin a call. After that the call itself is taken to be the cause.
-const MAX_FALSE_STARTS: u32 = 10;
+use crate::failure::{Failure, FailureKind};
 
 /// Calls after which the bytes that were written are published to the worker, although more may follow at once.
 const CALLS_PER_PUBLICATION: u32 = 16;
@@ -35,16 +30,16 @@ const CALLS_PER_PUBLICATION: u32 = 16;
 /// A lane at work.
 pub(super) struct Driver {
     pub(super) scheduler: Arc<Scheduler>,
-    signals: Arc<LaneSignals>,
+    pub(super) signals: Arc<LaneSignals>,
     pub(super) state: LaneState<PendingCall, Place, Encoded>,
     /// The workers that the lane holds, in the order of [`LaneState::held`].
     pub(super) workers: Vec<LaneWorker>,
     /// The requests for further workers.
-    asked: Vec<Arc<Waiter>>,
+    pub(super) asked: Vec<Arc<Waiter>>,
     /// How many of the next requests go to the front of the queue, for calls whose worker was lost before it began them.
-    urgent: usize,
+    pub(super) urgent: usize,
     /// Calls that are to be answered with these failures.
-    failed: Vec<(PendingCall, Failure)>,
+    pub(super) failed: Vec<(PendingCall, Failure)>,
     pub(super) limits: Limits,
     /// Calls that were written since bytes were published last.
     unpublished: u32,
@@ -131,13 +126,7 @@ impl Driver {
         }
     }
 
-    fn write_or_queue(
-        &mut self,
-        call: PendingCall,
-        payload: Payload<'_>,
-        ticket: Option<u64>,
-        now: Instant,
-    ) {
+    fn write_or_queue(&mut self, call: PendingCall, payload: Payload<'_>, ticket: Option<u64>, now: Instant) {
         let limit = call.limit;
         let single = Single::new(call, limit, now);
         self.limits.add(&self.scheduler, &single);
@@ -149,8 +138,7 @@ impl Driver {
             return self.failed.push((single.call, overloaded));
         }
         if let Some(at) = place {
-            // No checkout waits, so it comes before all that will.
-            return self.write(at, (single, 0), payload, now);
+            return self.write(at, single, payload, now);
         }
         let baggage = single.call.origin.baggage().len();
         match payload.into_encoded(&self.scheduler, baggage) {
@@ -168,7 +156,7 @@ impl Driver {
         }
     }
 
-    fn write(&mut self, at: usize, call: (Single<PendingCall>, u64), payload: Payload<'_>, now: Instant) {
+    pub(super) fn write(&mut self, at: usize, call: Single<PendingCall>, payload: Payload<'_>, now: Instant) {
         let (worker, held) = (&mut self.workers[at], &mut self.state.held[at]);
         let was_free = held.written.is_empty();
         if let Err(refused) = worker.write(&self.scheduler, held, call, payload, now) {
@@ -205,9 +193,9 @@ impl Driver {
         loop {
             let first_exclusive = self.scheduler.first_exclusive();
             let Some(at) = self.state.place_for_queued(first_exclusive, now) else { return };
-            let Some(Queued { single, message, ticket, .. }) = self.state.queued.pop_front() else { return };
+            let Some(Queued { single, message, .. }) = self.state.queued.pop_front() else { return };
             if !single.call.slot.is_abandoned() {
-                self.write(at, (single, ticket), Payload::Encoded(message), now);
+                self.write(at, single, Payload::Encoded(message), now);
             }
         }
     }
@@ -291,7 +279,7 @@ impl Driver {
 
     /// Asks for one more worker if it has something to do, or withdraws requests; returns whether it asked. The next one
     /// is asked for once that is answered or waits: most often one worker is enough.
-    fn ask(&mut self, now: Instant) -> bool {
+    pub(super) fn ask(&mut self, now: Instant) -> bool {
         let wanted = self.state.wanted(self.scheduler.first_exclusive() != u64::MAX, now);
         while self.asked.len() > wanted
             && let Some(waiter) = self.asked.pop()
@@ -357,64 +345,6 @@ impl Driver {
         }
     }
 
-    fn handle_notice(&mut self, at: usize, notice: Notice, now: Instant) {
-        if notice.closing || notice.stopped {
-            (0..self.workers.len()).for_each(|at| self.close(at, now));
-            self.stop_waiting();
-        }
-        if (notice.worker_ended || notice.exit_report.is_some()) && !self.read_last(at, now) {
-            return;
-        }
-        // Before the exit report: most likely the stop has killed the worker.
-        if notice.stopped {
-            let stopped = self.scheduler.stopped_failure();
-            let (worker, held) = self.remove(at);
-            self.failed.extend(held.written.into_iter().map(|call| (call.single.call, stopped.clone())));
-            drop(worker.lease.kill(RetireReason::PoolEnds));
-        } else if let Some(exit_report) = notice.exit_report {
-            self.end_worker(at, Fault::Exited(Some(exit_report)), None, now);
-        }
-    }
-
-    /// Takes back what stands behind the first call of a worker, which gets no further one.
-    fn close(&mut self, at: usize, now: Instant) {
-        let held = &self.state.held[at];
-        let has_its_worker = held.unreleased == 0 && !held.written.is_empty();
-        self.take_back(at);
-        if has_its_worker
-            && self.state.held[at].written.is_empty()
-            && let Some(Queued { single, message, ticket, .. }) = self.state.queued.pop_front()
-        {
-            self.write(at, (single, ticket), Payload::Encoded(message), now);
-        }
-        self.state.held[at].is_closing = true;
-    }
-
-    /// Answers all calls that no worker has begun, because the pool stops.
-    fn stop_waiting(&mut self) {
-        let stopped = self.scheduler.stopped_failure();
-        let queued = self.state.queued.drain(..);
-        self.failed.extend(queued.map(|queued| (queued.single.call, stopped.clone())));
-    }
-
-    /// Reads what a worker that has ended still sent. Returns whether the lane still has it.
-    fn read_last(&mut self, at: usize, now: Instant) -> bool {
-        let worker = self.workers[at].lease.worker.number;
-        for _ in 0..MAX_LAST_READS {
-            let arrived = self.workers[at].channel().map_or(Arrived::Nothing, |channel| channel.read_now());
-            if arrived != Arrived::Some {
-                break;
-            }
-            self.take_arrivals(at, now);
-            if self.workers.get(at).is_none_or(|now| now.lease.worker.number != worker) {
-                return false;
-            }
-        }
-        // A process that the worker forked keeps the channel open, but does not answer on it.
-        self.workers[at].awaiting_exit.get_or_insert(now);
-        true
-    }
-
     /// Writes and reads the channel of a worker and handles what arrived; returns whether anything did.
     fn exchange(&mut self, at: usize, now: Instant, cx: &mut Context<'_>) -> bool {
         let held = &self.state.held[at];
@@ -445,7 +375,7 @@ impl Driver {
     }
 
     /// Handles every whole frame that has arrived from a worker.
-    fn take_arrivals(&mut self, at: usize, now: Instant) {
+    pub(super) fn take_arrivals(&mut self, at: usize, now: Instant) {
         loop {
             let (worker, held) = (&mut self.workers[at], &mut self.state.held[at]);
             match worker.next_arrival(&self.scheduler, held, now) {
@@ -463,7 +393,8 @@ impl Driver {
                 Some(Arrival::Released(released)) => {
                     held.unreleased = 0;
                     let max_memory = self.scheduler.options.max_memory;
-                    let declines = released.stop || released.private_bytes > max_memory && max_memory.is_some();
+                    let declines =
+                        released.stop || released.private_bytes > max_memory && max_memory.is_some();
                     worker.released = released;
                     if declines {
                         held.is_closing = true;
@@ -514,72 +445,6 @@ impl Driver {
         true
     }
 
-    fn remove(&mut self, at: usize) -> (LaneWorker, HeldState) {
-        let (mut worker, held) = (self.workers.remove(at), self.state.held.remove(at));
-        worker.keep_blobs_until_exit();
-        (worker, held)
-    }
-
-    /// Ends a worker that is lost or has to be killed: fails the calls that it has begun, and has the others run elsewhere,
-    /// ahead of others. `answered` is the call whose reply is the end of the worker.
-    pub(super) fn end_worker(
-        &mut self,
-        at: usize,
-        fault: Fault,
-        answered: Option<(PendingCall, CallTimes)>,
-        now: Instant,
-    ) {
-        let written = self.state.held[at].written.len();
-        let taken = self.workers[at].channel().map(|channel| channel.take_back());
-        let had_begun = match &fault {
-            Fault::Exited(exit_report) => exit_report.as_ref().and_then(ExitReport::had_begun),
-            _ => None,
-        };
-        let mut begun = match taken {
-            Some(Ok(Some(begun))) => begun,
-            // On another machine only the server's report shows it.
-            Some(Ok(None)) if had_begun == Some(false) => 0,
-            _ => written,
-        };
-        let blames_first = match fault {
-            Fault::TimedOut(_) => self.state.held[at].unreleased == 0,
-            Fault::BrokeProtocol(_) => answered.is_none(),
-            Fault::Exited(_) | Fault::Cancelled | Fault::Panicked(..) => false,
-        };
-        if blames_first {
-            begun = begun.max(1);
-        }
-        if begun == 0
-            && matches!(fault, Fault::Exited(_))
-            && let Some(first) = self.state.held[at].written.front_mut()
-        {
-            first.single.false_starts += 1;
-            begun = usize::from(first.single.false_starts >= MAX_FALSE_STARTS);
-        }
-        let taken = self.state.held[at].take_behind(begun);
-        self.urgent += taken.len();
-        self.scheduler.totals.take_checkouts(taken.len());
-        let worker = &mut self.workers[at];
-        self.state.requeue(taken, |id, place| worker.message(id, place));
-        let reason = fault.retire_reason();
-        let failure = fault.failure(&self.scheduler, &worker.lease.worker, worker.calls_served);
-        let (worker, held) = self.remove(at);
-        let began = held.front_since;
-        self.scheduler.totals.add_hold(now.saturating_duration_since(began));
-        let running = held.written.into_iter().map(|call| {
-            let times = LaneWorker::times(&call.single, began, now);
-            (call.single.call, times)
-        });
-        for (call, times) in answered.into_iter().chain(running) {
-            let failure = with_times(failure.clone(), call.method, times);
-            count_kill(&self.scheduler, &failure, call.call_hash);
-            self.failed.push((call, failure));
-        }
-        // The worker is killed after the request for another one: a pool that ends waits for its leases.
-        self.ask(now);
-        drop(worker.lease.kill(reason));
-    }
-
     /// Fails a call that no worker has begun.
     pub(super) fn fail_waiting(&mut self, call: PendingCall, failure: Failure, waited: Duration) {
         let failure = with_times(failure, call.method, CallTimes { waited, ran: None });
@@ -604,33 +469,6 @@ impl Driver {
         has_any
     }
 
-    /// Kills the worker of a running call that its requester has given up, if `on_cancel` says so; returns whether it did.
-    fn poll_cancellation(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.scheduler.options.on_cancel == OnCancel::Finish {
-            return false;
-        }
-        let now = Instant::now();
-        for at in 0..self.workers.len() {
-            let first = self.state.held[at].written.front();
-            if first.is_some_and(|first| first.single.call.slot.poll_abandoned(cx)) {
-                if self.has_begun(at) {
-                    self.end_worker(at, Fault::Cancelled, None, now);
-                } else {
-                    self.take_back(at);
-                    self.state.queued.retain(|queued| !queued.single.call.slot.is_abandoned());
-                }
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Returns whether a worker has begun the first of its calls.
-    pub(super) fn has_begun(&mut self, at: usize) -> bool {
-        let begun = self.workers[at].channel().map(|channel| channel.begun());
-        !matches!(begun, Some(Ok(Some(0))))
-    }
-
     /// Gives back the workers that have nothing to do, or are not to be kept.
     fn give_back(&mut self, cx: &mut Context<'_>) {
         let others_wait = self.scheduler.others_wait(self.asked.len());
@@ -653,21 +491,5 @@ impl Driver {
         if look_again || !self.failed.is_empty() {
             cx.waker().wake_by_ref();
         }
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        let ended =
-            Failure::of(FailureKind::Aborted, "the actix system ended").in_pool(&self.scheduler.options.name);
-        let ended = ended.in_phase(Phase::Waiting);
-        let written = self.state.held.iter().flat_map(|held| &held.written).map(|call| &call.single);
-        let queued = self.state.queued.iter().map(|queued| &queued.single);
-        written.chain(queued).for_each(|single| single.call.log_failure(&ended));
-        for waiter in self.asked.drain(..) {
-            drop(self.scheduler.cancel(&waiter));
-        }
-        // The leases of the workers are dropped, which kills them.
-        self.workers.iter_mut().for_each(LaneWorker::keep_blobs_until_exit);
     }
 }

@@ -6,6 +6,7 @@
 //! one while another worker is free.
 
 mod driver;
+mod ending;
 mod limits;
 mod state;
 mod worker;

@@ -79,7 +79,6 @@ pub(crate) struct Written<C, P> {
     pub(crate) single: Single<C>,
     pub(crate) place: P,
     size: usize,
-    ticket: u64,
 }
 
 /// One worker that the lane holds.
@@ -169,7 +168,7 @@ impl<C, P> Held<C, P> {
     }
 
     /// Notes that a call was written with [`next_id`](Self::next_id); `size` is its bytes.
-    pub(crate) fn push(&mut self, single: Single<C>, place: P, size: usize, ticket: u64, now: Instant) {
+    pub(crate) fn push(&mut self, single: Single<C>, place: P, size: usize, now: Instant) {
         if self.written.is_empty() {
             (self.front_since, self.progress_at) = (now, now);
         }
@@ -177,7 +176,7 @@ impl<C, P> Held<C, P> {
         self.served += 1;
         self.bytes += size;
         self.was_idle = false;
-        self.written.push_back(Written { id: self.last_id, single, place, size, ticket });
+        self.written.push_back(Written { id: self.last_id, single, place, size });
     }
 
     /// Takes the first call, whose reply has arrived; `None` if a reply with this id is not due.
@@ -281,11 +280,7 @@ impl<C, P, M> LaneState<C, P, M> {
     }
 
     /// Puts calls back at the front that were taken back from a worker.
-    pub(crate) fn requeue(
-        &mut self,
-        taken: VecDeque<Written<C, P>>,
-        mut message: impl FnMut(u64, &P) -> M,
-    ) {
+    pub(crate) fn requeue(&mut self, taken: VecDeque<Written<C, P>>, mut message: impl FnMut(u64, &P) -> M) {
         for Written { id, single, place, .. } in taken.into_iter().rev() {
             let message = message(id, &place);
             // It had a worker, so it goes ahead of all that wait.
@@ -304,13 +299,7 @@ impl<C, P, M> LaneState<C, P, M> {
     ///
     /// For a short while after a worker was granted, the calls that were queued before come ahead of those of other lanes:
     /// otherwise lanes would hand a worker round for each call.
-    pub(crate) fn close_held(
-        &mut self,
-        others_wait: bool,
-        first: u64,
-        first_exclusive: u64,
-        now: Instant,
-    ) {
+    pub(crate) fn close_held(&mut self, others_wait: bool, first: u64, first_exclusive: u64, now: Instant) {
         let next = self.queued.front().map_or(u64::MAX, |queued| queued.ticket);
         for worker in &mut self.held {
             let in_turn = now.saturating_duration_since(worker.since) < TURN && next < worker.granted_before;

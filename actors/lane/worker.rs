@@ -113,7 +113,7 @@ impl LaneWorker {
         &mut self,
         scheduler: &Scheduler,
         held: &mut HeldState,
-        (mut single, ticket): (Single<PendingCall>, u64),
+        mut single: Single<PendingCall>,
         payload: Payload<'_>,
         now: Instant,
     ) -> Result<(), Box<(PendingCall, PayloadError)>> {
@@ -136,7 +136,7 @@ impl LaneWorker {
                 if epoch.is_some() {
                     channel.add_gated();
                 }
-                held.push(single, place, size.whole, ticket, now);
+                held.push(single, place, size.whole, now);
                 Ok(())
             }
             Err(problem) => Err(Box::new((single.call, problem))),
@@ -197,7 +197,8 @@ impl LaneWorker {
 
     fn take_record(&mut self, held: &HeldState, logged: Logged) -> Result<(), Violation> {
         let first = held.written.front().filter(|first| first.id == logged.call);
-        let first = first.ok_or(Violation::Borrowed("it sent a log record for a call that is not running"))?;
+        let first =
+            first.ok_or(Violation::Borrowed("it sent a log record for a call that is not running"))?;
         self.reader.forward(first.single.call.origin.log_sink(), logged)
     }
 

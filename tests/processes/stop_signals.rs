@@ -31,7 +31,7 @@ fn an_application() {
         let file = Scratch::path();
         let calls = [(); 5].map(|()| pool.send(AwaitFile(file.get().to_owned())));
         let calls = calls.map(actix_rt::spawn);
-        until("five calls run", || pool.stats().leased == 5).await;
+        until("five calls run", || pool.stats().leased == 5 && pool.stats().waiting == 0).await;
         println!("ready");
         until("it is asked to stop", || asked.load(Ordering::Relaxed)).await;
         let stop = actix_rt::spawn(pool.stop(PATIENCE));
