@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::limits::Limits;
-use super::state::{LaneState, Queued, Single};
+use super::state::{LaneState, OthersWaiting, Queued, Single};
 use super::worker::{Arrival, LaneWorker, Place, Reply};
 use crate::actors::calls::answering::Answering;
 use crate::actors::calls::faults::{Fault, no_time_left, payload_failure, with_times};
@@ -131,8 +131,7 @@ impl Driver {
         let single = Single::new(call, limit, now);
         self.limits.add(&self.scheduler, &single);
         self.note_progress(now);
-        let others_wait = self.scheduler.others_wait(self.asked.len());
-        let place = self.state.place_for_new(others_wait, now);
+        let place = self.state.place_for_new(self.others_waiting(), now);
         let is_free = place.is_some_and(|at| self.state.held[at].written.is_empty());
         if !is_free && let Err(overloaded) = self.scheduler.admit_call() {
             return self.failed.push((single.call, overloaded));
@@ -153,6 +152,13 @@ impl Driver {
             Err(problem) => {
                 self.failed.push((single.call, Failure::of(FailureKind::Payload, problem.to_string())));
             }
+        }
+    }
+
+    fn others_waiting(&self) -> OthersWaiting {
+        OthersWaiting {
+            any: self.scheduler.others_wait(self.asked.len()),
+            exclusive: self.scheduler.first_exclusive() != u64::MAX,
         }
     }
 
@@ -220,7 +226,7 @@ impl Driver {
             }
             now = Instant::now();
         }
-        self.give_back(cx);
+        self.give_back(now, cx);
         self.signals.waiting.store(self.state.waiting(), Ordering::Relaxed);
         let is_over = !self.scheduler.accepts_calls() && self.is_empty();
         if is_over { Poll::Ready(()) } else { Poll::Pending }
@@ -280,7 +286,7 @@ impl Driver {
     /// Asks for one more worker if it has something to do, or withdraws requests; returns whether it asked. The next one
     /// is asked for once that is answered or waits: most often one worker is enough.
     pub(super) fn ask(&mut self, now: Instant) -> bool {
-        let wanted = self.state.wanted(self.scheduler.first_exclusive() != u64::MAX, now);
+        let wanted = self.state.wanted(self.others_waiting().exclusive, now);
         while self.asked.len() > wanted
             && let Some(waiter) = self.asked.pop()
         {
@@ -326,8 +332,7 @@ impl Driver {
             }
         }
         if let Some(lease) = notice.lease.take() {
-            let before = self.scheduler.last_ticket();
-            match LaneWorker::accept(lease, waiter, before, now) {
+            match LaneWorker::accept(lease, waiter, now) {
                 Ok((worker, held)) => {
                     // Its calls count as checkouts, and not the lease.
                     self.scheduler.totals.take_checkouts(1);
@@ -470,10 +475,9 @@ impl Driver {
     }
 
     /// Gives back the workers that have nothing to do, or are not to be kept.
-    fn give_back(&mut self, cx: &mut Context<'_>) {
-        let others_wait = self.scheduler.others_wait(self.asked.len());
-        let (first, first_exclusive) = (self.scheduler.first_waiting(), self.scheduler.first_exclusive());
-        self.state.close_held(others_wait, first, first_exclusive, Instant::now());
+    fn give_back(&mut self, now: Instant, cx: &mut Context<'_>) {
+        let first = (self.scheduler.first_waiting(), self.scheduler.first_exclusive());
+        self.state.close_held(self.others_waiting(), first, now);
         let mut look_again = false;
         while let Some(at) = self.state.to_give_back(&mut look_again) {
             let (mut worker, held) = self.remove(at);

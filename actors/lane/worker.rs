@@ -67,7 +67,7 @@ impl From<Result<(), Violation>> for Arrival {
 }
 
 impl LaneWorker {
-    /// Prepares a worker that was granted before a checkout with the number `granted_before`.
+    /// Prepares a worker that was just granted.
     ///
     /// # Errors
     ///
@@ -76,7 +76,6 @@ impl LaneWorker {
     pub(super) fn accept(
         mut lease: Lease,
         waiter: Arc<Waiter>,
-        granted_before: u64,
         now: Instant,
     ) -> Result<(Self, HeldState), Lease> {
         let budget = lease.checkouts_left.saturating_add(1);
@@ -96,7 +95,7 @@ impl LaneWorker {
             released: Released { private_bytes: None, stop: false },
             awaiting_exit: None,
         };
-        Ok((worker, Held::new(budget, writes_ahead, granted_before, now)))
+        Ok((worker, Held::new(budget, writes_ahead, now)))
     }
 
     /// Returns the channel of a worker that is not given back.

@@ -6,6 +6,8 @@
 
 #[cfg(feature = "actors")]
 pub(crate) mod adopted;
+#[cfg(feature = "actors")]
+pub(crate) mod alarm;
 pub(crate) mod arena;
 pub(crate) mod clock;
 pub(crate) mod descriptors;
