@@ -184,18 +184,7 @@ impl Driver {
         }
     }
 
-    /// Notes which calls have begun behind the first one, where that makes a difference.
-    fn note_progress(&mut self, now: Instant) {
-        for (worker, held) in self.workers.iter_mut().zip(&mut self.state.held) {
-            if held.is_slow(now)
-                && let Some(Ok(Some(begun))) = worker.channel().map(|channel| channel.begun())
-            {
-                held.mark_begun(begun, now);
-            }
-        }
-    }
-
-    fn write_queued(&mut self, now: Instant) {
+    pub(super) fn write_queued(&mut self, now: Instant) {
         loop {
             let first_exclusive = self.scheduler.first_exclusive();
             let Some(at) = self.state.place_for_queued(first_exclusive, now) else { return };
@@ -244,43 +233,6 @@ impl Driver {
         self.signals.set_waker(waker);
         self.asked.iter().for_each(|waiter| waiter.set_waker(waker));
         self.workers.iter().for_each(|worker| worker.waiter.set_waker(waker));
-    }
-
-    /// Drops the calls that their requesters gave up before they began.
-    fn drop_cancelled(&mut self) {
-        if !self.signals.has_cancelled.swap(false, Ordering::AcqRel) {
-            return;
-        }
-        for at in 0..self.workers.len() {
-            let behind = self.state.held[at].written.iter().skip(1);
-            if behind.into_iter().any(|call| call.single.call.slot.is_abandoned()) {
-                self.take_back(at);
-            }
-        }
-        self.state.queued.retain(|queued| !queued.single.call.slot.is_abandoned());
-    }
-
-    /// Takes back the calls that a worker has not begun, to be written anew.
-    pub(super) fn take_back(&mut self, at: usize) {
-        let (worker, held) = (&mut self.workers[at], &mut self.state.held[at]);
-        // A gate that is corrupt is found again by what reads it next; nothing is taken back there.
-        let Some(Ok(Some(begun))) = worker.channel().map(|channel| channel.take_back()) else { return };
-        let taken = held.take_behind(begun);
-        self.scheduler.totals.take_checkouts(taken.len());
-        self.state.requeue(taken, |id, place| worker.message(id, place));
-    }
-
-    /// Has calls run elsewhere that stand behind a slow one.
-    fn spread(&mut self, now: Instant) {
-        self.note_progress(now);
-        while let Some(slow) = self.state.slow_worker(now) {
-            let before = self.state.held[slow].written.len();
-            self.take_back(slow);
-            if self.state.held[slow].written.len() == before {
-                return;
-            }
-            self.write_queued(now);
-        }
     }
 
     /// Asks for one more worker if it has something to do, or withdraws requests; returns whether it asked. The next one
@@ -479,7 +431,11 @@ impl Driver {
         let first = (self.scheduler.first_waiting(), self.scheduler.first_exclusive());
         self.state.close_held(self.others_waiting(), first, now);
         let mut look_again = false;
-        while let Some(at) = self.state.to_give_back(&mut look_again) {
+        loop {
+            let workers = &mut self.workers;
+            let is_written =
+                |at: usize| workers[at].channel().is_none_or(|channel| channel.outbox().is_empty());
+            let Some(at) = self.state.next_to_give_back(is_written, &mut look_again) else { break };
             let (mut worker, held) = self.remove(at);
             let calls_served = worker.calls_served;
             if let Some(channel) = worker.channel() {

@@ -10,6 +10,7 @@ mod driver;
 mod ending;
 mod limits;
 mod state;
+mod taking_back;
 mod worker;
 
 use std::cell::RefCell;

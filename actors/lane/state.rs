@@ -326,10 +326,15 @@ impl<C, P, M> LaneState<C, P, M> {
     }
 
     /// Returns a worker that is to be given back now. One that has nothing to do is kept until the second look, so that a
-    /// requester that got an answer has the time to make another call; `look_again` is set then.
-    pub(crate) fn to_give_back(&mut self, look_again: &mut bool) -> Option<usize> {
+    /// requester that got an answer has the time to make another call; `look_again` is set then. `is_written(at)`: all that
+    /// was written for this worker has left, calls that were taken back among it.
+    pub(crate) fn next_to_give_back(
+        &mut self,
+        mut is_written: impl FnMut(usize) -> bool,
+        look_again: &mut bool,
+    ) -> Option<usize> {
         for (at, worker) in self.held.iter_mut().enumerate() {
-            if worker.is_free() {
+            if worker.is_free() && is_written(at) {
                 if worker.is_closing || std::mem::replace(&mut worker.was_idle, true) {
                     return Some(at);
                 }

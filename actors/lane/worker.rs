@@ -52,6 +52,7 @@ pub(super) struct Reply {
 }
 
 /// What one frame of the worker means for the lane.
+#[expect(clippy::large_enum_variant, reason = "a reply in a box would be an allocation for each call")]
 pub(super) enum Arrival {
     Reply(Reply),
     Released(Released),
@@ -77,11 +78,11 @@ impl LaneWorker {
         mut lease: Lease,
         waiter: Arc<Waiter>,
         now: Instant,
-    ) -> Result<(Self, HeldState), Lease> {
+    ) -> Result<(Self, HeldState), Box<Lease>> {
         let budget = lease.checkouts_left.saturating_add(1);
-        let Some(channel) = lease.channel() else { return Err(lease) };
+        let Some(channel) = lease.channel() else { return Err(Box::new(lease)) };
         if channel.has_unread_bytes() || channel.register_here().is_err() {
-            return Err(lease);
+            return Err(Box::new(lease));
         }
         *channel.outbox() = Outbox::default();
         channel.outbox().keep_sent();
