@@ -10,7 +10,7 @@ use super::compatibility;
 use super::control_channel::{ControlChannel, Disconnect, FirstMessage};
 use super::event_loop::ForkServer;
 use super::listener::{AcceptedPeer, Incoming, Listener, Peer};
-use super::spawn::WorkerSpec;
+use super::orders::WorkerSpec;
 use crate::sys::descriptors;
 use crate::sys::passing::is_passing;
 use crate::telling::log_event;

@@ -41,6 +41,7 @@ pub(crate) mod sockets;
 pub(crate) mod stack;
 pub(crate) mod stack_overflow;
 mod stop_signals;
+pub(crate) mod surroundings;
 pub(crate) mod terminal;
 pub(crate) mod threads;
 

@@ -16,7 +16,7 @@ pub struct Inventory {
 impl Inventory {
     pub fn take() -> Self {
         Inventory {
-            children: descendants(std::process::id()),
+            children: all_descendants(std::process::id()),
             descriptors: descriptors(),
             runtime_threads: runtime_threads(),
         }
@@ -36,7 +36,7 @@ impl Inventory {
     }
 
     fn is_restored(&self) -> bool {
-        descendants(std::process::id()).iter().all(|child| self.children.contains(child))
+        all_descendants(std::process::id()).iter().all(|child| self.children.contains(child))
             && descriptors().len() <= self.descriptors.len()
             && runtime_threads() <= self.runtime_threads
     }
@@ -50,8 +50,32 @@ impl Inventory {
     }
 }
 
-/// Children of a process, zombies included.
+/// Children of a process, zombies included, without the parked one of a server, which comes and goes by itself.
 pub fn children(pid: u32) -> Vec<u32> {
+    without_parked(all_children(pid))
+}
+
+/// Children of a process and all of theirs, zombies included, without those that servers have parked.
+pub fn descendants(pid: u32) -> Vec<u32> {
+    without_parked(all_descendants(pid))
+}
+
+/// The children that a server has parked.
+pub fn parked_children(server: u32) -> Vec<u32> {
+    all_children(server).into_iter().filter(|&child| is_parked(child)).collect()
+}
+
+/// Whether a process is the parked child of a server, or was forked to become it.
+pub fn is_parked(pid: u32) -> bool {
+    super::comm(pid).ends_with("/parked") || super::args(pid).starts_with("forkpool: parked ")
+}
+
+fn without_parked(mut pids: Vec<u32>) -> Vec<u32> {
+    pids.retain(|&pid| !is_parked(pid));
+    pids
+}
+
+fn all_children(pid: u32) -> Vec<u32> {
     let mut children = Vec::new();
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
         let listed = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
@@ -61,12 +85,11 @@ pub fn children(pid: u32) -> Vec<u32> {
     children
 }
 
-/// Children of a process and all of theirs, zombies included.
-pub fn descendants(pid: u32) -> Vec<u32> {
-    let mut found = children(pid);
+fn all_descendants(pid: u32) -> Vec<u32> {
+    let mut found = all_children(pid);
     let mut at = 0;
     while at < found.len() {
-        found.extend(children(found[at]));
+        found.extend(all_children(found[at]));
         at += 1;
     }
     found
