@@ -29,6 +29,7 @@ use crate::sys::signals::{ChildSignals, StopRequest};
 use crate::sys::{CallError, Errno};
 use crate::telling;
 use crate::telling::log_event;
+use crate::wire::control;
 use crate::wire::control::{FromServer, Hello, ToServer};
 use crate::wire::handover::TakeOver;
 use crate::worker::{Preload, Program};
@@ -454,7 +455,8 @@ impl<'a> ForkServer<'a> {
 
     /// Maps the memory of the blobs in a client's calls, once.
     fn map_arena(&mut self, id: ClientId) -> Result<(), Disconnect> {
-        let keeps_file = self.options.park_worker && self.clients.count() <= MAX_KEPT_ARENAS;
+        let has_few = self.clients.count() <= MAX_KEPT_ARENAS;
+        let keeps_file = has_few && self.options.park_worker && self.clients.parking_of(id) != control::Parking::Never;
         let Some(client) = self.clients.get(id) else { return Ok(()) };
         if client.arena.is_some() {
             return Err(Disconnect::Broken);

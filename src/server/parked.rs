@@ -14,11 +14,12 @@ use super::parking::{Demand, Step};
 use crate::channel::{Inbox, WorkerEnd};
 use crate::config::MAX_BLOB_MEMORY;
 use crate::sys::arena::ReadOnlyArena;
+use crate::sys::descriptors::PassedDescriptors;
 use crate::sys::passing;
 use crate::sys::process::{ForkSide, Pid};
 use crate::sys::signals::AllBlocked;
 use crate::sys::surroundings::Surroundings;
-use crate::sys::{descriptors, kill, parent_death, process, sockets};
+use crate::sys::{descriptors, kill, parent_death, process, program_pages, sockets};
 use crate::telling::log_event;
 use crate::wire::control::Parking;
 use crate::wire::frame;
@@ -33,6 +34,9 @@ const KILL_WAIT: Duration = Duration::from_secs(1);
 /// Longest message to a child, in bytes. The numbering of a client's interface is the longest part of it, and shorter than
 /// its hello.
 const MESSAGE_LIMIT: usize = 1 << 20;
+
+/// The second message to a child, an empty frame: it may become the worker.
+const GO: [u8; frame::LENGTH] = [0; frame::LENGTH];
 
 /// The child's answer.
 const TAKEN: [u8; 1] = [1];
@@ -207,8 +211,11 @@ impl ForkServer<'_> {
         let Some(child) = self.parking.take() else { return Err(spec) };
         let mut bytes = Vec::new();
         frame::append(&mut bytes, &(&spec.orders, rings, results, arena.map(|(_, is_trusted)| is_trusted)));
-        let is_sent = child.surroundings == Surroundings::here()
-            && descriptors::send_with_descriptors(child.socket.as_fd(), &bytes, &passed) == Ok(bytes.len());
+        let socket = child.socket.as_fd();
+        let is_sent = descriptors::send_with_descriptors(socket, &bytes, &passed) == Ok(bytes.len())
+            // The child wakes up meanwhile.
+            && child.surroundings == Surroundings::here()
+            && descriptors::send(socket, &GO) == Ok(GO.len());
         if is_sent {
             return Ok(AssignedChild { child, number, spec });
         }
@@ -266,19 +273,10 @@ impl ParkedEnd {
     /// Waits until the server assigns a worker, and confirms it. Returns `None` if the server is gone, or forks the worker
     /// because this process cannot become it.
     pub(super) fn receive(self) -> Option<Received> {
+        // This process has time for it now.
+        program_pages::map_all();
         let (mut inbox, mut passed) = (Inbox::default(), Vec::new());
-        let body = loop {
-            let read = |bytes: &mut Vec<u8>| {
-                passing::retry(|| {
-                    descriptors::receive_with_descriptors(self.socket.as_fd(), bytes, &mut passed)
-                })
-            };
-            match inbox.fill(read) {
-                Ok((0, _)) | Err(_) => return None,
-                Ok(_) if inbox.has_frame(MESSAGE_LIMIT).ok()? => break inbox.next_frame(MESSAGE_LIMIT).ok()??,
-                Ok(_) => {}
-            }
-        };
+        let body = self.next(&mut inbox, &mut passed)?;
         let (orders, rings, results, is_trusted): Message = frame::header_only(body).ok()?;
         let mut passed = passed.into_iter().flatten();
         let (channel, outputs) = next_end(&mut passed, rings, results)?;
@@ -289,8 +287,22 @@ impl ParkedEnd {
                 Some(Arc::new(ReadOnlyArena::open(file.as_fd(), MAX_BLOB_MEMORY, is_trusted).ok()?))
             }
         };
+        self.next(&mut inbox, &mut Vec::new())?;
         parent_death::outlive().ok()?;
         let sent = passing::retry(|| descriptors::send(self.socket.as_fd(), &TAKEN)).ok()?;
         (sent == TAKEN.len()).then_some(Received { orders, channel, outputs, arena })
+    }
+
+    /// Waits for the next frame. Returns `None` at the end.
+    fn next<'a>(&self, inbox: &'a mut Inbox, passed: &mut Vec<PassedDescriptors>) -> Option<&'a [u8]> {
+        while !inbox.has_frame(MESSAGE_LIMIT).ok()? {
+            let read = |bytes: &mut Vec<u8>| {
+                passing::retry(|| descriptors::receive_with_descriptors(self.socket.as_fd(), bytes, passed))
+            };
+            if matches!(inbox.fill(read), Ok((0, _)) | Err(_)) {
+                return None;
+            }
+        }
+        inbox.next_frame(MESSAGE_LIMIT).ok()?
     }
 }

@@ -27,6 +27,7 @@ pub(crate) mod own_program;
 pub(crate) mod parent_death;
 pub(crate) mod passing;
 pub(crate) mod process;
+pub(crate) mod program_pages;
 pub(crate) mod random;
 #[cfg(feature = "actors")]
 pub(crate) mod reactor;

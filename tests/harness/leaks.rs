@@ -16,7 +16,7 @@ pub struct Inventory {
 impl Inventory {
     pub fn take() -> Self {
         Inventory {
-            children: all_descendants(std::process::id()),
+            children: descendants(std::process::id()),
             descriptors: descriptors(),
             runtime_threads: runtime_threads(),
         }
@@ -36,7 +36,7 @@ impl Inventory {
     }
 
     fn is_restored(&self) -> bool {
-        all_descendants(std::process::id()).iter().all(|child| self.children.contains(child))
+        descendants(std::process::id()).iter().all(|child| self.children.contains(child))
             && descriptors().len() <= self.descriptors.len()
             && runtime_threads() <= self.runtime_threads
     }
@@ -55,9 +55,20 @@ pub fn children(pid: u32) -> Vec<u32> {
     without_parked(all_children(pid))
 }
 
-/// Children of a process and all of theirs, zombies included, without those that servers have parked.
+/// Children of a process and all of theirs, zombies included.
 pub fn descendants(pid: u32) -> Vec<u32> {
-    without_parked(all_descendants(pid))
+    let mut found = all_children(pid);
+    let mut at = 0;
+    while at < found.len() {
+        found.extend(all_children(found[at]));
+        at += 1;
+    }
+    found
+}
+
+/// The same without those that servers have parked.
+pub fn workforce(pid: u32) -> Vec<u32> {
+    without_parked(descendants(pid))
 }
 
 /// The children that a server has parked.
@@ -65,9 +76,12 @@ pub fn parked_children(server: u32) -> Vec<u32> {
     all_children(server).into_iter().filter(|&child| is_parked(child)).collect()
 }
 
-/// Whether a process is the parked child of a server, or was forked to become it.
+/// Whether a process is the parked child of a server, or has just been forked by one and has no name of its own yet.
 pub fn is_parked(pid: u32) -> bool {
-    super::comm(pid).ends_with("/parked") || super::args(pid).starts_with("forkpool: parked ")
+    let (name, of_parent) = (super::comm(pid), super::comm(super::parent(pid)));
+    name.ends_with("/parked") || super::args(pid).starts_with("forkpool: parked ") || {
+        name.ends_with("/server") && name == of_parent
+    }
 }
 
 fn without_parked(mut pids: Vec<u32>) -> Vec<u32> {
@@ -83,16 +97,6 @@ fn all_children(pid: u32) -> Vec<u32> {
     }
     children.sort_unstable();
     children
-}
-
-fn all_descendants(pid: u32) -> Vec<u32> {
-    let mut found = all_children(pid);
-    let mut at = 0;
-    while at < found.len() {
-        found.extend(all_children(found[at]));
-        at += 1;
-    }
-    found
 }
 
 /// Open descriptors of this process and what they are.

@@ -30,7 +30,7 @@ use rustix::process::{Pid as ProcessId, Signal};
 pub use clients::*;
 pub use contexts::*;
 pub use events::*;
-pub use leaks::{children, descendants, descriptors, is_parked, parked_children};
+pub use leaks::{children, descendants, descriptors, is_parked, parked_children, workforce};
 pub use mill::*;
 pub use mule::*;
 pub(crate) use named::tests;
