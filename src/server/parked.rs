@@ -23,6 +23,7 @@ use crate::sys::{descriptors, kill, parent_death, process, program_pages, socket
 use crate::telling::log_event;
 use crate::wire::control::Parking;
 use crate::wire::frame;
+use crate::worker;
 
 /// How long a child may take to confirm that it becomes a worker (40 ms). The server does nothing else meanwhile, and a
 /// turn of its loop that takes longer than 50 ms counts as frozen.
@@ -214,7 +215,7 @@ impl ForkServer<'_> {
         let socket = child.socket.as_fd();
         let is_sent = descriptors::send_with_descriptors(socket, &bytes, &passed) == Ok(bytes.len())
             // The child wakes up meanwhile.
-            && child.surroundings == Surroundings::here()
+            && !child.surroundings.have_changed()
             && descriptors::send(socket, &GO) == Ok(GO.len());
         if is_sent {
             return Ok(AssignedChild { child, number, spec });
@@ -275,6 +276,7 @@ impl ParkedEnd {
     pub(super) fn receive(self) -> Option<Received> {
         // This process has time for it now.
         program_pages::map_all();
+        worker::rehearse();
         let (mut inbox, mut passed) = (Inbox::default(), Vec::new());
         let body = self.next(&mut inbox, &mut passed)?;
         let (orders, rings, results, is_trusted): Message = frame::header_only(body).ok()?;
