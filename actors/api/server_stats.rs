@@ -50,6 +50,17 @@ impl From<ServerReport> for ServerStats {
             draining,
             parked,
         } = report;
-        ServerStats { pid, library, uptime, clients, workers, forked, not_forked, turned_away, draining, parked }
+        ServerStats {
+            pid,
+            library,
+            uptime,
+            clients,
+            workers,
+            forked,
+            not_forked,
+            turned_away,
+            draining,
+            parked,
+        }
     }
 }

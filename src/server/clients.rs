@@ -266,6 +266,14 @@ impl Clients {
         self.clients.values().map(Client::parking).max().unwrap_or(Parking::Never)
     }
 
+    /// Closes the descriptors of the arenas, which stay mapped.
+    pub(super) fn close_arena_files(&mut self) {
+        self.clients
+            .values_mut()
+            .filter_map(|client| client.arena.as_mut())
+            .for_each(|arena| arena.file = None);
+    }
+
     /// Returns when a parked child is to be there for this one.
     pub(super) fn parking_of(&self, id: ClientId) -> Parking {
         self.clients.get(&id).map_or(Parking::Never, Client::parking)

@@ -151,6 +151,7 @@ impl<'a> ForkServer<'a> {
     ) -> Self {
         let now = Instant::now();
         ForkServer {
+            parking: Parking::new(options.park_worker && descriptors::are_plenty(), now),
             template,
             options,
             own,
@@ -161,7 +162,6 @@ impl<'a> ForkServer<'a> {
             spare,
             clients: Clients::default(),
             children: Children::new(),
-            parking: Parking::new(now),
             // Of children that the preload has left, no signal tells any more.
             has_more_exits: true,
             draining: None,
@@ -456,7 +456,8 @@ impl<'a> ForkServer<'a> {
     /// Maps the memory of the blobs in a client's calls, once.
     fn map_arena(&mut self, id: ClientId) -> Result<(), Disconnect> {
         let has_few = self.clients.count() <= MAX_KEPT_ARENAS;
-        let keeps_file = has_few && self.options.park_worker && self.clients.parking_of(id) != control::Parking::Never;
+        let keeps_file =
+            has_few && self.parking.is_enabled() && self.clients.parking_of(id) != control::Parking::Never;
         let Some(client) = self.clients.get(id) else { return Ok(()) };
         if client.arena.is_some() {
             return Err(Disconnect::Broken);

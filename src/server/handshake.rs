@@ -74,6 +74,7 @@ impl ForkServer<'_> {
             self.pause = Instant::now().checked_add(ACCEPT_PAUSE);
             return;
         }
+        self.free_descriptors();
         drop(self.spare.take());
         let next = self.listeners.get(listener).map(Listener::next);
         match next {

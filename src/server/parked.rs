@@ -62,6 +62,13 @@ pub(super) struct AssignedChild {
     pub(super) spec: WorkerSpec,
 }
 
+/// What came of an attempt to assign a worker.
+pub(super) enum Assigned {
+    Sent(AssignedChild),
+    /// The worker has to be forked.
+    Impossible(WorkerSpec),
+}
+
 impl ParkedChild {
     /// Returns whether the child has confirmed.
     fn has_answered(&self) -> bool {
@@ -139,7 +146,7 @@ impl ForkServer<'_> {
     }
 
     fn parking_demand(&self) -> Demand {
-        if !self.options.park_worker || self.is_draining() {
+        if self.is_draining() {
             return Demand::No;
         }
         match self.clients.parking() {
@@ -166,11 +173,9 @@ impl ForkServer<'_> {
                     blocked.keep_in_child();
                     Ok(Err(ParkedEnd { socket: theirs, parent, names }))
                 }
-                ForkSide::Parent(pid) => {
-                    process::move_to_own_group(Some(pid));
-                    // Without a pidfd it would be of no use to a client, and it ends with its socket.
-                    Ok(Ok((pid, process::open_pidfd(pid)?, socket)))
-                }
+                // It moves itself to a group of its own once it has its name, so that an application which adopts it can
+                // tell it by either. Without a pidfd it would be of no use to a client, and it ends with its socket.
+                ForkSide::Parent(pid) => Ok(Ok((pid, process::open_pidfd(pid)?, socket))),
             }
         });
         match forked {
@@ -182,6 +187,14 @@ impl ForkServer<'_> {
             Err(_) => self.parking.note_failure(now),
         }
         None
+    }
+
+    /// Closes the descriptors that are only there for parked children: others are needed, and there are no more. Children
+    /// that are parked later are forked after the next start, and serve clients without an arena.
+    pub(super) fn free_descriptors(&mut self) {
+        self.parking.take().into_iter().for_each(ParkedChild::end);
+        self.parking.note_failure(Instant::now());
+        self.clients.close_arena_files();
     }
 
     /// Notes that the parked child has ended.
@@ -197,19 +210,19 @@ impl ForkServer<'_> {
         u64::from(self.parking.child().is_some())
     }
 
-    /// Assigns a worker to the parked child. Returns the worker's parts if that is impossible.
-    pub(super) fn assign(&mut self, number: u64, spec: WorkerSpec) -> Result<AssignedChild, WorkerSpec> {
+    /// Assigns a worker to the parked child. It is forked otherwise.
+    pub(super) fn assign(&mut self, number: u64, spec: WorkerSpec) -> Assigned {
         self.parking.note_start(Instant::now());
-        let Some(client) = self.clients.get(spec.client) else { return Err(spec) };
+        let Some(client) = self.clients.get(spec.client) else { return Assigned::Impossible(spec) };
         let arena = client.arena.as_ref().map(|arena| (arena.file.as_ref(), client.is_trusted));
-        let Some((rings, results, mut passed)) = spec.passable() else { return Err(spec) };
+        let Some((rings, results, mut passed)) = spec.passable() else { return Assigned::Impossible(spec) };
         match arena {
             // The client's arena can only be inherited.
-            Some((None, _)) => return Err(spec),
+            Some((None, _)) => return Assigned::Impossible(spec),
             Some((Some(file), _)) => passed.push(file.as_fd()),
             None => {}
         }
-        let Some(child) = self.parking.take() else { return Err(spec) };
+        let Some(child) = self.parking.take() else { return Assigned::Impossible(spec) };
         let mut bytes = Vec::new();
         frame::append(&mut bytes, &(&spec.orders, rings, results, arena.map(|(_, is_trusted)| is_trusted)));
         let socket = child.socket.as_fd();
@@ -218,10 +231,10 @@ impl ForkServer<'_> {
             && !child.surroundings.have_changed()
             && descriptors::send(socket, &GO) == Ok(GO.len());
         if is_sent {
-            return Ok(AssignedChild { child, number, spec });
+            return Assigned::Sent(AssignedChild { child, number, spec });
         }
         child.abandon();
-        Err(spec)
+        Assigned::Impossible(spec)
     }
 
     /// Finishes an assignment whose child has answered or is waited for. Returns pid and pidfd of the worker, or the

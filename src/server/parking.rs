@@ -40,6 +40,7 @@ pub(super) enum Step {
 
 /// The parked child, if there is one, and when there will be.
 pub(super) struct Parking<C> {
+    is_enabled: bool,
     /// The child, and when it was forked.
     child: Option<(C, Instant)>,
     /// The earliest time of the next fork.
@@ -52,8 +53,14 @@ pub(super) struct Parking<C> {
 }
 
 impl<C> Parking<C> {
-    pub(super) fn new(now: Instant) -> Self {
-        Parking { child: None, due: now + DELAY, failures: 0, last_demand: Demand::No, last_needed: None }
+    /// `is_enabled`: whether there is ever to be a child.
+    pub(super) fn new(is_enabled: bool, now: Instant) -> Self {
+        let (due, last_demand) = (now + DELAY, Demand::No);
+        Parking { is_enabled, child: None, due, failures: 0, last_demand, last_needed: None }
+    }
+
+    pub(super) fn is_enabled(&self) -> bool {
+        self.is_enabled
     }
 
     /// Returns what is to be done.
@@ -66,6 +73,7 @@ impl<C> Parking<C> {
         let linger = self.last_needed.map(|at| (at + LINGER).saturating_duration_since(now));
         let linger = linger.unwrap_or_default();
         let is_needed = match demand {
+            _ if !self.is_enabled => false,
             Demand::No => false,
             Demand::Recent => !linger.is_zero(),
             Demand::Yes => true,
@@ -139,7 +147,7 @@ mod tests {
     #[test]
     fn a_child_is_forked_a_moment_after_a_start_and_kept() {
         let start = Instant::now();
-        let mut parking = Parking::new(start);
+        let mut parking = Parking::new(true, start);
         assert_eq!(parking.step(Demand::Yes, start), Step::Wait(Some(DELAY)));
         parking.note_start(start + DELAY);
         assert_eq!(parking.step(Demand::Yes, start + DELAY), Step::Wait(Some(DELAY)));
@@ -155,7 +163,7 @@ mod tests {
     #[test]
     fn without_need_there_is_none() {
         let start = Instant::now();
-        let mut parking = Parking::new(start);
+        let mut parking = Parking::new(true, start);
         let later = start + 60 * LINGER;
         for now in [start, start + DELAY, later] {
             assert_eq!(parking.step(Demand::No, now), Step::Wait(None));
@@ -170,13 +178,14 @@ mod tests {
         assert_eq!(parking.step(Demand::Recent, end + LINGER), Step::End);
         assert_eq!(parking.take(), Some(()));
         assert_eq!(parking.step(Demand::Recent, end + LINGER), Step::Wait(None));
+        assert_eq!(Parking::<()>::new(false, start).step(Demand::Yes, later), Step::Wait(None));
     }
 
     /// W13
     #[test]
     fn children_that_end_again_and_again_are_forked_ever_later() {
         let mut now = Instant::now();
-        let mut parking = Parking::new(now);
+        let mut parking = Parking::new(true, now);
         let mut waits = Vec::new();
         for _ in 0..9 {
             now += LONGEST_WAIT;

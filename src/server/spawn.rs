@@ -9,7 +9,7 @@ use super::control_channel::Disconnect;
 use super::event_loop::{ForkServer, WorkerTemplate};
 use super::listener::Listener;
 use super::orders::{Orders, WorkerNames, WorkerSpec, next_end};
-use super::parked::{AssignedChild, ParkedEnd, Received};
+use super::parked::{Assigned, AssignedChild, ParkedEnd, Received};
 use super::private_server::write_title;
 use crate::channel::{SocketLayer, StatusPage, WorkerEnd, WorkerMemory};
 use crate::sys::process::{ForkSide, Pid, TitleSpace};
@@ -76,22 +76,22 @@ impl ForkServer<'_> {
         let mut assigned: Option<AssignedChild> = None;
         for &number in numbers {
             let parts = next_end(&mut passed, rings, results);
+            if parts.is_none() {
+                self.free_descriptors();
+            }
             let parts = parts.ok_or_else(|| "the server has reached its limit of descriptors".to_owned());
             let spec = match self.fork_refusal(id, usize::from(assigned.is_some())).map_or(parts, Err) {
                 Ok(parts) => self.spec(id, number, parts),
                 Err(reason) => Err(reason),
             };
-            let unassigned = match spec {
-                Ok(spec) => self.assign(number, spec).map(|child| assigned = Some(child)),
-                Err(reason) => {
-                    self.report_not_forked(id, number, &reason);
-                    continue;
+            match spec.map(|spec| self.assign(number, spec)) {
+                Ok(Assigned::Sent(child)) => assigned = Some(child),
+                Ok(Assigned::Impossible(spec)) => {
+                    if let Some(spec) = self.fork_one(number, spec, &mut forked) {
+                        return Ok(Some(spec));
+                    }
                 }
-            };
-            if let Err(spec) = unassigned
-                && let Some(spec) = self.fork_one(number, spec, &mut forked)
-            {
-                return Ok(Some(spec));
+                Err(reason) => self.report_not_forked(id, number, &reason),
             }
             // If a fork takes long, the workers that are ready do not wait for the rest.
             if forked.since.elapsed() > REPORT_DELAY {
@@ -218,11 +218,11 @@ impl ForkServer<'_> {
         let Ok(spec) = self.spec(id, number, (channel, [stdout, stderr])) else { return Ok(None) };
         let limits = spec.orders.process_limits;
         let unassigned = match self.assign(number, spec) {
-            Ok(assigned) => match self.finish_assignment(assigned) {
+            Assigned::Sent(child) => match self.finish_assignment(child) {
                 (_, _, Some((pid, _))) => Ok(pid),
                 (_, spec, None) => Err(spec),
             },
-            Err(spec) => Err(spec),
+            Assigned::Impossible(spec) => Err(spec),
         };
         let pid = match unassigned.map_or_else(|spec| fork_process(spec).map(Err), |pid| Ok(Ok(pid)))? {
             Ok(pid) | Err(AfterFork::Parent(pid, _)) => pid,
@@ -241,7 +241,8 @@ impl ForkServer<'_> {
             return Some("the server takes no more work".to_owned());
         }
         let max = self.options.max_workers?;
-        (self.children.count() + assigned >= max).then(|| format!("the server is full: it has max_workers, {max}"))
+        (self.children.count() + assigned >= max)
+            .then(|| format!("the server is full: it has max_workers, {max}"))
     }
 
     /// Counts and logs a fork. Returns its report, with a proof of it for a client that may need one.
@@ -349,8 +350,8 @@ fn shed<'a>(server: ForkServer<'a>, names: &WorkerNames) -> Remains<'a> {
     let WorkerTemplate { program, config, preload, title, inherited, .. } = template;
     clients.forget_in_child();
     listeners.iter().for_each(Listener::forget_in_child);
-    process::move_to_own_group(None);
     set_names(title, names);
+    process::move_to_own_group(None);
     // A private server already reads from `/dev/null`.
     let null = spare.or_else(|| if is_private { None } else { descriptors::open_null().ok() });
     if let Some(null) = null {

@@ -28,7 +28,11 @@ pub(crate) fn map_all() {
 }
 
 /// Maps the segments of one object that are not written to.
-unsafe extern "C" fn visit(object: *mut libc::dl_phdr_info, _: libc::size_t, left: *mut c_void) -> libc::c_int {
+unsafe extern "C" fn visit(
+    object: *mut libc::dl_phdr_info,
+    _: libc::size_t,
+    left: *mut c_void,
+) -> libc::c_int {
     // SAFETY: the caller, dl_iterate_phdr, passes a valid object for the length of this call.
     let object = unsafe { &*object };
     // SAFETY: `left` is the pointer that map_all passed, to a value on its frame.
@@ -45,7 +49,9 @@ unsafe extern "C" fn visit(object: *mut libc::dl_phdr_info, _: libc::size_t, lef
         let mapped = faults::point(Call::Madvise).is_ok() && length > 0 && {
             // SAFETY: madvise demands nothing of the range but that it begins at a page, and this advice changes no
             // content. Where nothing is mapped it fails.
-            unsafe { libc::madvise(std::ptr::without_provenance_mut(start), length, libc::MADV_POPULATE_READ) == 0 }
+            unsafe {
+                libc::madvise(std::ptr::without_provenance_mut(start), length, libc::MADV_POPULATE_READ) == 0
+            }
         };
         if !mapped {
             return 1;

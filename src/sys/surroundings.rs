@@ -146,7 +146,8 @@ mod tests {
         assert!(!before.have_changed());
         let limit = rustix::process::getrlimit(Resource::Core);
         // No test needs to dump more than that.
-        let lower = Rlimit { current: Some(limit.current.map_or(1 << 40, |current| current / 2 + 1)), ..limit };
+        let lower =
+            Rlimit { current: Some(limit.current.map_or(1 << 40, |current| current / 2 + 1)), ..limit };
         if lower == limit {
             return Ok(());
         }

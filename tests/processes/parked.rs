@@ -268,13 +268,13 @@ fn limits_and_priorities_that_change_meanwhile_reach_the_next_worker() {
     run(async {
         let (pool, server, parked) = pool_with_parked(3).await;
         let server_id = ProcessId::from_raw(i32::try_from(server).expect("a pid")).expect("a pid");
-        let lower = Rlimit { current: Some(123), maximum: Some(4000) };
+        let lower = Rlimit { current: Some(300), maximum: Some(4000) };
         rustix::process::prlimit(Some(server_id), Resource::Nofile, lower).expect("a limit");
         let (first, second, worker) = one_more(&pool).await;
         assert_ne!(worker, parked);
         let limits = std::fs::read_to_string(format!("/proc/{worker}/limits")).expect("limits");
         let files = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
-        assert_eq!(files.split_whitespace().collect::<Vec<_>>()[3..5], ["123", "4000"]);
+        assert_eq!(files.split_whitespace().collect::<Vec<_>>()[3..5], ["300", "4000"]);
         let parked = parked_child(server).await;
         rustix::process::setpriority_process(Some(server_id), 3).expect("a priority");
         let third = pool.checkout().start();

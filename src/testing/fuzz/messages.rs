@@ -9,7 +9,8 @@ use crate::wire::call::{
     ToWorker,
 };
 use crate::wire::control::{
-    Ended, FromServer, Hello, Parking, ProcessLimits, ServerReport, Signature, StatusSnapshot, ToServer, WorkerPid,
+    Ended, FromServer, Hello, Parking, ProcessLimits, ServerReport, Signature, StatusSnapshot, ToServer,
+    WorkerPid,
 };
 use crate::wire::handover::{TakeOver, ToPredecessor, ToSuccessor};
 use crate::wire::log_record::{CallsiteInfo, Logged, Record, Value};
