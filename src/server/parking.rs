@@ -188,7 +188,7 @@ mod tests {
         let mut parking = Parking::new(true, now);
         let mut waits = Vec::new();
         for _ in 0..9 {
-            now += LONGEST_WAIT;
+            now += 2 * LONGEST_WAIT;
             assert_eq!(parking.step(Demand::Yes, now), Step::Fork);
             parking.park((), now);
             assert_eq!(parking.take_ended(now + MILLI), Some(()));

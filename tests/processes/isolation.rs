@@ -195,7 +195,7 @@ fn the_fork_server_itself_inherits_nothing() {
     });
 }
 
-/// W13, W9: for the parked child its socket and its process, and the arena of the pool.
+/// W13, W9: for the parked child its socket and its process, the arena of the pool, and the server's control groups.
 #[test]
 fn a_fork_server_holds_little_for_its_parked_child() {
     run(async {
@@ -219,8 +219,10 @@ fn a_fork_server_holds_little_for_its_parked_child() {
             let at = with.iter().position(|it| it == one).expect("the same as without");
             with.remove(at);
         }
-        assert_eq!(with.len(), 3, "{with:?}");
-        assert!(with.iter().any(|it| it.starts_with("/memfd:forkpool-blobs")), "{with:?}");
+        assert_eq!(with.len(), 4, "{with:?}");
+        for one in ["/memfd:forkpool-blobs", "/proc/"] {
+            assert!(with.iter().any(|it| it.starts_with(one)), "{with:?}");
+        }
     });
 }
 
