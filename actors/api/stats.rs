@@ -134,6 +134,15 @@ impl Totals {
         self.checkouts.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn add_checkouts(&self, count: usize) {
+        self.checkouts.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Takes back what was counted too much.
+    pub(crate) fn take_checkouts(&self, count: usize) {
+        self.checkouts.fetch_sub(count as u64, Ordering::Relaxed);
+    }
+
     pub(crate) fn count_success(&self) {
         self.succeeded.fetch_add(1, Ordering::Relaxed);
     }

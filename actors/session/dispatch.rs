@@ -12,9 +12,11 @@ use actix::{ArbiterHandle, Message};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::call_queue::{MethodInfo, PendingCall};
 use super::{CallOptions, Host, PendingSession, Session};
+use crate::actors::calls::payload::{EncodeMessage, Payload};
+use crate::actors::calls::{MethodInfo, PendingCall};
 use crate::actors::context::CallOrigin;
+use crate::actors::lane::{Lane, Ticket};
 use crate::actors::reply::{BatchSlots, ReplySlot, SingleReply};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::transport::blobs::Encoded;
@@ -31,7 +33,16 @@ pub(crate) fn call<W: Accepts<M>, M>(
     limit: Option<Duration>,
     origin: CallOrigin,
 ) -> PendingCall {
-    PendingCall { slot, method: MethodOf::<W, M>::INFO, limit, call_hash: None, origin, timer: None }
+    call_of(MethodOf::<W, M>::INFO, slot, limit, origin)
+}
+
+fn call_of(
+    method: &'static MethodInfo,
+    slot: ReplySlot,
+    limit: Option<Duration>,
+    origin: CallOrigin,
+) -> PendingCall {
+    PendingCall { slot, method, limit, call_hash: None, origin, timer: None }
 }
 
 struct MethodOf<W, M>(PhantomData<(W, M)>);
@@ -51,73 +62,29 @@ pub(crate) fn limit_of<D: Into<Option<Duration>>>(limit: D) -> CallLimit {
     })
 }
 
-/// Encodes a message unless its time limit is unknown.
-///
-/// # Errors
-///
-/// As [`encode`], or why the limit is unknown.
-pub(crate) fn encode_within<M: Serialize>(
-    out: &mut Vec<u8>,
-    message: &M,
-    limits: Limits,
-    call_limit: &CallLimit,
-) -> Result<(), PayloadError> {
-    call_limit.clone()?;
-    encode(out, message, limits)
-}
+/// A message of the user's, and the time limit of its call.
+pub(crate) struct LimitedMessage<'a, M>(pub(crate) &'a M, pub(crate) &'a CallLimit);
 
-/// Encodes a message; a panic in the user's `Serialize` becomes an error.
-///
-/// # Errors
-///
-/// [`PayloadError`] where the message cannot be encoded or exceeds the limits.
-pub(crate) fn encode<M: Serialize>(
-    out: &mut Vec<u8>,
-    message: &M,
-    limits: Limits,
-) -> Result<(), PayloadError> {
-    caught(|| frame::encode(out, message, limits)).unwrap_or_else(|| {
-        Err(PayloadError::Encode {
-            type_name: std::any::type_name::<M>(),
-            reason: "its Serialize panicked".to_owned(),
+impl<M: Serialize> EncodeMessage for LimitedMessage<'_, M> {
+    /// As the trait says; it fails as well if the time limit is unknown. A panic in the user's `Serialize` becomes an
+    /// error.
+    fn encode(&self, out: &mut Vec<u8>, limits: Limits) -> Result<(), PayloadError> {
+        let LimitedMessage(message, limit) = self;
+        if let Err(problem) = limit {
+            return Err(problem.clone());
+        }
+        caught(|| frame::encode(out, message, limits)).unwrap_or_else(|| {
+            Err(PayloadError::Encode {
+                type_name: std::any::type_name::<M>(),
+                reason: "its Serialize panicked".to_owned(),
+            })
         })
-    })
-}
-
-/// A session that runs as a task, without an actor: a single call or a batch that was sent to the pool. The task
-/// ends once all calls are answered and the worker is returned.
-pub(crate) struct SessionTask(pub(crate) Session);
-
-impl SessionTask {
-    /// Runs one call, which is encoded already, on an arbiter.
-    pub(crate) fn spawn<W, M, T, E>(
-        arbiter: &ArbiterHandle,
-        pending: PendingSession,
-        message: Result<Encoded, PayloadError>,
-        caller: Option<actix::dev::OneshotSender<M::Result>>,
-        limit: Option<Duration>,
-        origin: CallOrigin,
-    ) where
-        W: Worker + Accepts<M>,
-        M: Message<Result = Result<T, E>>,
-        T: DeserializeOwned + Send + 'static,
-        E: DeserializeOwned + From<Failure> + Send + 'static,
-    {
-        arbiter.spawn(async move {
-            let mut session = pending.start();
-            let call = call::<W, M>(SingleReply::answering(caller), limit, origin);
-            let mut encode = |out: &mut Vec<u8>, _| match &message {
-                Ok(message) => {
-                    message.write(out);
-                    Ok(())
-                }
-                Err(problem) => Err(problem.clone()),
-            };
-            session.submit(call, &mut encode, &mut NoMailbox);
-            actix_rt::spawn(SessionTask(session));
-        });
     }
 }
+
+/// A session that runs as a task, without an actor: a batch that was sent to the pool. The task
+/// ends once all calls are answered and the worker is returned.
+pub(crate) struct SessionTask(pub(crate) Session);
 
 impl Future for SessionTask {
     type Output = ();
@@ -140,24 +107,33 @@ impl Host for NoMailbox {
     }
 }
 
-/// A message to the pool that waits for a free worker; `N` is the type it was sent as.
-#[derive(Debug)]
+/// A message to the pool on its way to the lane of an arbiter; `N` is the type it was sent as.
 pub struct Relay<W, M, N = M> {
-    pending: PendingSession,
+    scheduler: Arc<Scheduler>,
     message: Result<Encoded, PayloadError>,
     limit: Option<Duration>,
     origin: CallOrigin,
     types: PhantomData<fn(W, M, N)>,
 }
 
+impl<W, M, N> std::fmt::Debug for Relay<W, M, N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").field("message", &self.message).finish_non_exhaustive()
+    }
+}
+
 impl<W: Worker, M: Message + Serialize, N> Relay<W, M, N> {
-    /// Encodes a message and asks the scheduler for a worker.
+    /// Encodes a message.
     pub(crate) fn new(scheduler: &Arc<Scheduler>, message: &M, limit: CallLimit, origin: CallOrigin) -> Self {
-        let limits = scheduler.message_limits(origin.baggage().len());
-        let message =
-            Encoded::of(scheduler.blobs.as_ref(), |out| encode_within(out, message, limits, &limit));
-        let pending = PendingSession::new(scheduler.clone(), CallOptions::single(&scheduler.options));
-        Relay { pending, message, limit: limit.unwrap_or(None), origin, types: PhantomData }
+        let message = LimitedMessage(message, &limit);
+        let message = Payload::Value(&message).into_encoded(scheduler, origin.baggage().len());
+        Relay {
+            scheduler: scheduler.clone(),
+            message,
+            limit: limit.unwrap_or(None),
+            origin,
+            types: PhantomData,
+        }
     }
 }
 
@@ -168,15 +144,21 @@ where
     T: DeserializeOwned + Send + 'static,
     E: DeserializeOwned + From<Failure> + Send + 'static,
 {
-    pub(crate) fn run(self, arbiter: &actix::ArbiterHandle, caller: Option<OneshotSender<Result<T, E>>>) {
-        SessionTask::spawn::<W, M, T, E>(
-            arbiter,
-            self.pending,
-            self.message,
-            caller,
-            self.limit,
-            self.origin,
-        );
+    /// Runs the call in the lane of this thread, which is an arbiter's.
+    pub(crate) fn run_here(self, caller: Option<OneshotSender<Result<T, E>>>) {
+        let call = call::<W, M>(SingleReply::answering(caller), self.limit, self.origin);
+        Lane::run_here(&self.scheduler).submit_encoded(call, self.message, None);
+    }
+
+    /// Runs the call in the lane of an arbiter.
+    pub(crate) fn run(self, arbiter: &ArbiterHandle, caller: Option<OneshotSender<Result<T, E>>>) {
+        let Relay { scheduler, message, limit, origin, .. } = self;
+        let (method, ticket) = (MethodOf::<W, M>::INFO, Ticket::new(&scheduler));
+        // An arbiter that has ended drops the caller, who is answered then.
+        arbiter.spawn(async move {
+            let call = call_of(method, SingleReply::answering(caller), limit, origin);
+            Lane::run_here(&scheduler).submit_encoded(call, message, ticket);
+        });
     }
 }
 
@@ -196,7 +178,7 @@ pub(crate) fn submit<W, M, T, E>(
 {
     for (place, message) in messages.iter().enumerate() {
         let call = call::<W, M>(slots.slot(place), limit.clone().unwrap_or(None), origin.clone());
-        session.submit(call, &mut |out, limits| encode_within(out, message, limits, limit), host);
+        session.submit(call, Payload::Value(&LimitedMessage(message, limit)), host);
     }
 }
 
@@ -259,7 +241,7 @@ impl<M: Send + 'static> BatchRelay<M> {
             let mut submission = BatchSubmission::default();
             submit::<W, M, T, E>(&mut session, &messages.0, &slots, &limit, &origin, &mut submission);
             if let Some(fence) = submission.fence {
-                session.pass_fence(fence);
+                session.pass_fence(fence, &mut NoMailbox);
             }
             drop(messages);
             actix_rt::spawn(SessionTask(session));

@@ -274,5 +274,6 @@ impl World {
             assert_eq!(worker.reported_exits, 1, "the exit of worker {number} was reported once");
         }
         assert_eq!(self.state.next_tick(), None, "a stopped pool schedules no tick");
+        self.check_calls();
     }
 }

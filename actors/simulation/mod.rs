@@ -1,12 +1,15 @@
-//! Seeded simulations of the pool state: an event loop with a seeded random number generator plays the supervisor, the
-//! fork server, the workers, the requesters and the time, and injects faults. It checks the pool state after every
-//! event.
+//! Seeded simulations of the pool state and of the machines of sessions: an event loop with a seeded random number
+//! generator plays the supervisor, the fork server, the workers, the requesters and the time, and injects faults. It
+//! checks the pool state after every event, and every answer to a call.
 //!
 //! Messages arrive as in a real pool: delayed, in order for one worker and in any order for different workers. The same
 //! seed gives the same run, to the last event.
 
+mod channel;
 mod checks;
+mod leases;
 mod plan;
+mod requests;
 mod server;
 mod session;
 mod worker;
@@ -42,7 +45,7 @@ fn replay(seed: u64) -> String {
     format!("seed {seed} {end}:\n{log}\n\nto rerun it: FORKPOOL_SEED={seed} cargo test --lib simulation\n")
 }
 
-/// P2, P3, P4, P5, P6, P7, P12
+/// P2, P3, P4, P5, P6, P7, P8, P12, C2, C4, C9, T1, T4, E3, E5
 #[test]
 fn the_pool_keeps_its_promises_under_all_faults() {
     let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();

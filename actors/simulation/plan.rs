@@ -22,15 +22,18 @@ pub(super) struct Plan {
     pub(super) not_forked: usize,
     /// Servers whose preload fails.
     pub(super) server_fails: usize,
-    /// Checkouts that end otherwise than by a release.
+    /// Calls, releases and checkouts that do not go well: those of which an eighth, a sixteenth or less hang, panic,
+    /// break the protocol, end their worker or are aborted.
     pub(super) mishaps: usize,
-    /// Waiting checkouts that are cancelled.
+    /// Calls whose requesters give them up.
     pub(super) impatient: usize,
+    /// Calls whose handlers return an error.
+    pub(super) errors: usize,
     /// The longest time that a message, a fork or a reaping takes.
     pub(super) delay: Duration,
     /// The longest time that a set-up takes.
     pub(super) setup: Duration,
-    /// The longest time that a checkout is held.
+    /// The longest time that a call runs, and that a requester waits before its next call.
     pub(super) hold: Duration,
     pub(super) requesters: usize,
     /// When faults stop.
@@ -50,6 +53,9 @@ pub(super) struct Plan {
 /// Rates of faults, in a thousand.
 const RATES: [usize; 6] = [0, 0, 20, 100, 400, 1000];
 
+/// Time limits of calls, waits and holders, in milliseconds.
+pub(super) const LIMITS: [Option<u64>; 7] = [None, None, Some(0), Some(3), Some(50), Some(700), Some(30_000)];
+
 impl Plan {
     pub(super) fn of(rng: &mut SeededRng) -> Self {
         let calm_at = millis(rng.pick(&[200, 2_000, 20_000, 120_000]));
@@ -65,6 +71,7 @@ impl Plan {
             server_fails: rng.pick(&[0, 0, 200, 900]),
             mishaps: rng.pick(&RATES),
             impatient: rng.pick(&RATES),
+            errors: rng.pick(&RATES),
             delay: millis(rng.pick(&[0, 1, 10, 300])),
             setup: millis(rng.pick(&[0, 5, 100, 2_000])),
             hold: millis(rng.pick(&[0, 10, 200, 5_000])),
@@ -100,6 +107,7 @@ impl Plan {
             server_fails: 0,
             mishaps: 0,
             impatient: 0,
+            errors: 0,
             delay: millis(1),
             setup: millis(5),
             requesters: 0,

@@ -1,388 +1,495 @@
-//! The simulated sessions: they acquire a worker, wait or cancel, hold it, and release it, kill it or lose it.
+//! The simulated sessions: each runs the machine of a real one, with the scheduler's pool state, simulated channels and
+//! the simulated clock.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::plan::millis;
-use super::worker::ExpectedState;
+use super::channel::{SimFrame, SimReply};
+use super::plan::{LIMITS, millis};
+use super::requests::{SimCall, SimError};
 use super::world::{SimEvent, World};
-use crate::actors::scheduler::exit::EXIT_REPORT_TIMEOUT;
-use crate::actors::scheduler::state::{Admission, PoolPhase, ReleaseReport};
+use crate::actors::calls::faults::{Fault, no_time_left};
+use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::worker_state::RetireReason;
+use crate::actors::session::CallOptions;
+use crate::actors::session::machine::{
+    Action, Actions, Admission, Call, Due, DueReply, Event, Exit, Grant, MAX_FALSE_STARTS, Machine,
+};
+use crate::config::OnCancel;
+use crate::failure::{Failure, FailureKind};
 
-/// Workers that may exit before they begin a call until the call itself is considered the cause.
-const MAX_FALSE_STARTS: u32 = 10;
+/// How a simulated worker breaks the protocol.
+const NONSENSE: &str = "it sent nonsense";
 
-/// The next step of a session.
+/// What happens to a session, or to its requester.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SimTurn {
-    /// It is cancelled.
-    Cancel,
-    /// It takes the notice with its worker.
-    SeeGrant,
-    /// Its worker begins its first call.
-    BeginCall,
-    /// It has no more calls.
-    Finish,
-    /// Its worker confirms the release.
-    FinishRelease,
-    /// It finds its worker's channel closed.
-    ChannelEnd,
-    /// It receives the exit report of its worker.
-    ExitReport,
-    /// It stops waiting for the exit report.
-    ExitTimeout,
+    /// The requester sends its next call.
+    Send,
+    /// The session takes the next letter from its mailbox.
+    Letter(Letter),
+    /// The session looks at its notice, its channel and its clock.
+    Look,
+    /// The requester gives up a call.
+    GiveUp(u64),
+    Abort,
+    /// The failure is described for which the session waits.
+    Described,
 }
 
-/// The state of a session, with the worker that it has.
+/// What lies in a session's mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SimSessionState {
-    Waiting,
-    /// It was granted a worker and has not taken the notice yet.
-    Granted(u64),
-    Held(u64),
-    Releasing(u64),
-    AwaitingExit(u64),
-    Ended,
+pub(super) enum Letter {
+    Call(u64),
+    Fence(u64),
+    /// The last address is dropped.
+    Disconnect,
 }
-
-/// How a session will end its checkout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Intent {
-    Release,
-    /// It kills the worker.
-    Kill(RetireReason),
-    /// It retires the worker.
-    Retire,
-    HoldForever,
-    /// The worker never confirms the release.
-    HangInRelease,
-}
-
-/// The ways to end a checkout otherwise than by a release.
-const MISHAPS: [Intent; 9] = [
-    Intent::Kill(RetireReason::TimedOut),
-    Intent::Kill(RetireReason::Aborted),
-    Intent::Kill(RetireReason::Panicked),
-    Intent::Kill(RetireReason::Broken),
-    Intent::Kill(RetireReason::AfterError),
-    Intent::Kill(RetireReason::LeaseDropped),
-    Intent::Retire,
-    Intent::HoldForever,
-    Intent::HangInRelease,
-];
 
 /// One session.
 pub(super) struct SimSession {
-    pub(super) state: SimSessionState,
-    /// Incremented with every change of the state, so that steps scheduled for an earlier state are ignored.
-    state_number: u32,
-    pub(super) has_call: bool,
-    begun: bool,
-    intent: Intent,
-    false_starts: u32,
-}
-
-impl SimSession {
-    /// Returns the worker that the session has.
-    pub(super) fn worker(&self) -> Option<u64> {
-        match self.state {
-            SimSessionState::Granted(worker) | SimSessionState::Held(worker) => Some(worker),
-            SimSessionState::Releasing(worker) | SimSessionState::AwaitingExit(worker) => Some(worker),
-            SimSessionState::Waiting | SimSessionState::Ended => None,
-        }
-    }
+    pub(super) machine: Machine<SimCall>,
+    actions: Actions<SimCall>,
+    pub(super) options: CallOptions,
+    pub(super) waiter: u64,
+    pub(super) worker: Option<u64>,
+    /// The frames that were written to the worker and that it may not have read.
+    pub(super) unconfirmed: Vec<SimFrame>,
+    /// The failure that the machine waits for, and whether it ends the checkout.
+    describing: Option<(Failure, bool)>,
+    is_connected: bool,
+    last_letter: Duration,
+    timer_at: Option<Instant>,
+    /// Workers in a row that were lost before they began the first call.
+    retries: u32,
+    /// Whether the machine decides whether it can use a worker that was granted.
+    is_granting: bool,
+    /// The requester: how many calls it still sends, and whether it keeps the checkout until faults stop.
+    pub(super) to_send: u32,
+    pub(super) forever: bool,
+    pub(super) last_sent: u64,
+    pub(super) last_begun: u64,
+    pub(super) last_reply: u64,
+    pub(super) errors: Vec<SimError>,
+    /// Whether the answer to the call that has failed comes next.
+    pub(super) is_raising: bool,
+    pub(super) fatal: Option<FailureKind>,
 }
 
 impl World {
     pub(super) fn add_requester(&mut self) {
-        let has_call = !self.rng.happens(200);
+        let single = self.rng.happens(300);
+        let limit = |rng: &mut crate::testing::seeded_rng::SeededRng| rng.pick(&LIMITS).map(millis);
+        let options = CallOptions {
+            timeout: limit(&mut self.rng),
+            wait_timeout: if self.rng.happens(200) { limit(&mut self.rng) } else { None },
+            idle_checkout_timeout: if self.rng.happens(200) { limit(&mut self.rng) } else { None },
+            on_cancel: self.rng.pick(&[OnCancel::Finish, OnCancel::Kill]),
+            keep_after_error: self.rng.happens(300),
+            single,
+        };
+        let calls = self.rng.pick(&[0, 1, 1, 2, 5, 9]);
         let mishaps = self.plan.mishaps;
-        let intent = if self.draw_fault(mishaps) { self.rng.pick(&MISHAPS) } else { Intent::Release };
-        self.acquire(
-            SimSession {
-                state: SimSessionState::Waiting,
-                state_number: 0,
-                has_call,
-                begun: false,
-                intent,
-                false_starts: 0,
-            },
-            false,
-        );
-    }
-
-    fn acquire(&mut self, session: SimSession, again: bool) {
+        let forever = self.draw_fault(mishaps / 8);
         self.last_session += 1;
-        let (id, now) = (self.last_session, self.now());
+        let id = self.last_session;
+        let session = SimSession {
+            machine: Machine::waiting(options),
+            actions: Actions::new(),
+            options,
+            waiter: 0,
+            worker: None,
+            unconfirmed: Vec::new(),
+            describing: None,
+            is_connected: !single,
+            last_letter: Duration::ZERO,
+            timer_at: None,
+            retries: 0,
+            is_granting: false,
+            to_send: if single { 1 } else { calls },
+            forever: forever && !single,
+            last_sent: 0,
+            last_begun: 0,
+            last_reply: 0,
+            errors: Vec::new(),
+            is_raising: false,
+            fatal: None,
+        };
         self.sessions.insert(id, session);
-        let last_idle = self.idle.last().copied();
-        let answer = if again { self.state.reacquire(id, now) } else { self.state.acquire(id, now) };
-        self.record(if again { "worker requested again" } else { "worker requested" }, || {
-            format!("{id}: {answer:?}")
-        });
-        match answer {
-            Admission::Granted { worker } => {
-                assert!(self.queue.is_empty(), "no waiting checkout is overtaken");
-                assert_eq!(Some(worker), last_idle, "the most recently used worker is taken");
-                self.grant(id, worker);
-            }
-            Admission::Queued => {
-                if again {
-                    self.queue.push_front(id);
-                } else {
-                    self.queue.push_back(id);
-                }
-                let impatient = self.plan.impatient;
-                if self.draw_fault(impatient) {
-                    let wait = self.draw_wait(self.plan.hold * 2);
-                    self.schedule_turn_after(wait, id, SimTurn::Cancel);
-                }
-            }
-            Admission::Overloaded { waiting } => {
-                assert_eq!(waiting, self.queue.len());
-                assert!(self.plan.options.max_waiting.is_some_and(|most| waiting >= most));
-                self.end_session(id);
-            }
-            Admission::Stopped => {
-                let served = if again { PoolPhase::Closing } else { PoolPhase::Open };
-                assert!(self.state.phase() > served, "an open pool accepts checkouts");
-                self.end_session(id);
-            }
+        self.acquire(id, false);
+        if single {
+            // A single call is submitted before its session does anything else.
+            self.send_next(id);
+        } else {
+            let wait = self.draw_wait(self.plan.hold);
+            self.schedule_turn_after(wait, id, SimTurn::Send);
         }
-        self.settle();
+        if self.draw_fault(mishaps / 8) {
+            let wait = self.draw_wait(self.plan.hold * 3);
+            self.schedule_turn_after(wait, id, SimTurn::Abort);
+        }
     }
 
-    /// Lends a worker to a session, as the pool state has decided.
-    pub(super) fn grant(&mut self, id: u64, number: u64) {
-        assert_ne!(self.state.phase(), PoolPhase::Stopping, "a stopped pool lends no worker");
-        let before = self.holders.insert(number, id);
-        assert_eq!(before, None, "worker {number} has at most one holder");
-        self.idle.retain(|idle| *idle != number);
-        let Some(worker) = self.worker(number) else { panic!("worker {number} is known") };
-        assert_eq!(worker.expected_state, Some(ExpectedState::Idle), "only an idle worker is granted");
-        worker.expected_state = Some(ExpectedState::Leased(id));
-        worker.checkouts += 1;
-        let alive = worker.is_alive();
-        self.enter(id, SimSessionState::Granted(number));
+    pub(super) fn schedule_turn_after(&mut self, wait: Duration, id: u64, turn: SimTurn) {
+        self.schedule_after(wait, SimEvent::Turn(id, turn));
+    }
+
+    /// Puts a letter into a session's mailbox, behind all others.
+    pub(super) fn post(&mut self, id: u64, letter: Letter) {
         let wait = self.draw_delay();
-        self.schedule_turn_after(wait, id, SimTurn::SeeGrant);
-        if !alive {
-            self.schedule_turn(id, SimTurn::ChannelEnd);
-        }
-    }
-
-    /// Changes the state of a session.
-    fn enter(&mut self, id: u64, state: SimSessionState) {
-        let Some(session) = self.sessions.get_mut(&id) else { panic!("session {id} is known") };
-        assert_ne!(session.state, SimSessionState::Ended, "a checkout ends once");
-        session.state = state;
-        session.state_number += 1;
-    }
-
-    pub(super) fn end_session(&mut self, id: u64) {
-        self.enter(id, SimSessionState::Ended);
-        self.sessions.remove(&id);
-    }
-
-    /// Schedules the next step of a session after a random delay. It is ignored if the session has left its current
-    /// state.
-    pub(super) fn schedule_turn(&mut self, id: u64, turn: SimTurn) {
-        let wait = self.draw_delay();
-        self.schedule_turn_after(wait, id, turn);
-    }
-
-    fn schedule_turn_after(&mut self, wait: Duration, id: u64, turn: SimTurn) {
-        if let Some(session) = self.sessions.get(&id) {
-            // These steps apply to every state.
-            let any = matches!(turn, SimTurn::ChannelEnd | SimTurn::ExitReport | SimTurn::Cancel);
-            let number = if any { u32::MAX } else { session.state_number };
-            self.schedule_after(wait, SimEvent::Turn(id, number, turn));
-        }
-    }
-
-    pub(super) fn take_turn(&mut self, id: u64, number: u32, turn: SimTurn) {
+        let at = self.elapsed + wait;
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        if number != u32::MAX && number != session.state_number {
+        if session.options.single {
+            return self.take_letter(id, letter);
+        }
+        session.last_letter = session.last_letter.max(at);
+        let wait = session.last_letter.saturating_sub(self.elapsed);
+        self.schedule_turn_after(wait, id, SimTurn::Letter(letter));
+    }
+
+    pub(super) fn take_turn(&mut self, id: u64, turn: SimTurn) {
+        if !self.sessions.contains_key(&id) {
             return;
         }
-        match (turn, session.state) {
-            (SimTurn::Cancel, SimSessionState::Waiting | SimSessionState::Granted(_)) => self.cancel(id),
-            (SimTurn::SeeGrant, SimSessionState::Granted(worker)) => {
-                self.enter(id, SimSessionState::Held(worker));
-                self.schedule_turn(id, SimTurn::BeginCall);
+        match turn {
+            SimTurn::Send => self.send_next(id),
+            SimTurn::Letter(letter) => self.take_letter(id, letter),
+            SimTurn::GiveUp(call) => {
+                self.give_up(call);
             }
-            (SimTurn::BeginCall, SimSessionState::Held(worker)) => {
-                session.begun = session.has_call;
-                let forever = session.intent == Intent::HoldForever && !self.calm;
-                if !self.workers.get(&worker).is_some_and(|worker| worker.is_alive()) {
-                    self.sessions.entry(id).and_modify(|session| session.begun = false);
-                } else if !forever {
-                    let wait = self.draw_wait(self.plan.hold);
-                    self.schedule_turn_after(wait, id, SimTurn::Finish);
+            SimTurn::Abort => {
+                self.record("checkout aborted", || id.to_string());
+                self.on(id, Event::Aborted("for a test".to_owned()));
+            }
+            SimTurn::Described => self.end_description(id),
+            SimTurn::Look => {}
+        }
+        self.look(id);
+    }
+
+    fn take_letter(&mut self, id: u64, letter: Letter) {
+        match letter {
+            Letter::Call(number) => self.submit(id, number),
+            Letter::Fence(number) => self.on(id, Event::FencePassed(number)),
+            Letter::Disconnect => {
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.is_connected = false;
                 }
             }
-            (SimTurn::Finish, SimSessionState::Held(worker)) => self.finish(id, worker),
-            (SimTurn::FinishRelease, SimSessionState::Releasing(worker)) => self.finish_release(id, worker),
-            (
-                SimTurn::ChannelEnd,
-                SimSessionState::Granted(worker)
-                | SimSessionState::Held(worker)
-                | SimSessionState::Releasing(worker),
-            ) => {
-                self.await_exit(id, worker);
-            }
-            (SimTurn::ExitReport, state) if state != SimSessionState::Waiting => self.lose_worker(id),
-            (SimTurn::ExitTimeout, SimSessionState::AwaitingExit(_)) => self.lose_worker(id),
-            _ => {}
         }
     }
 
-    /// Cancels a session that waits or was just granted a worker.
-    fn cancel(&mut self, id: u64) {
-        let now = self.now();
-        let state = self.sessions[&id].state;
-        self.record("checkout cancelled", || format!("{id}, {state:?}"));
-        let at = self.queue.iter().position(|waiting| *waiting == id);
-        at.map(|at| self.queue.remove(at));
-        assert_eq!(self.state.cancel(id, now), at.is_some(), "a waiting checkout is in the queue");
-        self.settle();
-        if let SimSessionState::Granted(worker) = state {
-            self.give_back(worker, ReleaseReport::default());
+    /// Submits a call, as a real session does.
+    fn submit(&mut self, id: u64, number: u64) {
+        let call = self.sim_call(number);
+        if call.is_abandoned() {
+            // actix drops a message from the mailbox whose sender no longer waits.
+            return;
         }
-        self.end_session(id);
-    }
-
-    fn finish(&mut self, id: u64, worker: u64) {
-        if !self.workers.get(&worker).is_some_and(|worker| worker.is_alive()) {
-            return self.await_exit(id, worker);
-        }
-        let now = self.now();
-        let intent = if self.calm { Intent::Release } else { self.sessions[&id].intent };
-        let reason = self.state.retire_reason(worker, ReleaseReport::default(), now);
-        match (intent, reason) {
-            (Intent::Kill(reason), _) => self.kill_lease(id, worker, reason),
-            (Intent::Retire, _) => self.retire(id, worker, RetireReason::StopRequested),
-            (_, Some(reason)) => self.retire(id, worker, reason),
-            (_, None) => {
-                self.enter(id, SimSessionState::Releasing(worker));
-                // A release that hangs ends at its time limit.
-                let hangs = intent == Intent::HangInRelease;
-                let wait = self.draw_wait(if hangs { millis(2000) } else { millis(5) });
-                self.schedule_turn_after(wait, id, SimTurn::FinishRelease);
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let limit = call.limit();
+        let admission = session.machine.admit(limit, &mut session.actions);
+        self.act(id);
+        match admission {
+            Admission::Refuse(answer) => self.record_answer(id, call, &answer),
+            Admission::Write => self.write(id, call),
+            Admission::Queue => {
+                self.mark_call(id);
+                self.on(id, Event::Queued { call, message: () });
             }
         }
     }
 
-    fn finish_release(&mut self, id: u64, worker: u64) {
-        if self.sessions[&id].intent == Intent::HangInRelease && !self.calm {
-            return self.kill_lease(id, worker, RetireReason::TimedOut);
+    /// Notes for the scheduler that a call is queued on the checkout.
+    fn mark_call(&mut self, id: u64) {
+        let waiter = self.sessions[&id].waiter;
+        if let Some(waiter) = self.waiters.get_mut(&waiter) {
+            waiter.has_call = true;
         }
-        let report = self.draw_report();
-        self.record("worker released", || format!("{worker} by {id}, {report:?}"));
-        self.give_back(worker, report);
-        self.end_session(id);
     }
 
-    fn give_back(&mut self, number: u64, report: ReleaseReport) {
+    fn write(&mut self, id: u64, call: SimCall) {
         let now = self.now();
-        self.holders.remove(&number);
-        let expected = self.expected_reason(number, report, now);
-        let leased = matches!(
-            self.worker(number).map(|worker| worker.expected_state),
-            Some(Some(ExpectedState::Leased(_)))
-        );
-        if let Some(worker) = self.worker(number).filter(|_| leased) {
-            worker.expected_state = Some(ExpectedState::Idle);
-            worker.idle_since = now;
-            self.idle.push(number);
+        self.check_write(call.number);
+        let bytes = self.rng.pick(&[64, 64, 300_000]);
+        let Some(session) = self.sessions.get(&id) else { return };
+        let Some(worker) = session.worker else { panic!("a call is written to a worker that is held") };
+        let last = session.options.single && self.retire_reason(worker).is_none();
+        let frame = session.machine.frame_of(&call, last, now);
+        let frame = SimFrame::Call { id: frame.id, call: call.number, errors_seen: frame.errors_seen, last };
+        if !session.machine.has_replied() {
+            self.mark_call(id);
         }
-        self.state.release(number, report, now);
-        self.settle();
-        let ends =
-            self.worker(number).is_none_or(|worker| worker.expected_state == Some(ExpectedState::Ending));
-        assert!(!leased || expected.is_none() || ends, "worker {number} is to be retired: {expected:?}");
+        self.on(id, Event::Written { call, bytes, last });
+        self.send_frame(id, worker, frame);
     }
 
-    /// Kills the worker of a session and ends the session.
-    fn kill_lease(&mut self, id: u64, number: u64, reason: RetireReason) {
-        self.record("worker killed", || format!("{number} by {id}: {reason}"));
-        self.kill(number);
-        self.dismiss(number, reason);
-        self.end_session(id);
-    }
-
-    fn dismiss(&mut self, number: u64, reason: RetireReason) {
-        let now = self.now();
-        self.holders.remove(&number);
-        if let Some(worker) = self.worker(number)
-            && let Some(expected_state) = &mut worker.expected_state
+    fn send_frame(&mut self, id: u64, worker: u64, frame: SimFrame) {
+        if let Some(session) = self.sessions.get_mut(&id)
+            && !session.machine.has_replied()
         {
-            *expected_state = ExpectedState::Ending;
+            session.unconfirmed.push(frame);
         }
-        self.state.dismiss(number, reason, now);
-        self.settle();
+        self.send(worker, frame);
     }
 
-    fn retire(&mut self, id: u64, number: u64, reason: RetireReason) {
+    /// Passes an event to the machine of a session and carries out what that wants done.
+    pub(super) fn on(&mut self, id: u64, event: Event<SimCall>) {
         let now = self.now();
-        self.record("worker retired at release", || format!("{number} by {id}: {reason}"));
-        self.holders.remove(&number);
-        if let Some(worker) = self.worker(number)
-            && let Some(ExpectedState::Leased(_)) = worker.expected_state
-        {
-            worker.expected_state = Some(ExpectedState::Ending);
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.machine.on(event, now, &mut session.actions);
+        self.act(id);
+    }
+
+    fn act(&mut self, id: u64) {
+        while let Some(action) = self.sessions.get_mut(&id).and_then(|session| session.actions.pop_front()) {
+            self.carry_out_for(id, action);
         }
-        self.state.retire(number, reason, now);
-        self.settle();
-        self.end_session(id);
     }
 
-    fn await_exit(&mut self, id: u64, worker: u64) {
-        self.enter(id, SimSessionState::AwaitingExit(worker));
-        self.schedule_turn_after(EXIT_REPORT_TIMEOUT, id, SimTurn::ExitTimeout);
-    }
-
-    /// Ends or restarts a session whose worker has exited, or did not send an exit report in time and is killed.
-    fn lose_worker(&mut self, id: u64) {
-        let Some(worker) = self.sessions[&id].worker() else { return };
-        self.record("worker lost", || format!("{worker} of {id}"));
-        let Some(session) = self.sessions.remove(&id) else { return };
-        let gives_up = session.false_starts >= MAX_FALSE_STARTS;
-        if !(session.begun || gives_up) && session.has_call {
-            let false_starts = session.false_starts + 1;
-            self.acquire(SimSession { state: SimSessionState::Waiting, false_starts, ..session }, true);
+    fn carry_out_for(&mut self, id: u64, action: Action<SimCall>) {
+        match action {
+            Action::Answer(call, answer) => self.record_answer(id, call, &answer),
+            Action::SendFence(number) => self.send_fence(id, number),
+            Action::Acquire { again } => self.acquire(id, again),
+            Action::LeaveQueue => self.leave_queue(id),
+            Action::ConfirmRead => {
+                let Some(session) = self.sessions.get_mut(&id) else { return };
+                session.unconfirmed.clear();
+                session.retries = 0;
+            }
+            Action::Release => {
+                if let Some(worker) = self.sessions[&id].worker {
+                    self.send_frame(id, worker, SimFrame::Release);
+                }
+            }
+            Action::GiveBack { report, .. } => self.give_back_lease(id, report),
+            Action::Retire(reason) => self.retire_lease(id, reason),
+            Action::Kill { reason, resend } => {
+                self.count_retry(id, resend);
+                self.kill_lease(id, reason);
+            }
+            Action::CountHold(_) => {}
+            Action::Fail { fault, .. } => self.fail(id, fault),
+            Action::FailWait { limit, .. } => {
+                self.leave_queue(id);
+                self.describe(id, Failure::of(FailureKind::Timeout, "").at_limit(limit), true);
+            }
+            Action::Complete(failure) => self.describe(id, failure, false),
+            Action::Abort { was_waiting, .. } => {
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.describing = None;
+                    session.fatal.get_or_insert(FailureKind::Aborted);
+                }
+                self.kill_lease(id, RetireReason::Aborted);
+                if was_waiting {
+                    self.leave_queue(id);
+                }
+                let failure = Failure::of(FailureKind::Aborted, "");
+                self.on(id, Event::AbortDescribed { of_first: Some(failure.clone()), failure });
+            }
+            Action::ForgetWritten => {
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.unconfirmed.clear();
+                }
+            }
         }
-        // The lease ends after the new request: a closing pool waits for leases, and would otherwise be drained before.
-        self.kill(worker);
-        self.dismiss(worker, RetireReason::Broken);
     }
 
-    /// Fails the first waiting session that has a call with a failed set-up.
-    pub(super) fn notify_first_waiter(&mut self) {
+    fn send_fence(&mut self, id: u64, number: u64) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.errors.push(SimError { call: 0, last_sent: session.last_sent });
+        session.is_raising = true;
+        if session.options.single {
+            self.on(id, Event::FencePassed(number));
+        } else {
+            self.post(id, Letter::Fence(number));
+        }
+    }
+
+    /// C4: counts a worker that was lost before it began a call; no call may be sent to more than ten of them.
+    fn count_retry(&mut self, id: u64, resend: bool) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if !resend {
+            return;
+        }
+        // A worker that was not used counts only if it was at fault.
+        session.retries += u32::from(!session.is_granting);
+        assert!(session.retries <= MAX_FALSE_STARTS, "a call is sent to ten workers at most");
+        if let Some(SimFrame::Call { call, .. }) = session.unconfirmed.first().copied() {
+            self.record("call sent again", || call.to_string());
+            assert_eq!(self.calls[&call].runs, 0, "call {call} has run and is sent again");
+        }
+    }
+
+    fn fail(&mut self, id: u64, fault: Fault) {
+        if let Fault::BrokeProtocol(what) = &fault {
+            assert_eq!(what, NONSENSE, "a worker that keeps to the protocol breaks nothing");
+        }
+        let kind = match &fault {
+            Fault::TimedOut(_) => FailureKind::Timeout,
+            Fault::Cancelled => FailureKind::Cancelled,
+            Fault::Panicked(..) => FailureKind::Panic,
+            Fault::BrokeProtocol(_) => FailureKind::Protocol,
+            Fault::Exited(_) => FailureKind::Died,
+        };
+        // T4
+        let replied = self.lease_of(id).is_some_and(|lease| !lease.outbox.is_empty());
+        assert!(kind != FailureKind::Timeout || !replied, "a reply that can be read wins over a time limit");
+        self.kill_lease(id, fault.retire_reason());
+        self.describe(id, Failure::of(kind, ""), true);
+    }
+
+    /// Describes a failure, at once or after a while.
+    fn describe(&mut self, id: u64, failure: Failure, is_fatal: bool) {
+        let at_once = self.rng.happens(700);
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.describing = Some((failure, is_fatal));
+        if at_once {
+            return self.end_description(id);
+        }
+        let wait = self.draw_delay();
+        self.schedule_turn_after(wait, id, SimTurn::Described);
+    }
+
+    fn end_description(&mut self, id: u64) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if let Some((failure, is_fatal)) = session.describing.take() {
+            if is_fatal {
+                session.fatal.get_or_insert(failure.kind());
+            }
+            self.on(id, Event::FailureDescribed(failure));
+        }
+    }
+
+    /// Does all that a session can do now, as a real one does when it is polled.
+    fn look(&mut self, id: u64) {
+        while let Some(session) = self.sessions.get_mut(&id) {
+            if session.describing.is_some() {
+                return;
+            }
+            if self.take_notice(id)
+                || self.write_queued(id)
+                || self.read(id)
+                || self.cancel_running(id)
+                || self.fire_deadline(id)
+            {
+                continue;
+            }
+            let Some(session) = self.sessions.get(&id) else { return };
+            if !session.machine.is_done(!session.is_connected) {
+                break;
+            }
+            let ends = session.worker.and_then(|worker| self.retire_reason(worker));
+            self.on(id, Event::Finished { ends });
+        }
+        let Some(session) = self.sessions.get(&id) else { return };
+        if session.machine.is_over(!session.is_connected) {
+            return self.end_session(id);
+        }
+        self.schedule_deadline(id);
+    }
+
+    /// Kills the worker if the requester of the running call has given it up; returns whether it did.
+    fn cancel_running(&mut self, id: u64) -> bool {
+        let Some(session) = self.sessions.get(&id) else { return false };
+        let cancels = session.options.on_cancel == OnCancel::Kill && session.machine.has_running();
+        let machine = &session.machine;
+        let given_up = cancels && machine.first().is_some_and(Call::is_abandoned) && machine.holds_worker();
+        if given_up {
+            self.on(id, Event::Cancelled);
+        }
+        given_up
+    }
+
+    fn write_queued(&mut self, id: u64) -> bool {
         let now = self.now();
-        let first = self.state.waiting().find(|id| self.sessions[id].has_call);
-        if let Some(first) = first {
-            self.record("checkout failed with a set-up", || first.to_string());
-            assert!(self.state.cancel(first, now), "the checkout is in the queue");
-            self.queue.retain(|waiting| *waiting != first);
-            self.settle();
-            self.end_session(first);
-        }
+        let next = self.sessions.get_mut(&id).and_then(|session| session.machine.next_to_write(now));
+        let Some((call, ())) = next else { return false };
+        self.write(id, call);
+        true
     }
 
-    /// Kills the workers of all sessions at the end of the drain.
-    pub(super) fn stop_sessions(&mut self) {
-        let holders: Vec<(u64, u64)> = self.holders.iter().map(|(worker, id)| (*worker, *id)).collect();
-        for (worker, id) in holders {
-            self.kill_lease(id, worker, RetireReason::PoolEnds);
-        }
+    /// Reads the next frame of the worker; returns whether there was one, or the end of the channel.
+    pub(super) fn read(&mut self, id: u64) -> bool {
+        let Some(session) = self.sessions.get(&id).filter(|session| session.machine.reads_frames()) else {
+            return false;
+        };
+        let Some(number) = session.worker else { return false };
+        let is_alive = self.workers.get(&number).is_some_and(|worker| worker.is_alive());
+        let Some(lease) = self.leases.get_mut(&number) else { return false };
+        let event = match lease.outbox.pop_front() {
+            Some(SimReply::Reply { id: call, outcome, keep, stop }) => {
+                let ran = session.machine.due(call);
+                assert!(matches!(ran, Some(DueReply::Call(_) | DueReply::AlreadyCleared)), "replies are due");
+                Event::Replied { id: call, meaning: outcome.meaning(), keep, stop }
+            }
+            Some(SimReply::Released(report)) => Event::Released(report),
+            Some(SimReply::Nonsense) => Event::ProtocolBroken(NONSENSE.into()),
+            None if is_alive && !lease.closed => return false,
+            None => Event::ChannelEnded,
+        };
+        self.on(id, event);
+        true
     }
 
-    /// Lets sessions finish that hold a worker forever, and set-ups that hang.
-    pub(super) fn end_stuck_sessions(&mut self) {
-        self.finish_hung_setups();
-        let stuck = self.sessions.iter().filter(|(_, session)| session.intent == Intent::HoldForever);
-        let stuck: Vec<u64> = stuck.map(|(id, _)| *id).collect();
-        stuck.into_iter().for_each(|id| self.schedule_turn(id, SimTurn::Finish));
+    fn fire_deadline(&mut self, id: u64) -> bool {
+        let now = self.now();
+        let deadline = self.sessions.get(&id).and_then(|session| session.machine.next_deadline());
+        let Some(limit) = deadline.filter(|limit| limit.at <= now) else { return false };
+        self.record("deadline", || format!("{:?} of {id}", limit.due));
+        match limit.due {
+            Due::Exit => self.report_exit(id, None),
+            Due::Holding(limit) => {
+                let Some(session) = self.sessions.get_mut(&id) else { return false };
+                session.fatal = Some(FailureKind::Timeout);
+                let worker = session.worker;
+                let ends = worker.and_then(|worker| self.retire_reason(worker));
+                let failure = no_time_left().at_limit(limit);
+                self.on(id, Event::Reclaimed { failure, ends });
+            }
+            due => self.on(id, Event::Expired { due, late: now.duration_since(limit.at) }),
+        }
+        true
+    }
+
+    /// Reports to a session that its worker has ended, as far as is known.
+    pub(super) fn report_exit(&mut self, id: u64, report: Option<ExitReport>) {
+        let sees = self.rng.happens(900);
+        let Some(session) = self.sessions.get(&id) else { return };
+        let is_connected = session.is_connected;
+        let seen_begun = self.lease_of(id).map(|lease| lease.begun).filter(|_| sees);
+        let worker = session.worker.and_then(|number| self.workers.get(&number));
+        let gone = worker.is_none_or(|worker| !worker.is_alive());
+        let report = report.or(gone.then_some(ExitReport::Unknown));
+        self.on(id, Event::Exited(Exit { report, seen_begun, is_connected }));
+    }
+
+    fn schedule_deadline(&mut self, id: u64) {
+        let now = self.now();
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(limit) = session.machine.next_deadline() else { return };
+        if session.timer_at.is_some_and(|at| now < at && at <= limit.at) {
+            return;
+        }
+        session.timer_at = Some(limit.at);
+        self.schedule_turn_after(limit.at.saturating_duration_since(now), id, SimTurn::Look);
+    }
+
+    /// Takes a worker that was granted, and passes it what the last worker has not read.
+    pub(super) fn take_lease(&mut self, id: u64, worker: u64) {
+        let mishaps = self.plan.mishaps;
+        let (early, unregistered) = (self.draw_fault(mishaps / 16), self.draw_fault(mishaps / 16));
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        assert_eq!(session.worker.replace(worker), None, "a session has one worker");
+        let grant = Grant { calls_served: 0, has_early_bytes: early, is_registered: !unregistered };
+        session.retries += u32::from(early);
+        session.is_granting = true;
+        self.on(id, Event::Granted(grant));
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.is_granting = false;
+        if session.worker == Some(worker) {
+            let unread = session.unconfirmed.clone();
+            unread.into_iter().for_each(|frame| self.send(worker, frame));
+        }
     }
 }

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::plan::millis;
-use super::session::SimTurn;
 use super::world::{SimEvent, World};
 
 /// The actual state of a process.
@@ -22,6 +21,7 @@ pub(super) enum ProcessState {
 pub(super) enum ExpectedState {
     Starting,
     Idle,
+    /// To this waiter.
     Leased(u64),
     Ending,
 }
@@ -199,8 +199,8 @@ impl World {
         if watched {
             self.notify(number, SimNotice::SeenDead);
         }
-        if let Some(ExpectedState::Leased(session)) = expected_state {
-            self.schedule_turn(session, SimTurn::ChannelEnd);
+        if let Some(ExpectedState::Leased(waiter)) = expected_state {
+            self.wake_holder(waiter);
         }
     }
 
@@ -390,7 +390,7 @@ impl World {
         self.record("exit reported", || format!("{number}, {expected_state:?}"));
         self.idle.retain(|idle| *idle != number);
         let holder = self.holders.remove(&number);
-        let has_call = holder.is_some_and(|session| self.sessions[&session].has_call);
+        let has_call = holder.is_some_and(|waiter| self.waiters[&waiter].has_call);
         let leased = matches!(expected_state, Some(ExpectedState::Leased(_)));
         let used = has_call || checkouts > u64::from(leased);
         let early = match expected_state {
@@ -403,8 +403,8 @@ impl World {
         }
         self.state.record_exit(number, has_call, now, jitter);
         self.settle();
-        if let Some(session) = holder {
-            self.schedule_turn(session, SimTurn::ExitReport);
+        if let Some(waiter) = holder {
+            self.notify_exit(waiter);
         }
         self.close_channel(number);
     }

@@ -3,12 +3,16 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use super::channel::{SimLease, SimWork};
+use super::leases::SimWaiter;
 use super::plan::Plan;
+use super::requests::CallRecord;
 use super::server::{SimServer, SimSupervisor};
 use super::session::{SimSession, SimTurn};
 use super::worker::{ExpectedState, SetupOutcome, SimNotice, SimWorker};
 use crate::actors::scheduler::state::{Action, PoolPhase, PoolState, ReleaseReport};
 use crate::actors::scheduler::worker_state::RetireReason;
+use crate::failure::FailureKind;
 use crate::testing::seeded_rng::SeededRng;
 
 /// A scheduled event.
@@ -44,8 +48,14 @@ pub(super) enum SimEvent {
     SetupTimeout(u64),
     /// A retired worker has not exited in time.
     ExitTimeout(u64),
-    /// A session does its next step. The second field is the number of the session's state.
-    Turn(u64, u32, SimTurn),
+    /// Something happens to a session.
+    Turn(u64, SimTurn),
+    /// A worker does the next step of its lease to this waiter.
+    Work {
+        worker: u64,
+        waiter: u64,
+        work: SimWork,
+    },
     /// This server's preload ends.
     FinishPreload(u32),
     /// The current server is lost.
@@ -91,9 +101,16 @@ pub(super) struct World {
     pub(super) workers: BTreeMap<u64, SimWorker>,
     pub(super) sessions: BTreeMap<u64, SimSession>,
     pub(super) last_session: u64,
-    /// The session that holds each worker, as the scheduler knows it.
+    pub(super) waiters: BTreeMap<u64, SimWaiter>,
+    pub(super) last_waiter: u64,
+    /// All calls that were sent.
+    pub(super) calls: BTreeMap<u64, CallRecord>,
+    pub(super) last_call: u64,
+    /// The channels of workers that are lent, also of those that have exited.
+    pub(super) leases: BTreeMap<u64, SimLease>,
+    /// The waiter that holds each worker, as the scheduler knows it.
     pub(super) holders: BTreeMap<u64, u64>,
-    /// The waiting sessions that the pool state must have.
+    /// The waiters that the pool state must have in its queue.
     pub(super) queue: VecDeque<u64>,
     /// The idle workers that the pool state must have, the least recently used first.
     pub(super) idle: Vec<u64>,
@@ -128,6 +145,11 @@ impl World {
             workers: BTreeMap::new(),
             sessions: BTreeMap::new(),
             last_session: 0,
+            waiters: BTreeMap::new(),
+            last_waiter: 0,
+            calls: BTreeMap::new(),
+            last_call: 0,
+            leases: BTreeMap::new(),
             holders: BTreeMap::new(),
             queue: VecDeque::new(),
             idle: Vec::new(),
@@ -247,7 +269,8 @@ impl World {
             SimEvent::Deliver(worker, notice) => self.deliver(worker, notice),
             SimEvent::SetupTimeout(worker) => self.expire_setup_timer(worker),
             SimEvent::ExitTimeout(worker) => self.kill(worker),
-            SimEvent::Turn(session, number, turn) => self.take_turn(session, number, turn),
+            SimEvent::Turn(session, turn) => self.take_turn(session, turn),
+            SimEvent::Work { worker, waiter, work } => self.work(worker, waiter, work),
             SimEvent::FinishPreload(server) => self.finish_preload(server),
             SimEvent::LoseServer => self.lose_server(),
             SimEvent::DrainServer(succeeded) => self.drain_server(succeeded),
@@ -316,11 +339,11 @@ impl World {
                     }
                     self.notify_supervisor(SimEvent::Retire(worker, reason));
                 }
-                Action::Refuse(session) => {
+                Action::Refuse(waiter) => {
                     assert_eq!(self.state.phase(), PoolPhase::Stopping);
-                    assert_eq!(self.queue.pop_front(), Some(session), "refused in order, once");
-                    self.record("checkout refused", || session.to_string());
-                    self.end_session(session);
+                    assert_eq!(self.queue.pop_front(), Some(waiter), "refused in order, once");
+                    self.record("checkout refused", || waiter.to_string());
+                    self.refuse(waiter, FailureKind::Stopped);
                 }
             }
         }
@@ -366,13 +389,14 @@ impl World {
         self.record("pool stops", || format!("within {drain:?}"));
         let now = self.now();
         self.state.stop(now);
+        self.notify_holders(false);
         self.settle();
         self.schedule_after(drain, SimEvent::StopNow);
     }
 
     fn stop_now(&mut self) {
         self.record("drain is over", String::new);
-        self.stop_sessions();
+        self.notify_holders(true);
         let living = self.workers.iter().filter(|(_, worker)| worker.is_registered());
         let living: Vec<u64> = living.map(|(number, _)| *number).collect();
         living.into_iter().for_each(|worker| self.kill(worker));
@@ -428,7 +452,7 @@ impl World {
             let grown = self.draw_fault(self.plan.mishaps / 4);
             if grown { most + 1 } else { most }
         });
-        ReleaseReport { stop, private_bytes }
+        ReleaseReport { stop, private_bytes, checkouts: None }
     }
 }
 

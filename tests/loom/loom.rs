@@ -163,7 +163,7 @@ impl End {
 
     /// Writes one byte if there is space.
     fn try_write(&mut self, byte: u32) -> bool {
-        if self.side.space().expect("the peer keeps to the rules") == 0 {
+        if self.side.space_for(1).expect("the peer keeps to the rules") == 0 {
             return false;
         }
         let at = (self.side.written() % CAPACITY) as usize;
@@ -183,23 +183,30 @@ impl End {
         let at = (self.side.read() % CAPACITY) as usize;
         let byte = (self.incoming)(self.side.memory())[at].load(Ordering::Relaxed);
         self.side.publish_read(1);
+        self.wake_for_space();
+        Some(byte)
+    }
+
+    fn wake_for_space(&self) {
         if self.side.take_wake_request_for_space().expect("the peer keeps to the rules") {
             self.notify();
         }
-        Some(byte)
     }
 
     /// The host's sleep, as in `actors/transport/rings.rs`.
     fn sleep_as_host(&self, condition: WakeCondition) {
         if self.side.arm(condition).expect("the peer keeps to the rules") {
+            self.wake_for_space();
             self.side.memory().host_doorbell.wait_for_edge();
             self.side.memory().host_doorbell.drain();
         }
+        self.side.disarm();
     }
 
     /// The worker's sleep, as in `src/channel/ring/worker_io.rs`.
     fn sleep_as_worker(&self, condition: WakeCondition) {
         if self.side.arm(condition).expect("the peer keeps to the rules") {
+            self.wake_for_space();
             self.side.memory().worker_doorbell.wait_for_bytes();
         }
         self.side.disarm();

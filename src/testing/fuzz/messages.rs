@@ -99,6 +99,7 @@ messages! {
         method: any(c),
         errors_seen: any(c),
         last: any(c),
+        epoch: any(c),
         limit: any(c),
         baggage: any(c),
         verbosity: any(c),

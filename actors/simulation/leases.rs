@@ -1,0 +1,257 @@
+//! What the simulated scheduler does for sessions: waiters, grants, and the ends of leases. The pool state decides.
+
+use std::time::Duration;
+
+use super::channel::SimLease;
+use super::session::SimTurn;
+use super::worker::ExpectedState;
+use super::world::World;
+use crate::actors::scheduler::exit::ExitReport;
+use crate::actors::scheduler::state::{Admission, PoolPhase, ReleaseReport};
+use crate::actors::scheduler::worker_state::RetireReason;
+use crate::actors::session::machine::Event;
+use crate::failure::{Failure, FailureKind};
+
+/// One waiter, from its request for a worker to the end of its lease.
+pub(super) struct SimWaiter {
+    pub(super) session: u64,
+    /// Whether a call is queued on the checkout.
+    pub(super) has_call: bool,
+    notice: Notice,
+}
+
+/// What has happened since the session last took its notice.
+#[derive(Default)]
+struct Notice {
+    lease: Option<u64>,
+    refusal: Option<FailureKind>,
+    exited: bool,
+    closing: bool,
+    stopped: bool,
+    is_new: bool,
+}
+
+impl World {
+    /// Requests a worker for a session.
+    pub(super) fn acquire(&mut self, id: u64, again: bool) {
+        self.last_waiter += 1;
+        let (waiter, now) = (self.last_waiter, self.now());
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.waiter = waiter;
+        let has_call = !session.machine.is_idle();
+        self.waiters.insert(waiter, SimWaiter { session: id, has_call, notice: Notice::default() });
+        let last_idle = self.idle.last().copied();
+        let answer = if again { self.state.reacquire(waiter, now) } else { self.state.acquire(waiter, now) };
+        self.record(if again { "worker requested again" } else { "worker requested" }, || {
+            format!("{waiter} for {id}: {answer:?}")
+        });
+        match answer {
+            Admission::Granted { worker } => {
+                assert!(self.queue.is_empty(), "no waiting checkout is overtaken");
+                assert_eq!(Some(worker), last_idle, "the most recently used worker is taken");
+                self.grant(waiter, worker);
+            }
+            Admission::Queued if again => self.queue.push_front(waiter),
+            Admission::Queued => self.queue.push_back(waiter),
+            Admission::Overloaded { waiting } => {
+                assert_eq!(waiting, self.queue.len());
+                assert!(self.plan.options.max_waiting.is_some_and(|most| waiting >= most));
+                self.refuse(waiter, FailureKind::Overloaded);
+            }
+            Admission::Stopped => {
+                let served = if again { PoolPhase::Closing } else { PoolPhase::Open };
+                assert!(self.state.phase() > served, "an open pool accepts checkouts");
+                self.refuse(waiter, FailureKind::Stopped);
+            }
+        }
+        self.settle();
+    }
+
+    /// Lends a worker to a waiter, as the pool state has decided.
+    pub(super) fn grant(&mut self, waiter: u64, number: u64) {
+        assert_ne!(self.state.phase(), PoolPhase::Stopping, "a stopped pool lends no worker");
+        let before = self.holders.insert(number, waiter);
+        assert_eq!(before, None, "worker {number} has at most one holder");
+        self.idle.retain(|idle| *idle != number);
+        let Some(worker) = self.worker(number) else { panic!("worker {number} is known") };
+        assert_eq!(worker.expected_state, Some(ExpectedState::Idle), "only an idle worker is granted");
+        worker.expected_state = Some(ExpectedState::Leased(waiter));
+        worker.checkouts += 1;
+        self.leases.insert(number, SimLease::new(waiter));
+        self.notify_waiter(waiter, |notice| notice.lease = Some(number));
+    }
+
+    pub(super) fn refuse(&mut self, waiter: u64, kind: FailureKind) {
+        self.notify_waiter(waiter, |notice| notice.refusal = Some(kind));
+    }
+
+    pub(super) fn notify_exit(&mut self, waiter: u64) {
+        self.notify_waiter(waiter, |notice| notice.exited = true);
+    }
+
+    fn notify_waiter(&mut self, waiter: u64, write: impl FnOnce(&mut Notice)) {
+        if let Some(sim_waiter) = self.waiters.get_mut(&waiter) {
+            write(&mut sim_waiter.notice);
+            sim_waiter.notice.is_new = true;
+            self.wake_holder(waiter);
+        }
+    }
+
+    /// Handles what the scheduler has to say to a session, in the order of a real one; returns whether there was
+    /// something.
+    pub(super) fn take_notice(&mut self, id: u64) -> bool {
+        let waiter = self.sessions[&id].waiter;
+        let Some(notice) = self.waiters.get_mut(&waiter).map(|waiter| std::mem::take(&mut waiter.notice))
+        else {
+            return false;
+        };
+        if let Some(worker) = notice.lease {
+            self.take_lease(id, worker);
+        }
+        if notice.closing || notice.stopped {
+            self.on(id, Event::Closing);
+        }
+        if let Some(kind) = notice.refusal {
+            self.on(id, Event::Refused(Failure::of(kind, "")));
+        }
+        if notice.exited {
+            while self.read(id) {}
+            self.on(id, Event::ChannelEnded);
+        }
+        if notice.stopped {
+            self.on(id, Event::Stopped);
+        }
+        if notice.exited {
+            self.report_exit(id, Some(ExitReport::Unknown));
+        }
+        notice.is_new
+    }
+
+    /// Gives up a session's request for a worker. A worker that was granted meanwhile is given back.
+    pub(super) fn leave_queue(&mut self, id: u64) {
+        let (waiter, now) = (self.sessions[&id].waiter, self.now());
+        self.record("checkout leaves the queue", || format!("{waiter} of {id}"));
+        let at = self.queue.iter().position(|waiting| *waiting == waiter);
+        at.map(|at| self.queue.remove(at));
+        assert_eq!(self.state.cancel(waiter, now), at.is_some(), "a waiting checkout is in the queue");
+        self.settle();
+        let granted = self.waiters.remove(&waiter).and_then(|waiter| waiter.notice.lease);
+        if let Some(worker) = granted {
+            self.give_back(worker, ReleaseReport::default());
+        }
+    }
+
+    /// Returns the lease of a session's worker.
+    pub(super) fn lease_of(&self, id: u64) -> Option<&SimLease> {
+        self.leases.get(&self.sessions.get(&id)?.worker?)
+    }
+
+    /// Returns why a worker is to be replaced after its checkout, as the pool state has it.
+    pub(super) fn retire_reason(&self, worker: u64) -> Option<RetireReason> {
+        self.state.retire_reason(worker, ReleaseReport::default(), self.now())
+    }
+
+    pub(super) fn give_back_lease(&mut self, id: u64, report: ReleaseReport) {
+        if let Some(worker) = self.sessions.get_mut(&id).and_then(|session| session.worker.take()) {
+            self.record("worker released", || format!("{worker} by {id}, {report:?}"));
+            self.give_back(worker, report);
+        }
+    }
+
+    fn give_back(&mut self, number: u64, report: ReleaseReport) {
+        let now = self.now();
+        self.holders.remove(&number);
+        let expected = self.expected_reason(number, report, now);
+        let leased = self.end_lease(number);
+        if let Some(worker) = self.worker(number).filter(|_| leased) {
+            worker.expected_state = Some(ExpectedState::Idle);
+            worker.idle_since = now;
+            self.idle.push(number);
+        }
+        self.state.release(number, report, now);
+        self.settle();
+        let ends =
+            self.worker(number).is_none_or(|worker| worker.expected_state == Some(ExpectedState::Ending));
+        assert!(!leased || expected.is_none() || ends, "worker {number} is to be retired: {expected:?}");
+    }
+
+    /// Ends the lease of a worker; returns whether it was lent.
+    fn end_lease(&mut self, number: u64) -> bool {
+        self.leases.remove(&number);
+        let expected_state = self.worker(number).and_then(|worker| worker.expected_state);
+        matches!(expected_state, Some(ExpectedState::Leased(_)))
+    }
+
+    /// Kills the worker of a session, if it has one.
+    pub(super) fn kill_lease(&mut self, id: u64, reason: RetireReason) {
+        let Some(number) = self.sessions.get_mut(&id).and_then(|session| session.worker.take()) else {
+            return;
+        };
+        self.record("worker killed", || format!("{number} by {id}: {reason}"));
+        self.kill(number);
+        let now = self.now();
+        self.holders.remove(&number);
+        self.end_lease(number);
+        if let Some(worker) = self.worker(number)
+            && let Some(expected_state) = &mut worker.expected_state
+        {
+            *expected_state = ExpectedState::Ending;
+        }
+        self.state.dismiss(number, reason, now);
+        self.settle();
+    }
+
+    pub(super) fn retire_lease(&mut self, id: u64, reason: RetireReason) {
+        let Some(number) = self.sessions.get_mut(&id).and_then(|session| session.worker.take()) else {
+            return;
+        };
+        let now = self.now();
+        self.record("worker retired at release", || format!("{number} by {id}: {reason}"));
+        self.holders.remove(&number);
+        let leased = self.end_lease(number);
+        if let Some(worker) = self.worker(number).filter(|_| leased) {
+            worker.expected_state = Some(ExpectedState::Ending);
+        }
+        self.state.retire(number, reason, now);
+        self.settle();
+    }
+
+    pub(super) fn end_session(&mut self, id: u64) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        assert_eq!(session.worker, None, "a checkout ends without a worker");
+        self.waiters.retain(|_, waiter| waiter.session != id);
+        self.record("checkout ends", || id.to_string());
+    }
+
+    /// W3: fails the first waiting session that has a call with a failed set-up.
+    pub(super) fn notify_first_waiter(&mut self) {
+        let now = self.now();
+        let first = self.state.waiting().find(|waiter| self.waiters[waiter].has_call);
+        if let Some(first) = first {
+            self.record("checkout failed with a set-up", || first.to_string());
+            assert!(self.state.cancel(first, now), "the checkout is in the queue");
+            self.queue.retain(|waiting| *waiting != first);
+            self.refuse(first, FailureKind::Setup);
+            self.settle();
+        }
+    }
+
+    /// Notifies all holders that the pool is stopping, or that it has stopped.
+    pub(super) fn notify_holders(&mut self, stopped: bool) {
+        let holders: Vec<u64> = self.holders.values().copied().collect();
+        for waiter in holders {
+            self.notify_waiter(waiter, |notice| {
+                notice.closing |= !stopped;
+                notice.stopped |= stopped;
+            });
+        }
+    }
+
+    /// Lets calls and set-ups finish that hang, and holders that keep their checkouts.
+    pub(super) fn end_stuck_sessions(&mut self) {
+        self.finish_hung_setups();
+        self.finish_hung_work();
+        let stuck: Vec<u64> = self.sessions.keys().copied().collect();
+        stuck.into_iter().for_each(|id| self.schedule_turn_after(Duration::ZERO, id, SimTurn::Send));
+    }
+}
