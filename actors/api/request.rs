@@ -63,7 +63,13 @@ impl<R> std::fmt::Debug for PoolRequest<R> {
 
 impl<T, E: From<Failure>> PoolRequest<Result<T, E>> {
     pub(super) fn single(answer: oneshot::Receiver<Result<T, E>>, scheduler: Arc<Scheduler>) -> Self {
-        PoolRequest { answer, calls: 1, unanswered: |failure, _| Err(E::from(failure)), scheduler, is_answered: false }
+        PoolRequest {
+            answer,
+            calls: 1,
+            unanswered: |failure, _| Err(E::from(failure)),
+            scheduler,
+            is_answered: false,
+        }
     }
 }
 

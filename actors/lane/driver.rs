@@ -131,13 +131,7 @@ impl Driver {
         }
     }
 
-    fn write_or_queue(
-        &mut self,
-        call: PendingCall,
-        payload: Payload<'_>,
-        ticket: Option<u64>,
-        now: Instant,
-    ) {
+    fn write_or_queue(&mut self, call: PendingCall, payload: Payload<'_>, ticket: Option<u64>, now: Instant) {
         let limit = call.limit;
         let single = Single::new(call, limit, now);
         self.limits.add(&self.scheduler, &single);
@@ -463,7 +457,8 @@ impl Driver {
                 Some(Arrival::Released(released)) => {
                     held.unreleased = 0;
                     let max_memory = self.scheduler.options.max_memory;
-                    let declines = released.stop || released.private_bytes > max_memory && max_memory.is_some();
+                    let declines =
+                        released.stop || released.private_bytes > max_memory && max_memory.is_some();
                     worker.released = released;
                     if declines {
                         held.is_closing = true;

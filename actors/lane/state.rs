@@ -281,11 +281,7 @@ impl<C, P, M> LaneState<C, P, M> {
     }
 
     /// Puts calls back at the front that were taken back from a worker.
-    pub(crate) fn requeue(
-        &mut self,
-        taken: VecDeque<Written<C, P>>,
-        mut message: impl FnMut(u64, &P) -> M,
-    ) {
+    pub(crate) fn requeue(&mut self, taken: VecDeque<Written<C, P>>, mut message: impl FnMut(u64, &P) -> M) {
         for Written { id, single, place, .. } in taken.into_iter().rev() {
             let message = message(id, &place);
             // It had a worker, so it goes ahead of all that wait.
@@ -304,13 +300,7 @@ impl<C, P, M> LaneState<C, P, M> {
     ///
     /// For a short while after a worker was granted, the calls that were queued before come ahead of those of other lanes:
     /// otherwise lanes would hand a worker round for each call.
-    pub(crate) fn close_held(
-        &mut self,
-        others_wait: bool,
-        first: u64,
-        first_exclusive: u64,
-        now: Instant,
-    ) {
+    pub(crate) fn close_held(&mut self, others_wait: bool, first: u64, first_exclusive: u64, now: Instant) {
         let next = self.queued.front().map_or(u64::MAX, |queued| queued.ticket);
         for worker in &mut self.held {
             let in_turn = now.saturating_duration_since(worker.since) < TURN && next < worker.granted_before;

@@ -197,7 +197,8 @@ impl LaneWorker {
 
     fn take_record(&mut self, held: &HeldState, logged: Logged) -> Result<(), Violation> {
         let first = held.written.front().filter(|first| first.id == logged.call);
-        let first = first.ok_or(Violation::Borrowed("it sent a log record for a call that is not running"))?;
+        let first =
+            first.ok_or(Violation::Borrowed("it sent a log record for a call that is not running"))?;
         self.reader.forward(first.single.call.origin.log_sink(), logged)
     }
 

@@ -7,10 +7,10 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::Scheduler;
 use super::registry::{Registry, WaitOutcome};
 use super::state::{Admission, PoolPhase, PoolState, ReleaseReport};
 use super::waiter::Waiter;
-use super::Scheduler;
 use crate::failure::{Failure, Phase};
 
 /// What other threads see of a lane, and by what they wake it.

@@ -7,11 +7,11 @@
 pub(crate) mod command;
 pub(crate) mod exit;
 pub(crate) mod expiry;
+pub(crate) mod lanes;
 pub(crate) mod lease;
 pub(crate) mod quarantine;
 pub(crate) mod queue;
 pub(crate) mod registry;
-pub(crate) mod lanes;
 mod reports;
 pub(crate) mod rollover;
 pub(crate) mod state;

@@ -52,7 +52,7 @@ pub(super) struct ParkedChild {
     pidfd: OwnedFd,
     socket: OwnedFd,
     /// What it has inherited.
-    surroundings: Surroundings,
+    surroundings: Box<Surroundings>,
 }
 
 /// A child that was assigned a worker and has not confirmed it.
@@ -162,7 +162,7 @@ impl ForkServer<'_> {
 
     /// Forks the child. Returns its end of the socket in the child.
     fn park(&mut self, now: Instant) -> Option<ParkedEnd> {
-        let (parent, surroundings) = (process::own_pid(), Surroundings::here());
+        let (parent, surroundings) = (process::own_pid(), Box::new(Surroundings::here()));
         let names = WorkerNames::of_parked(&self.template.name);
         let forked = sockets::socket_pair().and_then(|(socket, theirs)| {
             descriptors::set_nonblocking(socket.as_fd())?;
