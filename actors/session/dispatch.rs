@@ -16,7 +16,7 @@ use super::{CallOptions, Host, PendingSession, Session};
 use crate::actors::calls::payload::{EncodeMessage, Payload};
 use crate::actors::calls::{MethodInfo, PendingCall};
 use crate::actors::context::CallOrigin;
-use crate::actors::reply::{BatchSlots, ReplySlot, SingleReply};
+use crate::actors::reply::{BatchSlots, CallSlot, ReplySlot};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::transport::blobs::Encoded;
 use crate::actors::worker_api::interface::Accepts;
@@ -28,7 +28,7 @@ use crate::wire::frame::{Limits, PayloadError};
 
 /// Builds a call of the message `M`.
 pub(crate) fn call<W: Accepts<M>, M>(
-    slot: ReplySlot,
+    slot: CallSlot,
     limit: Option<Duration>,
     origin: CallOrigin,
 ) -> PendingCall {
@@ -93,7 +93,7 @@ impl SessionTask {
     {
         arbiter.spawn(async move {
             let mut session = pending.start();
-            let call = call::<W, M>(SingleReply::answering(caller), limit, origin);
+            let call = call::<W, M>(ReplySlot::answering(caller), limit, origin);
             session.submit(call, message.into(), &mut NoMailbox);
             actix_rt::spawn(SessionTask(session));
         });
@@ -164,7 +164,7 @@ where
 pub(crate) fn submit<W, M, T, E>(
     session: &mut Session,
     messages: &[M],
-    slots: &std::rc::Rc<BatchSlots<T, E>>,
+    slots: &std::rc::Rc<BatchSlots<Result<T, E>>>,
     limit: &CallLimit,
     origin: &CallOrigin,
     host: &mut dyn Host,
