@@ -1,6 +1,7 @@
 //! The host side: actors that own worker processes and lend them to callers.
 
 mod api;
+mod calls;
 mod context;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod hostile;

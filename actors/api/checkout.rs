@@ -14,10 +14,11 @@ use actix::{Actor, ActorContext, Addr, ArbiterHandle, AsyncContext, Handler, Mes
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::actors::calls::payload::Payload;
 use crate::actors::context::CallOrigin;
 use crate::actors::context::actor_context::{Here, ProxyContext};
 use crate::actors::reply::{Reply, ReplyKey, ReplySlab};
-use crate::actors::session::dispatch::{CallLimit, call, encode_within, limit_of};
+use crate::actors::session::dispatch::{CallLimit, LimitedMessage, call, limit_of};
 use crate::actors::session::{Host, PendingSession, Session};
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
@@ -92,7 +93,7 @@ impl<W: Worker> Checkout<W> {
         let sender = ctx.take_sender();
         let (slot, key) = self.slab::<M, T, E>().slot(sender.awaits_reply);
         let call = call::<W, M>(slot, limit.clone().unwrap_or(None), self.home.for_call(sender, at));
-        self.session.submit(call, &mut |out, limits| encode_within(out, &message, limits, limit), ctx);
+        self.session.submit(call, Payload::Value(&LimitedMessage(&message, limit)), ctx);
         drop_caught(message);
         key
     }
@@ -239,8 +240,8 @@ impl Message for Abort {
 impl<W: Worker> Handler<Abort> for Checkout<W> {
     type Result = ();
 
-    fn handle(&mut self, Abort(reason): Abort, _: &mut Self::Context) {
-        self.session.abort(&reason);
+    fn handle(&mut self, Abort(reason): Abort, ctx: &mut Self::Context) {
+        self.session.abort(reason, ctx);
     }
 }
 
@@ -254,7 +255,7 @@ impl Message for Fence {
 impl<W: Worker> Handler<Fence> for Checkout<W> {
     type Result = ();
 
-    fn handle(&mut self, Fence(number): Fence, _: &mut Self::Context) {
-        self.session.pass_fence(number);
+    fn handle(&mut self, Fence(number): Fence, ctx: &mut Self::Context) {
+        self.session.pass_fence(number, ctx);
     }
 }

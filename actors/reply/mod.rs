@@ -18,6 +18,36 @@ use crate::wire::frame::PayloadError;
 pub(crate) use batch::{BatchReply, BatchSlots};
 pub(crate) use slab::{Reply, ReplyKey, ReplySlab, SingleReply};
 
+/// Where the answer to one call goes.
+pub(crate) trait AnswerSlot {
+    /// Decodes the worker's result, nested at most `max_depth` levels deep, and keeps it until
+    /// [`deliver`](Self::deliver).
+    ///
+    /// # Errors
+    ///
+    /// [`PayloadError`] where the bytes are not a result of this type or exceed a limit, or its `Deserialize` panics;
+    /// nothing is kept then.
+    fn decode(&self, bytes: &[u8], max_depth: u32) -> Result<(), PayloadError>;
+
+    /// Sends the decoded result to the caller.
+    fn deliver(&self);
+
+    /// Returns the `Err` of the decoded result as a failure, for code that does not know its type.
+    fn error_as_failure(&self, describe: Describe) -> Option<Failure>;
+
+    /// Answers the call with a failure.
+    fn fail(&self, failure: Failure);
+
+    /// Returns whether the call was sent by a caller that waits, or waited, for the answer.
+    fn is_awaited(&self) -> bool;
+
+    /// Returns whether the caller waited for the answer and no longer does.
+    fn is_abandoned(&self) -> bool;
+
+    /// Like [`is_abandoned`](Self::is_abandoned), and registers the task to be woken when the caller gives up.
+    fn poll_abandoned(&self, cx: &mut Context<'_>) -> bool;
+}
+
 /// The replies to calls of one message type, each under a key of its own.
 pub(crate) trait ReplySlots {
     /// Decodes the worker's result, nested at most `max_depth` levels deep, and keeps it until
@@ -61,32 +91,34 @@ impl ReplySlot {
     pub(crate) fn new(slots: Rc<dyn ReplySlots>, key: usize) -> Self {
         ReplySlot { slots, key }
     }
+}
 
-    pub(crate) fn decode(&self, bytes: &[u8], max_depth: u32) -> Result<(), PayloadError> {
+impl AnswerSlot for ReplySlot {
+    fn decode(&self, bytes: &[u8], max_depth: u32) -> Result<(), PayloadError> {
         self.slots.decode(self.key, bytes, max_depth)
     }
 
-    pub(crate) fn deliver(&self) {
+    fn deliver(&self) {
         self.slots.deliver(self.key);
     }
 
-    pub(crate) fn error_as_failure(&self, describe: Describe) -> Option<Failure> {
+    fn error_as_failure(&self, describe: Describe) -> Option<Failure> {
         self.slots.error_as_failure(self.key, describe)
     }
 
-    pub(crate) fn fail(&self, failure: Failure) {
+    fn fail(&self, failure: Failure) {
         self.slots.fail(self.key, failure);
     }
 
-    pub(crate) fn is_awaited(&self) -> bool {
+    fn is_awaited(&self) -> bool {
         self.slots.is_awaited(self.key)
     }
 
-    pub(crate) fn is_abandoned(&self) -> bool {
+    fn is_abandoned(&self) -> bool {
         self.slots.is_abandoned(self.key)
     }
 
-    pub(crate) fn poll_abandoned(&self, cx: &mut Context<'_>) -> bool {
+    fn poll_abandoned(&self, cx: &mut Context<'_>) -> bool {
         self.slots.poll_abandoned(self.key, cx)
     }
 }

@@ -12,8 +12,9 @@ use actix::{ArbiterHandle, Message};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::call_queue::{MethodInfo, PendingCall};
 use super::{CallOptions, Host, PendingSession, Session};
+use crate::actors::calls::payload::{EncodeMessage, Payload};
+use crate::actors::calls::{MethodInfo, PendingCall};
 use crate::actors::context::CallOrigin;
 use crate::actors::reply::{BatchSlots, ReplySlot, SingleReply};
 use crate::actors::scheduler::Scheduler;
@@ -51,37 +52,24 @@ pub(crate) fn limit_of<D: Into<Option<Duration>>>(limit: D) -> CallLimit {
     })
 }
 
-/// Encodes a message unless its time limit is unknown.
-///
-/// # Errors
-///
-/// As [`encode`], or why the limit is unknown.
-pub(crate) fn encode_within<M: Serialize>(
-    out: &mut Vec<u8>,
-    message: &M,
-    limits: Limits,
-    call_limit: &CallLimit,
-) -> Result<(), PayloadError> {
-    call_limit.clone()?;
-    encode(out, message, limits)
-}
+/// A message of the user's, and the time limit of its call.
+pub(crate) struct LimitedMessage<'a, M>(pub(crate) &'a M, pub(crate) &'a CallLimit);
 
-/// Encodes a message; a panic in the user's `Serialize` becomes an error.
-///
-/// # Errors
-///
-/// [`PayloadError`] where the message cannot be encoded or exceeds the limits.
-pub(crate) fn encode<M: Serialize>(
-    out: &mut Vec<u8>,
-    message: &M,
-    limits: Limits,
-) -> Result<(), PayloadError> {
-    caught(|| frame::encode(out, message, limits)).unwrap_or_else(|| {
-        Err(PayloadError::Encode {
-            type_name: std::any::type_name::<M>(),
-            reason: "its Serialize panicked".to_owned(),
+impl<M: Serialize> EncodeMessage for LimitedMessage<'_, M> {
+    /// As the trait says; it fails as well if the time limit is unknown. A panic in the user's `Serialize` becomes an
+    /// error.
+    fn encode(&self, out: &mut Vec<u8>, limits: Limits) -> Result<(), PayloadError> {
+        let LimitedMessage(message, limit) = self;
+        if let Err(problem) = limit {
+            return Err(problem.clone());
+        }
+        caught(|| frame::encode(out, message, limits)).unwrap_or_else(|| {
+            Err(PayloadError::Encode {
+                type_name: std::any::type_name::<M>(),
+                reason: "its Serialize panicked".to_owned(),
+            })
         })
-    })
+    }
 }
 
 /// A session that runs as a task, without an actor: a single call or a batch that was sent to the pool. The task
@@ -106,14 +94,7 @@ impl SessionTask {
         arbiter.spawn(async move {
             let mut session = pending.start();
             let call = call::<W, M>(SingleReply::answering(caller), limit, origin);
-            let mut encode = |out: &mut Vec<u8>, _| match &message {
-                Ok(message) => {
-                    message.write(out);
-                    Ok(())
-                }
-                Err(problem) => Err(problem.clone()),
-            };
-            session.submit(call, &mut encode, &mut NoMailbox);
+            session.submit(call, message.into(), &mut NoMailbox);
             actix_rt::spawn(SessionTask(session));
         });
     }
@@ -153,9 +134,8 @@ pub struct Relay<W, M, N = M> {
 impl<W: Worker, M: Message + Serialize, N> Relay<W, M, N> {
     /// Encodes a message and asks the scheduler for a worker.
     pub(crate) fn new(scheduler: &Arc<Scheduler>, message: &M, limit: CallLimit, origin: CallOrigin) -> Self {
-        let limits = scheduler.message_limits(origin.baggage().len());
-        let message =
-            Encoded::of(scheduler.blobs.as_ref(), |out| encode_within(out, message, limits, &limit));
+        let message = LimitedMessage(message, &limit);
+        let message = Payload::Value(&message).into_encoded(scheduler, origin.baggage().len());
         let pending = PendingSession::new(scheduler.clone(), CallOptions::single(&scheduler.options));
         Relay { pending, message, limit: limit.unwrap_or(None), origin, types: PhantomData }
     }
@@ -196,7 +176,7 @@ pub(crate) fn submit<W, M, T, E>(
 {
     for (place, message) in messages.iter().enumerate() {
         let call = call::<W, M>(slots.slot(place), limit.clone().unwrap_or(None), origin.clone());
-        session.submit(call, &mut |out, limits| encode_within(out, message, limits, limit), host);
+        session.submit(call, Payload::Value(&LimitedMessage(message, limit)), host);
     }
 }
 
@@ -259,7 +239,7 @@ impl<M: Send + 'static> BatchRelay<M> {
             let mut submission = BatchSubmission::default();
             submit::<W, M, T, E>(&mut session, &messages.0, &slots, &limit, &origin, &mut submission);
             if let Some(fence) = submission.fence {
-                session.pass_fence(fence);
+                session.pass_fence(fence, &mut NoMailbox);
             }
             drop(messages);
             actix_rt::spawn(SessionTask(session));

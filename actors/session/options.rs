@@ -1,8 +1,7 @@
-//! The options of a checkout, and how long its calls wait and run.
+//! The options of a checkout.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::CallQueue;
 use crate::config::{OnCancel, Options};
 
 /// The options of one checkout.
@@ -34,23 +33,5 @@ impl CallOptions {
     /// Returns the pool's defaults for a single call to the pool.
     pub(crate) fn single(options: &Options) -> Self {
         CallOptions { single: true, ..CallOptions::of(options) }
-    }
-}
-
-/// How long a call waited for its worker, and how long the worker has been running it.
-#[derive(Clone, Copy)]
-pub(super) struct CallTimes {
-    pub(super) waited: Duration,
-    pub(super) ran: Duration,
-}
-
-impl CallTimes {
-    /// Returns the times of the first call so far; `waited` is its wait until it was written.
-    pub(super) fn of_first(calls: &CallQueue, waited: Duration, now: Instant) -> Self {
-        let both = calls.waited(now);
-        if calls.unanswered() == 0 {
-            return CallTimes { waited: both, ran: Duration::ZERO };
-        }
-        CallTimes { waited, ran: both.saturating_sub(waited) }
     }
 }

@@ -1,9 +1,9 @@
 //! A checkout between its start and its first step: it has asked for a worker and may still move to another thread.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use super::{CallOptions, CallQueue, EventForwarder, LazyTimer, Scheduler, Session, SessionState, Waiter};
+use super::machine::{Actions, Machine};
+use super::{CallOptions, LazyTimer, LentBlobs, Scheduler, Session, Waiter};
 
 /// A session that has asked the scheduler for a worker and does not run yet; it may move to another thread.
 /// Dropping it cancels the request.
@@ -28,28 +28,13 @@ impl PendingSession {
             scheduler: self.scheduler.clone(),
             waiter: self.waiter.clone(),
             options: self.options,
-            state: SessionState::Waiting,
-            calls: CallQueue::default(),
-            timer: LazyTimer::default(),
-            pending_error: None,
-            last_fence: 0,
-            fatal: None,
-            resolving: None,
-            refusal: None,
-            errors_seen: 0,
-            in_doubt: false,
-            releases_itself: false,
-            stop_requested: false,
-            has_replied: false,
-            false_starts: 0,
-            reply_blobs: None,
-            forwarder: EventForwarder::default(),
+            machine: Machine::waiting(self.options),
+            actions: Actions::new(),
+            worker: None,
+            lent: LentBlobs::default(),
             unread_outbox: None,
-            held_since: Instant::now(),
-            idle_since: Instant::now(),
-            calls_served: 0,
-            waited: Duration::ZERO,
-            closing: false,
+            resolving: None,
+            timer: LazyTimer::default(),
             calls_since_poll: 0,
             was_disconnected: false,
             waker: None,

@@ -89,28 +89,6 @@ impl Hash for Encoded {
     }
 }
 
-impl Encoded {
-    /// Encodes a message that cannot be written yet.
-    ///
-    /// # Errors
-    ///
-    /// [`PayloadError`] where `message` fails.
-    pub(crate) fn of(
-        memory: Option<&BlobMemory>,
-        message: impl FnMut(&mut Vec<u8>) -> Result<(), PayloadError>,
-    ) -> Result<Self, PayloadError> {
-        let mut bytes = Vec::new();
-        let blobs = encode(memory, &mut bytes, message)?;
-        Ok(Encoded { bytes, blobs })
-    }
-
-    /// Appends the message to `out`.
-    pub(crate) fn write(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.bytes);
-        blob::attach_encoded(&self.blobs);
-    }
-}
-
 /// Blobs that one worker may still read after the calls that they came with are answered.
 #[derive(Default)]
 pub(crate) struct BorrowedBlobs(Mutex<BlobLists>);

@@ -19,8 +19,6 @@ use std::sync::Arc;
 pub use blob_mut::BlobMut;
 pub use reader::BlobReader;
 pub(crate) use result_arena::{ResultArena, ResultMemory, TABLE_LENGTH};
-#[cfg(feature = "actors")]
-pub(crate) use serde_impl::attach_encoded;
 pub(crate) use serde_impl::{decode_with, encode};
 pub(crate) use worker_side::{PendingLoan, finish_call, init_worker, lend, receive_arguments};
 

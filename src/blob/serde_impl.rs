@@ -48,7 +48,8 @@ impl ModeGuard {
     fn enter(mode: Mode, collected: Vec<Blob>) -> Self {
         let has_blobs = !collected.is_empty();
         let before = STATE.replace(State { mode, has_blobs });
-        let list_before = if has_blobs || before.has_blobs { COLLECTED.replace(collected) } else { collected };
+        let list_before =
+            if has_blobs || before.has_blobs { COLLECTED.replace(collected) } else { collected };
         ModeGuard { before, list_before }
     }
 }
@@ -63,12 +64,12 @@ impl Drop for ModeGuard {
     }
 }
 
-/// Adds blobs to the list; returns how many it has then.
-fn collect(blobs: &[Blob]) -> usize {
+/// Adds a blob to the list; returns its number.
+fn collect(blob: &Blob) -> usize {
     STATE.set(State { has_blobs: true, ..STATE.get() });
     COLLECTED.with_borrow_mut(|collected| {
-        collected.extend_from_slice(blobs);
-        collected.len()
+        collected.push(blob.clone());
+        collected.len() - 1
     })
 }
 
@@ -111,14 +112,6 @@ pub(crate) fn encode<L>(
     }
 }
 
-/// Adds the blobs of an already encoded message that is written as part of the current one.
-#[cfg(feature = "actors")]
-pub(crate) fn attach_encoded(blobs: &[Blob]) {
-    if !blobs.is_empty() {
-        collect(blobs);
-    }
-}
-
 /// Decodes a message whose blob numbers refer to `blobs`.
 pub(crate) fn decode_with<T>(blobs: Vec<Blob>, decode: impl FnOnce() -> T) -> T {
     let _guard = ModeGuard::enter(Mode::Resolve, blobs);
@@ -131,7 +124,7 @@ impl Serialize for Blob {
         match mode {
             Mode::Bytes | Mode::Resolve => serializer.serialize_newtype_struct("Blob", &AsBytes(self)),
             Mode::Collect if self.len() >= MIN_SHARED => {
-                let number = collect(std::slice::from_ref(self)) - 1;
+                let number = collect(self);
                 serializer.serialize_newtype_variant("Blob", 1, "Lent", &number)
             }
             Mode::Collect | Mode::Inline => {

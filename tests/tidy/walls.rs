@@ -66,7 +66,13 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ),
     ("actors/api/checkout.rs", &["OwnedFd", "AsFd", "crate::sys"], "a checkout is lent a channel"),
     ("actors/session", &["OwnedFd", "AsFd", "crate::sys"], "a checkout is lent a channel"),
-    ("actors/supervisor", &["CallQueue", "Session"], "the supervisor knows no calls"),
+    (
+        "actors/session/machine",
+        &["actix", "tokio", "Instant::now", "Mutex", "HostChannel", "Scheduler", "Lease", "WorkerHandle"],
+        "decisions are pure",
+    ),
+    ("actors/calls", &["Session", "Machine", "Waiter", "actix"], "a call does not know who runs it"),
+    ("actors/supervisor", &["CallQueue", "Session", "PendingCall"], "the supervisor knows no calls"),
     ("actors/scheduler", &["actors::supervisor"], "the scheduler commands and the supervisor obeys"),
 ];
 
