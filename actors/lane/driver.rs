@@ -448,7 +448,9 @@ impl Driver {
                 checkouts: Some(held.served),
             });
         }
-        if look_again || !self.failed.is_empty() {
+        // Calls that are left need another worker.
+        let has_left = self.state.wanted(self.others_waiting().exclusive, now) > self.asked.len();
+        if look_again || has_left || !self.failed.is_empty() {
             cx.waker().wake_by_ref();
         }
     }
