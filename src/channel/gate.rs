@@ -23,6 +23,7 @@ pub(crate) trait GateWord {
 /// The word has a value that only a worker can have written that breaks the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the worker's gate is corrupt")]
+#[cfg_attr(not(feature = "actors"), allow(dead_code, reason = "only the host takes calls back"))]
 pub(crate) struct CorruptGate;
 
 /// What the word holds. Both numbers wrap; far fewer calls than that are ever written ahead.
@@ -61,6 +62,7 @@ pub(crate) fn begin(word: &impl GateWord, epoch: u16) -> bool {
 
 /// The host's side of the gate. It keeps what it knows for sure, and does not read that back.
 #[derive(Default)]
+#[cfg_attr(not(feature = "actors"), allow(dead_code, reason = "only the host takes calls back"))]
 pub(crate) struct HostGate {
     epoch: u16,
     /// Calls behind the gate that were answered, since the worker's start.
@@ -69,6 +71,7 @@ pub(crate) struct HostGate {
     open: u16,
 }
 
+#[cfg_attr(not(feature = "actors"), allow(dead_code, reason = "only the host takes calls back"))]
 impl HostGate {
     /// Returns the epoch of the calls that are written now.
     pub(crate) fn epoch(&self) -> u16 {
