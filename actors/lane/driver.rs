@@ -258,15 +258,16 @@ impl Driver {
     /// Takes what the scheduler has to say; returns whether that is anything.
     fn take_notices(&mut self, now: Instant) -> bool {
         let mut has_any = false;
+        // What one notice leads to may withdraw requests and end workers.
         for at in (0..self.asked.len()).rev() {
-            if let Some(notice) = self.asked[at].take_notice() {
+            if let Some(notice) = self.asked.get(at).and_then(|waiter| waiter.take_notice()) {
                 has_any = true;
                 let waiter = self.asked.remove(at);
                 self.handle_answer(waiter, notice, now);
             }
         }
         for at in (0..self.workers.len()).rev() {
-            if let Some(notice) = self.workers[at].waiter.take_notice() {
+            if let Some(notice) = self.workers.get(at).and_then(|worker| worker.waiter.take_notice()) {
                 has_any = true;
                 self.handle_notice(at, notice, now);
             }
