@@ -77,17 +77,16 @@ impl<A: Actor> SendBatch<A> for Addr<A> {
 }
 
 impl<W: Worker> Checkout<W> {
-    fn submit_batch<M, N, T, E>(
+    fn submit_batch<M, T, E>(
         &mut self,
         messages: Vec<M>,
         limit: &CallLimit,
         at: Option<&'static Location<'static>>,
         ctx: &mut ProxyContext<Self>,
-    ) -> BatchReply<N>
+    ) -> BatchReply<Result<T, E>>
     where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize,
-        N: Message<Result = Vec<Result<T, E>>>,
         T: DeserializeOwned + 'static,
         E: DeserializeOwned + From<Failure> + 'static,
     {
@@ -149,7 +148,7 @@ macro_rules! handlers {
             E: DeserializeOwned + From<Failure> + 'static,
             $($limit: Into<Option<Duration>>,)?
         {
-            type Result = BatchReply<$message>;
+            type Result = BatchReply<Result<T, E>>;
 
             fn handle(&mut self, $pattern: $message, ctx: &mut Self::Context) -> Self::Result {
                 let $of = self.timeout;

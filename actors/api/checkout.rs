@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use crate::actors::calls::payload::Payload;
 use crate::actors::context::CallOrigin;
 use crate::actors::context::actor_context::{Here, ProxyContext};
-use crate::actors::reply::{Reply, ReplyKey, ReplySlab};
+use crate::actors::reply::{FreeSlots, Reply};
 use crate::actors::session::dispatch::{CallLimit, LimitedMessage, call, limit_of};
 use crate::actors::session::{Host, PendingSession, Session};
 use crate::actors::worker_api::interface::Accepts;
@@ -48,8 +48,8 @@ pub struct Checkout<W: Worker> {
     pub(crate) timeout: Option<Duration>,
     /// The source location and the error-handling context in which the checkout was started.
     pub(crate) home: CallOrigin,
-    /// The reply slots of each message's calls, by the message's index in the interface.
-    slabs: Vec<Option<Rc<dyn Any>>>,
+    /// The free reply slots of each message's calls, by the message's index in the interface.
+    free_slots: Vec<Option<Rc<dyn Any>>>,
     worker: PhantomData<fn() -> W>,
 }
 
@@ -71,7 +71,7 @@ impl<W: Worker> Checkout<W> {
         let (sender, receiver) = channel::channel(0);
         arbiter.spawn_fn(move || {
             let session = pending.start();
-            let checkout = Checkout { session, timeout, home, slabs: Vec::new(), worker: PhantomData };
+            let checkout = Checkout { session, timeout, home, free_slots: Vec::new(), worker: PhantomData };
             ProxyContext::run(checkout, receiver);
         });
         Addr::new(sender)
@@ -83,7 +83,7 @@ impl<W: Worker> Checkout<W> {
         limit: &CallLimit,
         at: Option<&'static Location<'static>>,
         ctx: &mut ProxyContext<Self>,
-    ) -> ReplyKey<Result<T, E>>
+    ) -> Reply<Result<T, E>>
     where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize,
@@ -91,31 +91,31 @@ impl<W: Worker> Checkout<W> {
         E: DeserializeOwned + From<Failure> + 'static,
     {
         let sender = ctx.take_sender();
-        let (slot, key) = self.slab::<M, T, E>().slot(sender.awaits_reply);
+        let (slot, reply) = self.slots::<M, T, E>().take(sender.awaits_reply);
         let call = call::<W, M>(slot, limit.clone().unwrap_or(None), self.home.for_call(sender, at));
         self.session.submit(call, Payload::Value(&LimitedMessage(&message, limit)), ctx);
         drop_caught(message);
-        key
+        reply
     }
 
-    /// Returns the reply slots of this message's calls.
-    fn slab<M, T, E>(&mut self) -> Rc<ReplySlab<T, E>>
+    /// Returns the free reply slots of this message's calls.
+    fn slots<M, T, E>(&mut self) -> Rc<FreeSlots<Result<T, E>>>
     where
         W: Accepts<M>,
         T: 'static,
         E: 'static,
     {
         let index = usize::try_from(W::METHOD).unwrap_or(usize::MAX);
-        let known = self.slabs.get(index).cloned().flatten();
-        // The slab at a message's index has the message's type, since only this function puts slabs there.
-        if let Some(slab) = known.and_then(|slab| slab.downcast().ok()) {
-            return slab;
+        let known = self.free_slots.get(index).cloned().flatten();
+        // The slots at a message's index have the message's type, since only this function puts slots there.
+        if let Some(slots) = known.and_then(|slots| slots.downcast().ok()) {
+            return slots;
         }
-        let slab = Rc::new(ReplySlab::<T, E>::default());
-        let length = self.slabs.len().max(index.saturating_add(1));
-        self.slabs.resize(length, None);
-        self.slabs[index] = Some(slab.clone());
-        slab
+        let slots = Rc::new(FreeSlots::<Result<T, E>>::default());
+        let length = self.free_slots.len().max(index.saturating_add(1));
+        self.free_slots.resize(length, None);
+        self.free_slots[index] = Some(slots.clone());
+        slots
     }
 }
 
@@ -162,10 +162,10 @@ where
     T: DeserializeOwned + 'static,
     E: DeserializeOwned + From<Failure> + 'static,
 {
-    type Result = Reply<M>;
+    type Result = Reply<Result<T, E>>;
 
-    fn handle(&mut self, message: M, ctx: &mut Self::Context) -> Reply<M> {
-        Reply(self.submit(message, &Ok(self.timeout), None, ctx))
+    fn handle(&mut self, message: M, ctx: &mut Self::Context) -> Self::Result {
+        self.submit(message, &Ok(self.timeout), None, ctx)
     }
 }
 
@@ -188,10 +188,10 @@ where
     E: DeserializeOwned + From<Failure> + 'static,
     D: Into<Option<Duration>>,
 {
-    type Result = Reply<Within<M, D>>;
+    type Result = Reply<Result<T, E>>;
 
     fn handle(&mut self, Within(limit, message): Within<M, D>, ctx: &mut Self::Context) -> Self::Result {
-        Reply(self.submit(message, &limit_of(limit), None, ctx))
+        self.submit(message, &limit_of(limit), None, ctx)
     }
 }
 
@@ -202,10 +202,10 @@ where
     T: DeserializeOwned + 'static,
     E: DeserializeOwned + From<Failure> + 'static,
 {
-    type Result = Reply<Here<M>>;
+    type Result = Reply<Result<T, E>>;
 
     fn handle(&mut self, Here { message, at }: Here<M>, ctx: &mut Self::Context) -> Self::Result {
-        Reply(self.submit(message, &Ok(self.timeout), Some(at), ctx))
+        self.submit(message, &Ok(self.timeout), Some(at), ctx)
     }
 }
 
@@ -217,11 +217,11 @@ where
     E: DeserializeOwned + From<Failure> + 'static,
     D: Into<Option<Duration>>,
 {
-    type Result = Reply<Here<Within<M, D>>>;
+    type Result = Reply<Result<T, E>>;
 
     fn handle(&mut self, Here { message, at }: Here<Within<M, D>>, ctx: &mut Self::Context) -> Self::Result {
         let Within(limit, message) = message;
-        Reply(self.submit(message, &limit_of(limit), Some(at), ctx))
+        self.submit(message, &limit_of(limit), Some(at), ctx)
     }
 }
 

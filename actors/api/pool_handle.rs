@@ -24,7 +24,7 @@ use super::unattended;
 use crate::actors::calls::payload::Payload;
 use crate::actors::context::CallOrigin;
 use crate::actors::lane::Lane;
-use crate::actors::reply::SingleReply;
+use crate::actors::reply::ReplySlot;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::command::Command;
 use crate::actors::session::CallOptions;
@@ -309,7 +309,7 @@ impl<W: Worker> PoolHandle<W> {
         let (scheduler, origin) = (&self.shared.scheduler, CallOrigin::here());
         match Lane::here(scheduler) {
             Some(lane) => {
-                let call = call::<W, M>(SingleReply::answering(caller), limit, origin);
+                let call = call::<W, M>(ReplySlot::answering(caller), limit, origin);
                 lane.submit(call, Payload::Value(&LimitedMessage(&message, &Ok(limit))));
                 drop_caught(message);
             }

@@ -12,7 +12,7 @@ pub(crate) mod writing;
 use std::time::{Duration, Instant};
 
 use crate::actors::context::CallOrigin;
-use crate::actors::reply::{AnswerSlot, ReplySlot};
+use crate::actors::reply::{AnswerSlot, CallSlot};
 use crate::actors::telemetry::event_forwarder::LogSink;
 use crate::actors::worker_api::error_text::Describe;
 use crate::failure::{Failure, Phase};
@@ -30,7 +30,7 @@ pub(crate) struct MethodInfo {
 }
 
 /// One call as its requester sent it; `S` is where its answer goes.
-pub(crate) struct PendingCall<S = ReplySlot> {
+pub(crate) struct PendingCall<S = CallSlot> {
     pub(crate) slot: S,
     pub(crate) method: &'static MethodInfo,
     pub(crate) limit: Option<Duration>,

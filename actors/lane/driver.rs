@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::limits::Limits;
-use super::state::{LaneState, Queued, Single};
+use super::state::{LaneState, OthersWaiting, Queued, Single};
 use super::worker::{Arrival, LaneWorker, Place, Reply};
 use crate::actors::calls::answering::Answering;
 use crate::actors::calls::faults::{Fault, no_time_left, payload_failure, with_times};
@@ -131,8 +131,7 @@ impl Driver {
         let single = Single::new(call, limit, now);
         self.limits.add(&self.scheduler, &single);
         self.note_progress(now);
-        let others_wait = self.scheduler.others_wait(self.asked.len());
-        let place = self.state.place_for_new(others_wait, now);
+        let place = self.state.place_for_new(self.others_waiting(), now);
         let is_free = place.is_some_and(|at| self.state.held[at].written.is_empty());
         if !is_free && let Err(overloaded) = self.scheduler.admit_call() {
             return self.failed.push((single.call, overloaded));
@@ -153,6 +152,13 @@ impl Driver {
             Err(problem) => {
                 self.failed.push((single.call, Failure::of(FailureKind::Payload, problem.to_string())));
             }
+        }
+    }
+
+    fn others_waiting(&self) -> OthersWaiting {
+        OthersWaiting {
+            any: self.scheduler.others_wait(self.asked.len()),
+            exclusive: self.scheduler.first_exclusive() != u64::MAX,
         }
     }
 
@@ -178,18 +184,7 @@ impl Driver {
         }
     }
 
-    /// Notes which calls have begun behind the first one, where that makes a difference.
-    fn note_progress(&mut self, now: Instant) {
-        for (worker, held) in self.workers.iter_mut().zip(&mut self.state.held) {
-            if held.is_slow(now)
-                && let Some(Ok(Some(begun))) = worker.channel().map(|channel| channel.begun())
-            {
-                held.mark_begun(begun, now);
-            }
-        }
-    }
-
-    fn write_queued(&mut self, now: Instant) {
+    pub(super) fn write_queued(&mut self, now: Instant) {
         loop {
             let first_exclusive = self.scheduler.first_exclusive();
             let Some(at) = self.state.place_for_queued(first_exclusive, now) else { return };
@@ -220,7 +215,7 @@ impl Driver {
             }
             now = Instant::now();
         }
-        self.give_back(cx);
+        self.give_back(now, cx);
         self.signals.waiting.store(self.state.waiting(), Ordering::Relaxed);
         let is_over = !self.scheduler.accepts_calls() && self.is_empty();
         if is_over { Poll::Ready(()) } else { Poll::Pending }
@@ -240,47 +235,10 @@ impl Driver {
         self.workers.iter().for_each(|worker| worker.waiter.set_waker(waker));
     }
 
-    /// Drops the calls that their requesters gave up before they began.
-    fn drop_cancelled(&mut self) {
-        if !self.signals.has_cancelled.swap(false, Ordering::AcqRel) {
-            return;
-        }
-        for at in 0..self.workers.len() {
-            let behind = self.state.held[at].written.iter().skip(1);
-            if behind.into_iter().any(|call| call.single.call.slot.is_abandoned()) {
-                self.take_back(at);
-            }
-        }
-        self.state.queued.retain(|queued| !queued.single.call.slot.is_abandoned());
-    }
-
-    /// Takes back the calls that a worker has not begun, to be written anew.
-    pub(super) fn take_back(&mut self, at: usize) {
-        let (worker, held) = (&mut self.workers[at], &mut self.state.held[at]);
-        // A gate that is corrupt is found again by what reads it next; nothing is taken back there.
-        let Some(Ok(Some(begun))) = worker.channel().map(|channel| channel.take_back()) else { return };
-        let taken = held.take_behind(begun);
-        self.scheduler.totals.take_checkouts(taken.len());
-        self.state.requeue(taken, |id, place| worker.message(id, place));
-    }
-
-    /// Has calls run elsewhere that stand behind a slow one.
-    fn spread(&mut self, now: Instant) {
-        self.note_progress(now);
-        while let Some(slow) = self.state.slow_worker(now) {
-            let before = self.state.held[slow].written.len();
-            self.take_back(slow);
-            if self.state.held[slow].written.len() == before {
-                return;
-            }
-            self.write_queued(now);
-        }
-    }
-
     /// Asks for one more worker if it has something to do, or withdraws requests; returns whether it asked. The next one
     /// is asked for once that is answered or waits: most often one worker is enough.
     pub(super) fn ask(&mut self, now: Instant) -> bool {
-        let wanted = self.state.wanted(self.scheduler.first_exclusive() != u64::MAX, now);
+        let wanted = self.state.wanted(self.others_waiting().exclusive, now);
         while self.asked.len() > wanted
             && let Some(waiter) = self.asked.pop()
         {
@@ -326,8 +284,7 @@ impl Driver {
             }
         }
         if let Some(lease) = notice.lease.take() {
-            let before = self.scheduler.last_ticket();
-            match LaneWorker::accept(lease, waiter, before, now) {
+            match LaneWorker::accept(lease, waiter, now) {
                 Ok((worker, held)) => {
                     // Its calls count as checkouts, and not the lease.
                     self.scheduler.totals.take_checkouts(1);
@@ -470,12 +427,15 @@ impl Driver {
     }
 
     /// Gives back the workers that have nothing to do, or are not to be kept.
-    fn give_back(&mut self, cx: &mut Context<'_>) {
-        let others_wait = self.scheduler.others_wait(self.asked.len());
-        let (first, first_exclusive) = (self.scheduler.first_waiting(), self.scheduler.first_exclusive());
-        self.state.close_held(others_wait, first, first_exclusive, Instant::now());
+    fn give_back(&mut self, now: Instant, cx: &mut Context<'_>) {
+        let first = (self.scheduler.first_waiting(), self.scheduler.first_exclusive());
+        self.state.close_held(self.others_waiting(), first, now);
         let mut look_again = false;
-        while let Some(at) = self.state.to_give_back(&mut look_again) {
+        loop {
+            let workers = &mut self.workers;
+            let is_written =
+                |at: usize| workers[at].channel().is_none_or(|channel| channel.outbox().is_empty());
+            let Some(at) = self.state.next_to_give_back(is_written, &mut look_again) else { break };
             let (mut worker, held) = self.remove(at);
             let calls_served = worker.calls_served;
             if let Some(channel) = worker.channel() {

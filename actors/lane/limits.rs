@@ -3,6 +3,7 @@
 use std::task::Context;
 use std::time::{Duration, Instant};
 
+use super::alarm::Alarm;
 use super::driver::Driver;
 use super::state::Single;
 use super::worker::release_limit;
@@ -23,6 +24,7 @@ const MAX_READS_BEFORE_TIMEOUT: usize = 512;
 #[derive(Default)]
 pub(super) struct Limits {
     timer: LazyTimer,
+    alarm: Alarm,
     /// No deadline is earlier than this; `None` if there is none.
     earliest: Option<Instant>,
     /// When the timer fires, at the latest; `None` if it does not run.
@@ -70,7 +72,9 @@ fn passed_by(since: Instant, at: Instant, now: Instant) -> Option<Duration> {
 impl Driver {
     /// Ends what has run out of time; returns whether anything was looked at.
     pub(super) fn poll_limits(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
-        if let Some(slow_at) = self.state.slow_at(now) {
+        if let Some(slow_at) = self.state.slow_at(now)
+            && !self.limits.alarm.wake_at(slow_at, now, cx)
+        {
             self.limits.watch(slow_at);
         }
         for at in 0..self.workers.len() {

@@ -5,10 +5,12 @@
 //! filled before a second one is woken. Calls that the worker has not begun can be taken back: so none waits behind a slow
 //! one while another worker is free.
 
+mod alarm;
 mod driver;
 mod ending;
 mod limits;
 mod state;
+mod taking_back;
 mod worker;
 
 use std::cell::RefCell;

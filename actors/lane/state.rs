@@ -20,9 +20,9 @@ const MAX_WRITTEN_BYTES: usize = 256 << 10;
 /// limits of the worker's age hold under any load.
 const LONGEST_HOLD: Duration = Duration::from_millis(100);
 
-/// How long a lane goes on with the calls that were queued when a worker was granted, although calls of other lanes came
-/// before some of them (1 ms).
-const TURN: Duration = Duration::from_millis(1);
+/// How long a lane goes on with a worker that was granted to it although calls of other lanes wait (250 µs): otherwise lanes
+/// would hand a worker round for each call, which costs more than most calls.
+const TURN: Duration = Duration::from_micros(250);
 
 /// If a timer fires later than this after its deadline, the event loop was busy.
 const LATE_TIMER: Duration = Duration::from_millis(20);
@@ -97,8 +97,6 @@ pub(crate) struct Held<C, P> {
     pub(crate) served: u64,
     /// How many calls it may have altogether.
     budget: u64,
-    /// Calls with lower numbers were queued before it was granted.
-    granted_before: u64,
     since: Instant,
     until: Instant,
     /// Whether calls may be written ahead, which they can be where they can be taken back.
@@ -113,7 +111,7 @@ pub(crate) struct Held<C, P> {
 
 impl<C, P> Held<C, P> {
     /// `budget`: how many calls the worker may serve. `writes_ahead`: whether calls can be taken back.
-    pub(crate) fn new(budget: u64, writes_ahead: bool, granted_before: u64, now: Instant) -> Self {
+    pub(crate) fn new(budget: u64, writes_ahead: bool, now: Instant) -> Self {
         Held {
             written: VecDeque::new(),
             bytes: 0,
@@ -123,7 +121,6 @@ impl<C, P> Held<C, P> {
             last_id: 0,
             served: 0,
             budget,
-            granted_before,
             since: now,
             until: now.checked_add(LONGEST_HOLD).unwrap_or(now),
             writes_ahead,
@@ -144,6 +141,11 @@ impl<C, P> Held<C, P> {
             self.begun = begun;
             self.progress_at = now;
         }
+    }
+
+    /// Returns whether the lane need not give it back for the calls of other lanes.
+    fn is_in_turn(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) < TURN
     }
 
     /// Returns whether a call may be written to it.
@@ -215,6 +217,15 @@ impl<C, P> Held<C, P> {
     }
 }
 
+/// Who waits for a worker besides the lane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OthersWaiting {
+    /// Checkouts or other lanes.
+    pub(crate) any: bool,
+    /// Checkouts that are no lanes.
+    pub(crate) exclusive: bool,
+}
+
 /// The calls and the workers of one lane.
 pub(crate) struct LaneState<C, P, M> {
     pub(crate) queued: VecDeque<Queued<C, M>>,
@@ -235,12 +246,13 @@ impl<C, P, M> LaneState<C, P, M> {
         self.queued.insert(self.queued.len() - behind, queued);
     }
 
-    /// Returns the worker to which a new call is written at once. `others_wait`: so do checkouts that came before it.
-    pub(crate) fn place_for_new(&self, others_wait: bool, now: Instant) -> Option<usize> {
-        if others_wait || !self.queued.is_empty() {
+    /// Returns the worker to which a new call is written at once; `waiting` says which others wait, who came before it.
+    pub(crate) fn place_for_new(&self, waiting: OthersWaiting, now: Instant) -> Option<usize> {
+        if waiting.exclusive || !self.queued.is_empty() {
             return None;
         }
-        self.place(now)
+        let at = self.place(now)?;
+        (!waiting.any || self.held[at].is_in_turn(now)).then_some(at)
     }
 
     /// Returns the worker to which the first queued call is written; `first_exclusive` is the number of the first waiting
@@ -293,27 +305,36 @@ impl<C, P, M> LaneState<C, P, M> {
         self.queued.len() + self.held.iter().map(Held::behind).sum::<usize>()
     }
 
-    /// Closes the workers that must not be kept: the lane has kept them for long, or `others_wait` for them and come before
-    /// the next call of this lane. `first` is the number of the first in the queue, and `first_exclusive` that of the first
+    /// Closes the workers that must not be kept: the lane has kept them for long, or others wait for them and come before the
+    /// next call of this lane. `first` is the number of the first in the queue, and `first_exclusive` that of the first
     /// checkout that is no lane.
-    ///
-    /// For a short while after a worker was granted, the calls that were queued before come ahead of those of other lanes:
-    /// otherwise lanes would hand a worker round for each call.
-    pub(crate) fn close_held(&mut self, others_wait: bool, first: u64, first_exclusive: u64, now: Instant) {
-        let next = self.queued.front().map_or(u64::MAX, |queued| queued.ticket);
+    pub(crate) fn close_held(
+        &mut self,
+        waiting: OthersWaiting,
+        (first, first_exclusive): (u64, u64),
+        now: Instant,
+    ) {
+        let next = self.queued.front().map(|queued| queued.ticket);
         for worker in &mut self.held {
-            let in_turn = now.saturating_duration_since(worker.since) < TURN && next < worker.granted_before;
-            let is_next = next < first_exclusive && (in_turn || next < first);
-            let must_yield = others_wait && !is_next;
+            let is_next = match next {
+                Some(next) => next < first_exclusive && (next < first || worker.is_in_turn(now)),
+                None => !waiting.exclusive && worker.is_in_turn(now),
+            };
+            let must_yield = waiting.any && !is_next;
             worker.is_closing |= must_yield || worker.until <= now || worker.served >= worker.budget;
         }
     }
 
     /// Returns a worker that is to be given back now. One that has nothing to do is kept until the second look, so that a
-    /// requester that got an answer has the time to make another call; `look_again` is set then.
-    pub(crate) fn to_give_back(&mut self, look_again: &mut bool) -> Option<usize> {
+    /// requester that got an answer has the time to make another call; `look_again` is set then. `is_written(at)`: all that
+    /// was written for this worker has left, calls that were taken back among it.
+    pub(crate) fn next_to_give_back(
+        &mut self,
+        mut is_written: impl FnMut(usize) -> bool,
+        look_again: &mut bool,
+    ) -> Option<usize> {
         for (at, worker) in self.held.iter_mut().enumerate() {
-            if worker.is_free() {
+            if worker.is_free() && is_written(at) {
                 if worker.is_closing || std::mem::replace(&mut worker.was_idle, true) {
                     return Some(at);
                 }

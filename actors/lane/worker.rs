@@ -52,6 +52,7 @@ pub(super) struct Reply {
 }
 
 /// What one frame of the worker means for the lane.
+#[expect(clippy::large_enum_variant, reason = "a reply in a box would be an allocation for each call")]
 pub(super) enum Arrival {
     Reply(Reply),
     Released(Released),
@@ -67,7 +68,7 @@ impl From<Result<(), Violation>> for Arrival {
 }
 
 impl LaneWorker {
-    /// Prepares a worker that was granted before a checkout with the number `granted_before`.
+    /// Prepares a worker that was just granted.
     ///
     /// # Errors
     ///
@@ -76,13 +77,12 @@ impl LaneWorker {
     pub(super) fn accept(
         mut lease: Lease,
         waiter: Arc<Waiter>,
-        granted_before: u64,
         now: Instant,
-    ) -> Result<(Self, HeldState), Lease> {
+    ) -> Result<(Self, HeldState), Box<Lease>> {
         let budget = lease.checkouts_left.saturating_add(1);
-        let Some(channel) = lease.channel() else { return Err(lease) };
+        let Some(channel) = lease.channel() else { return Err(Box::new(lease)) };
         if channel.has_unread_bytes() || channel.register_here().is_err() {
-            return Err(lease);
+            return Err(Box::new(lease));
         }
         *channel.outbox() = Outbox::default();
         channel.outbox().keep_sent();
@@ -96,7 +96,7 @@ impl LaneWorker {
             released: Released { private_bytes: None, stop: false },
             awaiting_exit: None,
         };
-        Ok((worker, Held::new(budget, writes_ahead, granted_before, now)))
+        Ok((worker, Held::new(budget, writes_ahead, now)))
     }
 
     /// Returns the channel of a worker that is not given back.

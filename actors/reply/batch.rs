@@ -9,14 +9,14 @@ use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, Message};
 use serde::de::DeserializeOwned;
 
-use super::{ReplySlot, ReplySlots, ReplyTo, as_failure, decode_result, error_of, send};
+use super::{CallSlot, ReplySlots, ReplyTo, as_failure, decode_result, error_of, send};
 use crate::actors::worker_api::error_text::Describe;
 use crate::failure::Failure;
 use crate::user_code::{drop_caught, drop_each};
 use crate::wire::frame::PayloadError;
 
-/// The reply slots of one batch.
-pub(crate) struct BatchSlots<T, E>(RefCell<BatchAnswers<Result<T, E>>>);
+/// The reply slots of one batch, whose calls have this result.
+pub(crate) struct BatchSlots<R>(RefCell<BatchAnswers<R>>);
 
 struct BatchAnswers<R> {
     caller: ReplyTo<Vec<R>>,
@@ -64,7 +64,7 @@ impl<R> Drop for BatchAnswers<R> {
     }
 }
 
-impl<T, E> BatchSlots<T, E>
+impl<T, E> BatchSlots<Result<T, E>>
 where
     T: DeserializeOwned + 'static,
     E: DeserializeOwned + From<Failure> + 'static,
@@ -90,17 +90,17 @@ where
     }
 
     /// Returns the slot of the call at this index.
-    pub(crate) fn slot(self: &Rc<Self>, key: usize) -> ReplySlot {
-        ReplySlot::new(self.clone(), key)
-    }
-
-    fn answer(&self, key: usize, result: Result<T, E>) {
-        self.0.borrow_mut().answer(key, result);
-        self.finish();
+    pub(crate) fn slot(self: &Rc<Self>, key: usize) -> CallSlot {
+        CallSlot::new(self.clone(), key)
     }
 }
 
-impl<T, E> BatchSlots<T, E> {
+impl<R> BatchSlots<R> {
+    fn answer(&self, key: usize, result: R) {
+        self.0.borrow_mut().answer(key, result);
+        self.finish();
+    }
+
     fn finish(&self) {
         // Not in one expression with the send, which would keep the borrow: a waker that the send runs is foreign
         // code.
@@ -111,7 +111,7 @@ impl<T, E> BatchSlots<T, E> {
     }
 }
 
-impl<T, E> ReplySlots for BatchSlots<T, E>
+impl<T, E> ReplySlots for BatchSlots<Result<T, E>>
 where
     T: DeserializeOwned + 'static,
     E: DeserializeOwned + From<Failure> + 'static,
@@ -161,43 +161,27 @@ where
         self.0.borrow_mut().caller.poll_abandoned(cx)
     }
 
-    fn release(&self, _: usize) {}
-}
-
-/// The slots of a batch whose result types are erased, so that the caller can be set.
-trait BatchHandle<R> {
-    fn set_caller(&self, caller: Option<OneshotSender<R>>);
-}
-
-impl<T, E> BatchHandle<Vec<Result<T, E>>> for BatchSlots<T, E> {
-    fn set_caller(&self, caller: Option<OneshotSender<Vec<Result<T, E>>>>) {
-        self.0.borrow_mut().caller = ReplyTo::of(caller);
-        self.finish();
-    }
+    fn release(self: Rc<Self>, _: usize) {}
 }
 
 /// What a checkout's handler of a batch returns: the promise that all its calls are answered.
-pub struct BatchReply<M: Message>(Rc<dyn BatchHandle<M::Result>>);
+pub struct BatchReply<R>(Rc<BatchSlots<R>>);
 
-impl<M: Message> BatchReply<M> {
-    pub(crate) fn of<T, E>(slots: Rc<BatchSlots<T, E>>) -> Self
-    where
-        M: Message<Result = Vec<Result<T, E>>>,
-        T: 'static,
-        E: 'static,
-    {
+impl<R> BatchReply<R> {
+    pub(crate) fn of(slots: Rc<BatchSlots<R>>) -> Self {
         BatchReply(slots)
     }
 }
 
-impl<M: Message> std::fmt::Debug for BatchReply<M> {
+impl<R> std::fmt::Debug for BatchReply<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("BatchReply")
     }
 }
 
-impl<A: Actor, M: Message> MessageResponse<A, M> for BatchReply<M> {
-    fn handle(self, _: &mut A::Context, caller: Option<OneshotSender<M::Result>>) {
-        self.0.set_caller(caller);
+impl<A: Actor, R: 'static, M: Message<Result = Vec<R>>> MessageResponse<A, M> for BatchReply<R> {
+    fn handle(self, _: &mut A::Context, caller: Option<OneshotSender<Vec<R>>>) {
+        self.0.0.borrow_mut().caller = ReplyTo::of(caller);
+        self.0.finish();
     }
 }

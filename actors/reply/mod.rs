@@ -1,7 +1,7 @@
 //! Reply slots: where the answer to a call goes, as a typed value for the caller and as bytes from the worker.
 
 mod batch;
-mod slab;
+mod slot;
 
 use std::any::Any;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use crate::user_code::caught;
 use crate::wire::frame;
 use crate::wire::frame::PayloadError;
 pub(crate) use batch::{BatchReply, BatchSlots};
-pub(crate) use slab::{Reply, ReplyKey, ReplySlab, SingleReply};
+pub(crate) use slot::{FreeSlots, Reply, ReplySlot};
 
 /// Where the answer to one call goes.
 pub(crate) trait AnswerSlot {
@@ -48,52 +48,40 @@ pub(crate) trait AnswerSlot {
     fn poll_abandoned(&self, cx: &mut Context<'_>) -> bool;
 }
 
-/// The replies to calls of one message type, each under a key of its own.
+/// Reply slots whose result types are erased: one, or those of a batch, each under a key of its own. The methods are
+/// those of [`AnswerSlot`].
 pub(crate) trait ReplySlots {
-    /// Decodes the worker's result, nested at most `max_depth` levels deep, and keeps it until
-    /// [`deliver`](Self::deliver).
-    ///
-    /// # Errors
-    ///
-    /// [`PayloadError`] where the bytes are not a result of this type or exceed a limit, or its `Deserialize` panics;
-    /// nothing is kept then.
     fn decode(&self, key: usize, bytes: &[u8], max_depth: u32) -> Result<(), PayloadError>;
 
-    /// Sends the decoded result to the caller.
     fn deliver(&self, key: usize);
 
-    /// Returns the `Err` of the decoded result as a failure, for code that does not know its type.
     fn error_as_failure(&self, key: usize, describe: Describe) -> Option<Failure>;
 
-    /// Answers the call with a failure.
     fn fail(&self, key: usize, failure: Failure);
 
-    /// Returns whether the call was sent by a caller that waits, or waited, for the answer.
     fn is_awaited(&self, key: usize) -> bool;
 
-    /// Returns whether the caller waited for the answer and no longer does.
     fn is_abandoned(&self, key: usize) -> bool;
 
-    /// Like [`is_abandoned`](Self::is_abandoned), and registers the task to be woken when the caller gives up.
     fn poll_abandoned(&self, key: usize, cx: &mut Context<'_>) -> bool;
 
-    /// Releases the key of a call that is over, for other calls.
-    fn release(&self, key: usize);
+    /// Notes that a call is over, whose [`CallSlot`] is being dropped.
+    fn release(self: Rc<Self>, key: usize);
 }
 
-/// The reply slot of one call: the slots of its message type and its key among them.
-pub(crate) struct ReplySlot {
+/// The reply slot of one call, with its result type erased.
+pub(crate) struct CallSlot {
     slots: Rc<dyn ReplySlots>,
     key: usize,
 }
 
-impl ReplySlot {
+impl CallSlot {
     pub(crate) fn new(slots: Rc<dyn ReplySlots>, key: usize) -> Self {
-        ReplySlot { slots, key }
+        CallSlot { slots, key }
     }
 }
 
-impl AnswerSlot for ReplySlot {
+impl AnswerSlot for CallSlot {
     fn decode(&self, bytes: &[u8], max_depth: u32) -> Result<(), PayloadError> {
         self.slots.decode(self.key, bytes, max_depth)
     }
@@ -123,9 +111,9 @@ impl AnswerSlot for ReplySlot {
     }
 }
 
-impl Drop for ReplySlot {
+impl Drop for CallSlot {
     fn drop(&mut self) {
-        self.slots.release(self.key);
+        self.slots.clone().release(self.key);
     }
 }
 

@@ -140,11 +140,6 @@ impl Scheduler {
         }
     }
 
-    /// Returns a number above those of all checkouts and calls so far.
-    pub(crate) fn last_ticket(&self) -> u64 {
-        self.last_checkout.load(Ordering::Relaxed)
-    }
-
     /// Returns the number of a call that begins to wait now, among those of the checkouts.
     pub(crate) fn next_ticket(&self) -> u64 {
         self.last_checkout.fetch_add(1, Ordering::Relaxed)

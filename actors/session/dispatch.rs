@@ -17,7 +17,7 @@ use crate::actors::calls::payload::{EncodeMessage, Payload};
 use crate::actors::calls::{MethodInfo, PendingCall};
 use crate::actors::context::CallOrigin;
 use crate::actors::lane::{Lane, Ticket};
-use crate::actors::reply::{BatchSlots, ReplySlot, SingleReply};
+use crate::actors::reply::{BatchSlots, CallSlot, ReplySlot};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::transport::blobs::Encoded;
 use crate::actors::worker_api::interface::Accepts;
@@ -29,7 +29,7 @@ use crate::wire::frame::{Limits, PayloadError};
 
 /// Builds a call of the message `M`.
 pub(crate) fn call<W: Accepts<M>, M>(
-    slot: ReplySlot,
+    slot: CallSlot,
     limit: Option<Duration>,
     origin: CallOrigin,
 ) -> PendingCall {
@@ -38,7 +38,7 @@ pub(crate) fn call<W: Accepts<M>, M>(
 
 fn call_of(
     method: &'static MethodInfo,
-    slot: ReplySlot,
+    slot: CallSlot,
     limit: Option<Duration>,
     origin: CallOrigin,
 ) -> PendingCall {
@@ -146,7 +146,7 @@ where
 {
     /// Runs the call in the lane of this thread, which is an arbiter's.
     pub(crate) fn run_here(self, caller: Option<OneshotSender<Result<T, E>>>) {
-        let call = call::<W, M>(SingleReply::answering(caller), self.limit, self.origin);
+        let call = call::<W, M>(ReplySlot::answering(caller), self.limit, self.origin);
         Lane::run_here(&self.scheduler).submit_encoded(call, self.message, None);
     }
 
@@ -156,7 +156,7 @@ where
         let (method, ticket) = (MethodOf::<W, M>::INFO, Ticket::new(&scheduler));
         // An arbiter that has ended drops the caller, who is answered then.
         arbiter.spawn(async move {
-            let call = call_of(method, SingleReply::answering(caller), limit, origin);
+            let call = call_of(method, ReplySlot::answering(caller), limit, origin);
             Lane::run_here(&scheduler).submit_encoded(call, message, ticket);
         });
     }
@@ -166,7 +166,7 @@ where
 pub(crate) fn submit<W, M, T, E>(
     session: &mut Session,
     messages: &[M],
-    slots: &std::rc::Rc<BatchSlots<T, E>>,
+    slots: &std::rc::Rc<BatchSlots<Result<T, E>>>,
     limit: &CallLimit,
     origin: &CallOrigin,
     host: &mut dyn Host,

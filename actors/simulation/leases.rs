@@ -9,7 +9,7 @@ use super::world::World;
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::state::{Admission, PoolPhase, ReleaseReport};
 use crate::actors::scheduler::worker_state::RetireReason;
-use crate::actors::session::machine::Event;
+use crate::actors::session::machine::{Event, Grant};
 use crate::failure::{Failure, FailureKind};
 
 /// One waiter, from its request for a worker to the end of its lease.
@@ -109,6 +109,9 @@ impl World {
             self.take_lease(id, worker);
         }
         if notice.closing || notice.stopped {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.is_closing = true;
+            }
             self.on(id, Event::Closing);
         }
         if let Some(kind) = notice.refusal {
@@ -125,6 +128,24 @@ impl World {
             self.report_exit(id, Some(ExitReport::Unknown));
         }
         notice.is_new
+    }
+
+    /// Takes a worker that was granted, and passes it what the last worker has not read.
+    fn take_lease(&mut self, id: u64, worker: u64) {
+        let mishaps = self.plan.mishaps;
+        let (early, unregistered) = (self.draw_fault(mishaps / 16), self.draw_fault(mishaps / 16));
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        assert_eq!(session.worker.replace(worker), None, "a session has one worker");
+        let grant = Grant { calls_served: 0, has_early_bytes: early, is_registered: !unregistered };
+        session.retries += u32::from(early);
+        session.is_granting = true;
+        self.on(id, Event::Granted(grant));
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.is_granting = false;
+        if session.worker == Some(worker) {
+            let unread = session.unconfirmed.clone();
+            unread.into_iter().for_each(|frame| self.send(worker, frame));
+        }
     }
 
     /// Gives up a session's request for a worker. A worker that was granted meanwhile is given back.

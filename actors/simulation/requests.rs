@@ -221,6 +221,10 @@ impl SimSession {
         if let (Some(fatal), Some(kind)) = (self.fatal, kind) {
             let known = kind == fatal || kind == FailureKind::Cleared;
             assert!(known, "call {number} is answered {kind:?} after {fatal:?}");
+            // An abort waits for no fence.
+            let early = !self.is_raising && kind != FailureKind::Cleared && !self.was_aborted;
+            let cleared = early && self.errors.iter().any(|error| error.clears(number));
+            assert!(!cleared, "call {number} was sent before {kind:?} was known: {:?}", self.errors);
         }
         if std::mem::take(&mut self.is_raising)
             && kind != Some(FailureKind::Cleared)

@@ -12,7 +12,7 @@ use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::session::CallOptions;
 use crate::actors::session::machine::{
-    Action, Actions, Admission, Call, Due, DueReply, Event, Exit, Grant, MAX_FALSE_STARTS, Machine,
+    Action, Actions, Admission, Call, Due, DueReply, Event, Exit, MAX_FALSE_STARTS, Machine,
 };
 use crate::config::OnCancel;
 use crate::failure::{Failure, FailureKind};
@@ -60,9 +60,9 @@ pub(super) struct SimSession {
     last_letter: Duration,
     timer_at: Option<Instant>,
     /// Workers in a row that were lost before they began the first call.
-    retries: u32,
+    pub(super) retries: u32,
     /// Whether the machine decides whether it can use a worker that was granted.
-    is_granting: bool,
+    pub(super) is_granting: bool,
     /// The requester: how many calls it still sends, and whether it keeps the checkout until faults stop.
     pub(super) to_send: u32,
     pub(super) forever: bool,
@@ -73,6 +73,9 @@ pub(super) struct SimSession {
     /// Whether the answer to the call that has failed comes next.
     pub(super) is_raising: bool,
     pub(super) fatal: Option<FailureKind>,
+    pub(super) was_aborted: bool,
+    /// Whether it knows that the pool is stopping.
+    pub(super) is_closing: bool,
 }
 
 impl World {
@@ -113,6 +116,8 @@ impl World {
             errors: Vec::new(),
             is_raising: false,
             fatal: None,
+            was_aborted: false,
+            is_closing: false,
         };
         self.sessions.insert(id, session);
         self.acquire(id, false);
@@ -189,6 +194,9 @@ impl World {
         let limit = call.limit();
         let admission = session.machine.admit(limit, &mut session.actions);
         self.act(id);
+        let refused = matches!(admission, Admission::Refuse(_));
+        // P12
+        assert!(refused || !self.sessions[&id].is_closing, "a stopping pool takes no call");
         match admission {
             Admission::Refuse(answer) => self.record_answer(id, call, &answer),
             Admission::Write => self.write(id, call),
@@ -278,6 +286,7 @@ impl World {
             Action::Abort { was_waiting, .. } => {
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.describing = None;
+                    session.was_aborted = true;
                     session.fatal.get_or_insert(FailureKind::Aborted);
                 }
                 self.kill_lease(id, RetireReason::Aborted);
@@ -298,7 +307,7 @@ impl World {
     fn send_fence(&mut self, id: u64, number: u64) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.errors.push(SimError { call: 0, last_sent: session.last_sent });
-        session.is_raising = true;
+        session.is_raising = matches!(session.actions.front(), Some(Action::Answer(..)));
         if session.options.single {
             self.on(id, Event::FencePassed(number));
         } else {
@@ -473,23 +482,5 @@ impl World {
         }
         session.timer_at = Some(limit.at);
         self.schedule_turn_after(limit.at.saturating_duration_since(now), id, SimTurn::Look);
-    }
-
-    /// Takes a worker that was granted, and passes it what the last worker has not read.
-    pub(super) fn take_lease(&mut self, id: u64, worker: u64) {
-        let mishaps = self.plan.mishaps;
-        let (early, unregistered) = (self.draw_fault(mishaps / 16), self.draw_fault(mishaps / 16));
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        assert_eq!(session.worker.replace(worker), None, "a session has one worker");
-        let grant = Grant { calls_served: 0, has_early_bytes: early, is_registered: !unregistered };
-        session.retries += u32::from(early);
-        session.is_granting = true;
-        self.on(id, Event::Granted(grant));
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        session.is_granting = false;
-        if session.worker == Some(worker) {
-            let unread = session.unconfirmed.clone();
-            unread.into_iter().for_each(|frame| self.send(worker, frame));
-        }
     }
 }

@@ -207,11 +207,6 @@ impl HostChannel {
         self.status_page.as_ref().map(|status_page| status_page.take_back(&mut self.gate)).transpose()
     }
 
-    /// Returns whether looking again costs the worker nothing, because it runs on another processor.
-    pub(crate) fn may_look(&self) -> bool {
-        matches!(&self.io, HostIo::Rings(rings) if rings.peer_is_on_other_processor())
-    }
-
     /// Returns the memory in which the worker keeps large results.
     pub(crate) fn result_arena(&self) -> Option<ResultArena> {
         let results = ResultMemory::Unmapped(self.results.clone()?);

@@ -234,10 +234,6 @@ impl Rings {
             })
     }
 
-    pub(super) fn peer_is_on_other_processor(&self) -> bool {
-        self.ring.peer_is_on_other_processor()
-    }
-
     /// Returns whether there are bytes to read, or the counters are impossible.
     pub(super) fn has_bytes(&self) -> bool {
         self.ring.has_bytes() != Ok(false)

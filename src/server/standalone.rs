@@ -93,8 +93,9 @@ pub fn serve(
         },
     })?;
     let own = ServerVersion { fingerprint: (program.fingerprint)(), interface: (program.interface)() };
-    let template = WorkerTemplate { program, config, preload, title: TitleSpace::find(), inherited };
-    process::set_short_name(&server_name(options), "server");
+    let (name, title) = (server_name(options), TitleSpace::find());
+    process::set_short_name(&name, "server");
+    let template = WorkerTemplate { name, program, config, preload, title, inherited };
     let footing = Footing::find(false)
         .map_err(|CallError { call, error }| ServerError::Refused { call, source: error })?;
     let request = take_over_request(&own, options);
@@ -113,7 +114,7 @@ pub fn serve(
     server.notices = notices;
     server.notices.send(systemd::READY, Instant::now());
     match server.serve() {
-        Ok(worker) => worker.become_worker(),
+        Ok(process) => process.enter_role(),
         Err(Disconnect::Closed) => Ok(()),
         Err(Disconnect::Broken | Disconnect::Untrusted(_)) => {
             Err(ServerError::Io(std::io::Error::last_os_error()))

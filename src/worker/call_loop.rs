@@ -102,12 +102,7 @@ pub(super) fn run<L: WorkerIo>(
         }
         if checkout_over {
             errors = 0;
-            end.set_activity(Activity::Release);
-            parent_death::enter_user_code();
-            let released = release(service, end.buffer(), client.max_memory);
-            parent_death::leave_user_code();
-            end.set_activity(Activity::Idle);
-            let Some(released) = released else { return Ok(Exit::Panicked) };
+            let Some(released) = end_checkout(end, service, client) else { return Ok(Exit::Panicked) };
             declines |= released.stop || released.private_bytes > client.max_memory;
             untold = Some(released);
             if declines && let Some(released) = untold.take() {
@@ -167,6 +162,20 @@ fn run_call(
     }
     *errors += u32::from(reply_was_error);
     survived
+}
+
+/// Ends a checkout, as [`release`] does, and shows that meanwhile.
+fn end_checkout<L: WorkerIo>(
+    end: &mut BlockingChannel<L>,
+    service: &mut dyn Service,
+    client: &ClientTerms,
+) -> Option<Released> {
+    end.set_activity(Activity::Release);
+    parent_death::enter_user_code();
+    let released = release(service, end.buffer(), client.max_memory);
+    parent_death::leave_user_code();
+    end.set_activity(Activity::Idle);
+    released
 }
 
 /// Ends a checkout. Returns `None` if `checkout_done` panicked. `checkout_done` does not run if the worker is to be
