@@ -1,8 +1,8 @@
 //! Who makes single calls: many tasks beside checkouts, many arbiters, threads without one, and code that a lane runs.
 
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
-use std::future::Future;
 use std::task::{Context, Wake, Waker};
 
 use super::lanes::{Yard, warm};
@@ -141,7 +141,8 @@ fn threads_with_and_without_runtimes_share_the_workers_with_arbiters() {
     run(async {
         let yard = Arc::new(Yard::new());
         let pool = warm(pool().workers(2..=2), 2).await;
-        let (plain, tokio, arbiter) = ((pool.clone(), yard.clone()), (pool.clone(), yard.clone()), (pool.clone(), yard.clone()));
+        let (plain, tokio, arbiter) =
+            ((pool.clone(), yard.clone()), (pool.clone(), yard.clone()), (pool.clone(), yard.clone()));
         let plain = actix_rt::spawn(on_a_thread(move || {
             for number in 0..CALLS {
                 assert!(block_on(plain.0.send(plain.1.task(number))).is_ok());

@@ -30,11 +30,8 @@ fn ends_with_calls_behind(act: &Act) -> (Result<u32, Failure>, u32) {
 /// P8, P11
 #[test]
 fn calls_behind_one_that_ends_its_worker_run_elsewhere_once() {
-    let kinds = [
-        (Act::Exit, FailureKind::Died),
-        (Act::Abort, FailureKind::Died),
-        (Act::Panic, FailureKind::Panic),
-    ];
+    let kinds =
+        [(Act::Exit, FailureKind::Died), (Act::Abort, FailureKind::Died), (Act::Panic, FailureKind::Panic)];
     for (act, kind) in kinds {
         let (result, ended) = ends_with_calls_behind(&act);
         let failure = result.expect_err("its worker ended");

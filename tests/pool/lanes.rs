@@ -248,8 +248,11 @@ fn a_call_that_is_given_up_behind_a_long_one_never_runs() {
 fn a_call_that_is_given_up_behind_checkout_done_never_runs() {
     run(async {
         let (yard, done) = (Yard::new(), Scratch::path());
-        let setup =
-            Setup { done_journal: done.some(), done: Script::Sleep(Duration::from_millis(300)), ..Setup::default() };
+        let setup = Setup {
+            done_journal: done.some(),
+            done: Script::Sleep(Duration::from_millis(300)),
+            ..Setup::default()
+        };
         let pool = builder::<Probe>(setup).workers(1..=1).start().expect("the pool starts");
         assert!(answer(pool.send(Pid)).await.is_ok());
         settled(&pool, 1).await;
