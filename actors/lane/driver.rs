@@ -133,7 +133,9 @@ impl Driver {
         self.note_progress(now);
         let place = self.state.place_for_new(self.others_waiting(), now);
         let is_free = place.is_some_and(|at| self.state.held[at].written.is_empty());
-        if !is_free && let Err(overloaded) = self.scheduler.admit_call() {
+        // Some calls that count as waiting have their worker, which the lane has not taken yet.
+        let granted = || self.asked.iter().filter(|waiter| waiter.has_notice()).count();
+        if !is_free && let Err(overloaded) = self.scheduler.admit_call(granted) {
             return self.failed.push((single.call, overloaded));
         }
         if let Some(at) = place {

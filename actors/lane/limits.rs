@@ -20,6 +20,9 @@ use crate::actors::transport::Arrived;
 /// worker that never stops sending.
 const MAX_READS_BEFORE_TIMEOUT: usize = 512;
 
+/// How soon deadlines that have passed are looked at again that ended nothing (1 ms).
+const RECHECK: Duration = Duration::from_millis(1);
+
 /// When something may be due.
 #[derive(Default)]
 pub(super) struct Limits {
@@ -78,7 +81,7 @@ impl Driver {
             self.limits.watch(slow_at);
         }
         for at in 0..self.workers.len() {
-            if let Some(due) = self.worker_deadline(at) {
+            if let Some(due) = self.worker_deadline(at, now) {
                 self.limits.watch(due);
             }
         }
@@ -90,23 +93,39 @@ impl Driver {
         self.read_all(now);
         self.expire_workers(now);
         self.expire_queued(now);
-        let scheduler = self.scheduler.clone();
-        let written = self.state.held.iter().flat_map(|held| &held.written);
-        for call in written {
-            if let Some((_, at)) = deadline(&call.single, None) {
-                self.limits.watch(at.max(now));
-            }
-        }
-        for queued in &self.state.queued {
-            if let Some((_, at)) = deadline(&queued.single, scheduler.options.wait_timeout) {
-                self.limits.watch(at.max(now));
-            }
-        }
+        self.watch_calls(now);
         true
     }
 
+    /// Watches the deadlines of all calls that the lane has.
+    fn watch_calls(&mut self, now: Instant) {
+        let wait_timeout = self.scheduler.options.wait_timeout;
+        // One that has passed and yet ends nothing is not looked at all the time: the application was frozen.
+        let soonest = now.checked_add(RECHECK).unwrap_or(now);
+        for at in 0..self.workers.len() {
+            let has_its_worker = self.has_its_worker(at);
+            for (place, call) in self.state.held[at].written.iter().enumerate() {
+                let wait_timeout = wait_timeout.filter(|_| place > 0 || !has_its_worker);
+                if let Some((_, due)) = deadline(&call.single, wait_timeout) {
+                    self.limits.watch(due.max(soonest));
+                }
+            }
+        }
+        for queued in &self.state.queued {
+            if let Some((_, due)) = deadline(&queued.single, wait_timeout) {
+                self.limits.watch(due.max(soonest));
+            }
+        }
+    }
+
+    /// Returns whether the first call of a worker has it. A worker that had nothing else to do has its first call, even if it
+    /// has not got round to begin it.
+    fn has_its_worker(&mut self, at: usize) -> bool {
+        self.state.held[at].unreleased == 0 || self.has_begun(at)
+    }
+
     /// Returns when a worker must have released itself, or its exit must have been reported.
-    fn worker_deadline(&self, at: usize) -> Option<Instant> {
+    fn worker_deadline(&mut self, at: usize, now: Instant) -> Option<Instant> {
         if let Some(since) = self.workers[at].awaiting_exit {
             return since.checked_add(EXIT_REPORT_TIMEOUT);
         }
@@ -114,7 +133,15 @@ impl Driver {
         if held.unreleased == 0 {
             return None;
         }
-        held.front_since.checked_add(release_limit(&self.scheduler))
+        let since = held.front_since;
+        let due = since.checked_add(release_limit(&self.scheduler))?;
+        if due > now {
+            return Some(due);
+        }
+        // A worker that has begun its next call is past its release, and reports it later.
+        let begun = self.workers[at].channel().map(|channel| channel.begun());
+        let has_begun_next = matches!(begun, Some(Ok(Some(begun))) if begun > 0);
+        if has_begun_next { None } else { due.checked_add(threads::frozen_since(since)) }
     }
 
     /// Reads what can be read by now, which counts as in time.
@@ -134,7 +161,7 @@ impl Driver {
 
     fn expire_workers(&mut self, now: Instant) {
         for at in (0..self.workers.len()).rev() {
-            if let Some(due) = self.worker_deadline(at).filter(|due| *due <= now) {
+            if self.worker_deadline(at, now).is_some_and(|due| due <= now) {
                 if self.workers[at].awaiting_exit.is_some() {
                     // Its process may have ended while its server is stopped and does not report it.
                     let is_running = self.workers[at].lease.worker.is_running();
@@ -143,10 +170,8 @@ impl Driver {
                     continue;
                 }
                 let limit = release_limit(&self.scheduler);
-                if !self.has_begun(at) && passed_by(self.state.held[at].front_since, due, now).is_some() {
-                    self.end_worker(at, Fault::TimedOut(limit), None, now);
-                    continue;
-                }
+                self.end_worker(at, Fault::TimedOut(limit), None, now);
+                continue;
             }
             self.expire_written(at, now);
         }
@@ -158,8 +183,7 @@ impl Driver {
             let (limit, due) = deadline(single, wait_timeout)?;
             passed_by(single.since, due, now).map(|late| (limit, late))
         };
-        // A worker that had nothing else to do has its first call, even if it has not got round to begin it.
-        let has_its_worker = self.state.held[at].unreleased == 0 || self.has_begun(at);
+        let has_its_worker = self.has_its_worker(at);
         if has_its_worker
             && let Some(first) = self.state.held[at].written.front_mut()
             && let Some((limit, late)) = passed(&first.single, None)

@@ -11,6 +11,8 @@ mod ending;
 mod limits;
 mod state;
 mod taking_back;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::cell::RefCell;

@@ -24,8 +24,11 @@ impl Driver {
             return;
         }
         for at in 0..self.workers.len() {
-            let behind = self.state.held[at].written.iter().skip(1);
-            if behind.into_iter().any(|call| call.single.call.slot.is_abandoned()) {
+            // The first call has not begun either while the worker runs `checkout_done`.
+            let begun = self.workers[at].channel().map(|channel| channel.begun());
+            let Some(Ok(Some(begun))) = begun else { continue };
+            let mut waiting = self.state.held[at].written.iter().skip(begun);
+            if waiting.any(|call| call.single.call.slot.is_abandoned()) {
                 self.take_back(at);
             }
         }

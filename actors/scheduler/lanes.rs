@@ -145,19 +145,19 @@ impl Scheduler {
         self.last_checkout.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Refuses a call if as many wait already as may.
+    /// Refuses a call if as many wait already as may. `granted` returns how many of the calls in the lane have their worker.
     ///
     /// # Errors
     ///
     /// `Overloaded`; the call is not to be queued.
-    pub(crate) fn admit_call(&self) -> Result<(), Failure> {
+    pub(crate) fn admit_call(&self, granted: impl FnOnce() -> usize) -> Result<(), Failure> {
         let Some(max_waiting) = self.options.max_waiting else { return Ok(()) };
         let calls = self.lanes.waiting_calls();
         if calls.saturating_add(self.lanes.waiting.load(Ordering::Relaxed)) < max_waiting {
             return Ok(());
         }
         let registry = self.registry.lock();
-        let waiting = calls + registry.state.waiting_exclusively();
+        let waiting = calls.saturating_sub(granted()) + registry.state.waiting_exclusively();
         if waiting < registry.state.room_for_waiting() {
             return Ok(());
         }

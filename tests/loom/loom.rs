@@ -1,10 +1,12 @@
-//! The two sides of a ring in all interleavings of their steps, and with all values that the memory model lets them see.
+//! The two sides of a ring, and those of a worker's gate, in all interleavings of their steps, and with all values that the
+//! memory model lets them see.
 //!
 //! The models include the source of the sides, `src/channel/ring/side.rs`, and put loom's numbers in the place of shared
 //! memory. What is around the sides is modelled here: the bytes (a number for each, written and read without any order
 //! of its own, so that a byte that is read too early is an old one) and the doorbells. loom delays no reading, so a byte that
 //! is overwritten too early is not found.
 
+mod gated;
 #[path = "../../src/channel/ring/side.rs"]
 #[allow(dead_code, reason = "the models use less than the library")]
 mod side;
