@@ -21,6 +21,11 @@ impl Drop for Averse {
 static DROPPED: AtomicBool = AtomicBool::new(false);
 
 impl<S: tracing::Subscriber> Layer<S> for Averse {
+    /// Does not ask, as the default would: another test may have registered the library's callsites before.
+    fn register_callsite(&self, _: &'static tracing::Metadata<'static>) -> tracing::subscriber::Interest {
+        tracing::subscriber::Interest::sometimes()
+    }
+
     fn enabled(&self, metadata: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
         assert!(metadata.target() != "forkpool", "a subscriber that panics");
         true
