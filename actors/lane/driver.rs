@@ -450,6 +450,8 @@ impl Driver {
                 private_bytes: released.private_bytes,
                 checkouts: Some(held.served),
             });
+            // They are to have another worker, which the next look asks for.
+            look_again |= !self.state.queued.is_empty();
         }
         if look_again || !self.failed.is_empty() {
             cx.waker().wake_by_ref();

@@ -167,6 +167,9 @@ impl Scheduler {
     fn add_waiter(self: &Arc<Self>, acquire: fn(&mut PoolState, u64, Instant) -> Admission) -> Arc<Waiter> {
         let waiter = Waiter::new(self.last_checkout.fetch_add(1, Ordering::Relaxed));
         self.update(|registry, now| {
+            if self.options.max_waiting.is_some() {
+                registry.state.waiting_calls = self.lanes.waiting_calls();
+            }
             // No task knows this waiter yet, so there is no waker.
             let _no_waker = match acquire(&mut registry.state, waiter.id, now) {
                 Admission::Granted { worker } => self.grant(registry, &waiter, worker, now),
