@@ -450,6 +450,8 @@ impl Driver {
                 private_bytes: released.private_bytes,
                 checkouts: Some(held.served),
             });
+            // They are to have another worker, which the next look asks for.
+            look_again |= !self.state.queued.is_empty();
         }
         // Calls that are left need another worker.
         let has_left = self.state.wanted(self.others_waiting().exclusive, now) > self.asked.len();

@@ -166,9 +166,10 @@ impl Scheduler {
 
     fn add_waiter(self: &Arc<Self>, acquire: fn(&mut PoolState, u64, Instant) -> Admission) -> Arc<Waiter> {
         let waiter = Waiter::new(self.last_checkout.fetch_add(1, Ordering::Relaxed));
-        let calls_in_lanes = if self.options.max_waiting.is_some() { self.lanes.waiting_calls() } else { 0 };
         self.update(|registry, now| {
-            registry.state.calls_in_lanes = calls_in_lanes;
+            if self.options.max_waiting.is_some() {
+                registry.state.waiting_calls = self.lanes.waiting_calls();
+            }
             // No task knows this waiter yet, so there is no waker.
             let _no_waker = match acquire(&mut registry.state, waiter.id, now) {
                 Admission::Granted { worker } => self.grant(registry, &waiter, worker, now),

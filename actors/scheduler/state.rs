@@ -145,8 +145,8 @@ pub(crate) struct PoolState {
     pub(super) waiting: LinkedQueue,
     /// Those of them that are lanes, which write several calls to a worker.
     pub(super) waiting_lanes: HashSet<u64>,
-    /// How many calls waited in lanes when that was last counted.
-    pub(super) calls_in_lanes: usize,
+    /// Calls that wait in lanes, as last counted.
+    pub(super) waiting_calls: usize,
     /// Workers that exited while they were lent, until their holders have reacted: each holder may request another
     /// worker.
     pub(super) unnoticed_exits: HashSet<u64>,
@@ -182,7 +182,7 @@ impl PoolState {
             idle: LinkedQueue::default(),
             waiting: LinkedQueue::default(),
             waiting_lanes: HashSet::new(),
-            calls_in_lanes: 0,
+            waiting_calls: 0,
             unnoticed_exits: HashSet::new(),
             last_number: 0,
             early_exits: 0,
@@ -249,7 +249,7 @@ impl PoolState {
         }
         // max_waiting does not count checkouts for which a worker is or can be started.
         let supply = self.counts.starting + self.free_capacity();
-        let waiting = self.waiting.len().max(self.waiting_exclusively() + self.calls_in_lanes);
+        let waiting = self.waiting_exclusively() + self.waiting_calls;
         if waiting >= supply.saturating_add(self.limits.max_waiting) {
             return Admission::Overloaded { waiting };
         }

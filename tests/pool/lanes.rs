@@ -1,7 +1,6 @@
 //! Single calls to a pool: which worker runs them, what happens behind a slow one, and which of them are taken back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::harness::*;
@@ -34,10 +33,6 @@ impl Yard {
 
     pub fn open(&self) {
         std::fs::write(self.gate.get(), "").expect("a file");
-    }
-
-    pub fn gate(&self) -> PathBuf {
-        self.gate.get().to_owned()
     }
 
     /// The calls that began, in that order, each with its process.
@@ -209,21 +204,28 @@ fn a_call_that_follows_at_once_may_run_for_longer_than_checkout_done() {
         let yard = Yard::new();
         let limit = Duration::from_millis(100);
         let pool = warm(pool().workers(1..=1).timeout(limit), 1).await;
-        let (gate, here) = (yard.gate(), pool.clone());
-        // The second is with the worker before the first ends.
-        let (first, second) = (Slow(limit / 4, 1), yard.gated(2, Act::Answer));
-        let test = on_an_arbiter(move || async move {
-            assert!(answer(here.send_within(PATIENCE, Pid)).await.is_ok());
-            let calls = (here.send(first), here.send_within(PATIENCE, second));
-            assert!(answer(calls.0).await.is_ok());
-            let since = Instant::now();
-            until("that time has passed", || since.elapsed() > limit * 3).await;
-            std::fs::write(gate, "").expect("a file");
-            answer(calls.1).await
-        });
-        let pid = test.await.expect("it has the time");
-        assert_eq!(yard.began(), [(2, pid)]);
+        // The worker has read both of the others when it is through with the slow one.
+        let before = [pool.send(Slow(limit / 4, 1)), pool.send(Slow(Duration::ZERO, 1))];
+        let second = pool.send_within(PATIENCE, yard.gated(2, Act::Answer));
+        for call in before {
+            assert!(answer(call).await.is_ok());
+        }
+        yard.begun(1).await;
+        let before = own_time();
+        // That nothing happens for a while is the property.
+        actix_rt::time::sleep(limit * 6).await;
+        let used = own_time().saturating_sub(before);
+        assert!(used < limit / 4, "the lane was at work all the time: {used:?}");
+        yard.open();
+        let pid = answer(second).await.expect("it has the time");
+        assert_eq!((yard.began(), pool.stats().forked), (vec![(2, pid)], 1));
     });
+}
+
+/// How long this thread has been at work.
+fn own_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).expect("a time")
 }
 
 /// C9
