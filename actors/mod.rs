@@ -5,6 +5,7 @@ mod calls;
 mod context;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod hostile;
+mod lane;
 pub mod prelude;
 mod reply;
 mod scheduler;

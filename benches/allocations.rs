@@ -2,18 +2,18 @@
 //!
 //! Calls of 64 bytes in steady state. Beside them what actix itself needs for a message: to an actor on the same thread and
 //! to a `SyncArbiter`. The result is a text: it is moved there, and decoded from a worker's reply here, which is one
-//! allocation for each call that nobody could do without. The ratios do not count it.
+//! allocation for each call that nobody could do without. The ratios do not count it, but for those of calls to the pool,
+//! which count all there is.
 
 mod support;
 
 use std::alloc::System;
 use std::time::Duration;
 
-use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Context, Handler};
 use forkpool::prelude::*;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use support::{Apprentice, Echo, Placement, Report, Setting, echo};
+use support::{Apprentice, Callee, Echo, Placement, Report, Setting, echo};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -21,6 +21,9 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 /// Calls before anything is counted, and calls that are.
 const BEFORE: usize = 5000;
 const CALLS: usize = 20_000;
+
+/// Calls in flight where there is more than one.
+const DEPTH: usize = 64;
 
 /// Calls of one batch.
 const BATCH: usize = 64;
@@ -55,27 +58,45 @@ async fn measure(setting: Setting) -> Report {
     let neighbour = row("an actor on the same thread", of_calls(&Neighbour.start()).await);
     row("SyncArbiter, one thread", of_calls(&support::sync_peers(setting, 1)).await);
     let held = row("forkpool, held checkout", of_calls(&checkout).await);
-    row("forkpool, calls to the pool", of_calls(&pool.addr()).await);
+    let single = row("forkpool, calls to the pool", of_calls(&pool).await);
+    let crowded = row("forkpool, calls to the pool, 64 in flight", of_calls_in_flight(&pool).await);
+    row("forkpool, calls to the pool's address", of_calls(&pool.addr()).await);
     let batched = row("forkpool, batches of 64 on a held checkout", of_batches(&checkout).await);
     report.ratio("allocations/call_over_actix", held - neighbour - 1.0);
+    report.ratio("allocations/pool_call", single);
+    report.ratio("allocations/pool_call_64", crowded);
     report.ratio("allocations/call_in_a_batch", batched - 1.0);
     drop(checkout);
     pool.stop(Duration::from_secs(1)).await;
     report
 }
 
-async fn of_calls<A>(addr: &Addr<A>) -> (f64, f64)
-where
-    A: Actor + Handler<Echo>,
-    A::Context: ToEnvelope<A, Echo>,
-{
-    support::calls(addr, BEFORE).await;
+async fn of_calls(callee: &impl Callee<Echo>) -> (f64, f64) {
+    support::calls(callee, BEFORE).await;
     // What is sent is made before, so that only what becomes of it is counted.
     let messages: Vec<Echo> = (0..CALLS).map(|_| echo()).collect();
     let region = Region::new(ALLOCATOR);
     for message in messages {
-        addr.send(message).await.expect("an answer").expect("an echo");
+        callee.call(message).await;
     }
+    each(&region)
+}
+
+/// The same, with many in flight: each of them is a task that sends, waits and sends again.
+async fn of_calls_in_flight<C: Callee<Echo>>(callee: &C) -> (f64, f64) {
+    support::in_flight(std::slice::from_ref(callee), &echo(), DEPTH, BEFORE).await;
+    let share = || (0..CALLS / DEPTH).map(|_| echo()).collect::<Vec<_>>();
+    let shares: Vec<_> = (0..DEPTH).map(|_| share()).collect();
+    let region = Region::new(ALLOCATOR);
+    let tasks = shares.into_iter().map(|share| {
+        let callee = callee.clone();
+        async move {
+            for message in share {
+                callee.call(message).await;
+            }
+        }
+    });
+    support::finish(tasks).await;
     each(&region)
 }
 

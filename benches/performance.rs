@@ -1,7 +1,7 @@
 //! No benchmark: it makes docs/PERFORMANCE.md and its plots of what the others have printed.
 //!
 //! ```sh
-//! cargo bench 2>&1 | tee target/benches.log
+//! cargo bench --features iceoryx2 2>&1 | tee target/benches.log
 //! cargo bench --bench performance -- target/benches.log
 //! ```
 
@@ -28,20 +28,39 @@ macro_rules! aims {
 }
 
 aims! {
-    "round_trip/pipe@two": "a warm call of 64 bytes ÷ a blocking ping-pong over pipes", "≤ 0.02";
-    "round_trip/spin_floor@two": "a warm call ÷ two processors that spin on one cache line", "≤ 3";
-    "round_trip/pipe@one": "a warm call ÷ a ping-pong over pipes, on one processor", "≤ 1.2";
+    "round_trip/spin_floor@two": "a warm call of 64 bytes ÷ two processors that spin on one cache line", "≤ 8";
+    "round_trip/actor_spin_floor@two": "the same through `Addr<Checkout>`", "≤ 12";
+    "round_trip/iceoryx2@two": "a warm call ÷ iceoryx2's request-response, with both processes polling", "≤ 2";
+    "round_trip/iceoryx2_events@two": "a warm call ÷ the same, with iceoryx2's events", "";
+    "round_trip/iceoryx2_events@one": "the same, on one processor", "";
+    "round_trip/pipe@two": "a warm call ÷ a blocking ping-pong over pipes", "≤ 0.02";
+    "round_trip/pipe@one": "a warm call ÷ a ping-pong over pipes, on one processor", "≤ 1.4";
     "round_trip/sync_arbiter@two": "a warm call ÷ a call to a `SyncArbiter`", "";
     "round_trip/procspawn@any": "a warm call ÷ a call with procspawn", "≤ 0.02";
     "round_trip/procspawn@one": "the same, on one processor", "≤ 0.15";
     "round_trip/foreign_arbiter@two": "a call from another arbiter ÷ from the pool's own arbiter", "≤ 1.2";
     "apart/round_trip@any": "a call to a worker of a standalone server ÷ of a private server", "≤ 1.15";
     "apart/start@any": "a start on a standalone server ÷ on a private server", "≤ 1.5";
-    "throughput/sync_arbiter_64@any": "calls a second, 64 in flight, 2 workers ÷ `SyncArbiter` with 2 threads", "≥ 1.15";
-    "throughput/sync_arbiter_1024@any": "the same with 1024 in flight", "≥ 1.4";
-    "throughput/batch_sync_arbiter@any": "calls a second in batches of 64 ÷ `SyncArbiter`", "≥ 7";
-    "throughput/cpu_sync_arbiter@any": "processor time of a call, 64 in flight ÷ `SyncArbiter`", "≤ 0.8";
-    "throughput/sync_arbiter_64@one": "calls a second on one processor, 64 in flight ÷ `SyncArbiter`", "";
+    "throughput/pool_64@any": "`pool.send`: calls a second, 64 in flight, 2 workers ÷ `SyncArbiter` with 2 threads", "≥ 1";
+    "throughput/pool_1024@any": "the same with 1024 in flight", "≥ 1";
+    "throughput/pool_64@one": "the same with 64 in flight, on one processor", "≥ 2";
+    "throughput/pool_64_200b@any": "the same with 64 in flight and messages of 200 bytes", "";
+    "throughput/pool_64_4k@any": "the same with 64 in flight and messages of 4 KiB", "";
+    "throughput/pool_crossbeam_64@any": "`pool.send`, 64 in flight, 2 workers ÷ 2 threads over a crossbeam channel", "";
+    "throughput/pool_cpu_64@any": "`pool.send`: processor time of a call, 64 in flight ÷ `SyncArbiter`", "";
+    "throughput/sync_arbiter_64@any": "held checkouts: calls a second, 64 in flight ÷ `SyncArbiter`", "≥ 1.1";
+    "throughput/sync_arbiter_1024@any": "the same with 1024 in flight", "≥ 1.1";
+    "throughput/sync_arbiter_64@one": "the same with 64 in flight, on one processor", "";
+    "throughput/cpu_sync_arbiter@any": "held checkouts: processor time of a call, 64 in flight ÷ `SyncArbiter`", "≤ 1";
+    "throughput/batch_sync_arbiter@any": "held checkouts: calls a second in batches of 64 ÷ `SyncArbiter`", "≥ 1.8";
+    "throughput/batch_sync_arbiter@one": "the same, on one processor", "≥ 6";
+    "throughput/pool_batch_sync_arbiter@any": "`pool.send_batch`: calls a second in batches of 64 ÷ `SyncArbiter`", "";
+    "throughput/web_block_20us@any": "`pool.send` of 20 µs of work, 16 callers on two arbiters, 2 workers ÷ `web::block` with 2 threads", "≥ 0.95";
+    "throughput/pool_8_arbiters_over_2@any": "`pool.send`, 64 in flight: calls a second from eight arbiters ÷ from two", "≥ 0.8";
+    "throughput/mixed_short_p50_us@any": "one call of 1 ms among 64 short ones, 2 workers: median of the short ones, µs", "≤ 50";
+    "throughput/mixed_short_p99_us@any": "the same: the slowest of a hundred short ones", "≤ 1200";
+    "throughput/mixed_short_sync_arbiter_p50_us@any": "the same on a `SyncArbiter` with 2 threads: median", "";
+    "throughput/mixed_short_sync_arbiter_p99_us@any": "the same: the slowest of a hundred", "";
     "payload/blob_16m_in_place@two": "16 MiB in a `Blob`, written and read in place, there and back ÷ `memcpy` there and back", "≤ 1.5";
     "payload/blob_16m_copied@two": "the same, but copied from a `Vec` and into a `Vec` on both sides", "≤ 3.5";
     "payload/blob_1m_vs_vec@two": "1 MiB from a `Vec` into a `Vec` by a `Blob` ÷ as a `Vec` in the message, over a socket", "≤ 0.3";
@@ -51,14 +70,16 @@ aims! {
     "spin/hog@any": "calls a second beside a process that takes all processor time it can get ÷ over sockets", "≥ 0.97";
     "spin/idle_cpu": "processor share of an idle pool", "0.00";
     "spin/sparse_cpu@any": "processor time at 100 calls a second ÷ over sockets", "≤ 1.05";
-    "start/bare_fork_server@any": "from no worker to the first reply ÷ to the first byte of a bare fork server's child", "≤ 1.3";
+    "start/bare_fork_server@any": "from no worker to the first reply ÷ to the first byte of a bare fork server's child", "≤ 1";
     "start/preload_2g_over_0@any": "from no worker to the first reply with 2 GiB of `SharedBytes` ÷ with no preload", "≤ 1.3";
     "start/ordinary_200m_over_0@any": "the same with 200 MiB in a `Vec` ÷ with no preload", "";
+    "start/burst_of_8@any": "each of eight simultaneous starts ÷ a start of a bare fork server", "≤ 1.3";
     "start/batch_of_8@any": "each of eight simultaneous starts ÷ a single start", "≤ 0.6";
     "start/extra_worker_kib": "memory of one more idle worker with 200 MiB preloaded, in KiB", "≤ 100";
     "start/extra_worker_dirty_kib": "the same without program text, which the kernel counts as an average", "";
-    "recovery/notice_plus_start@any": "from kill -9 of the only worker to the next reply ÷ a bare exit notice plus a bare start", "≤ 1.5";
+    "recovery/notice_plus_start@any": "from kill -9 of the only worker to the next reply ÷ a bare exit notice plus a bare start", "≤ 1.2";
     "surge/100k_over_10k": "cost of a checkout while 100,000 wait ÷ while 10,000 wait", "";
+    "allocations/pool_call": "allocations of `pool.send` beyond the result", "≤ 3";
     "allocations/call_over_actix": "allocations of a call beyond actix's own and the result", "";
     "allocations/call_in_a_batch": "allocations of a call in a batch beyond the result", "";
 }

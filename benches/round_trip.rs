@@ -2,7 +2,8 @@
 //!
 //! A 64-byte echo on a held checkout. Beside it the limit for anything that sleeps in the kernel, a blocking ping-pong of 64
 //! bytes over pipes and over a socket pair; the limit for anything at all, two processors that spin on a cache line; and
-//! what users have otherwise, actix's `SyncArbiter` with one thread and a procspawn pool of one process.
+//! what users have otherwise, actix's `SyncArbiter` with one thread and a procspawn pool of one process. With the feature
+//! `iceoryx2` also iceoryx2's request-response between two processes, with both of them polling and with its events.
 
 mod support;
 
@@ -30,6 +31,7 @@ async fn measure(setting: Setting) -> Report {
     let threads = support::sync_peers(setting, 1);
     let (mut piper, mut echoer) = (Piper::start(setting), Echoer::start(setting));
     let procspawn = Procspawn::start(setting);
+    let mut iceoryx = iceoryx::Peers::start(setting);
 
     let mut ours = Series::seconds("forkpool, held checkout");
     let mut foreign = Series::seconds("forkpool, held checkout of another arbiter, called there");
@@ -49,6 +51,7 @@ async fn measure(setting: Setting) -> Report {
         }
         sync.push(calls(&threads, CALLS).await);
         spawned.push(repeat(CALLS, || procspawn.call()));
+        iceoryx.round();
         foreign.push(abroad.calls().await);
     }
 
@@ -61,12 +64,71 @@ async fn measure(setting: Setting) -> Report {
     }
     if setting.placement == Placement::Two {
         report.row(&floor);
-        report.ratio(&format!("round_trip/spin_floor@{at}"), ours.median() / floor.median());
+        for name in ["spin_floor", "actor_spin_floor"] {
+            report.ratio(&format!("round_trip/{name}@{at}"), ours.median() / floor.median());
+        }
     }
+    iceoryx.report(&mut report, setting, &ours);
     report.ratio(&format!("round_trip/foreign_arbiter@{at}"), foreign.median() / ours.median());
     drop((here, abroad));
     pool.stop(Duration::from_secs(5)).await;
     report
+}
+
+/// What is measured of iceoryx2, in a build with the feature for it.
+#[cfg(feature = "iceoryx2")]
+mod iceoryx {
+    use super::support::{Iceoryx, Placement, Report, Series, Setting, Waiting};
+
+    pub struct Peers(Vec<(Waiting, Iceoryx, Series)>);
+
+    impl Peers {
+        pub fn start(setting: Setting) -> Self {
+            // Two processes that poll on one processor wait for the end of each other's time slice.
+            let polling = (setting.placement != Placement::One).then_some(Waiting::Polling);
+            let started = polling.into_iter().chain([Waiting::Events]).map(|waiting| {
+                let series = Series::seconds(format!("iceoryx2, request-response, {waiting}"));
+                (waiting, Iceoryx::start(setting, waiting), series)
+            });
+            Peers(started.collect())
+        }
+
+        pub fn round(&mut self) {
+            for (_, peer, series) in &mut self.0 {
+                series.push(peer.calls(super::CALLS));
+            }
+        }
+
+        pub fn report(&self, report: &mut Report, setting: Setting, ours: &Series) {
+            for (waiting, _, series) in &self.0 {
+                let tail = if *waiting == Waiting::Polling { "" } else { "_events" };
+                report.row(series);
+                let name = format!("round_trip/iceoryx2{tail}@{}", setting.placement);
+                report.ratio(&name, ours.median() / series.median());
+            }
+        }
+    }
+}
+
+/// A build without that peer.
+#[cfg(not(feature = "iceoryx2"))]
+mod iceoryx {
+    use super::support::{Report, Series, Setting};
+
+    pub struct Peers;
+
+    impl Peers {
+        pub fn start(_: Setting) -> Self {
+            Peers
+        }
+
+        pub fn round(&mut self) {}
+
+        pub fn report(&self, report: &mut Report, setting: Setting, _: &Series) {
+            let name = format!("round_trip/iceoryx2@{}", setting.placement);
+            report.skip(&name, "it was built without the feature iceoryx2");
+        }
+    }
 }
 
 /// A checkout that was made on another arbiter than the pool's and is called from there.

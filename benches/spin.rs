@@ -54,7 +54,7 @@ fn pool(workers: usize, transport: Transport) -> PoolHandle<Apprentice> {
 /// Throughput of a pool through memory ÷ that of one over sockets.
 async fn compare(setting: Setting, report: &mut Report, what: &str, workers: usize, steps: u32) -> f64 {
     let pools = [Transport::SharedMemory, Transport::Socket].map(|transport| pool(workers, transport));
-    let held = [hold(&pools[0], workers).await, hold(&pools[1], workers).await];
+    let held = [support::hold(&pools[0], workers).await, support::hold(&pools[1], workers).await];
     let mut rates = [format!("{what}, memory"), format!("{what}, sockets")].map(Series::rates);
     for _ in 0..setting.rounds(40) {
         for (checkouts, series) in held.iter().zip(&mut rates) {
@@ -67,14 +67,6 @@ async fn compare(setting: Setting, report: &mut Report, what: &str, workers: usi
     }
     rates.iter().for_each(|series| report.row(series));
     rates[0].median() / rates[1].median()
-}
-
-async fn hold(pool: &PoolHandle<Apprentice>, count: usize) -> Vec<Addr<Checkout<Apprentice>>> {
-    let checkouts: Vec<_> = (0..count).map(|_| pool.checkout().start()).collect();
-    for checkout in &checkouts {
-        checkout.send(echo()).await.expect("an answer").expect("an echo");
-    }
-    checkouts
 }
 
 /// Calls a second, with one in flight on each checkout.

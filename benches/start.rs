@@ -117,10 +117,13 @@ async fn place_and_leave(setting: Setting, pool: &PoolHandle<Laden>) {
 async fn measure_batch(setting: Setting, report: &mut Report) {
     let pool = Pool::<Apprentice>::builder(()).workers(0..=20).start().expect("a pool");
     support::place_server(setting, &pool).await;
+    let mut bare_server = BareForkServer::start(setting);
     let mut single = Series::seconds("a single start");
+    let mut bare = Series::seconds("a single start of a bare fork server");
     let mut batch = Series::seconds("each of eight at once");
     for _ in 0..setting.rounds(100) {
         single.push(support::first_reply(&pool).await);
+        bare.push(first_byte(&mut bare_server));
         let began = Instant::now();
         let calls: Vec<_> = (0..BATCH).map(|_| pool.checkout().start().send(echo())).collect();
         for call in calls {
@@ -129,8 +132,10 @@ async fn measure_batch(setting: Setting, report: &mut Report) {
         batch.push(support::each(BATCH, began));
         support::dismiss(&pool).await;
     }
-    [&single, &batch].into_iter().for_each(|series| report.row(series));
-    report.ratio(&format!("start/batch_of_8@{}", setting.placement), batch.median() / single.median());
+    let at = setting.placement;
+    [&single, &bare, &batch].into_iter().for_each(|series| report.row(series));
+    report.ratio(&format!("start/batch_of_8@{at}"), batch.median() / single.median());
+    report.ratio(&format!("start/burst_of_8@{at}"), batch.median() / bare.median());
     pool.stop(Duration::ZERO).await;
 }
 

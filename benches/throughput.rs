@@ -1,23 +1,30 @@
-//! Many calls at once: two workers, beside a `SyncArbiter` with two threads.
+//! Many calls at once: two workers, beside the same work in two threads.
 //!
-//! Each call in flight is a task of its own that sends, waits and sends again, as the requests of a web server
-//! do. The pool is measured as two held checkouts that share the calls between them, as calls to the
-//! pool itself, of which each is a checkout of its own, and as two held checkouts with one batch of 64 calls in flight each.
+//! Each call in flight is a task of its own that sends, waits and sends again, as the requests of a web server do. The pool
+//! is measured as two held checkouts that share the calls between them, as calls to the pool itself, and in batches of 64:
+//! one in flight at each of two held checkouts, or two in flight at the pool. Beside it are a `SyncArbiter` and a pool of
+//! threads over a crossbeam channel.
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::slice::from_ref;
+use std::time::Duration;
 
-use actix::dev::ToEnvelope;
-use actix::{Actor, Addr, Handler};
+use actix::Addr;
 use forkpool::prelude::*;
-use support::{Apprentice, Echo, Placement, Report, Series, Setting, Thread, cpu_time, echo, own_cpu_time};
+use support::{
+    Apprentice, Contest, Echo, Placement, Report, Setting, Thread, ThreadPool, all_free, echo, echo_of,
+    finish, hold, in_flight,
+};
 
-/// Workers, and threads of the `SyncArbiter`.
+/// Workers, and threads of the peers.
 const WORKERS: usize = 2;
 
 /// Calls in flight, rounds, and how many calls one round makes.
 const DEPTHS: [(usize, usize, usize); 3] = [(64, 30, 6_400), (1, 15, 300), (1024, 10, 10_240)];
+
+/// Sizes of other messages than the usual ones of 64 bytes, with 64 calls in flight.
+const SIZES: [(usize, &str); 2] = [(200, "200b"), (4096, "4k")];
 
 /// Calls of one batch.
 const BATCH: usize = 64;
@@ -26,159 +33,133 @@ fn main() {
     support::run("throughput", &[Placement::Any, Placement::One, Placement::Two], measure);
 }
 
+/// The pool and what it is compared with.
+struct Field {
+    pool: PoolHandle<Apprentice>,
+    pids: Vec<u32>,
+    arbiter: Addr<Thread>,
+    threads: ThreadPool,
+}
+
 async fn measure(setting: Setting) -> Report {
-    let pool = Pool::<Apprentice>::builder(()).workers(WORKERS..=WORKERS).start().expect("a pool");
-    let pids = {
-        let checkouts: Vec<_> = (0..WORKERS).map(|_| pool.checkout().start()).collect();
-        support::pin_workers(setting, &checkouts).await
-    };
-    let threads = support::sync_peers(setting, WORKERS);
+    let (pool, pids) = support::placed_pool(setting, WORKERS).await;
+    let arbiter = support::sync_peers(setting, WORKERS);
+    let field = Field { pool, pids, arbiter, threads: ThreadPool::start(setting, WORKERS) };
     let mut report = Report::default();
     for (depth, rounds, calls) in DEPTHS {
-        let mut held = Contest::new(&format!("forkpool, held checkouts, {depth} in flight"));
-        let mut any = Contest::new(&format!("forkpool, calls to the pool, {depth} in flight"));
-        let mut sync = Contest::new(&format!("SyncArbiter, {depth} in flight"));
+        let measured =
+            field.calls(setting, &echo(), (depth, rounds, calls), &format!("{depth} in flight")).await;
+        report_calls(&mut report, setting, &format!("_{depth}"), &measured);
+    }
+    for (bytes, name) in SIZES {
+        let measured = field
+            .calls(setting, &echo_of(bytes), (64, 15, 6_400), &format!("64 of {bytes} bytes in flight"))
+            .await;
+        report_calls(&mut report, setting, &format!("_64_{name}"), &measured);
+    }
+    field.batches(setting, &mut report).await;
+    field.pool.stop(Duration::ZERO).await;
+    report
+}
+
+/// What was measured of calls.
+struct Calls {
+    held: Contest,
+    pool: Contest,
+    arbiter: Contest,
+    threads: Contest,
+}
+
+impl Field {
+    async fn calls(
+        &self,
+        setting: Setting,
+        message: &Echo,
+        (depth, rounds, calls): (usize, usize, usize),
+        what: &str,
+    ) -> Calls {
+        let mut held = Contest::new(format!("forkpool, held checkouts, {what}"));
+        let mut single = Contest::new(format!("forkpool, calls to the pool, {what}"));
+        let mut arbiter = Contest::new(format!("SyncArbiter, {what}"));
+        let mut threads = Contest::new(format!("threads over a crossbeam channel, {what}"));
+        let Field { pool, pids, .. } = self;
         for _ in 0..setting.rounds(rounds) {
-            let checkouts = hold(&pool, depth).await;
-            held.round(&pids, calls, in_flight(&checkouts, depth, calls)).await;
+            // A checkout for each worker, or a single one for a single call.
+            let checkouts = hold(pool, WORKERS.min(depth)).await;
+            held.round(pids, calls, in_flight(&checkouts, message, depth, calls)).await;
             drop(checkouts);
-            support::until("the workers are free", || pool.stats().idle == WORKERS).await;
-            any.round(&pids, calls, in_flight_of_pool(&pool, depth, calls)).await;
-            support::until("the workers are free", || pool.stats().idle == WORKERS).await;
-            sync.round(&pids, calls, in_flight(std::slice::from_ref(&threads), depth, calls)).await;
+            all_free(pool, WORKERS).await;
+            single.round(pids, calls, in_flight(from_ref(pool), message, depth, calls)).await;
+            all_free(pool, WORKERS).await;
+            arbiter.round(pids, calls, in_flight(from_ref(&self.arbiter), message, depth, calls)).await;
+            threads.round(pids, calls, in_flight(from_ref(&self.threads), message, depth, calls)).await;
         }
-        report_depth(&mut report, setting, depth, [&held, &any, &sync]);
+        Calls { held, pool: single, arbiter, threads }
     }
-    measure_batches(setting, &mut report, &pool, &pids, &threads).await;
-    pool.stop(Duration::ZERO).await;
-    report
+
+    async fn batches(&self, setting: Setting, report: &mut Report) {
+        let mut held = Contest::new("forkpool, held checkouts, a batch of 64 in flight on each");
+        let mut single = Contest::new("forkpool, two batches of 64 to the pool in flight");
+        let mut arbiter = Contest::new("SyncArbiter, 128 in flight");
+        let Field { pool, pids, .. } = self;
+        let (depth, calls) = (BATCH * WORKERS, 100 * BATCH * WORKERS);
+        for _ in 0..setting.rounds(30) {
+            let checkouts = hold(pool, WORKERS).await;
+            held.round(pids, calls, batches_on(&checkouts, calls)).await;
+            drop(checkouts);
+            all_free(pool, WORKERS).await;
+            single.round(pids, calls, batches_to(pool, calls)).await;
+            all_free(pool, WORKERS).await;
+            arbiter.round(pids, calls, in_flight(from_ref(&self.arbiter), &echo(), depth, calls)).await;
+        }
+        [&held, &single, &arbiter].into_iter().for_each(|contest| contest.rows(report));
+        let at = setting.placement;
+        report.ratio(&format!("throughput/batch_sync_arbiter@{at}"), held.rate_over(&arbiter));
+        report.ratio(&format!("throughput/batch_cpu_sync_arbiter@{at}"), held.cpu_over(&arbiter));
+        report.ratio(&format!("throughput/pool_batch_sync_arbiter@{at}"), single.rate_over(&arbiter));
+    }
 }
 
-async fn measure_batches(
-    setting: Setting,
-    report: &mut Report,
-    pool: &PoolHandle<Apprentice>,
-    pids: &[u32],
-    threads: &Addr<Thread>,
-) {
-    let mut batches = Contest::new("forkpool, held checkouts, a batch of 64 in flight on each");
-    let mut sync = Contest::new("SyncArbiter, 128 in flight");
-    let checkouts = hold(pool, WORKERS).await;
-    for _ in 0..setting.rounds(30) {
-        let calls = 100 * BATCH * WORKERS;
-        batches.round(pids, calls, in_batches(&checkouts, calls)).await;
-        sync.round(pids, calls, in_flight(std::slice::from_ref(threads), BATCH * WORKERS, calls)).await;
-    }
-    for contest in [&batches, &sync] {
-        report.row(&contest.rate);
-        report.row(&contest.cpu);
-    }
-    let at = setting.placement;
-    report.ratio(&format!("throughput/batch_sync_arbiter@{at}"), batches.rate.median() / sync.rate.median());
-    report
-        .ratio(&format!("throughput/batch_cpu_sync_arbiter@{at}"), batches.cpu.median() / sync.cpu.median());
-}
-
-fn report_depth(report: &mut Report, setting: Setting, depth: usize, contests: [&Contest; 3]) {
-    for contest in contests {
-        report.row(&contest.rate);
-        report.row(&contest.cpu);
-        report.row(&contest.workers_cpu);
-    }
-    let [held, any, sync] = contests;
-    let at = setting.placement;
+fn report_calls(report: &mut Report, setting: Setting, tail: &str, measured: &Calls) {
+    let Calls { held, pool, arbiter, threads } = measured;
+    [held, pool, arbiter, threads].into_iter().for_each(|contest| contest.rows(report));
+    // What a call costs the processors is aimed at with 64 in flight, and has no number there.
+    let cpu_tail = if tail == "_64" { "" } else { tail };
     let ratios = [
-        ("sync_arbiter", held.rate.median() / sync.rate.median()),
-        ("pool_sync_arbiter", any.rate.median() / sync.rate.median()),
-        ("cpu_sync_arbiter", held.cpu.median() / sync.cpu.median()),
-        ("pool_cpu_sync_arbiter", any.cpu.median() / sync.cpu.median()),
+        (format!("sync_arbiter{tail}"), held.rate_over(arbiter)),
+        (format!("pool{tail}"), pool.rate_over(arbiter)),
+        (format!("pool_crossbeam{tail}"), pool.rate_over(threads)),
+        (format!("cpu_sync_arbiter{cpu_tail}"), held.cpu_over(arbiter)),
+        (format!("pool_cpu{tail}"), pool.cpu_over(arbiter)),
     ];
     for (name, ratio) in ratios {
-        // What a call costs is measured at one depth.
-        let tail = if name.contains("cpu") && depth == 64 { String::new() } else { format!("_{depth}") };
-        report.ratio(&format!("throughput/{name}{tail}@{at}"), ratio);
+        report.ratio(&format!("throughput/{name}@{}", setting.placement), ratio);
     }
 }
 
-/// One contestant at one depth.
-struct Contest {
-    rate: Series,
-    /// Processor time of host and workers together, for each call.
-    cpu: Series,
-    workers_cpu: Series,
+fn batch() -> Vec<Echo> {
+    (0..BATCH).map(|_| echo()).collect()
 }
 
-impl Contest {
-    fn new(name: &str) -> Self {
-        Contest {
-            rate: Series::rates(name),
-            cpu: Series::seconds("    processor time per call"),
-            workers_cpu: Series::seconds("    of it in worker processes"),
-        }
-    }
-
-    async fn round(&mut self, pids: &[u32], calls: usize, work: impl Future<Output = ()>) {
-        let used = || (own_cpu_time(), pids.iter().map(|&pid| cpu_time(pid)).sum::<Duration>());
-        let (own, workers) = used();
-        let began = Instant::now();
-        work.await;
-        let took = began.elapsed();
-        let (own_after, workers_after) = used();
-        let (own, workers) = (own_after.saturating_sub(own), workers_after.saturating_sub(workers));
-        self.rate.push(calls as f64 / took.as_secs_f64());
-        self.cpu.push((own + workers).as_secs_f64() / calls as f64);
-        self.workers_cpu.push(workers.as_secs_f64() / calls as f64);
-    }
-}
-
-/// A checkout for each worker, or a single one for a single call, each of them past its first call.
-async fn hold(pool: &PoolHandle<Apprentice>, depth: usize) -> Vec<Addr<Checkout<Apprentice>>> {
-    let checkouts: Vec<_> = (0..WORKERS.min(depth)).map(|_| pool.checkout().start()).collect();
-    for checkout in &checkouts {
-        checkout.send(echo()).await.expect("an answer").expect("an echo");
-    }
-    checkouts
-}
-
-/// Makes so many calls with so many in flight, shared evenly among the addresses.
-async fn in_flight<A>(addrs: &[Addr<A>], depth: usize, calls: usize)
-where
-    A: Actor + Handler<Echo>,
-    A::Context: ToEnvelope<A, Echo>,
-{
-    let tasks = addrs.iter().cycle().take(depth).cloned().map(|addr| async move {
-        for _ in 0..calls / depth {
-            addr.send(echo()).await.expect("an answer").expect("an echo");
-        }
-    });
-    finish(tasks).await;
-}
-
-/// The same with one batch in flight at each address.
-async fn in_batches(addrs: &[Addr<Checkout<Apprentice>>], calls: usize) {
-    let rounds = calls / BATCH / addrs.len();
-    let tasks = addrs.iter().cloned().map(|addr| async move {
+/// Makes so many calls with one batch in flight at each checkout.
+async fn batches_on(checkouts: &[Addr<Checkout<Apprentice>>], calls: usize) {
+    let rounds = calls / BATCH / checkouts.len();
+    let tasks = checkouts.iter().cloned().map(|checkout| async move {
         for _ in 0..rounds {
-            let answers = addr.send(Batch((0..BATCH).map(|_| echo()).collect())).await.expect("answers");
+            let answers = checkout.send(Batch(batch())).await.expect("answers");
             assert!(answers.len() == BATCH && answers.iter().all(Result::is_ok));
         }
     });
     finish(tasks).await;
 }
 
-/// The same to the pool itself.
-async fn in_flight_of_pool(pool: &PoolHandle<Apprentice>, depth: usize, calls: usize) {
-    let tasks = (0..depth).map(|_| pool.clone()).map(|pool| async move {
-        for _ in 0..calls / depth {
-            pool.send(echo()).await.expect("an echo");
+/// Makes so many calls with a batch for each worker in flight at the pool.
+async fn batches_to(pool: &PoolHandle<Apprentice>, calls: usize) {
+    let tasks = (0..WORKERS).map(|_| pool.clone()).map(|pool| async move {
+        for _ in 0..calls / BATCH / WORKERS {
+            let answers = pool.send_batch(batch()).await;
+            assert!(answers.len() == BATCH && answers.iter().all(Result::is_ok));
         }
     });
     finish(tasks).await;
-}
-
-async fn finish(tasks: impl Iterator<Item = impl Future<Output = ()> + 'static>) {
-    let running: Vec<_> = tasks.map(actix_rt::spawn).collect();
-    for task in running {
-        task.await.expect("the task ends");
-    }
 }

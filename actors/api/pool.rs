@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::dev::{MessageResponse, OneshotSender};
-use actix::{Actor, Arbiter, Handler, Message, ResponseFuture};
+use actix::{Actor, Handler, Message, ResponseFuture};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -95,7 +95,7 @@ where
     E: DeserializeOwned + From<Failure> + Send + 'static,
 {
     fn handle(self, _: &mut ProxyContext<Pool<W>>, caller: Option<OneshotSender<Result<T, E>>>) {
-        self.0.run(&Arbiter::current(), caller);
+        self.0.run_here(caller);
     }
 }
 

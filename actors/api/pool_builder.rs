@@ -233,6 +233,19 @@ impl<W: Worker> PoolBuilder<W> {
         self
     }
 
+    /// Sets whether the pool's server keeps one child forked that is no worker yet, so that the next worker starts sooner.
+    /// The child has run neither `setup` nor any other code of yours, has no descriptor of this application, and takes about
+    /// as much memory as an idle worker. It is not counted as a worker; [`ServerStats::parked`](crate::ServerStats::parked)
+    /// counts it. A pool whose fewest workers are none has such a child only while it has workers and for a second after.
+    /// Default: `true`.
+    ///
+    /// A worker at a port with TLS is always forked when it is needed. So is one whose server has other limits or control
+    /// groups by now than when it forked the child.
+    pub fn park_worker(mut self, park: bool) -> Self {
+        self.options.park_worker = park;
+        self
+    }
+
     /// Sets the waits before workers that ended before their first call are replaced. Default: 100 ms doubling to 5 s, ±20 %.
     pub fn restart(mut self, backoff: Backoff) -> Self {
         self.options.restart = backoff;

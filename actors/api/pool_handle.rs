@@ -21,11 +21,14 @@ use super::server_stats::ServerStats;
 use super::stats::Stats;
 use super::stop_report::StopReport;
 use super::unattended;
+use crate::actors::calls::payload::Payload;
 use crate::actors::context::CallOrigin;
+use crate::actors::lane::Lane;
+use crate::actors::reply::ReplySlot;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::command::Command;
 use crate::actors::session::CallOptions;
-use crate::actors::session::dispatch::{BatchRelay, Relay};
+use crate::actors::session::dispatch::{BatchRelay, LimitedMessage, Relay, call};
 use crate::actors::threads::symbolizer;
 use crate::actors::transport::blobs;
 use crate::actors::worker_api::interface::Accepts;
@@ -303,9 +306,18 @@ impl<W: Worker> PoolHandle<W> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        let scheduler = &self.shared.scheduler;
-        let relay = Relay::<W, M>::new(scheduler, &message, Ok(limit), CallOrigin::here());
-        drop_caught(message);
-        relay.run(&scheduler.arbiter_here(), caller);
+        let (scheduler, origin) = (&self.shared.scheduler, CallOrigin::here());
+        match Lane::here(scheduler) {
+            Some(lane) => {
+                let call = call::<W, M>(ReplySlot::answering(caller), limit, origin);
+                lane.submit(call, Payload::Value(&LimitedMessage(&message, &Ok(limit))));
+                drop_caught(message);
+            }
+            None => {
+                let relay = Relay::<W, M>::new(scheduler, &message, Ok(limit), origin);
+                drop_caught(message);
+                relay.run(&scheduler.arbiter_here(), caller);
+            }
+        }
     }
 }

@@ -34,7 +34,7 @@ use crate::server::{Boot, boot};
 use crate::sys::arena::PAGE;
 use crate::sys::own_program::{CannotRestart, OwnProgram};
 use crate::sys::{CallError, limits, requirements};
-use crate::wire::control::{Hello, ProcessLimits, ToServer};
+use crate::wire::control::{Hello, Parking, ProcessLimits, ToServer};
 use crate::wire::frame;
 use crate::wire::frame::{Limits, PayloadError};
 use crate::wire::{LIBRARY, PROTOCOL};
@@ -298,6 +298,11 @@ impl<W: Worker> PoolBuilder<W> {
                 memory_limit: self.options.memory_limit,
             },
             backtrace: BacktraceStyle::here(),
+            parking: match (self.options.park_worker, *self.options.workers.start()) {
+                (false, _) => Parking::Never,
+                (true, 0) => Parking::WhileUsed,
+                (true, _) => Parking::Always,
+            },
             config,
         });
         let mut bytes = Vec::new();

@@ -42,6 +42,17 @@ pub struct PoolRequest<R> {
     /// Makes the result of a request that will get no answer.
     unanswered: fn(Failure, usize) -> R,
     scheduler: Arc<Scheduler>,
+    is_answered: bool,
+}
+
+/// A call that is given up before it was answered.
+impl<R> Drop for PoolRequest<R> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.answer.close();
+            self.scheduler.note_cancelled();
+        }
+    }
 }
 
 impl<R> std::fmt::Debug for PoolRequest<R> {
@@ -52,7 +63,13 @@ impl<R> std::fmt::Debug for PoolRequest<R> {
 
 impl<T, E: From<Failure>> PoolRequest<Result<T, E>> {
     pub(super) fn single(answer: oneshot::Receiver<Result<T, E>>, scheduler: Arc<Scheduler>) -> Self {
-        PoolRequest { answer, calls: 1, unanswered: |failure, _| Err(E::from(failure)), scheduler }
+        PoolRequest {
+            answer,
+            calls: 1,
+            unanswered: |failure, _| Err(E::from(failure)),
+            scheduler,
+            is_answered: false,
+        }
     }
 }
 
@@ -65,7 +82,7 @@ impl<T, E: From<Failure>> PoolRequest<Vec<Result<T, E>>> {
         let unanswered = |failure: Failure, calls| {
             std::iter::repeat_with(|| Err(E::from(failure.clone()))).take(calls).collect()
         };
-        PoolRequest { answer, calls, unanswered, scheduler }
+        PoolRequest { answer, calls, unanswered, scheduler, is_answered: false }
     }
 }
 
@@ -75,6 +92,7 @@ impl<R> Future for PoolRequest<R> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
         // The sender is dropped unanswered if the arbiter on which the call ran has ended.
         Pin::new(&mut self.answer).poll(cx).map(|answer| {
+            self.is_answered = true;
             answer.unwrap_or_else(|_| (self.unanswered)(self.scheduler.stopped_failure(), self.calls))
         })
     }

@@ -175,6 +175,14 @@ impl<W: Worker> Server<W> {
         self
     }
 
+    /// Sets whether the server keeps one child forked that is no worker yet, so that the next worker starts sooner. It has no
+    /// such child while no client may need another worker, as [`PoolBuilder::park_worker`](crate::PoolBuilder::park_worker)
+    /// says. Default: `true`.
+    pub fn park_worker(mut self, park: bool) -> Self {
+        self.options.park_worker = park;
+        self
+    }
+
     /// Runs the preload and serves on this thread, which must be the only one of its process, until a signal ends it.
     ///
     /// After SIGTERM, or SIGHUP unless that is ignored, the server accepts no more work, notifies its clients, and exits with

@@ -32,6 +32,8 @@ pub struct ServerStats {
     pub turned_away: u64,
     /// Whether it accepts no more work and exits with its last worker.
     pub draining: bool,
+    /// Forked children that are no workers yet, see [`PoolBuilder::park_worker`](crate::PoolBuilder::park_worker): none or one.
+    pub parked: u64,
 }
 
 impl From<ServerReport> for ServerStats {
@@ -46,7 +48,19 @@ impl From<ServerReport> for ServerStats {
             not_forked,
             turned_away,
             draining,
+            parked,
         } = report;
-        ServerStats { pid, library, uptime, clients, workers, forked, not_forked, turned_away, draining }
+        ServerStats {
+            pid,
+            library,
+            uptime,
+            clients,
+            workers,
+            forked,
+            not_forked,
+            turned_away,
+            draining,
+            parked,
+        }
     }
 }

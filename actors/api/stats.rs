@@ -21,7 +21,7 @@ pub struct Stats {
     pub leased: usize,
     /// Workers that are to exit and are not reaped yet.
     pub ending: usize,
-    /// Checkouts waiting for a worker.
+    /// Checkouts that wait for a worker, and calls to the pool that no worker has begun.
     pub waiting: usize,
     /// Bytes of `blob_memory` that the blobs of calls occupy, in whole pages; blobs of results do not count.
     pub blob_bytes: usize,
@@ -29,7 +29,7 @@ pub struct Stats {
     pub pids: Vec<u32>,
     /// Workers forked since the start.
     pub forked: u64,
-    /// Checkouts that received a worker since the start.
+    /// Checkouts that received a worker since the start; each call to the pool counts as one.
     pub checkouts: u64,
     /// Calls answered `Ok`.
     pub succeeded: u64,
@@ -132,6 +132,15 @@ impl Totals {
 
     pub(crate) fn count_checkout(&self) {
         self.checkouts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add_checkouts(&self, count: usize) {
+        self.checkouts.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Takes back what was counted too much.
+    pub(crate) fn take_checkouts(&self, count: usize) {
+        self.checkouts.fetch_sub(count as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn count_success(&self) {

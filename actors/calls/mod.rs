@@ -18,6 +18,9 @@ use crate::actors::worker_api::error_text::Describe;
 use crate::failure::{Failure, Phase};
 use crate::request_log::CallTimer;
 
+/// How long `checkout_done` may take if calls have no time limit (300 s).
+pub(crate) const RELEASE_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// What all calls with the same message type have in common.
 #[derive(Debug)]
 pub(crate) struct MethodInfo {

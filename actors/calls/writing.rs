@@ -25,10 +25,21 @@ pub(crate) struct CallFrame {
     pub(crate) last: bool,
     /// What is left of the call's time limit.
     pub(crate) limit: Option<Duration>,
+    /// The epoch of the worker's gate, if the call can be taken back.
+    pub(crate) epoch: Option<u16>,
 }
 
-/// Appends the frame of a call to `out`, behind a frame that announces its blobs if there are any. Returns the number of
-/// bytes appended.
+/// What was appended for a call, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FrameSize {
+    /// All of it.
+    pub(crate) whole: usize,
+    /// The encoded message at its end.
+    pub(crate) message: usize,
+}
+
+/// Appends the frame of a call to `out`, behind a frame that announces its blobs if there are any. Returns what was
+/// appended.
 ///
 /// # Errors
 ///
@@ -38,9 +49,9 @@ pub(crate) fn write_call<S: AnswerSlot>(
     out: &mut Vec<u8>,
     lent: &mut LentBlobs,
     call: &mut PendingCall<S>,
-    CallFrame { id, errors_seen, last, limit }: CallFrame,
+    CallFrame { id, errors_seen, last, limit, epoch }: CallFrame,
     payload: Payload<'_>,
-) -> Result<usize, PayloadError> {
+) -> Result<FrameSize, PayloadError> {
     call.mark_written();
     let baggage = call.origin.baggage();
     let header = ToWorker::Call(CallHeader {
@@ -48,20 +59,23 @@ pub(crate) fn write_call<S: AnswerSlot>(
         method: call.method.index,
         errors_seen,
         last,
+        epoch,
         limit,
         baggage: u32::try_from(baggage.len()).unwrap_or(u32::MAX),
         verbosity: call.origin.log_sink().map_or(0, LogSink::verbosity),
     });
     let before = out.len();
-    let blobs = frame::append_with(out, &header, |out| {
+    let (blobs, message) = frame::append_with(out, &header, |out| {
         out.extend_from_slice(baggage);
-        payload.append(scheduler, baggage.len(), out)
+        let before = out.len();
+        let blobs = payload.append(scheduler, baggage.len(), out)?;
+        Ok((blobs, out.len() - before))
     })?;
     if !blobs.is_empty() {
         frame::insert(out, before, &ToWorker::Lent(blobs::spans(&blobs)));
         lent.0.push_back((id, blobs));
     }
-    Ok(out.len() - before)
+    Ok(FrameSize { whole: out.len() - before, message })
 }
 
 /// The argument blobs of written calls, by the ids of the calls. The worker reads them until it replies.
@@ -79,6 +93,12 @@ impl LentBlobs {
         while self.0.front().is_some_and(|(lent_with, _)| *lent_with <= id) {
             self.0.pop_front();
         }
+    }
+
+    /// Takes the blobs of the written call with this id, which was taken back.
+    pub(crate) fn take_of(&mut self, id: u64) -> Vec<Blob> {
+        let at = self.0.iter().rposition(|(lent_with, _)| *lent_with == id);
+        at.and_then(|at| self.0.remove(at)).map_or_else(Vec::new, |(_, blobs)| blobs)
     }
 
     /// Takes all blobs, so that they can outlive their calls.

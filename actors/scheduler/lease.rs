@@ -12,13 +12,20 @@ use crate::actors::transport::HostChannel;
 pub(crate) struct Lease {
     scheduler: Arc<Scheduler>,
     pub(crate) worker: WorkerHandle,
+    /// How many checkouts the worker may serve after this one.
+    pub(crate) checkouts_left: u64,
     /// `None` once the worker was given back, retired or killed.
     channel: Option<HostChannel>,
 }
 
 impl Lease {
-    pub(crate) fn new(scheduler: Arc<Scheduler>, worker: WorkerHandle, channel: HostChannel) -> Self {
-        Lease { scheduler, worker, channel: Some(channel) }
+    pub(crate) fn new(
+        scheduler: Arc<Scheduler>,
+        worker: WorkerHandle,
+        channel: HostChannel,
+        checkouts_left: u64,
+    ) -> Self {
+        Lease { scheduler, worker, checkouts_left, channel: Some(channel) }
     }
 
     /// Returns the worker's channel.

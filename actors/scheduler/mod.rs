@@ -7,6 +7,7 @@
 pub(crate) mod command;
 pub(crate) mod exit;
 pub(crate) mod expiry;
+pub(crate) mod lanes;
 pub(crate) mod lease;
 pub(crate) mod quarantine;
 pub(crate) mod queue;
@@ -37,11 +38,11 @@ use crate::actors::telemetry::teller::Teller;
 use crate::actors::threads::CallArbiter;
 use crate::actors::transport::blobs::{BlobMemory, Encoded};
 use crate::config::Options;
-use crate::failure;
 use crate::failure::{Failure, FailureKind};
 use crate::wire::frame;
 use crate::wire::frame::Limits;
 use command::{Command, RetiringWorker};
+use lanes::LaneBoard;
 use lease::Lease;
 use quarantine::Quarantine;
 pub(crate) use registry::WaitOutcome;
@@ -70,6 +71,7 @@ pub(crate) struct Scheduler {
     /// Tells the application's subscriber what happens to this pool.
     pub(crate) teller: Teller,
     last_checkout: AtomicU64,
+    lanes: LaneBoard,
     registry: Mutex<Registry>,
 }
 
@@ -104,6 +106,7 @@ impl Scheduler {
             call_arbiter,
             teller,
             last_checkout: AtomicU64::new(0),
+            lanes: LaneBoard::default(),
             registry: Mutex::new(registry),
         })
     }
@@ -163,11 +166,14 @@ impl Scheduler {
 
     fn add_waiter(self: &Arc<Self>, acquire: fn(&mut PoolState, u64, Instant) -> Admission) -> Arc<Waiter> {
         let waiter = Waiter::new(self.last_checkout.fetch_add(1, Ordering::Relaxed));
+        let calls_in_lanes = if self.options.max_waiting.is_some() { self.lanes.waiting_calls() } else { 0 };
         self.update(|registry, now| {
+            registry.state.calls_in_lanes = calls_in_lanes;
             // No task knows this waiter yet, so there is no waker.
             let _no_waker = match acquire(&mut registry.state, waiter.id, now) {
                 Admission::Granted { worker } => self.grant(registry, &waiter, worker, now),
                 Admission::Queued => {
+                    self.note_joined(waiter.id, &registry.state);
                     registry.waiters.insert(waiter.id, waiter.clone());
                     if registry.outage.is_some() {
                         self.command(Command::Reconnect);
@@ -189,12 +195,7 @@ impl Scheduler {
     /// A worker that was granted in the meantime is given back.
     pub(crate) fn cancel(self: &Arc<Self>, waiter: &Arc<Waiter>) -> WaitOutcome {
         let (outcome, _) = self.update(|registry, now| {
-            let starting = registry.state.is_starting();
-            let outcome = WaitOutcome {
-                phase: if starting { failure::Phase::Starting } else { failure::Phase::Waiting },
-                setup_failure: registry.setup_failure.clone(),
-                outage: registry.outage.clone(),
-            };
+            let outcome = registry.wait_outcome();
             registry.state.cancel(waiter.id, now);
             (outcome, registry.waiters.remove(&waiter.id))
         });
@@ -250,6 +251,7 @@ impl Scheduler {
     /// refused.
     pub(crate) fn close(self: &Arc<Self>) {
         self.update(|registry, now| registry.state.close(now));
+        self.wake_lanes();
     }
 
     /// Stops the pool: refuses waiting checkouts, and lets held ones finish the calls queued on them.
@@ -260,6 +262,7 @@ impl Scheduler {
             holders.filter_map(|waiter| waiter.notify(|notice| notice.closing = true)).collect::<Vec<_>>()
         });
         wake.into_iter().for_each(Waker::wake);
+        self.wake_lanes();
     }
 
     /// Takes the workers from all checkouts that still hold one.
@@ -320,7 +323,7 @@ impl Scheduler {
             idle: counts.idle,
             leased: counts.leased,
             ending: counts.ending,
-            waiting: registry.state.waiting_count(),
+            waiting: registry.state.waiting_exclusively() + self.lanes.waiting_calls(),
             blob_bytes: self.blobs.as_ref().map_or(0, BlobMemory::in_use),
             ..self.totals.snapshot()
         }
@@ -376,6 +379,7 @@ impl Scheduler {
         } else if registry.state.has_minimum() {
             registry.resolve_ready(|| Ok(()));
         }
+        self.lanes.show(&registry.state);
         effects.drained = registry.state.is_drained();
         effects.has_lost_worker = std::mem::take(&mut registry.has_lost_worker);
         let wake = self.send_commands(effects);
@@ -427,7 +431,8 @@ impl Scheduler {
         resources.holder = Some(waiter.clone());
         resources.held_since = Some(now);
         self.totals.count_checkout();
-        let lease = Lease::new(self.clone(), handle, channel);
+        let checkouts_left = registry.state.checkouts_left(worker);
+        let lease = Lease::new(self.clone(), handle, channel, checkouts_left);
         waiter.notify(|notice| notice.lease = Some(lease))
     }
 

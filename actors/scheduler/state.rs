@@ -54,6 +54,8 @@ pub(crate) struct ReleaseReport {
     pub(crate) stop: bool,
     /// Its private memory in bytes, if it was measured.
     pub(crate) private_bytes: Option<u64>,
+    /// How many checkouts the lease counts as, if not as one.
+    pub(crate) checkouts: Option<u64>,
 }
 
 /// How many workers are in which state.
@@ -141,6 +143,10 @@ pub(crate) struct PoolState {
     pub(super) idle: LinkedQueue,
     /// Waiting checkouts, the next to be served at the front.
     pub(super) waiting: LinkedQueue,
+    /// Those of them that are lanes, which write several calls to a worker.
+    pub(super) waiting_lanes: HashSet<u64>,
+    /// How many calls waited in lanes when that was last counted.
+    pub(super) calls_in_lanes: usize,
     /// Workers that exited while they were lent, until their holders have reacted: each holder may request another
     /// worker.
     pub(super) unnoticed_exits: HashSet<u64>,
@@ -175,6 +181,8 @@ impl PoolState {
             stale: 0,
             idle: LinkedQueue::default(),
             waiting: LinkedQueue::default(),
+            waiting_lanes: HashSet::new(),
+            calls_in_lanes: 0,
             unnoticed_exits: HashSet::new(),
             last_number: 0,
             early_exits: 0,
@@ -241,7 +249,7 @@ impl PoolState {
         }
         // max_waiting does not count checkouts for which a worker is or can be started.
         let supply = self.counts.starting + self.free_capacity();
-        let waiting = self.waiting.len();
+        let waiting = self.waiting.len().max(self.waiting_exclusively() + self.calls_in_lanes);
         if waiting >= supply.saturating_add(self.limits.max_waiting) {
             return Admission::Overloaded { waiting };
         }
@@ -267,6 +275,7 @@ impl PoolState {
     /// Removes a checkout from the queue. Returns `false` if it was not in the queue.
     pub(crate) fn cancel(&mut self, checkout: u64, now: Instant) -> bool {
         let left = self.waiting.remove(checkout);
+        self.waiting_lanes.remove(&checkout);
         if left && self.phase == PoolPhase::Closing {
             self.retire_unneeded(now);
         }
@@ -300,6 +309,7 @@ impl PoolState {
             self.unnoticed_exits.remove(&worker);
             return;
         }
+        self.recount(worker, report);
         match self.retire_reason(worker, report, now) {
             Some(reason) => {
                 self.retire(worker, reason, now);
@@ -376,13 +386,14 @@ impl PoolState {
     /// Accepts no new checkouts, refuses the waiting ones and retires all idle workers.
     pub(crate) fn stop(&mut self, now: Instant) {
         self.phase = PoolPhase::Stopping;
+        self.waiting_lanes.clear();
         while let Some(checkout) = self.waiting.pop_front() {
             self.actions.push_back(Action::Refuse(checkout));
         }
         self.retire_unneeded(now);
     }
 
-    fn lend(&mut self, worker: u64, to: u64, now: Instant) {
+    pub(super) fn lend(&mut self, worker: u64, to: u64, now: Instant) {
         if self.apply(worker, Event::Granted { to }, now).is_ok()
             && let Some(entry) = self.workers.get_mut(&worker)
         {
@@ -396,6 +407,7 @@ impl PoolState {
     /// Lends a worker that just became idle to the first waiting checkout, or adds it to the idle workers.
     fn offer(&mut self, worker: u64, now: Instant) {
         if let Some(to) = self.waiting.pop_front() {
+            self.waiting_lanes.remove(&to);
             self.lend(worker, to, now);
             self.actions.push_back(Action::Grant { to, worker });
         } else {

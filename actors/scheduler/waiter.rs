@@ -66,9 +66,14 @@ impl Waiter {
         self.mailbox.lock().waker = Some(waker.clone());
     }
 
+    /// Returns whether there is something new.
+    pub(crate) fn has_notice(&self) -> bool {
+        self.has_notice.load(Ordering::Acquire)
+    }
+
     /// Takes the notice, or returns `None` if there is nothing new.
     pub(crate) fn take_notice(&self) -> Option<Notice> {
-        if !self.has_notice.load(Ordering::Acquire) {
+        if !self.has_notice() {
             return None;
         }
         let mut mailbox = self.mailbox.lock();

@@ -16,6 +16,7 @@ use super::{CallOptions, Host, PendingSession, Session};
 use crate::actors::calls::payload::{EncodeMessage, Payload};
 use crate::actors::calls::{MethodInfo, PendingCall};
 use crate::actors::context::CallOrigin;
+use crate::actors::lane::{Lane, Ticket};
 use crate::actors::reply::{BatchSlots, CallSlot, ReplySlot};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::transport::blobs::Encoded;
@@ -32,7 +33,16 @@ pub(crate) fn call<W: Accepts<M>, M>(
     limit: Option<Duration>,
     origin: CallOrigin,
 ) -> PendingCall {
-    PendingCall { slot, method: MethodOf::<W, M>::INFO, limit, call_hash: None, origin, timer: None }
+    call_of(MethodOf::<W, M>::INFO, slot, limit, origin)
+}
+
+fn call_of(
+    method: &'static MethodInfo,
+    slot: CallSlot,
+    limit: Option<Duration>,
+    origin: CallOrigin,
+) -> PendingCall {
+    PendingCall { slot, method, limit, call_hash: None, origin, timer: None }
 }
 
 struct MethodOf<W, M>(PhantomData<(W, M)>);
@@ -72,33 +82,9 @@ impl<M: Serialize> EncodeMessage for LimitedMessage<'_, M> {
     }
 }
 
-/// A session that runs as a task, without an actor: a single call or a batch that was sent to the pool. The task
+/// A session that runs as a task, without an actor: a batch that was sent to the pool. The task
 /// ends once all calls are answered and the worker is returned.
 pub(crate) struct SessionTask(pub(crate) Session);
-
-impl SessionTask {
-    /// Runs one call, which is encoded already, on an arbiter.
-    pub(crate) fn spawn<W, M, T, E>(
-        arbiter: &ArbiterHandle,
-        pending: PendingSession,
-        message: Result<Encoded, PayloadError>,
-        caller: Option<actix::dev::OneshotSender<M::Result>>,
-        limit: Option<Duration>,
-        origin: CallOrigin,
-    ) where
-        W: Worker + Accepts<M>,
-        M: Message<Result = Result<T, E>>,
-        T: DeserializeOwned + Send + 'static,
-        E: DeserializeOwned + From<Failure> + Send + 'static,
-    {
-        arbiter.spawn(async move {
-            let mut session = pending.start();
-            let call = call::<W, M>(ReplySlot::answering(caller), limit, origin);
-            session.submit(call, message.into(), &mut NoMailbox);
-            actix_rt::spawn(SessionTask(session));
-        });
-    }
-}
 
 impl Future for SessionTask {
     type Output = ();
@@ -121,23 +107,33 @@ impl Host for NoMailbox {
     }
 }
 
-/// A message to the pool that waits for a free worker; `N` is the type it was sent as.
-#[derive(Debug)]
+/// A message to the pool on its way to the lane of an arbiter; `N` is the type it was sent as.
 pub struct Relay<W, M, N = M> {
-    pending: PendingSession,
+    scheduler: Arc<Scheduler>,
     message: Result<Encoded, PayloadError>,
     limit: Option<Duration>,
     origin: CallOrigin,
     types: PhantomData<fn(W, M, N)>,
 }
 
+impl<W, M, N> std::fmt::Debug for Relay<W, M, N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").field("message", &self.message).finish_non_exhaustive()
+    }
+}
+
 impl<W: Worker, M: Message + Serialize, N> Relay<W, M, N> {
-    /// Encodes a message and asks the scheduler for a worker.
+    /// Encodes a message.
     pub(crate) fn new(scheduler: &Arc<Scheduler>, message: &M, limit: CallLimit, origin: CallOrigin) -> Self {
         let message = LimitedMessage(message, &limit);
         let message = Payload::Value(&message).into_encoded(scheduler, origin.baggage().len());
-        let pending = PendingSession::new(scheduler.clone(), CallOptions::single(&scheduler.options));
-        Relay { pending, message, limit: limit.unwrap_or(None), origin, types: PhantomData }
+        Relay {
+            scheduler: scheduler.clone(),
+            message,
+            limit: limit.unwrap_or(None),
+            origin,
+            types: PhantomData,
+        }
     }
 }
 
@@ -148,15 +144,21 @@ where
     T: DeserializeOwned + Send + 'static,
     E: DeserializeOwned + From<Failure> + Send + 'static,
 {
-    pub(crate) fn run(self, arbiter: &actix::ArbiterHandle, caller: Option<OneshotSender<Result<T, E>>>) {
-        SessionTask::spawn::<W, M, T, E>(
-            arbiter,
-            self.pending,
-            self.message,
-            caller,
-            self.limit,
-            self.origin,
-        );
+    /// Runs the call in the lane of this thread, which is an arbiter's.
+    pub(crate) fn run_here(self, caller: Option<OneshotSender<Result<T, E>>>) {
+        let call = call::<W, M>(ReplySlot::answering(caller), self.limit, self.origin);
+        Lane::run_here(&self.scheduler).submit_encoded(call, self.message, None);
+    }
+
+    /// Runs the call in the lane of an arbiter.
+    pub(crate) fn run(self, arbiter: &ArbiterHandle, caller: Option<OneshotSender<Result<T, E>>>) {
+        let Relay { scheduler, message, limit, origin, .. } = self;
+        let (method, ticket) = (MethodOf::<W, M>::INFO, Ticket::new(&scheduler));
+        // An arbiter that has ended drops the caller, who is answered then.
+        arbiter.spawn(async move {
+            let call = call_of(method, ReplySlot::answering(caller), limit, origin);
+            Lane::run_here(&scheduler).submit_encoded(call, message, ticket);
+        });
     }
 }
 

@@ -165,7 +165,8 @@ impl Session {
         let frame = self.machine.frame_of(&call, last, now);
         let out = channel.outbox().buffer();
         match write_call(&self.scheduler, out, &mut self.lent, &mut call, frame, payload) {
-            Ok(bytes) => {
+            Ok(size) => {
+                let bytes = size.whole;
                 if !self.machine.has_running() {
                     let waited = self
                         .machine
@@ -205,7 +206,9 @@ impl Session {
                 continue;
             }
             self.write_queued();
-            if self.exchange(cx, host) || self.poll_cancellation(cx, host) || self.poll_deadline(cx, host) {
+            if self.exchange(cx, host)
+                || !self.looks_again() && (self.poll_cancellation(cx, host) || self.poll_deadline(cx, host))
+            {
                 continue;
             }
             if !self.finish_if_done(disconnected, host) {

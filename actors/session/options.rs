@@ -29,9 +29,4 @@ impl CallOptions {
             single: false,
         }
     }
-
-    /// Returns the pool's defaults for a single call to the pool.
-    pub(crate) fn single(options: &Options) -> Self {
-        CallOptions { single: true, ..CallOptions::of(options) }
-    }
 }

@@ -27,6 +27,11 @@ impl Session {
         }
     }
 
+    /// Returns whether the channel is looked at again at once, so that nothing else has to wake this task.
+    pub(super) fn looks_again(&mut self) -> bool {
+        self.machine.reads_frames() && self.channel().is_some_and(|channel| channel.looks_again())
+    }
+
     pub(super) fn handle_arrived(&mut self, arrived: Arrived, host: &mut dyn Host) -> bool {
         let event = match arrived {
             Arrived::Some => {
@@ -89,7 +94,7 @@ impl Session {
                 Some(Event::Replied { id, meaning, keep, stop })
             }
             FromWorker::Released(Released { stop, private_bytes }) => {
-                Some(Event::Released(ReleaseReport { stop, private_bytes }))
+                Some(Event::Released(ReleaseReport { stop, private_bytes, checkouts: None }))
             }
             FromWorker::Logged(logged) => self.forward_log(logged).err().map(Event::ProtocolBroken),
             FromWorker::Lent(lending) => self.receive_lending(lending).err().map(Event::ProtocolBroken),

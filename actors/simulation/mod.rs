@@ -23,7 +23,7 @@ use plan::Plan;
 use world::World;
 
 /// The seeds that a test run uses by default.
-const DEFAULT_SEEDS: std::ops::Range<u64> = 0..10_000;
+const DEFAULT_SEEDS: std::ops::Range<u64> = 0..4_000;
 
 /// Simulates one pool from its start to its end.
 fn simulate(seed: u64, world: &mut Option<World>, lines: Option<Vec<String>>) {

@@ -452,7 +452,7 @@ impl World {
             let grown = self.draw_fault(self.plan.mishaps / 4);
             if grown { most + 1 } else { most }
         });
-        ReleaseReport { stop, private_bytes }
+        ReleaseReport { stop, private_bytes, checkouts: None }
     }
 }
 

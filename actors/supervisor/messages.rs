@@ -15,7 +15,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::sys::figures;
 use crate::wire::control::{ServerReport, ToServer};
 
-/// Turns of the event loop by which a spawn is delayed that replaces a lost worker.
+/// Turns of the event loop by which a spawn is delayed that replaces a lost worker and whose channel is not prepared.
 ///
 /// Making a worker's channel takes longer than failing the calls of the worker that was lost. The delay lets their
 /// callers receive the failure first.
@@ -62,7 +62,7 @@ impl Handler<Command> for Supervisor {
 
 impl Supervisor {
     fn schedule_spawns(&mut self, workers: &[u64], at_once: bool) {
-        if at_once {
+        if at_once || (self.prepared.is_some() && workers.len() == 1) {
             self.spawn_delay = Some(0);
         } else {
             self.spawn_delay.get_or_insert(SPAWN_DELAY_TURNS);

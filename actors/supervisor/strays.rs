@@ -1,5 +1,5 @@
-//! Workers of a dead server that it forked and did not confirm, so that their pids are unknown. An application that
-//! adopts orphans has to reap them.
+//! Children of a dead server whose pids are unknown: workers that it forked and did not confirm, and the child that it had
+//! parked. An application that adopts orphans has to reap them.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use actix::Context;
 
 use super::Supervisor;
 use crate::actors::threads::real_time::run_after;
+use crate::server::PARKED;
 use crate::sys::adopted::{Strays, adopts_orphans};
 
 /// Time between two looks (20 ms).
@@ -21,11 +22,16 @@ const LOOKS: u32 = 50;
 const MAX_LOOKS: u32 = 1500;
 
 impl Supervisor {
-    /// Looks for the workers with these numbers that this pool's own server, which had this pid, has left behind.
+    /// Looks for the workers with these numbers, and for a parked child, that this pool's own server, which had this pid,
+    /// has left behind.
     pub(super) fn reap_strays(&mut self, numbers: &[u64], server: Option<u32>, ctx: &mut Context<Self>) {
-        if let Some(server) = server.filter(|_| !numbers.is_empty() && adopts_orphans()) {
+        let options = &self.scheduler.options;
+        let parked = options.park_worker.then(|| PARKED.to_owned());
+        let tails: Vec<String> = numbers.iter().map(u64::to_string).chain(parked).collect();
+        if let Some(server) = server.filter(|_| !tails.is_empty() && adopts_orphans()) {
+            let strays = Strays::new(&options.name, &tails, server);
             self.searches += 1;
-            self.look_for(Strays::new(&self.scheduler.options.name, numbers, server), LOOKS, MAX_LOOKS, ctx);
+            self.look_for(strays, LOOKS, MAX_LOOKS, ctx);
         }
     }
 

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::thread::ThreadId;
 
 use crate::blob::{ResultArena, ResultMemory};
-use crate::channel::{Inbox, Outbox, SocketLayer, StatusPage, WorkerEnd};
+use crate::channel::{CorruptGate, HostGate, Inbox, Outbox, SocketLayer, StatusPage, WorkerEnd};
 use crate::config::{Options, Transport};
 use crate::sys::arena::PAGE;
 use crate::sys::memory_file::UnmappedFile;
@@ -53,6 +53,8 @@ pub(crate) struct HostChannel {
     results: Option<Arc<UnmappedFile>>,
     /// Number of calls that the worker has answered since its fork, as of its last release.
     pub(crate) calls_served: u64,
+    /// The host's side of the worker's gate.
+    gate: HostGate,
     registered_on: ThreadId,
     max_body: usize,
     buffers: Buffers,
@@ -128,6 +130,7 @@ impl HostChannel {
             status_page,
             results: None,
             calls_served: 0,
+            gate: HostGate::default(),
             registered_on: std::thread::current().id(),
             max_body: frame::body_limit(max_payload),
             buffers: Buffers::default(),
@@ -169,6 +172,41 @@ impl HostChannel {
         self.status_page.as_ref().map(StatusPage::call_begun)
     }
 
+    /// Returns the epoch for a call that may be taken back; `None` if the worker is on another machine, which has no gate.
+    pub(crate) fn epoch(&self) -> Option<u16> {
+        self.status_page.as_ref().map(|_| self.gate.epoch())
+    }
+
+    /// Notes that a call was written behind the gate.
+    pub(crate) fn add_gated(&mut self) {
+        self.gate.add_written();
+    }
+
+    /// Notes that the first call behind the gate was answered.
+    pub(crate) fn answer_gated(&mut self) {
+        self.gate.add_answered();
+    }
+
+    /// Returns how many of the open calls behind the gate have begun, or had begun when the worker died; `None` if the worker
+    /// is on another machine.
+    ///
+    /// # Errors
+    ///
+    /// [`CorruptGate`]; the worker is not to be used any more.
+    pub(crate) fn begun(&self) -> Result<Option<usize>, CorruptGate> {
+        self.status_page.as_ref().map(|status_page| status_page.begun(&self.gate)).transpose()
+    }
+
+    /// Takes back the open calls that have not begun; returns how many have. `None` if the worker is on another machine:
+    /// nothing is taken back there.
+    ///
+    /// # Errors
+    ///
+    /// [`CorruptGate`]; the worker is not to be used any more.
+    pub(crate) fn take_back(&mut self) -> Result<Option<usize>, CorruptGate> {
+        self.status_page.as_ref().map(|status_page| status_page.take_back(&mut self.gate)).transpose()
+    }
+
     /// Returns the memory in which the worker keeps large results.
     pub(crate) fn result_arena(&self) -> Option<ResultArena> {
         let results = ResultMemory::Unmapped(self.results.clone()?);
@@ -194,6 +232,16 @@ impl HostChannel {
         match &mut self.io {
             HostIo::Rings(rings) => rings.poll_exchange(&mut self.buffers, cx, expects),
             HostIo::Stream(stream) => stream.poll_exchange(&mut self.buffers, cx),
+        }
+    }
+
+    /// Returns whether the last [`poll_exchange`](Self::poll_exchange) has woken its task itself, to look again at once.
+    /// Timers and whatever else wakes the task need not be polled then. Once in a while it returns `false` all the same,
+    /// so that a worker that never stops sending holds up no timer.
+    pub(crate) fn looks_again(&mut self) -> bool {
+        match &mut self.io {
+            HostIo::Rings(rings) => rings.looks_again(),
+            HostIo::Stream(_) => false,
         }
     }
 

@@ -1,8 +1,10 @@
 //! A channel through two rings in shared memory. Doorbell pipes wake the sleeping end, and their end-of-file
 //! reports that the worker is gone.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -19,12 +21,26 @@ use crate::sys::passing::is_passing;
 use crate::sys::process::Owner;
 use crate::sys::{descriptors, reactor};
 
-/// Maximum time (20 µs) for which the host spins for a reply; it looks once in each turn of the event loop, so
-/// other tasks run in between.
+/// Maximum time (20 µs) for which the host spins for a reply; it looks in each turn of the event loop, so other tasks
+/// run in between.
 const LONGEST_SPIN: Duration = Duration::from_micros(20);
+
+/// Looks in a row before the other tasks of the thread get their turn. They take one or two microseconds, as a turn of
+/// the event loop does, and find a reply sooner.
+const LOOKS_IN_PLACE: u32 = 64;
+
+/// Most polls in a row that are to look again at once, before the timers of the task are polled all the same.
+const MAX_UNTIMED_LOOKS: u32 = 32;
 
 /// The same maximum (100 µs) while a forked worker is being set up.
 const SETUP_SPIN: Duration = Duration::from_micros(100);
+
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
+
+thread_local! {
+    /// The end that looked last on this thread, by its number; 0 if none did.
+    static LAST_TO_LOOK: Cell<u64> = const { Cell::new(0) };
+}
 
 /// The host's end of both rings.
 pub(super) struct Rings {
@@ -40,8 +56,24 @@ pub(super) struct Rings {
     rounds: u32,
     /// Whether bytes were read or written since this end last found nothing to do.
     moved: bool,
+    /// Polls in a row that ended because the task is to look again at once.
+    looks: u32,
+    /// Whether this end has set its flag, so that the worker rings its doorbell.
+    armed: bool,
+    /// Identifies this end among those of the process.
+    number: u64,
     /// The application's process. A copy of it that is forked closes the channel for itself alone.
     owner: Owner,
+}
+
+/// When an end that has found nothing looks again.
+enum NextLook {
+    /// Something has arrived.
+    Now,
+    /// After the other tasks of this thread.
+    NextTurn,
+    /// When its doorbell was rung.
+    WhenWoken,
 }
 
 /// Closes the channel, also where another process holds this end of it.
@@ -68,6 +100,9 @@ impl Rings {
             spin: AdaptiveSpin::new(SETUP_SPIN),
             rounds: 0,
             moved: false,
+            looks: 0,
+            armed: false,
+            number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             owner: Owner::this(),
         };
         let memory = WorkerMemory { channel, results };
@@ -102,11 +137,24 @@ impl Rings {
         polled
     }
 
+    /// Returns whether the last poll has its task look again at once. The task need not poll its timers before that,
+    /// except once in a while.
+    pub(super) fn looks_again(&mut self) -> bool {
+        if self.looks > MAX_UNTIMED_LOOKS {
+            self.looks = 0;
+        }
+        self.looks > 0
+    }
+
     fn exchange(&mut self, buffers: &mut Buffers, cx: &mut Context<'_>, expects: bool) -> Poll<Arrived> {
         loop {
+            if std::mem::take(&mut self.armed) {
+                self.ring.disarm();
+            }
             self.rounds += 1;
             if self.rounds > ROUNDS_BEFORE_YIELD {
                 // However much the worker sends, other tasks get their turn.
+                self.looks = self.looks.saturating_add(1);
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -118,13 +166,20 @@ impl Rings {
                 Arrived::Nothing => {}
                 arrived => return Poll::Ready(arrived),
             }
-            if self.continue_polling(expects) {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+            match self.next_look(expects) {
+                NextLook::Now => continue,
+                NextLook::NextTurn => {
+                    self.looks = self.looks.saturating_add(1);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                NextLook::WhenWoken => self.looks = 0,
             }
             let condition =
                 if buffers.outgoing.is_empty() { WakeCondition::Bytes } else { WakeCondition::Either };
+            self.armed = true;
             match self.ring.arm(condition) {
+                Ok(true) if !self.wake_worker_for_space() => return Poll::Ready(Arrived::Corrupt),
                 Ok(true) => {}
                 Ok(false) => continue,
                 Err(_) => return Poll::Ready(Arrived::Corrupt),
@@ -148,16 +203,35 @@ impl Rings {
         }
     }
 
-    /// Decides whether to look again after the other tasks of this thread, instead of waiting for the doorbell.
+    /// Decides when to look again.
     ///
     /// It looks once more after bytes have moved, since most likely more will follow, and a look is cheaper than a
     /// doorbell. And it looks again for a short while if the worker runs on another processor and replies have
-    /// usually come in that time. Other tasks are not held up by this.
-    fn continue_polling(&mut self, expects: bool) -> bool {
+    /// usually come in that time. Other tasks have their turn in between.
+    fn next_look(&mut self, expects: bool) -> NextLook {
         if std::mem::take(&mut self.moved) {
-            return true;
+            return NextLook::NextTurn;
         }
-        expects && self.ring.peer_is_on_other_processor() && self.spin.try_spin(Instant::now())
+        if !expects || !self.ring.peer_is_on_other_processor() || !self.spin.begin_wait() {
+            return NextLook::WhenWoken;
+        }
+        // Its flag may not have been seen at the last read. Impossible counters are reported by the next read.
+        self.wake_worker_for_space();
+        if self.look_in_place() {
+            return NextLook::Now;
+        }
+        if self.spin.try_spin(Instant::now()) { NextLook::NextTurn } else { NextLook::WhenWoken }
+    }
+
+    /// Looks some more times; returns whether bytes have arrived. It does not do so if other ends look on this thread as
+    /// well, because their replies may be there.
+    fn look_in_place(&self) -> bool {
+        let is_alone = LAST_TO_LOOK.replace(self.number) == self.number;
+        is_alone
+            && (0..LOOKS_IN_PLACE).any(|_| {
+                std::hint::spin_loop();
+                self.has_bytes()
+            })
     }
 
     /// Returns whether there are bytes to read, or the counters are impossible.
@@ -172,12 +246,7 @@ impl Rings {
             Ok(_) => {
                 self.moved = true;
                 self.spin.finish_wait();
-                match self.ring.take_wake_request_for_space() {
-                    Ok(true) => self.ring_doorbell(),
-                    Ok(false) => {}
-                    Err(_) => return Arrived::Corrupt,
-                }
-                Arrived::Some
+                if self.wake_worker_for_space() { Arrived::Some } else { Arrived::Corrupt }
             }
             Err(_) => Arrived::Corrupt,
         }
@@ -201,6 +270,15 @@ impl Rings {
                 self.ring_doorbell();
             }
         }
+    }
+
+    /// Wakes the worker if it is seen to sleep until there is space. Returns `false` if its counters are impossible.
+    fn wake_worker_for_space(&mut self) -> bool {
+        let wants = self.ring.take_wake_request_for_space();
+        if wants == Ok(true) {
+            self.ring_doorbell();
+        }
+        wants.is_ok()
     }
 
     fn ring_doorbell(&mut self) {
@@ -245,6 +323,52 @@ mod tests {
             }
             Ok(())
         })
+    }
+
+    /// T3: a worker that sends without a pause, and each time before the host looks, holds up no timer.
+    #[test]
+    fn an_end_that_always_looks_again_has_its_timers_polled_once_in_a_while()
+    -> Result<(), Box<dyn std::error::Error>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        runtime.block_on(async {
+            let (mut rings, _, worker_end) = Rings::new(None)?;
+            let (mut worker, _) = AnyWorkerIo::open(worker_end)?;
+            let mut buffers = Buffers::default();
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            let mut looks = 0;
+            for _ in 0..10 {
+                let mut in_a_row = 0;
+                loop {
+                    worker.send(b"a record", true)?;
+                    assert_eq!(rings.poll_exchange(&mut buffers, &mut cx, true), Poll::Ready(Arrived::Some));
+                    assert_eq!(rings.poll_exchange(&mut buffers, &mut cx, true), Poll::Pending);
+                    if !rings.looks_again() {
+                        break;
+                    }
+                    in_a_row += 1;
+                    assert!(in_a_row <= MAX_UNTIMED_LOOKS);
+                }
+                looks += in_a_row;
+            }
+            assert!(looks > 0, "it does look again");
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn an_end_looks_in_place_only_while_no_other_one_looks() -> Result<(), Box<dyn std::error::Error>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let _entered = runtime.enter();
+        let ends = [Rings::new(None)?, Rings::new(None)?];
+        let mut rings = Vec::new();
+        for (host, _, worker_end) in ends {
+            let (mut worker, _) = AnyWorkerIo::open(worker_end)?;
+            worker.send(b"a reply", true)?;
+            rings.push((host, worker));
+        }
+        let looks = [0, 0, 1, 0, 1, 1].map(|at: usize| rings[at].0.look_in_place());
+        assert_eq!(looks, [false, true, false, false, false, true]);
+        Ok(())
     }
 
     impl Rings {

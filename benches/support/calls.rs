@@ -2,23 +2,42 @@
 
 use std::time::Instant;
 
-use actix::dev::ToEnvelope;
-use actix::{Actor, Addr, Handler};
+use actix::Addr;
 use forkpool::prelude::*;
 
-use super::{Apprentice, Echo, Leave, Setting, Whereabouts, echo};
+use super::{Apprentice, Callee, Echo, Leave, Setting, Whereabouts, echo};
 
 /// Seconds for each of so many calls, one after the other.
-pub async fn calls<A>(addr: &Addr<A>, count: usize) -> f64
-where
-    A: Actor + Handler<Echo>,
-    A::Context: ToEnvelope<A, Echo>,
-{
+pub async fn calls(callee: &impl Callee<Echo>, count: usize) -> f64 {
     let began = Instant::now();
     for _ in 0..count {
-        addr.send(echo()).await.expect("an answer").expect("an echo");
+        callee.call(echo()).await;
     }
     super::each(count, began)
+}
+
+/// So many checkouts, each of them past its first call.
+pub async fn hold(pool: &PoolHandle<Apprentice>, count: usize) -> Vec<Addr<Checkout<Apprentice>>> {
+    let checkouts: Vec<_> = (0..count).map(|_| pool.checkout().start()).collect();
+    for checkout in &checkouts {
+        checkout.call(echo()).await;
+    }
+    checkouts
+}
+
+/// Waits until all workers of the pool are free.
+pub async fn all_free(pool: &PoolHandle<Apprentice>, workers: usize) {
+    super::until("the workers are free", || pool.stats().idle == workers).await;
+}
+
+/// A pool of so many workers where the placement wants them, and their pids.
+pub async fn placed_pool(setting: Setting, workers: usize) -> (PoolHandle<Apprentice>, Vec<u32>) {
+    let pool = Pool::<Apprentice>::builder(()).workers(workers..=workers).start().expect("a pool");
+    let checkouts: Vec<_> = (0..workers).map(|_| pool.checkout().start()).collect();
+    let pids = super::pin_workers(setting, &checkouts).await;
+    drop(checkouts);
+    all_free(&pool, workers).await;
+    (pool, pids)
 }
 
 /// Workers run where their server runs, so it is the server that is placed.

@@ -5,13 +5,19 @@
 //! own. Nothing here asserts; what the machine cannot offer is skipped by name.
 #![allow(dead_code, unused_imports, reason = "every benchmark uses its part of the support")]
 
+mod arbiters;
+mod callee;
 mod calls;
+mod contest;
 mod floor;
 mod foreign;
+#[cfg(feature = "iceoryx2")]
+mod iceoryx;
 mod laden;
 mod peers;
 mod placement;
 mod report;
+mod threads;
 mod worker;
 
 use std::future::Future;
@@ -20,16 +26,22 @@ use std::time::{Duration, Instant};
 
 use actix::System;
 
-pub use calls::{calls, dismiss, first_reply, place_server, surge};
+pub use arbiters::Arbiters;
+pub use callee::{Callee, Job};
+pub use calls::{all_free, calls, dismiss, first_reply, hold, place_server, placed_pool, surge};
+pub use contest::{Contest, finish, in_flight};
 pub use floor::Spinner;
 pub use foreign::{IpcChannel, Procspawn, Script};
+#[cfg(feature = "iceoryx2")]
+pub use iceoryx::{Iceoryx, Waiting};
 pub use laden::{Laden, Load, Unload};
 pub use peers::{BareForkServer, Echoer, ForkServer, Hog, Piper, Sleeper, first_byte_of_a_command};
 pub use placement::{Placement, Setting, cpu_time, own_cpu_time, pin, process_id};
-pub use report::{Report, Series};
+pub use report::{Report, Series, quantile_of};
+pub use threads::{ThreadPool, WebBlock};
 pub use worker::{
     AbortProcess, Apprentice, Echo, Leave, Log, Panic, Sleep, Thread, Whereabouts, Work, announces_sleep,
-    echo, pin_workers, steps_of, sync_peers,
+    echo, echo_of, pin_workers, steps_of, sync_peers,
 };
 
 /// The placement an execution is to measure, as an argument.

@@ -32,6 +32,10 @@ pub(super) fn play(part: &str) {
         return play_pipe();
     }
     let stream = UnixStream::from(copy_of(std::io::stdin().as_fd()));
+    #[cfg(feature = "iceoryx2")]
+    if let Some(part) = part.strip_prefix("iceoryx2 ") {
+        return super::iceoryx::play(part, &stream);
+    }
     match part {
         "echo" => play_echo(stream),
         "server" => play_server(stream),
@@ -48,12 +52,12 @@ fn copy_of(descriptor: std::os::fd::BorrowedFd<'_>) -> OwnedFd {
 }
 
 /// Says one byte.
-fn say(mut stream: &UnixStream) {
+pub(super) fn say(mut stream: &UnixStream) {
     stream.write_all(b"1").expect("the other end is open");
 }
 
 /// Waits for one byte; `false` at the end.
-fn hear(mut stream: &UnixStream) -> bool {
+pub(super) fn hear(mut stream: &UnixStream) -> bool {
     stream.read(&mut [0]).expect("the stream can be read") == 1
 }
 
@@ -122,7 +126,7 @@ fn play_listener(mut stream: &UnixStream) {
 }
 
 /// Starts a part with a socket for standard input.
-fn start(part: &str, stdout: Option<UnixStream>) -> (Child, UnixStream) {
+pub(super) fn start(part: &str, stdout: Option<UnixStream>) -> (Child, UnixStream) {
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
     let mut command = Command::new(this_program());
     command.arg(format!("{PART}{part}")).stdin(Stdio::from(OwnedFd::from(theirs)));
@@ -133,7 +137,7 @@ fn start(part: &str, stdout: Option<UnixStream>) -> (Child, UnixStream) {
 }
 
 /// The end of a process that ends by itself, or was killed.
-fn reap(child: &mut Child) {
+pub(super) fn reap(child: &mut Child) {
     child.wait().expect("the child is ours");
 }
 

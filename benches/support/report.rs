@@ -62,7 +62,7 @@ impl Unit {
 }
 
 /// A place in the sorted samples; not a number if there are none.
-fn quantile_of(samples: &[f64], quantile: f64) -> f64 {
+pub fn quantile_of(samples: &[f64], quantile: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let place = quantile * sorted.len().saturating_sub(1) as f64;
@@ -94,6 +94,11 @@ impl Report {
 
     pub fn ratio(&mut self, name: &str, value: f64) {
         self.ratios.push(format!("ratio {name} {value:.3}"));
+    }
+
+    /// Something that was not measured, and why.
+    pub fn skip(&mut self, name: &str, reason: &str) {
+        self.ratios.push(format!("skipped {name} {reason}"));
     }
 
     /// A point of a curve: what grows, and what it costs.

@@ -19,7 +19,14 @@ impl Message for Echo {
 
 /// A message of 64 bytes.
 pub fn echo() -> Echo {
-    Echo("0123456789abcdef".repeat(4))
+    echo_of(64)
+}
+
+/// A message of so many bytes.
+pub fn echo_of(bytes: usize) -> Echo {
+    let mut text = "0123456789abcdef".repeat(bytes.div_ceil(16));
+    text.truncate(bytes);
+    Echo(text)
 }
 
 /// The worker's process and the one that forked it.
@@ -90,7 +97,7 @@ pub fn steps_of(time: Duration) -> u32 {
 }
 
 /// Each step needs the one before.
-fn work(steps: u32) -> u64 {
+pub(super) fn work(steps: u32) -> u64 {
     std::hint::black_box(
         (0..steps).fold(1, |sum: u64, step| std::hint::black_box(sum ^ u64::from(step)).rotate_left(7)),
     )
@@ -223,6 +230,14 @@ impl Handler<Echo> for Thread {
 
     fn handle(&mut self, Echo(text): Echo, _: &mut Self::Context) -> Self::Result {
         Ok(text)
+    }
+}
+
+impl Handler<Work> for Thread {
+    type Result = Result<u64, Failure>;
+
+    fn handle(&mut self, Work(steps): Work, _: &mut Self::Context) -> Self::Result {
+        Ok(work(steps))
     }
 }
 

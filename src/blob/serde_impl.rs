@@ -24,25 +24,53 @@ enum Mode {
     Resolve,
 }
 
+/// The mode, and whether the list has blobs. Most messages have none, and the list, which has a destructor and is
+/// borrowed at each use, is not touched for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct State {
+    mode: Mode,
+    has_blobs: bool,
+}
+
 thread_local! {
-    static MODE: Cell<Mode> = const { Cell::new(Mode::Bytes) };
+    static STATE: Cell<State> = const { Cell::new(State { mode: Mode::Bytes, has_blobs: false }) };
     static COLLECTED: RefCell<Vec<Blob>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Restores the previous mode and list when dropped.
-struct ModeGuard(Mode, Vec<Blob>);
+struct ModeGuard {
+    before: State,
+    list_before: Vec<Blob>,
+}
 
 impl ModeGuard {
+    #[inline]
     fn enter(mode: Mode, collected: Vec<Blob>) -> Self {
-        ModeGuard(MODE.replace(mode), COLLECTED.replace(collected))
+        let has_blobs = !collected.is_empty();
+        let before = STATE.replace(State { mode, has_blobs });
+        let list_before =
+            if has_blobs || before.has_blobs { COLLECTED.replace(collected) } else { collected };
+        ModeGuard { before, list_before }
     }
 }
 
 impl Drop for ModeGuard {
+    #[inline]
     fn drop(&mut self) {
-        MODE.set(self.0);
-        drop(COLLECTED.replace(std::mem::take(&mut self.1)));
+        let now = STATE.replace(self.before);
+        if now.has_blobs || self.before.has_blobs {
+            drop(COLLECTED.replace(std::mem::take(&mut self.list_before)));
+        }
     }
+}
+
+/// Adds a blob to the list; returns its number.
+fn collect(blob: &Blob) -> usize {
+    STATE.set(State { has_blobs: true, ..STATE.get() });
+    COLLECTED.with_borrow_mut(|collected| {
+        collected.push(blob.clone());
+        collected.len() - 1
+    })
 }
 
 /// Encodes a message; returns what `lend` made of its large blobs, in the order of their numbers.
@@ -67,11 +95,11 @@ pub(crate) fn encode<L>(
     let collected = {
         let _guard = ModeGuard::enter(Mode::Collect, Vec::new());
         encode(out)?;
+        if !STATE.get().has_blobs {
+            return Ok(Vec::new());
+        }
         COLLECTED.take()
     };
-    if collected.is_empty() {
-        return Ok(Vec::new());
-    }
     if let Some(lent) = lend(collected) {
         return Ok(lent);
     }
@@ -92,14 +120,11 @@ pub(crate) fn decode_with<T>(blobs: Vec<Blob>, decode: impl FnOnce() -> T) -> T 
 
 impl Serialize for Blob {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mode = if serializer.is_human_readable() { Mode::Bytes } else { MODE.get() };
+        let mode = if serializer.is_human_readable() { Mode::Bytes } else { STATE.get().mode };
         match mode {
             Mode::Bytes | Mode::Resolve => serializer.serialize_newtype_struct("Blob", &AsBytes(self)),
             Mode::Collect if self.len() >= MIN_SHARED => {
-                let number = COLLECTED.with_borrow_mut(|collected| {
-                    collected.push(self.clone());
-                    collected.len() - 1
-                });
+                let number = collect(self);
                 serializer.serialize_newtype_variant("Blob", 1, "Lent", &number)
             }
             Mode::Collect | Mode::Inline => {
@@ -120,7 +145,7 @@ impl Serialize for AsBytes<'_> {
 
 impl<'de> Deserialize<'de> for Blob {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match MODE.get() {
+        match STATE.get().mode {
             Mode::Resolve if !deserializer.is_human_readable() => {
                 deserializer.deserialize_enum("Blob", &["Inline", "Lent"], BlobVisitor)
             }
@@ -277,7 +302,7 @@ mod tests {
             decode_with(vec![blob(1)], || -> () { panic!("a decoder's own") });
         });
         assert!(panicked.is_err());
-        assert_eq!(MODE.get(), Mode::Bytes);
+        assert_eq!(STATE.get(), State { mode: Mode::Bytes, has_blobs: false });
         assert!(COLLECTED.with_borrow(Vec::is_empty));
     }
 }

@@ -57,6 +57,8 @@ pub(crate) struct AdaptiveSpin {
 #[derive(Clone, Copy)]
 enum Wait {
     None,
+    /// This end spins, and has not read the clock yet.
+    Begun,
     Spinning {
         since: Instant,
         last: Instant,
@@ -79,23 +81,36 @@ impl AdaptiveSpin {
         }
     }
 
+    /// Begins a wait, unless one has begun; returns whether this end spins. It needs no clock, so an end can look some
+    /// times before it reads the clock for [`try_spin`](Self::try_spin). These looks do not count as time spent.
+    pub(crate) fn begin_wait(&mut self) -> bool {
+        if let Wait::None = self.wait {
+            self.wait = if self.decide_to_spin() { Wait::Begun } else { Wait::Sleeping };
+        }
+        !matches!(self.wait, Wait::Sleeping)
+    }
+
     /// Returns whether to look again after a look found nothing. Once `false`, it stays so until the wait is over.
     ///
     /// A long gap between two looks counts as a preemption.
     #[cfg(any(feature = "actors", test))]
     pub(crate) fn try_spin(&mut self, now: Instant) -> bool {
-        self.try_spin_unless(now, |gap| gap > PREEMPTED_GAP)
+        self.try_spin_unless(now, |gap| gap > PREEMPTED_GAP).is_some()
     }
 
     /// Like [`try_spin`](Self::try_spin), for an end that can find out whether another thread ran on its processor
     /// since the last look. `preempted` is called with the time since then, and only if that is unusually long.
-    pub(crate) fn try_spin_unless(&mut self, now: Instant, preempted: impl FnOnce(Duration) -> bool) -> bool {
+    ///
+    /// Returns for how long this end has spun in this wait, or `None` if it is to sleep.
+    pub(crate) fn try_spin_unless(
+        &mut self,
+        now: Instant,
+        preempted: impl FnOnce(Duration) -> bool,
+    ) -> Option<Duration> {
+        self.begin_wait();
         self.wait = match self.wait {
-            Wait::None => match self.decide_to_spin() {
-                true => Wait::Spinning { since: now, last: now },
-                false => Wait::Sleeping,
-            },
-            Wait::Sleeping => Wait::Sleeping,
+            Wait::Begun => Wait::Spinning { since: now, last: now },
+            Wait::None | Wait::Sleeping => Wait::Sleeping,
             Wait::Spinning { last, .. } if was_preempted(now.saturating_duration_since(last), preempted) => {
                 self.pause = self.next_pause;
                 self.next_pause = (self.next_pause * 2).min(MAX_PAUSE);
@@ -108,7 +123,10 @@ impl AdaptiveSpin {
             }
             Wait::Spinning { since, .. } => Wait::Spinning { since, last: now },
         };
-        matches!(self.wait, Wait::Spinning { .. })
+        match self.wait {
+            Wait::Spinning { since, .. } => Some(now.saturating_duration_since(since)),
+            Wait::None | Wait::Begun | Wait::Sleeping => None,
+        }
     }
 
     /// Starts a new wait without judging the current one.
@@ -119,7 +137,7 @@ impl AdaptiveSpin {
 
     /// Ends the wait because what was waited for has arrived.
     pub(crate) fn finish_wait(&mut self) {
-        if let Wait::Spinning { .. } = std::mem::replace(&mut self.wait, Wait::None) {
+        if let Wait::Begun | Wait::Spinning { .. } = std::mem::replace(&mut self.wait, Wait::None) {
             self.score = (self.score + HIT_SCORE).min(MAX_SCORE);
             self.hits_in_a_row += 1;
             if self.hits_in_a_row == HITS_TO_HALVE_PAUSE {
@@ -223,12 +241,12 @@ mod tests {
         for (was_preempted, expected) in [(false, 10), (true, 9)] {
             assert!(spin.try_spin(now));
             now += PREEMPTION_CHECK_GAP * 2;
-            assert_eq!(spin.try_spin_unless(now, |_| was_preempted), !was_preempted);
+            assert_eq!(spin.try_spin_unless(now, |_| was_preempted).is_some(), !was_preempted);
             spin.finish_wait();
             assert_eq!(waits(&mut spin, &mut now, 10, SHORT), expected);
             assert!(spin.try_spin(now));
             now += PREEMPTION_CHECK_GAP / 2;
-            assert!(spin.try_spin_unless(now, |_| true), "too short a gap to be checked");
+            assert!(spin.try_spin_unless(now, |_| true).is_some(), "too short a gap to be checked");
             spin.finish_wait();
         }
     }

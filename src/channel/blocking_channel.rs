@@ -16,6 +16,9 @@ pub(crate) trait WorkerIo {
     fn send(&mut self, bytes: &[u8], more: bool) -> io::Result<usize>;
     /// Publishes what this process is doing, readable by other processes even after its death.
     fn set_activity(&self, activity: Activity);
+    /// Begins a call that was written in this epoch of the [gate](super::gate); returns `false` if the host has taken it
+    /// back.
+    fn begin(&self, epoch: u16) -> bool;
 }
 
 /// The body of one frame, and what is needed to answer it.
@@ -55,6 +58,12 @@ impl<L: WorkerIo> BlockingChannel<L> {
         }
         let body = self.inbox.next_frame(self.limit).map_err(invalid)?;
         Ok(body.map(|body| Received { body, out: self.outbox.buffer(), io: &self.io }))
+    }
+
+    /// Returns whether another frame has arrived and can be taken without waiting.
+    pub(crate) fn has_frame(&self) -> bool {
+        // The next read reports an error.
+        self.inbox.has_frame(self.limit).unwrap_or(true)
     }
 
     /// The I/O of this channel.

@@ -19,6 +19,9 @@ const MAX_KEPT: usize = 8 << 20;
 /// it at once would cost more than all the copying, because its pages have to be created anew for each large message.
 const MAX_UNDERUSED: u32 = 16;
 
+/// Kept bytes that are discarded at a time, unless they are all there are.
+const MIN_DISCARDED: usize = 16 << 10;
+
 /// How much of a buffer the last messages needed.
 #[derive(Default)]
 struct BufferUse {
@@ -130,6 +133,8 @@ pub(crate) struct Outbox {
     sent: usize,
     /// Whether sent bytes are kept, to be sent to another worker if this one dies.
     keep: bool,
+    /// Bytes that were discarded so far: the place of the first byte in the stream of all bytes.
+    base: u64,
     buffer_use: BufferUse,
 }
 
@@ -159,6 +164,7 @@ impl Outbox {
 
     fn discard_sent(&mut self) {
         self.bytes.drain(..self.sent);
+        self.base += self.sent as u64;
         self.buffer_use.shrink(&mut self.bytes, self.sent);
         self.sent = 0;
     }
@@ -177,6 +183,30 @@ impl Outbox {
         if self.keep {
             self.keep = false;
             self.discard_sent();
+        }
+    }
+
+    /// Returns the place, in the stream of all bytes, of the byte that is appended next.
+    pub(crate) fn end(&self) -> u64 {
+        self.base + self.bytes.len() as u64
+    }
+
+    /// Returns these kept bytes, by their places in the stream of all bytes.
+    pub(crate) fn kept(&self, places: std::ops::Range<u64>) -> &[u8] {
+        // Places beyond the memory's range are none of this buffer.
+        let at = |place: u64| usize::try_from(place.saturating_sub(self.base)).unwrap_or(usize::MAX);
+        self.bytes.get(at(places.start)..at(places.end)).unwrap_or_default()
+    }
+
+    /// Discards the kept bytes ahead of this place that were sent. Few calls move the rest, so that many small frames cost
+    /// no more than one large one.
+    pub(crate) fn discard_before(&mut self, place: u64) {
+        let count = usize::try_from(place.saturating_sub(self.base)).unwrap_or(usize::MAX).min(self.sent);
+        if count == self.bytes.len() || count >= (self.bytes.len() / 2).max(MIN_DISCARDED) {
+            self.bytes.drain(..count);
+            self.buffer_use.shrink(&mut self.bytes, count);
+            self.base += count as u64;
+            self.sent -= count;
         }
     }
 
@@ -212,6 +242,26 @@ mod tests {
         push(&mut inbox, &bytes[bytes.len() - 1..]);
         assert_eq!(inbox.next_frame(100), Ok(Some(b"\x06second".as_slice())));
         assert_eq!(inbox.next_frame(100), Ok(None));
+    }
+
+    #[test]
+    fn kept_bytes_are_found_by_their_places_until_they_are_discarded() {
+        let mut outbox = Outbox::default();
+        outbox.keep_sent();
+        let mut places = Vec::new();
+        for number in 0..10_000_u32 {
+            let start = outbox.end();
+            outbox.buffer().extend_from_slice(&number.to_le_bytes());
+            places.push(start..outbox.end());
+            outbox.mark_sent(4);
+            if let Some(first) = number.checked_sub(100) {
+                outbox.discard_before(places[first as usize].start);
+                assert_eq!(outbox.kept(places[first as usize].clone()), first.to_le_bytes());
+                assert!(outbox.bytes.len() <= 2 * MIN_DISCARDED);
+            }
+        }
+        outbox.discard_before(outbox.end());
+        assert!(outbox.bytes.is_empty() && outbox.kept(places[9999].clone()).is_empty());
     }
 
     /// The capacities of both buffers after messages of these sizes.

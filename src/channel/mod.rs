@@ -4,6 +4,7 @@ mod adaptive_spin;
 mod blocking_channel;
 mod buffers;
 mod doorbell;
+mod gate;
 mod last_words;
 mod ring;
 mod send_queue;
@@ -23,6 +24,8 @@ pub(crate) use buffers::Outbox;
 pub(crate) use doorbell::WorkerDoorbells;
 #[cfg(feature = "actors")]
 pub(crate) use doorbell::{DoorbellSender, HostDoorbells, doorbells};
+#[cfg(feature = "actors")]
+pub(crate) use gate::{CorruptGate, HostGate};
 #[cfg(all(any(test, fuzzing), feature = "actors"))]
 pub use ring::hostile_rings;
 #[cfg(feature = "actors")]

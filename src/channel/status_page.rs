@@ -4,8 +4,12 @@
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::gate;
+use super::gate::GateWord;
+#[cfg(feature = "actors")]
+use super::gate::{CorruptGate, HostGate};
 use crate::blob::{ResultArena, ResultMemory, TABLE_LENGTH};
 use crate::sys::clock;
 use crate::sys::shared_memory::SharedMemory;
@@ -34,6 +38,9 @@ pub(super) const LAST_CALL: usize = 7 * CACHE_LINE + 4;
 /// Offset: bytes logged so far, modulo 2³².
 pub(super) const LOG_WRITTEN: usize = 8 * CACHE_LINE;
 
+/// Offset: the gate behind which calls wait that were written ahead, see [`gate`].
+const GATE: usize = 30 * CACHE_LINE;
+
 /// Offset of the circular buffer that holds the last logged bytes.
 const LOG: usize = PAGE_LENGTH / 2;
 
@@ -55,6 +62,16 @@ pub(crate) enum Activity {
     Release,
     /// It waits, or sends or receives bytes.
     Idle,
+}
+
+impl GateWord for AtomicU32 {
+    fn load(&self, order: Ordering) -> u32 {
+        self.load(order)
+    }
+
+    fn swap_if(&self, current: u32, new: u32) -> Result<(), u32> {
+        self.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire).map(drop)
+    }
 }
 
 /// The status page of one worker.
@@ -121,6 +138,35 @@ impl StatusPage {
             }
             Activity::Idle => store(RUNNING_SINCE, 0),
         }
+    }
+
+    /// Begins a call of this epoch in the worker; returns `false` if the host has taken it back.
+    pub(crate) fn begin(&self, epoch: u16) -> bool {
+        gate::begin(self.gate(), epoch)
+    }
+
+    /// Returns how many of the calls that are open at this gate have begun, or had begun when the worker died.
+    ///
+    /// # Errors
+    ///
+    /// [`CorruptGate`]; the worker is not to be used any more.
+    #[cfg(feature = "actors")]
+    pub(crate) fn begun(&self, host: &HostGate) -> Result<usize, CorruptGate> {
+        host.begun(self.gate())
+    }
+
+    /// Takes back the open calls that have not begun; returns how many have.
+    ///
+    /// # Errors
+    ///
+    /// [`CorruptGate`]; the worker is not to be used any more.
+    #[cfg(feature = "actors")]
+    pub(crate) fn take_back(&self, host: &mut HostGate) -> Result<usize, CorruptGate> {
+        host.take_back(self.gate())
+    }
+
+    fn gate(&self) -> &AtomicU32 {
+        self.0.atomic_u32(GATE)
     }
 
     /// When the running code began, on the coarse clock; `None` if no code runs.

@@ -52,4 +52,8 @@ impl WorkerIo for StreamIo {
     fn set_activity(&self, activity: Activity) {
         self.status_page.set_activity(activity);
     }
+
+    fn begin(&self, epoch: u16) -> bool {
+        self.status_page.begin(epoch)
+    }
 }

@@ -135,4 +135,11 @@ impl WorkerIo for AnyWorkerIo {
             AnyWorkerIo::Stream(io) => io.set_activity(activity),
         }
     }
+
+    fn begin(&self, epoch: u16) -> bool {
+        match self {
+            AnyWorkerIo::Ring(io) => io.begin(epoch),
+            AnyWorkerIo::Stream(io) => io.begin(epoch),
+        }
+    }
 }

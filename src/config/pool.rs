@@ -59,6 +59,7 @@ pub(crate) struct Options {
     pub(crate) keep_after_error: bool,
     pub(crate) restart: Backoff,
     pub(crate) transport: Transport,
+    pub(crate) park_worker: bool,
 }
 
 impl Options {
@@ -89,6 +90,7 @@ impl Options {
             keep_after_error: false,
             restart: Backoff::default(),
             transport: Transport::default(),
+            park_worker: true,
         }
     }
 

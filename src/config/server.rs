@@ -55,6 +55,8 @@ pub struct ServerOptions {
     pub max_clients: usize,
     /// How long a client at a port may be silent until its workers are killed.
     pub client_dead_after: Duration,
+    /// Whether to keep a forked child ready for the next worker.
+    pub park_worker: bool,
 }
 
 impl Default for ServerOptions {
@@ -70,6 +72,7 @@ impl Default for ServerOptions {
             max_workers: None,
             max_clients: DEFAULT_MAX_CLIENTS,
             client_dead_after: DEFAULT_CLIENT_DEAD_AFTER,
+            park_worker: true,
         }
     }
 }

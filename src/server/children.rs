@@ -84,6 +84,11 @@ impl Children {
         self.running.len() + self.adopted.len()
     }
 
+    /// Returns the client of each worker that this server has forked.
+    pub(super) fn clients(&self) -> impl Iterator<Item = ClientId> {
+        self.running.values().map(|child| child.client)
+    }
+
     /// Adds a worker that was forked for a client. Calls `open_status_page` only if the worker is watched for
     /// hanging.
     pub(super) fn add(

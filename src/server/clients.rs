@@ -16,7 +16,7 @@ use crate::frozen_time::FrozenTime;
 use crate::silence::{Look, Silence};
 use crate::sys::arena::ReadOnlyArena;
 use crate::sys::{Errno, random, sockets};
-use crate::wire::control::{FromServer, Hello};
+use crate::wire::control::{FromServer, Hello, Parking};
 use crate::wire::handover::TakeOver;
 use crate::worker::Numbering;
 
@@ -37,7 +37,7 @@ pub(super) struct Client {
     /// Whether the client can do to the workers whatever it likes, so that they may borrow its memory.
     pub(super) is_trusted: bool,
     /// The memory of the blobs in its calls.
-    pub(super) arena: Option<Arc<ReadOnlyArena>>,
+    pub(super) arena: Option<ClientArena>,
     /// Identifies the client on its workers' connections; `None` for a client on the same machine.
     pub(super) ticket: Option<u128>,
     /// The secret of the path at which the client has connected.
@@ -49,6 +49,12 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// Returns when a parked child is to be there for it. None could serve a client with TLS, whose workers' connections
+    /// have their state in the server's memory.
+    fn parking(&self) -> Parking {
+        if self.control.is_plain() { self.hello.parking } else { Parking::Never }
+    }
+
     fn new(control: ControlChannel, hello: Hello, process: Option<OwnedFd>) -> Self {
         let hello = Hello { config: None, ..hello };
         Client {
@@ -65,6 +71,13 @@ impl Client {
             silence: None,
         }
     }
+}
+
+/// The memory of the blobs in a client's calls.
+pub(super) struct ClientArena {
+    pub(super) memory: Arc<ReadOnlyArena>,
+    /// A descriptor with which another process can map it to read it; `None` if this server has too many of them.
+    pub(super) file: Option<OwnedFd>,
 }
 
 /// Opens the process of the application at the other end of a connection on this machine; `None` where the kernel does not
@@ -246,6 +259,24 @@ impl Clients {
         let client = Client::new(control, hello, process);
         self.clients.insert(id, Client { numbering, is_trusted, ticket, key, silence, ..client });
         self.clients.get_mut(&id)
+    }
+
+    /// Returns when a parked child is to be there for any of them.
+    pub(super) fn parking(&self) -> Parking {
+        self.clients.values().map(Client::parking).max().unwrap_or(Parking::Never)
+    }
+
+    /// Closes the descriptors of the arenas, which stay mapped.
+    pub(super) fn close_arena_files(&mut self) {
+        self.clients
+            .values_mut()
+            .filter_map(|client| client.arena.as_mut())
+            .for_each(|arena| arena.file = None);
+    }
+
+    /// Returns when a parked child is to be there for this one.
+    pub(super) fn parking_of(&self, id: ClientId) -> Parking {
+        self.clients.get(&id).map_or(Parking::Never, Client::parking)
     }
 
     /// Returns the processes of the applications on this machine; each becomes readable when its process ends.

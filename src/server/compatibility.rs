@@ -121,7 +121,7 @@ fn difference(their: &Signature, own: &[Signature]) -> String {
 mod tests {
     use super::*;
     use crate::failure::BacktraceStyle;
-    use crate::wire::control::ProcessLimits;
+    use crate::wire::control::{Parking, ProcessLimits};
 
     fn interface(signatures: &[(&str, [u64; 3])]) -> Vec<Signature> {
         let signature = |&(name, [message, result, error]): &(&str, [u64; 3])| Signature {
@@ -145,6 +145,7 @@ mod tests {
             max_memory: None,
             process_limits: ProcessLimits::default(),
             backtrace: BacktraceStyle::Off,
+            parking: Parking::Never,
             config: None,
         }
     }

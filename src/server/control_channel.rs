@@ -139,6 +139,11 @@ impl ControlChannel {
         self.limit = REQUEST_LIMIT;
     }
 
+    /// Returns whether bytes go to the socket as they are.
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(self.socket_layer, SocketLayer::None)
+    }
+
     /// Returns whether the peer has identified itself.
     pub(super) fn is_known(&self) -> bool {
         self.is_known
@@ -257,18 +262,18 @@ impl ControlChannel {
         self.passed.pop_front().ok_or(Disconnect::Broken)
     }
 
-    /// Maps the arena that was passed with the message at hand. `is_trusted` tells whether the application may do to the
-    /// workers what their own code may.
+    /// Maps the arena that was passed with the message at hand, and returns its descriptor as well. `is_trusted` tells
+    /// whether the application may do to the workers what their own code may.
     ///
     /// # Errors
     ///
     /// The reason why it cannot be mapped, as a text for the client.
-    pub(super) fn take_arena(&mut self, is_trusted: bool) -> Result<Arc<ReadOnlyArena>, String> {
+    pub(super) fn take_arena(&mut self, is_trusted: bool) -> Result<(Arc<ReadOnlyArena>, OwnedFd), String> {
         let failed =
             |reason: &str| format!("the memory for the application's blobs cannot be mapped: {reason}");
         match self.take_passed() {
             Ok(Some([file])) => match ReadOnlyArena::open(file.as_fd(), MAX_BLOB_MEMORY, is_trusted) {
-                Ok(arena) => Ok(Arc::new(arena)),
+                Ok(arena) => Ok((Arc::new(arena), file)),
                 Err(error) => Err(failed(&io::Error::from(error).to_string())),
             },
             Ok(None) => Err(failed("the server has reached its limit of descriptors")),

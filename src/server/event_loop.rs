@@ -4,13 +4,16 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::children::{Children, ClientId, OutputId};
-use super::clients::Clients;
+use super::clients::{ClientArena, Clients};
 use super::compatibility::ServerVersion;
 use super::control_channel::{ControlChannel, Disconnect};
 use super::inheritance::Inheritance;
 use super::listener::Listener;
+use super::orders::WorkerSpec;
+use super::parked::{ParkedChild, Tended};
+use super::parking::Parking;
 use super::rejection_log::RejectionLog;
-use super::spawn::{ForkedWorker, WorkerSpec};
+use super::spawn::{ForkedAs, ForkedProcess};
 use super::succession::Succession;
 use super::systemd;
 use super::systemd::Notices;
@@ -26,6 +29,7 @@ use crate::sys::signals::{ChildSignals, StopRequest};
 use crate::sys::{CallError, Errno};
 use crate::telling;
 use crate::telling::log_event;
+use crate::wire::control;
 use crate::wire::control::{FromServer, Hello, ToServer};
 use crate::wire::handover::TakeOver;
 use crate::worker::{Preload, Program};
@@ -43,8 +47,14 @@ const LONGEST_TURN: Duration = Duration::from_millis(50);
 /// Longest wait while the end of the drain counts down (1 s), so that it is noticed if the process is frozen meanwhile.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
+/// Clients whose arenas a server keeps the descriptors of, for parked children (128). Those of more clients would use up its
+/// descriptors; their workers are always forked.
+const MAX_KEPT_ARENAS: usize = 128;
+
 /// What every worker is made from.
 pub(super) struct WorkerTemplate<'a> {
+    /// The server's name in `ps`.
+    pub(super) name: String,
     pub(super) program: &'a Program,
     pub(super) config: Vec<u8>,
     pub(super) preload: &'static Preload,
@@ -69,6 +79,8 @@ pub(super) struct ForkServer<'a> {
     pub(super) clients: Clients,
     pub(super) child_signals: ChildSignals,
     pub(super) children: Children,
+    /// The child that becomes the next worker.
+    pub(super) parking: Parking<ParkedChild>,
     /// Whether children have exited that were not reaped in the last turn of the loop.
     pub(super) has_more_exits: bool,
     /// Set once the server takes no more work: `Some(Some(deadline))` if its workers must finish by then.
@@ -125,6 +137,7 @@ enum Watched {
     Application(ClientId),
     Output(OutputId),
     Adopted,
+    Parked,
 }
 
 impl<'a> ForkServer<'a> {
@@ -138,6 +151,7 @@ impl<'a> ForkServer<'a> {
     ) -> Self {
         let now = Instant::now();
         ForkServer {
+            parking: Parking::new(options.park_worker && descriptors::are_plenty(), now),
             template,
             options,
             own,
@@ -172,11 +186,12 @@ impl<'a> ForkServer<'a> {
 
     /// Runs until there is nothing more to do, then closes the listeners and kills all workers. Returns `Ok` in every
     /// child that it forks.
-    pub(super) fn serve(mut self) -> Result<ForkedWorker<'a>, Disconnect> {
+    pub(super) fn serve(mut self) -> Result<ForkedProcess<'a>, Disconnect> {
         match self.run() {
-            Ok(spec) => Ok(ForkedWorker { server: self, spec }),
+            Ok(role) => Ok(ForkedProcess { server: self, role }),
             Err(disconnect) => {
                 self.close_listeners();
+                self.parking.take().into_iter().for_each(ParkedChild::end);
                 // A client on another machine learns of these ends from here alone: another process may hold the
                 // connection of a worker.
                 self.children.kill_all(KILL_WAIT).into_iter().for_each(|exit| self.report_exit(exit));
@@ -197,20 +212,20 @@ impl<'a> ForkServer<'a> {
         }
     }
 
-    /// Returns `Ok` in a forked child, with the worker's parts.
-    fn run(&mut self) -> Result<WorkerSpec, Disconnect> {
+    /// Returns `Ok` in a forked child, with what it is to become.
+    fn run(&mut self) -> Result<ForkedAs, Disconnect> {
         loop {
             // A copy of this process can only come from the user's subscriber here; it runs no turn.
             original::exit_copy();
             for id in self.clients.pending_ids() {
                 if let Some(spec) = self.handle_pending_peer(id) {
-                    return Ok(spec);
+                    return Ok(ForkedAs::Worker(spec));
                 }
             }
             for client in self.clients.ids() {
                 match self.handle_messages(client) {
                     Ok(None) => {}
-                    Ok(Some(spec)) => return Ok(spec),
+                    Ok(Some(spec)) => return Ok(ForkedAs::Worker(spec)),
                     Err(disconnect) => self.remove_client(client, disconnect)?,
                 }
             }
@@ -222,12 +237,16 @@ impl<'a> ForkServer<'a> {
             if self.draining.is_some() && (is_overdue || is_done) {
                 return Err(Disconnect::Closed);
             }
-            self.wait()?;
+            match self.tend_parked(Instant::now()) {
+                Tended::Child(end) => return Ok(ForkedAs::Parked(end)),
+                Tended::Wait(wait) => self.wait(wait)?,
+            }
         }
     }
 
-    /// Waits for events and handles them, except for messages that were read: [`run`](Self::run) handles those.
-    fn wait(&mut self) -> Result<(), Disconnect> {
+    /// Waits for events, for at most this time, and handles them, except for messages that were read:
+    /// [`run`](Self::run) handles those.
+    fn wait(&mut self, at_most: Option<Duration>) -> Result<(), Disconnect> {
         let now = Instant::now();
         self.frozen.note_run(now, LONGEST_TURN);
         self.rejections.log_omitted(now);
@@ -245,6 +264,7 @@ impl<'a> ForkServer<'a> {
             self.succession.next_overdue(now, &self.frozen),
             (self.has_more_exits || self.clients.has_messages()).then_some(Duration::ZERO),
             self.notices.next(now),
+            at_most,
         ];
         let timeout = timers.into_iter().flatten().min();
         let (tokens, awake) = {
@@ -277,6 +297,7 @@ impl<'a> ForkServer<'a> {
                 Watched::Listener(at) => self.accept_peers(at),
                 Watched::Output(output) => self.forward_output(output),
                 Watched::Adopted => {}
+                Watched::Parked => self.note_parked_end(Instant::now()),
             }
         }
         self.drop_overdue_peers(Instant::now());
@@ -308,7 +329,8 @@ impl<'a> ForkServer<'a> {
         // Output for a slow client is not read, so the worker blocks as it would on a full pipe.
         let outputs = self.children.outputs().filter(|(_, client, _)| !self.clients.is_slow(*client));
         let outputs = outputs.map(|(output, _, end)| (Watched::Output(output), (end, false)));
-        listeners.chain(peers).chain(processes).chain(adopted).chain(outputs)
+        let parked = self.parking.child().map(|child| (Watched::Parked, (child.as_fd(), false)));
+        listeners.chain(peers).chain(processes).chain(adopted).chain(outputs).chain(parked)
     }
 
     fn read(&mut self, id: ClientId) -> Result<(), Disconnect> {
@@ -433,13 +455,17 @@ impl<'a> ForkServer<'a> {
 
     /// Maps the memory of the blobs in a client's calls, once.
     fn map_arena(&mut self, id: ClientId) -> Result<(), Disconnect> {
+        let has_few = self.clients.count() <= MAX_KEPT_ARENAS;
+        let keeps_file =
+            has_few && self.parking.is_enabled() && self.clients.parking_of(id) != control::Parking::Never;
         let Some(client) = self.clients.get(id) else { return Ok(()) };
         if client.arena.is_some() {
             return Err(Disconnect::Broken);
         }
         match client.control.take_arena(client.is_trusted) {
-            Ok(arena) => {
-                client.arena = Some(arena);
+            Ok((memory, file)) => {
+                let file = keeps_file.then_some(file);
+                client.arena = Some(ClientArena { memory, file });
                 Ok(())
             }
             Err(reason) => {

@@ -10,7 +10,7 @@ use super::compatibility;
 use super::control_channel::{ControlChannel, Disconnect, FirstMessage};
 use super::event_loop::ForkServer;
 use super::listener::{AcceptedPeer, Incoming, Listener, Peer};
-use super::spawn::WorkerSpec;
+use super::orders::WorkerSpec;
 use crate::sys::descriptors;
 use crate::sys::passing::is_passing;
 use crate::telling::log_event;
@@ -74,6 +74,7 @@ impl ForkServer<'_> {
             self.pause = Instant::now().checked_add(ACCEPT_PAUSE);
             return;
         }
+        self.free_descriptors();
         drop(self.spare.take());
         let next = self.listeners.get(listener).map(Listener::next);
         match next {

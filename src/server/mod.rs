@@ -2,7 +2,7 @@
 //!
 //! A private server is the application's own program, executed again and diverted ahead of `main`; a standalone
 //! server is a program of its own. Either one loads what the pool's workers share. Then it forks workers on request,
-//! reaps them, and reports both to its clients. It never decides on its own when to fork and never runs a user's
+//! reaps them, and reports both to its clients. It never decides on its own to start a worker and never runs a user's
 //! call.
 
 mod adoption;
@@ -20,6 +20,9 @@ pub(crate) mod hostile;
 mod inheritance;
 mod listener;
 mod lock_file;
+mod orders;
+mod parked;
+mod parking;
 mod patience;
 mod pending;
 mod predecessor;
@@ -35,4 +38,6 @@ mod watchdog;
 
 pub use boot::{Boot, enter};
 pub use errors::{ListenError, ServerError};
+#[cfg(feature = "actors")]
+pub(crate) use orders::PARKED;
 pub use standalone::serve;

@@ -63,7 +63,7 @@ pub(crate) fn run(program: &Program, start_up: impl FnOnce()) -> ! {
     // One of these functions may have forked.
     original::exit_copy();
     match prepare(program, control).and_then(ForkServer::serve) {
-        Ok(worker) => worker.become_worker(),
+        Ok(process) => process.enter_role(),
         Err(Disconnect::Closed) => exit_now(0),
         Err(Disconnect::Broken | Disconnect::Untrusted(_)) => exit_now(EXIT_UNABLE),
     }
@@ -129,7 +129,7 @@ fn prepare(program: &Program, mut control: ControlChannel) -> Result<ForkServer<
     };
     // What was inherited is closed, reset or given up by now, so workers have nothing to do.
     let inherited = Inheritance::of_private_server();
-    let template = WorkerTemplate { program, config, preload, title, inherited };
+    let template = WorkerTemplate { name: hello.pool.clone(), program, config, preload, title, inherited };
     let footing = match Footing::find(true) {
         Ok(footing) => footing,
         Err(error) => {

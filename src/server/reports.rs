@@ -42,6 +42,7 @@ impl ForkServer<'_> {
             not_forked: self.not_forked,
             turned_away: self.rejections.count(),
             draining: self.is_draining(),
+            parked: self.parked(),
         }
     }
 }

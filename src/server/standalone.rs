@@ -93,8 +93,9 @@ pub fn serve(
         },
     })?;
     let own = ServerVersion { fingerprint: (program.fingerprint)(), interface: (program.interface)() };
-    let template = WorkerTemplate { program, config, preload, title: TitleSpace::find(), inherited };
-    process::set_short_name(&server_name(options), "server");
+    let (name, title) = (server_name(options), TitleSpace::find());
+    process::set_short_name(&name, "server");
+    let template = WorkerTemplate { name, program, config, preload, title, inherited };
     let footing = Footing::find(false)
         .map_err(|CallError { call, error }| ServerError::Refused { call, source: error })?;
     let request = take_over_request(&own, options);
@@ -113,7 +114,7 @@ pub fn serve(
     server.notices = notices;
     server.notices.send(systemd::READY, Instant::now());
     match server.serve() {
-        Ok(worker) => worker.become_worker(),
+        Ok(process) => process.enter_role(),
         Err(Disconnect::Closed) => Ok(()),
         Err(Disconnect::Broken | Disconnect::Untrusted(_)) => {
             Err(ServerError::Io(std::io::Error::last_os_error()))
@@ -141,6 +142,41 @@ fn server_name(options: &ServerOptions) -> String {
     options.name.clone().or(program).unwrap_or_else(|| "forkpool".to_owned())
 }
 
+/// How long an address is tried that only a child of a dead server may still hold: one that was forked right before and has
+/// not closed yet what is the server's (500 ms).
+const RELEASE_WAIT: Duration = Duration::from_millis(500);
+
+/// As [`free_path`], once such a child has let go of the path.
+fn released_path(path: &Path) -> Result<SocketLock, ListenError> {
+    let deadline = Instant::now() + RELEASE_WAIT;
+    loop {
+        match free_path(path) {
+            Err(ListenError::Taken { pid, .. }) if !exists(pid) && Instant::now() < deadline => {
+                std::thread::sleep(RETRY_WAIT);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn exists(pid: u32) -> bool {
+    pid != 0 && Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Listens at a port, once such a child has let go of it. Who has a port cannot be found out, so a port of another program
+/// is tried for as long.
+fn released_port(host: &str, port: u16) -> std::io::Result<TcpListener> {
+    let deadline = Instant::now() + RELEASE_WAIT;
+    loop {
+        match TcpListener::bind((host, port)) {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(RETRY_WAIT);
+            }
+            result => return result,
+        }
+    }
+}
+
 /// Takes the lock of a path at which no process listens and nothing else is that a server does not replace.
 fn free_path(path: &Path) -> Result<SocketLock, ListenError> {
     let lock = SocketLock::new(path)?;
@@ -166,7 +202,7 @@ impl PreparedAddresses {
         let mut prepared = PreparedAddresses { access, locks, taken, ports, listeners };
         for address in addresses {
             match address {
-                Address::Unix(path) => match free_path(path) {
+                Address::Unix(path) => match released_path(path) {
                     Ok(lock) => prepared.locks.push((path.clone(), lock)),
                     Err(ListenError::Taken { .. }) if take_over => prepared.taken.push(path.clone()),
                     Err(error) => return Err(error),
@@ -189,7 +225,7 @@ impl PreparedAddresses {
             if let Address::Net { host, port: number, tls } = &port {
                 let address = port.to_string();
                 let failed = |source| ListenError::Net { address: address.clone(), source };
-                let listener = TcpListener::bind((host.as_str(), *number)).map_err(failed)?;
+                let listener = released_port(host, *number).map_err(failed)?;
                 self.listeners.push(Listener::net(address.clone(), listener, self.access.clone(), *tls)?);
             }
         }

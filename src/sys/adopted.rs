@@ -30,17 +30,17 @@ pub(crate) fn reap_adopted(process: BorrowedFd<'_>) -> bool {
     }
 }
 
-/// What is known of workers whose fork a dead server has not confirmed: their names, and the server's process group, in
-/// which a forked process is until it has its name.
+/// What is known of children of a dead server that it has not reported, workers and a parked one: their names, and the
+/// server's process group, in which a forked process is until it has its name.
 pub(crate) struct Strays {
     names: Vec<Vec<u8>>,
     group: i32,
 }
 
 impl Strays {
-    pub(crate) fn new(pool: &str, numbers: &[u64], server: u32) -> Self {
-        let name = |number: &u64| short_name(pool, &number.to_string());
-        let names = numbers.iter().filter_map(name).map(std::ffi::CString::into_bytes).collect();
+    pub(crate) fn new(pool: &str, tails: &[String], server: u32) -> Self {
+        let name = |tail: &String| short_name(pool, tail);
+        let names = tails.iter().filter_map(name).map(std::ffi::CString::into_bytes).collect();
         Strays { names, group: i32::try_from(server).unwrap_or(0) }
     }
 

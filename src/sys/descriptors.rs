@@ -413,6 +413,15 @@ fn close_from(first: RawFd) -> rustix::io::Result<()> {
     }
 }
 
+/// Descriptors that a process may have if it keeps some that it could do without (256).
+const PLENTY: u64 = 256;
+
+/// Whether this process may have so many descriptors that it can keep some that it could do without.
+pub(crate) fn are_plenty() -> bool {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.is_none_or(|limit| limit >= PLENTY)
+}
+
 /// Numbers of the descriptors above the standard ones that were open in this process at one moment.
 #[derive(Default)]
 pub(crate) struct OpenDescriptors(Vec<RawFd>);

@@ -73,6 +73,8 @@ calls! {
     Socketpair = "socketpair",
     Spawn = "spawn",
     TimerCreate = "timer_create",
+    TimerfdCreate = "timerfd_create",
+    TimerfdSettime = "timerfd_settime",
     Wait4 = "wait4",
     Waitid = "waitid",
     Write = "write",

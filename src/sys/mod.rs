@@ -6,6 +6,8 @@
 
 #[cfg(feature = "actors")]
 pub(crate) mod adopted;
+#[cfg(feature = "actors")]
+pub(crate) mod alarm;
 pub(crate) mod arena;
 pub(crate) mod clock;
 pub(crate) mod descriptors;
@@ -27,6 +29,7 @@ pub(crate) mod own_program;
 pub(crate) mod parent_death;
 pub(crate) mod passing;
 pub(crate) mod process;
+pub(crate) mod program_pages;
 pub(crate) mod random;
 #[cfg(feature = "actors")]
 pub(crate) mod reactor;
@@ -41,6 +44,7 @@ pub(crate) mod sockets;
 pub(crate) mod stack;
 pub(crate) mod stack_overflow;
 mod stop_signals;
+pub(crate) mod surroundings;
 pub(crate) mod terminal;
 pub(crate) mod threads;
 

@@ -50,6 +50,12 @@ pub(crate) fn set_limit(limit: Duration, parent: Pid) -> rustix::io::Result<()> 
     request_signal(parent)
 }
 
+/// Writes what [`set_limit`] writes, and limits nothing.
+pub(crate) fn rehearse() {
+    LIMIT.store(0, Ordering::Relaxed);
+    RUNNING.store(false, Ordering::Relaxed);
+}
+
 /// Asks once more for the signal that [`set_limit`] has asked for, if it has: the kernel forgets that when a process changes
 /// its user or group, as a set-up may.
 ///
@@ -60,13 +66,37 @@ pub(crate) fn renew(parent: Pid) -> rustix::io::Result<()> {
     if LIMIT.load(Ordering::Relaxed) == 0 { Ok(()) } else { request_signal(parent) }
 }
 
+/// Has the kernel kill this process when `parent` dies, which has just forked it. If the parent has died already, exits. A
+/// system that refuses it leaves the process alive.
+pub(crate) fn die_with(parent: Pid) {
+    let _ = set_signal(libc::SIGKILL);
+    if rustix::process::getppid() != Some(parent) {
+        super::process::exit_now(0);
+    }
+}
+
+/// Takes [`die_with`] back.
+///
+/// # Errors
+///
+/// The system's error; this process still ends with its parent then.
+pub(crate) fn outlive() -> rustix::io::Result<()> {
+    set_signal(0)
+}
+
+/// Has the kernel send this signal when the parent dies; 0 for none.
+fn set_signal(signal: libc::c_int) -> rustix::io::Result<()> {
+    faults::point(Call::Prctl)?;
+    // SAFETY: prctl with PR_SET_PDEATHSIG demands a valid signal or 0, which the callers pass.
+    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } {
+        0 => Ok(()),
+        _ => Err(last_errno()),
+    }
+}
+
 /// Has the kernel send the signal when the parent dies, or handles its death if it has died.
 fn request_signal(parent: Pid) -> rustix::io::Result<()> {
-    faults::point(Call::Prctl)?;
-    // SAFETY: prctl with PR_SET_PDEATHSIG demands a valid signal, which this is.
-    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGRTMAX() - 1) } != 0 {
-        return Err(last_errno());
-    }
+    set_signal(libc::SIGRTMAX() - 1)?;
     // The parent may have died before its death could be reported.
     if rustix::process::getppid() != Some(parent) {
         handle_parent_death();

@@ -274,6 +274,18 @@ pub(crate) fn reap(pid: Pid) -> Option<ExitStatus> {
     })
 }
 
+/// Reaps the child with this pidfd if it has exited. One that was reaped already is not an error.
+///
+/// # References
+///
+/// - [waitid(2)](https://man7.org/linux/man-pages/man2/waitid.2.html), `P_PIDFD`
+pub(crate) fn discard(child: std::os::fd::BorrowedFd<'_>) {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    // Without the call, the next pass over all children reaps it.
+    let _ = faults::point(Call::Waitid)
+        .and_then(|()| waitid(WaitId::PidFd(child), WaitIdOptions::EXITED | WaitIdOptions::NOHANG));
+}
+
 /// The most resident memory this process has had, in bytes, and the CPU time it has used.
 ///
 /// # References

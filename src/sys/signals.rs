@@ -149,11 +149,10 @@ impl ChildSignals {
         request
     }
 
-    /// Unblocks all signals in a worker, whatever its server has blocked: the worker's own children are no matter of the
-    /// server, and from now on it drops the stop signals of others.
-    pub(crate) fn unblock_in_worker(self) {
+    /// Closes the server's descriptor in a forked process. From [`unblock_in_worker`] on that drops the stop signals of
+    /// others.
+    pub(crate) fn give_up_in_child(self) {
         stop_signals::protect();
-        let _ = set_mask(libc::SIG_SETMASK, &set_of(&[]));
     }
 
     /// Puts back what was in force before, for a server that does not start.
@@ -167,6 +166,44 @@ impl AsFd for ChildSignals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.signalfd.as_fd()
     }
+}
+
+/// Unblocks all signals in a worker, whatever its server has blocked: the worker's own children are no matter of the server.
+pub(crate) fn unblock_in_worker() {
+    let _ = set_mask(libc::SIG_SETMASK, &set_of(&[]));
+}
+
+/// While this exists, this thread and a process that it forks receive no signal but those that cannot be blocked.
+pub(crate) struct AllBlocked(libc::sigset_t);
+
+impl AllBlocked {
+    pub(crate) fn here() -> rustix::io::Result<Self> {
+        set_mask(libc::SIG_BLOCK, &set_of(&all_signals().collect::<Vec<_>>())).map(AllBlocked)
+    }
+
+    /// Leaves the signals blocked in a forked process, until [`unblock_in_worker`].
+    pub(crate) fn keep_in_child(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for AllBlocked {
+    fn drop(&mut self) {
+        // With valid arguments it does not fail.
+        let _ = set_mask(libc::SIG_SETMASK, &self.0);
+    }
+}
+
+/// Discards the signals that wait for this process because it has blocked them.
+///
+/// # References
+///
+/// - [sigtimedwait(2)](https://man7.org/linux/man-pages/man2/sigtimedwait.2.html)
+pub(crate) fn discard_pending() {
+    let (all, now) = (set_of(&all_signals().collect::<Vec<_>>()), libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    // SAFETY: sigtimedwait demands a valid set and a valid time, which live on this frame, and lets the information about
+    // the signal be null.
+    while unsafe { libc::sigtimedwait(&raw const all, std::ptr::null_mut(), &raw const now) } > 0 {}
 }
 
 fn set_of(signals: &[i32]) -> libc::sigset_t {

@@ -22,7 +22,6 @@ use super::process::Owner;
 /// # References
 ///
 /// - [socketpair(2)](https://man7.org/linux/man-pages/man2/socketpair.2.html)
-#[cfg(feature = "actors")]
 pub(crate) fn socket_pair() -> rustix::io::Result<(OwnedFd, OwnedFd)> {
     use rustix::net::{AddressFamily, SocketFlags};
     faults::point(Call::Socketpair)?;
@@ -41,6 +40,16 @@ pub(crate) fn connect(path: &std::path::Path) -> rustix::io::Result<OwnedFd> {
         rustix::net::connect(&socket, &address)
     })?;
     Ok(socket)
+}
+
+/// Refuses what the other side sends from now on: it gets `PIPE`. What has arrived can still be read.
+///
+/// # References
+///
+/// - [shutdown(2)](https://man7.org/linux/man-pages/man2/shutdown.2.html), `SHUT_RD`
+pub(crate) fn stop_receiving(socket: BorrowedFd<'_>) {
+    // It fails only where the other side is gone.
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);
 }
 
 /// Ends a connection for both sides, although another process may hold this end of it as well. In a copy of its owner

@@ -35,6 +35,9 @@ pub(crate) struct CallHeader {
     pub(crate) errors_seen: u32,
     /// Whether the checkout ends with this call, which saves a [`ToWorker::Release`].
     pub(crate) last: bool,
+    /// The epoch of the worker's gate in which this call was written: the worker begins it only in that epoch, and skips it
+    /// otherwise. `None` if the call cannot be taken back.
+    pub(crate) epoch: Option<u16>,
     /// The time that the call has left when it starts to run; `None` is no limit.
     pub(crate) limit: Option<Duration>,
     /// Bytes of baggage in front of the message.

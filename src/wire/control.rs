@@ -86,8 +86,18 @@ pub(crate) struct Hello {
     pub(crate) process_limits: ProcessLimits,
     /// Whether panics have a backtrace: what the application's environment says.
     pub(crate) backtrace: BacktraceStyle,
+    pub(crate) parking: Parking,
     /// The user's configuration, encoded; `None` to a standalone server, which has its own.
     pub(crate) config: Option<Vec<u8>>,
+}
+
+/// When a server is to have a parked child for a client: a child that it has forked and that is no worker yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) enum Parking {
+    Never,
+    /// As long as the client has workers: its pool keeps none while it is idle.
+    WhileUsed,
+    Always,
 }
 
 /// One message of an interface.
@@ -213,4 +223,6 @@ pub(crate) struct ServerReport {
     pub(crate) not_forked: u64,
     pub(crate) turned_away: u64,
     pub(crate) draining: bool,
+    /// Forked children that are no workers yet.
+    pub(crate) parked: u64,
 }

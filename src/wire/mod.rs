@@ -12,7 +12,7 @@ pub(crate) mod handover;
 pub(crate) mod log_record;
 
 /// The version of all messages; raised with every change of a message.
-pub(crate) const PROTOCOL: u16 = 9;
+pub(crate) const PROTOCOL: u16 = 10;
 
 /// The version of this library, as both ends send it.
 pub(crate) const LIBRARY: &str = env!("CARGO_PKG_VERSION");

@@ -52,7 +52,16 @@ pub(super) fn run<L: WorkerIo>(
     let mut errors = 0;
     // The blobs of the next call.
     let mut blobs = Vec::new();
+    // A release that the host has not been told of.
+    let mut untold = None;
+    // Whether this worker is to be replaced, and begins no further call that the host can take back.
+    let mut declines = false;
     loop {
+        if !end.has_frame()
+            && let Some(released) = untold.take()
+        {
+            frame::append(end.buffer(), &FromWorker::Released(released));
+        }
         end.flush()?;
         let Some(Received { body, out, io }) = end.next_frame()? else {
             return Ok(Exit::Closed);
@@ -61,6 +70,10 @@ pub(super) fn run<L: WorkerIo>(
         let (survived, checkout_over) = match header {
             ToWorker::Lent(spans) => {
                 blobs = blob::receive_arguments(&spans)?;
+                continue;
+            }
+            ToWorker::Call(call) if call.epoch.is_some_and(|epoch| declines || !io.begin(epoch)) => {
+                blobs.clear();
                 continue;
             }
             ToWorker::Call(call) if call.errors_seen < errors => {
@@ -89,13 +102,12 @@ pub(super) fn run<L: WorkerIo>(
         }
         if checkout_over {
             errors = 0;
-            end.set_activity(Activity::Release);
-            parent_death::enter_user_code();
-            let survived = release(service, end.buffer(), client.max_memory);
-            parent_death::leave_user_code();
-            end.set_activity(Activity::Idle);
-            if !survived {
-                return Ok(Exit::Panicked);
+            let Some(released) = end_checkout(end, service, client) else { return Ok(Exit::Panicked) };
+            declines |= released.stop || released.private_bytes > client.max_memory;
+            untold = Some(released);
+            if declines && let Some(released) = untold.take() {
+                // At once, since the calls behind this one are to run elsewhere.
+                frame::append(end.buffer(), &FromWorker::Released(released));
             }
         }
     }
@@ -152,9 +164,23 @@ fn run_call(
     survived
 }
 
-/// Ends a checkout. Returns `false` if `checkout_done` panicked. `checkout_done` does not run if the worker is to be
+/// Ends a checkout, as [`release`] does, and shows that meanwhile.
+fn end_checkout<L: WorkerIo>(
+    end: &mut BlockingChannel<L>,
+    service: &mut dyn Service,
+    client: &ClientTerms,
+) -> Option<Released> {
+    end.set_activity(Activity::Release);
+    parent_death::enter_user_code();
+    let released = release(service, end.buffer(), client.max_memory);
+    parent_death::leave_user_code();
+    end.set_activity(Activity::Idle);
+    released
+}
+
+/// Ends a checkout. Returns `None` if `checkout_done` panicked. `checkout_done` does not run if the worker is to be
 /// replaced.
-fn release(service: &mut dyn Service, out: &mut Vec<u8>, max_memory: Option<u64>) -> bool {
+fn release(service: &mut dyn Service, out: &mut Vec<u8>, max_memory: Option<u64>) -> Option<Released> {
     let private_bytes = max_memory.and_then(|_| private_bytes());
     let too_large = private_bytes > max_memory;
     if !too_large && !service.wants_replacement() {
@@ -163,13 +189,11 @@ fn release(service: &mut dyn Service, out: &mut Vec<u8>, max_memory: Option<u64>
         if let Err(report) = done {
             // There is no call to answer, so the panic goes to standard error.
             telling::print_line(format_args!("checkout_done panicked: {report}"));
-            return false;
+            return None;
         }
     }
     append_lending(out, out.len(), Vec::new(), Vec::new());
-    let released = Released { private_bytes, stop: service.wants_replacement() };
-    frame::append(out, &FromWorker::Released(released));
-    true
+    Some(Released { private_bytes, stop: service.wants_replacement() })
 }
 
 /// Inserts, in front of a reply or a release, the blobs that it lends and the arguments that the worker still holds.
@@ -213,16 +237,23 @@ mod tests {
         }
 
         fn set_activity(&self, _: Activity) {}
+
+        fn begin(&self, epoch: u16) -> bool {
+            epoch == 7
+        }
     }
 
-    /// Fails on method 1 and panics on method 2; everything else succeeds.
+    /// Fails on method 1 and panics on method 2; everything else succeeds. Method 3 asks for a replacement.
+    #[derive(Default)]
     struct Scripted {
         releases: u32,
+        wants_replacement: bool,
     }
 
     impl Service for Scripted {
         fn call(&mut self, call: Incoming<'_>, reply: Replying<'_>) {
             assert_ne!(call.method, 2, "begun to panic");
+            self.wants_replacement |= call.method == 3;
             let result: Result<u64, u64> = if call.method == 1 { Err(call.id) } else { Ok(call.id) };
             reply.result(&result, false, false);
         }
@@ -232,7 +263,7 @@ mod tests {
         }
 
         fn wants_replacement(&self) -> bool {
-            false
+            self.wants_replacement
         }
     }
 
@@ -242,10 +273,17 @@ mod tests {
             method,
             errors_seen,
             last: false,
+            epoch: None,
             limit: None,
             baggage: 0,
             verbosity: 0,
         })
+    }
+
+    /// A single call of a lane.
+    fn single(id: u64, method: u32, epoch: u16) -> ToWorker {
+        let ToWorker::Call(header) = call(id, method, 0) else { unreachable!("it is a call") };
+        ToWorker::Call(CallHeader { last: true, epoch: Some(epoch), ..header })
     }
 
     fn play(script: &[ToWorker]) -> (Vec<FromWorker>, Exit) {
@@ -259,7 +297,7 @@ mod tests {
         let mut end = BlockingChannel::new(Script { incoming, sent: Vec::new() }, 1000);
         let values = Limits { bytes: 100, depth: 8 };
         let client = ClientTerms { values, max_memory: None, numbering: Numbering::default() };
-        let exit = run(&mut end, &mut Scripted { releases: 0 }, &client);
+        let exit = run(&mut end, &mut Scripted::default(), &client);
         (decode_messages(&end.io().sent), exit)
     }
 
@@ -312,6 +350,7 @@ mod tests {
                     method: 0,
                     errors_seen,
                     last: false,
+                    epoch: None,
                     limit: None,
                     baggage,
                     verbosity: 0,
@@ -333,6 +372,31 @@ mod tests {
     fn a_release_forgets_the_errors_of_its_checkout() {
         let script = [call(1, 1, 0), ToWorker::Release, call(1, 0, 0)];
         assert_eq!(outcomes(&play(&script).0), [(1, "failed"), (1, "done")]);
+    }
+
+    /// The script's gate is in epoch 7.
+    #[test]
+    fn a_call_that_was_taken_back_is_skipped() {
+        let (messages, exit) = play(&[single(1, 0, 7), single(2, 2, 6), single(3, 0, 7)]);
+        assert_eq!(outcomes(&messages), [(1, "done"), (3, "done")]);
+        assert_eq!(exit, Exit::Closed);
+    }
+
+    #[test]
+    fn calls_that_have_arrived_are_run_before_a_release_is_reported() {
+        let (messages, _) = play(&[single(1, 0, 7), single(2, 0, 7), single(3, 0, 6)]);
+        let released = FromWorker::Released(Released { private_bytes: None, stop: false });
+        assert_eq!(messages.iter().position(|message| *message == released), Some(2), "{messages:?}");
+        assert_eq!(messages.len(), 3);
+    }
+
+    /// P7: what stands behind it is left to others.
+    #[test]
+    fn a_worker_that_is_to_be_replaced_declines_what_stands_behind() {
+        let (messages, _) = play(&[single(1, 3, 7), single(2, 0, 7), single(3, 0, 7)]);
+        assert_eq!(outcomes(&messages), [(1, "done")]);
+        let released = FromWorker::Released(Released { private_bytes: None, stop: true });
+        assert_eq!(messages.last(), Some(&released));
     }
 
     #[test]

@@ -80,6 +80,15 @@ pub(crate) fn warm_up() {
     tracing::dispatcher::with_default(&log, || ());
 }
 
+/// Writes, in a process that waits to become a worker, to the pages that [`run`] writes to, so that they are copied for it
+/// before it is needed. It sets nothing that `run` does not set.
+pub(crate) fn rehearse() {
+    // Without memory for it, `run` reports that.
+    let _ = original::claim();
+    parent_death::rehearse();
+    panic_capture::set_style(BacktraceStyle::default());
+}
+
 /// Runs a worker from its set-up to its exit.
 pub(crate) fn run(assignment: Assignment<'_>) -> ! {
     let mapped = AnyWorkerIo::open(assignment.channel).and_then(|opened| {

@@ -2,11 +2,26 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// Translates a client's numbers of messages to those of this program.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Option<Vec<u32>>", into = "Option<Vec<u32>>")]
 pub(crate) struct Numbering {
     /// This program's number for each of the client's; `None` if both count alike.
     own: Option<Arc<[u32]>>,
+}
+
+impl From<Option<Vec<u32>>> for Numbering {
+    fn from(own: Option<Vec<u32>>) -> Self {
+        Numbering { own: own.map(Arc::from) }
+    }
+}
+
+impl From<Numbering> for Option<Vec<u32>> {
+    fn from(numbering: Numbering) -> Self {
+        numbering.own.map(|own| own.to_vec())
+    }
 }
 
 impl Numbering {

@@ -85,7 +85,7 @@ async fn pool() {
         Ok(pool) => pool,
         Err(error) => return println!("refused: {}", one_line(&format!("{error:?}"))),
     };
-    match answer(pool.send_within(Duration::from_secs(2), Pid)).await {
+    match answer(pool.send_within(Duration::from_secs(20), Pid)).await {
         Ok(pid) => println!("served by {pid}"),
         Err(failure) => {
             println!("failed: {}", one_line(&format!("{failure:#}")));

@@ -165,7 +165,11 @@ fn a_worker_harms_neither_its_server_nor_its_neighbour() {
                 2 => pool.send(Raise(15)),
                 _ => pool.send(CloseDescriptors),
             };
-            assert_eq!(failure(call).await.kind(), FailureKind::Died);
+            match answer(call).await {
+                Err(failure) => assert_eq!(failure.kind(), FailureKind::Died),
+                // A channel without descriptors, rings, may bring the reply before the worker notices.
+                Ok(()) => assert_eq!(kind, 3),
+            }
             served_by(&pool).await;
         }
         assert!(runs(server.pid()) && place.0.exists());

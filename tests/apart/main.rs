@@ -15,6 +15,7 @@ mod lending;
 mod lives;
 mod namespaces;
 mod network;
+mod parked;
 mod paths;
 mod raw_client;
 mod relay;
@@ -101,6 +102,7 @@ fn main() {
 fn tests() -> Vec<Tests> {
     vec![
         lives::TESTS,
+        parked::TESTS,
         restarts::TESTS,
         handover::TESTS,
         interfaces::TESTS,

@@ -121,6 +121,7 @@ impl<'a> Words<'a> {
             .take_over(self.value("take_over").is_some())
             .take_over_wait(self.number("wait").map_or(PATIENCE, Duration::from_millis))
             .on_misfit(on_misfit)
+            .park_worker(self.value("parks_none").is_none())
             .drain_timeout(self.number("drain").map(Duration::from_millis))
             .max_workers(self.number("workers").map(|count| count as usize))
             .max_clients(self.number("clients").map_or(512, |count| count as usize))

@@ -50,8 +50,46 @@ impl Inventory {
     }
 }
 
-/// Children of a process, zombies included.
+/// Children of a process, zombies included, without the parked one of a server, which comes and goes by itself.
 pub fn children(pid: u32) -> Vec<u32> {
+    without_parked(all_children(pid))
+}
+
+/// Children of a process and all of theirs, zombies included.
+pub fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = all_children(pid);
+    let mut at = 0;
+    while at < found.len() {
+        found.extend(all_children(found[at]));
+        at += 1;
+    }
+    found
+}
+
+/// The same without those that servers have parked.
+pub fn workforce(pid: u32) -> Vec<u32> {
+    without_parked(descendants(pid))
+}
+
+/// The children that a server has parked.
+pub fn parked_children(server: u32) -> Vec<u32> {
+    all_children(server).into_iter().filter(|&child| is_parked(child)).collect()
+}
+
+/// Whether a process is the parked child of a server, or has just been forked by one and has no name of its own yet.
+pub fn is_parked(pid: u32) -> bool {
+    let (name, of_parent) = (super::comm(pid), super::comm(super::parent(pid)));
+    name.ends_with("/parked") || super::args(pid).starts_with("forkpool: parked ") || {
+        name.ends_with("/server") && name == of_parent
+    }
+}
+
+fn without_parked(mut pids: Vec<u32>) -> Vec<u32> {
+    pids.retain(|&pid| !is_parked(pid));
+    pids
+}
+
+fn all_children(pid: u32) -> Vec<u32> {
     let mut children = Vec::new();
     for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
         let listed = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
@@ -59,17 +97,6 @@ pub fn children(pid: u32) -> Vec<u32> {
     }
     children.sort_unstable();
     children
-}
-
-/// Children of a process and all of theirs, zombies included.
-pub fn descendants(pid: u32) -> Vec<u32> {
-    let mut found = children(pid);
-    let mut at = 0;
-    while at < found.len() {
-        found.extend(children(found[at]));
-        at += 1;
-    }
-    found
 }
 
 /// Open descriptors of this process and what they are.

@@ -30,7 +30,7 @@ use rustix::process::{Pid as ProcessId, Signal};
 pub use clients::*;
 pub use contexts::*;
 pub use events::*;
-pub use leaks::{children, descendants, descriptors};
+pub use leaks::{children, descendants, descriptors, is_parked, parked_children, workforce};
 pub use mill::*;
 pub use mule::*;
 pub(crate) use named::tests;
@@ -214,6 +214,17 @@ pub async fn the_server() -> u32 {
     until("there is one fork server", || {
         found = servers();
         found.len() == 1 && comm(found[0]).ends_with("/server")
+    })
+    .await;
+    found[0]
+}
+
+/// The parked child of a server, as soon as there is one.
+pub async fn parked_child(server: u32) -> u32 {
+    let mut found = Vec::new();
+    until("a child is parked", || {
+        found = parked_children(server);
+        found.len() == 1 && state(found[0]) == Some('S')
     })
     .await;
     found[0]

@@ -1,6 +1,6 @@
 //! A worker that does whatever a test tells it to, good or bad.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
@@ -73,6 +73,21 @@ pub fn take_steps(count: u32) {
     }
 }
 
+/// What a [`Task`] does once it is noted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Act {
+    Answer,
+    Spin,
+    Exit,
+    Panic,
+    Abort,
+    /// Asks to be replaced.
+    Stop,
+    /// Keeps this many bytes of private memory from now on.
+    Hoard(usize),
+    Fail,
+}
+
 /// What a preload leaves for the workers.
 #[derive(Debug)]
 pub struct Preloaded {
@@ -128,12 +143,16 @@ pub fn deeper(level: u64) -> u64 {
 }
 
 fn note(journal: Option<&PathBuf>) {
-    use std::io::Write;
     if let Some(path) = journal {
-        let mut file = std::fs::File::options().create(true).append(true).open(path).expect("a journal");
-        // One write, so that the lines of workers that write at the same time stay whole.
-        file.write_all(format!("{}\n", std::process::id()).as_bytes()).expect("a line in the journal");
+        append(path, &format!("{}\n", std::process::id()));
     }
+}
+
+fn append(path: &Path, line: &str) {
+    use std::io::Write;
+    let mut file = std::fs::File::options().create(true).append(true).open(path).expect("a journal");
+    // One write, so that the lines of workers that write at the same time stay whole.
+    file.write_all(line.as_bytes()).expect("a line in the journal");
 }
 
 /// The messages of a probe: a name, its fields, and what its handler answers with `Ok`.
@@ -295,6 +314,26 @@ messages! {
             close(number);
         }
         Ok(())
+    };
+    /// Notes its number and its process in the first file, waits until the second file is there, and acts then. Answers
+    /// its process id.
+    Task(u64, PathBuf, Option<PathBuf>, Act) => u32, |probe, message, ctx| {
+        let Task(number, journal, gate, act) = message;
+        append(&journal, &format!("{number} {}\n", std::process::id()));
+        while gate.as_ref().is_some_and(|gate| !gate.exists()) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        match act {
+            Act::Answer => {}
+            Act::Spin => loop { std::hint::spin_loop() },
+            Act::Exit => std::process::exit(1),
+            Act::Panic => panic!("told to panic"),
+            Act::Abort => std::process::abort(),
+            Act::Stop => ctx.stop(),
+            Act::Hoard(bytes) => probe.hoard = vec![1; bytes],
+            Act::Fail => return Err(Failure::task("told to fail")),
+        }
+        Ok(std::process::id())
     };
     /// Floats travel bit by bit.
     EchoFloats(Vec<f64>) => Vec<f64>, |probe, message, ctx| Ok(message.0);

@@ -281,6 +281,11 @@ impl Application {
         pids.filter(|&pid| environment_of(pid).contains(&self.mark) && runs(pid)).collect()
     }
 
+    /// The same without the children that its servers have parked.
+    pub fn workforce(&self) -> Vec<u32> {
+        self.family().into_iter().filter(|&pid| !super::is_parked(pid)).collect()
+    }
+
     /// Tells the application to go on.
     pub fn go_on(&mut self) {
         let input = self.input.as_mut().expect("it is open");

@@ -1,10 +1,12 @@
-//! The two sides of a ring in all interleavings of their steps, and with all values that the memory model lets them see.
+//! The two sides of a ring, and those of a worker's gate, in all interleavings of their steps, and with all values that the
+//! memory model lets them see.
 //!
 //! The models include the source of the sides, `src/channel/ring/side.rs`, and put loom's numbers in the place of shared
 //! memory. What is around the sides is modelled here: the bytes (a number for each, written and read without any order
 //! of its own, so that a byte that is read too early is an old one) and the doorbells. loom delays no reading, so a byte that
 //! is overwritten too early is not found.
 
+mod gated;
 #[path = "../../src/channel/ring/side.rs"]
 #[allow(dead_code, reason = "the models use less than the library")]
 mod side;
@@ -163,7 +165,7 @@ impl End {
 
     /// Writes one byte if there is space.
     fn try_write(&mut self, byte: u32) -> bool {
-        if self.side.space().expect("the peer keeps to the rules") == 0 {
+        if self.side.space_for(1).expect("the peer keeps to the rules") == 0 {
             return false;
         }
         let at = (self.side.written() % CAPACITY) as usize;
@@ -183,23 +185,30 @@ impl End {
         let at = (self.side.read() % CAPACITY) as usize;
         let byte = (self.incoming)(self.side.memory())[at].load(Ordering::Relaxed);
         self.side.publish_read(1);
+        self.wake_for_space();
+        Some(byte)
+    }
+
+    fn wake_for_space(&self) {
         if self.side.take_wake_request_for_space().expect("the peer keeps to the rules") {
             self.notify();
         }
-        Some(byte)
     }
 
     /// The host's sleep, as in `actors/transport/rings.rs`.
     fn sleep_as_host(&self, condition: WakeCondition) {
         if self.side.arm(condition).expect("the peer keeps to the rules") {
+            self.wake_for_space();
             self.side.memory().host_doorbell.wait_for_edge();
             self.side.memory().host_doorbell.drain();
         }
+        self.side.disarm();
     }
 
     /// The worker's sleep, as in `src/channel/ring/worker_io.rs`.
     fn sleep_as_worker(&self, condition: WakeCondition) {
         if self.side.arm(condition).expect("the peer keeps to the rules") {
+            self.wake_for_space();
             self.side.memory().worker_doorbell.wait_for_bytes();
         }
         self.side.disarm();

@@ -5,6 +5,9 @@ mod ending;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod idle_deaths;
+mod lane_clients;
+mod lane_ends;
+mod lanes;
 mod line;
 mod population;
 mod ready;

@@ -8,6 +8,7 @@ mod harness;
 mod inherited;
 mod isolation;
 mod limits;
+mod parked;
 mod runtimes;
 mod server;
 mod stop_signals;

@@ -81,7 +81,7 @@ fn an_application() {
         .await;
         until("everything runs", || {
             // Application and servers do not count: two workers, one's child, and the one that is set up.
-            descendants(std::process::id()).len() == 3 + 4 && state(spinning) == Some('R')
+            workforce(std::process::id()).len() == 3 + 4 && state(spinning) == Some('R')
         })
         .await;
         println!("ready");
@@ -101,7 +101,7 @@ fn leaves_nothing(role: &str, end: impl FnOnce(&mut Application)) {
     run(async {
         let mut application = Application::start("server::an_application", role);
         application.says("ready");
-        assert_eq!(application.family().len(), 1 + 3 + 4);
+        assert_eq!(application.workforce().len(), 1 + 3 + 4);
         end(&mut application);
         application.ends();
         nothing_runs(&application).await;
@@ -259,7 +259,7 @@ impl Holdings {
         Holdings {
             ours: descriptors().len(),
             servers: descriptors_of(server).len(),
-            processes: descendants(std::process::id()).len(),
+            processes: workforce(std::process::id()).len(),
             threads: threads(server),
         }
     }

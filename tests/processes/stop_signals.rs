@@ -31,7 +31,7 @@ fn an_application() {
         let file = Scratch::path();
         let calls = [(); 5].map(|()| pool.send(AwaitFile(file.get().to_owned())));
         let calls = calls.map(actix_rt::spawn);
-        until("five calls run", || pool.stats().leased == 5).await;
+        until("five calls run", || pool.stats().leased == 5 && pool.stats().waiting == 0).await;
         println!("ready");
         until("it is asked to stop", || asked.load(Ordering::Relaxed)).await;
         let stop = actix_rt::spawn(pool.stop(PATIENCE));
@@ -60,7 +60,7 @@ fn a_stop_signal_to_all_processes_lets_running_calls_finish() {
             application.says("ready");
             let mut family = application.family();
             family.sort_unstable_by_key(|&pid| pid == application.pid());
-            assert_eq!(family.len(), 1 + 1 + 5);
+            assert_eq!(application.workforce().len(), 1 + 1 + 5);
             family.iter().for_each(|&pid| signal(pid, stop));
             assert_eq!(application.says("served "), "5", "{stop:?}");
             assert!(application.ends().success());

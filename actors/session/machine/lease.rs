@@ -1,15 +1,13 @@
 //! The worker of a checkout: how it is taken, released and lost.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::event::{Action, Actions, Answer, Exit, Grant};
 use super::{Call, Machine, State};
+use crate::actors::calls::RELEASE_TIMEOUT;
 use crate::actors::calls::faults::Fault;
 use crate::actors::scheduler::state::ReleaseReport;
 use crate::actors::scheduler::worker_state::RetireReason;
-
-/// How long `checkout_done` may take if calls have no time limit.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Number of workers that may exit before they begin a call. After that the call itself is taken to be the cause.
 pub(crate) const MAX_FALSE_STARTS: u32 = 10;

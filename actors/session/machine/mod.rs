@@ -196,6 +196,7 @@ impl<C: Call> Machine<C> {
     #[inline]
     pub(crate) fn frame_of(&self, call: &C, last: bool, now: Instant) -> CallFrame {
         CallFrame {
+            epoch: None,
             id: self.calls.next_id(),
             errors_seen: self.state.held().map_or(0, |held| held.errors_seen),
             last,

@@ -98,6 +98,8 @@ pub(crate) struct Ring {
     side: Side<Arc<SharedMemory>>,
     outgoing: &'static RingLayout,
     incoming: &'static RingLayout,
+    /// The processor that this side published last, counted from 1; 0 if none.
+    recorded_processor: u32,
 }
 
 impl Ring {
@@ -107,13 +109,13 @@ impl Ring {
         let (memory, file) = SharedMemory::create(MEMORY_NAME, MEMORY_LENGTH)?;
         memory.populate_if_strict()?;
         let side = Side::new(Arc::new(memory), &HOST_WORDS, CAPACITY);
-        Ok((Ring { side, outgoing: &TO_WORKER, incoming: &TO_HOST }, file))
+        Ok((Ring { side, outgoing: &TO_WORKER, incoming: &TO_HOST, recorded_processor: 0 }, file))
     }
 
     /// Opens the worker's side.
     pub(crate) fn open(file: &OwnedFd) -> rustix::io::Result<Self> {
         let memory = SharedMemory::open(file.as_fd(), MEMORY_LENGTH)?;
-        let ring = Self::worker_side(Arc::new(memory));
+        let mut ring = Self::worker_side(Arc::new(memory));
         ring.record_processor();
         Ok(ring)
     }
@@ -130,7 +132,7 @@ impl Ring {
 
     fn worker_side(memory: Arc<SharedMemory>) -> Self {
         let side = Side::resume(memory, &WORKER_WORDS, CAPACITY);
-        Ring { side, outgoing: &TO_HOST, incoming: &TO_WORKER }
+        Ring { side, outgoing: &TO_HOST, incoming: &TO_WORKER, recorded_processor: 0 }
     }
 
     /// Writes as many of the bytes as fit; returns how many.
@@ -139,7 +141,8 @@ impl Ring {
     ///
     /// [`CorruptCounters`]; the rings are unusable then.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<usize, CorruptCounters> {
-        let space = self.side.space()? as usize;
+        let wanted = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let space = self.side.space_for(wanted)? as usize;
         let (now, _) = bytes.split_at(space.min(bytes.len()));
         let at = (self.side.written() % CAPACITY) as usize;
         let (first, wrapped) = now.split_at(now.len().min(CAPACITY as usize - at));
@@ -222,10 +225,14 @@ impl Ring {
         self.memory().atomic_u32(CLOSED).load(Ordering::Acquire) != 0
     }
 
-    /// Publishes the processor that this side runs on.
-    pub(crate) fn record_processor(&self) {
+    /// Publishes the processor that this side runs on, if it has changed: the number lies beside the counter that the
+    /// peer looks at, and each store takes that cache line away from the peer.
+    pub(crate) fn record_processor(&mut self) {
         let here = process::current_processor() + 1;
-        self.memory().atomic_u32(self.outgoing.processor).store(here, Ordering::Relaxed);
+        if here != self.recorded_processor {
+            self.recorded_processor = here;
+            self.memory().atomic_u32(self.outgoing.processor).store(here, Ordering::Relaxed);
+        }
     }
 
     /// Whether the peer last published another processor than the one this side runs on. A side must not spin on the
@@ -325,8 +332,9 @@ mod tests {
         worker.memory().atomic_u32(TO_HOST.counters.written).store(CAPACITY + 1, Ordering::Relaxed);
         assert_eq!(host.read(&mut Vec::with_capacity(10)), Err(CorruptCounters));
         assert_eq!(host.arm(WakeCondition::Bytes), Err(CorruptCounters));
-        worker.memory().atomic_u32(TO_WORKER.counters.read).store(1, Ordering::Relaxed);
-        assert_eq!(host.write(&[1]), Err(CorruptCounters), "more was read than written");
+        worker.memory().atomic_u32(TO_WORKER.counters.read).store(2, Ordering::Relaxed);
+        assert_eq!(host.write(&[1])?, 1, "there is space, whatever was read");
+        assert_eq!(host.write(&[1; CAPACITY as usize]), Err(CorruptCounters), "more was read than written");
         Ok(())
     }
 

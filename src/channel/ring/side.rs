@@ -64,20 +64,24 @@ pub(crate) struct Side<M> {
     /// Bytes written and read by this side so far, modulo 2³².
     written: u32,
     read: u32,
+    /// Bytes that the peer had read when this side last looked. It looks again only where it has no space with that: the
+    /// peer's counter lies in a cache line that the peer writes to at each read.
+    peer_read: u32,
 }
 
 impl<M: Words> Side<M> {
     /// A side of new rings.
     #[cfg(any(feature = "actors", test))]
     pub(crate) fn new(memory: M, words: &'static SideWords, capacity: u32) -> Self {
-        Side { memory, words, capacity, written: 0, read: 0 }
+        Side { memory, words, capacity, written: 0, read: 0, peer_read: 0 }
     }
 
     /// A side of rings that are in use: continues where the shared counters are.
     pub(crate) fn resume(memory: M, words: &'static SideWords, capacity: u32) -> Self {
         let written = memory.word(words.outgoing.written).load(Ordering::Relaxed);
         let read = memory.word(words.incoming.read).load(Ordering::Relaxed);
-        Side { memory, words, capacity, written, read }
+        let peer_read = memory.word(words.outgoing.read).load(Ordering::Acquire);
+        Side { memory, words, capacity, written, read, peer_read }
     }
 
     /// Continues writing after what other handles of this side have written.
@@ -99,7 +103,23 @@ impl<M: Words> Side<M> {
         self.read
     }
 
-    /// Returns how many bytes may be written.
+    /// Returns how many bytes may be written: at least `wanted`, or all that there is space for now.
+    ///
+    /// # Errors
+    ///
+    /// [`CorruptCounters`]; the rings are unusable then.
+    pub(crate) fn space_for(&mut self, wanted: u32) -> Result<u32, CorruptCounters> {
+        // Other handles of this side may have written more than there was space for when this one last looked.
+        let known = self.capacity.checked_sub(self.written.wrapping_sub(self.peer_read));
+        if let Some(space) = known.filter(|&space| space >= wanted) {
+            return Ok(space);
+        }
+        let space = self.space()?;
+        self.peer_read = self.written.wrapping_sub(self.capacity - space);
+        Ok(space)
+    }
+
+    /// Returns how many bytes may be written now.
     ///
     /// # Errors
     ///
@@ -132,6 +152,8 @@ impl<M: Words> Side<M> {
     }
 
     /// Sets this side's flag before it sleeps. Returns `false` if it must not sleep because `condition` holds already.
+    /// If it returns `true`, the peer may sleep until there is space, see
+    /// [`take_wake_request_for_space`](Self::take_wake_request_for_space).
     ///
     /// A side whose doorbell reports only changes empties it before: some kernels (5.5 to 5.10.55) report no byte that
     /// is written behind others.
@@ -157,21 +179,35 @@ impl<M: Words> Side<M> {
     /// true. The caller must wake it then; the next call returns `false`.
     pub(crate) fn take_wake_request(&self, condition: WakeCondition) -> bool {
         M::Word::full_fence();
-        let flag = self.memory.word(self.words.peer_wait_flag);
-        let is_set = flag.load(Ordering::Relaxed) & condition as u32 != 0;
-        if is_set {
-            flag.store(0, Ordering::Relaxed);
-        }
-        is_set
+        self.take_flag(condition)
     }
 
     /// Like [`take_wake_request`](Self::take_wake_request) for [`WakeCondition::Space`], but only once half of the ring
     /// is free: a peer that is woken for each piece that was read would sleep again at once.
     ///
+    /// It needs no fence, which would stand between each message and its reader, and so it may miss a flag that the peer
+    /// has just set. A side calls it once more when [`arm`](Self::arm) has returned `true`: behind the fence there, either
+    /// it sees the flag, or the peer has seen the space.
+    ///
     /// # Errors
     ///
     /// [`CorruptCounters`]; the rings are unusable then.
     pub(crate) fn take_wake_request_for_space(&self) -> Result<bool, CorruptCounters> {
-        Ok(self.unread()? <= self.capacity / 2 && self.take_wake_request(WakeCondition::Space))
+        Ok(self.sees_flag(WakeCondition::Space)
+            && self.unread()? <= self.capacity / 2
+            && self.take_flag(WakeCondition::Space))
+    }
+
+    /// Whether the peer's flag is set for `condition`, as far as this side can see without a fence.
+    fn sees_flag(&self, condition: WakeCondition) -> bool {
+        self.memory.word(self.words.peer_wait_flag).load(Ordering::Relaxed) & condition as u32 != 0
+    }
+
+    fn take_flag(&self, condition: WakeCondition) -> bool {
+        let is_set = self.sees_flag(condition);
+        if is_set {
+            self.memory.word(self.words.peer_wait_flag).store(0, Ordering::Relaxed);
+        }
+        is_set
     }
 }

@@ -19,6 +19,17 @@ const CHECKS_PER_CLOCK_READING: usize = 30;
 /// Longest time that a worker spins for its next call: about what it takes to be woken.
 const MAX_SPIN: Duration = Duration::from_micros(100);
 
+/// How long a worker spins before it yields its processor for the first time, where no other thread has wanted it
+/// lately. A yield takes as long as a short call, and a call that comes meanwhile waits for its end.
+const UNYIELDING_SPIN: Duration = Duration::from_micros(10);
+
+/// Some looks, a yield and a reading of the clock take less than this if no other thread ran meanwhile.
+const VAIN_YIELD: Duration = Duration::from_micros(4);
+
+/// Most waits in a row whose first microseconds are spun for without a yield. The one after them finds out whether
+/// another thread wants the processor by now.
+const MAX_UNYIELDING: u32 = 32;
+
 /// Short waits in a row on the host's processor after which a worker moves to another one. Each time no processor was
 /// idle the number doubles, up to the maximum.
 const MIN_MOVE_THRESHOLD: u32 = 32;
@@ -36,6 +47,10 @@ pub(crate) struct RingIo {
     spin: AdaptiveSpin,
     /// The kernel's count of preemptions when it was last read. Reading it costs more than a look into the ring.
     preemptions: Option<u64>,
+    /// Waits left whose first microseconds are spun for without a yield.
+    unyielding: u32,
+    /// The number of such waits that the next vain yield earns.
+    next_unyielding: u32,
     /// Short waits in a row on the host's processor.
     short_waits: u32,
     /// Number of such waits after which this worker moves to an idle processor.
@@ -67,6 +82,8 @@ impl RingIo {
             doorbells,
             spin: AdaptiveSpin::new(MAX_SPIN),
             preemptions: None,
+            unyielding: 0,
+            next_unyielding: 1,
             short_waits: 0,
             move_threshold: MIN_MOVE_THRESHOLD,
             idle_processor_seen: false,
@@ -95,26 +112,49 @@ impl RingIo {
 
     /// Waits on a processor of its own: it may spin.
     fn wait_on_other_processor(&mut self) -> io::Result<bool> {
+        let yields_after = if self.unyielding > 0 { UNYIELDING_SPIN } else { Duration::ZERO };
+        self.unyielding = self.unyielding.saturating_sub(1);
+        // When the looks before the last yield began.
+        let mut yielded = None;
         while !self.ring.has_bytes().map_err(invalid)? {
-            if self.try_spin() {
-                self.spin_once();
+            let now = Instant::now();
+            self.judge_yield(yielded.take(), now);
+            if let Some(spun) = self.try_spin(now) {
+                self.wake_host_for_space()?;
+                yielded = self.spin_once(spun >= yields_after).then_some(now);
             } else if !self.sleep(WakeCondition::Bytes)? {
                 return Ok(false);
             }
+        }
+        if yielded.is_some() {
+            self.judge_yield(yielded, Instant::now());
         }
         self.spin.finish_wait();
         Ok(true)
     }
 
-    /// Whether to look again: only on a processor that no other thread needs.
-    fn try_spin(&mut self) -> bool {
+    /// Learns from a yield whether other threads want this processor. While they do, this worker yields early in each
+    /// wait.
+    fn judge_yield(&mut self, yielded: Option<Instant>, now: Instant) {
+        let Some(yielded) = yielded else { return };
+        if now.saturating_duration_since(yielded) < VAIN_YIELD {
+            self.unyielding = self.next_unyielding;
+            self.next_unyielding = (self.next_unyielding * 2).min(MAX_UNYIELDING);
+        } else {
+            self.unyielding = 0;
+            self.next_unyielding = 1;
+        }
+    }
+
+    /// Returns for how long this worker has spun if it is to look again: only on a processor that no other thread needs.
+    fn try_spin(&mut self, now: Instant) -> Option<Duration> {
         let RingIo { ring, spin, preemptions, .. } = self;
         let was_preempted = |_| {
             let (now, before) = (process::preemption_count(), *preemptions);
             *preemptions = Some(now);
             before.is_some_and(|before| before != now)
         };
-        ring.peer_is_on_other_processor() && spin.try_spin_unless(Instant::now(), was_preempted)
+        ring.peer_is_on_other_processor().then(|| spin.try_spin_unless(now, was_preempted))?
     }
 
     /// Waits until the host has read some bytes; returns `false` if it is gone.
@@ -162,16 +202,19 @@ impl RingIo {
         }
     }
 
-    /// Looks into the ring several times, then yields the processor once.
-    fn spin_once(&self) {
+    /// Looks into the ring several times, then yields the processor once if that is wanted; returns whether it did.
+    fn spin_once(&self, yields: bool) -> bool {
         for _ in 0..CHECKS_PER_CLOCK_READING {
             if self.ring.has_bytes() != Ok(false) {
-                return;
+                return false;
             }
             std::hint::spin_loop();
         }
-        // Lets other workers on this processor run. If one keeps it for long, `try_spin` ends the spinning.
-        std::thread::yield_now();
+        if yields {
+            // Lets other workers on this processor run. If one keeps it for long, `try_spin` ends the spinning.
+            std::thread::yield_now();
+        }
+        yields
     }
 
     /// Sleeps until the host has done something; returns `false` if it is gone.
@@ -180,6 +223,7 @@ impl RingIo {
             self.ring.disarm();
             return Ok(true);
         }
+        self.wake_host_for_space()?;
         let is_connected = self.doorbells.wait()?;
         self.ring.disarm();
         // Code that closed a foreign descriptor during this wait may have ended its own channel; no call begins then.
@@ -187,9 +231,24 @@ impl RingIo {
         Ok(is_connected && !self.ring.is_closed())
     }
 
-    fn wake_host_for(&self, condition: WakeCondition) -> io::Result<()> {
-        if self.ring.take_wake_request(condition) {
+    /// Wakes the host if it is seen to sleep until there is space.
+    fn wake_host_for_space(&self) -> io::Result<()> {
+        if self.ring.take_wake_request_for_space().map_err(invalid)? {
             self.doorbells.notify()?;
+        }
+        Ok(())
+    }
+
+    /// Wakes the host if it sleeps until there are bytes, which were just published.
+    ///
+    /// Code that closed a foreign descriptor may have ended its own channel; then nothing more is sent on it, and no
+    /// further call is read. A doorbell that is rung shows that. Otherwise a system call checks it, unless `more` bytes
+    /// follow: it comes behind the bytes, so the host does not wait for it.
+    fn finish_sending(&self, more: bool) -> io::Result<()> {
+        if self.ring.take_wake_request(WakeCondition::Bytes) {
+            self.doorbells.notify()?;
+        } else if !more {
+            descriptors::check_open(self.doorbells.tx.as_fd())?;
         }
         Ok(())
     }
@@ -201,23 +260,16 @@ impl WorkerIo for RingIo {
             return Ok(0);
         }
         let count = self.ring.read(bytes).map_err(invalid)?;
-        if self.ring.take_wake_request_for_space().map_err(invalid)? {
-            self.doorbells.notify()?;
-        }
+        self.wake_host_for_space()?;
         Ok(count)
     }
 
     fn send(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
-        // Code that closed a foreign descriptor may have ended its own channel; then nothing more is sent on it. The
-        // check costs a system call, so of replies in quick succession only the last one makes it.
-        if !more {
-            descriptors::check_open(self.doorbells.tx.as_fd())?;
-        }
         self.ring.resume_after_duplicates();
         loop {
             let count = self.ring.write(bytes).map_err(invalid)?;
             if count > 0 {
-                self.wake_host_for(WakeCondition::Bytes)?;
+                self.finish_sending(more || count < bytes.len())?;
                 return Ok(count);
             }
             if !self.wait_for_space()? {
@@ -228,6 +280,10 @@ impl WorkerIo for RingIo {
 
     fn set_activity(&self, activity: Activity) {
         self.status_page.set_activity(activity);
+    }
+
+    fn begin(&self, epoch: u16) -> bool {
+        self.status_page.begin(epoch)
     }
 }
 

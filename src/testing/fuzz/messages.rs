@@ -9,7 +9,8 @@ use crate::wire::call::{
     ToWorker,
 };
 use crate::wire::control::{
-    Ended, FromServer, Hello, ProcessLimits, ServerReport, Signature, StatusSnapshot, ToServer, WorkerPid,
+    Ended, FromServer, Hello, Parking, ProcessLimits, ServerReport, Signature, StatusSnapshot, ToServer,
+    WorkerPid,
 };
 use crate::wire::handover::{TakeOver, ToPredecessor, ToSuccessor};
 use crate::wire::log_record::{CallsiteInfo, Logged, Record, Value};
@@ -98,6 +99,7 @@ messages! {
         method: any(c),
         errors_seen: any(c),
         last: any(c),
+        epoch: any(c),
         limit: any(c),
         baggage: any(c),
         verbosity: any(c),
@@ -174,6 +176,7 @@ messages! {
         max_memory: any(c),
         process_limits: any(c),
         backtrace: any(c),
+        parking: any(c),
         config: any(c),
     }];
     TakeOver, |c| [TakeOver {
@@ -193,6 +196,7 @@ messages! {
         ToSuccessor::Wait { behind: any(c) },
         ToSuccessor::Replaced,
     ];
+    Parking, |c| [Parking::Never, Parking::WhileUsed, Parking::Always];
     Signature, |c| [Signature { name: any(c), message: any(c), result: any(c), error: any(c) }];
     ProcessLimits, |c| [ProcessLimits { hung_worker_timeout: any(c), kill_grace: any(c), memory_limit: any(c) }];
     FromServer, |c| [
@@ -221,6 +225,7 @@ messages! {
         not_forked: any(c),
         turned_away: any(c),
         draining: any(c),
+        parked: any(c),
     }];
     Ended, |c| [Ended {
         number: any(c),

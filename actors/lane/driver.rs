@@ -1,0 +1,460 @@
+//! Carries out what a lane decides: writes calls, reads replies, answers, asks for workers and gives them back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use super::limits::Limits;
+use super::state::{LaneState, OthersWaiting, Queued, Single};
+use super::worker::{Arrival, LaneWorker, Place, Reply};
+use crate::actors::calls::answering::Answering;
+use crate::actors::calls::faults::{Fault, no_time_left, payload_failure, with_times};
+use crate::actors::calls::payload::Payload;
+use crate::actors::calls::reading::ReplyMeaning;
+use crate::actors::calls::{CallTimes, PendingCall};
+use crate::actors::reply::AnswerSlot;
+use crate::actors::scheduler::Scheduler;
+use crate::actors::scheduler::lanes::LaneSignals;
+use crate::actors::scheduler::state::ReleaseReport;
+use crate::actors::scheduler::waiter::{Notice, Waiter};
+use crate::actors::scheduler::worker_state::RetireReason;
+use crate::actors::threads::symbolizer;
+use crate::actors::transport::Arrived;
+use crate::actors::transport::blobs::Encoded;
+use crate::failure::{Failure, FailureKind};
+
+/// Calls after which the bytes that were written are published to the worker, although more may follow at once.
+const CALLS_PER_PUBLICATION: u32 = 16;
+
+/// A lane at work.
+pub(super) struct Driver {
+    pub(super) scheduler: Arc<Scheduler>,
+    pub(super) signals: Arc<LaneSignals>,
+    pub(super) state: LaneState<PendingCall, Place, Encoded>,
+    /// The workers that the lane holds, in the order of [`LaneState::held`].
+    pub(super) workers: Vec<LaneWorker>,
+    /// The requests for further workers.
+    pub(super) asked: Vec<Arc<Waiter>>,
+    /// How many of the next requests go to the front of the queue, for calls whose worker was lost before it began them.
+    pub(super) urgent: usize,
+    /// Calls that are to be answered with these failures.
+    pub(super) failed: Vec<(PendingCall, Failure)>,
+    pub(super) limits: Limits,
+    /// Calls that were written since bytes were published last.
+    unpublished: u32,
+    waker: Option<Waker>,
+    /// Whether the task was woken since it was polled last.
+    is_woken: bool,
+    /// How many checkouts had joined the pool's queue when this lane last queued a call.
+    exclusive_seen: u64,
+}
+
+impl Driver {
+    pub(super) fn new(scheduler: Arc<Scheduler>, signals: Arc<LaneSignals>) -> Self {
+        let state = LaneState::new(*scheduler.options.workers.end());
+        Driver {
+            scheduler,
+            signals,
+            state,
+            workers: Vec::new(),
+            asked: Vec::new(),
+            urgent: 0,
+            failed: Vec::new(),
+            limits: Limits::default(),
+            unpublished: 0,
+            waker: None,
+            is_woken: false,
+            exclusive_seen: 0,
+        }
+    }
+
+    /// Takes the request for a worker that was made for a call when it was sent on another thread.
+    pub(super) fn adopt(&mut self, waiter: Arc<Waiter>) {
+        self.waker.iter().for_each(|waker| waiter.set_waker(waker));
+        let at = self.asked.partition_point(|other| other.id < waiter.id);
+        self.asked.insert(at, waiter);
+    }
+
+    /// Takes a call. `ticket`: it was given this number when it was sent on another thread, while the pool was open.
+    pub(super) fn submit(
+        &mut self,
+        mut call: PendingCall,
+        payload: Payload<'_>,
+        ticket: Option<u64>,
+        now: Instant,
+    ) {
+        match self.check(&mut call, payload, ticket.is_some()) {
+            Ok(payload) => self.write_or_queue(call, payload, ticket, now),
+            Err(failure) => self.failed.push((call, failure)),
+        }
+        self.signals.waiting.store(self.state.waiting(), Ordering::Relaxed);
+        if !std::mem::replace(&mut self.is_woken, true) {
+            self.waker.iter().for_each(Waker::wake_by_ref);
+        }
+    }
+
+    /// Returns the message of a call that may run.
+    ///
+    /// # Errors
+    ///
+    /// What the call is to be answered with.
+    fn check<'a>(
+        &self,
+        call: &mut PendingCall,
+        payload: Payload<'a>,
+        is_admitted: bool,
+    ) -> Result<Payload<'a>, Failure> {
+        if call.limit == Some(Duration::ZERO) {
+            return Err(no_time_left());
+        }
+        if !is_admitted && !self.scheduler.accepts_calls() {
+            return Err(self.scheduler.stopped_failure());
+        }
+        if self.scheduler.quarantine.is_none() {
+            return Ok(payload);
+        }
+        let refused = |problem: crate::wire::frame::PayloadError| {
+            Failure::of(FailureKind::Payload, problem.to_string())
+        };
+        let message = payload.into_encoded(&self.scheduler, 0).map_err(refused)?;
+        let call_hash = self.scheduler.call_hash(call.method.index, &message);
+        call.call_hash = Some(call_hash);
+        match self.scheduler.check_quarantine(call_hash) {
+            Some(refusal) => Err(refusal),
+            None => Ok(Payload::Encoded(message)),
+        }
+    }
+
+    fn write_or_queue(&mut self, call: PendingCall, payload: Payload<'_>, ticket: Option<u64>, now: Instant) {
+        let limit = call.limit;
+        let single = Single::new(call, limit, now);
+        self.limits.add(&self.scheduler, &single);
+        self.note_progress(now);
+        let place = self.state.place_for_new(self.others_waiting(), now);
+        let is_free = place.is_some_and(|at| self.state.held[at].written.is_empty());
+        // Some calls that count as waiting have their worker, which the lane has not taken yet.
+        let granted = || self.asked.iter().filter(|waiter| waiter.has_notice()).count();
+        if !is_free && let Err(overloaded) = self.scheduler.admit_call(granted) {
+            return self.failed.push((single.call, overloaded));
+        }
+        if let Some(at) = place {
+            return self.write(at, single, payload, now);
+        }
+        let baggage = single.call.origin.baggage().len();
+        match payload.into_encoded(&self.scheduler, baggage) {
+            Ok(message) => {
+                let ticket = ticket.unwrap_or_else(|| self.scheduler.next_ticket());
+                let joined = self.scheduler.exclusive_joined();
+                let starts_run = std::mem::replace(&mut self.exclusive_seen, joined) != joined;
+                self.state.queue(Queued { single, message, ticket, starts_run });
+                // At once, so that no checkout that is made later comes before it.
+                self.ask(now);
+            }
+            Err(problem) => {
+                self.failed.push((single.call, Failure::of(FailureKind::Payload, problem.to_string())));
+            }
+        }
+    }
+
+    fn others_waiting(&self) -> OthersWaiting {
+        OthersWaiting {
+            any: self.scheduler.others_wait(self.asked.len()),
+            exclusive: self.scheduler.first_exclusive() != u64::MAX,
+        }
+    }
+
+    pub(super) fn write(&mut self, at: usize, call: Single<PendingCall>, payload: Payload<'_>, now: Instant) {
+        let (worker, held) = (&mut self.workers[at], &mut self.state.held[at]);
+        let was_free = held.written.is_empty();
+        if let Err(refused) = worker.write(&self.scheduler, held, call, payload, now) {
+            let (call, problem) = *refused;
+            return self.failed.push((call, Failure::of(FailureKind::Payload, problem.to_string())));
+        }
+        self.scheduler.totals.add_checkouts(1);
+        self.count_wait(at, now);
+        self.unpublished += 1;
+        if was_free || self.unpublished == CALLS_PER_PUBLICATION {
+            self.unpublished = 0;
+            self.workers[at].channel().into_iter().for_each(|channel| channel.write_now());
+        }
+    }
+
+    fn count_wait(&mut self, at: usize, now: Instant) {
+        if let Some(waited) = self.state.held[at].end_first_wait(now) {
+            self.scheduler.totals.add_wait(waited);
+        }
+    }
+
+    pub(super) fn write_queued(&mut self, now: Instant) {
+        loop {
+            let first_exclusive = self.scheduler.first_exclusive();
+            let Some(at) = self.state.place_for_queued(first_exclusive, now) else { return };
+            let Some(Queued { single, message, .. }) = self.state.queued.pop_front() else { return };
+            if !single.call.slot.is_abandoned() {
+                self.write(at, single, Payload::Encoded(message), now);
+            }
+        }
+    }
+
+    /// Does all work that can be done now; ready once the pool has ended and all calls are answered.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.is_woken = false;
+        self.set_waker(cx.waker());
+        let mut now = Instant::now();
+        loop {
+            self.drop_cancelled();
+            let mut has_worked = self.take_notices(now);
+            self.write_queued(now);
+            self.spread(now);
+            has_worked |= self.ask(now);
+            for at in (0..self.workers.len()).rev() {
+                has_worked |= self.exchange(at, now, cx);
+            }
+            has_worked |= self.deliver_failed() | self.poll_cancellation(cx) | self.poll_limits(now, cx);
+            if !has_worked {
+                break;
+            }
+            now = Instant::now();
+        }
+        self.give_back(now, cx);
+        self.signals.waiting.store(self.state.waiting(), Ordering::Relaxed);
+        let is_over = !self.scheduler.accepts_calls() && self.is_empty();
+        if is_over { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.state.queued.is_empty() && self.workers.is_empty() && self.asked.is_empty()
+    }
+
+    fn set_waker(&mut self, waker: &Waker) {
+        if self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            return;
+        }
+        self.waker = Some(waker.clone());
+        self.signals.set_waker(waker);
+        self.asked.iter().for_each(|waiter| waiter.set_waker(waker));
+        self.workers.iter().for_each(|worker| worker.waiter.set_waker(waker));
+    }
+
+    /// Asks for one more worker if it has something to do, or withdraws requests; returns whether it asked. The next one
+    /// is asked for once that is answered or waits: most often one worker is enough.
+    pub(super) fn ask(&mut self, now: Instant) -> bool {
+        let wanted = self.state.wanted(self.others_waiting().exclusive, now);
+        while self.asked.len() > wanted
+            && let Some(waiter) = self.asked.pop()
+        {
+            drop(self.scheduler.cancel(&waiter));
+        }
+        if self.asked.len() == wanted {
+            self.urgent = 0;
+            return false;
+        }
+        let waiter = self.scheduler.acquire_for_lane(self.urgent > 0);
+        self.urgent = self.urgent.saturating_sub(1);
+        self.waker.iter().for_each(|waker| waiter.set_waker(waker));
+        self.asked.push(waiter);
+        true
+    }
+
+    /// Takes what the scheduler has to say; returns whether that is anything.
+    fn take_notices(&mut self, now: Instant) -> bool {
+        let mut has_any = false;
+        // What one notice leads to may withdraw requests and end workers.
+        for at in (0..self.asked.len()).rev() {
+            if let Some(notice) = self.asked.get(at).and_then(|waiter| waiter.take_notice()) {
+                has_any = true;
+                let waiter = self.asked.remove(at);
+                self.handle_answer(waiter, notice, now);
+            }
+        }
+        for at in (0..self.workers.len()).rev() {
+            if let Some(notice) = self.workers.get(at).and_then(|worker| worker.waiter.take_notice()) {
+                has_any = true;
+                self.handle_notice(at, notice, now);
+            }
+        }
+        has_any
+    }
+
+    /// Handles the scheduler's answer to a request for a worker.
+    fn handle_answer(&mut self, waiter: Arc<Waiter>, mut notice: Notice, now: Instant) {
+        if let Some(refusal) = notice.refusal.take() {
+            if refusal.kind() == FailureKind::Stopped {
+                self.stop_waiting();
+            } else if let Some(first) = self.state.queued.pop_front() {
+                self.failed.push((first.single.call, refusal));
+            }
+        }
+        if let Some(lease) = notice.lease.take() {
+            match LaneWorker::accept(lease, waiter, now) {
+                Ok((worker, held)) => {
+                    // Its calls count as checkouts, and not the lease.
+                    self.scheduler.totals.take_checkouts(1);
+                    self.workers.push(worker);
+                    self.state.held.push(held);
+                    // Before the notice, which may be that the pool stops: one call has its worker by now.
+                    self.write_queued(now);
+                    self.handle_notice(self.workers.len() - 1, notice, now);
+                }
+                Err(lease) => {
+                    self.urgent += 1;
+                    drop(lease.kill(RetireReason::Broken));
+                }
+            }
+        }
+    }
+
+    /// Writes and reads the channel of a worker and handles what arrived; returns whether anything did.
+    fn exchange(&mut self, at: usize, now: Instant, cx: &mut Context<'_>) -> bool {
+        let held = &self.state.held[at];
+        let expects = !held.is_free();
+        if self.workers[at].awaiting_exit.is_some() {
+            return false;
+        }
+        let Some(channel) = self.workers[at].channel() else { return false };
+        match channel.poll_exchange(cx, expects) {
+            Poll::Ready(arrived) => self.handle_arrived(at, arrived, now),
+            Poll::Pending => false,
+        }
+    }
+
+    pub(super) fn handle_arrived(&mut self, at: usize, arrived: Arrived, now: Instant) -> bool {
+        match arrived {
+            Arrived::Some => self.take_arrivals(at, now),
+            Arrived::Nothing => return false,
+            Arrived::End => {
+                self.workers[at].awaiting_exit.get_or_insert(now);
+            }
+            Arrived::Corrupt => {
+                let what = "it wrote invalid counters to its channel".into();
+                self.end_worker(at, Fault::BrokeProtocol(what), None, now);
+            }
+        }
+        true
+    }
+
+    /// Handles every whole frame that has arrived from a worker.
+    pub(super) fn take_arrivals(&mut self, at: usize, now: Instant) {
+        loop {
+            let (worker, held) = (&mut self.workers[at], &mut self.state.held[at]);
+            match worker.next_arrival(&self.scheduler, held, now) {
+                None => break worker.discard_answered(held),
+                Some(Arrival::Handled) => {}
+                Some(Arrival::Reply(reply)) => {
+                    if !self.deliver(at, reply, now) {
+                        return;
+                    }
+                }
+                Some(Arrival::Released(_)) if held.unreleased == 0 => {
+                    let what = "it reported a release that was not due".into();
+                    return self.end_worker(at, Fault::BrokeProtocol(what), None, now);
+                }
+                Some(Arrival::Released(released)) => {
+                    held.unreleased = 0;
+                    let max_memory = self.scheduler.options.max_memory;
+                    let declines =
+                        released.stop || released.private_bytes > max_memory && max_memory.is_some();
+                    worker.released = released;
+                    if declines {
+                        held.is_closing = true;
+                        self.take_back(at);
+                    }
+                }
+                Some(Arrival::Invalid(what)) => {
+                    return self.end_worker(at, Fault::BrokeProtocol(what), None, now);
+                }
+            }
+        }
+    }
+
+    /// Delivers a reply; returns `false` if the worker is lost with it.
+    fn deliver(&mut self, at: usize, reply: Reply, now: Instant) -> bool {
+        let Reply { call, meaning, stop, times } = reply;
+        self.state.held[at].is_closing |= stop;
+        if !matches!(meaning, ReplyMeaning::Panicked(..) | ReplyMeaning::Cleared) {
+            self.count_wait(at, now);
+            self.workers[at].calls_served += 1;
+            let ran = times.ran.unwrap_or_default();
+            Answering(&self.scheduler).count_run(&call, ran);
+            self.scheduler.totals.add_hold(ran);
+        }
+        let answering = Answering(&self.scheduler);
+        match meaning {
+            ReplyMeaning::Done => answering.deliver_value(&call),
+            ReplyMeaning::Failed => {
+                if let Some(failure) = answering.deliver_error(&call) {
+                    answering.report(&call, failure);
+                }
+            }
+            ReplyMeaning::Payload { text, .. } => {
+                let worker = &self.workers[at];
+                let failure = payload_failure(&text, call.method, &worker.lease.worker, worker.calls_served);
+                answering.fail(&call, failure);
+            }
+            ReplyMeaning::Panicked(report, usage) => {
+                self.end_worker(at, Fault::Panicked(report, usage), Some((call, times)), now);
+                return false;
+            }
+            ReplyMeaning::Cleared => {
+                let what = "it cleared a call that it had to run".into();
+                self.end_worker(at, Fault::BrokeProtocol(what), Some((call, times)), now);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Fails a call that no worker has begun.
+    pub(super) fn fail_waiting(&mut self, call: PendingCall, failure: Failure, waited: Duration) {
+        let failure = with_times(failure, call.method, CallTimes { waited, ran: None });
+        self.failed.push((call, failure));
+    }
+
+    /// Answers the calls that have failed; returns whether there were any.
+    fn deliver_failed(&mut self) -> bool {
+        let failed = std::mem::take(&mut self.failed);
+        let has_any = !failed.is_empty();
+        for (call, failure) in failed {
+            if failure.has_raw_backtrace() {
+                let scheduler = self.scheduler.clone();
+                actix_rt::spawn(async move {
+                    let failure = symbolizer::resolved_soon(failure).await;
+                    Answering(&scheduler).fail(&call, failure);
+                });
+            } else {
+                Answering(&self.scheduler).fail(&call, failure);
+            }
+        }
+        has_any
+    }
+
+    /// Gives back the workers that have nothing to do, or are not to be kept.
+    fn give_back(&mut self, now: Instant, cx: &mut Context<'_>) {
+        let first = (self.scheduler.first_waiting(), self.scheduler.first_exclusive());
+        self.state.close_held(self.others_waiting(), first, now);
+        let mut look_again = false;
+        loop {
+            let workers = &mut self.workers;
+            let is_written =
+                |at: usize| workers[at].channel().is_none_or(|channel| channel.outbox().is_empty());
+            let Some(at) = self.state.next_to_give_back(is_written, &mut look_again) else { break };
+            let (mut worker, held) = self.remove(at);
+            let calls_served = worker.calls_served;
+            if let Some(channel) = worker.channel() {
+                channel.calls_served = calls_served;
+            }
+            let released = &worker.released;
+            worker.lease.give_back(ReleaseReport {
+                stop: released.stop,
+                private_bytes: released.private_bytes,
+                checkouts: Some(held.served),
+            });
+        }
+        // Calls that are left need another worker.
+        let has_left = self.state.wanted(self.others_waiting().exclusive, now) > self.asked.len();
+        if look_again || has_left || !self.failed.is_empty() {
+            cx.waker().wake_by_ref();
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Calls that a worker has not begun: taken back because they stand behind a slow one, or were given up.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use super::driver::Driver;
+use crate::actors::reply::AnswerSlot;
+
+impl Driver {
+    /// Notes which calls have begun behind the first one, where that makes a difference.
+    pub(super) fn note_progress(&mut self, now: Instant) {
+        for (worker, held) in self.workers.iter_mut().zip(&mut self.state.held) {
+            if held.is_slow(now)
+                && let Some(Ok(Some(begun))) = worker.channel().map(|channel| channel.begun())
+            {
+                held.mark_begun(begun, now);
+            }
+        }
+    }
+
+    /// Drops the calls that their requesters gave up before they began.
+    pub(super) fn drop_cancelled(&mut self) {
+        if !self.signals.has_cancelled.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        for at in 0..self.workers.len() {
+            // The first call has not begun either while the worker runs `checkout_done`.
+            let begun = self.workers[at].channel().map(|channel| channel.begun());
+            let Some(Ok(Some(begun))) = begun else { continue };
+            let mut waiting = self.state.held[at].written.iter().skip(begun);
+            if waiting.any(|call| call.single.call.slot.is_abandoned()) {
+                self.take_back(at);
+            }
+        }
+        self.state.queued.retain(|queued| !queued.single.call.slot.is_abandoned());
+    }
+
+    /// Takes back the calls that a worker has not begun, to be written anew.
+    pub(super) fn take_back(&mut self, at: usize) {
+        let (worker, held) = (&mut self.workers[at], &mut self.state.held[at]);
+        // A gate that is corrupt is found again by what reads it next; nothing is taken back there.
+        let Some(Ok(Some(begun))) = worker.channel().map(|channel| channel.take_back()) else { return };
+        let taken = held.take_behind(begun);
+        self.scheduler.totals.take_checkouts(taken.len());
+        self.state.requeue(taken, |id, place| worker.message(id, place));
+    }
+
+    /// Has calls run elsewhere that stand behind a slow one.
+    pub(super) fn spread(&mut self, now: Instant) {
+        self.note_progress(now);
+        while let Some(slow) = self.state.slow_worker(now) {
+            let before = self.state.held[slow].written.len();
+            self.take_back(slow);
+            if self.state.held[slow].written.len() == before {
+                return;
+            }
+            self.write_queued(now);
+        }
+    }
+}
