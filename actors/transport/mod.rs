@@ -212,6 +212,15 @@ impl HostChannel {
         matches!(&self.io, HostIo::Rings(rings) if rings.peer_is_on_other_processor())
     }
 
+    /// Looks some times for bytes from the worker, where that costs the worker nothing and replies have usually come as
+    /// soon; returns whether any have arrived.
+    pub(crate) fn look(&mut self) -> bool {
+        match &mut self.io {
+            HostIo::Rings(rings) => rings.look(),
+            HostIo::Stream(_) => false,
+        }
+    }
+
     /// Returns the memory in which the worker keeps large results.
     pub(crate) fn result_arena(&self) -> Option<ResultArena> {
         let results = ResultMemory::Unmapped(self.results.clone()?);
