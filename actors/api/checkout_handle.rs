@@ -133,11 +133,7 @@ impl<W: Worker> CheckoutHandle<W> {
     ///
     /// As [`call`](Self::call).
     #[track_caller]
-    pub fn call_within<M, T, E>(
-        &self,
-        limit: impl Into<Option<Duration>>,
-        message: M,
-    ) -> CheckoutCall<T, E>
+    pub fn call_within<M, T, E>(&self, limit: impl Into<Option<Duration>>, message: M) -> CheckoutCall<T, E>
     where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize,

@@ -206,7 +206,8 @@ impl DirectSession {
         }
         match self.session.try_borrow_mut() {
             Ok(mut session) => match &mut *session {
-                Some(session) if !session.is_refused() => {
+                // A pool that is being stopped may have told the session, which sees it at the next poll.
+                Some(session) if !session.is_refused() && self.scheduler.accepts_calls() => {
                     session.submit_directly(call, payload, &mut Arrivals(self));
                 }
                 Some(_) => self.queue(call, payload),

@@ -58,8 +58,8 @@ fn a_handle_without_a_call_holds_its_worker_and_its_place_in_the_queue() {
         let first = pool.checkout().open();
         assert_eq!(pool.stats().idle, 0);
         let second = pool.checkout().open();
+        assert_eq!(pool.stats().waiting, 1);
         let single = pool.send(Pid);
-        assert_eq!(pool.stats().waiting, 2);
         drop(first);
         let worker = answer(second.call(Pid)).await;
         drop(second);
@@ -93,7 +93,10 @@ fn after_an_error_a_direct_checkout_goes_on_with_its_state() {
         let pool = pool_of_one();
         let (checkout, worker) = opened(&pool).await;
         for round in 0..10 {
-            assert_eq!(failure(checkout.call(Fail(format!("{round}")))).await, Failure::task(format!("{round}")));
+            assert_eq!(
+                failure(checkout.call(Fail(format!("{round}")))).await,
+                Failure::task(format!("{round}"))
+            );
             assert_eq!(answer(checkout.call(Remember(round))).await, Ok((0..=round).collect()));
             assert_eq!(answer(checkout.call(Pid)).await, Ok(worker));
         }
@@ -196,9 +199,15 @@ fn a_direct_call_has_a_clock_of_its_own_and_ends_the_checkout_when_that_runs_out
         assert_eq!(answer(checkout.call_within(PATIENCE, Slow(millis(120), 7))).await, Ok(7));
         let (spins, behind) = (checkout.call(Spin), checkout.call(Pid));
         let late = failure(spins).await;
-        assert_eq!((late.kind(), late.limit(), late.pid()), (FailureKind::Timeout, Some(millis(60)), Some(worker)));
+        assert_eq!(
+            (late.kind(), late.limit(), late.pid()),
+            (FailureKind::Timeout, Some(millis(60)), Some(worker))
+        );
         let cleared = failure(behind).await;
-        assert_eq!((cleared.kind(), cause(&cleared).map(Failure::kind)), (FailureKind::Cleared, Some(late.kind())));
+        assert_eq!(
+            (cleared.kind(), cause(&cleared).map(Failure::kind)),
+            (FailureKind::Cleared, Some(late.kind()))
+        );
         assert_eq!(failure(checkout.call(Pid)).await.kind(), FailureKind::Timeout);
         gone(worker).await;
     });
@@ -369,7 +378,8 @@ fn a_tokio_runtime_of_one_thread_runs_direct_checkouts() {
         let pool = pool_of_one();
         let handle = pool.clone();
         on_a_thread(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             let calls = async |pool: &PoolHandle<Probe>| {
                 let checkout = pool.checkout().timeout(PATIENCE).open();
                 for number in 0..100 {
@@ -456,7 +466,8 @@ fn a_direct_batch_has_an_answer_for_each_message() {
         let empty = answer(checkout.call_batch(Vec::<Remember>::new())).await;
         assert_eq!(empty, []);
         let failing = checkout.call_batch(vec![Fail("a".to_owned()), Fail("b".to_owned())]);
-        let kinds: Vec<_> = answer(failing).await.into_iter().map(|answer| answer.unwrap_err().kind()).collect();
+        let kinds: Vec<_> =
+            answer(failing).await.into_iter().map(|answer| answer.unwrap_err().kind()).collect();
         assert_eq!(kinds, [FailureKind::Task, FailureKind::Cleared]);
     });
 }
@@ -467,11 +478,12 @@ fn a_stopped_pool_answers_direct_calls() {
     run(async {
         let pool = pool_of_one();
         let (checkout, worker) = opened(&pool).await;
-        let runs = checkout.call(Slow(millis(30), 1));
-        let stop = pool.stop(PATIENCE);
+        let runs = checkout.call(Slow(millis(300), 1));
+        let stop = actix_rt::spawn(pool.stop(PATIENCE));
+        until("the pool is stopping", || pool.try_send(Pid).is_err()).await;
         assert_eq!(failure(checkout.call(Pid)).await.kind(), FailureKind::Stopped);
         assert_eq!(answer(runs).await, Ok(1));
-        assert!(bounded("the stop", stop).await.left.is_empty());
+        assert!(bounded("the stop", stop).await.expect("a report").left.is_empty());
         gone(worker).await;
     });
 }

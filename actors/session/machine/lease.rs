@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use crate::actors::calls::RELEASE_TIMEOUT;
 use super::event::{Action, Actions, Answer, Exit, Grant};
 use super::{Call, Machine, State};
+use crate::actors::calls::RELEASE_TIMEOUT;
 use crate::actors::calls::faults::Fault;
 use crate::actors::scheduler::state::ReleaseReport;
 use crate::actors::scheduler::worker_state::RetireReason;
