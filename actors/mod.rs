@@ -21,6 +21,8 @@ mod worker_api;
 pub use api::batch::{Batch, SendBatch};
 pub use api::checkout::{Abort, Checkout, Within};
 pub use api::checkout_builder::CheckoutBuilder;
+pub use api::checkout_call::CheckoutCall;
+pub use api::checkout_handle::CheckoutHandle;
 pub use api::pool::{Inspect, Pool, Stop};
 pub use api::pool_builder::PoolBuilder;
 pub use api::pool_handle::PoolHandle;

@@ -1,6 +1,6 @@
 //! One call at a time: how much of a round trip is ours, and how much is the kernel's.
 //!
-//! A 64-byte echo on a held checkout. Beside it the limit for anything that sleeps in the kernel, a blocking ping-pong of 64
+//! A 64-byte echo on a held checkout, called directly and by its address. Beside it the limit for anything that sleeps in the kernel, a blocking ping-pong of 64
 //! bytes over pipes and over a socket pair; the limit for anything at all, two processors that spin on a cache line; and
 //! what users have otherwise, actix's `SyncArbiter` with one thread and a procspawn pool of one process. With the feature
 //! `iceoryx2` also iceoryx2's request-response between two processes, with both of them polling and with its events.
@@ -12,7 +12,8 @@ use std::time::Duration;
 use actix::{Addr, Arbiter};
 use forkpool::prelude::*;
 use support::{
-    Apprentice, Echoer, Piper, Placement, Procspawn, Report, Series, Setting, Spinner, calls, repeat,
+    Apprentice, Echoer, Piper, Placement, Procspawn, Report, Series, Setting, Spinner, Whereabouts, calls,
+    repeat,
 };
 use tokio::sync::oneshot;
 
@@ -24,16 +25,20 @@ fn main() {
 }
 
 async fn measure(setting: Setting) -> Report {
-    let pool = Pool::<Apprentice>::builder(()).workers(2..=2).start().expect("a pool");
+    let pool = Pool::<Apprentice>::builder(()).workers(3..=3).start().expect("a pool");
     let here = pool.checkout().start();
     let abroad = Abroad::start(&pool).await;
     support::pin_workers(setting, &[here.clone(), abroad.checkout.clone()]).await;
+    let direct = support::open(&pool, 1).await.remove(0);
+    let (pid, _) = direct.call(Whereabouts).await.expect("a worker");
+    setting.place(pid);
     let threads = support::sync_peers(setting, 1);
     let (mut piper, mut echoer) = (Piper::start(setting), Echoer::start(setting));
     let procspawn = Procspawn::start(setting);
     let mut iceoryx = iceoryx::Peers::start(setting);
 
-    let mut ours = Series::seconds("forkpool, held checkout");
+    let mut ours = Series::seconds("forkpool, held checkout, called directly");
+    let mut actor = Series::seconds("forkpool, held checkout");
     let mut foreign = Series::seconds("forkpool, held checkout of another arbiter, called there");
     let mut pipe = Series::seconds("blocking ping-pong over a pair of pipes");
     let mut socket = Series::seconds("blocking ping-pong over a socket pair");
@@ -41,7 +46,8 @@ async fn measure(setting: Setting) -> Report {
     let mut sync = Series::seconds("SyncArbiter, one thread");
     let mut spawned = Series::seconds("procspawn, pool of one process");
     for _ in 0..setting.rounds(100) {
-        ours.push(calls(&here, CALLS).await);
+        ours.push(calls(&direct, CALLS).await);
+        actor.push(calls(&here, CALLS).await);
         pipe.push(repeat(CALLS, || piper.ping()));
         socket.push(repeat(CALLS, || echoer.ping()));
         if setting.placement == Placement::Two {
@@ -57,20 +63,22 @@ async fn measure(setting: Setting) -> Report {
 
     let mut report = Report::default();
     let at = setting.placement;
-    [&ours, &foreign, &pipe, &socket, &sync, &spawned].into_iter().for_each(|series| report.row(series));
+    [&ours, &actor, &foreign, &pipe, &socket, &sync, &spawned]
+        .into_iter()
+        .for_each(|series| report.row(series));
     let peers = [("pipe", &pipe), ("socketpair", &socket), ("sync_arbiter", &sync), ("procspawn", &spawned)];
     for (name, peer) in peers {
         report.ratio(&format!("round_trip/{name}@{at}"), ours.median() / peer.median());
     }
     if setting.placement == Placement::Two {
         report.row(&floor);
-        for name in ["spin_floor", "actor_spin_floor"] {
-            report.ratio(&format!("round_trip/{name}@{at}"), ours.median() / floor.median());
+        for (name, series) in [("spin_floor", &ours), ("actor_spin_floor", &actor)] {
+            report.ratio(&format!("round_trip/{name}@{at}"), series.median() / floor.median());
         }
     }
     iceoryx.report(&mut report, setting, &ours);
-    report.ratio(&format!("round_trip/foreign_arbiter@{at}"), foreign.median() / ours.median());
-    drop((here, abroad));
+    report.ratio(&format!("round_trip/foreign_arbiter@{at}"), foreign.median() / actor.median());
+    drop((direct, here, abroad));
     pool.stop(Duration::from_secs(5)).await;
     report
 }

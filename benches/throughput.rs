@@ -1,7 +1,7 @@
 //! Many calls at once: two workers, beside the same work in two threads.
 //!
 //! Each call in flight is a task of its own that sends, waits and sends again, as the requests of a web server do. The pool
-//! is measured as two held checkouts that share the calls between them, as calls to the pool itself, and in batches of 64:
+//! is measured as two held checkouts that share the calls between them, called directly and by their addresses, as calls to the pool itself, and in batches of 64:
 //! one in flight at each of two held checkouts, or two in flight at the pool. Beside it are a `SyncArbiter` and a pool of
 //! threads over a crossbeam channel.
 
@@ -14,7 +14,7 @@ use actix::Addr;
 use forkpool::prelude::*;
 use support::{
     Apprentice, Contest, Echo, Placement, Report, Setting, Thread, ThreadPool, all_free, echo, echo_of,
-    finish, hold, in_flight,
+    finish, hold, in_flight, open,
 };
 
 /// Workers, and threads of the peers.
@@ -64,6 +64,7 @@ async fn measure(setting: Setting) -> Report {
 
 /// What was measured of calls.
 struct Calls {
+    direct: Contest,
     held: Contest,
     pool: Contest,
     arbiter: Contest,
@@ -78,6 +79,7 @@ impl Field {
         (depth, rounds, calls): (usize, usize, usize),
         what: &str,
     ) -> Calls {
+        let mut direct = Contest::new(format!("forkpool, held checkouts, called directly, {what}"));
         let mut held = Contest::new(format!("forkpool, held checkouts, {what}"));
         let mut single = Contest::new(format!("forkpool, calls to the pool, {what}"));
         let mut arbiter = Contest::new(format!("SyncArbiter, {what}"));
@@ -85,6 +87,10 @@ impl Field {
         let Field { pool, pids, .. } = self;
         for _ in 0..setting.rounds(rounds) {
             // A checkout for each worker, or a single one for a single call.
+            let handles = open(pool, WORKERS.min(depth)).await;
+            direct.round(pids, calls, in_flight(&handles, message, depth, calls)).await;
+            drop(handles);
+            all_free(pool, WORKERS).await;
             let checkouts = hold(pool, WORKERS.min(depth)).await;
             held.round(pids, calls, in_flight(&checkouts, message, depth, calls)).await;
             drop(checkouts);
@@ -94,7 +100,7 @@ impl Field {
             arbiter.round(pids, calls, in_flight(from_ref(&self.arbiter), message, depth, calls)).await;
             threads.round(pids, calls, in_flight(from_ref(&self.threads), message, depth, calls)).await;
         }
-        Calls { held, pool: single, arbiter, threads }
+        Calls { direct, held, pool: single, arbiter, threads }
     }
 
     async fn batches(&self, setting: Setting, report: &mut Report) {
@@ -121,15 +127,17 @@ impl Field {
 }
 
 fn report_calls(report: &mut Report, setting: Setting, tail: &str, measured: &Calls) {
-    let Calls { held, pool, arbiter, threads } = measured;
-    [held, pool, arbiter, threads].into_iter().for_each(|contest| contest.rows(report));
+    let Calls { direct, held, pool, arbiter, threads } = measured;
+    [direct, held, pool, arbiter, threads].into_iter().for_each(|contest| contest.rows(report));
     // What a call costs the processors is aimed at with 64 in flight, and has no number there.
     let cpu_tail = if tail == "_64" { "" } else { tail };
     let ratios = [
-        (format!("sync_arbiter{tail}"), held.rate_over(arbiter)),
+        (format!("sync_arbiter{tail}"), direct.rate_over(arbiter)),
+        (format!("actor_sync_arbiter{tail}"), held.rate_over(arbiter)),
         (format!("pool{tail}"), pool.rate_over(arbiter)),
         (format!("pool_crossbeam{tail}"), pool.rate_over(threads)),
-        (format!("cpu_sync_arbiter{cpu_tail}"), held.cpu_over(arbiter)),
+        (format!("cpu_sync_arbiter{cpu_tail}"), direct.cpu_over(arbiter)),
+        (format!("actor_cpu_sync_arbiter{cpu_tail}"), held.cpu_over(arbiter)),
         (format!("pool_cpu{tail}"), pool.cpu_over(arbiter)),
     ];
     for (name, ratio) in ratios {

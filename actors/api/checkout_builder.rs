@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix::{Addr, ArbiterHandle};
 
 use super::checkout::Checkout;
+use super::checkout_handle::CheckoutHandle;
 use crate::actors::context::{CallOrigin, ErrorContext};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::session::{CallOptions, PendingSession};
@@ -78,6 +79,17 @@ impl<W: Worker> CheckoutBuilder<W> {
     pub fn log(mut self, log: &RequestLog) -> Self {
         self.log = Some(log.clone());
         self
+    }
+
+    /// Joins the queue for a worker and returns the checkout's handle, which calls the worker directly.
+    ///
+    /// Its calls cost less than messages to the address that [`start`](Self::start) returns, and have to be made on one
+    /// thread: that of the first call. This never blocks and never fails: what goes wrong is the answer to its calls.
+    #[track_caller]
+    pub fn open(self) -> CheckoutHandle<W> {
+        let home = CallOrigin::here().with_context(self.context).with_log(self.log);
+        let pending = PendingSession::new(self.scheduler, self.options);
+        CheckoutHandle::new(pending, self.options.timeout, home)
     }
 
     /// Joins the queue for a worker and returns the checkout's address, on which calls queue at once.

@@ -3,6 +3,8 @@
 pub(crate) mod batch;
 pub(crate) mod checkout;
 pub(crate) mod checkout_builder;
+pub(crate) mod checkout_call;
+pub(crate) mod checkout_handle;
 pub(crate) mod pool;
 pub(crate) mod pool_builder;
 pub(crate) mod pool_handle;

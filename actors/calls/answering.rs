@@ -6,7 +6,6 @@ use super::{MethodInfo, PendingCall};
 use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::Scheduler;
 use crate::failure::{Failure, FailureKind};
-use crate::wire::frame::PayloadError;
 
 /// Answers calls of one pool.
 #[derive(Clone, Copy)]
@@ -69,11 +68,6 @@ impl Answering<'_> {
         if let Some(failure) = self.deliver_failure(call, failure) {
             self.report(call, failure);
         }
-    }
-
-    /// Answers a call whose message cannot be encoded.
-    pub(crate) fn refuse_payload<S: AnswerSlot>(self, call: &PendingCall<S>, problem: &PayloadError) {
-        self.fail(call, Failure::of(FailureKind::Payload, problem.to_string()));
     }
 
     fn with_names(self, method: &MethodInfo, failure: Failure) -> Failure {

@@ -52,6 +52,14 @@ impl CallOrigin {
         CallOrigin { context, log_sink: log.cloned().or(sender.log_sink), at: at.unwrap_or(self.at) }
     }
 
+    /// Returns the origin of a call that its requester makes here, on the checkout with this origin, and waits for.
+    #[track_caller]
+    pub(crate) fn for_awaited_call(&self) -> Self {
+        let at = Location::caller();
+        let (context, log_sink) = (ErrorContext::current(), LogSink::here());
+        self.for_call(SenderInfo { context, log_sink, awaits_reply: true }, Some(at))
+    }
+
     /// Replaces the context, if one is given.
     pub(crate) fn with_context(self, context: Option<ErrorContext>) -> Self {
         CallOrigin { context: context.or(self.context), ..self }

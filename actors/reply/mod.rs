@@ -1,6 +1,7 @@
 //! Reply slots: where the answer to a call goes, as a typed value for the caller and as bytes from the worker.
 
 mod batch;
+mod local;
 mod slot;
 
 use std::any::Any;
@@ -16,6 +17,7 @@ use crate::user_code::caught;
 use crate::wire::frame;
 use crate::wire::frame::PayloadError;
 pub(crate) use batch::{BatchReply, BatchSlots};
+pub(crate) use local::{LocalReply, LocalSlots};
 pub(crate) use slot::{FreeSlots, Reply, ReplySlot};
 
 /// Where the answer to one call goes.

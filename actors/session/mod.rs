@@ -4,6 +4,7 @@
 //! A session decides nothing. It passes what happens to its [`Machine`] and carries out what that wants done.
 
 mod actions;
+pub(crate) mod direct;
 pub(crate) mod dispatch;
 pub(crate) mod machine;
 mod options;
@@ -19,7 +20,6 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use crate::actors::calls::PendingCall;
-use crate::actors::calls::answering::Answering;
 use crate::actors::calls::payload::Payload;
 use crate::actors::calls::reading::FrameReader;
 use crate::actors::calls::writing::{LentBlobs, write_call};
@@ -32,12 +32,17 @@ use crate::actors::transport::HostChannel;
 use crate::actors::transport::blobs::Encoded;
 use crate::channel::Outbox;
 use crate::failure::{Failure, FailureKind};
-use machine::{Actions, Admission, Call, Event, Grant, Machine};
+use crate::wire::frame::PayloadError;
+use machine::{Actions, Admission, Answer, Call, Event, Grant, Machine};
 pub(crate) use options::CallOptions;
 pub(crate) use pending::PendingSession;
 
 /// Number of submitted calls after which the session looks at its channel, even if the mailbox is not empty.
 const CALLS_BETWEEN_EXCHANGES: u32 = 256;
+
+/// Number of directly submitted calls after which the written bytes are published to the worker, although more may follow
+/// at once.
+const CALLS_PER_PUBLICATION: u32 = 16;
 
 /// What a session needs from the actor or task that runs it.
 pub(crate) trait Host {
@@ -76,6 +81,9 @@ pub(crate) struct Session {
     /// What the machine wants done; empty between two events.
     actions: Actions<PendingCall>,
     worker: Option<LeasedWorker>,
+    /// Calls that were not accepted, with their answers. They are answered at the next poll, since no answer arrives in
+    /// the call's submission.
+    refused: Vec<(PendingCall, Answer)>,
     lent: LentBlobs,
     /// The bytes that were written to a worker which exited before it read them; the next worker gets them.
     unread_outbox: Option<Outbox>,
@@ -102,6 +110,7 @@ impl Session {
             return;
         }
         self.calls_since_poll = 0;
+        self.answer_refused();
         self.write_queued();
         if !self.machine.holds_worker() {
             return;
@@ -117,9 +126,12 @@ impl Session {
         let admission = self.machine.admit(call.limit, &mut self.actions);
         self.carry_out(host);
         if let Admission::Refuse(answer) = admission {
-            return self.answer_now(&call, answer);
+            return self.refused.push((call, answer));
         }
-        let Some(payload) = self.check_quarantine(&mut call, payload) else { return };
+        let payload = match self.check_quarantine(&mut call, payload) {
+            Ok(payload) => payload,
+            Err(refusal) => return self.refused.push((call, Answer::Failure(refusal))),
+        };
         if matches!(admission, Admission::Write) {
             // Only the first call's time is ever used, so the clock is not read if there is a first call.
             let now = self.machine.first_since().unwrap_or_else(Instant::now);
@@ -130,30 +142,43 @@ impl Session {
                 self.waiter.has_call.store(true, Ordering::Relaxed);
                 self.handle(Event::Queued { call, message }, Instant::now(), host);
             }
-            Err(problem) => Answering(&self.scheduler).refuse_payload(&call, &problem),
+            Err(problem) => self.refuse_payload(call, &problem),
         }
     }
 
-    /// Notes how the quarantine recognizes a call, in a pool that has one. Returns `None` if the call was refused, since
-    /// it cannot be encoded or killed too many workers.
-    fn check_quarantine<'a>(&self, call: &mut PendingCall, payload: Payload<'a>) -> Option<Payload<'a>> {
-        if self.scheduler.quarantine.is_none() {
-            return Some(payload);
+    fn refuse_payload(&mut self, call: PendingCall, problem: &PayloadError) {
+        let failure = Failure::of(FailureKind::Payload, problem.to_string());
+        self.refused.push((call, Answer::Failure(failure)));
+    }
+
+    fn answer_refused(&mut self) {
+        for (call, answer) in std::mem::take(&mut self.refused) {
+            self.answer_now(&call, answer);
         }
-        let message = match payload.into_encoded(&self.scheduler, call.origin.baggage().len()) {
-            Ok(message) => message,
-            Err(problem) => {
-                Answering(&self.scheduler).refuse_payload(call, &problem);
-                return None;
-            }
-        };
+    }
+
+    /// Notes how the quarantine recognizes a call, in a pool that has one.
+    ///
+    /// # Errors
+    ///
+    /// The answer to a call that cannot be encoded or has killed too many workers.
+    fn check_quarantine<'a>(
+        &self,
+        call: &mut PendingCall,
+        payload: Payload<'a>,
+    ) -> Result<Payload<'a>, Failure> {
+        if self.scheduler.quarantine.is_none() {
+            return Ok(payload);
+        }
+        let refused = |problem: PayloadError| Failure::of(FailureKind::Payload, problem.to_string());
+        let baggage = call.origin.baggage().len();
+        let message = payload.into_encoded(&self.scheduler, baggage).map_err(refused)?;
         let call_hash = self.scheduler.call_hash(call.method.index, &message);
         if let Some(refusal) = self.scheduler.check_quarantine(call_hash) {
-            Answering(&self.scheduler).fail(call, refusal);
-            return None;
+            return Err(refusal);
         }
         call.call_hash = Some(call_hash);
-        Some(Payload::Encoded(message))
+        Ok(Payload::Encoded(message))
     }
 
     /// Writes a call that the machine wants written.
@@ -179,7 +204,7 @@ impl Session {
                 }
                 self.machine.on(Event::Written { call, bytes, last }, now, &mut self.actions);
             }
-            Err(problem) => Answering(&self.scheduler).refuse_payload(&call, &problem),
+            Err(problem) => self.refuse_payload(call, &problem),
         }
     }
 
@@ -200,12 +225,14 @@ impl Session {
             self.waiter.set_waker(cx.waker());
         }
         loop {
+            self.answer_refused();
             ready!(self.poll_resolving(cx, host));
             if let Some(notice) = self.waiter.take_notice() {
                 self.handle_notice(notice, host);
                 continue;
             }
             self.write_queued();
+            self.answer_refused();
             if self.exchange(cx, host)
                 || !self.looks_again() && (self.poll_cancellation(cx, host) || self.poll_deadline(cx, host))
             {

@@ -21,6 +21,10 @@ impl PendingSession {
         PendingSession { scheduler, waiter, options, started: false }
     }
 
+    pub(crate) fn scheduler(&self) -> &Arc<Scheduler> {
+        &self.scheduler
+    }
+
     /// Starts the session on this thread.
     pub(crate) fn start(mut self) -> Session {
         self.started = true;
@@ -31,6 +35,7 @@ impl PendingSession {
             machine: Machine::waiting(self.options),
             actions: Actions::new(),
             worker: None,
+            refused: Vec::new(),
             lent: LentBlobs::default(),
             unread_outbox: None,
             resolving: None,

@@ -207,6 +207,15 @@ impl HostChannel {
         self.status_page.as_ref().map(|status_page| status_page.take_back(&mut self.gate)).transpose()
     }
 
+    /// Looks some times for bytes from the worker, where that costs the worker nothing and replies have usually come as
+    /// soon; returns whether any have arrived.
+    pub(crate) fn look(&mut self) -> bool {
+        match &mut self.io {
+            HostIo::Rings(rings) => rings.look(),
+            HostIo::Stream(_) => false,
+        }
+    }
+
     /// Returns the memory in which the worker keeps large results.
     pub(crate) fn result_arena(&self) -> Option<ResultArena> {
         let results = ResultMemory::Unmapped(self.results.clone()?);

@@ -223,6 +223,13 @@ impl Rings {
         if self.spin.try_spin(Instant::now()) { NextLook::NextTurn } else { NextLook::WhenWoken }
     }
 
+    /// Looks some times, unless the replies of late took longer or the worker needs this processor; returns whether bytes
+    /// have arrived.
+    pub(super) fn look(&mut self) -> bool {
+        self.has_bytes()
+            || self.ring.peer_is_on_other_processor() && self.spin.begin_wait() && self.look_in_place()
+    }
+
     /// Looks some more times; returns whether bytes have arrived. It does not do so if other ends look on this thread as
     /// well, because their replies may be there.
     fn look_in_place(&self) -> bool {

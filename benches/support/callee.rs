@@ -1,6 +1,7 @@
 //! What calls are made to: the pool in its several ways, and the peers that do the same work in threads.
 
 use std::future::Future;
+use std::rc::Rc;
 
 use actix::dev::ToEnvelope;
 use actix::{Actor, Addr, Handler, Message};
@@ -53,6 +54,17 @@ where
 {
     async fn call(&self, message: M) -> M::Answer {
         self.send(message).await.expect("an answer").expect("a success")
+    }
+}
+
+/// A checkout that is called directly.
+impl<M> Callee<M> for Rc<CheckoutHandle<Apprentice>>
+where
+    M: Job,
+    Apprentice: Accepts<M>,
+{
+    async fn call(&self, message: M) -> M::Answer {
+        CheckoutHandle::call(self, message).await.expect("a success")
     }
 }
 

@@ -1,5 +1,6 @@
 //! What is measured of a pool in several benchmarks: calls one after the other, and births.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use actix::Addr;
@@ -21,6 +22,15 @@ pub async fn hold(pool: &PoolHandle<Apprentice>, count: usize) -> Vec<Addr<Check
     let checkouts: Vec<_> = (0..count).map(|_| pool.checkout().start()).collect();
     for checkout in &checkouts {
         checkout.call(echo()).await;
+    }
+    checkouts
+}
+
+/// As [`hold`], with checkouts that are called directly.
+pub async fn open(pool: &PoolHandle<Apprentice>, count: usize) -> Vec<Rc<CheckoutHandle<Apprentice>>> {
+    let checkouts: Vec<_> = (0..count).map(|_| Rc::new(pool.checkout().open())).collect();
+    for checkout in &checkouts {
+        Callee::call(checkout, echo()).await;
     }
     checkouts
 }

@@ -28,7 +28,7 @@ use actix::System;
 
 pub use arbiters::Arbiters;
 pub use callee::{Callee, Job};
-pub use calls::{all_free, calls, dismiss, first_reply, hold, place_server, placed_pool, surge};
+pub use calls::{all_free, calls, dismiss, first_reply, hold, open, place_server, placed_pool, surge};
 pub use contest::{Contest, finish, in_flight};
 pub use floor::Spinner;
 pub use foreign::{IpcChannel, Procspawn, Script};

@@ -65,13 +65,16 @@ pub enum FailureKind {
     /// The call's time limit passed while no fork server could be reached; [`source`](std::error::Error::source) has
     /// the reason. The checkout ends.
     NoServer,
+    /// The handle of a checkout was called on a thread without an event loop, or on another thread than that of its first
+    /// call; the text says which. The call did not run, and the checkout goes on.
+    Elsewhere,
     /// A kind that this version of forkpool does not know. `Display` prints the line that the writer's version printed.
     #[default]
     Other,
 }
 
 /// Every kind, with its name in serialized failures, logs and statistics.
-pub(crate) const KIND_NAMES: [(FailureKind, &str); 16] = [
+pub(crate) const KIND_NAMES: [(FailureKind, &str); 17] = [
     (FailureKind::Task, "task"),
     (FailureKind::Panic, "panic"),
     (FailureKind::Setup, "setup"),
@@ -87,6 +90,7 @@ pub(crate) const KIND_NAMES: [(FailureKind, &str); 16] = [
     (FailureKind::Quarantined, "quarantined"),
     (FailureKind::Stopped, "stopped"),
     (FailureKind::NoServer, "no server"),
+    (FailureKind::Elsewhere, "elsewhere"),
     (FailureKind::Other, "other"),
 ];
 

@@ -146,6 +146,9 @@ impl fmt::Display for Details {
             FailureKind::Cleared => {
                 write!(f, "{} was not run: a call before it on its checkout failed", details.call_name())
             }
+            FailureKind::Elsewhere => {
+                write!(f, "{} was not run in {}: {}", details.call_name(), details.pool_name(), details.text)
+            }
             FailureKind::Stopped if details.text.is_empty() => {
                 write!(f, "{} is stopped", details.pool_name())
             }

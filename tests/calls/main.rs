@@ -4,6 +4,7 @@ mod batch;
 mod blobs;
 mod calls;
 mod clients;
+mod direct;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod order;

@@ -272,6 +272,16 @@ impl<C: Call> Machine<C> {
         self.calls.unanswered() > 0
     }
 
+    /// Returns whether a worker has one unanswered call and no other call waits.
+    pub(crate) fn runs_one_call(&self) -> bool {
+        self.calls.unanswered() == 1 && !self.calls.has_queued()
+    }
+
+    /// Returns whether a worker was refused, so that the next call is answered with the refusal.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self.state, State::Refused(_))
+    }
+
     /// Returns whether every call is answered.
     pub(crate) fn is_idle(&self) -> bool {
         self.calls.is_empty()
