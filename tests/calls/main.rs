@@ -5,6 +5,7 @@ mod blobs;
 mod calls;
 mod clients;
 mod direct;
+mod direct_threads;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod order;
