@@ -173,14 +173,16 @@ fn a_call_that_a_waker_makes_is_cleared_if_the_error_is_not_known_yet_and_runs_o
         let pool = pool_of_one();
         let checkout = Rc::new(opened(&pool).await.0);
         // Both replies are there before this thread looks, so the waker runs between the two.
-        let mut before = checkout.call(Slow(millis(30), 1));
+        let mut before = checkout.call(Slow(millis(300), 1));
         let fails = checkout.call(Fail("no".to_owned()));
         assert!(poll_once(&mut before).is_pending());
-        let made = called_from_a_waker(&checkout, &mut before, millis(80)).await;
+        let made = called_from_a_waker(&checkout, &mut before, millis(600)).await;
         assert_eq!(made.map_err(|failure| failure.kind()), Err(FailureKind::Cleared));
         assert_eq!(failure(fails).await, Failure::task("no"));
+        let slow = checkout.call(Slow(millis(300), 1));
         let mut fails = checkout.call(FailAndKeep("no".to_owned()));
         assert_eq!(called_from_a_waker(&checkout, &mut fails, Duration::ZERO).await, Ok(vec![9]));
+        assert_eq!(answer(slow).await, Ok(1));
     });
 }
 
