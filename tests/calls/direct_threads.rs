@@ -1,5 +1,7 @@
 //! Handles of checkouts on other threads and in other runtimes.
 
+use std::time::Duration;
+
 use crate::direct::{millis, opened};
 use crate::harness::*;
 use forkpool::prelude::*;
