@@ -28,7 +28,7 @@ fn a_pool_does_without_what_it_can_do_without() {
     run(async {
         for call in ["close_range", "madvise", "pidfd_send_signal", "prctl", "pwritev2"] {
             for (error, _) in ERRORS {
-                let mut application = application(&format!("pool refuse={call}:{error}"));
+                let mut application = application(&format!("pool limit=15 refuse={call}:{error}"));
                 let served = application.says_either("stopped", "ailed: ");
                 assert_eq!(served, None, "without {call}, {error}");
                 assert!(application.ends().success(), "without {call}, {error}");

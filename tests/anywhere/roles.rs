@@ -31,7 +31,10 @@ pub fn play(role: &str, address: &str) {
         words.iter().find_map(|word| word.split_once('=').filter(|(name, _)| *name == wanted)).map(|it| it.1)
     };
     match words[0] {
-        "pool" => System::new().block_on(pool()),
+        "pool" => {
+            let limit = value("limit").map_or(2, |limit| limit.parse().expect("seconds"));
+            System::new().block_on(pool(Duration::from_secs(limit)));
+        }
         "heir" => System::new().block_on(heir(words.contains(&"unlimited"))),
         "starved" => System::new().block_on(starved()),
         "crowd" => System::new().block_on(crowd()),
@@ -80,12 +83,12 @@ fn hide(folder: &str) -> nix::Result<()> {
 }
 
 /// An application: calls, a blob, a worker that is killed and one that exits.
-async fn pool() {
+async fn pool(limit: Duration) {
     let pool = match builder::<Probe>(Setup::default()).workers(1..=1).start() {
         Ok(pool) => pool,
         Err(error) => return println!("refused: {}", one_line(&format!("{error:?}"))),
     };
-    match answer(pool.send_within(Duration::from_secs(20), Pid)).await {
+    match answer(pool.send_within(limit, Pid)).await {
         Ok(pid) => println!("served by {pid}"),
         Err(failure) => {
             println!("failed: {}", one_line(&format!("{failure:#}")));
