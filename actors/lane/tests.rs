@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::state::{Held, LaneState, OthersWaiting, Queued, Single};
 use crate::testing::seeded_rng::{SeededRng, seeds};
 
-const DEFAULT_SEEDS: std::ops::Range<u64> = 0..300;
+const DEFAULT_SEEDS: std::ops::Range<u64> = 0..100;
 
 /// The longest call of a run.
 const LONGEST_CALL: Duration = Duration::from_millis(5);

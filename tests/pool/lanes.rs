@@ -66,6 +66,7 @@ impl Yard {
 /// A pool of so many workers, which are idle, and whose lane on this thread has served a call.
 pub async fn warm(builder: forkpool::PoolBuilder<Probe>, workers: usize) -> PoolHandle<Probe> {
     let pool = builder.start().expect("the pool starts");
+    settled(&pool, workers).await;
     assert!(answer(pool.send_within(PATIENCE, Pid)).await.is_ok());
     settled(&pool, workers).await;
     pool
@@ -167,7 +168,7 @@ fn a_call_that_has_not_begun_when_its_clock_fires_is_taken_back() {
 fn wait_timeout_bounds_the_wait_of_a_call_that_is_written_behind_a_long_one() {
     run(async {
         let yard = Yard::new();
-        let limit = Duration::from_millis(100);
+        let limit = Duration::from_millis(500);
         let pool = warm(pool().workers(1..=1).timeout(None).wait_timeout(limit), 1).await;
         let (long, short) = (pool.send(yard.gated(1, Act::Answer)), pool.send(yard.task(2)));
         let failure = failure(short).await;
@@ -202,10 +203,10 @@ fn calls_behind_one_whose_clock_fires_run_elsewhere_once() {
 fn a_call_that_follows_at_once_may_run_for_longer_than_checkout_done() {
     run(async {
         let yard = Yard::new();
-        let limit = Duration::from_millis(100);
+        let limit = Duration::from_millis(300);
         let pool = warm(pool().workers(1..=1).timeout(limit), 1).await;
         // The worker has read both of the others when it is through with the slow one.
-        let before = [pool.send(Slow(limit / 4, 1)), pool.send(Slow(Duration::ZERO, 1))];
+        let before = [limit / 10, Duration::ZERO].map(|time| pool.send_within(PATIENCE, Slow(time, 1)));
         let second = pool.send_within(PATIENCE, yard.gated(2, Act::Answer));
         for call in before {
             assert!(answer(call).await.is_ok());
@@ -213,7 +214,7 @@ fn a_call_that_follows_at_once_may_run_for_longer_than_checkout_done() {
         yard.begun(1).await;
         let before = own_time();
         // That nothing happens for a while is the property.
-        actix_rt::time::sleep(limit * 6).await;
+        actix_rt::time::sleep(limit * 3).await;
         let used = own_time().saturating_sub(before);
         assert!(used < limit / 4, "the lane was at work all the time: {used:?}");
         yard.open();
