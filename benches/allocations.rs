@@ -2,7 +2,7 @@
 //!
 //! Calls of 64 bytes in steady state. Beside them what actix itself needs for a message: to an actor on the same thread and
 //! to a `SyncArbiter`. The result is a text: it is moved there, and decoded from a worker's reply here, which is one
-//! allocation for each call that nobody could do without. The ratios do not count it, but for those of calls to the pool,
+//! allocation for each call that cannot be saved. The ratios do not count it, but for those of calls to the pool,
 //! which count all there is.
 
 mod support;

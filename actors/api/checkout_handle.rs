@@ -242,7 +242,7 @@ impl<W: Worker> CheckoutHandle<W> {
     ///
     /// # Errors
     ///
-    /// Why there is none on this thread.
+    /// Why this thread has none.
     fn session(&self) -> Result<Rc<DirectSession>, Failure> {
         if let Progress::Started(place) = &*self.progress.borrow()
             && let Some(session) = DirectSession::find(*place)

@@ -28,7 +28,7 @@ const RECHECK: Duration = Duration::from_millis(1);
 pub(super) struct Limits {
     timer: LazyTimer,
     alarm: Alarm,
-    /// No deadline is earlier than this; `None` if there is none.
+    /// No deadline is earlier than this; `None` without one.
     earliest: Option<Instant>,
     /// When the timer fires, at the latest; `None` if it does not run.
     fires_at: Option<Instant>,

@@ -87,7 +87,7 @@ impl Lane {
         lane.ok().flatten()
     }
 
-    /// Returns the lane of this pool on this thread, and starts one if there is none. The caller runs on an arbiter.
+    /// Returns the lane of this pool on this thread, or starts one. The caller runs on an arbiter.
     pub(crate) fn run_here(scheduler: &Arc<Scheduler>) -> Rc<Lane> {
         if let Some(lane) = Self::here(scheduler) {
             return lane;

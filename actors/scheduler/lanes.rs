@@ -43,9 +43,9 @@ pub(super) struct LaneBoard {
     is_open: AtomicBool,
     /// Checkouts in the queue, lanes among them.
     waiting: AtomicUsize,
-    /// The first checkout in the queue that is no lane; `u64::MAX` if there is none.
+    /// The first checkout in the queue that is no lane; `u64::MAX` without one.
     first_exclusive: AtomicU64,
-    /// The first checkout in the queue; `u64::MAX` if there is none.
+    /// The first checkout in the queue; `u64::MAX` without one.
     first: AtomicU64,
     /// How many checkouts that are no lanes have joined the queue so far.
     exclusive_joined: AtomicU64,
@@ -117,7 +117,7 @@ impl Scheduler {
         self.lanes.waiting.load(Ordering::Relaxed) > own
     }
 
-    /// Returns the number of the first waiting checkout that is no lane; `u64::MAX` if there is none. Calls with a lower
+    /// Returns the number of the first waiting checkout that is no lane; `u64::MAX` without one. Calls with a lower
     /// number came before it.
     pub(crate) fn first_exclusive(&self) -> u64 {
         self.lanes.first_exclusive.load(Ordering::Relaxed)

@@ -52,7 +52,7 @@ pub(super) fn run<L: WorkerIo>(
     let mut errors = 0;
     // The blobs of the next call.
     let mut blobs = Vec::new();
-    // A release that the host has not been told of.
+    // A release that was not reported to the host.
     let mut untold = None;
     // Whether this worker is to be replaced, and begins no further call that the host can take back.
     let mut declines = false;

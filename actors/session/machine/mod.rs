@@ -153,7 +153,7 @@ impl<C: Call> Machine<C> {
         }
     }
 
-    /// Decides what becomes of a call with this limit that is submitted now, and requests a worker if there is none.
+    /// Decides what becomes of a call with this limit that is submitted now, and requests a worker where it has none.
     #[inline]
     pub(crate) fn admit(&mut self, limit: Option<Duration>, actions: &mut Actions<C>) -> Admission {
         if let Some(refusal) = self.refusal_of(limit) {

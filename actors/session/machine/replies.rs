@@ -118,7 +118,7 @@ impl<C: Call> Machine<C> {
         self.fail_worker(Fault::BrokeProtocol(what), now, actions);
     }
 
-    /// Ends the checkout with the loss of its worker. Nothing happens if there is none.
+    /// Ends the checkout with the loss of its worker. Without a worker nothing happens.
     #[cold]
     pub(super) fn fail_worker(&mut self, fault: Fault, now: Instant, actions: &mut Actions<C>) {
         let Some(Held { since, calls_served, .. }) = self.state.held() else { return };
