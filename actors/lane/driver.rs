@@ -46,6 +46,8 @@ pub(super) struct Driver {
     waker: Option<Waker>,
     /// Whether the task was woken since it was polled last.
     is_woken: bool,
+    /// Whether the pool stops, so that calls without a worker get none.
+    pub(super) is_stopping: bool,
     /// How many checkouts had joined the pool's queue when this lane last queued a call.
     exclusive_seen: u64,
 }
@@ -65,6 +67,7 @@ impl Driver {
             unpublished: 0,
             waker: None,
             is_woken: false,
+            is_stopping: false,
             exclusive_seen: 0,
         }
     }
@@ -274,6 +277,9 @@ impl Driver {
                 self.handle_notice(at, notice, now);
             }
         }
+        if self.is_stopping {
+            self.stop_waiting();
+        }
         has_any
     }
 
@@ -293,8 +299,12 @@ impl Driver {
                     self.scheduler.totals.take_checkouts(1);
                     self.workers.push(worker);
                     self.state.held.push(held);
-                    // Before the notice, which may be that the pool stops: one call has its worker by now.
-                    self.write_queued(now);
+                    // Before the notice, which may be that the pool stops: each worker has a call by now.
+                    if notice.closing {
+                        self.write_first(self.workers.len() - 1, now);
+                    } else {
+                        self.write_queued(now);
+                    }
                     self.handle_notice(self.workers.len() - 1, notice, now);
                 }
                 Err(lease) => {

@@ -24,7 +24,7 @@ impl Driver {
     pub(super) fn handle_notice(&mut self, at: usize, notice: Notice, now: Instant) {
         if notice.closing || notice.stopped {
             (0..self.workers.len()).for_each(|at| self.close(at, now));
-            self.stop_waiting();
+            self.is_stopping = true;
         }
         if (notice.worker_ended || notice.exit_report.is_some()) && !self.read_last(at, now) {
             return;
@@ -45,13 +45,17 @@ impl Driver {
         let held = &self.state.held[at];
         let has_its_worker = held.unreleased == 0 && !held.written.is_empty();
         self.take_back(at);
-        if has_its_worker
-            && self.state.held[at].written.is_empty()
-            && let Some(Queued { single, message, .. }) = self.state.queued.pop_front()
-        {
-            self.write(at, single, Payload::Encoded(message), now);
+        if has_its_worker && self.state.held[at].written.is_empty() {
+            self.write_first(at, now);
         }
         self.state.held[at].is_closing = true;
+    }
+
+    /// Writes the first queued call to this worker.
+    pub(super) fn write_first(&mut self, at: usize, now: Instant) {
+        if let Some(Queued { single, message, .. }) = self.state.queued.pop_front() {
+            self.write(at, single, Payload::Encoded(message), now);
+        }
     }
 
     /// Answers all calls that no worker has begun, because the pool stops.

@@ -50,7 +50,7 @@ async fn one_of_each() -> Vec<(FailureKind, Failure)> {
     }
     all.push((FailureKind::Timeout, timed_out_after_a_failed_setup().await));
     let impossible = Setup { preload: Script::Exit(1), ..Setup::default() };
-    let pool = builder::<Probe>(impossible).timeout(millis(300)).start().expect("the pool starts");
+    let pool = builder::<Probe>(impossible).timeout(millis(2000)).start().expect("the pool starts");
     all.push((FailureKind::NoServer, failure(pool.send(Pid)).await));
     all
 }
