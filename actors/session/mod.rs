@@ -184,10 +184,8 @@ impl Session {
     /// Writes a call that the machine wants written.
     fn write(&mut self, mut call: PendingCall, payload: Payload<'_>, now: Instant) {
         let Some(LeasedWorker { lease, .. }) = &mut self.worker else { return };
-        // A worker that will be replaced does not run `checkout_done` for a next checkout.
-        let last = self.options.single && self.scheduler.retire_reason(lease.worker.number).is_none();
         let Some(channel) = lease.channel() else { return };
-        let frame = self.machine.frame_of(&call, last, now);
+        let frame = self.machine.frame_of(&call, now);
         let out = channel.outbox().buffer();
         match write_call(&self.scheduler, out, &mut self.lent, &mut call, frame, payload) {
             Ok(size) => {
@@ -202,7 +200,7 @@ impl Session {
                 if !self.machine.has_replied() {
                     self.waiter.has_call.store(true, Ordering::Relaxed);
                 }
-                self.machine.on(Event::Written { call, bytes, last }, now, &mut self.actions);
+                self.machine.on(Event::Written { call, bytes }, now, &mut self.actions);
             }
             Err(problem) => self.refuse_payload(call, &problem),
         }
@@ -250,7 +248,7 @@ impl Session {
     /// to pass in between.
     fn confirm_disconnected(&mut self, cx: &mut Context<'_>, host: &dyn Host) -> bool {
         let gone = !host.is_connected();
-        let seen_before = std::mem::replace(&mut self.was_disconnected, gone) || self.options.single;
+        let seen_before = std::mem::replace(&mut self.was_disconnected, gone);
         if gone && !seen_before {
             cx.waker().wake_by_ref();
         }

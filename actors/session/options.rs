@@ -12,9 +12,6 @@ pub(crate) struct CallOptions {
     pub(crate) idle_checkout_timeout: Option<Duration>,
     pub(crate) on_cancel: OnCancel,
     pub(crate) keep_after_error: bool,
-    /// Whether the session is a single call to the pool: it keeps no state in the worker, and the checkout ends
-    /// with the call.
-    pub(crate) single: bool,
 }
 
 impl CallOptions {
@@ -26,7 +23,6 @@ impl CallOptions {
             idle_checkout_timeout: options.idle_checkout_timeout,
             on_cancel: options.on_cancel,
             keep_after_error: options.keep_after_error,
-            single: false,
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::failure::PanicReport;
 /// A frame for a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SimFrame {
-    Call { id: u64, call: u64, errors_seen: u32, last: bool },
+    Call { id: u64, call: u64, errors_seen: u32 },
     Release,
 }
 
@@ -193,14 +193,10 @@ impl World {
         let (keep, stop) = (self.rng.happens(200), self.draw_fault(mishaps / 16));
         let Some(lease) = self.leases.get_mut(&number) else { return };
         lease.errors += u32::from(outcome.is_error());
-        let last = matches!(lease.running, Some(SimFrame::Call { last: true, .. }));
         let waiter = lease.waiter;
         self.reply(number, SimReply::Reply { id, outcome, keep, stop });
         if outcome == SimOutcome::Panicked {
             return self.exit_process(number);
-        }
-        if last {
-            return self.begin_release(number, waiter);
         }
         if let Some(lease) = self.leases.get_mut(&number) {
             lease.running = None;

@@ -56,6 +56,8 @@ pub(super) struct SimSession {
     pub(super) unconfirmed: Vec<SimFrame>,
     /// The failure that the machine waits for, and whether it ends the checkout.
     describing: Option<(Failure, bool)>,
+    /// Whether it has a mailbox, through which its fences come back.
+    has_mailbox: bool,
     is_connected: bool,
     last_letter: Duration,
     timer_at: Option<Instant>,
@@ -80,7 +82,8 @@ pub(super) struct SimSession {
 
 impl World {
     pub(super) fn add_requester(&mut self) {
-        let single = self.rng.happens(300);
+        // A batch that was sent to the pool has none, and no call can follow it.
+        let has_mailbox = self.rng.happens(700);
         let limit = |rng: &mut crate::testing::seeded_rng::SeededRng| rng.pick(&LIMITS).map(millis);
         let options = CallOptions {
             timeout: limit(&mut self.rng),
@@ -88,7 +91,6 @@ impl World {
             idle_checkout_timeout: if self.rng.happens(200) { limit(&mut self.rng) } else { None },
             on_cancel: self.rng.pick(&[OnCancel::Finish, OnCancel::Kill]),
             keep_after_error: self.rng.happens(300),
-            single,
         };
         let calls = self.rng.pick(&[0, 1, 1, 2, 5, 9]);
         let mishaps = self.plan.mishaps;
@@ -103,13 +105,14 @@ impl World {
             worker: None,
             unconfirmed: Vec::new(),
             describing: None,
-            is_connected: !single,
+            has_mailbox,
+            is_connected: has_mailbox,
             last_letter: Duration::ZERO,
             timer_at: None,
             retries: 0,
             is_granting: false,
-            to_send: if single { 1 } else { calls },
-            forever: forever && !single,
+            to_send: if has_mailbox { calls } else { 1 },
+            forever: forever && has_mailbox,
             last_sent: 0,
             last_begun: 0,
             last_reply: 0,
@@ -121,8 +124,8 @@ impl World {
         };
         self.sessions.insert(id, session);
         self.acquire(id, false);
-        if single {
-            // A single call is submitted before its session does anything else.
+        if !has_mailbox {
+            // It is submitted before its session does anything else.
             self.send_next(id);
         } else {
             let wait = self.draw_wait(self.plan.hold);
@@ -143,7 +146,7 @@ impl World {
         let wait = self.draw_delay();
         let at = self.elapsed + wait;
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        if session.options.single {
+        if !session.has_mailbox {
             return self.take_letter(id, letter);
         }
         session.last_letter = session.last_letter.max(at);
@@ -221,13 +224,12 @@ impl World {
         let bytes = self.rng.pick(&[64, 64, 300_000]);
         let Some(session) = self.sessions.get(&id) else { return };
         let Some(worker) = session.worker else { panic!("a call is written to a worker that is held") };
-        let last = session.options.single && self.retire_reason(worker).is_none();
-        let frame = session.machine.frame_of(&call, last, now);
-        let frame = SimFrame::Call { id: frame.id, call: call.number, errors_seen: frame.errors_seen, last };
+        let frame = session.machine.frame_of(&call, now);
+        let frame = SimFrame::Call { id: frame.id, call: call.number, errors_seen: frame.errors_seen };
         if !session.machine.has_replied() {
             self.mark_call(id);
         }
-        self.on(id, Event::Written { call, bytes, last });
+        self.on(id, Event::Written { call, bytes });
         self.send_frame(id, worker, frame);
     }
 
@@ -308,7 +310,7 @@ impl World {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.errors.push(SimError { call: 0, last_sent: session.last_sent });
         session.is_raising = matches!(session.actions.front(), Some(Action::Answer(..)));
-        if session.options.single {
+        if !session.has_mailbox {
             self.on(id, Event::FencePassed(number));
         } else {
             self.post(id, Letter::Fence(number));

@@ -25,7 +25,7 @@ impl<C: Call> Machine<C> {
                 let limit = self.options.idle_checkout_timeout?;
                 return TimeLimit::new(held.idle_since, limit, Due::Holding(limit));
             }
-            State::NoWorker | State::Refused(_) | State::Waiting { .. } | State::Held(_) => {}
+            State::NoWorker | State::Refused(_) | State::Waiting | State::Held(_) => {}
         }
         let (call, since) = self.calls.first()?;
         let wait = self.options.wait_timeout.filter(|_| self.is_waiting());

@@ -86,7 +86,7 @@ impl<C: Call> Machine<C> {
                 self.answer_all(&refusal, actions);
                 self.forget_written(actions);
             }
-            FailureKind::Setup if self.calls.is_empty() => self.acquire(true, false, actions),
+            FailureKind::Setup if self.calls.is_empty() => self.acquire(true, actions),
             _ if self.calls.is_empty() => self.state = State::Refused(refusal),
             _ => {
                 self.state = State::Failing { ends_checkout: false };

@@ -15,11 +15,10 @@ use crate::failure::Failure;
 /// What has happened.
 pub(crate) enum Event<C: Call> {
     /// A call was written to the worker, after [`Admission::Write`] or
-    /// [`next_to_write`](super::Machine::next_to_write). `last`: the worker releases itself behind it.
+    /// [`next_to_write`](super::Machine::next_to_write).
     Written {
         call: C,
         bytes: usize,
-        last: bool,
     },
     /// A call was encoded, after [`Admission::Queue`].
     Queued {

@@ -27,12 +27,10 @@ pub(super) struct Held {
     pub(super) in_doubt: bool,
     /// Whether a handler asked for the worker to be replaced.
     pub(super) stop_requested: bool,
-    /// Whether the call in the worker carries the flag `last`, so that the worker releases itself behind it.
-    pub(super) releases_itself: bool,
 }
 
 impl Held {
-    fn new(calls_served: u64, releases_itself: bool, now: Instant) -> Self {
+    fn new(calls_served: u64, now: Instant) -> Self {
         Held {
             since: now,
             idle_since: now,
@@ -41,7 +39,6 @@ impl Held {
             errors_seen: 0,
             in_doubt: false,
             stop_requested: false,
-            releases_itself,
         }
     }
 }
@@ -51,23 +48,23 @@ impl<C: Call> Machine<C> {
     /// is out of descriptors, for example), or the worker sent bytes before it got a call.
     pub(super) fn accept_grant(&mut self, grant: Grant, now: Instant, actions: &mut Actions<C>) {
         let Grant { calls_served, has_early_bytes, is_registered } = grant;
-        let State::Waiting { releases_itself } = self.state else {
+        if !matches!(self.state, State::Waiting) {
             return actions.push_back(Action::GiveBack { report: ReleaseReport::default(), calls_served });
-        };
+        }
         self.false_starts += u32::from(has_early_bytes);
         if !is_registered || (has_early_bytes && !self.exceeds_false_starts()) {
-            return self.try_another_worker(releases_itself, actions);
+            return self.try_another_worker(actions);
         }
-        self.state = State::Held(Held::new(calls_served, releases_itself, now));
+        self.state = State::Held(Held::new(calls_served, now));
     }
 
     /// Asks for another worker, and passes what was written to this one to it.
     ///
     /// The worker is killed after the request for another one: a stopping pool waits for its leases, and would be
     /// stopped before the request.
-    fn try_another_worker(&mut self, releases_itself: bool, actions: &mut Actions<C>) {
+    fn try_another_worker(&mut self, actions: &mut Actions<C>) {
         let resend = self.calls.unanswered() > 0;
-        self.acquire(true, releases_itself && resend, actions);
+        self.acquire(true, actions);
         actions.push_back(Action::Kill { reason: RetireReason::Broken, resend });
     }
 
@@ -78,7 +75,7 @@ impl<C: Call> Machine<C> {
     /// Releases the worker, or leaves the queue. `ends` says why the worker is to be replaced, if it is.
     pub(super) fn finish(&mut self, ends: Option<RetireReason>, now: Instant, actions: &mut Actions<C>) {
         match std::mem::replace(&mut self.state, State::NoWorker) {
-            State::Waiting { .. } => actions.push_back(Action::LeaveQueue),
+            State::Waiting => actions.push_back(Action::LeaveQueue),
             State::Held(held) => {
                 let asked = held.stop_requested.then_some(RetireReason::StopRequested);
                 let ends = asked.or(ends);
@@ -114,7 +111,7 @@ impl<C: Call> Machine<C> {
                 actions.push_back(Action::GiveBack { report, calls_served: held.calls_served });
                 if self.calls.has_queued() {
                     // These calls came through an address that was upgraded from a weak one meanwhile.
-                    self.acquire(false, false, actions);
+                    self.acquire(false, actions);
                 }
             }
             other => {
@@ -144,18 +141,17 @@ impl<C: Call> Machine<C> {
         };
         let may_run_elsewhere = self.calls.unanswered() == 0 || !(begun || self.exceeds_false_starts());
         let untouched = !held.has_replied && may_run_elsewhere;
-        let releases_itself = held.releases_itself;
         if self.calls.is_empty() && (untouched || !exit.is_connected) {
             // The worker had nothing to run, so nothing is lost.
             self.state = State::NoWorker;
             if exit.is_connected && !self.closing {
-                self.acquire(true, false, actions);
+                self.acquire(true, actions);
             }
             actions.push_back(Action::Kill { reason: RetireReason::Broken, resend: false });
             self.forget_written(actions);
         } else if untouched {
             self.false_starts += u32::from(self.calls.unanswered() > 0);
-            self.try_another_worker(releases_itself, actions);
+            self.try_another_worker(actions);
         } else {
             self.fail_worker(Fault::Exited(exit.report), now, actions);
         }
@@ -171,7 +167,7 @@ impl<C: Call> Machine<C> {
     /// Kills the worker, or leaves the queue.
     pub(super) fn drop_worker(&mut self, reason: RetireReason, now: Instant, actions: &mut Actions<C>) {
         match std::mem::replace(&mut self.state, State::NoWorker) {
-            State::Waiting { .. } => actions.push_back(Action::LeaveQueue),
+            State::Waiting => actions.push_back(Action::LeaveQueue),
             State::Held(held) | State::Releasing { held, .. } | State::AwaitingExit { held, .. } => {
                 actions.push_back(Action::CountHold(now.saturating_duration_since(held.since)));
                 actions.push_back(Action::Kill { reason, resend: false });

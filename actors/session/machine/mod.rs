@@ -45,11 +45,8 @@ enum State {
     NoWorker,
     /// It was refused a worker when no call was queued; the next call is answered with this failure.
     Refused(Failure),
-    /// It has asked for a worker. `releases_itself`: a call was written to a worker that exited before it began the
-    /// call, and the next worker, which gets the same bytes, releases itself behind it.
-    Waiting {
-        releases_itself: bool,
-    },
+    /// It has asked for a worker.
+    Waiting,
     Held(Held),
     /// The worker runs `checkout_done`.
     Releasing {
@@ -75,7 +72,7 @@ impl State {
             State::Held(held) | State::Releasing { held, .. } | State::AwaitingExit { held, .. } => {
                 Some(held)
             }
-            State::NoWorker | State::Refused(_) | State::Waiting { .. } | State::Failing { .. } => None,
+            State::NoWorker | State::Refused(_) | State::Waiting | State::Failing { .. } => None,
         }
     }
 }
@@ -102,7 +99,7 @@ impl<C: Call> Machine<C> {
     pub(crate) fn waiting(options: CallOptions) -> Self {
         Machine {
             options,
-            state: State::Waiting { releases_itself: false },
+            state: State::Waiting,
             calls: CallQueue::default(),
             pending_error: None,
             last_fence: 0,
@@ -116,7 +113,7 @@ impl<C: Call> Machine<C> {
     #[inline]
     pub(crate) fn on(&mut self, event: Event<C>, now: Instant, actions: &mut Actions<C>) {
         match event {
-            Event::Written { call, bytes, last } => self.record_written(call, bytes, last, now),
+            Event::Written { call, bytes } => self.record_written(call, bytes, now),
             Event::Replied { id, meaning, keep, stop } => {
                 self.handle_reply(id, meaning, (keep, stop), now, actions);
             }
@@ -160,7 +157,7 @@ impl<C: Call> Machine<C> {
             return Admission::Refuse(refusal);
         }
         if matches!(self.state, State::NoWorker) {
-            self.acquire(false, false, actions);
+            self.acquire(false, actions);
         }
         if self.may_write() && !self.calls.has_queued() { Admission::Write } else { Admission::Queue }
     }
@@ -194,20 +191,17 @@ impl<C: Call> Machine<C> {
 
     /// Returns what the frame of a call contains that is written now.
     #[inline]
-    pub(crate) fn frame_of(&self, call: &C, last: bool, now: Instant) -> CallFrame {
+    pub(crate) fn frame_of(&self, call: &C, now: Instant) -> CallFrame {
         CallFrame {
             epoch: None,
             id: self.calls.next_id(),
             errors_seen: self.state.held().map_or(0, |held| held.errors_seen),
-            last,
+            last: false,
             limit: self.calls.remaining_limit(call, now),
         }
     }
 
-    fn record_written(&mut self, call: C, bytes: usize, last: bool, now: Instant) {
-        if let State::Held(held) = &mut self.state {
-            held.releases_itself = last;
-        }
+    fn record_written(&mut self, call: C, bytes: usize, now: Instant) {
         self.calls.push_written(call, bytes, now);
     }
 
@@ -221,8 +215,8 @@ impl<C: Call> Machine<C> {
     }
 
     /// Requests a worker.
-    fn acquire(&mut self, again: bool, releases_itself: bool, actions: &mut Actions<C>) {
-        self.state = State::Waiting { releases_itself };
+    fn acquire(&mut self, again: bool, actions: &mut Actions<C>) {
+        self.state = State::Waiting;
         actions.push_back(Action::Acquire { again });
     }
 
@@ -316,7 +310,7 @@ impl<C: Call> Machine<C> {
         (disconnected || self.closing)
             && self.calls.is_empty()
             && self.pending_error.is_none()
-            && matches!(self.state, State::Held(_) | State::Waiting { .. })
+            && matches!(self.state, State::Held(_) | State::Waiting)
     }
 
     /// Returns whether nothing is left to be done.
@@ -334,6 +328,6 @@ impl<C: Call> Machine<C> {
 
     /// Returns whether a worker has been asked for that was not lent yet.
     pub(crate) fn is_waiting(&self) -> bool {
-        matches!(self.state, State::Waiting { .. })
+        matches!(self.state, State::Waiting)
     }
 }

@@ -49,8 +49,7 @@ impl<C: Call> Machine<C> {
         actions: &mut Actions<C>,
     ) {
         let Some(call) = self.calls.take_answered(now) else { return };
-        // A single call keeps no state in the worker that an error could leave in doubt.
-        let keep = keep || self.options.single || self.options.keep_after_error;
+        let keep = keep || self.options.keep_after_error;
         let mut calls_served = 0;
         if let State::Held(held) | State::Releasing { held, .. } = &mut self.state {
             held.in_doubt |= meaning.is_error() && !keep;
@@ -97,18 +96,13 @@ impl<C: Call> Machine<C> {
         }
     }
 
-    /// Notes that a reply was taken: the worker may have nothing to run now, or releases itself behind the reply.
+    /// Notes that a reply was taken: the worker may have nothing to run now.
     #[inline]
     fn pass_reply(&mut self, now: Instant) {
         let is_idle = self.calls.is_empty();
         let State::Held(held) = &mut self.state else { return };
         if is_idle {
             held.idle_since = now;
-        }
-        if held.releases_itself
-            && let State::Held(held) = std::mem::replace(&mut self.state, State::NoWorker)
-        {
-            self.await_release(held, now);
         }
     }
 
