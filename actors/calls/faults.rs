@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use super::payload::Payload;
 use super::reading::{Usage, Violation};
-use super::{CallTimes, MethodInfo};
+use super::{CallTimes, MethodInfo, PendingCall};
+use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::exit::{ExitReport, unreported_end};
 use crate::actors::scheduler::worker_handle::WorkerHandle;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::scheduler::{Scheduler, WaitOutcome};
 use crate::failure::{Failure, FailureKind, PanicReport, Phase, WorkerFacts};
+use crate::wire::frame::PayloadError;
 
 /// Why a worker is lost while a call runs on it, or has to be killed.
 #[derive(Debug)]
@@ -76,6 +79,11 @@ fn exit_failure(
     exit_report.add_to(death, worker, calls_served, options.memory_limit)
 }
 
+/// Returns the failure of a call whose message cannot be encoded. No worker has it.
+pub(crate) fn unencodable(problem: &PayloadError) -> Failure {
+    Failure::of(FailureKind::Payload, problem.to_string())
+}
+
 /// Returns the failure of a call whose result or message could not be encoded or decoded by this worker.
 pub(crate) fn payload_failure(
     text: &str,
@@ -112,6 +120,29 @@ pub(crate) fn no_time_left() -> Failure {
 /// already.
 pub(crate) fn with_times(failure: Failure, method: &MethodInfo, times: CallTimes) -> Failure {
     if failure.call().is_some() { failure } else { times.add_to(failure, method) }
+}
+
+/// Notes how the quarantine recognizes a call, in a pool that has one.
+///
+/// # Errors
+///
+/// The answer to a call that cannot be encoded or has killed too many workers.
+pub(crate) fn check_quarantine<'a, S: AnswerSlot>(
+    scheduler: &Scheduler,
+    call: &mut PendingCall<S>,
+    payload: Payload<'a>,
+) -> Result<Payload<'a>, Failure> {
+    if scheduler.quarantine.is_none() {
+        return Ok(payload);
+    }
+    let baggage = call.origin.baggage().len();
+    let message = payload.into_encoded(scheduler, baggage).map_err(|problem| unencodable(&problem))?;
+    let call_hash = scheduler.call_hash(call.method.index, &message);
+    if let Some(refusal) = scheduler.check_quarantine(call_hash) {
+        return Err(refusal);
+    }
+    call.call_hash = Some(call_hash);
+    Ok(Payload::Encoded(message))
 }
 
 /// Counts a worker that was lost to this call, for the quarantine. `call_hash` is that of the call that ran, if one did.

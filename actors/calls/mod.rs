@@ -5,6 +5,7 @@
 
 pub(crate) mod answering;
 pub(crate) mod faults;
+pub(crate) mod limits;
 pub(crate) mod payload;
 pub(crate) mod reading;
 pub(crate) mod writing;
@@ -17,9 +18,6 @@ use crate::actors::telemetry::event_forwarder::LogSink;
 use crate::actors::worker_api::error_text::Describe;
 use crate::failure::{Failure, Phase};
 use crate::request_log::CallTimer;
-
-/// How long `checkout_done` may take if calls have no time limit (300 s).
-pub(crate) const RELEASE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// What all calls with the same message type have in common.
 #[derive(Debug)]

@@ -9,7 +9,9 @@ use super::limits::Limits;
 use super::state::{LaneState, OthersWaiting, Queued, Single};
 use super::worker::{Arrival, LaneWorker, Place, Reply};
 use crate::actors::calls::answering::Answering;
-use crate::actors::calls::faults::{Fault, no_time_left, payload_failure, with_times};
+use crate::actors::calls::faults::{
+    Fault, check_quarantine, no_time_left, payload_failure, unencodable, with_times,
+};
 use crate::actors::calls::payload::Payload;
 use crate::actors::calls::reading::ReplyMeaning;
 use crate::actors::calls::{CallTimes, PendingCall};
@@ -114,19 +116,7 @@ impl Driver {
         if !is_admitted && !self.scheduler.accepts_calls() {
             return Err(self.scheduler.stopped_failure());
         }
-        if self.scheduler.quarantine.is_none() {
-            return Ok(payload);
-        }
-        let refused = |problem: crate::wire::frame::PayloadError| {
-            Failure::of(FailureKind::Payload, problem.to_string())
-        };
-        let message = payload.into_encoded(&self.scheduler, 0).map_err(refused)?;
-        let call_hash = self.scheduler.call_hash(call.method.index, &message);
-        call.call_hash = Some(call_hash);
-        match self.scheduler.check_quarantine(call_hash) {
-            Some(refusal) => Err(refusal),
-            None => Ok(Payload::Encoded(message)),
-        }
+        check_quarantine(&self.scheduler, call, payload)
     }
 
     fn write_or_queue(&mut self, call: PendingCall, payload: Payload<'_>, ticket: Option<u64>, now: Instant) {
@@ -150,12 +140,12 @@ impl Driver {
                 let ticket = ticket.unwrap_or_else(|| self.scheduler.next_ticket());
                 let joined = self.scheduler.exclusive_joined();
                 let starts_run = std::mem::replace(&mut self.exclusive_seen, joined) != joined;
-                self.state.queue(Queued { single, message, ticket, starts_run });
+                self.state.queued.insert(Queued { single, message, ticket, starts_run });
                 // At once, so that no checkout that is made later comes before it.
                 self.ask(now);
             }
             Err(problem) => {
-                self.failed.push((single.call, Failure::of(FailureKind::Payload, problem.to_string())));
+                self.failed.push((single.call, unencodable(&problem)));
             }
         }
     }
@@ -172,7 +162,7 @@ impl Driver {
         let was_free = held.written.is_empty();
         if let Err(refused) = worker.write(&self.scheduler, held, call, payload, now) {
             let (call, problem) = *refused;
-            return self.failed.push((call, Failure::of(FailureKind::Payload, problem.to_string())));
+            return self.failed.push((call, unencodable(&problem)));
         }
         self.scheduler.totals.add_checkouts(1);
         self.count_wait(at, now);
@@ -193,7 +183,7 @@ impl Driver {
         loop {
             let first_exclusive = self.scheduler.first_exclusive();
             let Some(at) = self.state.place_for_queued(first_exclusive, now) else { return };
-            let Some(Queued { single, message, .. }) = self.state.queued.pop_front() else { return };
+            let Some(Queued { single, message, .. }) = self.state.queued.pop_first() else { return };
             if !single.call.slot.is_abandoned() {
                 self.write(at, single, Payload::Encoded(message), now);
             }
@@ -288,7 +278,7 @@ impl Driver {
         if let Some(refusal) = notice.refusal.take() {
             if refusal.kind() == FailureKind::Stopped {
                 self.stop_waiting();
-            } else if let Some(first) = self.state.queued.pop_front() {
+            } else if let Some(first) = self.state.queued.pop_first() {
                 self.failed.push((first.single.call, refusal));
             }
         }

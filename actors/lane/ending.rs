@@ -7,6 +7,7 @@ use super::driver::Driver;
 use super::state::Queued;
 use super::worker::{HeldState, LaneWorker};
 use crate::actors::calls::faults::{Fault, count_kill, with_times};
+use crate::actors::calls::limits::MAX_FALSE_STARTS;
 use crate::actors::calls::payload::Payload;
 use crate::actors::calls::{CallTimes, PendingCall};
 use crate::actors::reply::AnswerSlot;
@@ -16,9 +17,6 @@ use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::transport::{Arrived, MAX_LAST_READS};
 use crate::config::OnCancel;
 use crate::failure::{Failure, FailureKind, Phase};
-
-/// Number of workers that may end before they begin a call. After that the call itself is taken to be the cause.
-const MAX_FALSE_STARTS: u32 = 10;
 
 impl Driver {
     pub(super) fn handle_notice(&mut self, at: usize, notice: Notice, now: Instant) {
@@ -53,7 +51,7 @@ impl Driver {
 
     /// Writes the first queued call to this worker.
     pub(super) fn write_first(&mut self, at: usize, now: Instant) {
-        if let Some(Queued { single, message, .. }) = self.state.queued.pop_front() {
+        if let Some(Queued { single, message, .. }) = self.state.queued.pop_first() {
             self.write(at, single, Payload::Encoded(message), now);
         }
     }
@@ -61,8 +59,8 @@ impl Driver {
     /// Answers all calls that no worker has begun, because the pool stops.
     pub(super) fn stop_waiting(&mut self) {
         let stopped = self.scheduler.stopped_failure();
-        let queued = self.state.queued.drain(..);
-        self.failed.extend(queued.map(|queued| (queued.single.call, stopped.clone())));
+        let queued = self.state.queued.take();
+        self.failed.extend(queued.into_iter().map(|queued| (queued.single.call, stopped.clone())));
     }
 
     /// Reads what a worker that has ended still sent. Returns whether the lane still has it.

@@ -3,22 +3,18 @@
 use std::task::Context;
 use std::time::{Duration, Instant};
 
-use super::alarm::Alarm;
 use super::driver::Driver;
 use super::state::Single;
 use super::worker::release_limit;
 use crate::actors::calls::PendingCall;
 use crate::actors::calls::faults::{Fault, wait_failure};
+use crate::actors::calls::limits::{MAX_READS_BEFORE_TIMEOUT, passed_by, without_frozen_time};
 use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::exit::{EXIT_REPORT_TIMEOUT, ExitReport};
-use crate::actors::threads;
+use crate::actors::threads::alarm::Alarm;
 use crate::actors::threads::real_time::LazyTimer;
 use crate::actors::transport::Arrived;
-
-/// Maximum number of reads before a deadline fires: many times what a channel holds at once, and a bound for a
-/// worker that never stops sending.
-const MAX_READS_BEFORE_TIMEOUT: usize = 512;
 
 /// How soon deadlines that have passed are looked at again that ended nothing (1 ms).
 const RECHECK: Duration = Duration::from_millis(1);
@@ -61,15 +57,7 @@ impl Limits {
 /// Returns a limit of a call, and when it passes unless the application is frozen meanwhile.
 fn deadline(single: &Single<PendingCall>, wait_timeout: Option<Duration>) -> Option<(Duration, Instant)> {
     let limit = single.limit.into_iter().chain(wait_timeout).min()?;
-    Some((limit, single.since.checked_add(limit)?))
-}
-
-/// Returns by how much a deadline has passed, without the time in which the application was frozen.
-fn passed_by(since: Instant, at: Instant, now: Instant) -> Option<Duration> {
-    if at > now {
-        return None;
-    }
-    now.checked_duration_since(at.checked_add(threads::frozen_since(since))?)
+    Some((limit, single.since().checked_add(limit)?))
 }
 
 impl Driver {
@@ -111,7 +99,7 @@ impl Driver {
                 }
             }
         }
-        for queued in &self.state.queued {
+        for queued in self.state.queued.iter() {
             if let Some((_, due)) = deadline(&queued.single, wait_timeout) {
                 self.limits.watch(due.max(soonest));
             }
@@ -141,7 +129,7 @@ impl Driver {
         // A worker that has begun its next call is past its release, and reports it later.
         let begun = self.workers[at].channel().map(|channel| channel.begun());
         let has_begun_next = matches!(begun, Some(Ok(Some(begun))) if begun > 0);
-        if has_begun_next { None } else { due.checked_add(threads::frozen_since(since)) }
+        if has_begun_next { None } else { Some(without_frozen_time(since, due)) }
     }
 
     /// Reads what can be read by now, which counts as in time.
@@ -181,7 +169,7 @@ impl Driver {
         let wait_timeout = self.scheduler.options.wait_timeout;
         let passed = |single: &Single<PendingCall>, wait_timeout| {
             let (limit, due) = deadline(single, wait_timeout)?;
-            passed_by(single.since, due, now).map(|late| (limit, late))
+            passed_by(single.since(), due, now).map(|late| (limit, late))
         };
         let has_its_worker = self.has_its_worker(at);
         if has_its_worker
@@ -205,7 +193,7 @@ impl Driver {
         let mut at = 0;
         while let Some(queued) = self.state.queued.get_mut(at) {
             let due = deadline(&queued.single, wait_timeout);
-            let late = due.and_then(|(_, due)| passed_by(queued.single.since, due, now));
+            let late = due.and_then(|(_, due)| passed_by(queued.single.since(), due, now));
             let (Some((limit, _)), Some(late)) = (due, late) else {
                 at += 1;
                 continue;
@@ -217,7 +205,7 @@ impl Driver {
             let Some(queued) = self.state.queued.remove(at) else { return };
             if !queued.single.call.slot.is_abandoned() {
                 let failure = wait_failure(&self.scheduler, self.scheduler.wait_outcome(), limit);
-                let waited = now.saturating_duration_since(queued.single.since);
+                let waited = now.saturating_duration_since(queued.single.since());
                 self.fail_waiting(queued.single.call, failure, waited);
             }
         }

@@ -5,10 +5,10 @@
 //! filled before a second one is woken. Calls that the worker has not begun can be taken back: so none waits behind a slow
 //! one while another worker is free.
 
-mod alarm;
 mod driver;
 mod ending;
 mod limits;
+mod queue;
 mod state;
 mod taking_back;
 #[cfg(test)]

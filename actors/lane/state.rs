@@ -6,15 +6,12 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::queue::Queue;
+use crate::actors::calls::limits::{ClockStart, MAX_WRITTEN_BYTES, MAX_WRITTEN_CALLS};
+
 /// A call goes behind another one only while that one has run for less than this (50 µs): about what it costs to wake
 /// another worker.
 pub(crate) const FRESH: Duration = Duration::from_micros(50);
-
-/// Most calls that one worker has at a time.
-const MAX_WRITTEN_CALLS: usize = 1024;
-
-/// Most bytes of calls that one worker has at a time (256 KiB). The first call is written whatever its size.
-const MAX_WRITTEN_BYTES: usize = 256 << 10;
 
 /// Longest time for which a lane keeps a worker (100 ms). It gives it back after that, and takes part in the queue again: so
 /// limits of the worker's age hold under any load.
@@ -24,42 +21,37 @@ const LONGEST_HOLD: Duration = Duration::from_millis(100);
 /// would hand a worker round for each call, which costs more than most calls.
 const TURN: Duration = Duration::from_micros(250);
 
-/// If a timer fires later than this after its deadline, the event loop was busy.
-const LATE_TIMER: Duration = Duration::from_millis(20);
-
 /// One call of a lane.
 pub(crate) struct Single<C> {
     pub(crate) call: C,
-    /// When it was taken; its clock runs from then on.
-    pub(crate) since: Instant,
+    /// When it was taken.
+    clock: ClockStart,
     pub(crate) limit: Option<Duration>,
     /// Whether its wait was counted, which ends when it becomes the first call of a worker.
     is_counted: bool,
-    /// Whether its deadline was extended because a timer was late.
-    extended: bool,
     /// Workers that ended before they began it, although it was the next one there.
     pub(crate) false_starts: u32,
 }
 
 impl<C> Single<C> {
     pub(crate) fn new(call: C, limit: Option<Duration>, now: Instant) -> Self {
-        Single { call, since: now, limit, is_counted: false, extended: false, false_starts: 0 }
+        Single { call, clock: ClockStart::at(now), limit, is_counted: false, false_starts: 0 }
+    }
+
+    /// Returns since when its clock runs.
+    pub(crate) fn since(&self) -> Instant {
+        self.clock.since
     }
 
     /// Returns how long the call has waited that is now the first of its worker, the first time.
     fn end_wait(&mut self, now: Instant) -> Option<Duration> {
         let is_first_time = !std::mem::replace(&mut self.is_counted, true);
-        is_first_time.then(|| now.saturating_duration_since(self.since))
+        is_first_time.then(|| now.saturating_duration_since(self.since()))
     }
 
-    /// Extends the deadline of a call that has not begun, once, if its timer fired late because the event loop was busy;
-    /// returns whether it did.
+    /// Sets its clock back if its timer fired late; returns whether it did. See [`ClockStart::extend_if_late`].
     pub(crate) fn extend_late_deadline(&mut self, late: Duration) -> bool {
-        let extended = late > LATE_TIMER && !std::mem::replace(&mut self.extended, true);
-        if extended {
-            self.since = self.since.checked_add(late * 2).unwrap_or(self.since);
-        }
-        extended
+        self.clock.extend_if_late(late)
     }
 }
 
@@ -228,7 +220,7 @@ pub(crate) struct OthersWaiting {
 
 /// The calls and the workers of one lane.
 pub(crate) struct LaneState<C, P, M> {
-    pub(crate) queued: VecDeque<Queued<C, M>>,
+    pub(crate) queued: Queue<C, M>,
     /// The workers, the one that is filled first in front.
     pub(crate) held: Vec<Held<C, P>>,
     /// Most workers that the pool has.
@@ -237,13 +229,7 @@ pub(crate) struct LaneState<C, P, M> {
 
 impl<C, P, M> LaneState<C, P, M> {
     pub(crate) fn new(max_workers: usize) -> Self {
-        LaneState { queued: VecDeque::new(), held: Vec::new(), max_workers }
-    }
-
-    /// Queues a call behind those with lower numbers: it may have been sent on another thread before them.
-    pub(crate) fn queue(&mut self, queued: Queued<C, M>) {
-        let behind = self.queued.iter().rev().take_while(|other| other.ticket > queued.ticket).count();
-        self.queued.insert(self.queued.len() - behind, queued);
+        LaneState { queued: Queue::default(), held: Vec::new(), max_workers }
     }
 
     /// Returns the worker to which a new call is written at once; `waiting` says which others wait, who came before it.
@@ -258,7 +244,7 @@ impl<C, P, M> LaneState<C, P, M> {
     /// Returns the worker to which the first queued call is written; `first_exclusive` is the number of the first waiting
     /// checkout that is no lane.
     pub(crate) fn place_for_queued(&self, first_exclusive: u64, now: Instant) -> Option<usize> {
-        self.queued.front().filter(|first| first.ticket < first_exclusive)?;
+        self.queued.first().filter(|first| first.ticket < first_exclusive)?;
         self.place(now)
     }
 
@@ -275,7 +261,7 @@ impl<C, P, M> LaneState<C, P, M> {
         let slow = self.held.iter().filter(|worker| worker.is_slow(now));
         let calls = self.queued.len() + slow.map(Held::behind).sum::<usize>();
         let most = self.max_workers.saturating_sub(self.held.len()).max(usize::from(self.held.is_empty()));
-        let runs = self.queued.iter().filter(|queued| exclusive_wait && queued.starts_run).count();
+        let runs = if exclusive_wait { self.queued.runs() } else { 0 };
         calls.min(most.max(runs))
     }
 
@@ -296,7 +282,7 @@ impl<C, P, M> LaneState<C, P, M> {
         for Written { id, single, place, .. } in taken.into_iter().rev() {
             let message = message(id, &place);
             // It had a worker, so it goes ahead of all that wait.
-            self.queued.push_front(Queued { single, message, ticket: 0, starts_run: false });
+            self.queued.push_first(Queued { single, message, ticket: 0, starts_run: false });
         }
     }
 
@@ -314,7 +300,7 @@ impl<C, P, M> LaneState<C, P, M> {
         (first, first_exclusive): (u64, u64),
         now: Instant,
     ) {
-        let next = self.queued.front().map(|queued| queued.ticket);
+        let next = self.queued.first().map(|queued| queued.ticket);
         for worker in &mut self.held {
             let is_next = match next {
                 Some(next) => next < first_exclusive && (next < first || worker.is_in_turn(now)),

@@ -160,7 +160,7 @@ impl World {
         let ticket = self.ticket();
         let joined = self.exclusive_joined;
         let starts_run = std::mem::replace(&mut self.exclusive_seen, joined) != joined;
-        self.lane.queue(Queued { single, message: (), ticket, starts_run });
+        self.lane.queued.insert(Queued { single, message: (), ticket, starts_run });
         self.ask();
     }
 
@@ -172,7 +172,7 @@ impl World {
 
     fn write_queued(&mut self) {
         while let Some(at) = self.lane.place_for_queued(self.first_exclusive(), self.now) {
-            let queued = self.lane.queued.pop_front().expect("it has a place");
+            let queued = self.lane.queued.pop_first().expect("it has a place");
             self.write(at, queued.single);
         }
     }

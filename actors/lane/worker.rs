@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::state::{Held, Single, Written};
+use crate::actors::calls::limits::RELEASE_TIMEOUT;
 use crate::actors::calls::payload::Payload;
 use crate::actors::calls::reading::{FrameReader, ReplyMeaning, Violation, next_message};
 use crate::actors::calls::writing::{CallFrame, LentBlobs, write_call};
-use crate::actors::calls::{CallTimes, PendingCall, RELEASE_TIMEOUT};
+use crate::actors::calls::{CallTimes, PendingCall};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::lease::Lease;
 use crate::actors::scheduler::waiter::Waiter;
@@ -118,7 +119,7 @@ impl LaneWorker {
         now: Instant,
     ) -> Result<(), Box<(PendingCall, PayloadError)>> {
         let Some(channel) = self.lease.channel() else { return Ok(()) };
-        let used = now.saturating_duration_since(single.since);
+        let used = now.saturating_duration_since(single.since());
         let epoch = channel.epoch();
         let frame = CallFrame {
             id: held.next_id(),
@@ -175,6 +176,7 @@ impl LaneWorker {
                 let Some(Written { single, .. }) = held.answer(id, now) else {
                     return Some(Arrival::Invalid(format!("it replied to call {id} out of order").into()));
                 };
+                let times = Self::times(&single, began, now);
                 let max_depth = scheduler.options.max_depth;
                 let call = single.call;
                 let meaning = self.reader.read_reply(Some(&call), outcome, payload, max_depth, now);
@@ -182,9 +184,7 @@ impl LaneWorker {
                 if let Some(channel) = self.lease.channel() {
                     channel.answer_gated();
                 }
-                let waited = began.saturating_duration_since(single.since);
-                let ran = now.saturating_duration_since(began.max(single.since));
-                Arrival::Reply(Reply { call, meaning, stop, times: CallTimes { waited, ran: Some(ran) } })
+                Arrival::Reply(Reply { call, meaning, stop, times })
             }
             FromWorker::Released(released) => Arrival::Released(released),
             FromWorker::Logged(logged) => self.take_record(held, logged).into(),
@@ -218,8 +218,8 @@ impl LaneWorker {
 
     /// Returns how long the first call has waited and run.
     pub(super) fn times(first: &Single<PendingCall>, began: Instant, now: Instant) -> CallTimes {
-        let waited = began.saturating_duration_since(first.since);
-        CallTimes { waited, ran: Some(now.saturating_duration_since(began.max(first.since))) }
+        let waited = began.saturating_duration_since(first.since());
+        CallTimes { waited, ran: Some(now.saturating_duration_since(began.max(first.since()))) }
     }
 }
 

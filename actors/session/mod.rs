@@ -20,6 +20,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use crate::actors::calls::PendingCall;
+use crate::actors::calls::faults::{check_quarantine, unencodable};
 use crate::actors::calls::payload::Payload;
 use crate::actors::calls::reading::FrameReader;
 use crate::actors::calls::writing::{LentBlobs, write_call};
@@ -128,7 +129,7 @@ impl Session {
         if let Admission::Refuse(answer) = admission {
             return self.refused.push((call, answer));
         }
-        let payload = match self.check_quarantine(&mut call, payload) {
+        let payload = match check_quarantine(&self.scheduler, &mut call, payload) {
             Ok(payload) => payload,
             Err(refusal) => return self.refused.push((call, Answer::Failure(refusal))),
         };
@@ -147,38 +148,13 @@ impl Session {
     }
 
     fn refuse_payload(&mut self, call: PendingCall, problem: &PayloadError) {
-        let failure = Failure::of(FailureKind::Payload, problem.to_string());
-        self.refused.push((call, Answer::Failure(failure)));
+        self.refused.push((call, Answer::Failure(unencodable(problem))));
     }
 
     fn answer_refused(&mut self) {
         for (call, answer) in std::mem::take(&mut self.refused) {
             self.answer_now(&call, answer);
         }
-    }
-
-    /// Notes how the quarantine recognizes a call, in a pool that has one.
-    ///
-    /// # Errors
-    ///
-    /// The answer to a call that cannot be encoded or has killed too many workers.
-    fn check_quarantine<'a>(
-        &self,
-        call: &mut PendingCall,
-        payload: Payload<'a>,
-    ) -> Result<Payload<'a>, Failure> {
-        if self.scheduler.quarantine.is_none() {
-            return Ok(payload);
-        }
-        let refused = |problem: PayloadError| Failure::of(FailureKind::Payload, problem.to_string());
-        let baggage = call.origin.baggage().len();
-        let message = payload.into_encoded(&self.scheduler, baggage).map_err(refused)?;
-        let call_hash = self.scheduler.call_hash(call.method.index, &message);
-        if let Some(refusal) = self.scheduler.check_quarantine(call_hash) {
-            return Err(refusal);
-        }
-        call.call_hash = Some(call_hash);
-        Ok(Payload::Encoded(message))
     }
 
     /// Writes a call that the machine wants written.

@@ -5,29 +5,15 @@ use std::time::{Duration, Instant};
 
 use super::machine::{Due, Event, TimeLimit};
 use super::{Host, LeasedWorker, Session};
+use crate::actors::calls::limits;
 use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::exit::ExitReport;
-use crate::actors::threads;
 use crate::config::OnCancel;
 use crate::failure::{Failure, FailureKind, Phase};
 
-/// Maximum number of reads before a deadline fires: many times what a channel holds at once, and a bound for a
-/// worker that never stops sending.
-const MAX_READS_BEFORE_TIMEOUT: usize = 512;
-
-/// Returns when a limit passes if the time does not count in which the application was frozen.
-fn without_frozen_time(limit: &TimeLimit) -> Instant {
-    let frozen = threads::frozen_since(limit.since);
-    limit.at.checked_add(frozen).unwrap_or(limit.at)
-}
-
 /// Returns by how much a limit has passed; `None` if it has not.
 fn passed_by(limit: &TimeLimit) -> Option<Duration> {
-    let now = Instant::now();
-    if limit.at > now {
-        return None;
-    }
-    now.checked_duration_since(without_frozen_time(limit))
+    limits::passed_by(limit.since, limit.at, Instant::now())
 }
 
 impl Session {
@@ -39,12 +25,12 @@ impl Session {
         if !self.timer.poll(limit.at, cx) {
             return false;
         }
-        let at = without_frozen_time(&limit);
+        let at = limits::without_frozen_time(limit.since, limit.at);
         if at > limit.at && !self.timer.poll(at, cx) {
             return false;
         }
         // Bytes that can be read by now count as in time, even if the reactor has not reported them yet.
-        for _ in 0..MAX_READS_BEFORE_TIMEOUT {
+        for _ in 0..limits::MAX_READS_BEFORE_TIMEOUT {
             if !self.machine.reads_frames() || !self.read_now(host) {
                 break;
             }

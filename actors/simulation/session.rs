@@ -8,11 +8,12 @@ use super::plan::{LIMITS, millis};
 use super::requests::{SimCall, SimError};
 use super::world::{SimEvent, World};
 use crate::actors::calls::faults::{Fault, no_time_left};
+use crate::actors::calls::limits::MAX_FALSE_STARTS;
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::session::CallOptions;
 use crate::actors::session::machine::{
-    Action, Actions, Admission, Call, Due, DueReply, Event, Exit, MAX_FALSE_STARTS, Machine,
+    Action, Actions, Admission, Call, Due, DueReply, Event, Exit, Machine,
 };
 use crate::config::OnCancel;
 use crate::failure::{Failure, FailureKind};

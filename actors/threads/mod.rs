@@ -2,6 +2,7 @@
 //!
 //! All pools of an application share them: a thread starts with the first pool that needs it and ends with the last.
 
+pub(crate) mod alarm;
 mod call_arbiter;
 mod frozen;
 mod own_arbiter;

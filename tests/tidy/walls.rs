@@ -71,6 +71,12 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
         &["actix", "tokio", "Instant::now", "Mutex", "HostChannel", "Scheduler", "Lease", "WorkerHandle"],
         "decisions are pure",
     ),
+    ("actors/lane", &["OwnedFd", "AsFd", "crate::sys"], "a lane is lent a channel"),
+    (
+        "actors/lane/state.rs",
+        &["actix", "tokio", "Instant::now", "Mutex", "HostChannel", "Scheduler", "Lease", "WorkerHandle"],
+        "decisions are pure",
+    ),
     ("actors/calls", &["Session", "Machine", "Waiter", "actix"], "a call does not know who runs it"),
     ("actors/supervisor", &["CallQueue", "Session", "PendingCall"], "the supervisor knows no calls"),
     ("actors/scheduler", &["actors::supervisor"], "the scheduler commands and the supervisor obeys"),

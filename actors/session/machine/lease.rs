@@ -4,13 +4,10 @@ use std::time::Instant;
 
 use super::event::{Action, Actions, Answer, Exit, Grant};
 use super::{Call, Machine, State};
-use crate::actors::calls::RELEASE_TIMEOUT;
 use crate::actors::calls::faults::Fault;
+use crate::actors::calls::limits::{MAX_FALSE_STARTS, RELEASE_TIMEOUT};
 use crate::actors::scheduler::state::ReleaseReport;
 use crate::actors::scheduler::worker_state::RetireReason;
-
-/// Number of workers that may exit before they begin a call. After that the call itself is taken to be the cause.
-pub(crate) const MAX_FALSE_STARTS: u32 = 10;
 
 /// What holds while a worker is held, and ends with it.
 pub(super) struct Held {

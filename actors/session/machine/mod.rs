@@ -22,8 +22,6 @@ use crate::failure::Failure;
 use errors::ErrorRecord;
 pub(crate) use event::{Action, Actions, Admission, Answer, Due, Event, Exit, Grant, TimeLimit};
 use lease::Held;
-#[cfg(test)]
-pub(crate) use lease::MAX_FALSE_STARTS;
 use queue::CallQueue;
 pub(crate) use queue::DueReply;
 

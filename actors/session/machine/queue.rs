@@ -6,16 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Call;
 use crate::actors::calls::CallTimes;
-
-/// Maximum number of calls written ahead of their replies: enough to keep a worker busy while the host does other
-/// things, few enough that an error leaves few calls to clear.
-const MAX_WRITTEN_CALLS: usize = 1024;
-
-/// Maximum number of bytes (256 KiB) written ahead of their replies. The first call is written whatever its size.
-const MAX_WRITTEN_BYTES: usize = 256 << 10;
-
-/// If a timer fires later than this after its deadline, the event loop was busy.
-const LATE_TIMER: Duration = Duration::from_millis(20);
+use crate::actors::calls::limits::{ClockStart, MAX_WRITTEN_BYTES, MAX_WRITTEN_CALLS};
 
 /// A call that waits to be written.
 struct QueuedCall<C: Call> {
@@ -44,16 +35,14 @@ pub(crate) enum DueReply<'a, C> {
 #[derive(Clone, Copy)]
 struct FirstClock {
     /// When the call became the first.
-    since: Instant,
+    start: ClockStart,
     /// How long the call had waited when it was written.
     waited: Duration,
-    /// Whether its deadline was extended because its timer was late.
-    extended: bool,
 }
 
 impl FirstClock {
     fn start(now: Instant) -> Self {
-        FirstClock { since: now, waited: Duration::ZERO, extended: false }
+        FirstClock { start: ClockStart::at(now), waited: Duration::ZERO }
     }
 }
 
@@ -113,17 +102,17 @@ impl<C: Call> CallQueue<C> {
     pub(super) fn first(&self) -> Option<(&C, Instant)> {
         let written = self.written.iter().find_map(|written| written.call.as_ref());
         let first = written.or_else(|| self.queued.front().map(|queued| &queued.call))?;
-        Some((first, self.clock?.since))
+        Some((first, self.clock?.start.since))
     }
 
     /// Returns since when the first call is the first.
     pub(super) fn first_since(&self) -> Option<Instant> {
-        self.clock.map(|clock| clock.since)
+        self.clock.map(|clock| clock.start.since)
     }
 
     /// Returns how long the first call has waited and run so far.
     pub(super) fn times_of_first(&self, now: Instant) -> Option<CallTimes> {
-        let FirstClock { since, waited, .. } = self.clock?;
+        let FirstClock { start: ClockStart { since, .. }, waited } = self.clock?;
         let both = now.saturating_duration_since(since);
         Some(match self.unanswered {
             0 => CallTimes { waited: both, ran: None },
@@ -160,17 +149,10 @@ impl<C: Call> CallQueue<C> {
         None
     }
 
-    /// Extends the first call's deadline if its timer fired late because the event loop was busy; returns whether
-    /// it did. The worker is not to blame for the lost time: it may have been ready while the host did not notice.
-    /// Each call gets one extension, so that limits still apply in a loop that is always late.
+    /// Sets the first call's clock back if its timer fired late; returns whether it did. See
+    /// [`ClockStart::extend_if_late`].
     pub(super) fn extend_late_deadline(&mut self, late: Duration) -> bool {
-        let Some(clock) = self.clock.as_mut().filter(|clock| late > LATE_TIMER && !clock.extended) else {
-            return false;
-        };
-        clock.extended = true;
-        // The delay itself, and as much again to make up for it.
-        clock.since = clock.since.checked_add(late * 2).unwrap_or(clock.since);
-        true
+        self.clock.as_mut().is_some_and(|clock| clock.start.extend_if_late(late))
     }
 
     /// Drops the first call if it is not written and its requester has given it up; returns whether it did.
@@ -188,7 +170,7 @@ impl<C: Call> CallQueue<C> {
     /// runs already.
     pub(super) fn remaining_limit(&self, call: &C, now: Instant) -> Option<Duration> {
         let used = match self.clock {
-            Some(clock) if self.unanswered == 0 => now.saturating_duration_since(clock.since),
+            Some(clock) if self.unanswered == 0 => now.saturating_duration_since(clock.start.since),
             _ => Duration::ZERO,
         };
         call.limit().map(|limit| limit.saturating_sub(used))
@@ -203,7 +185,7 @@ impl<C: Call> CallQueue<C> {
     pub(super) fn push_written(&mut self, call: C, bytes: usize, now: Instant) {
         let clock = self.clock.get_or_insert_with(|| FirstClock::start(now));
         if self.unanswered == 0 {
-            clock.waited = now.saturating_duration_since(clock.since);
+            clock.waited = now.saturating_duration_since(clock.start.since);
         }
         self.last_id += 1;
         self.unanswered += 1;

@@ -1,4 +1,4 @@
-//! Wakes a lane whose calls stand behind one that becomes slow within microseconds.
+//! Wakes a task at a time that is exact to microseconds, where the runtime's timers are exact to a millisecond.
 
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
@@ -8,9 +8,9 @@ use tokio::io::unix::AsyncFd;
 
 use crate::sys::{alarm, reactor};
 
-/// A timer of the lane's own, which is made when it is needed first.
+/// A timer that is made when it is needed first.
 #[derive(Default)]
-pub(super) struct Alarm {
+pub(crate) struct Alarm {
     timer: Option<AsyncFd<OwnedFd>>,
     set_for: Option<Instant>,
     /// Whether the system has refused to make one.
@@ -19,7 +19,7 @@ pub(super) struct Alarm {
 
 impl Alarm {
     /// Has the task woken at this time; returns `false` if that cannot be done.
-    pub(super) fn wake_at(&mut self, at: Instant, now: Instant, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn wake_at(&mut self, at: Instant, now: Instant, cx: &mut Context<'_>) -> bool {
         if self.timer.is_none() && !self.is_refused {
             self.timer = alarm::create().ok().and_then(|timer| reactor::register(timer).ok());
             self.is_refused = self.timer.is_none();
