@@ -1,7 +1,7 @@
 //! The channel of the next worker, made in advance.
 //!
-//! It takes some twenty system calls, which would be a twentieth to a tenth of the time from no worker to its first reply. They are made
-//! when the worker before it is on its way.
+//! It takes some twenty system calls, which would be on the path from no worker to its first reply. They are made when the
+//! worker before it is on its way.
 
 use std::io;
 use std::os::fd::OwnedFd;
