@@ -1,7 +1,9 @@
 //! What other processes are and hold, as `/proc` tells it, and this test program run once more as another one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -185,6 +187,8 @@ pub struct Application {
     /// `None` once it was closed.
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
+    /// What it and its processes print as errors, shown when a test fails; `None` where the test reads that itself.
+    errors: Option<File>,
 }
 
 impl Application {
@@ -226,7 +230,7 @@ impl Application {
     /// As [`start`](Self::start), with this standard error.
     pub fn start_with_stderr(stderr: impl Into<Stdio>, test: &str, role: &str) -> Self {
         let program = std::env::current_exe().expect("this program");
-        Self::spawn_with(Command::new(program).stderr(stderr), test, role)
+        Self::spawn_with(Command::new(program).stderr(stderr), None, test, role)
     }
 
     /// As [`start`](Self::start), with these variables in its environment, or without them.
@@ -249,10 +253,13 @@ impl Application {
     }
 
     fn spawn(command: &mut Command, test: &str, role: &str) -> Self {
-        Self::spawn_with(command.stderr(Stdio::null()), test, role)
+        let errors = rustix::fs::memfd_create("errors", rustix::fs::MemfdFlags::CLOEXEC).expect("a file");
+        let errors = File::from(errors);
+        let shared = errors.try_clone().expect("a descriptor");
+        Self::spawn_with(command.stderr(shared), Some(errors), test, role)
     }
 
-    fn spawn_with(command: &mut Command, test: &str, role: &str) -> Self {
+    fn spawn_with(command: &mut Command, errors: Option<File>, test: &str, role: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let_heed_hang_ups();
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -267,7 +274,7 @@ impl Application {
             .expect("this program starts again");
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().expect("a pipe"));
-        Application { child, mark, input, output }
+        Application { child, mark, input, output, errors }
     }
 
     pub fn pid(&self) -> u32 {
@@ -413,6 +420,11 @@ impl Drop for Application {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(errors) = self.errors.as_ref().filter(|_| std::thread::panicking()) {
+            let mut start = vec![0; 16 << 10];
+            let count = errors.read_at(&mut start, 0).unwrap_or(0);
+            eprintln!("an application of this test printed:\n{}", String::from_utf8_lossy(&start[..count]));
+        }
     }
 }
 
