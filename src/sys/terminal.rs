@@ -7,6 +7,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::faults;
 use super::faults::Call;
+use super::process::own_number;
 
 /// Opens the controlling terminal; `None` if this process has none.
 fn open() -> Option<OwnedFd> {
@@ -27,9 +28,19 @@ pub(crate) fn is_there() -> bool {
 ///
 /// - [TIOCNOTTY(2const)](https://man7.org/linux/man-pages/man2/TIOCNOTTY.2const.html)
 pub(crate) fn give_up() {
-    let is_leader = rustix::process::getsid(None).is_ok_and(|leader| leader == rustix::process::getpid());
-    if let Some(terminal) = open().filter(|_| !is_leader) {
+    if let Some(terminal) = open().filter(|_| !leads_session()) {
         // SAFETY: ioctl demands a descriptor, and nothing else for TIOCNOTTY. If it fails, the terminal stays.
         unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCNOTTY) };
     }
+}
+
+/// Returns whether this process leads its session. In a container the leader may be a process outside, whose number is 0
+/// here.
+///
+/// # References
+///
+/// - [pid_namespaces(7)](https://man7.org/linux/man-pages/man7/pid_namespaces.7.html)
+fn leads_session() -> bool {
+    // SAFETY: getsid demands nothing of its number; 0 is this process.
+    unsafe { libc::getsid(0) == own_number() }
 }

@@ -10,6 +10,7 @@ use crate::*;
 
 tests! {
     a_pool_does_without_what_it_can_do_without,
+    a_pool_works_in_a_container_without_the_leader_of_its_session,
     a_warning_of_every_worker_is_printed_at_powers_of_ten,
     a_start_names_the_call_that_it_cannot_do_without,
     a_call_names_what_its_fork_server_cannot_do_without,
@@ -35,6 +36,20 @@ fn a_pool_does_without_what_it_can_do_without() {
                 assert_eq!(application.family(), [0; 0], "without {call}, {error}");
             }
         }
+    });
+}
+
+/// G7, S1: the leader of its session and the processes around it have no numbers in its namespace.
+fn a_pool_works_in_a_container_without_the_leader_of_its_session() {
+    let options = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let tried = std::process::Command::new(options[0]).args(&options[1..]).arg("true").status();
+    if !tried.is_ok_and(|status| status.success()) {
+        return println!("skipped: this process may not make namespaces of processes");
+    }
+    run(async {
+        let mut application = Application::start_within(&options, "an_application", "pool limit=15");
+        assert_eq!(application.says_either("stopped", "ailed: "), None);
+        assert!(application.ends().success());
     });
 }
 
