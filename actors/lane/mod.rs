@@ -54,8 +54,10 @@ pub(crate) struct Ticket {
 impl Ticket {
     /// Requests a worker; `None` if the pool accepts no calls.
     pub(crate) fn new(scheduler: &Arc<Scheduler>) -> Option<Self> {
-        let waiter = scheduler.accepts_calls().then(|| scheduler.acquire_for_lane(false));
-        waiter.map(|waiter| Ticket { scheduler: scheduler.clone(), waiter: Some(waiter) })
+        scheduler.accepts_calls().then(|| {
+            scheduler.note_sent();
+            Ticket { scheduler: scheduler.clone(), waiter: Some(scheduler.acquire_for_lane(false)) }
+        })
     }
 }
 
@@ -64,6 +66,7 @@ impl Drop for Ticket {
         if let Some(waiter) = &self.waiter {
             drop(self.scheduler.cancel(waiter));
         }
+        self.scheduler.note_arrived();
     }
 }
 
@@ -154,6 +157,8 @@ impl LaneCall {
         let ticket = waiter.as_ref().map(|waiter| waiter.id);
         waiter.into_iter().for_each(|waiter| driver.adopt(waiter));
         driver.submit(self.call, self.message.into(), ticket, now);
+        // From here on the lane counts it among those that wait.
+        drop(self.ticket);
     }
 }
 

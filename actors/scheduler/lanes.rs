@@ -39,6 +39,8 @@ impl LaneSignals {
 /// What lanes look at for each call, without the scheduler's lock.
 pub(super) struct LaneBoard {
     lanes: Mutex<Vec<Weak<LaneSignals>>>,
+    /// Calls that are on their way to a lane.
+    on_their_way: AtomicUsize,
     /// Whether the pool accepts calls.
     is_open: AtomicBool,
     /// Checkouts in the queue, lanes among them.
@@ -55,6 +57,7 @@ impl Default for LaneBoard {
     fn default() -> Self {
         LaneBoard {
             lanes: Mutex::default(),
+            on_their_way: AtomicUsize::new(0),
             is_open: AtomicBool::new(true),
             waiting: AtomicUsize::new(0),
             first_exclusive: AtomicU64::new(u64::MAX),
@@ -79,6 +82,11 @@ impl LaneBoard {
         lanes.iter().filter_map(Weak::upgrade).map(|lane| lane.waiting.load(Ordering::Relaxed)).sum()
     }
 
+    /// Returns how many calls are on their way to a lane.
+    pub(super) fn calls_on_their_way(&self) -> usize {
+        self.on_their_way.load(Ordering::Relaxed)
+    }
+
     fn each(&self, with: impl Fn(&LaneSignals)) {
         let mut lanes = self.lanes.lock();
         lanes.retain(|lane| lane.strong_count() > 0);
@@ -92,6 +100,16 @@ impl Scheduler {
     /// Registers a lane.
     pub(crate) fn add_lane(&self, lane: &Arc<LaneSignals>) {
         self.lanes.lanes.lock().push(Arc::downgrade(lane));
+    }
+
+    /// Counts a call that is sent to a lane, until [`note_arrived`](Self::note_arrived).
+    pub(crate) fn note_sent(&self) {
+        self.lanes.on_their_way.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes that a lane has a call that was on its way, or that the call is given up.
+    pub(crate) fn note_arrived(&self) {
+        self.lanes.on_their_way.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Wakes all lanes: the pool closes, and those without calls end.

@@ -324,7 +324,9 @@ impl Scheduler {
             idle: counts.idle,
             leased: counts.leased,
             ending: counts.ending,
-            waiting: registry.state.waiting_exclusively() + self.lanes.waiting_calls(),
+            waiting: registry.state.waiting_exclusively()
+                + self.lanes.waiting_calls()
+                + self.lanes.calls_on_their_way(),
             blob_bytes: self.blobs.as_ref().map_or(0, BlobMemory::in_use),
             ..self.totals.snapshot()
         }

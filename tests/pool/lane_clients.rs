@@ -196,3 +196,23 @@ fn an_arbiter_that_ends_with_calls_open_gives_its_worker_up() {
         assert_eq!(yard.numbers(), [1, 4]);
     });
 }
+
+/// P7: no worker has begun them, although workers are lent for them at once.
+#[test]
+fn calls_on_their_way_to_a_lane_are_counted_as_waiting() {
+    run(async {
+        let pool = pool().workers(2..=2).start().expect("the pool starts");
+        settled(&pool, 2).await;
+        let file = Scratch::path();
+        // This thread has no lane yet.
+        let calls = [(); 2].map(|()| pool.send(AwaitFile(file.get().to_owned())));
+        assert_eq!((pool.stats().leased, pool.stats().waiting), (2, 2));
+        until("they run", || (pool.stats().leased, pool.stats().waiting) == (2, 0)).await;
+        let stop = actix_rt::spawn(pool.stop(PATIENCE));
+        std::fs::write(file.get(), "").expect("a file");
+        for call in calls {
+            assert!(answer(call).await.is_ok(), "calls that run may finish");
+        }
+        bounded("the end", stop).await.expect("a task");
+    });
+}
