@@ -17,6 +17,11 @@ pub fn state(pid: u32) -> Option<char> {
     stat(pid)?.first()?.chars().next()
 }
 
+/// The group of a process; `None` if it is gone, or if the group has no number in this namespace.
+pub fn group_of(pid: u32) -> Option<rustix::process::Pid> {
+    rustix::process::Pid::from_raw(stat(pid)?.get(2)?.parse().ok()?)
+}
+
 /// Whether the process exists and has not ended: a zombie has.
 pub fn runs(pid: u32) -> bool {
     state(pid).is_some_and(|state| !matches!(state, 'Z' | 'X'))

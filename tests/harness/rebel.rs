@@ -1,5 +1,6 @@
 //! A worker that does something to itself by which it hopes not to be killed, and then hangs.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -7,11 +8,11 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use forkpool::prelude::*;
 use nix::sys::signal::SigSet;
-use rustix::process::{Pid as ProcessId, Signal, getpgid, getppid, setpgid, setsid};
+use rustix::process::{Pid as ProcessId, Signal, getppid, setpgid, setsid};
 use rustix::thread::{Uid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
 
-use super::{NOBODY, PATIENCE, Scratch};
+use super::{NOBODY, PATIENCE, Scratch, group_of};
 
 /// What a rebel does to itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,13 +167,11 @@ impl Defiance {
             Defiance::Hangs => write(path, "0"),
             Defiance::LeavesItsGroup => {
                 let child = sleep();
-                let server = getpgid(getppid()).expect("the server's group");
-                setpgid(None, Some(server)).expect("it is of the same session");
+                join_another_group();
                 write(path, &child.to_string());
             }
             Defiance::LeavesItsSession => {
-                let server = getpgid(getppid()).expect("the server's group");
-                setpgid(None, Some(server)).expect("it is of the same session");
+                join_another_group();
                 setsid().expect("it leads no group");
                 write(path, "0");
             }
@@ -211,6 +210,20 @@ fn write(path: &Path, text: &str) {
 
 fn process(number: u32) -> ProcessId {
     ProcessId::from_raw(i32::try_from(number).expect("a pid")).expect("a pid above zero")
+}
+
+/// Joins the group of this worker's server. In a container that group may have no number; then it joins a new one.
+fn join_another_group() {
+    let server = getppid().and_then(|server| group_of(server.as_raw_nonzero().get().cast_unsigned()));
+    let join = |group| setpgid(None, Some(group)).expect("it is of the same session");
+    server.map_or_else(
+        || {
+            let mut leader = Command::new("sleep").arg("60").process_group(0).spawn().expect("a child");
+            join(ProcessId::from_child(&leader));
+            leader.kill().and_then(|()| leader.wait()).expect("it is ended");
+        },
+        join,
+    );
 }
 
 /// Starts a process in this one's group.

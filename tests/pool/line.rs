@@ -292,11 +292,12 @@ fn messages_to_the_pool_run_on_any_free_worker_at_the_same_time() {
     run(async {
         let pool = pool().workers(3..=3).start().expect("the pool starts");
         until("three are idle", || pool.stats().idle == 3).await;
-        let calls = [(); 3].map(|()| pool.send(Slow(Duration::from_millis(100), 1)));
-        until("each has a worker", || pool.stats().leased == 3).await;
-        assert_eq!(pool.stats().waiting, 0);
+        let file = Scratch::path();
+        let calls = [(); 3].map(|()| pool.send(AwaitFile(file.get().to_owned())));
+        until("each has a worker", || (pool.stats().leased, pool.stats().waiting) == (3, 0)).await;
+        std::fs::write(file.get(), "").expect("a file");
         for call in calls {
-            assert_eq!(answer(call).await, Ok(1));
+            assert!(answer(call).await.is_ok());
         }
     });
 }
