@@ -72,7 +72,7 @@ pub(crate) fn logs(bodies: &[Vec<u8>]) {
     let mut forwarder = EventForwarder::default();
     for body in bodies {
         if let Ok((FromWorker::Logged(logged), [])) = FromWorker::read(body) {
-            forwarder.forward(Some(&sink), logged);
+            forwarder.forward(Some(&sink), *logged);
         }
     }
     forwarder.end_call(true);

@@ -36,7 +36,7 @@ pub(crate) struct PendingCall<S = CallSlot> {
     pub(crate) call_hash: Option<u64>,
     pub(crate) origin: CallOrigin,
     /// Measures from the first write until the call is dropped; `None` unless the call reports to a request log.
-    pub(crate) timer: Option<CallTimer>,
+    pub(crate) timer: Option<Box<CallTimer>>,
 }
 
 impl<S: AnswerSlot> PendingCall<S> {
@@ -44,7 +44,8 @@ impl<S: AnswerSlot> PendingCall<S> {
     /// the timer keeps the first start.
     fn mark_written(&mut self) {
         if self.timer.is_none() {
-            self.timer = self.origin.log_sink().and_then(|log_sink| log_sink.timer(self.method.name));
+            let timer = self.origin.log_sink().and_then(|log_sink| log_sink.timer(self.method.name));
+            self.timer = timer.map(Box::new);
         }
     }
 

@@ -187,7 +187,7 @@ impl LaneWorker {
                 Arrival::Reply(Reply { call, meaning, stop, times })
             }
             FromWorker::Released(released) => Arrival::Released(released),
-            FromWorker::Logged(logged) => self.take_record(held, logged).into(),
+            FromWorker::Logged(logged) => self.take_record(held, *logged).into(),
             FromWorker::Lent(lending) => self.take_lending(held, lending).into(),
             FromWorker::Ready(_) | FromWorker::SetupFailed(_) => {
                 Arrival::Invalid("it sent an unexpected message".into())

@@ -96,7 +96,7 @@ impl Session {
             FromWorker::Released(Released { stop, private_bytes }) => {
                 Some(Event::Released(ReleaseReport { stop, private_bytes, checkouts: None }))
             }
-            FromWorker::Logged(logged) => self.forward_log(logged).err().map(Event::ProtocolBroken),
+            FromWorker::Logged(logged) => self.forward_log(*logged).err().map(Event::ProtocolBroken),
             FromWorker::Lent(lending) => self.receive_lending(lending).err().map(Event::ProtocolBroken),
             // `next_message` refuses them.
             FromWorker::Ready(_) | FromWorker::SetupFailed(_) => None,

@@ -102,8 +102,11 @@ impl RequestLogSink {
     /// Ends all open timers at the end of the call. `cut_short` means that there was no reply; the timers have failed
     /// then.
     pub(crate) fn end_call(&mut self, cut_short: bool) {
-        let now = clock::monotonic_nanos();
         self.open_text = 0;
+        if self.open.is_empty() {
+            return;
+        }
+        let now = clock::monotonic_nanos();
         while let Some((_, open)) = self.open.pop_last() {
             open.close(now, cut_short.then(|| "its call was cut short".to_owned()));
         }

@@ -298,7 +298,8 @@ impl SharedMemory {
         let (words, tail) = rest.as_chunks_mut::<8>();
         let sources = self.words(at, words.len());
         for (word, source) in words.iter_mut().zip(sources) {
-            *word = source.load(Ordering::Relaxed).to_ne_bytes().map(MaybeUninit::new);
+            // SAFETY: write_unaligned demands eight bytes that may be written to; they are borrowed here.
+            unsafe { word.as_mut_ptr().cast::<u64>().write_unaligned(source.load(Ordering::Relaxed)) };
         }
         load_bytes(self.bytes(at + sources.len() * 8, tail.len()), tail);
     }

@@ -67,7 +67,7 @@ pub(crate) enum FromWorker {
     Reply(ReplyHeader),
     Released(Released),
     /// A log record of the running call; sent before the reply.
-    Logged(Logged),
+    Logged(Box<Logged>),
     /// Sent in front of a reply that lends blobs, and of a reply or release after which the worker holds other
     /// arguments than before.
     Lent(Lending),
@@ -182,7 +182,7 @@ pub(crate) enum Outcome {
     Cleared,
     /// The handler panicked, and the worker exits. The host does not wait for the exit, so the reply includes the
     /// worker's resource usage.
-    Panicked { report: PanicReport, peak_memory: u64, cpu_time: Duration },
+    Panicked { report: Box<PanicReport>, peak_memory: u64, cpu_time: Duration },
     /// The message could not be decoded, or the reply could not be encoded. `error`: the reply was an `Err`.
     Payload { text: String, error: bool },
 }

@@ -134,7 +134,7 @@ impl PendingRecords {
     fn append(&mut self, record: Record) {
         if let Some(call) = self.call {
             let logged = Logged { call, at: clock::monotonic_nanos(), record: record.cut() };
-            frame::append(&mut self.bytes, &FromWorker::Logged(logged));
+            frame::append(&mut self.bytes, &FromWorker::Logged(Box::new(logged)));
         }
     }
 
@@ -169,7 +169,7 @@ mod tests {
         let mut all = Vec::new();
         while let Ok(Some(length)) = frame::length(rest, 1 << 20) {
             if let Ok((FromWorker::Logged(logged), _)) = frame::split(&rest[frame::LENGTH..length]) {
-                all.push(logged);
+                all.push(*logged);
             }
             rest = &rest[length..];
         }

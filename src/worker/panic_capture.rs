@@ -155,7 +155,7 @@ fn take(payload: &(dyn Any + Send)) -> PanicReport {
 /// Returns the outcome of a call that panicked.
 pub(super) fn outcome(report: PanicReport) -> Outcome {
     let (peak_memory, cpu_time) = process::own_usage();
-    Outcome::Panicked { report, peak_memory, cpu_time }
+    Outcome::Panicked { report: Box::new(report), peak_memory, cpu_time }
 }
 
 type Hook = Box<dyn Fn(&PanicHookInfo<'_>) + Sync + Send>;

@@ -70,7 +70,7 @@ fn attacks() -> Vec<Vec<u8>> {
     let held = |starts: Vec<u64>| FromWorker::Lent(Lending { lent: Vec::new(), held: Some(starts) });
     let own = |slot| Lent::Own { slot, span: ArenaSpan { start: 0, length: 65_536 } };
     let lent = |lent| FromWorker::Lent(Lending { lent, held: None });
-    let logged = |record| FromWorker::Logged(Logged { call: 1, at: 0, record });
+    let logged = |record| FromWorker::Logged(Box::new(Logged { call: 1, at: 0, record }));
     let mut rng = SeededRng::new(1);
     let source = CallsiteInfo { fields: vec!["text".to_owned()], ..CallsiteInfo::draw(&mut rng) };
     let open = |span: u64| {

@@ -57,6 +57,12 @@ impl Draw for Duration {
     }
 }
 
+impl<T: Draw> Draw for Box<T> {
+    fn draw(rng: &mut SeededRng) -> Self {
+        Box::new(any(rng))
+    }
+}
+
 impl<T: Draw> Draw for Option<T> {
     fn draw(rng: &mut SeededRng) -> Self {
         any::<bool>(rng).then(|| any(rng))
