@@ -30,7 +30,8 @@ pub enum FailureKind {
     /// The checkout goes on; a later call asks for a worker again.
     Setup,
     /// A time limit passed: `timeout` or the call's own limit, `wait_timeout`, or `idle_checkout_timeout`.
-    /// [`phase`](crate::Failure::phase) and [`limit`](crate::Failure::limit) have the details.
+    /// [`phase`](crate::Failure::phase) and [`limit`](crate::Failure::limit) have the details. If the call waited for a
+    /// worker and all were in use, `Display` names who holds them: where in the source, for how long, running or idle.
     ///
     /// A worker that was running the call is killed. The checkout ends.
     Timeout,
