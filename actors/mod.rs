@@ -30,6 +30,7 @@ pub use api::pool_start::StartError;
 pub use api::request::PoolRequest;
 pub use api::server_builder::Server;
 pub use api::server_stats::ServerStats;
+pub use api::snapshot_holder::Holder;
 pub use api::stats::{Histogram, Stats};
 pub use api::stop_report::{LeftProcess, StopReport};
 pub use context::actor_context::{Here, ProxyContext, here};

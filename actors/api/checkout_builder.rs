@@ -1,6 +1,7 @@
 //! The options of one checkout.
 
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub struct CheckoutBuilder<W: Worker> {
     pub(super) options: CallOptions,
     pub(super) context: Option<ErrorContext>,
     pub(super) log: Option<RequestLog>,
+    /// Where the checkout was made.
+    pub(super) at: &'static Location<'static>,
     pub(super) worker: PhantomData<fn() -> W>,
 }
 
@@ -88,7 +91,7 @@ impl<W: Worker> CheckoutBuilder<W> {
     #[track_caller]
     pub fn open(self) -> CheckoutHandle<W> {
         let home = CallOrigin::here().with_context(self.context).with_log(self.log);
-        let pending = PendingSession::new(self.scheduler, self.options);
+        let pending = PendingSession::new(self.scheduler, self.options, self.at);
         CheckoutHandle::new(pending, self.options.timeout, home)
     }
 
@@ -106,7 +109,7 @@ impl<W: Worker> CheckoutBuilder<W> {
     #[track_caller]
     pub fn start_in(self, arbiter: &ArbiterHandle) -> Addr<Checkout<W>> {
         let home = CallOrigin::here().with_context(self.context).with_log(self.log);
-        let pending = PendingSession::new(self.scheduler, self.options);
+        let pending = PendingSession::new(self.scheduler, self.options, self.at);
         Checkout::start_on(arbiter, pending, self.options.timeout, home)
     }
 }

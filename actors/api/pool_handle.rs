@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -226,12 +227,17 @@ impl<W: Worker> PoolHandle<W> {
     ///
     /// A checkout that saw an `Err` has its worker replaced when it is released, since the worker's state may be
     /// inconsistent. For workers without such state, use [`keep_after_error(true)`](CheckoutBuilder::keep_after_error).
+    ///
+    /// The caller's place in the source is kept: a call that waits for a worker until its time limit names those who hold
+    /// the workers.
+    #[track_caller]
     pub fn checkout(&self) -> CheckoutBuilder<W> {
         CheckoutBuilder {
             scheduler: self.shared.scheduler.clone(),
             options: CallOptions::of(&self.shared.scheduler.options),
             context: None,
             log: None,
+            at: Location::caller(),
             worker: PhantomData,
         }
     }

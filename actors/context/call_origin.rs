@@ -25,6 +25,7 @@ pub(crate) struct SenderInfo {
 #[derive(Clone, Debug)]
 pub(crate) struct CallOrigin {
     context: Option<ErrorContext>,
+    /// The log that is attached to the call's checkout, or else the subscriber of the sender.
     log_sink: Option<LogSink>,
     at: &'static Location<'static>,
 }
@@ -44,8 +45,8 @@ impl CallOrigin {
 
     /// Returns the origin of a call that was sent to the checkout or pool with this origin.
     ///
-    /// The context is the sender's, or else the receiver's. The log is the one attached to the receiver, or else the
-    /// sender's sink. The location is `at` (see [`here`](super::actor_context::here)), or else the receiver's.
+    /// The context is the sender's, or else the receiver's. The log is the one attached to the receiver, or else that of
+    /// this context, or else the sender's sink. The location is `at` (see [`here`](super::actor_context::here)), or else the receiver's.
     pub(crate) fn for_call(&self, sender: SenderInfo, at: Option<&'static Location<'static>>) -> Self {
         let context = sender.context.or_else(|| self.context.clone());
         let log = self.log_sink.as_ref().filter(|log_sink| matches!(log_sink, LogSink::Log(_)));
@@ -70,9 +71,16 @@ impl CallOrigin {
         CallOrigin { log_sink: log.map(LogSink::Log).or(self.log_sink), ..self }
     }
 
+    /// Returns where the call was made.
+    pub(crate) fn at(&self) -> &'static Location<'static> {
+        self.at
+    }
+
     /// Returns the receiver of the call's log records.
     pub(crate) fn log_sink(&self) -> Option<&LogSink> {
-        self.log_sink.as_ref()
+        let own = self.log_sink.as_ref();
+        let attached = own.filter(|log_sink| matches!(log_sink, LogSink::Log(_)));
+        attached.or_else(|| self.context.as_ref()?.log_sink()).or(own)
     }
 
     /// Returns the encoded baggage that travels with the call.

@@ -21,7 +21,10 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::user_code::{drop_caught, drop_each};
+use crate::actors::telemetry::event_forwarder::LogSink;
+use crate::failure::Failure;
+use crate::request_log::RequestLog;
+use crate::user_code::{caught, drop_caught, drop_each};
 use baggage::Baggage;
 pub use baggage::BaggageError;
 pub(crate) use call_origin::{CallOrigin, SenderInfo};
@@ -40,7 +43,9 @@ pub use trace::{ContextFailure, Trace, TraceFrame};
 /// A call keeps the context in force where it was made, or else its checkout's. If the call fails, its failure is
 /// reported once, to the nearest handler outward. A handler that returns an error passes that on to the next handler
 /// outward; a failure that no handler ends is logged as a `tracing` error. A call that succeeds, or that its caller
-/// has given up, is reported to no handler.
+/// has given up, is reported to no handler, and neither is a failure that the context [expects](Self::expects).
+///
+/// A context may also put a [request log](Self::log) in force for all calls below it.
 ///
 /// A context is a value: cheap to clone, usable on any thread, and fit to be kept in messages and actors. Methods that
 /// change a clone leave the other clones as they are.
@@ -59,12 +64,20 @@ pub use trace::{ContextFailure, Trace, TraceFrame};
 #[must_use = "a context has an effect only where it is in force"]
 pub struct ErrorContext(Arc<Frame>);
 
+/// Returns whether a failure was expected.
+type Expected = dyn Fn(&Failure) -> bool + Send + Sync;
+
 #[derive(Clone)]
 struct Frame {
     name: Arc<str>,
     /// Where the context was made.
     at: &'static Location<'static>,
     handler: Option<Arc<dyn ErasedHandler>>,
+    /// Which failures are not reported from here on outward.
+    expected: Option<Arc<Expected>>,
+    /// The request log in force: the frame's own, or that of the nearest outer frame with one.
+    log: Option<LogSink>,
+    has_own_log: bool,
     /// The locals that were set in this frame itself, by type.
     locals: Vec<(TypeId, Arc<dyn Any + Send + Sync>)>,
     baggage: Baggage,
@@ -78,6 +91,7 @@ impl Drop for Frame {
         // The last call that keeps this frame may end on a thread of the library.
         drop_each(std::mem::take(&mut self.locals));
         drop_caught(self.handler.take());
+        drop_caught(self.expected.take());
         // One frame after the other: the recursive drop of a long chain would overflow the stack.
         let mut next = self.outer.take();
         while let Some(mut frame) = next.and_then(|context| Arc::into_inner(context.0)) {
@@ -112,6 +126,9 @@ impl ErrorContext {
             name: name.into(),
             at: Location::caller(),
             handler: None,
+            expected: None,
+            log: outer.as_ref().and_then(|outer| outer.0.log.clone()),
+            has_own_log: false,
             locals: Vec::new(),
             baggage: outer.as_ref().map(|outer| outer.0.baggage.inherited()).unwrap_or_default(),
             depth: outer.as_ref().map_or(0, ErrorContext::depth) + 1,
@@ -165,13 +182,56 @@ impl ErrorContext {
         self
     }
 
-    /// Cuts this frame off from the outer frames: none of their handlers, locals and baggage applies inside it, and
-    /// traces end at it.
+    /// Sets which failures are expected below this frame, in place of an earlier setting: those for which the closure
+    /// returns `true`.
     ///
-    /// The frame keeps its own name, handler, locals and baggage.
+    /// An expected failure reaches its caller like any other. It is not reported to this frame's handler nor to those further
+    /// out, and it is not logged as a failure that no handler has ended. Handlers of inner frames come first: what they
+    /// end or replace is not looked at here. A request log still has the failure with its call.
+    ///
+    /// The closure sees what a handler would get: an error of the user's own type is of the kind
+    /// [`Task`](crate::FailureKind::Task) and has that error's text. It runs where handlers run, and should be quick. If it
+    /// panics, the failure counts as unexpected.
+    ///
+    /// ```
+    /// # use forkpool::prelude::*;
+    /// let login = ErrorContext::named("POST /login")
+    ///     .expects(|failure| failure.kind() == FailureKind::Task && failure.to_string() == "wrong password")
+    ///     .on_failure(|failure: ContextFailure| eprintln!("{failure}"));
+    /// # drop(login);
+    /// ```
+    pub fn expects(mut self, is_expected: impl Fn(&Failure) -> bool + Send + Sync + 'static) -> Self {
+        Arc::make_mut(&mut self.0).expected = Some(Arc::new(is_expected));
+        self
+    }
+
+    /// Puts a request log in force for all calls below this frame, on checkouts as well as to pools; a second one replaces
+    /// the first.
+    ///
+    /// The log gets of each call what the log of a checkout gets
+    /// ([`CheckoutBuilder::log`](crate::actors::CheckoutBuilder::log)): a timer, and what the worker logs. A log that is
+    /// attached to a checkout has precedence for the calls on it. Of the logs of nested contexts the innermost holds. A call
+    /// on a checkout that is sent outside of every context uses the log of the checkout's context.
+    ///
+    /// The context holds a handle of the log, and so do its clones, the contexts that are made below it, and the calls until
+    /// they are answered. The log is delivered once all of them are gone.
+    pub fn log(mut self, log: &RequestLog) -> Self {
+        let frame = Arc::make_mut(&mut self.0);
+        frame.log = Some(LogSink::Log(log.clone()));
+        frame.has_own_log = true;
+        self
+    }
+
+    /// Cuts this frame off from the outer frames: none of their handlers, expectations, request logs, locals and baggage
+    /// applies inside it, and traces end at it.
+    ///
+    /// The frame keeps what was set in itself.
     pub fn detached(mut self) -> Self {
         let frame = Arc::make_mut(&mut self.0);
         frame.outer = None;
+        if !frame.has_own_log {
+            frame.log = None;
+        }
         frame.depth = 1;
         frame.baggage.detach();
         self
@@ -271,6 +331,17 @@ impl ErrorContext {
     /// Iterates over this frame and the outer ones, innermost first.
     fn chain(&self) -> impl Iterator<Item = &ErrorContext> {
         std::iter::successors(Some(self), |context| context.0.outer.as_ref())
+    }
+
+    /// Returns the request log in force below this frame.
+    fn log_sink(&self) -> Option<&LogSink> {
+        self.0.log.as_ref()
+    }
+
+    /// Returns whether this frame itself expects a failure.
+    fn is_expected(&self, failure: &Failure) -> bool {
+        let expected = self.0.expected.as_ref();
+        expected.is_some_and(|expected| caught(|| expected(failure)).unwrap_or(false))
     }
 
     /// Returns this context without its handler; the handler itself runs in it.

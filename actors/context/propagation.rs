@@ -17,11 +17,15 @@ pub(super) struct Propagation {
 }
 
 impl Propagation {
-    /// Calls the handlers from this context outward until one ends the failure; logs the failure if none does.
+    /// Calls the handlers from this context outward until one ends the failure or a context expects it; logs the failure if
+    /// none does.
     ///
     /// If a handler is an actor, the rest of the way is left to a task that waits for its verdict.
     pub(super) fn propagate(mut self, mut from: Option<ErrorContext>) {
-        while let Some(context) = from.take().and_then(|context| nearest_with_handler(&context)) {
+        while let Some(context) = from.take().and_then(|context| nearest_concerned(&context)) {
+            if context.is_expected(&self.failure) {
+                return;
+            }
             match self.call_handler(&context) {
                 Some(HandlerOutcome::Ended) => return,
                 Some(HandlerOutcome::PassedOn(failure)) => self.failure = failure,
@@ -29,7 +33,7 @@ impl Propagation {
                     drop(actix_rt::spawn(self.await_verdict(request, context)));
                     return;
                 }
-                // The panic has been logged; the next handler gets the failure unchanged.
+                // Without a handler, or with one whose panic has been logged, the next one gets the failure unchanged.
                 None => {}
             }
             from = context.0.outer.clone();
@@ -37,7 +41,7 @@ impl Propagation {
         self.log();
     }
 
-    /// Calls the handler of this context and returns what it did with the failure; `None` if it panicked.
+    /// Calls the handler of this context and returns what it did with the failure; `None` if there is none or it panicked.
     fn call_handler(&self, context: &ErrorContext) -> Option<HandlerOutcome> {
         let handler = context.0.handler.as_ref()?;
         let failure =
@@ -87,7 +91,8 @@ impl Propagation {
     }
 }
 
-/// Returns the innermost context with a handler, from this one outward.
-fn nearest_with_handler(context: &ErrorContext) -> Option<ErrorContext> {
-    context.chain().find(|context| context.0.handler.is_some()).cloned()
+/// Returns the innermost context that has a handler or expects failures, from this one outward.
+fn nearest_concerned(context: &ErrorContext) -> Option<ErrorContext> {
+    let is_concerned = |context: &&ErrorContext| context.0.handler.is_some() || context.0.expected.is_some();
+    context.chain().find(is_concerned).cloned()
 }

@@ -2,6 +2,7 @@ use std::sync::Mutex;
 
 use super::*;
 use crate::failure::Failure;
+use crate::request_log::LogLevel;
 use crate::wire::baggage;
 
 #[derive(Debug, PartialEq)]
@@ -88,6 +89,20 @@ fn a_detached_context_sees_nothing_of_its_outer_frames() {
         assert_eq!(baggage::read::<String>(detached.0.baggage.encoded()), None);
         assert_eq!(ErrorContext::named("inner").detached().0.baggage.encoded(), [0; 0]);
     });
+}
+
+/// L10
+#[test]
+fn a_frame_has_its_own_log_or_that_of_the_frame_outward_unless_it_is_detached() {
+    // A log is recognized by its verbosity.
+    let log = |verbosity| RequestLog::new(|_| ()).with_verbosity(LogLevel(verbosity));
+    let verbosity = |context: &ErrorContext| context.log_sink().map(LogSink::verbosity);
+    let outer = ErrorContext::named("outer").log(&log(1)).log(&log(2));
+    let inner = outer.run(|| ErrorContext::named("inner"));
+    let own = outer.run(|| ErrorContext::named("own")).log(&log(3));
+    assert_eq!((verbosity(&outer), verbosity(&inner), verbosity(&own)), (Some(2), Some(2), Some(3)));
+    assert_eq!((verbosity(&own.detached()), verbosity(&inner.detached())), (Some(3), None));
+    assert_eq!(verbosity(&ErrorContext::named("bare")), None);
 }
 
 /// X5

@@ -190,6 +190,7 @@ impl Driver {
     /// Answers the calls whose time has passed and that no worker has begun.
     fn expire_queued(&mut self, now: Instant) {
         let wait_timeout = self.scheduler.options.wait_timeout;
+        let mut outcome = None;
         let mut at = 0;
         while let Some(queued) = self.state.queued.get_mut(at) {
             let due = deadline(&queued.single, wait_timeout);
@@ -204,7 +205,9 @@ impl Driver {
             }
             let Some(queued) = self.state.queued.remove(at) else { return };
             if !queued.single.call.slot.is_abandoned() {
-                let failure = wait_failure(&self.scheduler, self.scheduler.wait_outcome(), limit);
+                // Many calls may end in this moment, all for the same reason.
+                let outcome = outcome.get_or_insert_with(|| self.scheduler.wait_outcome());
+                let failure = wait_failure(&self.scheduler, outcome.clone(), limit);
                 let waited = now.saturating_duration_since(queued.single.since());
                 self.fail_waiting(queued.single.call, failure, waited);
             }

@@ -1,6 +1,7 @@
 //! One worker that a lane holds: its lease, the calls that are written to it, and what it sends.
 
 use std::ops::Range;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ pub(super) struct LaneWorker {
     pub(super) lease: Lease,
     /// Through which the scheduler notifies the lane of this worker.
     pub(super) waiter: Arc<Waiter>,
+    /// Where the call was sent that is shown to run.
+    shown: Option<&'static Location<'static>>,
     reader: FrameReader,
     lent: LentBlobs,
     /// Number of calls that it has answered since its fork.
@@ -91,6 +94,7 @@ impl LaneWorker {
         let worker = LaneWorker {
             lease,
             waiter,
+            shown: None,
             reader: FrameReader::default(),
             lent: LentBlobs::default(),
             calls_served,
@@ -138,9 +142,20 @@ impl LaneWorker {
                     channel.add_gated();
                 }
                 held.push(single, place, size.whole, now);
+                self.show_first(held);
                 Ok(())
             }
             Err(problem) => Err(Box::new((single.call, problem))),
+        }
+    }
+
+    /// Shows where the first call was sent, which runs now, if that differs from the one before.
+    fn show_first(&mut self, held: &HeldState) {
+        let Some(first) = held.written.front() else { return };
+        let at = first.single.call.origin.at();
+        if !self.shown.is_some_and(|shown| std::ptr::eq(shown, at)) {
+            self.shown = Some(at);
+            self.waiter.holding.show_call(at);
         }
     }
 
@@ -184,6 +199,7 @@ impl LaneWorker {
                 if let Some(channel) = self.lease.channel() {
                     channel.answer_gated();
                 }
+                self.show_first(held);
                 Arrival::Reply(Reply { call, meaning, stop, times })
             }
             FromWorker::Released(released) => Arrival::Released(released),

@@ -8,6 +8,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 
 use super::Scheduler;
+use super::holding::Tenant;
 use super::registry::{Registry, WaitOutcome};
 use super::state::{Admission, PoolPhase, PoolState, ReleaseReport};
 use super::waiter::Waiter;
@@ -184,15 +185,10 @@ impl Scheduler {
 
     /// Requests a worker for a lane, as [`acquire`](Self::acquire) does for a checkout; `first`: at the front of the queue.
     pub(crate) fn acquire_for_lane(self: &Arc<Self>, first: bool) -> Arc<Waiter> {
-        let waiter =
-            self.add_waiter(if first { PoolState::reacquire_for_lane } else { PoolState::acquire_for_lane });
+        let acquire = if first { PoolState::reacquire_for_lane } else { PoolState::acquire_for_lane };
+        let waiter = self.add_waiter(Tenant::Lane(None), acquire);
         waiter.has_call.store(true, Ordering::Relaxed);
         waiter
-    }
-
-    /// Returns what calls are waiting for now, for the failure of one of them.
-    pub(crate) fn wait_outcome(&self) -> WaitOutcome {
-        self.registry.lock().wait_outcome()
     }
 }
 
@@ -203,6 +199,7 @@ impl Registry {
             phase: if self.state.is_starting() { Phase::Starting } else { Phase::Waiting },
             setup_failure: self.setup_failure.clone(),
             outage: self.outage.clone(),
+            held: String::new(),
         }
     }
 }

@@ -7,6 +7,7 @@
 pub(crate) mod command;
 pub(crate) mod exit;
 pub(crate) mod expiry;
+pub(crate) mod holding;
 pub(crate) mod lanes;
 pub(crate) mod lease;
 pub(crate) mod quarantine;
@@ -42,6 +43,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::wire::frame;
 use crate::wire::frame::Limits;
 use command::{Command, RetiringWorker};
+use holding::Tenant;
 use lanes::LaneBoard;
 use lease::Lease;
 use quarantine::Quarantine;
@@ -155,17 +157,21 @@ impl Scheduler {
     /// Lends an idle worker to a new waiter or puts the waiter at the end of the queue.
     ///
     /// The outcome is a notice in the waiter's mailbox: a lease, a refusal (`Overloaded`, `Stopped`), or nothing yet.
-    pub(crate) fn acquire(self: &Arc<Self>) -> Arc<Waiter> {
-        self.add_waiter(PoolState::acquire)
+    pub(crate) fn acquire(self: &Arc<Self>, tenant: Tenant) -> Arc<Waiter> {
+        self.add_waiter(tenant, PoolState::acquire)
     }
 
     /// Does the same at the front of the queue, for a checkout whose worker exited before it had begun a call.
-    pub(crate) fn reacquire(self: &Arc<Self>) -> Arc<Waiter> {
-        self.add_waiter(PoolState::reacquire)
+    pub(crate) fn reacquire(self: &Arc<Self>, tenant: Tenant) -> Arc<Waiter> {
+        self.add_waiter(tenant, PoolState::reacquire)
     }
 
-    fn add_waiter(self: &Arc<Self>, acquire: fn(&mut PoolState, u64, Instant) -> Admission) -> Arc<Waiter> {
-        let waiter = Waiter::new(self.last_checkout.fetch_add(1, Ordering::Relaxed));
+    fn add_waiter(
+        self: &Arc<Self>,
+        tenant: Tenant,
+        acquire: fn(&mut PoolState, u64, Instant) -> Admission,
+    ) -> Arc<Waiter> {
+        let waiter = Waiter::new(self.last_checkout.fetch_add(1, Ordering::Relaxed), tenant);
         self.update(|registry, now| {
             if self.options.max_waiting.is_some() {
                 registry.state.waiting_calls = self.lanes.waiting_calls();
@@ -195,15 +201,24 @@ impl Scheduler {
     ///
     /// A worker that was granted in the meantime is given back.
     pub(crate) fn cancel(self: &Arc<Self>, waiter: &Arc<Waiter>) -> WaitOutcome {
-        let (outcome, _) = self.update(|registry, now| {
-            let outcome = registry.wait_outcome();
+        self.leave_queue(waiter, |_, _| ()).0
+    }
+
+    /// Removes a checkout from the queue, and looks at the registry in the same moment.
+    fn leave_queue<T>(
+        self: &Arc<Self>,
+        waiter: &Arc<Waiter>,
+        look: fn(&Registry, Instant) -> T,
+    ) -> (WaitOutcome, T) {
+        let (seen, _) = self.update(|registry, now| {
+            let seen = (registry.wait_outcome(), look(registry, now));
             registry.state.cancel(waiter.id, now);
-            (outcome, registry.waiters.remove(&waiter.id))
+            (seen, registry.waiters.remove(&waiter.id))
         });
         if let Some(lease) = waiter.take_notice().and_then(|notice| notice.lease) {
             lease.give_back(ReleaseReport::default());
         }
-        outcome
+        seen
     }
 
     /// Returns an unpredictable number between 0 and 1 for the jitter of a wait. The random hash keys of the standard

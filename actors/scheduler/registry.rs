@@ -98,10 +98,13 @@ pub(super) struct Effects {
 }
 
 /// What a checkout was waiting for when it left the queue.
+#[derive(Clone)]
 pub(crate) struct WaitOutcome {
     pub(crate) phase: failure::Phase,
     /// The last failure of a set-up or fork, if no worker has become ready since.
     pub(crate) setup_failure: Option<Failure>,
     /// Why there is no fork server, if there is none.
     pub(crate) outage: Option<String>,
+    /// Who holds the workers, if it waited in vain; empty if none is held.
+    pub(crate) held: String,
 }

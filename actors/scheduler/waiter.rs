@@ -7,6 +7,7 @@ use std::task::Waker;
 use parking_lot::Mutex;
 
 use super::exit::ExitReport;
+use super::holding::{Holding, Tenant};
 use super::lease::Lease;
 use crate::failure::Failure;
 
@@ -32,6 +33,8 @@ pub(crate) struct Waiter {
     pub(crate) id: u64,
     /// Whether a call is queued on the checkout: only such a checkout can be failed with a failed set-up.
     pub(crate) has_call: AtomicBool,
+    /// What it shows of the worker that it holds.
+    pub(crate) holding: Holding,
     has_notice: AtomicBool,
     mailbox: Mutex<Mailbox>,
 }
@@ -43,10 +46,11 @@ struct Mailbox {
 }
 
 impl Waiter {
-    pub(crate) fn new(id: u64) -> Arc<Self> {
+    pub(crate) fn new(id: u64, tenant: Tenant) -> Arc<Self> {
         Arc::new(Waiter {
             id,
             has_call: AtomicBool::new(false),
+            holding: Holding::new(tenant),
             has_notice: AtomicBool::new(false),
             mailbox: Mutex::new(Mailbox::default()),
         })

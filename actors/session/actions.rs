@@ -1,6 +1,5 @@
 //! What the machine of a session wants done.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
@@ -66,7 +65,7 @@ impl Session {
             Action::CountHold(time) => self.scheduler.totals.add_hold(time),
             Action::Fail { fault, calls_served, times } => self.fail(fault, calls_served, times),
             Action::FailWait { limit, times } => {
-                let outcome = self.scheduler.cancel(&self.waiter);
+                let outcome = self.scheduler.cancel_overdue(&self.waiter);
                 let failure = wait_failure(&self.scheduler, outcome, limit);
                 self.describe(failure, times);
             }
@@ -110,8 +109,8 @@ impl Session {
 
     /// Asks the scheduler for a worker and waits for its notices.
     fn acquire(&mut self, again: bool) {
-        let ask: fn(&Arc<Scheduler>) -> _ = if again { Scheduler::reacquire } else { Scheduler::acquire };
-        self.waiter = ask(&self.scheduler);
+        let ask = if again { Scheduler::reacquire } else { Scheduler::acquire };
+        self.waiter = ask(&self.scheduler, self.waiter.holding.tenant());
         if let Some(waker) = &self.waker {
             self.waiter.set_waker(waker);
         }

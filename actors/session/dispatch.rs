@@ -218,7 +218,8 @@ impl<M> BatchRelay<M> {
         origin: CallOrigin,
     ) -> Self {
         let options = CallOptions::of(&scheduler.options);
-        let pending = (!messages.is_empty()).then(|| PendingSession::new(scheduler.clone(), options));
+        let ask = || PendingSession::new(scheduler.clone(), options, origin.at());
+        let pending = (!messages.is_empty()).then(ask);
         BatchRelay { pending, messages: UserValues(messages), limit, origin }
     }
 }

@@ -177,6 +177,7 @@ impl Session {
                     self.waiter.has_call.store(true, Ordering::Relaxed);
                 }
                 self.machine.on(Event::Written { call, bytes }, now, &mut self.actions);
+                self.waiter.holding.show_running(true);
             }
             Err(problem) => self.refuse_payload(call, &problem),
         }
@@ -245,6 +246,9 @@ impl Session {
     fn handle(&mut self, event: Event<PendingCall>, now: Instant, host: &mut dyn Host) {
         self.machine.on(event, now, &mut self.actions);
         self.carry_out(host);
+        // A worker that is not held any more runs `checkout_done`.
+        let is_running = self.machine.has_running() || !self.machine.holds_worker();
+        self.waiter.holding.show_running(is_running);
     }
 
     fn handle_notice(&mut self, notice: Notice, host: &mut dyn Host) {

@@ -1,9 +1,11 @@
 //! A checkout between its start and its first step: it has asked for a worker and may still move to another thread.
 
+use std::panic::Location;
 use std::sync::Arc;
 
 use super::machine::{Actions, Machine};
 use super::{CallOptions, LazyTimer, LentBlobs, Scheduler, Session, Waiter};
+use crate::actors::scheduler::holding::Tenant;
 
 /// A session that has asked the scheduler for a worker and does not run yet; it may move to another thread.
 /// Dropping it cancels the request.
@@ -15,9 +17,13 @@ pub(crate) struct PendingSession {
 }
 
 impl PendingSession {
-    /// Asks the scheduler for a worker.
-    pub(crate) fn new(scheduler: Arc<Scheduler>, options: CallOptions) -> Self {
-        let waiter = scheduler.acquire();
+    /// Asks the scheduler for a worker. `at`: where in the source the checkout was made.
+    pub(crate) fn new(
+        scheduler: Arc<Scheduler>,
+        options: CallOptions,
+        at: &'static Location<'static>,
+    ) -> Self {
+        let waiter = scheduler.acquire(Tenant::Checkout(at));
         PendingSession { scheduler, waiter, options, started: false }
     }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// `Cleared`. Messages to the pool do not affect each other.
 ///
 /// `Display` prints the name in lower case, the same that logs use: `timeout`, `no server`. A kind is serialized as
-/// that name; an unknown name deserializes as [`Other`](Self::Other).
+/// that name; an unknown name deserializes as [`Other`](Self::Other). [`as_str`](Self::as_str) is the name for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureKind {
@@ -30,7 +30,8 @@ pub enum FailureKind {
     /// The checkout goes on; a later call asks for a worker again.
     Setup,
     /// A time limit passed: `timeout` or the call's own limit, `wait_timeout`, or `idle_checkout_timeout`.
-    /// [`phase`](crate::Failure::phase) and [`limit`](crate::Failure::limit) have the details.
+    /// [`phase`](crate::Failure::phase) and [`limit`](crate::Failure::limit) have the details. If the call waited for a
+    /// worker and all were in use, `Display` names who holds them: where in the source, for how long, running or idle.
     ///
     /// A worker that was running the call is killed. The checkout ends.
     Timeout,
@@ -94,10 +95,49 @@ pub(crate) const KIND_NAMES: [(FailureKind, &str); 17] = [
     (FailureKind::Other, "other"),
 ];
 
+impl FailureKind {
+    /// Returns the kind's name for labels of metrics and for keys: lower-case letters and underscores, `timeout` or
+    /// `no_server`.
+    ///
+    /// Each kind has a name of its own, which stays the same in later versions. It is the text of `Display` with
+    /// underscores in place of spaces.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FailureKind::NoServer => "no_server",
+            kind => kind.name(),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        KIND_NAMES.iter().find(|(kind, _)| *kind == self).map_or("other", |(_, name)| name)
+    }
+
+    /// Returns the text of [`Failure::public`](crate::Failure::public).
+    pub(super) fn public(self) -> &'static str {
+        match self {
+            FailureKind::Task | FailureKind::Other => "the request failed",
+            FailureKind::Panic => "an internal error occurred",
+            FailureKind::Setup => "the service is not ready; try again later",
+            FailureKind::Timeout => "the request took too long; try again later",
+            FailureKind::Hung => "the request took too long and was stopped",
+            FailureKind::Died => "an internal error ended the request",
+            FailureKind::Aborted => "the request was aborted",
+            FailureKind::Protocol => "an internal error disturbed the request",
+            FailureKind::Cleared => "the request was not carried out, because one before it failed",
+            FailureKind::Cancelled => "the request was cancelled",
+            FailureKind::Payload => "the request or its result cannot be processed",
+            FailureKind::Overloaded => "the service is busy; try again later",
+            FailureKind::Quarantined => "the request is refused for now, because it has failed repeatedly",
+            FailureKind::Stopped => "the service is shutting down; try again later",
+            FailureKind::NoServer => "the service is not available; try again later",
+            FailureKind::Elsewhere => "an internal error kept the request from being carried out",
+        }
+    }
+}
+
 impl fmt::Display for FailureKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let found = KIND_NAMES.iter().find(|(kind, _)| kind == self);
-        f.pad(found.map_or("other", |(_, name)| name))
+        f.pad(self.name())
     }
 }
 

@@ -142,6 +142,15 @@ impl Failure {
         self.0.kind
     }
 
+    /// Returns a neutral text that may be shown to a user of the application: `the service is busy; try again later`.
+    ///
+    /// It depends on the [`kind`](Self::kind) alone and contains nothing of the failure's details: no names, paths, source
+    /// locations, numbers or process ids, no text of a handler or a panic, and nothing of the message. All other texts of
+    /// a failure may contain these.
+    pub fn public(&self) -> &'static str {
+        self.kind().public()
+    }
+
     /// Returns the name of the pool; `None` if the failure was not created by a pool.
     pub fn pool(&self) -> Option<&str> {
         self.0.pool.as_deref()

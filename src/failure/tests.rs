@@ -19,6 +19,52 @@ fn every_kind_prints_one_line_and_can_be_read_back() {
     }
 }
 
+/// E11
+#[test]
+fn the_public_text_of_every_kind_has_nothing_of_its_failure() {
+    let details = complete();
+    for kind in KIND_NAMES.map(|(kind, _)| kind) {
+        let failure = details.clone().with(|details| details.kind = kind);
+        let text = failure.public();
+        assert_eq!(text, Failure::of(kind, "").public(), "it depends on the kind alone");
+        let is_plain = |c: char| c.is_ascii_lowercase() || " ;,".contains(c);
+        assert!(!text.is_empty() && text.chars().all(is_plain), "{kind:?}: {text}");
+    }
+    assert_eq!(Failure::of(FailureKind::Overloaded, "").public(), "the service is busy; try again later");
+}
+
+/// E11: these names are labels in users' dashboards, so a change of one breaks what a user has built.
+#[test]
+fn the_names_of_kinds_are_stable_and_unique() {
+    let names = KIND_NAMES.map(|(kind, _)| kind.as_str());
+    let known = [
+        "task",
+        "panic",
+        "setup",
+        "timeout",
+        "hung",
+        "died",
+        "aborted",
+        "protocol",
+        "cleared",
+        "cancelled",
+        "payload",
+        "overloaded",
+        "quarantined",
+        "stopped",
+        "no_server",
+        "elsewhere",
+        "other",
+    ];
+    assert_eq!(names, known);
+    assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), names.len());
+    for (kind, shown) in KIND_NAMES {
+        let name = kind.as_str();
+        assert!(name.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{name}");
+        assert_eq!((name.replace('_', " "), kind.to_string()), (shown.to_owned(), shown.to_owned()));
+    }
+}
+
 #[test]
 fn an_unknown_kind_is_read_as_other() {
     let bytes = postcard::to_stdvec("entangled").unwrap_or_default();

@@ -31,6 +31,11 @@ impl Yard {
         Task(number, self.journal.get().to_owned(), self.gate.some(), act)
     }
 
+    /// The file that opens the gate.
+    pub fn gate(&self) -> &std::path::Path {
+        self.gate.get()
+    }
+
     pub fn open(&self) {
         std::fs::write(self.gate.get(), "").expect("a file");
     }

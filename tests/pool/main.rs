@@ -4,6 +4,7 @@ mod bounded_end;
 mod ending;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod holders;
 mod idle_deaths;
 mod lane_clients;
 mod lane_ends;
