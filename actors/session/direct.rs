@@ -136,17 +136,8 @@ pub(crate) struct DirectSession {
 }
 
 impl DirectSession {
-    /// Starts a session on this thread.
-    ///
-    /// # Errors
-    ///
-    /// The request for a worker comes back if this thread has neither an arbiter nor a runtime that runs all its tasks on
-    /// one thread.
-    pub(crate) fn start(
-        pending: PendingSession,
-        control: &Arc<Control>,
-    ) -> Result<SessionPlace, PendingSession> {
-        let Some(executor) = Executor::here() else { return Err(pending) };
+    /// Starts a session on this thread, of which this is the executor.
+    pub(crate) fn start(executor: Executor, pending: PendingSession, control: &Arc<Control>) -> SessionPlace {
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
         let scheduler = pending.scheduler().clone();
         let place = SESSIONS.with_borrow_mut(|sessions| {
@@ -171,7 +162,7 @@ impl DirectSession {
             place
         });
         executor.run(DirectTask { place, control: control.clone() });
-        Ok(place)
+        place
     }
 
     /// Returns the session at this place; `None` if it has ended or belongs to another thread.
@@ -360,13 +351,14 @@ impl Session {
 }
 
 /// What runs the tasks of a thread, all of them on this thread.
-enum Executor {
+pub(crate) enum Executor {
     Arbiter(ArbiterHandle),
     Runtime(Handle),
 }
 
 impl Executor {
-    fn here() -> Option<Self> {
+    /// Returns that of this thread; `None` if it has neither an arbiter nor a runtime that runs all its tasks on one thread.
+    pub(crate) fn here() -> Option<Self> {
         if let Some(arbiter) = Arbiter::try_current().filter(ArbiterHandle::alive) {
             return Some(Executor::Arbiter(arbiter));
         }
