@@ -7,6 +7,7 @@ mod harness;
 mod idle_deaths;
 mod lane_clients;
 mod lane_ends;
+mod lane_reentry;
 mod lanes;
 mod line;
 mod population;
