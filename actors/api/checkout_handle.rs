@@ -18,7 +18,7 @@ use crate::actors::context::CallOrigin;
 use crate::actors::reply::{AnswerSlot, BatchSlots};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::session::direct::{Control, DirectSession, Executor, SessionPlace};
-use crate::actors::session::dispatch::{CallLimit, LimitedMessage, call, limit_of};
+use crate::actors::session::dispatch::{CallLimit, LimitedMessage, call, calls_of, limit_of};
 use crate::actors::session::{PendingSession, UnusedCheckout};
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
@@ -172,9 +172,8 @@ impl<W: Worker> CheckoutHandle<W> {
         let slots = BatchSlots::<Result<T, E>>::answering(messages.0.len(), Some(caller));
         match self.session() {
             Ok(session) => {
-                for (place, message) in messages.0.iter().enumerate() {
-                    let call = call::<W, M>(slots.slot(place), self.timeout, origin.clone());
-                    session.submit(call, Payload::Value(&LimitedMessage(message, &limit)));
+                for (call, message) in calls_of::<W, M, T, E>(&messages.0, &slots, &limit, &origin) {
+                    session.submit(call, Payload::Value(&message));
                 }
             }
             Err(failure) => {

@@ -29,8 +29,34 @@ use crate::wire::frame::PayloadError;
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
-    /// The direct sessions of this thread.
-    static SESSIONS: RefCell<Vec<Option<Rc<DirectSession>>>> = const { RefCell::new(Vec::new()) };
+    static SESSIONS: RefCell<Sessions> = const { RefCell::new(Sessions { all: Vec::new(), free: Vec::new() }) };
+}
+
+/// The direct sessions of a thread.
+struct Sessions {
+    all: Vec<Option<Rc<DirectSession>>>,
+    /// The indices in `all` that are free.
+    free: Vec<usize>,
+}
+
+impl Sessions {
+    fn insert(&mut self, new: impl FnOnce(usize) -> DirectSession) {
+        let index = self.free.pop().unwrap_or(self.all.len());
+        if index == self.all.len() {
+            self.all.push(None);
+        }
+        self.all[index] = Some(Rc::new(new(index)));
+    }
+
+    fn find(&self, place: SessionPlace) -> Option<&Rc<DirectSession>> {
+        self.all.get(place.index)?.as_ref().filter(|session| session.place.number == place.number)
+    }
+
+    fn remove(&mut self, place: SessionPlace) -> Option<Rc<DirectSession>> {
+        self.find(place)?;
+        self.free.push(place.index);
+        self.all[place.index].take()
+    }
 }
 
 /// Where a direct session is: on one thread, under this index.
@@ -140,26 +166,22 @@ impl DirectSession {
     pub(crate) fn start(executor: Executor, pending: PendingSession, control: &Arc<Control>) -> SessionPlace {
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
         let scheduler = pending.scheduler().clone();
-        let place = SESSIONS.with_borrow_mut(|sessions| {
-            let free = sessions.iter().position(Option::is_none);
-            let index = free.unwrap_or(sessions.len());
-            let place = SessionPlace { index, number };
-            let session = Some(Rc::new(DirectSession {
-                place,
-                scheduler,
-                control: control.clone(),
-                session: RefCell::new(Some(pending.start())),
-                arrivals: RefCell::default(),
-                waker: RefCell::default(),
-                is_woken: Cell::new(true),
-                is_attached: Cell::new(false),
-                slots: RefCell::default(),
-            }));
-            match free {
-                Some(index) => sessions[index] = session,
-                None => sessions.push(session),
-            }
-            place
+        let mut place = SessionPlace { index: 0, number };
+        SESSIONS.with_borrow_mut(|sessions| {
+            sessions.insert(|index| {
+                place.index = index;
+                DirectSession {
+                    place,
+                    scheduler,
+                    control: control.clone(),
+                    session: RefCell::new(Some(pending.start())),
+                    arrivals: RefCell::default(),
+                    waker: RefCell::default(),
+                    is_woken: Cell::new(true),
+                    is_attached: Cell::new(false),
+                    slots: RefCell::default(),
+                }
+            });
         });
         executor.run(DirectTask { place, control: control.clone() });
         place
@@ -170,8 +192,7 @@ impl DirectSession {
         // A thread that is ending has none.
         let found = SESSIONS.try_with(|sessions| {
             let sessions = sessions.try_borrow().ok()?;
-            let session = sessions.get(place.index)?.as_ref()?;
-            (session.place.number == place.number).then(|| session.clone())
+            sessions.find(place).cloned()
         });
         found.ok().flatten()
     }
@@ -179,7 +200,7 @@ impl DirectSession {
     /// Ends the session at this place, if it is on this thread: calls that are not answered get no answer.
     fn end(place: SessionPlace) {
         let Some(found) = Self::find(place) else { return };
-        let _ = SESSIONS.try_with(|sessions| sessions.borrow_mut()[place.index].take());
+        let _ = SESSIONS.try_with(|sessions| sessions.borrow_mut().remove(place));
         found.control.is_ended.store(true, Ordering::Release);
         let session = found.session.try_borrow_mut().ok().and_then(|mut session| session.take());
         drop(session);
@@ -189,6 +210,20 @@ impl DirectSession {
 
     pub(crate) fn scheduler(&self) -> &Arc<Scheduler> {
         &self.scheduler
+    }
+
+    /// Takes a worker that was lent at once, ahead of the first call, so that this is written at once. No call can be
+    /// answered in here, since there is none.
+    pub(crate) fn take_grant(&self) {
+        // A worker's channel is registered with this thread's reactor, and not with that of a runtime of many threads that
+        // was entered here.
+        let is_here = |runtime: Handle| runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
+        if Handle::try_current().is_ok_and(is_here)
+            && let Ok(mut session) = self.session.try_borrow_mut()
+            && let Some(session) = &mut *session
+        {
+            session.take_grant(&mut Arrivals(self));
+        }
     }
 
     /// Takes a call of this thread: writes it, or queues it. No answer arrives in here.
@@ -338,6 +373,12 @@ impl Session {
         }
     }
 
+    fn take_grant(&mut self, host: &mut dyn Host) {
+        if let Some(notice) = self.waiter.take_notice() {
+            self.handle_notice(notice, host);
+        }
+    }
+
     fn is_refused(&self) -> bool {
         self.machine.is_refused()
     }
@@ -359,12 +400,17 @@ pub(crate) enum Executor {
 impl Executor {
     /// Returns that of this thread; `None` if it has neither an arbiter nor a runtime that runs all its tasks on one thread.
     pub(crate) fn here() -> Option<Self> {
-        if let Some(arbiter) = Arbiter::try_current().filter(ArbiterHandle::alive) {
-            return Some(Executor::Arbiter(arbiter));
+        if let Some(executor) = Self::of_arbiter() {
+            return Some(executor);
         }
         let runtime = Handle::try_current().ok()?;
-        let is_here = matches!(runtime.runtime_flavor(), RuntimeFlavor::CurrentThread);
+        let is_here = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
         is_here.then_some(Executor::Runtime(runtime))
+    }
+
+    /// Returns this thread's arbiter; `None` if it has none or that has ended.
+    pub(crate) fn of_arbiter() -> Option<Self> {
+        Arbiter::try_current().filter(ArbiterHandle::alive).map(Executor::Arbiter)
     }
 
     fn run(self, task: DirectTask) {

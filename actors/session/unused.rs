@@ -9,9 +9,8 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 
 use parking_lot::Mutex;
 
-use super::PendingSession;
-use super::dispatch::SessionTask;
 use super::pending::News;
+use super::{Host, PendingSession, Session};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::threads::real_time::run_for;
 use crate::failure::Failure;
@@ -116,10 +115,34 @@ impl UnusedCheckout {
     }
 }
 
+/// The session of a checkout that can make no call, as a task. It ends once the worker is returned.
+struct Release(Session);
+
+impl Future for Release {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll(cx, &mut NoMailbox)
+    }
+}
+
+/// The [`Host`] of a session without an actor: it has no mailbox from which further calls could arrive.
+struct NoMailbox;
+
+impl Host for NoMailbox {
+    fn is_connected(&self) -> bool {
+        false
+    }
+
+    fn send_fence(&mut self, _: u64) -> bool {
+        false
+    }
+}
+
 /// Ends the checkout as if its handle was dropped: a session releases the worker.
 fn end(state: &mut State, failure: Failure) {
     if let State::Unused { pending, .. } = std::mem::replace(state, State::Over(failure)) {
-        actix_rt::spawn(SessionTask(pending.start()));
+        actix_rt::spawn(Release(pending.start()));
     }
 }
 
