@@ -2,7 +2,8 @@
 //! a mailbox in between.
 //!
 //! A direct session stays on the thread of its first call and runs there as a task. Only its place is known to the
-//! checkout's handle, which may move to another thread and does not find the session from there.
+//! checkout's handle, which may move to another thread and does not find the session from there. A batch to the pool is a
+//! direct session that is closed at once.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};

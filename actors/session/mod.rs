@@ -1,5 +1,5 @@
 //! One checkout at work: it asks for a worker, writes calls, reads replies, watches the time limits and returns the
-//! worker. The checkout actor runs a session, and so does each single call or batch that is sent to a pool.
+//! worker. The checkout actor runs a session, and so does each batch that is sent to a pool.
 //!
 //! A session decides nothing. It passes what happens to its [`Machine`] and carries out what that wants done.
 

@@ -102,15 +102,15 @@ fn work(yard: &Yard, number: u64, step: Step) -> Work {
 
 /// What was called from within a lane.
 #[derive(Clone, Default)]
-struct Inner(Rc<RefCell<Vec<forkpool::PoolRequest<Result<Vec<u8>, Reported>>>>>);
+struct Inner(Rc<RefCell<Vec<forkpool::PoolRequest<Vec<Result<Vec<u8>, Reported>>>>>>);
 
 impl Inner {
-    /// Has the next failure make two calls, of which one is awaited.
+    /// Has the next failure make three calls, of which two are a batch and awaited.
     fn call_on_failure(&self, pool: &PoolHandle<Reporter>, yard: &Yard, number: u64) {
         let (inner, pool) = (self.clone(), pool.clone());
-        let (awaited, forgotten) = (work(yard, number, Step::Answer), work(yard, number + 1, Step::Answer));
+        let [first, second, forgotten] = [0, 1, 2].map(|place| work(yard, number + place, Step::Answer));
         ON_FAILURE.set(Some(Box::new(move || {
-            inner.0.borrow_mut().push(pool.send(awaited));
+            inner.0.borrow_mut().push(pool.send_batch(vec![first, second]));
             pool.do_send(forgotten);
             assert!(pool.stats().workers() <= 1);
         })));
@@ -120,7 +120,7 @@ impl Inner {
         let calls = std::mem::take(&mut *self.0.borrow_mut());
         let mut answers = Vec::new();
         for call in calls {
-            answers.push(answer(call).await);
+            answers.extend(answer(call).await);
         }
         answers
     }
@@ -150,9 +150,9 @@ fn an_error_that_makes_calls_itself_loses_none() {
             for call in behind {
                 assert_eq!(answer(call).await, Ok(Vec::new()), "{kind:?}");
             }
-            assert_eq!(inner.answers().await, [Ok(Vec::new())], "{kind:?}");
-            yard.begun(6).await;
-            assert_eq!(yard.sorted(), [0, 1, 2, 3, 10, 11], "{kind:?}");
+            assert_eq!(inner.answers().await, [Ok(Vec::new()), Ok(Vec::new())], "{kind:?}");
+            yard.begun(7).await;
+            assert_eq!(yard.sorted(), [0, 1, 2, 3, 10, 11, 12], "{kind:?}");
             until("all are answered", || pool.stats().leased == 0).await;
         }
     });
@@ -174,7 +174,7 @@ fn an_error_that_makes_calls_while_its_pool_stops_has_them_refused() {
         let stop = actix_rt::spawn(pool.stop(PATIENCE));
         let stopped = || Reported(format!("{:?}", FailureKind::Stopped));
         assert_eq!(answer(waits).await, Err(stopped()));
-        assert_eq!(inner.answers().await, [Err(stopped())]);
+        assert_eq!(inner.answers().await, [Err(stopped()), Err(stopped())]);
         yard.open();
         assert_eq!(answer(runs).await, Ok(Vec::new()));
         assert!(bounded("the stop", stop).await.expect("a report").left.is_empty());
