@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::lanes::Yard;
 use crate::harness::*;
 use actix::prelude::*;
+use forkpool::PoolRequest;
 use forkpool::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -100,9 +101,11 @@ fn work(yard: &Yard, number: u64, step: Step) -> Work {
     Work(number, journal, None, step)
 }
 
+type BatchOfWork = PoolRequest<Vec<Result<Vec<u8>, Reported>>>;
+
 /// What was called from within a lane.
 #[derive(Clone, Default)]
-struct Inner(Rc<RefCell<Vec<forkpool::PoolRequest<Vec<Result<Vec<u8>, Reported>>>>>>);
+struct Inner(Rc<RefCell<Vec<BatchOfWork>>>);
 
 impl Inner {
     /// Has the next failure make three calls, of which two are a batch and awaited.
