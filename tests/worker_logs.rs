@@ -316,3 +316,73 @@ fn a_span_that_is_kept_across_calls_is_open_in_the_first_alone() {
         assert_eq!(pool.stats().forked, 1);
     });
 }
+
+/// The events of workers, each with the span that it is in at last: that of its call, or one of the worker's in that.
+fn events_under(calls: &[&str]) -> Vec<String> {
+    let is_event = |line: &String| line.starts_with("event ");
+    let of_calls = |line: &String| calls.iter().any(|call| line.ends_with(&format!("< {call}")));
+    lines().into_iter().filter(is_event).filter(of_calls).collect()
+}
+
+/// L9: each has its own span, although all are written to one worker one behind the other.
+#[test]
+fn calls_that_stand_behind_others_log_under_spans_of_their_own() {
+    run(async {
+        listen();
+        let pool = scribes();
+        answer(pool.send(Write::Computed)).await.expect("it is written");
+        settled(&pool, 1).await;
+        told().clear();
+        let calls = [
+            tracing::info_span!("first").in_scope(|| pool.send(Write::EveryKind)),
+            tracing::info_span!("second").in_scope(|| pool.send(Write::Spans)),
+            tracing::info_span!("third").in_scope(|| pool.send(Write::EveryKind)),
+        ];
+        for call in calls {
+            answer(call).await.expect("it is written");
+        }
+        let expected = [
+            "event an error < first",
+            "event a warning < first",
+            "event an info < first",
+            "event without a parent < second",
+            "event behind both < second",
+            "event an error < third",
+            "event a warning < third",
+            "event an info < third",
+        ];
+        assert_eq!(events_under(&["first", "second", "third"]), expected);
+        assert_eq!(pool.stats().forked, 1);
+    });
+}
+
+/// L9, P11: one that runs elsewhere because of what went before it is told of once.
+#[test]
+fn calls_behind_one_that_ends_the_worker_log_under_their_own_spans_elsewhere() {
+    run(async {
+        for (end, kind) in [(End::Aborts, FailureKind::Died), (End::Panics, FailureKind::Panic)] {
+            listen();
+            let pool = scribes();
+            answer(pool.send(Write::Computed)).await.expect("it is written");
+            settled(&pool, 1).await;
+            told().clear();
+            let before = tracing::info_span!("before").in_scope(|| pool.send(Write::Many(2)));
+            let ends = tracing::info_span!("ends").in_scope(|| pool.send(Write::Then(end)));
+            let behind = tracing::info_span!("behind").in_scope(|| pool.send(Write::EveryKind));
+            answer(before).await.expect("it is written");
+            assert_eq!(failure(ends).await.kind(), kind);
+            answer(behind).await.expect("it is written elsewhere");
+            let expected = [
+                "event one of many < before",
+                "event one of many < before",
+                "event before the end < to the end",
+                "event an error < behind",
+                "event a warning < behind",
+                "event an info < behind",
+            ];
+            assert_eq!(events_under(&["before", "to the end", "behind"]), expected, "{end:?}");
+            assert!(lines().contains(&"opened to the end < ends".to_owned()), "{end:?} {:?}", lines());
+            assert_eq!(pool.stats().forked, 2);
+        }
+    });
+}

@@ -4,15 +4,16 @@ use std::panic::Location;
 use std::time::Duration;
 
 use actix::dev::{MessageResponse, OneshotSender, Request, ToEnvelope};
-use actix::{Actor, Addr, Arbiter, Handler, Message};
+use actix::{Actor, Addr, Handler, Message};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::checkout::{Checkout, Within};
 use super::pool::Pool;
+use crate::actors::calls::payload::Payload;
 use crate::actors::context::actor_context::{Here, ProxyContext};
 use crate::actors::reply::{BatchReply, BatchSlots};
-use crate::actors::session::dispatch::{BatchRelay, CallLimit, limit_of, submit};
+use crate::actors::session::dispatch::{BatchRelay, CallLimit, calls_of, limit_of};
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
 use crate::failure::Failure;
@@ -94,7 +95,9 @@ impl<W: Worker> Checkout<W> {
         let slots = BatchSlots::new(messages.len(), sender.awaits_reply);
         let origin = self.home.for_call(sender, at);
         let messages = UserValues(messages);
-        submit::<W, M, T, E>(&mut self.session, &messages.0, &slots, limit, &origin, ctx);
+        for (call, message) in calls_of::<W, M, T, E>(&messages.0, &slots, limit, &origin) {
+            self.session.submit(call, Payload::Value(&message), ctx);
+        }
         BatchReply::of(slots)
     }
 }
@@ -119,7 +122,7 @@ where
     E: DeserializeOwned + From<Failure> + Send + 'static,
 {
     fn handle(self, _: &mut ProxyContext<Pool<W>>, caller: Option<OneshotSender<Vec<Result<T, E>>>>) {
-        self.delegation.run::<W, T, E>(&Arbiter::current(), caller);
+        self.delegation.run::<W, T, E>(caller);
     }
 }
 

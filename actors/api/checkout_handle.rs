@@ -17,9 +17,9 @@ use crate::actors::calls::payload::Payload;
 use crate::actors::context::CallOrigin;
 use crate::actors::reply::{AnswerSlot, BatchSlots};
 use crate::actors::scheduler::Scheduler;
-use crate::actors::session::PendingSession;
-use crate::actors::session::direct::{Control, DirectSession, SessionPlace};
-use crate::actors::session::dispatch::{CallLimit, LimitedMessage, call, limit_of};
+use crate::actors::session::direct::{Control, DirectSession, Executor, SessionPlace};
+use crate::actors::session::dispatch::{CallLimit, LimitedMessage, call, calls_of, limit_of};
+use crate::actors::session::{PendingSession, UnusedCheckout};
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
 use crate::failure::{Failure, FailureKind};
@@ -35,7 +35,8 @@ use crate::user_code::{UserValues, drop_caught};
 /// thread of the first call, and runs on the actix arbiter there, or on the tokio runtime if that is of the flavor
 /// `current_thread` and has I/O and time enabled. Calls on any other thread are answered
 /// [`Elsewhere`](FailureKind::Elsewhere), and change nothing. Until the first call the handle may be moved; it keeps its
-/// place in the queue, or its worker, until it is dropped or the pool has stopped.
+/// place in the queue, or its worker, until it is dropped, the pool is stopped, or it has held the worker for
+/// [`idle_checkout_timeout`](crate::PoolBuilder::idle_checkout_timeout).
 ///
 /// Dropping the handle, on any thread, releases the worker once all calls are answered.
 ///
@@ -63,11 +64,11 @@ pub struct CheckoutHandle<W: Worker> {
 /// How far a checkout has come.
 enum Progress {
     /// It has asked for a worker, and no call was made.
-    Asked(PendingSession),
+    Unused(Arc<UnusedCheckout>),
     /// Its session is at this place.
     Started(SessionPlace),
-    /// It was aborted before its first call.
-    Aborted(Failure),
+    /// It was aborted, or has lost its worker for good, before its first call.
+    Over(Failure),
     /// Its session is being started.
     Starting,
 }
@@ -81,6 +82,9 @@ impl<W: Worker> std::fmt::Debug for CheckoutHandle<W> {
 impl<W: Worker> Drop for CheckoutHandle<W> {
     fn drop(&mut self) {
         self.control.close();
+        if let Progress::Unused(unused) = self.progress.get_mut() {
+            drop(unused.take());
+        }
     }
 }
 
@@ -88,7 +92,7 @@ impl<W: Worker> CheckoutHandle<W> {
     pub(super) fn new(pending: PendingSession, timeout: Option<Duration>, home: CallOrigin) -> Self {
         let scheduler = pending.scheduler().clone();
         CheckoutHandle {
-            progress: RefCell::new(Progress::Asked(pending)),
+            progress: RefCell::new(Progress::Unused(UnusedCheckout::new(pending))),
             control: Arc::default(),
             scheduler,
             timeout,
@@ -168,9 +172,8 @@ impl<W: Worker> CheckoutHandle<W> {
         let slots = BatchSlots::<Result<T, E>>::answering(messages.0.len(), Some(caller));
         match self.session() {
             Ok(session) => {
-                for (place, message) in messages.0.iter().enumerate() {
-                    let call = call::<W, M>(slots.slot(place), self.timeout, origin.clone());
-                    session.submit(call, Payload::Value(&LimitedMessage(message, &limit)));
+                for (call, message) in calls_of::<W, M, T, E>(&messages.0, &slots, &limit, &origin) {
+                    session.submit(call, Payload::Value(&message));
                 }
             }
             Err(failure) => {
@@ -194,15 +197,18 @@ impl<W: Worker> CheckoutHandle<W> {
         }
         let mut progress = self.progress.borrow_mut();
         match &*progress {
-            Progress::Asked(_) => {
-                let failure = Failure::of(FailureKind::Aborted, reason);
-                // No call was made, so the worker goes back to the pool, if there was one.
-                let before = std::mem::replace(&mut *progress, Progress::Aborted(failure));
+            Progress::Unused(unused) => {
+                let (failure, pending) = match unused.take() {
+                    Ok(pending) => (Failure::of(FailureKind::Aborted, reason), Some(pending)),
+                    Err(failure) => (failure, None),
+                };
+                *progress = Progress::Over(failure);
                 drop(progress);
-                drop(before);
+                // No call was made, so the worker goes back to the pool, if there was one.
+                drop(pending);
             }
             Progress::Started(_) => self.control.abort(reason),
-            Progress::Aborted(_) | Progress::Starting => {}
+            Progress::Over(_) | Progress::Starting => {}
         }
     }
 
@@ -256,22 +262,26 @@ impl<W: Worker> CheckoutHandle<W> {
     fn start(&self) -> Result<Rc<DirectSession>, Failure> {
         let before = std::mem::replace(&mut *self.progress.borrow_mut(), Progress::Starting);
         let (after, started) = match before {
-            Progress::Asked(pending) => match DirectSession::start(pending, &self.control) {
-                Ok(place) => {
-                    let session = DirectSession::find(place).ok_or_else(no_event_loop);
-                    (Progress::Started(place), session)
-                }
-                Err(pending) => (Progress::Asked(pending), Err(no_event_loop())),
-            },
+            Progress::Unused(unused) => self.start_here(unused),
             Progress::Started(place) => (Progress::Started(place), Err(self.gone())),
-            Progress::Aborted(failure) => {
-                let aborted = failure.clone();
-                (Progress::Aborted(failure), Err(aborted))
-            }
+            Progress::Over(failure) => (Progress::Over(failure.clone()), Err(failure)),
             Progress::Starting => (Progress::Starting, Err(no_event_loop())),
         };
         *self.progress.borrow_mut() = after;
         started
+    }
+
+    fn start_here(&self, unused: Arc<UnusedCheckout>) -> (Progress, Result<Rc<DirectSession>, Failure>) {
+        let Some(executor) = Executor::here() else {
+            return (Progress::Unused(unused), Err(no_event_loop()));
+        };
+        match unused.take() {
+            Ok(pending) => {
+                let place = DirectSession::start(executor, pending, &self.control);
+                (Progress::Started(place), DirectSession::find(place).ok_or_else(no_event_loop))
+            }
+            Err(failure) => (Progress::Over(failure.clone()), Err(failure)),
+        }
     }
 
     /// Returns why the session is not found on this thread.

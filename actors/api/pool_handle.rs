@@ -187,7 +187,7 @@ impl<W: Worker> PoolHandle<W> {
         let (caller, answer) = oneshot::channel();
         let (scheduler, calls) = (&self.shared.scheduler, messages.len());
         let batch = BatchRelay::new(scheduler, messages, Ok(scheduler.options.timeout), CallOrigin::here());
-        batch.run::<W, T, E>(&scheduler.arbiter_here(), Some(caller));
+        batch.run::<W, T, E>(Some(caller));
         PoolRequest::batch(answer, calls, scheduler.clone())
     }
 

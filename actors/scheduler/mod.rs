@@ -134,6 +134,12 @@ impl Scheduler {
         own.unwrap_or_else(|| self.call_arbiter.get())
     }
 
+    /// Returns the arbiter for what the library has to do by itself: one that no code of the application holds up, unless
+    /// the pool was started in an arbiter of the application.
+    pub(crate) fn own_arbiter(&self) -> &ArbiterHandle {
+        self.call_arbiter.supervision()
+    }
+
     /// Returns whether the supervisor runs on an arbiter of the application, which may stand still.
     pub(crate) fn is_supervised_by_application(&self) -> bool {
         matches!(self.call_arbiter, CallArbiter::Given(_))

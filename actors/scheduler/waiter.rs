@@ -28,6 +28,14 @@ pub(crate) struct Notice {
     pub(crate) stopped: bool,
 }
 
+impl Notice {
+    /// Returns whether it concerns a holder that makes no call.
+    pub(crate) fn concerns_an_idle_holder(&self) -> bool {
+        let Notice { lease: _, refusal: _, worker_ended, exit_report, closing, stopped } = self;
+        *worker_ended || *closing || *stopped || exit_report.is_some()
+    }
+}
+
 /// One checkout as the scheduler knows it, from its request for a worker to its release.
 pub(crate) struct Waiter {
     pub(crate) id: u64,
@@ -73,6 +81,11 @@ impl Waiter {
     /// Returns whether there is something new.
     pub(crate) fn has_notice(&self) -> bool {
         self.has_notice.load(Ordering::Acquire)
+    }
+
+    /// Looks at the notice, which stays; returns `None` if there is nothing new.
+    pub(crate) fn peek<T>(&self, look: impl FnOnce(&mut Notice) -> T) -> Option<T> {
+        self.has_notice().then(|| look(&mut self.mailbox.lock().notice))
     }
 
     /// Takes the notice, or returns `None` if there is nothing new.

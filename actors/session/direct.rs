@@ -2,7 +2,8 @@
 //! a mailbox in between.
 //!
 //! A direct session stays on the thread of its first call and runs there as a task. Only its place is known to the
-//! checkout's handle, which may move to another thread and does not find the session from there.
+//! checkout's handle, which may move to another thread and does not find the session from there. A batch to the pool is a
+//! direct session that is closed at once.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -29,8 +30,34 @@ use crate::wire::frame::PayloadError;
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 
 thread_local! {
-    /// The direct sessions of this thread.
-    static SESSIONS: RefCell<Vec<Option<Rc<DirectSession>>>> = const { RefCell::new(Vec::new()) };
+    static SESSIONS: RefCell<Sessions> = const { RefCell::new(Sessions { all: Vec::new(), free: Vec::new() }) };
+}
+
+/// The direct sessions of a thread.
+struct Sessions {
+    all: Vec<Option<Rc<DirectSession>>>,
+    /// The indices in `all` that are free.
+    free: Vec<usize>,
+}
+
+impl Sessions {
+    fn insert(&mut self, new: impl FnOnce(usize) -> DirectSession) {
+        let index = self.free.pop().unwrap_or(self.all.len());
+        if index == self.all.len() {
+            self.all.push(None);
+        }
+        self.all[index] = Some(Rc::new(new(index)));
+    }
+
+    fn find(&self, place: SessionPlace) -> Option<&Rc<DirectSession>> {
+        self.all.get(place.index)?.as_ref().filter(|session| session.place.number == place.number)
+    }
+
+    fn remove(&mut self, place: SessionPlace) -> Option<Rc<DirectSession>> {
+        self.find(place)?;
+        self.free.push(place.index);
+        self.all[place.index].take()
+    }
 }
 
 /// Where a direct session is: on one thread, under this index.
@@ -136,42 +163,29 @@ pub(crate) struct DirectSession {
 }
 
 impl DirectSession {
-    /// Starts a session on this thread.
-    ///
-    /// # Errors
-    ///
-    /// The request for a worker comes back if this thread has neither an arbiter nor a runtime that runs all its tasks on
-    /// one thread.
-    pub(crate) fn start(
-        pending: PendingSession,
-        control: &Arc<Control>,
-    ) -> Result<SessionPlace, PendingSession> {
-        let Some(executor) = Executor::here() else { return Err(pending) };
+    /// Starts a session on this thread, of which this is the executor.
+    pub(crate) fn start(executor: Executor, pending: PendingSession, control: &Arc<Control>) -> SessionPlace {
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
         let scheduler = pending.scheduler().clone();
-        let place = SESSIONS.with_borrow_mut(|sessions| {
-            let free = sessions.iter().position(Option::is_none);
-            let index = free.unwrap_or(sessions.len());
-            let place = SessionPlace { index, number };
-            let session = Some(Rc::new(DirectSession {
-                place,
-                scheduler,
-                control: control.clone(),
-                session: RefCell::new(Some(pending.start())),
-                arrivals: RefCell::default(),
-                waker: RefCell::default(),
-                is_woken: Cell::new(true),
-                is_attached: Cell::new(false),
-                slots: RefCell::default(),
-            }));
-            match free {
-                Some(index) => sessions[index] = session,
-                None => sessions.push(session),
-            }
-            place
+        let mut place = SessionPlace { index: 0, number };
+        SESSIONS.with_borrow_mut(|sessions| {
+            sessions.insert(|index| {
+                place.index = index;
+                DirectSession {
+                    place,
+                    scheduler,
+                    control: control.clone(),
+                    session: RefCell::new(Some(pending.start())),
+                    arrivals: RefCell::default(),
+                    waker: RefCell::default(),
+                    is_woken: Cell::new(true),
+                    is_attached: Cell::new(false),
+                    slots: RefCell::default(),
+                }
+            });
         });
         executor.run(DirectTask { place, control: control.clone() });
-        Ok(place)
+        place
     }
 
     /// Returns the session at this place; `None` if it has ended or belongs to another thread.
@@ -179,8 +193,7 @@ impl DirectSession {
         // A thread that is ending has none.
         let found = SESSIONS.try_with(|sessions| {
             let sessions = sessions.try_borrow().ok()?;
-            let session = sessions.get(place.index)?.as_ref()?;
-            (session.place.number == place.number).then(|| session.clone())
+            sessions.find(place).cloned()
         });
         found.ok().flatten()
     }
@@ -188,7 +201,7 @@ impl DirectSession {
     /// Ends the session at this place, if it is on this thread: calls that are not answered get no answer.
     fn end(place: SessionPlace) {
         let Some(found) = Self::find(place) else { return };
-        let _ = SESSIONS.try_with(|sessions| sessions.borrow_mut()[place.index].take());
+        let _ = SESSIONS.try_with(|sessions| sessions.borrow_mut().remove(place));
         found.control.is_ended.store(true, Ordering::Release);
         let session = found.session.try_borrow_mut().ok().and_then(|mut session| session.take());
         drop(session);
@@ -198,6 +211,20 @@ impl DirectSession {
 
     pub(crate) fn scheduler(&self) -> &Arc<Scheduler> {
         &self.scheduler
+    }
+
+    /// Takes a worker that was lent at once, ahead of the first call, so that this is written at once. No call can be
+    /// answered in here, since there is none.
+    pub(crate) fn take_grant(&self) {
+        // A worker's channel is registered with this thread's reactor, and not with that of a runtime of many threads that
+        // was entered here.
+        let is_here = |runtime: Handle| runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
+        if Handle::try_current().is_ok_and(is_here)
+            && let Ok(mut session) = self.session.try_borrow_mut()
+            && let Some(session) = &mut *session
+        {
+            session.take_grant(&mut Arrivals(self));
+        }
     }
 
     /// Takes a call of this thread: writes it, or queues it. No answer arrives in here.
@@ -347,6 +374,12 @@ impl Session {
         }
     }
 
+    fn take_grant(&mut self, host: &mut dyn Host) {
+        if let Some(notice) = self.waiter.take_notice() {
+            self.handle_notice(notice, host);
+        }
+    }
+
     fn is_refused(&self) -> bool {
         self.machine.is_refused()
     }
@@ -360,19 +393,25 @@ impl Session {
 }
 
 /// What runs the tasks of a thread, all of them on this thread.
-enum Executor {
+pub(crate) enum Executor {
     Arbiter(ArbiterHandle),
     Runtime(Handle),
 }
 
 impl Executor {
-    fn here() -> Option<Self> {
-        if let Some(arbiter) = Arbiter::try_current().filter(ArbiterHandle::alive) {
-            return Some(Executor::Arbiter(arbiter));
+    /// Returns that of this thread; `None` if it has neither an arbiter nor a runtime that runs all its tasks on one thread.
+    pub(crate) fn here() -> Option<Self> {
+        if let Some(executor) = Self::of_arbiter() {
+            return Some(executor);
         }
         let runtime = Handle::try_current().ok()?;
-        let is_here = matches!(runtime.runtime_flavor(), RuntimeFlavor::CurrentThread);
+        let is_here = runtime.runtime_flavor() == RuntimeFlavor::CurrentThread;
         is_here.then_some(Executor::Runtime(runtime))
+    }
+
+    /// Returns this thread's arbiter; `None` if it has none or that has ended.
+    pub(crate) fn of_arbiter() -> Option<Self> {
+        Arbiter::try_current().filter(ArbiterHandle::alive).map(Executor::Arbiter)
     }
 
     fn run(self, task: DirectTask) {

@@ -1,10 +1,8 @@
-//! Single messages and batches that are sent to a pool: each is a session of its own.
+//! Single messages that are sent to a pool, on their way to a lane; and batches, each of which is a session of its own.
 
-use std::future::Future;
 use std::marker::PhantomData;
-use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use actix::dev::OneshotSender;
@@ -12,7 +10,8 @@ use actix::{ArbiterHandle, Message};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{CallOptions, Host, PendingSession, Session};
+use super::direct::{DirectSession, Executor};
+use super::{CallOptions, PendingSession};
 use crate::actors::calls::payload::{EncodeMessage, Payload};
 use crate::actors::calls::{MethodInfo, PendingCall};
 use crate::actors::context::CallOrigin;
@@ -82,31 +81,6 @@ impl<M: Serialize> EncodeMessage for LimitedMessage<'_, M> {
     }
 }
 
-/// A session that runs as a task, without an actor: a batch that was sent to the pool. The task
-/// ends once all calls are answered and the worker is returned.
-pub(crate) struct SessionTask(pub(crate) Session);
-
-impl Future for SessionTask {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<()> {
-        self.0.poll(task, &mut NoMailbox)
-    }
-}
-
-/// The [`Host`] of a session without an actor: it has no mailbox from which further calls could arrive.
-struct NoMailbox;
-
-impl Host for NoMailbox {
-    fn is_connected(&self) -> bool {
-        false
-    }
-
-    fn send_fence(&mut self, _: u64) -> bool {
-        false
-    }
-}
-
 /// A message to the pool on its way to the lane of an arbiter; `N` is the type it was sent as.
 pub struct Relay<W, M, N = M> {
     scheduler: Arc<Scheduler>,
@@ -162,46 +136,28 @@ where
     }
 }
 
-/// Submits all messages of a batch to a session.
-pub(crate) fn submit<W, M, T, E>(
-    session: &mut Session,
-    messages: &[M],
-    slots: &std::rc::Rc<BatchSlots<Result<T, E>>>,
-    limit: &CallLimit,
-    origin: &CallOrigin,
-    host: &mut dyn Host,
-) where
+/// Returns the calls of a batch, each with its message.
+pub(crate) fn calls_of<'a, W, M, T, E>(
+    messages: &'a [M],
+    slots: &'a Rc<BatchSlots<Result<T, E>>>,
+    limit: &'a CallLimit,
+    origin: &'a CallOrigin,
+) -> impl Iterator<Item = (PendingCall, LimitedMessage<'a, M>)>
+where
     W: Accepts<M>,
     M: Message<Result = Result<T, E>> + Serialize,
     T: DeserializeOwned + 'static,
     E: DeserializeOwned + From<Failure> + 'static,
 {
-    for (place, message) in messages.iter().enumerate() {
+    messages.iter().enumerate().map(move |(place, message)| {
         let call = call::<W, M>(slots.slot(place), limit.clone().unwrap_or(None), origin.clone());
-        session.submit(call, Payload::Value(&LimitedMessage(message, limit)), host);
-    }
+        (call, LimitedMessage(message, limit))
+    })
 }
 
-/// The [`Host`] of a session while the messages of a batch are submitted. No call can arrive behind the batch, so a
-/// fence passes once the whole batch is submitted, and an error clears the calls up to there.
-#[derive(Default)]
-struct BatchSubmission {
-    fence: Option<u64>,
-}
-
-impl Host for BatchSubmission {
-    fn is_connected(&self) -> bool {
-        true
-    }
-
-    fn send_fence(&mut self, number: u64) -> bool {
-        self.fence = Some(number);
-        true
-    }
-}
-
-/// A batch to the pool that waits for a free worker.
+/// A batch to the pool that has asked for a worker: a checkout of its own, whose session ends with the batch.
 pub(crate) struct BatchRelay<M> {
+    scheduler: Arc<Scheduler>,
     /// `None` for an empty batch.
     pending: Option<PendingSession>,
     pub(crate) messages: UserValues<M>,
@@ -220,32 +176,50 @@ impl<M> BatchRelay<M> {
         let options = CallOptions::of(&scheduler.options);
         let ask = || PendingSession::new(scheduler.clone(), options, origin.at());
         let pending = (!messages.is_empty()).then(ask);
-        BatchRelay { pending, messages: UserValues(messages), limit, origin }
+        BatchRelay { scheduler: scheduler.clone(), pending, messages: UserValues(messages), limit, origin }
     }
 }
 
-impl<M: Send + 'static> BatchRelay<M> {
-    pub(crate) fn run<W, T, E>(
-        self,
-        arbiter: &ArbiterHandle,
-        caller: Option<OneshotSender<Vec<Result<T, E>>>>,
-    ) where
+impl<M> BatchRelay<M> {
+    /// Runs the batch on this thread if it has an arbiter, and otherwise where such calls run.
+    pub(crate) fn run<W, T, E>(self, caller: Option<OneshotSender<Vec<Result<T, E>>>>)
+    where
         W: Worker + Accepts<M>,
-        M: Message<Result = Result<T, E>> + Serialize,
+        M: Message<Result = Result<T, E>> + Serialize + Send + 'static,
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        let BatchRelay { pending, messages, limit, origin } = self;
-        arbiter.spawn(async move {
-            let slots = BatchSlots::answering(messages.0.len(), caller);
-            let Some(mut session) = pending.map(PendingSession::start) else { return };
-            let mut submission = BatchSubmission::default();
-            submit::<W, M, T, E>(&mut session, &messages.0, &slots, &limit, &origin, &mut submission);
-            if let Some(fence) = submission.fence {
-                session.pass_fence(fence, &mut NoMailbox);
+        match Executor::of_arbiter() {
+            Some(executor) => self.run_on::<W, T, E>(executor, caller),
+            None => {
+                // An arbiter that has ended drops the caller, who is answered then.
+                self.scheduler.arbiter_here().spawn(async move {
+                    if let Some(executor) = Executor::of_arbiter() {
+                        self.run_on::<W, T, E>(executor, caller);
+                    }
+                });
             }
-            drop(messages);
-            actix_rt::spawn(SessionTask(session));
-        });
+        }
+    }
+
+    /// Runs the batch on this thread, of which this is the executor. If it has a worker, its first calls are written now.
+    fn run_on<W, T, E>(self, executor: Executor, caller: Option<OneshotSender<Vec<Result<T, E>>>>)
+    where
+        W: Worker + Accepts<M>,
+        M: Message<Result = Result<T, E>> + Serialize,
+        T: DeserializeOwned + 'static,
+        E: DeserializeOwned + From<Failure> + 'static,
+    {
+        let BatchRelay { pending, messages, limit, origin, .. } = self;
+        let slots = BatchSlots::answering(messages.0.len(), caller);
+        let Some(pending) = pending else { return };
+        let control = Arc::default();
+        let place = DirectSession::start(executor, pending, &control);
+        let Some(session) = DirectSession::find(place) else { return };
+        session.take_grant();
+        for (call, message) in calls_of::<W, M, T, E>(&messages.0, &slots, &limit, &origin) {
+            session.submit(call, Payload::Value(&message));
+        }
+        control.close();
     }
 }

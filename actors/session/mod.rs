@@ -1,5 +1,5 @@
 //! One checkout at work: it asks for a worker, writes calls, reads replies, watches the time limits and returns the
-//! worker. The checkout actor runs a session, and so does each single call or batch that is sent to a pool.
+//! worker. The checkout actor runs a session, and so does each batch that is sent to a pool.
 //!
 //! A session decides nothing. It passes what happens to its [`Machine`] and carries out what that wants done.
 
@@ -11,6 +11,7 @@ mod options;
 mod pending;
 mod replies;
 mod timers;
+mod unused;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -37,6 +38,7 @@ use crate::wire::frame::PayloadError;
 use machine::{Actions, Admission, Answer, Call, Event, Grant, Machine};
 pub(crate) use options::CallOptions;
 pub(crate) use pending::PendingSession;
+pub(crate) use unused::UnusedCheckout;
 
 /// Number of submitted calls after which the session looks at its channel, even if the mailbox is not empty.
 const CALLS_BETWEEN_EXCHANGES: u32 = 256;

@@ -2,10 +2,24 @@
 
 use std::panic::Location;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::machine::{Actions, Machine};
+use super::timers::IdleWorker;
 use super::{CallOptions, LazyTimer, LentBlobs, Scheduler, Session, Waiter};
 use crate::actors::scheduler::holding::Tenant;
+use crate::actors::scheduler::worker_state::RetireReason;
+
+/// What has become of a request for a worker.
+pub(super) enum News {
+    /// It waits, or was refused, which answers the first call.
+    Nothing,
+    WorkerHeld(IdleWorker),
+    /// The worker that was lent has ended.
+    WorkerLost,
+    /// The pool takes back what holders do not use.
+    PoolStops,
+}
 
 /// A session that has asked the scheduler for a worker and does not run yet; it may move to another thread.
 /// Dropping it cancels the request.
@@ -29,6 +43,37 @@ impl PendingSession {
 
     pub(crate) fn scheduler(&self) -> &Arc<Scheduler> {
         &self.scheduler
+    }
+
+    pub(super) fn waiter(&self) -> &Arc<Waiter> {
+        &self.waiter
+    }
+
+    /// Returns how long the checkout may hold a worker without a call.
+    pub(super) fn idle_limit(&self) -> Option<Duration> {
+        self.options.idle_checkout_timeout
+    }
+
+    /// Returns what the scheduler's notices say, which stay where they are.
+    pub(super) fn news(&self) -> News {
+        let news = self.waiter.peek(|notice| {
+            if notice.closing || notice.stopped {
+                News::PoolStops
+            } else if notice.worker_ended || notice.exit_report.is_some() {
+                News::WorkerLost
+            } else {
+                notice.lease.as_mut().map_or(News::Nothing, |lease| News::WorkerHeld(IdleWorker::of(lease)))
+            }
+        });
+        news.unwrap_or(News::Nothing)
+    }
+
+    /// Asks for another worker, ahead of others, because the one that was lent has ended.
+    pub(super) fn replace_worker(&mut self) {
+        let lost = self.waiter.take_notice().and_then(|notice| notice.lease);
+        // The lease is given up after the request: a pool that ends waits for its leases.
+        self.waiter = self.scheduler.reacquire(self.waiter.holding.tenant());
+        drop(lost.and_then(|lease| lease.kill(RetireReason::Broken)));
     }
 
     /// Starts the session on this thread.

@@ -7,13 +7,43 @@ use super::machine::{Due, Event, TimeLimit};
 use super::{Host, LeasedWorker, Session};
 use crate::actors::calls::limits;
 use crate::actors::reply::AnswerSlot;
+use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::exit::ExitReport;
+use crate::actors::scheduler::lease::Lease;
+use crate::actors::scheduler::worker_handle::WorkerHandle;
 use crate::config::OnCancel;
 use crate::failure::{Failure, FailureKind, Phase};
 
 /// Returns by how much a limit has passed; `None` if it has not.
 fn passed_by(limit: &TimeLimit) -> Option<Duration> {
     limits::passed_by(limit.since, limit.at, Instant::now())
+}
+
+/// A worker that its holder lets idle.
+pub(super) struct IdleWorker {
+    worker: WorkerHandle,
+    calls_served: u64,
+}
+
+impl IdleWorker {
+    /// Returns the worker of a checkout that has made no call.
+    pub(super) fn of(lease: &mut Lease) -> Self {
+        let calls_served = lease.channel().map_or(0, |channel| channel.calls_served);
+        IdleWorker { worker: lease.worker.clone(), calls_served }
+    }
+
+    /// Warns that the holder loses it; returns the failure of the holder's later calls.
+    pub(super) fn reclaimed(&self, scheduler: &Scheduler, limit: Duration) -> Failure {
+        let (pool, worker) = (scheduler.options.name.clone(), self.worker.number);
+        let facts = self.worker.facts_and_usage(Some(self.calls_served));
+        let failure = Failure::of(FailureKind::Timeout, "").in_phase(Phase::Holding).at_limit(limit);
+        let failure = failure.in_pool(&pool).on_worker(facts);
+        scheduler.teller.tell(move || {
+            tracing::warn!(target: "forkpool", %pool, worker, ?limit,
+                "a checkout held its worker with nothing to run for longer than idle_checkout_timeout and loses it");
+        });
+        failure
+    }
 }
 
 impl Session {
@@ -69,17 +99,9 @@ impl Session {
     /// is lost, so later calls fail.
     fn reclaim_idle_worker(&mut self, limit: Duration, host: &mut dyn Host) {
         let Some(LeasedWorker { lease, .. }) = &self.worker else { return };
-        let worker = lease.worker.number;
-        let facts = lease.worker.facts_and_usage(Some(self.machine.calls_served()));
-        let failure = Failure::of(FailureKind::Timeout, "").in_phase(Phase::Holding).at_limit(limit);
-        let failure = failure.in_pool(&self.scheduler.options.name).on_worker(facts);
-        let ends = self.retire_reason();
+        let idle = IdleWorker { worker: lease.worker.clone(), calls_served: self.machine.calls_served() };
+        let (failure, ends) = (idle.reclaimed(&self.scheduler, limit), self.retire_reason());
         self.handle(Event::Reclaimed { failure, ends }, Instant::now(), host);
-        let pool = self.scheduler.options.name.clone();
-        self.scheduler.teller.tell(move || {
-            tracing::warn!(target: "forkpool", %pool, worker, ?limit,
-                "a checkout held its worker with nothing to run for longer than idle_checkout_timeout and loses it");
-        });
     }
 
     /// Reports to the machine that the requester of the running call gave it up, if `on_cancel` makes a difference;

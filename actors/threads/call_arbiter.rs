@@ -24,6 +24,13 @@ impl CallArbiter {
         CallArbiter::Own { started: OnceLock::new(), supervision }
     }
 
+    /// Returns the arbiter of the pool's supervisor.
+    pub(crate) fn supervision(&self) -> &ArbiterHandle {
+        match self {
+            CallArbiter::Given(supervision) | CallArbiter::Own { supervision, .. } => supervision,
+        }
+    }
+
     pub(crate) fn get(&self) -> ArbiterHandle {
         match self {
             CallArbiter::Given(arbiter) => arbiter.clone(),

@@ -1,6 +1,6 @@
 //! Many calls in one message.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::harness::*;
 use actix::prelude::*;
@@ -180,6 +180,71 @@ fn a_batch_that_is_given_up_before_it_has_a_worker_does_not_run() {
         drop(waiting);
         settled(&pool, 1).await;
         assert_eq!(pool.stats().forked, 1, "nobody has ended it");
+    });
+}
+
+/// C1: also if this thread does nothing else from then on.
+#[test]
+fn the_first_call_of_a_batch_to_the_pool_is_on_its_way_when_it_is_sent() {
+    run(async {
+        let pool = pool_of_one();
+        settled(&pool, 1).await;
+        let journal = Scratch::path();
+        let task = |number| Task(number, journal.get().to_owned(), None, Act::Answer);
+        let batch = pool.send_batch(vec![task(1), task(2)]);
+        let patience = Instant::now() + PATIENCE;
+        while journal.lines().is_empty() && Instant::now() < patience {
+            std::thread::yield_now();
+        }
+        assert_eq!(journal.lines().len(), 1, "the second one waits until the worker has shown that it works");
+        assert!(answer(batch).await.iter().all(Result::is_ok));
+        assert_eq!(journal.lines().len(), 2);
+    });
+}
+
+/// C5
+#[test]
+fn no_answer_of_a_batch_to_the_pool_arrives_while_it_is_sent() {
+    run(async {
+        let pool = pool().workers(1..=1).max_payload(1000).start().expect("the pool starts");
+        settled(&pool, 1).await;
+        let (context, heard) = listening("batch");
+        let batch = context.run(|| pool.send_batch(vec![Echo(vec![7; 2000]), Echo(vec![7; 10])]));
+        assert_eq!(heard.kinds(), []);
+        let [large, small] = <[_; 2]>::try_from(answer(batch).await).expect("two answers");
+        assert_eq!(large.map_err(|failure| failure.kind()), Err(FailureKind::Payload));
+        assert_eq!(small, Ok(vec![7; 10]));
+        assert_eq!(heard.kinds(), [FailureKind::Payload]);
+        bounded("the stop", pool.stop(Duration::ZERO)).await;
+        let (context, heard) = listening("batch");
+        let batch = context.run(|| pool.send_batch(vec![Pid, Pid]));
+        assert_eq!(heard.kinds(), []);
+        assert_eq!(answer(batch).await.len(), 2);
+        assert_eq!(heard.kinds(), [FailureKind::Stopped; 2]);
+    });
+}
+
+/// C4, C10: a thread without an arbiter, and one whose arbiter ends.
+#[test]
+fn batches_to_the_pool_are_answered_on_every_thread() {
+    run(async {
+        let pool = pool_of_one();
+        let first = answer(pool.send(Pid)).await.expect("a pid");
+        let here = pool.clone();
+        let answers = on_a_thread(move || block_on(here.send_batch(numbers(50).0))).await;
+        assert_eq!(answers.last(), Some(&Ok((0..50).collect())));
+        let (here, file) = (pool.clone(), Scratch::path());
+        let begun = file.get().to_owned();
+        let [batch] = on_an_arbiter(move || async move {
+            let task = Task(1, begun, None, Act::Spin);
+            let batch = here.send_batch(vec![task.clone(), task]);
+            until("the first one runs", || file.lines().len() == 1).await;
+            [batch]
+        })
+        .await;
+        assert_eq!(answer(batch).await.len(), 2, "its arbiter has ended");
+        gone(first).await;
+        assert!(answer(pool.send(Pid)).await.is_ok_and(|pid| pid != first));
     });
 }
 

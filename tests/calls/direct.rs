@@ -10,6 +10,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use crate::harness::*;
+use forkpool::Phase;
 use forkpool::prelude::*;
 
 pub const fn millis(millis: u64) -> Duration {
@@ -401,6 +402,70 @@ fn a_stopped_pool_answers_direct_calls() {
         assert_eq!(answer(runs).await, Ok(1));
         assert!(bounded("the stop", stop).await.expect("a report").left.is_empty());
         gone(worker).await;
+    });
+}
+
+/// T2
+#[test]
+fn a_handle_that_makes_no_call_loses_its_worker_in_order() {
+    run(async {
+        let pool = pool().workers(1..=1).idle_checkout_timeout(millis(100)).start().expect("the pool starts");
+        settled(&pool, 1).await;
+        // The second one gets its worker from the first, and has waited for it.
+        let holders = [pool.checkout().open(), pool.checkout().open()];
+        let worker = answer(pool.send(Pid)).await.expect("it was given back");
+        for holder in &holders {
+            for _ in 0..2 {
+                let reclaimed = failure(holder.call(Pid)).await;
+                assert_eq!(
+                    (reclaimed.kind(), reclaimed.phase()),
+                    (FailureKind::Timeout, Some(Phase::Holding))
+                );
+                assert_eq!((reclaimed.limit(), reclaimed.pid()), (Some(millis(100)), Some(worker)));
+            }
+        }
+        // It was not killed, and one without the limit keeps it.
+        let patient = pool.checkout().idle_checkout_timeout(None).open();
+        let next = pool.checkout().open();
+        assert_eq!(answer(patient.call(Pid)).await, Ok(worker));
+        drop(patient);
+        // Its clock runs from when it has the worker, and a call in time stops it.
+        assert_eq!(answer(next.call(Pid)).await, Ok(worker));
+        assert_eq!(pool.stats().forked, 1);
+    });
+}
+
+/// P12: on any thread, also where nothing could run its session.
+#[test]
+fn a_handle_that_makes_no_call_holds_no_stop_up() {
+    run(async {
+        let pool = pool().workers(2..=2).start().expect("the pool starts");
+        settled(&pool, 2).await;
+        let here = pool.checkout().open();
+        let builder = pool.checkout();
+        let there = on_a_thread(move || builder.open()).await;
+        let waiting = pool.checkout().open();
+        assert_eq!((pool.stats().leased, pool.stats().waiting), (2, 1));
+        let report = bounded("the stop", pool.stop(PATIENCE * 10)).await;
+        assert!(report.left.is_empty());
+        for handle in [here, there, waiting] {
+            assert_eq!(failure(handle.call(Pid)).await.kind(), FailureKind::Stopped);
+        }
+    });
+}
+
+/// P8
+#[test]
+fn a_handle_that_makes_no_call_gets_another_worker_for_one_that_dies() {
+    run(async {
+        let pool = pool_of_one();
+        let first = answer(pool.send(Pid)).await.expect("a pid");
+        settled(&pool, 1).await;
+        let handle = pool.checkout().open();
+        kill(first);
+        until("it has another one", || pool.stats().leased == 1 && !pool.stats().pids.contains(&first)).await;
+        assert!(answer(handle.call(Pid)).await.is_ok_and(|pid| pid != first));
+        assert_eq!(pool.stats().forked, 2);
     });
 }
 

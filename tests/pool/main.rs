@@ -8,6 +8,7 @@ mod holders;
 mod idle_deaths;
 mod lane_clients;
 mod lane_ends;
+mod lane_reentry;
 mod lanes;
 mod line;
 mod population;
