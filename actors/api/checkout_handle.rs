@@ -19,7 +19,7 @@ use crate::actors::reply::{AnswerSlot, BatchSlots};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::session::PendingSession;
 use crate::actors::session::direct::{Control, DirectSession, SessionPlace};
-use crate::actors::session::dispatch::{CallLimit, LimitedMessage, call, limit_of};
+use crate::actors::session::dispatch::{CallLimit, LimitedMessage, call, limit_of, method_of};
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
 use crate::failure::{Failure, FailureKind};
@@ -235,7 +235,8 @@ impl<W: Worker> CheckoutHandle<W> {
     where
         W: Accepts<M>,
     {
-        Refusal { failure, name: W::NAME, origin: origin.clone(), scheduler: self.scheduler.clone() }
+        let (origin, scheduler) = (origin.clone(), self.scheduler.clone());
+        Refusal { failure, method: method_of::<W, M>(), origin, scheduler }
     }
 
     /// Returns the session, which the first call starts on its thread.

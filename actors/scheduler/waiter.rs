@@ -30,6 +30,8 @@ pub(crate) struct Notice {
 /// One checkout as the scheduler knows it, from its request for a worker to its release.
 pub(crate) struct Waiter {
     pub(crate) id: u64,
+    /// Whether it waits for a lane, which has several calls for a worker.
+    pub(crate) is_lane: bool,
     /// Whether a call is queued on the checkout: only such a checkout can be failed with a failed set-up.
     pub(crate) has_call: AtomicBool,
     has_notice: AtomicBool,
@@ -43,9 +45,10 @@ struct Mailbox {
 }
 
 impl Waiter {
-    pub(crate) fn new(id: u64) -> Arc<Self> {
+    pub(crate) fn new(id: u64, is_lane: bool) -> Arc<Self> {
         Arc::new(Waiter {
             id,
+            is_lane,
             has_call: AtomicBool::new(false),
             has_notice: AtomicBool::new(false),
             mailbox: Mutex::new(Mailbox::default()),

@@ -12,4 +12,5 @@ mod line;
 mod population;
 mod ready;
 mod release;
+mod snapshot;
 mod unreported;
