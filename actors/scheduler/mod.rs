@@ -240,10 +240,9 @@ impl Scheduler {
 
     /// Counts a worker that was lost to this call, identified by its hash.
     pub(crate) fn record_kill(&self, call: u64) {
-        if let Some(quarantine) = &self.quarantine {
-            if quarantine.lock().record_kill(call, Instant::now()) {
-                self.tallies.count_quarantined();
-            }
+        let quarantine = self.quarantine.as_ref();
+        if quarantine.is_some_and(|quarantine| quarantine.lock().record_kill(call, Instant::now())) {
+            self.tallies.count_quarantined();
         }
     }
 

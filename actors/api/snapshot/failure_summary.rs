@@ -10,7 +10,7 @@ use crate::wire::frame;
 
 /// Longest text of a failure in a snapshot, in bytes: 32 of them leave room for the workers, also if JSON writes two bytes
 /// for each.
-const MAX_TEXT: usize = 320;
+const MAX_TEXT: usize = 240;
 
 /// Longest name of a call there, in bytes.
 const MAX_NAME: usize = 64;
@@ -28,7 +28,7 @@ pub struct FailureSummary {
     pub kind: FailureKind,
     /// The beginning of the name of the call's message, of at most 64 bytes.
     pub call: Option<String>,
-    /// The beginning of the failure's line, of at most 320 bytes.
+    /// The beginning of the failure's line, of at most 240 bytes.
     pub text: String,
     /// The number of the worker, if one was involved.
     pub worker: Option<u64>,

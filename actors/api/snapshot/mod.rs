@@ -1,6 +1,7 @@
 //! What a pool is doing, in full: [`Snapshot`] and its parts.
 //!
-//! All parts are plain data. They serialize with durations as seconds, to the microsecond.
+//! All parts are plain data. They serialize with durations as seconds: those of workers to the millisecond, all others to the
+//! microsecond.
 
 mod end_reason;
 mod failure_summary;
@@ -25,7 +26,7 @@ pub use stats::Stats;
 /// [`PoolHandle::snapshot`](crate::PoolHandle::snapshot) returns it.
 ///
 /// Numbers that count never fall. While calls run, they may be of slightly different moments; once all answers have
-/// arrived, they are exact. As JSON it has less than 64 KiB for 200 workers.
+/// arrived, they are exact. As JSON it has less than 64 KiB for 200 workers and eight messages, of which each adds up to 1 KiB.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Snapshot {
@@ -85,7 +86,7 @@ pub struct WorkerSnapshot {
     /// Where it is in its life.
     pub state: WorkerStatus,
     /// How long ago it was forked.
-    #[serde(serialize_with = "seconds::duration")]
+    #[serde(serialize_with = "seconds::rough")]
     pub age: Duration,
     /// Checkouts that it has served, the current one included; each call to the pool counts as one. Those of a thread that
     /// makes calls to the pool are counted when it gives the worker back.
@@ -95,12 +96,12 @@ pub struct WorkerSnapshot {
     /// The name of the message that it is to answer next, if it has a call.
     pub call: Option<&'static str>,
     /// How long it has had that call as the next.
-    #[serde(serialize_with = "seconds::optional")]
+    #[serde(serialize_with = "seconds::optional_rough")]
     pub running_for: Option<Duration>,
     /// Its private memory in bytes at its last release. Workers measure it in a pool with `max_memory`.
     pub private_bytes: Option<u64>,
     /// CPU time that its process has used; `None` if this process cannot see it, for example on another machine.
-    #[serde(serialize_with = "seconds::optional")]
+    #[serde(serialize_with = "seconds::optional_rough")]
     pub cpu_time: Option<Duration>,
 }
 

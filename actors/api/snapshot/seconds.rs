@@ -1,4 +1,4 @@
-//! Times as numbers of seconds, to the microsecond: what a page and a metric show.
+//! Times as numbers of seconds: what a page and a metric show.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +16,21 @@ pub(super) fn duration<S: Serializer>(duration: &Duration, serializer: S) -> Res
 pub(super) fn optional<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     match duration {
         Some(duration) => serializer.serialize_some(&of(*duration)),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// To the millisecond, for what there is one of for each worker.
+pub(super) fn rough<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_millis() as f64 / 1e3)
+}
+
+pub(super) fn optional_rough<S: Serializer>(
+    duration: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match duration {
+        Some(duration) => serializer.serialize_some(&(duration.as_millis() as f64 / 1e3)),
         None => serializer.serialize_none(),
     }
 }

@@ -38,14 +38,14 @@ fn call(number: u64) -> CallTotals {
     }
 }
 
-/// M1: with 200 workers that all run a call, a dozen messages, and 32 failures with long texts.
+/// M1: with 200 workers that all run a call, eight messages, and 32 failures with long texts.
 #[test]
 fn a_snapshot_of_200_workers_has_less_than_64_kib() -> serde_json::Result<()> {
     let failure = Failure::task("a text of many words, most of which say little. ".repeat(100));
     let snapshot = Snapshot {
         pool: "invoices".to_owned(),
         workers: (1..=200).map(worker).collect(),
-        calls: (1..=6).map(call).collect(),
+        calls: (1..=8).map(call).collect(),
         hold: histogram(),
         start: histogram(),
         totals: Totals { ends: EndReason::ALL.map(|reason| (reason, 1_234_567)).into(), ..Totals::default() },
