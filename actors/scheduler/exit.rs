@@ -8,6 +8,7 @@ use crate::actors::api::snapshot::EndReason;
 use crate::actors::telemetry::stdio::OutputPipe;
 use crate::failure::{Ending, Failure, MemoryVerdict, WorkerFacts};
 use crate::wire::control::Ended;
+use crate::worker::EXIT_PANICKED;
 
 /// How long a worker's exit report is awaited after the worker has closed its channel (500 ms). A worker without a
 /// report by then has closed its channel without exiting, or its server does not report its exit: see
@@ -78,6 +79,10 @@ impl ExitReport {
             None => match self {
                 ExitReport::Unknown => EndReason::Unknown,
                 ExitReport::Known(Ended { hung: true, .. }) => EndReason::Hung,
+                // It may have exited before its holder has read of the panic.
+                ExitReport::Known(Ended { ending: Ending::Exited { code: EXIT_PANICKED }, .. }) => {
+                    EndReason::Panic
+                }
                 ExitReport::Known(Ended { ending: Ending::Exited { .. }, .. }) => EndReason::Exit,
                 ExitReport::Known(Ended { ending: Ending::Signaled { .. }, .. }) => EndReason::Signal,
                 ExitReport::Known(Ended { ending: Ending::Unknown, .. }) => EndReason::Unknown,
@@ -144,6 +149,7 @@ mod tests {
         let table = [
             (&exited, None, EndReason::Exit),
             (&killed, None, EndReason::Signal),
+            (&report(Ending::Exited { code: EXIT_PANICKED }, false), None, EndReason::Panic),
             (&report(signaled(libc::SIGKILL), true), None, EndReason::Hung),
             (&ExitReport::Unknown, None, EndReason::Unknown),
             (&killed, Some(RetireReason::TimedOut), EndReason::Timeout),

@@ -32,7 +32,7 @@ pub enum EndReason {
     Setup,
     /// Its checkout saw an error, see `keep_after_error`.
     Error,
-    /// Its handler or its `checkout_done` panicked.
+    /// Its handler or its `checkout_done` panicked, or it exited with 101, the status of a panic.
     Panic,
     /// It broke the protocol, or closed its channel without an exit.
     Protocol,
