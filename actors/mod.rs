@@ -18,6 +18,14 @@ mod threads;
 mod transport;
 mod worker_api;
 
+/// The parts of a [`Snapshot`](crate::Snapshot).
+pub mod snapshot {
+    pub use super::api::snapshot::{
+        CallTotals, EndReason, FailureSummary, Histogram, Limits, QueueSnapshot, ServerSnapshot, Snapshot,
+        Stats, Totals, WorkerCounts, WorkerSnapshot, WorkerStatus,
+    };
+}
+
 pub use api::batch::{Batch, SendBatch};
 pub use api::checkout::{Abort, Checkout, Within};
 pub use api::checkout_builder::CheckoutBuilder;
@@ -30,8 +38,7 @@ pub use api::pool_start::StartError;
 pub use api::request::PoolRequest;
 pub use api::server_builder::Server;
 pub use api::server_stats::ServerStats;
-pub use api::snapshot_holder::Holder;
-pub use api::stats::{Histogram, Stats};
+pub use api::snapshot::{Histogram, Holder, Snapshot, Stats};
 pub use api::stop_report::{LeftProcess, StopReport};
 pub use context::actor_context::{Here, ProxyContext, here};
 pub use context::{

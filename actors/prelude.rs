@@ -7,7 +7,7 @@
 
 pub use super::{
     Abort, Batch, Checkout, CheckoutHandle, ContextFailure, ErrorContext, Pool, PoolHandle, SendBatch,
-    StartError, Stats, Stop, StopReport, Within, Worker, WorkerContext, here,
+    Snapshot, StartError, Stats, Stop, StopReport, Within, Worker, WorkerContext, here,
 };
 pub use crate::{
     Backoff, Blob, BlobMut, Ending, Failure, FailureKind, FinishedLog, LogLevel, MemoryVerdict, OnCancel,

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::task::coop;
 
+use crate::actors::calls::MethodInfo;
 use crate::actors::context::CallOrigin;
 use crate::actors::reply::LocalReply;
 use crate::actors::scheduler::Scheduler;
@@ -36,7 +37,7 @@ enum State<T, E> {
 /// A call that did not come to a session.
 pub(super) struct Refusal {
     pub(super) failure: Failure,
-    pub(super) name: &'static str,
+    pub(super) method: &'static MethodInfo,
     pub(super) origin: CallOrigin,
     pub(super) scheduler: Arc<Scheduler>,
 }
@@ -45,13 +46,13 @@ impl Refusal {
     /// Counts and reports the failure; returns it with what is known of the call.
     pub(super) fn report(self) -> Failure {
         let pool = &self.scheduler.options.name;
-        let failure = self.failure.in_pool(pool).during(self.name);
-        self.scheduler.totals.count_failure(failure.kind());
+        let failure = self.failure.in_pool(pool).during(self.method.name);
+        self.scheduler.tallies.count_failure(self.method, &failure);
         if let Some(log) = self.origin.log_sink().and_then(LogSink::log) {
             log.error(failure.to_string());
         }
         if self.origin.is_reported(true) {
-            self.origin.report_failure(&format!("{pool} -> {}", self.name), failure.clone());
+            self.origin.report_failure(&format!("{pool} -> {}", self.method.name), failure.clone());
         }
         failure
     }

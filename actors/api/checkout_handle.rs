@@ -18,7 +18,7 @@ use crate::actors::context::CallOrigin;
 use crate::actors::reply::{AnswerSlot, BatchSlots};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::session::direct::{Control, DirectSession, Executor, SessionPlace};
-use crate::actors::session::dispatch::{CallLimit, LimitedMessage, call, calls_of, limit_of};
+use crate::actors::session::dispatch::{CallLimit, LimitedMessage, call, calls_of, limit_of, method_of};
 use crate::actors::session::{PendingSession, UnusedCheckout};
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
@@ -241,7 +241,8 @@ impl<W: Worker> CheckoutHandle<W> {
     where
         W: Accepts<M>,
     {
-        Refusal { failure, name: W::NAME, origin: origin.clone(), scheduler: self.scheduler.clone() }
+        let (origin, scheduler) = (origin.clone(), self.scheduler.clone());
+        Refusal { failure, method: method_of::<W, M>(), origin, scheduler }
     }
 
     /// Returns the session, which the first call starts on its thread.

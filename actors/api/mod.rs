@@ -12,7 +12,6 @@ pub(crate) mod pool_start;
 pub(crate) mod request;
 pub(crate) mod server_builder;
 pub(crate) mod server_stats;
-pub(crate) mod snapshot_holder;
-pub(crate) mod stats;
+pub(crate) mod snapshot;
 pub(crate) mod stop_report;
 mod unattended;

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::checkout::Within;
 use super::pool_builder::PoolBuilder;
-use super::stats::Stats;
+use super::snapshot::Stats;
 use super::stop_report::StopReport;
 use super::unattended;
 use crate::actors::context::CallOrigin;

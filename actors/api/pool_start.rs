@@ -345,7 +345,8 @@ impl PoolParts {
         actor: &ArbiterHandle,
     ) -> PoolHandle<W> {
         let PoolParts { options, spec, blobs, launched } = self;
-        let scheduler = Scheduler::new(options, blobs, calls, teller);
+        let messages = W::METHODS.iter().map(Method::name).collect();
+        let scheduler = Scheduler::new(options, messages, blobs, calls, teller);
         let supervisor = Supervisor::new(scheduler.clone(), spec, launched, own);
         // Made here and not on the arbiter: if that stops before it runs the supervisor, dropping it ends the pool.
         let supervisor = Supervisor::start_in_arbiter(supervision, move |_| supervisor);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{MethodInfo, PendingCall};
 use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::Scheduler;
+use crate::actors::scheduler::tallies::ThreadTally;
 use crate::failure::{Failure, FailureKind};
 
 /// Answers calls of one pool.
@@ -13,24 +14,28 @@ pub(crate) struct Answering<'a>(pub(crate) &'a Scheduler);
 
 impl Answering<'_> {
     /// Counts how long a call has run to which a reply has arrived, and whether its requester still waits.
-    pub(crate) fn count_run<S: AnswerSlot>(self, call: &PendingCall<S>, ran: Duration) {
-        self.0.totals.add_run(ran);
+    pub(crate) fn count_run<S: AnswerSlot>(self, call: &PendingCall<S>, ran: Duration, here: &ThreadTally) {
+        here.add_run(call.method, ran);
         if call.slot.is_abandoned() {
-            self.0.totals.count_unheard();
+            self.0.tallies.count_unheard();
         }
     }
 
     /// Delivers the handler's own `Ok`, which the call's slot has decoded.
-    pub(crate) fn deliver_value<S: AnswerSlot>(self, call: &PendingCall<S>) {
-        self.0.totals.count_success();
+    pub(crate) fn deliver_value<S: AnswerSlot>(self, call: &PendingCall<S>, here: &ThreadTally) {
+        here.count_success(call.method);
         call.slot.deliver();
     }
 
     /// Delivers the handler's own `Err`, which the call's slot has decoded. Returns it as a failure if it must be
     /// [reported](Self::report) to the call's context.
     #[must_use = "the call's context is to be notified"]
-    pub(crate) fn deliver_error<S: AnswerSlot>(self, call: &PendingCall<S>) -> Option<Failure> {
-        self.0.totals.count_error();
+    pub(crate) fn deliver_error<S: AnswerSlot>(
+        self,
+        call: &PendingCall<S>,
+        here: &ThreadTally,
+    ) -> Option<Failure> {
+        here.count_error(call.method);
         let is_reported = call.is_reported();
         let needed = is_reported || call.timer.is_some();
         let failure = if needed { call.slot.error_as_failure(call.method.describe) } else { None };
@@ -48,8 +53,8 @@ impl Answering<'_> {
         call: &PendingCall<S>,
         failure: Failure,
     ) -> Option<Failure> {
-        self.0.totals.count_failure(failure.kind());
         let failure = self.with_names(call.method, failure);
+        self.0.tallies.count_failure(call.method, &failure);
         call.log_failure(&failure);
         let reported = call.is_reported().then(|| failure.clone());
         call.slot.fail(failure);

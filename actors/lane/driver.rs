@@ -1,7 +1,6 @@
 //! Carries out what a lane decides: writes calls, reads replies, answers, asks for workers and gives them back.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -19,6 +18,7 @@ use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::lanes::LaneSignals;
 use crate::actors::scheduler::state::ReleaseReport;
+use crate::actors::scheduler::tallies::ThreadTally;
 use crate::actors::scheduler::waiter::{Notice, Waiter};
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::threads::symbolizer;
@@ -32,6 +32,8 @@ const CALLS_PER_PUBLICATION: u32 = 16;
 /// A lane at work.
 pub(super) struct Driver {
     pub(super) scheduler: Arc<Scheduler>,
+    /// What it counts with.
+    pub(super) tally: ThreadTally,
     pub(super) signals: Arc<LaneSignals>,
     pub(super) state: LaneState<PendingCall, Place, Encoded>,
     /// The workers that the lane holds, in the order of [`LaneState::held`].
@@ -58,6 +60,7 @@ impl Driver {
     pub(super) fn new(scheduler: Arc<Scheduler>, signals: Arc<LaneSignals>) -> Self {
         let state = LaneState::new(*scheduler.options.workers.end());
         Driver {
+            tally: scheduler.tallies.here(),
             scheduler,
             signals,
             state,
@@ -93,7 +96,7 @@ impl Driver {
             Ok(payload) => self.write_or_queue(call, payload, ticket, now),
             Err(failure) => self.failed.push((call, failure)),
         }
-        self.signals.waiting.store(self.state.waiting(), Ordering::Relaxed);
+        self.show_waiting();
         if !std::mem::replace(&mut self.is_woken, true) {
             self.waker.iter().for_each(Waker::wake_by_ref);
         }
@@ -164,9 +167,11 @@ impl Driver {
             let (call, problem) = *refused;
             return self.failed.push((call, unencodable(&problem)));
         }
-        self.scheduler.totals.add_checkouts(1);
         self.count_wait(at, now);
         self.unpublished += 1;
+        if was_free {
+            self.show_running(at);
+        }
         if was_free || self.unpublished == CALLS_PER_PUBLICATION {
             self.unpublished = 0;
             self.workers[at].channel().into_iter().for_each(|channel| channel.write_now());
@@ -174,9 +179,25 @@ impl Driver {
     }
 
     fn count_wait(&mut self, at: usize, now: Instant) {
-        if let Some(waited) = self.state.held[at].end_first_wait(now) {
-            self.scheduler.totals.add_wait(waited);
+        let Some(first) = self.state.held[at].written.front_mut() else { return };
+        if let Some(waited) = first.single.end_wait(now) {
+            self.tally.count_checkout();
+            self.tally.add_wait(first.single.call.method, waited);
         }
+    }
+
+    /// Shows which call a worker is to answer next, and since when.
+    pub(super) fn show_running(&self, at: usize) {
+        let held = &self.state.held[at];
+        let first = held.written.front().map(|first| (first.single.call.method.index, held.front_since));
+        self.workers[at].lease.worker.activity.show_running(first);
+    }
+
+    /// Shows how many calls wait, and since when the first of them does.
+    fn show_waiting(&self) {
+        let waiting = self.state.waiting();
+        let first = if waiting == 0 { None } else { self.state.waits_since() };
+        self.signals.show_waiting(waiting, first, self.scheduler.started);
     }
 
     pub(super) fn write_queued(&mut self, now: Instant) {
@@ -211,7 +232,7 @@ impl Driver {
             now = Instant::now();
         }
         self.give_back(now, cx);
-        self.signals.waiting.store(self.state.waiting(), Ordering::Relaxed);
+        self.show_waiting();
         let is_over = !self.scheduler.accepts_calls() && self.is_empty();
         if is_over { Poll::Ready(()) } else { Poll::Pending }
     }
@@ -285,8 +306,6 @@ impl Driver {
         if let Some(lease) = notice.lease.take() {
             match LaneWorker::accept(lease, waiter, now) {
                 Ok((worker, held)) => {
-                    // Its calls count as checkouts, and not the lease.
-                    self.scheduler.totals.take_checkouts(1);
                     self.workers.push(worker);
                     self.state.held.push(held);
                     // Before the notice, which may be that the pool stops: each worker has a call by now.
@@ -374,22 +393,24 @@ impl Driver {
         self.state.held[at].is_closing |= stop;
         if !matches!(meaning, ReplyMeaning::Panicked(..) | ReplyMeaning::Cleared) {
             self.count_wait(at, now);
-            self.workers[at].calls_served += 1;
+            self.workers[at].add_served();
+            self.show_running(at);
             let ran = times.ran.unwrap_or_default();
-            Answering(&self.scheduler).count_run(&call, ran);
-            self.scheduler.totals.add_hold(ran);
+            Answering(&self.scheduler).count_run(&call, ran, &self.tally);
+            self.tally.add_hold(ran);
         }
         let answering = Answering(&self.scheduler);
         match meaning {
-            ReplyMeaning::Done => answering.deliver_value(&call),
+            ReplyMeaning::Done => answering.deliver_value(&call, &self.tally),
             ReplyMeaning::Failed => {
-                if let Some(failure) = answering.deliver_error(&call) {
+                if let Some(failure) = answering.deliver_error(&call, &self.tally) {
                     answering.report(&call, failure);
                 }
             }
             ReplyMeaning::Payload { text, .. } => {
                 let worker = &self.workers[at];
-                let failure = payload_failure(&text, call.method, &worker.lease.worker, worker.calls_served);
+                let failure =
+                    payload_failure(&text, call.method, &worker.lease.worker, worker.calls_served());
                 answering.fail(&call, failure);
             }
             ReplyMeaning::Panicked(report, usage) => {
@@ -439,11 +460,7 @@ impl Driver {
             let is_written =
                 |at: usize| workers[at].channel().is_none_or(|channel| channel.outbox().is_empty());
             let Some(at) = self.state.next_to_give_back(is_written, &mut look_again) else { break };
-            let (mut worker, held) = self.remove(at);
-            let calls_served = worker.calls_served;
-            if let Some(channel) = worker.channel() {
-                channel.calls_served = calls_served;
-            }
+            let (worker, held) = self.remove(at);
             let released = &worker.released;
             worker.lease.give_back(ReleaseReport {
                 stop: released.stop,

@@ -125,14 +125,13 @@ impl Driver {
         }
         let taken = self.state.held[at].take_behind(begun);
         self.urgent += taken.len();
-        self.scheduler.totals.take_checkouts(taken.len());
         let worker = &mut self.workers[at];
         self.state.requeue(taken, |id, place| worker.message(id, place));
         let reason = fault.retire_reason();
-        let failure = fault.failure(&self.scheduler, &worker.lease.worker, worker.calls_served);
+        let failure = fault.failure(&self.scheduler, &worker.lease.worker, worker.calls_served());
         let (worker, held) = self.remove(at);
         let began = held.front_since;
-        self.scheduler.totals.add_hold(now.saturating_duration_since(began));
+        self.tally.add_hold(now.saturating_duration_since(began));
         let running = held.written.into_iter().map(|call| {
             let times = LaneWorker::times(&call.single, began, now);
             (call.single.call, times)

@@ -44,7 +44,7 @@ impl<C> Single<C> {
     }
 
     /// Returns how long the call has waited that is now the first of its worker, the first time.
-    fn end_wait(&mut self, now: Instant) -> Option<Duration> {
+    pub(crate) fn end_wait(&mut self, now: Instant) -> Option<Duration> {
         let is_first_time = !std::mem::replace(&mut self.is_counted, true);
         is_first_time.then(|| now.saturating_duration_since(self.since()))
     }
@@ -184,11 +184,6 @@ impl<C, P> Held<C, P> {
         Some(first)
     }
 
-    /// Returns how long the first call has waited, once for each call.
-    pub(crate) fn end_first_wait(&mut self, now: Instant) -> Option<Duration> {
-        self.written.front_mut()?.single.end_wait(now)
-    }
-
     /// Takes the calls behind the first `begun`: they will not begin there.
     pub(crate) fn take_behind(&mut self, begun: usize) -> VecDeque<Written<C, P>> {
         let taken = self.written.split_off(begun.min(self.written.len()));
@@ -201,6 +196,12 @@ impl<C, P> Held<C, P> {
     fn behind(&self) -> usize {
         let running = if self.unreleased == 0 { self.begun.max(1) } else { self.begun };
         self.written.len().saturating_sub(running)
+    }
+
+    /// Returns since when the first of them waits.
+    fn behind_since(&self) -> Option<Instant> {
+        let first = self.written.len() - self.behind();
+        self.written.get(first).map(|call| call.single.since())
     }
 
     /// Returns whether calls stand behind something that has run for too long.
@@ -289,6 +290,12 @@ impl<C, P, M> LaneState<C, P, M> {
     /// Returns how many calls wait for a worker.
     pub(crate) fn waiting(&self) -> usize {
         self.queued.len() + self.held.iter().map(Held::behind).sum::<usize>()
+    }
+
+    /// Returns since when the call waits that waits for a worker for longest.
+    pub(crate) fn waits_since(&self) -> Option<Instant> {
+        let queued = self.queued.first().map(|queued| queued.single.since());
+        self.held.iter().filter_map(Held::behind_since).chain(queued).min()
     }
 
     /// Closes the workers that must not be kept: the lane has kept them for long, or others wait for them and come before the

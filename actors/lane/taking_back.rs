@@ -41,8 +41,10 @@ impl Driver {
         // A gate that is corrupt is found again by what reads it next; nothing is taken back there.
         let Some(Ok(Some(begun))) = worker.channel().map(|channel| channel.take_back()) else { return };
         let taken = held.take_behind(begun);
-        self.scheduler.totals.take_checkouts(taken.len());
         self.state.requeue(taken, |id, place| worker.message(id, place));
+        if begun == 0 {
+            self.show_running(at);
+        }
     }
 
     /// Has calls run elsewhere that stand behind a slow one.

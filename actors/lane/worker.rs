@@ -38,8 +38,6 @@ pub(super) struct LaneWorker {
     shown: Option<&'static Location<'static>>,
     reader: FrameReader,
     lent: LentBlobs,
-    /// Number of calls that it has answered since its fork.
-    pub(super) calls_served: u64,
     /// What it reported with its last release.
     pub(super) released: Released,
     /// Since when its channel has ended, and its exit report is awaited.
@@ -90,14 +88,13 @@ impl LaneWorker {
         }
         *channel.outbox() = Outbox::default();
         channel.outbox().keep_sent();
-        let (calls_served, writes_ahead) = (channel.calls_served, channel.epoch().is_some());
+        let writes_ahead = channel.epoch().is_some();
         let worker = LaneWorker {
             lease,
             waiter,
             shown: None,
             reader: FrameReader::default(),
             lent: LentBlobs::default(),
-            calls_served,
             released: Released { private_bytes: None, stop: false },
             awaiting_exit: None,
         };
@@ -107,6 +104,16 @@ impl LaneWorker {
     /// Returns the channel of a worker that is not given back.
     pub(super) fn channel(&mut self) -> Option<&mut HostChannel> {
         self.lease.channel()
+    }
+
+    /// Returns how many calls it has answered since its fork.
+    pub(super) fn calls_served(&self) -> u64 {
+        self.lease.worker.activity.calls_served()
+    }
+
+    /// Counts a call that it has answered.
+    pub(super) fn add_served(&self) {
+        self.lease.worker.activity.set_calls_served(self.calls_served() + 1);
     }
 
     /// Writes a call into the channel's outbox.

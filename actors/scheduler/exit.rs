@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use super::worker_handle::WorkerHandle;
+use super::worker_state::RetireReason;
+use crate::actors::api::snapshot::EndReason;
 use crate::actors::telemetry::stdio::OutputPipe;
 use crate::failure::{Ending, Failure, MemoryVerdict, WorkerFacts};
 use crate::wire::control::Ended;
+use crate::worker::EXIT_PANICKED;
 
 /// How long a worker's exit report is awaited after the worker has closed its channel (500 ms). A worker without a
 /// report by then has closed its channel without exiting, or its server does not report its exit: see
@@ -57,6 +60,36 @@ impl ExitReport {
         )
     }
 
+    /// Returns the CPU time that the worker has used, if that was reported.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        match self {
+            ExitReport::Known(ended) => Some(ended.cpu_time),
+            ExitReport::Unknown => None,
+        }
+    }
+
+    /// Returns why the worker has ended; `retired` is why it was retired or killed, if it was.
+    pub(crate) fn reason(&self, retired: Option<RetireReason>) -> EndReason {
+        match retired.and_then(RetireReason::end_reason) {
+            Some(reason) => reason,
+            // Its holder found it broken, and the kill that followed is no reason.
+            None if retired == Some(RetireReason::Broken) && self.is_kill() && !self.was_hung() => {
+                EndReason::Protocol
+            }
+            None => match self {
+                ExitReport::Unknown => EndReason::Unknown,
+                ExitReport::Known(Ended { hung: true, .. }) => EndReason::Hung,
+                // It may have exited before its holder has read of the panic.
+                ExitReport::Known(Ended { ending: Ending::Exited { code: EXIT_PANICKED }, .. }) => {
+                    EndReason::Panic
+                }
+                ExitReport::Known(Ended { ending: Ending::Exited { .. }, .. }) => EndReason::Exit,
+                ExitReport::Known(Ended { ending: Ending::Signaled { .. }, .. }) => EndReason::Signal,
+                ExitReport::Known(Ended { ending: Ending::Unknown, .. }) => EndReason::Unknown,
+            },
+        }
+    }
+
     /// Returns whether the server's watchdog killed the worker because its call ran for too long.
     pub(crate) fn was_hung(&self) -> bool {
         matches!(self, ExitReport::Known(Ended { hung: true, .. }))
@@ -101,6 +134,36 @@ fn memory_verdict(ended: &Ended, output: &OutputPipe, memory_limit: Option<u64>)
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// M1: what the pool decided is the reason of an end, and its exit is if that was the worker's own.
+    #[test]
+    fn an_end_counts_under_the_reason_of_the_pool_or_as_the_exit_that_it_was() {
+        let signaled = |signal| Ending::Signaled { signal, core_dumped: false };
+        let report = |ending, hung| {
+            let (peak_memory, cpu_time) = (0, Duration::from_secs(1));
+            let (out_of_memory, status) = (false, None);
+            ExitReport::Known(Ended { number: 1, ending, peak_memory, cpu_time, hung, out_of_memory, status })
+        };
+        let killed = report(signaled(libc::SIGKILL), false);
+        let exited = report(Ending::Exited { code: 3 }, false);
+        let table = [
+            (&exited, None, EndReason::Exit),
+            (&killed, None, EndReason::Signal),
+            (&report(Ending::Exited { code: EXIT_PANICKED }, false), None, EndReason::Panic),
+            (&report(signaled(libc::SIGKILL), true), None, EndReason::Hung),
+            (&ExitReport::Unknown, None, EndReason::Unknown),
+            (&killed, Some(RetireReason::TimedOut), EndReason::Timeout),
+            (&exited, Some(RetireReason::IdleTimeout), EndReason::Idle),
+            (&ExitReport::Unknown, Some(RetireReason::PoolEnds), EndReason::Pool),
+            (&killed, Some(RetireReason::Died), EndReason::Signal),
+            (&killed, Some(RetireReason::Broken), EndReason::Protocol),
+            (&exited, Some(RetireReason::Broken), EndReason::Exit),
+        ];
+        for (report, retired, expected) in table {
+            assert_eq!(report.reason(retired), expected, "{report:?}, {retired:?}");
+        }
+        assert_eq!((killed.cpu_time(), ExitReport::Unknown.cpu_time()), (Some(Duration::from_secs(1)), None));
+    }
 
     /// G8
     #[test]

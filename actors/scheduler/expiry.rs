@@ -32,6 +32,14 @@ impl PoolState {
         }
     }
 
+    /// Returns why a worker is ending; `None` if it is not.
+    pub(crate) fn retired_for(&self, worker: u64) -> Option<RetireReason> {
+        match self.workers.get(&worker)?.worker_state {
+            WorkerState::Ending { reason } => Some(reason),
+            WorkerState::Starting | WorkerState::Idle { .. } | WorkerState::Leased { .. } => None,
+        }
+    }
+
     /// Takes away an idle worker whose process has ended although its exit was not reported: its server may be stopped.
     /// It counts until it is. Returns whether the worker was idle. `jitter` is between 0 and 1.
     pub(crate) fn mark_dead(&mut self, worker: u64, now: Instant, jitter: f64) -> bool {

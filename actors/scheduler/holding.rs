@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::Scheduler;
 use super::registry::{Registry, WaitOutcome};
 use super::waiter::Waiter;
-use crate::actors::api::snapshot_holder::Holder;
+use crate::actors::api::snapshot::Holder;
 
 /// Most holders that the text of a failure names.
 const MAX_NAMED: usize = 4;
@@ -61,6 +61,11 @@ impl Holding {
     pub(crate) fn tenant(&self) -> Tenant {
         *self.tenant.lock()
     }
+
+    /// Returns whether a lane holds the worker, or is to hold it.
+    pub(super) fn is_of_lane(&self) -> bool {
+        matches!(self.tenant(), Tenant::Lane(_))
+    }
 }
 
 /// A worker that is held, at one moment.
@@ -95,7 +100,7 @@ impl Registry {
 
 impl Scheduler {
     /// Returns who holds a worker now, the longest first.
-    pub(crate) fn holders(&self) -> Vec<Holder> {
+    pub(super) fn holders(&self) -> Vec<Holder> {
         let held = self.registry.lock().held_workers(Instant::now());
         held.into_iter().map(Holder::from).collect()
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -18,13 +18,24 @@ use crate::failure::{Failure, Phase};
 #[derive(Default)]
 pub(crate) struct LaneSignals {
     /// How many of its calls wait for a worker.
-    pub(crate) waiting: AtomicUsize,
+    waiting: AtomicUsize,
+    /// Since when the first of them waits, in microseconds from the pool's start; valid while one waits.
+    waits_since: AtomicU64,
     /// Whether a requester has given a call up since the lane last looked.
     pub(crate) has_cancelled: AtomicBool,
     waker: Mutex<Option<Waker>>,
 }
 
 impl LaneSignals {
+    /// Shows how many calls wait, and since when the first of them does; `pool_start` is when the pool was started.
+    pub(crate) fn show_waiting(&self, waiting: usize, first: Option<Instant>, pool_start: Instant) {
+        if let Some(first) = first {
+            let micros = first.saturating_duration_since(pool_start).as_micros();
+            self.waits_since.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+        self.waiting.store(waiting, Ordering::Release);
+    }
+
     /// Sets the task that is woken.
     pub(crate) fn set_waker(&self, waker: &Waker) {
         let before = self.waker.lock().replace(waker.clone());
@@ -81,6 +92,15 @@ impl LaneBoard {
     pub(super) fn waiting_calls(&self) -> usize {
         let lanes = self.lanes.lock();
         lanes.iter().filter_map(Weak::upgrade).map(|lane| lane.waiting.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Returns since when the first of those calls waits; `pool_start` is when the pool was started.
+    pub(super) fn waits_since(&self, pool_start: Instant) -> Option<Instant> {
+        let lanes = self.lanes.lock();
+        let lanes = lanes.iter().filter_map(Weak::upgrade);
+        let waiting = lanes.filter(|lane| lane.waiting.load(Ordering::Acquire) > 0);
+        let first = waiting.map(|lane| lane.waits_since.load(Ordering::Relaxed)).min()?;
+        pool_start.checked_add(Duration::from_micros(first))
     }
 
     /// Returns how many calls are on their way to a lane.

@@ -4,6 +4,7 @@
 //! supervisor. It sends messages to the supervisor while it holds the lock, so that they arrive in the order of the
 //! changes. It collects wakers while it holds the lock and calls them after it has released the lock.
 
+pub(crate) mod activity;
 pub(crate) mod command;
 pub(crate) mod exit;
 pub(crate) mod expiry;
@@ -15,7 +16,9 @@ pub(crate) mod queue;
 pub(crate) mod registry;
 mod reports;
 pub(crate) mod rollover;
+mod snapshot;
 pub(crate) mod state;
+pub(crate) mod tallies;
 #[cfg(test)]
 mod tests;
 pub(crate) mod waiter;
@@ -34,7 +37,7 @@ use actix::{Arbiter, ArbiterHandle, Recipient};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::actors::api::stats::{Stats, Totals};
+use crate::actors::api::snapshot::EndReason;
 use crate::actors::telemetry::teller::Teller;
 use crate::actors::threads::CallArbiter;
 use crate::actors::transport::blobs::{BlobMemory, Encoded};
@@ -48,17 +51,19 @@ use lanes::LaneBoard;
 use lease::Lease;
 use quarantine::Quarantine;
 pub(crate) use registry::WaitOutcome;
-use registry::{Effects, Registry, WorkerResources};
+use registry::{Effects, QueuedWaiter, Registry, WorkerResources};
 use state::{Action, Admission, PoolPhase, PoolState, ReleaseReport};
+use tallies::Tallies;
 use waiter::Waiter;
-use worker_handle::WorkerHandle;
 
 /// The shared state of a pool: sessions acquire workers here, and the supervisor reports workers here.
 pub(crate) struct Scheduler {
     pub(crate) options: Options,
+    /// When the pool was started.
+    pub(crate) started: Instant,
     /// `None` if blobs are copied into their messages.
     pub(crate) blobs: Option<BlobMemory>,
-    pub(crate) totals: Totals,
+    pub(crate) tallies: Tallies,
     /// `None` if `max_kills` is not set.
     pub(crate) quarantine: Option<Mutex<Quarantine>>,
     /// Random keys for the hashes by which the quarantine recognizes calls.
@@ -78,8 +83,10 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
+    /// `messages`: their names, in the order of the interface.
     pub(crate) fn new(
         options: Options,
+        messages: Vec<&'static str>,
         blobs: Option<BlobMemory>,
         call_arbiter: CallArbiter,
         teller: Teller,
@@ -98,10 +105,11 @@ impl Scheduler {
             options.max_kills.map(|kills| Mutex::new(Quarantine::new(kills, options.kill_window)));
         Arc::new(Scheduler {
             options,
+            started: Instant::now(),
             blobs,
             quarantine,
             call_hasher: RandomState::new(),
-            totals: Totals::default(),
+            tallies: Tallies::new(messages),
             supervisor: OnceLock::new(),
             server_pid: AtomicU32::new(0),
             end: OnceLock::new(),
@@ -187,7 +195,8 @@ impl Scheduler {
                 Admission::Granted { worker } => self.grant(registry, &waiter, worker, now),
                 Admission::Queued => {
                     self.note_joined(waiter.id, &registry.state);
-                    registry.waiters.insert(waiter.id, waiter.clone());
+                    let queued = QueuedWaiter { waiter: waiter.clone(), since: now };
+                    registry.waiters.insert(waiter.id, queued);
                     if registry.outage.is_some() {
                         self.command(Command::Reconnect);
                     }
@@ -248,8 +257,9 @@ impl Scheduler {
 
     /// Counts a worker that was lost to this call, identified by its hash.
     pub(crate) fn record_kill(&self, call: u64) {
-        if let Some(quarantine) = &self.quarantine {
-            quarantine.lock().record_kill(call, Instant::now());
+        let quarantine = self.quarantine.as_ref();
+        if quarantine.is_some_and(|quarantine| quarantine.lock().record_kill(call, Instant::now())) {
+            self.tallies.count_quarantined();
         }
     }
 
@@ -312,7 +322,10 @@ impl Scheduler {
         for worker in self.living_workers() {
             let _ = worker.kill();
         }
-        let _dropped_unlocked = std::mem::take(&mut self.registry.lock().workers);
+        let workers = std::mem::take(&mut self.registry.lock().workers);
+        // Their exits are reported no more.
+        let forked = workers.values().filter(|worker| worker.handle.is_some());
+        forked.for_each(|_| self.tallies.count_end(EndReason::Pool, None));
     }
 
     pub(crate) fn is_drained(&self) -> bool {
@@ -332,25 +345,6 @@ impl Scheduler {
 
     pub(crate) fn is_open(&self) -> bool {
         self.registry.lock().state.phase() == PoolPhase::Open
-    }
-
-    pub(crate) fn stats(&self) -> Stats {
-        let registry = self.registry.lock();
-        let counts = registry.state.counts();
-        let mut workers: Vec<&WorkerHandle> = registry.handles().collect();
-        workers.sort_unstable_by_key(|worker| worker.number);
-        Stats {
-            pids: workers.iter().map(|worker| worker.pid).collect(),
-            starting: counts.starting,
-            idle: counts.idle,
-            leased: counts.leased,
-            ending: counts.ending,
-            waiting: registry.state.waiting_exclusively()
-                + self.lanes.waiting_calls()
-                + self.lanes.calls_on_their_way(),
-            blob_bytes: self.blobs.as_ref().map_or(0, BlobMemory::in_use),
-            ..self.totals.snapshot()
-        }
     }
 
     pub(crate) fn stopped_failure(&self) -> Failure {
@@ -374,7 +368,7 @@ impl Scheduler {
     fn overloaded_failure(&self, waiting: usize, so_far: Duration) -> Failure {
         let workers = u32::try_from(*self.options.workers.end()).unwrap_or(u32::MAX);
         let ahead = u32::try_from(waiting).unwrap_or(u32::MAX);
-        let estimate = self.totals.usual_hold().max(so_far).saturating_mul(ahead) / workers.max(1);
+        let estimate = self.tallies.usual_hold().max(so_far).saturating_mul(ahead) / workers.max(1);
         Failure::of(FailureKind::Overloaded, format!("{waiting} checkouts are waiting already"))
             .in_pool(&self.options.name)
             .retry_in(estimate.max(Duration::from_millis(1)))
@@ -429,13 +423,13 @@ impl Scheduler {
                 effects.retire.push(RetiringWorker { worker, reason, channel });
             }
             Action::Grant { to, worker } => {
-                if let Some(waiter) = registry.waiters.remove(&to) {
+                if let Some(QueuedWaiter { waiter, .. }) = registry.waiters.remove(&to) {
                     effects.wake.extend(self.grant(registry, &waiter, worker, now));
                 }
             }
             Action::Refuse(checkout) => {
                 let refusal = self.stopped_failure();
-                if let Some(waiter) = registry.waiters.remove(&checkout) {
+                if let Some(QueuedWaiter { waiter, .. }) = registry.waiters.remove(&checkout) {
                     effects.wake.extend(waiter.notify(|notice| notice.refusal = Some(refusal)));
                 }
             }
@@ -454,7 +448,10 @@ impl Scheduler {
         let channel = resources.channel.take()?;
         resources.holder = Some(waiter.clone());
         resources.held_since = Some(now);
-        self.totals.count_checkout();
+        // The calls of a lane count one by one, once each has its worker.
+        if !waiter.holding.is_of_lane() {
+            self.tallies.count_checkout();
+        }
         let checkouts_left = registry.state.checkouts_left(worker);
         let lease = Lease::new(self.clone(), handle, channel, checkouts_left);
         waiter.notify(|notice| notice.lease = Some(lease))

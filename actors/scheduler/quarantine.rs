@@ -19,8 +19,8 @@ impl Quarantine {
         Quarantine { max_kills: max_kills as usize, window, kills: HashMap::new() }
     }
 
-    /// Records that a call has killed a worker.
-    pub(crate) fn record_kill(&mut self, call: u64, now: Instant) {
+    /// Records that a call has killed a worker. Returns whether the call is refused from now on.
+    pub(crate) fn record_kill(&mut self, call: u64, now: Instant) -> bool {
         if self.kills.len() >= MAX_CALLS {
             self.evict(now);
         }
@@ -30,6 +30,7 @@ impl Quarantine {
         while kills.len() > self.max_kills {
             kills.pop_front();
         }
+        self.refused_for(call, now).is_some()
     }
 
     /// Returns how long this call is still refused, or `None` if it may run.
@@ -66,9 +67,9 @@ mod tests {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
         let mut quarantine = Quarantine::new(2, WINDOW);
-        quarantine.record_kill(1, at(0));
+        assert!(!quarantine.record_kill(1, at(0)));
         assert_eq!(quarantine.refused_for(1, at(0)), None, "after one kill the call may run");
-        quarantine.record_kill(1, at(4));
+        assert!(quarantine.record_kill(1, at(4)));
         assert_eq!(quarantine.refused_for(1, at(4)), Some(WINDOW));
         assert_eq!(quarantine.refused_for(1, at(13)), Some(Duration::from_secs(1)));
         assert_eq!(quarantine.refused_for(2, at(5)), None, "another call");

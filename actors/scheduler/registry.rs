@@ -21,7 +21,7 @@ pub(super) struct Registry {
     /// What belongs to the workers of the pool state and to those whose exit was not reported, by number.
     pub(super) workers: HashMap<u64, WorkerResources>,
     /// Queued checkouts, by id.
-    pub(super) waiters: HashMap<u64, Arc<Waiter>>,
+    pub(super) waiters: HashMap<u64, QueuedWaiter>,
     /// Those that wait for the fewest workers to be set up.
     pub(super) awaiting_ready: Vec<oneshot::Sender<Result<(), Failure>>>,
     /// The last failure of a set-up or fork, until a worker is ready again.
@@ -33,6 +33,13 @@ pub(super) struct Registry {
     /// Whether a worker was lost since the last change, so that its holder should be notified before a new one is
     /// forked.
     pub(super) has_lost_worker: bool,
+}
+
+/// A checkout in the queue.
+pub(super) struct QueuedWaiter {
+    pub(super) waiter: Arc<Waiter>,
+    /// When it joined the queue.
+    pub(super) since: Instant,
 }
 
 /// What belongs to one worker, from the request for it to its exit report.

@@ -26,6 +26,10 @@ impl Scheduler {
                 return (None, Some(channel), None);
             };
             let (holder, unused) = (resources.holder.take(), resources.channel.replace(channel));
+            resources
+                .handle
+                .iter()
+                .for_each(|handle| handle.activity.set_private_bytes(report.private_bytes));
             let dead = resources.handle.as_ref().is_some_and(WorkerHandle::has_exited);
             registry.state.release(worker, report, now);
             (holder, unused, dead.then(|| self.take_away_dead(registry, worker, now)))
@@ -116,7 +120,7 @@ impl Scheduler {
 
     /// Registers a forked worker.
     pub(crate) fn register_worker(self: &Arc<Self>, worker: WorkerHandle) {
-        self.totals.count_fork();
+        self.tallies.count_fork();
         let number = worker.number;
         self.registry.lock().workers.entry(number).or_default().handle = Some(worker);
     }
@@ -129,7 +133,9 @@ impl Scheduler {
                 Some(resources) => resources.channel.replace(channel),
                 None => Some(channel),
             };
-            registry.state.mark_ready(worker, now);
+            if let Some(start) = registry.state.mark_ready(worker, now) {
+                self.tallies.add_start(start);
+            }
             unused
         });
     }
@@ -158,7 +164,7 @@ impl Scheduler {
         let first = self.update(|registry, now| {
             let has_call = |id: &u64| {
                 let waiter = registry.waiters.get(id);
-                waiter.is_some_and(|waiter| waiter.has_call.load(Ordering::Relaxed))
+                waiter.is_some_and(|queued| queued.waiter.has_call.load(Ordering::Relaxed))
             };
             let Some(first) = registry.state.waiting().find(has_call) else {
                 registry.setup_failure = Some(failure.clone());
@@ -167,7 +173,7 @@ impl Scheduler {
             registry.state.cancel(first, now);
             registry.waiters.remove(&first)
         });
-        let wake = first.and_then(|waiter| waiter.notify(|notice| notice.refusal = Some(failure)));
+        let wake = first.and_then(|first| first.waiter.notify(|notice| notice.refusal = Some(failure)));
         wake.into_iter().for_each(Waker::wake);
     }
 
@@ -175,10 +181,15 @@ impl Scheduler {
     pub(crate) fn report_exit(self: &Arc<Self>, worker: u64, exit_report: ExitReport) {
         let resources = self.update(|registry, now| {
             registry.has_lost_worker = true;
+            let retired = registry.state.retired_for(worker);
             let resources = registry.workers.remove(&worker).unwrap_or_default();
             let has_call = |holder: &Arc<super::Waiter>| holder.has_call.load(Ordering::Relaxed);
             let has_call = resources.holder.as_ref().is_some_and(has_call);
             registry.state.record_exit(worker, has_call, now, self.jitter());
+            // One that was requested and not forked has not ended.
+            if resources.handle.is_some() {
+                self.tallies.count_end(exit_report.reason(retired), exit_report.cpu_time());
+            }
             resources
         });
         resources.handle.iter().for_each(|handle| handle.borrowed.clear());

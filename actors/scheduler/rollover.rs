@@ -86,7 +86,7 @@ mod tests {
         let min = usize::try_from(idle).unwrap_or(0);
         let mut state = PoolState::new(&Options { workers: min..=most, ..Options::named("p") });
         state.open(now);
-        (1..=idle).for_each(|worker| state.mark_ready(worker, now));
+        (1..=idle).for_each(|worker| assert!(state.mark_ready(worker, now).is_some()));
         actions(&mut state);
         (state, now)
     }

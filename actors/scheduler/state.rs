@@ -282,14 +282,15 @@ impl PoolState {
         left
     }
 
-    /// Makes a worker idle, or lends it to the first waiting checkout, once its set-up is done.
-    pub(crate) fn mark_ready(&mut self, worker: u64, now: Instant) {
+    /// Makes a worker idle, or lends it to the first waiting checkout, once its set-up is done. Returns how long ago it was
+    /// requested; `None` if it is not starting any more.
+    pub(crate) fn mark_ready(&mut self, worker: u64, now: Instant) -> Option<Duration> {
         let previous = self.workers.get(&worker).map(|entry| entry.worker_state);
         if self.apply(worker, Event::Ready, now).is_err() || previous != Some(WorkerState::Starting) {
-            return;
+            return None;
         }
-        let Some(entry) = self.workers.get_mut(&worker) else { return };
-        entry.alive_since = now;
+        let entry = self.workers.get_mut(&worker)?;
+        let requested = std::mem::replace(&mut entry.alive_since, now);
         // A worker requested before the last early exit does not show that workers requested now will last. If it reset
         // the streak, workers that exit early could cause each other to be forked without any delay.
         if entry.early_exits_before == self.early_exits {
@@ -299,6 +300,7 @@ impl PoolState {
         self.offer(worker, now);
         self.fork_missing(now);
         self.retire_stale(now);
+        Some(now.saturating_duration_since(requested))
     }
 
     /// Takes a worker back from its checkout, for the next checkout or to be retired.

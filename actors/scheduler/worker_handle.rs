@@ -3,8 +3,9 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::activity::Activity;
 use crate::actors::telemetry::stdio::OutputPipe;
 use crate::actors::transport::blobs::BorrowedBlobs;
 use crate::actors::transport::watching;
@@ -25,6 +26,7 @@ pub(crate) struct WorkerHandle {
     /// Whether it was killed, and is killed again until it has ended.
     pub(crate) is_killed: Arc<AtomicBool>,
     pub(crate) forked_at: Instant,
+    pub(crate) activity: Arc<Activity>,
     pub(crate) output: Arc<OutputPipe>,
     /// Blobs that the worker may still read although no call with them is open.
     pub(crate) borrowed: Arc<BorrowedBlobs>,
@@ -81,6 +83,11 @@ impl WorkerHandle {
     pub(crate) fn facts_and_usage(&self, calls_served: Option<u64>) -> WorkerFacts {
         let (peak_memory, cpu_time) = self.pidfd().map_or((None, None), figures::usage);
         WorkerFacts { peak_memory, cpu_time, ..self.facts(calls_served) }
+    }
+
+    /// Returns the CPU time that all threads of the process have used; `None` if this process cannot see it.
+    pub(crate) fn cpu_time(&self) -> Option<Duration> {
+        figures::cpu_time(self.pidfd().ok()?)
     }
 
     /// Says what the process does if it cannot run now: it is stopped or inside the kernel.

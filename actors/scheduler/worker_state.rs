@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::actors::api::snapshot::EndReason;
+
 /// A worker that exits within this time of becoming ready, without ever having had a call, has exited early (1 s).
 pub(crate) const EARLY_EXIT: Duration = Duration::from_secs(1);
 
@@ -44,6 +46,26 @@ pub(crate) enum RetireReason {
 }
 
 impl RetireReason {
+    /// Returns as what the end of the worker counts; `None` if its exit says more.
+    pub(crate) fn end_reason(self) -> Option<EndReason> {
+        Some(match self {
+            RetireReason::IdleTimeout => EndReason::Idle,
+            RetireReason::MaxCheckouts => EndReason::Checkouts,
+            RetireReason::MaxLifetime => EndReason::Age,
+            RetireReason::MaxMemory => EndReason::Memory,
+            RetireReason::StopRequested => EndReason::Stop,
+            RetireReason::Outdated => EndReason::Server,
+            RetireReason::AfterError => EndReason::Error,
+            RetireReason::TimedOut => EndReason::Timeout,
+            RetireReason::Aborted | RetireReason::LeaseDropped => EndReason::Aborted,
+            RetireReason::Cancelled => EndReason::Cancelled,
+            RetireReason::Panicked => EndReason::Panic,
+            RetireReason::NotSetUp => EndReason::Setup,
+            RetireReason::PoolEnds => EndReason::Pool,
+            RetireReason::Broken | RetireReason::Died => return None,
+        })
+    }
+
     /// Returns whether a worker that is killed for this reason gets SIGTERM and `kill_grace` first. It does if it is
     /// still running a call whose result is no longer awaited.
     pub(crate) fn allows_grace(self) -> bool {

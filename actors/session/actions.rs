@@ -25,7 +25,9 @@ impl Session {
         let mut to_report = Vec::new();
         while let Some(action) = self.actions.pop_front() {
             match action {
-                Action::Answer(call, Answer::Value) => Answering(&self.scheduler).deliver_value(&call),
+                Action::Answer(call, Answer::Value) => {
+                    Answering(&self.scheduler).deliver_value(&call, &self.tally);
+                }
                 Action::Answer(call, answer) => {
                     let failure = self.answer(&call, answer);
                     to_report.extend(failure.map(|failure| (call, failure)));
@@ -62,7 +64,7 @@ impl Session {
             Action::GiveBack { report, calls_served } => self.give_back(report, calls_served),
             Action::Retire(reason) => self.retire(reason),
             Action::Kill { reason, resend } => self.kill(reason, resend),
-            Action::CountHold(time) => self.scheduler.totals.add_hold(time),
+            Action::CountHold(time) => self.tally.add_hold(time),
             Action::Fail { fault, calls_served, times } => self.fail(fault, calls_served, times),
             Action::FailWait { limit, times } => {
                 let outcome = self.scheduler.cancel_overdue(&self.waiter);
@@ -82,10 +84,10 @@ impl Session {
         let answering = Answering(&self.scheduler);
         let failure = match answer {
             Answer::Value => {
-                answering.deliver_value(call);
+                answering.deliver_value(call, &self.tally);
                 return None;
             }
-            Answer::Error => return answering.deliver_error(call),
+            Answer::Error => return answering.deliver_error(call, &self.tally),
             Answer::Failure(failure) => failure,
             Answer::Stopped => self.scheduler.stopped_failure(),
             Answer::Payload { text, calls_served } => self.payload_failure(call.method, &text, calls_served),
@@ -124,10 +126,8 @@ impl Session {
     }
 
     fn give_back(&mut self, report: ReleaseReport, calls_served: u64) {
-        let Some(LeasedWorker { mut lease, .. }) = self.worker.take() else { return };
-        if let Some(channel) = lease.channel() {
-            channel.calls_served = calls_served;
-        }
+        let Some(LeasedWorker { lease, .. }) = self.worker.take() else { return };
+        lease.worker.activity.set_calls_served(calls_served);
         lease.give_back(report);
     }
 

@@ -50,6 +50,11 @@ impl<W: Accepts<M>, M> MethodOf<W, M> {
     const INFO: &'static MethodInfo = &MethodInfo { name: W::NAME, index: W::METHOD, describe: W::DESCRIBE };
 }
 
+/// Returns what the calls of the message `M` have in common.
+pub(crate) fn method_of<W: Accepts<M>, M>() -> &'static MethodInfo {
+    MethodOf::<W, M>::INFO
+}
+
 /// The time limit of a call, or why it is unknown: the user's conversion panicked.
 pub(crate) type CallLimit = Result<Option<Duration>, PayloadError>;
 

@@ -28,6 +28,7 @@ use crate::actors::calls::writing::{LentBlobs, write_call};
 use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::lease::Lease;
+use crate::actors::scheduler::tallies::ThreadTally;
 use crate::actors::scheduler::waiter::{Notice, Waiter};
 use crate::actors::threads::real_time::LazyTimer;
 use crate::actors::transport::HostChannel;
@@ -78,6 +79,8 @@ struct LeasedWorker {
 /// One checkout at work.
 pub(crate) struct Session {
     scheduler: Arc<Scheduler>,
+    /// What it counts with.
+    tally: ThreadTally,
     waiter: Arc<Waiter>,
     options: CallOptions,
     machine: Machine<PendingCall>,
@@ -173,7 +176,8 @@ impl Session {
                         .machine
                         .first_since()
                         .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
-                    self.scheduler.totals.add_wait(waited);
+                    self.tally.add_wait(call.method, waited);
+                    lease.worker.activity.show_running(Some((call.method.index, now)));
                 }
                 if !self.machine.has_replied() {
                     self.waiter.has_call.store(true, Ordering::Relaxed);
@@ -278,12 +282,13 @@ impl Session {
     /// Prepares the channel of a worker that was lent, and passes it what the last worker has not read.
     fn take_lease(&mut self, mut lease: Lease, host: &mut dyn Host) {
         let mut grant = Grant { calls_served: 0, has_early_bytes: false, is_registered: false };
+        let served = lease.worker.activity.calls_served();
         if let Some(channel) = lease.channel() {
             grant.has_early_bytes = channel.has_unread_bytes();
             // The outbox may keep bytes that another checkout sent; they must not be sent again.
             *channel.outbox() = self.unread_outbox.take().unwrap_or_default();
             channel.outbox().keep_sent();
-            grant.calls_served = channel.calls_served;
+            grant.calls_served = served;
             grant.is_registered = channel.register_here().is_ok();
         }
         self.worker = Some(LeasedWorker { lease, reader: FrameReader::default() });

@@ -81,6 +81,7 @@ impl PendingSession {
         self.started = true;
         Session {
             scheduler: self.scheduler.clone(),
+            tally: self.scheduler.tallies.here(),
             waiter: self.waiter.clone(),
             options: self.options,
             machine: Machine::waiting(self.options),

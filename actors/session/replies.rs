@@ -58,11 +58,28 @@ impl Session {
         let now = Instant::now();
         while self.machine.reads_frames() {
             match self.next_event(now) {
-                Some(Some(event)) => self.handle(event, now, host),
+                Some(Some(event)) => {
+                    self.machine.on(event, now, &mut self.actions);
+                    // Ahead of the answer, so that what is shown is true once that has arrived.
+                    self.show_running(now);
+                    self.carry_out(host);
+                }
                 Some(None) => {}
                 None => return,
             }
         }
+    }
+
+    /// Shows which call the worker is to answer next, after a reply of its.
+    fn show_running(&self, now: Instant) {
+        let Some(LeasedWorker { lease, .. }) = &self.worker else { return };
+        if !self.machine.reads_frames() {
+            return;
+        }
+        let running = self.machine.first().filter(|_| self.machine.has_running());
+        let activity = &lease.worker.activity;
+        activity.show_running(running.map(|call| (call.method.index, now)));
+        activity.set_calls_served(self.machine.calls_served());
     }
 
     /// Takes the next frame; the result in a reply is decoded in place. The inner `None` is a frame that means nothing to
@@ -86,7 +103,7 @@ impl Session {
                 };
                 if let Some(call) = call {
                     let ran = self.machine.times_of_first(now).and_then(|times| times.ran);
-                    Answering(&self.scheduler).count_run(call, ran.unwrap_or_default());
+                    Answering(&self.scheduler).count_run(call, ran.unwrap_or_default(), &self.tally);
                 }
                 let max_depth = self.scheduler.options.max_depth;
                 let meaning = reader.read_reply(call, outcome, payload, max_depth, now);

@@ -28,7 +28,7 @@ pub(super) struct IdleWorker {
 impl IdleWorker {
     /// Returns the worker of a checkout that has made no call.
     pub(super) fn of(lease: &mut Lease) -> Self {
-        let calls_served = lease.channel().map_or(0, |channel| channel.calls_served);
+        let calls_served = lease.worker.activity.calls_served();
         IdleWorker { worker: lease.worker.clone(), calls_served }
     }
 

@@ -137,6 +137,7 @@ impl Supervisor {
             self.server = ServerState::Up(connection);
             self.up_since = Some(Instant::now());
             self.scheduler.set_server_pid(server);
+            self.scheduler.tallies.count_server_start();
             self.request_adoptions();
             self.request_workers();
             self.scheduler.teller.tell(move || {

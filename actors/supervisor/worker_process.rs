@@ -11,6 +11,7 @@ use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, Recipi
 
 use super::SpawnFailed;
 use crate::actors::scheduler::Scheduler;
+use crate::actors::scheduler::activity::Activity;
 use crate::actors::scheduler::exit::{EXIT_REPORT_TIMEOUT, ExitReport, unreported_end};
 use crate::actors::scheduler::worker_handle::WorkerHandle;
 use crate::actors::scheduler::worker_state::RetireReason;
@@ -361,6 +362,7 @@ impl Handler<WorkerForked> for WorkerProcess {
             has_exited: Arc::default(),
             is_killed: Arc::default(),
             forked_at: Instant::now(),
+            activity: Arc::new(Activity::new(self.scheduler.started)),
             output: self.output.clone(),
             borrowed: Arc::default(),
         };

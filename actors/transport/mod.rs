@@ -51,8 +51,6 @@ pub(crate) struct HostChannel {
     status_page: Option<StatusPage>,
     /// The memory in which the worker keeps large results.
     results: Option<Arc<UnmappedFile>>,
-    /// Number of calls that the worker has answered since its fork, as of its last release.
-    pub(crate) calls_served: u64,
     /// The host's side of the worker's gate.
     gate: HostGate,
     registered_on: ThreadId,
@@ -129,7 +127,6 @@ impl HostChannel {
             io,
             status_page,
             results: None,
-            calls_served: 0,
             gate: HostGate::default(),
             registered_on: std::thread::current().id(),
             max_body: frame::body_limit(max_payload),

@@ -52,6 +52,27 @@ pub(crate) fn coarse_millis() -> u32 {
     millis.max(1)
 }
 
+/// Returns the CPU time that all threads of the process with this number have used; `None` if there is no such process.
+///
+/// # References
+///
+/// - [clock_getcpuclockid(3)](https://man7.org/linux/man-pages/man3/clock_getcpuclockid.3.html)
+#[cfg(feature = "actors")]
+pub(crate) fn cpu_time_of(process: u32) -> Option<Duration> {
+    let process = libc::pid_t::try_from(process).ok()?;
+    let mut clock = libc::CLOCK_MONOTONIC;
+    // SAFETY: clock_getcpuclockid demands a valid pointer for its result; `clock` lives on this frame.
+    let error = unsafe { libc::clock_getcpuclockid(process, &mut clock) };
+    if error != 0 {
+        return None;
+    }
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: clock_gettime demands a valid pointer for its result; `time` lives on this frame.
+    let result = unsafe { libc::clock_gettime(clock, &mut time) };
+    let (seconds, nanos) = (u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?);
+    (result == 0).then(|| Duration::new(seconds, nanos))
+}
+
 #[cfg(all(test, feature = "actors"))]
 mod tests {
     use super::*;

@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 #[cfg(feature = "actors")]
 use std::time::Duration;
 
+#[cfg(feature = "actors")]
+use super::clock;
 use super::faults;
 use super::faults::Call;
 
@@ -74,6 +76,13 @@ pub(crate) fn usage(process: BorrowedFd<'_>) -> (Option<u64>, Option<Duration>) 
     found.unwrap_or_default()
 }
 
+/// Returns the CPU time that all threads of a running process have used, in user and in kernel mode together; `None` if
+/// unknown.
+#[cfg(feature = "actors")]
+pub(crate) fn cpu_time(process: BorrowedFd<'_>) -> Option<Duration> {
+    figure(process, clock::cpu_time_of)
+}
+
 /// Returns what a process does, as the kernel tells it; `None` if this process does not see it, or it was reaped.
 #[cfg(feature = "actors")]
 pub(crate) fn state(process: BorrowedFd<'_>) -> Option<&'static str> {
@@ -131,6 +140,7 @@ mod tests {
         let own = pidfd_of(std::process::id())?;
         assert_eq!(identity(own.as_fd()).map(|(number, _)| number), Some(std::process::id()));
         assert!(usage(own.as_fd()).0.is_some_and(|bytes| bytes > 100_000));
+        assert!(cpu_time(own.as_fd()).is_some_and(|time| !time.is_zero()));
         let mut child = Command::new("sleep").arg("1000").spawn()?;
         let pidfd = pidfd_of(child.id())?;
         assert_ne!(identity(pidfd.as_fd()), identity(own.as_fd()));
@@ -139,7 +149,7 @@ mod tests {
         let _ = child.wait()?;
         // Its number may belong to another process by now.
         assert_eq!((identity(pidfd.as_fd()), state(pidfd.as_fd())), (None, None));
-        assert_eq!(usage(pidfd.as_fd()), (None, None));
+        assert_eq!((usage(pidfd.as_fd()), cpu_time(pidfd.as_fd())), ((None, None), None));
         assert_eq!(figure(own.as_fd(), |number| number.checked_add(0)), Some(std::process::id()));
         Ok(())
     }

@@ -39,7 +39,7 @@ use panic_capture::PanicSink;
 use subscriber::{RecentRecords, WorkerSubscriber};
 
 /// Exit status after a panic, the same that Rust's own runtime uses.
-const EXIT_PANICKED: i32 = 101;
+pub(crate) const EXIT_PANICKED: i32 = 101;
 
 /// Exit status after an error of the channel (`EX_IOERR`).
 const EXIT_BROKEN: i32 = 74;

@@ -14,4 +14,5 @@ mod line;
 mod population;
 mod ready;
 mod release;
+mod snapshot;
 mod unreported;

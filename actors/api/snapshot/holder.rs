@@ -3,12 +3,14 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
+
+use super::seconds;
 
 /// A checkout that holds a worker, or the messages to the pool for which one is held.
 ///
 /// `Display` prints it as the failure of a call that waited in vain does: `src/app.rs:186 for 5.2s, idle`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Holder {
     /// Where the worker was asked for, as `file:line`: the call of `checkout()` or `send_batch`.
@@ -18,6 +20,7 @@ pub struct Holder {
     /// [`here`](crate::here()), or else where the pool's actor was started.
     pub place: String,
     /// How long the worker has been held.
+    #[serde(serialize_with = "seconds::rough")]
     pub held_for: Duration,
     /// Whether the worker has a call to run, or runs `checkout_done`; `false` if it waits for its holder.
     pub is_running: bool,
