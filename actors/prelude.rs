@@ -6,7 +6,7 @@
 //! ```
 
 pub use super::{
-    Abort, Batch, Checkout, CheckoutHandle, ContextFailure, ErrorContext, Pool, PoolHandle, SendBatch,
+    Abort, Batch, Checkout, CheckoutHandle, ClassHandle, ContextFailure, ErrorContext, Pool, PoolHandle, SendBatch,
     StartError, Stats, Stop, StopReport, Within, Worker, WorkerContext, here,
 };
 pub use crate::{

@@ -4,6 +4,7 @@
 //! supervisor. It sends messages to the supervisor while it holds the lock, so that they arrive in the order of the
 //! changes. It collects wakers while it holds the lock and calls them after it has released the lock.
 
+pub(crate) mod bulkheads;
 pub(crate) mod command;
 pub(crate) mod exit;
 pub(crate) mod expiry;
@@ -18,6 +19,7 @@ pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 pub(crate) mod waiter;
+pub(crate) mod waiting;
 pub(crate) mod worker_handle;
 pub(crate) mod worker_state;
 
@@ -41,6 +43,7 @@ use crate::config::Options;
 use crate::failure::{Failure, FailureKind};
 use crate::wire::frame;
 use crate::wire::frame::Limits;
+use bulkheads::Bulkhead;
 use command::{Command, RetiringWorker};
 use lanes::LaneBoard;
 use lease::Lease;
@@ -49,6 +52,7 @@ pub(crate) use registry::WaitOutcome;
 use registry::{Effects, Registry, WorkerResources};
 use state::{Action, Admission, PoolPhase, PoolState, ReleaseReport};
 use waiter::Waiter;
+use waiting::{BulkheadId, Request};
 use worker_handle::WorkerHandle;
 
 /// The shared state of a pool: sessions acquire workers here, and the supervisor reports workers here.
@@ -71,6 +75,8 @@ pub(crate) struct Scheduler {
     /// Tells the application's subscriber what happens to this pool.
     pub(crate) teller: Teller,
     last_checkout: AtomicU64,
+    /// The bulkheads of messages, by the message's index in the interface; those beyond the end have none.
+    message_bulkheads: Vec<Option<Arc<Bulkhead>>>,
     lanes: LaneBoard,
     registry: Mutex<Registry>,
 }
@@ -82,8 +88,11 @@ impl Scheduler {
         call_arbiter: CallArbiter,
         teller: Teller,
     ) -> Arc<Self> {
+        let bulkheads = bulkheads::of_messages(&options);
+        let message_bulkheads = bulkheads::by_message(&options, &bulkheads);
         let registry = Registry {
             state: PoolState::new(&options),
+            bulkheads,
             workers: HashMap::new(),
             waiters: HashMap::new(),
             awaiting_ready: Vec::new(),
@@ -106,6 +115,7 @@ impl Scheduler {
             call_arbiter,
             teller,
             last_checkout: AtomicU64::new(0),
+            message_bulkheads,
             lanes: LaneBoard::default(),
             registry: Mutex::new(registry),
         })
@@ -155,26 +165,31 @@ impl Scheduler {
     /// Lends an idle worker to a new waiter or puts the waiter at the end of the queue.
     ///
     /// The outcome is a notice in the waiter's mailbox: a lease, a refusal (`Overloaded`, `Stopped`), or nothing yet.
-    pub(crate) fn acquire(self: &Arc<Self>) -> Arc<Waiter> {
-        self.add_waiter(PoolState::acquire)
+    pub(crate) fn acquire(self: &Arc<Self>, bulkhead: Option<BulkheadId>) -> Arc<Waiter> {
+        self.add_waiter(PoolState::acquire, |id| Request::checkout(id, bulkhead))
     }
 
     /// Does the same at the front of the queue, for a checkout whose worker exited before it had begun a call.
-    pub(crate) fn reacquire(self: &Arc<Self>) -> Arc<Waiter> {
-        self.add_waiter(PoolState::reacquire)
+    pub(crate) fn reacquire(self: &Arc<Self>, bulkhead: Option<BulkheadId>) -> Arc<Waiter> {
+        self.add_waiter(PoolState::reacquire, |id| Request::checkout(id, bulkhead))
     }
 
-    fn add_waiter(self: &Arc<Self>, acquire: fn(&mut PoolState, u64, Instant) -> Admission) -> Arc<Waiter> {
+    fn add_waiter(
+        self: &Arc<Self>,
+        acquire: fn(&mut PoolState, Request, Instant) -> Admission,
+        request: impl FnOnce(u64) -> Request,
+    ) -> Arc<Waiter> {
         let waiter = Waiter::new(self.last_checkout.fetch_add(1, Ordering::Relaxed));
+        let request = request(waiter.id);
         self.update(|registry, now| {
             if self.options.max_waiting.is_some() {
                 registry.state.waiting_calls = self.lanes.waiting_calls();
             }
             // No task knows this waiter yet, so there is no waker.
-            let _no_waker = match acquire(&mut registry.state, waiter.id, now) {
+            let _no_waker = match acquire(&mut registry.state, request, now) {
                 Admission::Granted { worker } => self.grant(registry, &waiter, worker, now),
                 Admission::Queued => {
-                    self.note_joined(waiter.id, &registry.state);
+                    self.note_joined(request);
                     registry.waiters.insert(waiter.id, waiter.clone());
                     if registry.outage.is_some() {
                         self.command(Command::Reconnect);
@@ -196,7 +211,7 @@ impl Scheduler {
     /// A worker that was granted in the meantime is given back.
     pub(crate) fn cancel(self: &Arc<Self>, waiter: &Arc<Waiter>) -> WaitOutcome {
         let (outcome, _) = self.update(|registry, now| {
-            let outcome = registry.wait_outcome();
+            let outcome = registry.wait_outcome(registry.state.waiting.bulkhead_of(waiter.id));
             registry.state.cancel(waiter.id, now);
             (outcome, registry.waiters.remove(&waiter.id))
         });
@@ -324,8 +339,8 @@ impl Scheduler {
             idle: counts.idle,
             leased: counts.leased,
             ending: counts.ending,
-            waiting: registry.state.waiting_exclusively()
-                + self.lanes.waiting_calls()
+            waiting: registry.state.waiting.exclusive()
+                + self.lanes.waiting_calls().sum()
                 + self.lanes.calls_on_their_way(),
             blob_bytes: self.blobs.as_ref().map_or(0, BlobMemory::in_use),
             ..self.totals.snapshot()
@@ -382,7 +397,7 @@ impl Scheduler {
         } else if registry.state.has_minimum() {
             registry.resolve_ready(|| Ok(()));
         }
-        self.lanes.show(&registry.state);
+        self.lanes.show(&registry);
         effects.drained = registry.state.is_drained();
         effects.has_lost_worker = std::mem::take(&mut registry.has_lost_worker);
         let wake = self.send_commands(effects);

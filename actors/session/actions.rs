@@ -1,6 +1,5 @@
 //! What the machine of a session wants done.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
@@ -110,8 +109,8 @@ impl Session {
 
     /// Asks the scheduler for a worker and waits for its notices.
     fn acquire(&mut self, again: bool) {
-        let ask: fn(&Arc<Scheduler>) -> _ = if again { Scheduler::reacquire } else { Scheduler::acquire };
-        self.waiter = ask(&self.scheduler);
+        let ask = if again { Scheduler::reacquire } else { Scheduler::acquire };
+        self.waiter = ask(&self.scheduler, self.options.bulkhead);
         if let Some(waker) = &self.waker {
             self.waiter.set_waker(waker);
         }

@@ -17,7 +17,7 @@ pub(crate) struct PendingSession {
 impl PendingSession {
     /// Asks the scheduler for a worker.
     pub(crate) fn new(scheduler: Arc<Scheduler>, options: CallOptions) -> Self {
-        let waiter = scheduler.acquire();
+        let waiter = scheduler.acquire(options.bulkhead);
         PendingSession { scheduler, waiter, options, started: false }
     }
 
