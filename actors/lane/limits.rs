@@ -204,7 +204,8 @@ impl Driver {
             }
             let Some(queued) = self.state.queued.remove(at) else { return };
             if !queued.single.call.slot.is_abandoned() {
-                let failure = wait_failure(&self.scheduler, self.scheduler.wait_outcome(self.bulkhead_id()), limit);
+                let failure =
+                    wait_failure(&self.scheduler, self.scheduler.wait_outcome(self.bulkhead_id()), limit);
                 let waited = now.saturating_duration_since(queued.single.since());
                 self.fail_waiting(queued.single.call, failure, waited);
             }

@@ -95,7 +95,9 @@ impl QueueView {
 /// Returns the bulkheads that a pool begins with: those of messages, numbered as in its state.
 pub(super) fn of_messages(options: &Options) -> Vec<Arc<Bulkhead>> {
     let limits = options.message_limits.iter().enumerate();
-    limits.map(|(at, limit)| Bulkhead::new(BulkheadId(at), Members::Message(limit.name), limit.most)).collect()
+    limits
+        .map(|(at, limit)| Bulkhead::new(BulkheadId(at), Members::Message(limit.name), limit.most))
+        .collect()
 }
 
 /// Returns these bulkheads by the message's index in the interface.
@@ -138,7 +140,8 @@ impl Scheduler {
 
 impl Registry {
     fn class(&mut self, name: &str, most: usize) -> Arc<Bulkhead> {
-        let is_this = |bulkhead: &&Arc<Bulkhead>| matches!(&bulkhead.members, Members::Class(class) if class == name);
+        let is_this =
+            |bulkhead: &&Arc<Bulkhead>| matches!(&bulkhead.members, Members::Class(class) if class == name);
         if let Some(bulkhead) = self.bulkheads.iter().find(is_this) {
             return bulkhead.clone();
         }
@@ -150,7 +153,7 @@ impl Registry {
 
     /// Says that a bulkhead permits no more workers, if that is so.
     pub(super) fn full_text(&self, bulkhead: BulkheadId) -> Option<String> {
-        let (in_use, most) = self.state.waiting.usage(bulkhead).filter(|(in_use, most)| in_use >= most)?;
+        let (in_use, most) = self.state.waiting().usage(bulkhead).filter(|(in_use, most)| in_use >= most)?;
         let of = match &self.bulkheads.get(bulkhead.0)?.members {
             Members::Message(name) => format!("for {name}"),
             Members::Class(name) => format!("of class {name}"),

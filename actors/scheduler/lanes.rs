@@ -78,10 +78,10 @@ impl LaneBoard {
         let state = &registry.state;
         self.is_open.store(state.phase() == PoolPhase::Open, Ordering::Relaxed);
         self.waiting.store(state.waiting_count(), Ordering::Relaxed);
-        let ahead = state.waiting.ahead();
+        let ahead = state.waiting().ahead();
         self.queue.show(ahead);
         for bulkhead in &registry.bulkheads {
-            bulkhead.queue.show(state.waiting.ahead_of(bulkhead.id, ahead));
+            bulkhead.queue.show(state.waiting().ahead_of(bulkhead.id, ahead));
         }
     }
 

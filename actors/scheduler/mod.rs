@@ -211,7 +211,7 @@ impl Scheduler {
     /// A worker that was granted in the meantime is given back.
     pub(crate) fn cancel(self: &Arc<Self>, waiter: &Arc<Waiter>) -> WaitOutcome {
         let (outcome, _) = self.update(|registry, now| {
-            let outcome = registry.wait_outcome(registry.state.waiting.bulkhead_of(waiter.id));
+            let outcome = registry.wait_outcome(registry.state.waiting().bulkhead_of(waiter.id));
             registry.state.cancel(waiter.id, now);
             (outcome, registry.waiters.remove(&waiter.id))
         });
@@ -339,7 +339,7 @@ impl Scheduler {
             idle: counts.idle,
             leased: counts.leased,
             ending: counts.ending,
-            waiting: registry.state.waiting.exclusive()
+            waiting: registry.state.waiting().exclusive()
                 + self.lanes.waiting_calls().sum()
                 + self.lanes.calls_on_their_way(),
             blob_bytes: self.blobs.as_ref().map_or(0, BlobMemory::in_use),

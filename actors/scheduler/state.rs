@@ -205,8 +205,8 @@ impl PoolState {
         self.counts
     }
 
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = u64> {
-        self.waiting.iter()
+    pub(crate) fn waiting(&self) -> &Waiting {
+        &self.waiting
     }
 
     pub(crate) fn waiting_count(&self) -> usize {
@@ -239,13 +239,6 @@ impl PoolState {
 
     /// Requests the first workers.
     pub(crate) fn open(&mut self, now: Instant) {
-        self.fork_missing(now);
-    }
-
-    /// Sets the most workers of a bulkhead, and lends workers to those that wait there and are allowed one now.
-    pub(crate) fn set_most(&mut self, bulkhead: BulkheadId, most: usize, now: Instant) {
-        self.waiting.set_most(bulkhead, most);
-        self.serve_waiting(now);
         self.fork_missing(now);
     }
 
@@ -402,16 +395,6 @@ impl PoolState {
         self.retire_unneeded(now);
     }
 
-    /// Lends the idle worker that was used last, unless the request has to wait at its bulkhead.
-    pub(super) fn lend_idle(&mut self, request: Request, now: Instant) -> Option<u64> {
-        if !self.waiting.has_place(request.bulkhead) {
-            return None;
-        }
-        let worker = self.idle.pop_back()?;
-        self.lend(worker, request.id, request.bulkhead, now);
-        Some(worker)
-    }
-
     pub(super) fn lend(&mut self, worker: u64, to: u64, bulkhead: Option<BulkheadId>, now: Instant) {
         if self.apply(worker, Event::Granted { to }, now).is_ok()
             && let Some(entry) = self.workers.get_mut(&worker)
@@ -432,23 +415,8 @@ impl PoolState {
         self.retire_unneeded(now);
     }
 
-    /// Lends idle workers to the checkouts that wait and are allowed one, the first one first.
-    pub(super) fn serve_waiting(&mut self, now: Instant) {
-        let before = self.waiting.len();
-        while !self.idle.is_empty()
-            && let Some((to, bulkhead)) = self.waiting.pop_allowed()
-            && let Some(worker) = self.idle.pop_back()
-        {
-            self.lend(worker, to, bulkhead, now);
-            self.actions.push_back(Action::Grant { to, worker });
-        }
-        if self.waiting.len() < before {
-            self.retire_unneeded(now);
-        }
-    }
-
     /// In a closing or stopping pool without waiting checkouts, retires the workers that no checkout will request.
-    fn retire_unneeded(&mut self, now: Instant) {
+    pub(super) fn retire_unneeded(&mut self, now: Instant) {
         if self.phase == PoolPhase::Open || !self.waiting.is_empty() {
             return;
         }
@@ -472,8 +440,14 @@ impl PoolState {
             self.last_number += 1;
             let early_exits_before = self.early_exits;
             let (worker_state, generation) = (WorkerState::Starting, Generation::Current);
-            let entry =
-                WorkerEntry { worker_state, generation, alive_since: now, checkouts: 0, bulkhead: None, early_exits_before };
+            let entry = WorkerEntry {
+                worker_state,
+                generation,
+                alive_since: now,
+                checkouts: 0,
+                bulkhead: None,
+                early_exits_before,
+            };
             self.workers.insert(self.last_number, entry);
             self.counts.starting += 1;
             self.actions.push_back(Action::Fork(self.last_number));

@@ -1,19 +1,24 @@
 //! The pool state against a small model, under random sequences of events.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
 use super::state::*;
+use super::waiting::{BulkheadId, Request};
 use super::worker_state::RetireReason;
-use crate::config::Options;
+use crate::config::{MessageLimit, Options};
 
 /// One event. A number picks one of the workers or checkouts to which it can happen.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Acquire,
     Reacquire,
+    /// The same at one of the bulkheads, if there is one.
+    AcquireAt(usize),
+    ReacquireAt(usize),
+    SetMost(usize, usize),
     Cancel(usize),
     Ready(usize),
     SetupFails(usize),
@@ -30,8 +35,11 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let which = any::<usize>;
     let step = prop_oneof![
-        6 => Just(Step::Acquire),
+        4 => Just(Step::Acquire),
         1 => Just(Step::Reacquire),
+        4 => which().prop_map(Step::AcquireAt),
+        1 => which().prop_map(Step::ReacquireAt),
+        1 => (which(), 1..4_usize).prop_map(|(which, most)| Step::SetMost(which, most)),
         2 => which().prop_map(Step::Cancel),
         5 => which().prop_map(Step::Ready),
         1 => which().prop_map(Step::SetupFails),
@@ -47,8 +55,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 fn limits() -> impl Strategy<Value = Options> {
     use prop::option::of as optional;
-    (0..4_usize, 1..6_usize, optional(1..5_u64), optional(1..4_usize)).prop_map(
-        |(min, most, max_checkouts, max_waiting)| Options {
+    let message_limits = prop::collection::vec((1..4_usize).prop_map(limit), 0..3);
+    (0..4_usize, 1..6_usize, optional(1..5_u64), optional(1..4_usize), message_limits).prop_map(
+        |(min, most, max_checkouts, max_waiting, message_limits)| Options {
+            message_limits,
             workers: min.min(most)..=most,
             max_checkouts,
             max_waiting,
@@ -56,6 +66,10 @@ fn limits() -> impl Strategy<Value = Options> {
             ..Options::named("model")
         },
     )
+}
+
+fn limit(most: usize) -> MessageLimit {
+    MessageLimit { method: 0, name: "model", most }
 }
 
 /// What the scheduler, the workers and the checkouts know, and the pool state under test.
@@ -72,13 +86,19 @@ struct Model {
     unnoticed_exits: BTreeSet<u64>,
     waiting: VecDeque<u64>,
     last_checkout: u64,
+    /// The bulkhead of each checkout that has one, and the most workers of each bulkhead.
+    bulkheads: BTreeMap<u64, BulkheadId>,
+    most: Vec<usize>,
 }
 
 impl Model {
     fn new(options: Options) -> Self {
         let state = PoolState::new(&options);
+        let most = options.message_limits.iter().map(|limit| limit.most).collect();
         let mut model = Model {
             state,
+            bulkheads: BTreeMap::new(),
+            most,
             options,
             now: Instant::now(),
             starting: BTreeSet::new(),
@@ -98,6 +118,30 @@ impl Model {
         self.starting.len() + self.idle.len() + self.leased.len() + self.ending.len()
     }
 
+    /// Returns who may have the next free workers, in order.
+    fn allowed(&self) -> Vec<u64> {
+        let mut used = vec![0; self.most.len()];
+        for (_, to) in &self.leased {
+            self.bulkheads.get(to).into_iter().for_each(|bulkhead| used[bulkhead.0] += 1);
+        }
+        let mut is_allowed = |id: &u64| {
+            let Some(bulkhead) = self.bulkheads.get(id) else { return true };
+            used[bulkhead.0] += 1;
+            used[bulkhead.0] <= self.most[bulkhead.0]
+        };
+        self.waiting.iter().copied().filter(|id| is_allowed(id)).collect()
+    }
+
+    /// Notes that a worker was lent, and checks that its bulkhead permits it.
+    fn lend(&mut self, worker: u64, to: u64) {
+        assert!(self.idle.remove(&worker), "only an idle worker is granted");
+        if let Some(bulkhead) = self.bulkheads.get(&to) {
+            let used = self.leased.iter().filter(|(_, to)| self.bulkheads.get(to) == Some(bulkhead)).count();
+            assert!(used < self.most[bulkhead.0], "never more workers than the bulkhead permits");
+        }
+        self.leased.push((worker, to));
+    }
+
     /// Carries out the actions of the pool state, and checks that each is allowed.
     fn carry_out(&mut self) {
         while let Some(action) = self.state.next_action() {
@@ -107,10 +151,14 @@ impl Model {
                     assert!(self.processes() <= *self.options.workers.end(), "never more than the maximum");
                 }
                 Action::Grant { to, worker } => {
-                    let first = self.waiting.pop_front();
-                    assert_eq!(first, Some(to), "first come, first served");
-                    assert!(self.idle.remove(&worker), "only an idle worker is granted");
-                    self.leased.push((worker, to));
+                    let first = self.allowed().first().copied();
+                    assert_eq!(
+                        first,
+                        Some(to),
+                        "first come, first served among those that are allowed a worker"
+                    );
+                    self.waiting.retain(|id| *id != to);
+                    self.lend(worker, to);
                 }
                 Action::Retire(worker, _) => {
                     assert!(
@@ -135,15 +183,26 @@ impl Model {
             ending: self.ending.len(),
         };
         assert_eq!(self.state.counts(), counts);
-        assert!(self.state.waiting().eq(self.waiting.iter().copied()), "the queue is the model's");
-        assert!(self.idle.is_empty() || self.waiting.is_empty(), "no checkout waits while a worker is idle");
+        assert!(self.state.waiting().iter().eq(self.waiting.iter().copied()), "the queue is the model's");
+        assert!(self.state.waiting().allowed().eq(self.allowed()), "those are allowed a worker");
+        let is_served = self.idle.is_empty() || self.allowed().is_empty();
+        assert!(is_served, "no checkout that is allowed a worker waits while one is idle");
         assert!(self.processes() <= *self.options.workers.end(), "never more than the maximum");
     }
 
     fn take(&mut self, step: Step) {
         match step {
-            Step::Acquire => self.acquire(false),
-            Step::Reacquire => self.acquire(true),
+            Step::Acquire => self.acquire(None, false),
+            Step::Reacquire => self.acquire(None, true),
+            Step::AcquireAt(which) => self.acquire(Some(which), false),
+            Step::ReacquireAt(which) => self.acquire(Some(which), true),
+            Step::SetMost(which, most) => {
+                let count = self.most.len();
+                if count > 0 {
+                    self.most[which % count] = most;
+                    self.state.set_most(BulkheadId(which % count), most, self.now);
+                }
+            }
             Step::Cancel(which) => self.cancel(which),
             Step::Ready(which) => self.ready(which),
             Step::SetupFails(which) => {
@@ -188,16 +247,21 @@ impl Model {
         self.carry_out();
     }
 
-    fn acquire(&mut self, again: bool) {
+    fn acquire(&mut self, bulkhead: Option<usize>, again: bool) {
         self.last_checkout += 1;
-        let id = self.last_checkout;
-        let answer =
-            if again { self.state.reacquire(id, self.now) } else { self.state.acquire(id, self.now) };
+        let (id, count) = (self.last_checkout, self.most.len());
+        let bulkhead = bulkhead.filter(|_| count > 0).map(|which| BulkheadId(which % count));
+        self.bulkheads.extend(bulkhead.map(|bulkhead| (id, bulkhead)));
+        let request = Request::checkout(id, bulkhead);
+        let answer = if again {
+            self.state.reacquire(request, self.now)
+        } else {
+            self.state.acquire(request, self.now)
+        };
         match answer {
             Admission::Granted { worker } => {
-                assert!(self.waiting.is_empty(), "no waiting checkout is overtaken");
-                assert!(self.idle.remove(&worker), "only an idle worker is granted");
-                self.leased.push((worker, id));
+                assert!(self.allowed().is_empty(), "no waiting checkout is overtaken");
+                self.lend(worker, id);
             }
             Admission::Queued if again => self.waiting.push_front(id),
             Admission::Queued => self.waiting.push_back(id),

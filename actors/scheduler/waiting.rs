@@ -4,8 +4,10 @@
 //! that depends on the number of bulkheads and not on how many are passed over.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 use super::queue::LinkedQueue;
+use super::state::{Action, PoolState};
 
 /// One bulkhead of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -231,11 +233,7 @@ impl Waiting {
 
     /// Returns how many wait with these calls of lanes and one more, and for how many of them only a worker is missing: they
     /// would not wait at their bulkheads.
-    pub(crate) fn with_one_more(
-        &self,
-        calls: &WaitingCalls,
-        bulkhead: Option<BulkheadId>,
-    ) -> (usize, usize) {
+    pub(crate) fn with_one_more(&self, calls: &WaitingCalls, bulkhead: Option<BulkheadId>) -> (usize, usize) {
         let mut calls = calls.clone();
         *calls.of(bulkhead) += 1;
         let (waiting, mut allowed) = (self.exclusive() + calls.sum(), self.unlimited.exclusive());
@@ -307,5 +305,39 @@ impl Waiting {
         let first = self.iter().next()?;
         self.remove(first);
         Some(first)
+    }
+}
+
+impl PoolState {
+    /// Sets the most workers of a bulkhead, and lends workers to those that wait there and are allowed one now.
+    pub(crate) fn set_most(&mut self, bulkhead: BulkheadId, most: usize, now: Instant) {
+        self.waiting.set_most(bulkhead, most);
+        self.serve_waiting(now);
+        self.fork_missing(now);
+    }
+
+    /// Lends the idle worker that was used last, unless the request has to wait at its bulkhead.
+    pub(super) fn lend_idle(&mut self, request: Request, now: Instant) -> Option<u64> {
+        if !self.waiting.has_place(request.bulkhead) {
+            return None;
+        }
+        let worker = self.idle.pop_back()?;
+        self.lend(worker, request.id, request.bulkhead, now);
+        Some(worker)
+    }
+
+    /// Lends idle workers to the checkouts that wait and are allowed one, the first one first.
+    pub(super) fn serve_waiting(&mut self, now: Instant) {
+        let before = self.waiting.len();
+        while !self.idle.is_empty()
+            && let Some((to, bulkhead)) = self.waiting.pop_allowed()
+            && let Some(worker) = self.idle.pop_back()
+        {
+            self.lend(worker, to, bulkhead, now);
+            self.actions.push_back(Action::Grant { to, worker });
+        }
+        if self.waiting.len() < before {
+            self.retire_unneeded(now);
+        }
     }
 }
