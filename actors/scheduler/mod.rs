@@ -17,6 +17,8 @@ mod reports;
 pub(crate) mod rollover;
 pub(crate) mod state;
 #[cfg(test)]
+mod table_tests;
+#[cfg(test)]
 mod tests;
 pub(crate) mod waiter;
 pub(crate) mod waiting;

@@ -258,19 +258,6 @@ impl PoolState {
         Admission::Queued
     }
 
-    /// Does the same at the front of the queue, for a checkout whose worker exited before it had begun a call.
-    pub(crate) fn reacquire(&mut self, request: Request, now: Instant) -> Admission {
-        if self.phase == PoolPhase::Stopping {
-            return Admission::Stopped;
-        }
-        if let Some(worker) = self.lend_idle(request, now) {
-            return Admission::Granted { worker };
-        }
-        self.waiting.push_front(request);
-        self.fork_missing(now);
-        Admission::Queued
-    }
-
     /// Removes a checkout from the queue. Returns `false` if it was not in the queue.
     pub(crate) fn cancel(&mut self, checkout: u64, now: Instant) -> bool {
         let left = self.waiting.remove(checkout);

@@ -12,7 +12,7 @@ use crate::config::{MessageLimit, Options};
 
 /// One event. A number picks one of the workers or checkouts to which it can happen.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+pub(super) enum Step {
     Acquire,
     Reacquire,
     /// The same at one of the bulkheads, if there is one.
@@ -68,31 +68,31 @@ fn limits() -> impl Strategy<Value = Options> {
     )
 }
 
-fn limit(most: usize) -> MessageLimit {
+pub(super) fn limit(most: usize) -> MessageLimit {
     MessageLimit { method: 0, name: "model", most }
 }
 
 /// What the scheduler, the workers and the checkouts know, and the pool state under test.
-struct Model {
-    state: PoolState,
-    options: Options,
-    now: Instant,
-    starting: BTreeSet<u64>,
-    idle: BTreeSet<u64>,
+pub(super) struct Model {
+    pub(super) state: PoolState,
+    pub(super) options: Options,
+    pub(super) now: Instant,
+    pub(super) starting: BTreeSet<u64>,
+    pub(super) idle: BTreeSet<u64>,
     /// Pairs of a worker and its checkout.
-    leased: Vec<(u64, u64)>,
-    ending: BTreeSet<u64>,
+    pub(super) leased: Vec<(u64, u64)>,
+    pub(super) ending: BTreeSet<u64>,
     /// Exited workers whose holders do not know of it yet.
-    unnoticed_exits: BTreeSet<u64>,
-    waiting: VecDeque<u64>,
-    last_checkout: u64,
+    pub(super) unnoticed_exits: BTreeSet<u64>,
+    pub(super) waiting: VecDeque<u64>,
+    pub(super) last_checkout: u64,
     /// The bulkhead of each checkout that has one, and the most workers of each bulkhead.
-    bulkheads: BTreeMap<u64, BulkheadId>,
-    most: Vec<usize>,
+    pub(super) bulkheads: BTreeMap<u64, BulkheadId>,
+    pub(super) most: Vec<usize>,
 }
 
 impl Model {
-    fn new(options: Options) -> Self {
+    pub(super) fn new(options: Options) -> Self {
         let state = PoolState::new(&options);
         let most = options.message_limits.iter().map(|limit| limit.most).collect();
         let mut model = Model {
@@ -119,7 +119,7 @@ impl Model {
     }
 
     /// Returns who may have the next free workers, in order.
-    fn allowed(&self) -> Vec<u64> {
+    pub(super) fn allowed(&self) -> Vec<u64> {
         let mut used = vec![0; self.most.len()];
         for (_, to) in &self.leased {
             self.bulkheads.get(to).into_iter().for_each(|bulkhead| used[bulkhead.0] += 1);
@@ -143,7 +143,7 @@ impl Model {
     }
 
     /// Carries out the actions of the pool state, and checks that each is allowed.
-    fn carry_out(&mut self) {
+    pub(super) fn carry_out(&mut self) {
         while let Some(action) = self.state.next_action() {
             match action {
                 Action::Fork(worker) => {
@@ -190,7 +190,7 @@ impl Model {
         assert!(self.processes() <= *self.options.workers.end(), "never more than the maximum");
     }
 
-    fn take(&mut self, step: Step) {
+    pub(super) fn take(&mut self, step: Step) {
         match step {
             Step::Acquire => self.acquire(None, false),
             Step::Reacquire => self.acquire(None, true),
@@ -316,7 +316,7 @@ impl Model {
     }
 
     /// Lets everything succeed until the pool is at rest.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..1000 {
             if let Some(worker) = self.unnoticed_exits.pop_first() {
                 self.state.dismiss(worker, RetireReason::Broken, self.now);
@@ -391,7 +391,7 @@ proptest! {
     }
 }
 
-fn options(change: impl FnOnce(&mut Options)) -> Options {
+pub(super) fn options(change: impl FnOnce(&mut Options)) -> Options {
     let mut options = Options { workers: 1..=2, ..Options::named("table") };
     change(&mut options);
     options
@@ -478,44 +478,4 @@ fn only_a_worker_that_was_requested_after_the_last_early_exit_ends_the_delay() {
     model.state.tick(model.now);
     model.carry_out();
     assert_eq!(model.starting.len(), 1);
-}
-
-/// P12
-#[test]
-fn a_closing_pool_waits_for_a_holder_that_does_not_know_of_its_worker_s_exit_yet() {
-    let table: [(&str, bool, bool); 3] =
-        [("requests another worker", true, false), ("gives up", false, false), ("is refused", false, true)];
-    for (row, reacquires, stops) in table {
-        let mut model = Model::new(options(|options| options.workers = 1..=1));
-        model.take(Step::Ready(0));
-        model.take(Step::Acquire);
-        let (worker, _) = model.leased[0];
-        model.state.close(model.now);
-        model.take(Step::Exit(0));
-        assert!(!model.state.is_drained(), "{row}: it may request another worker");
-        if reacquires {
-            model.take(Step::Reacquire);
-            assert_eq!(model.starting.len(), 1, "{row}: and gets one");
-        }
-        if stops {
-            model.state.stop(model.now);
-            assert!(model.state.is_drained(), "{row}: no checkout is served any more");
-        }
-        model.state.dismiss(worker, RetireReason::Broken, model.now);
-        assert_eq!(model.state.is_drained(), !reacquires, "{row}");
-    }
-}
-
-/// P12
-#[test]
-fn a_closing_pool_retires_starting_workers_once_the_last_waiting_checkout_is_served() {
-    let mut model = Model::new(options(|options| options.workers = 0..=2));
-    model.take(Step::Acquire);
-    model.take(Step::Acquire);
-    model.take(Step::Cancel(1));
-    model.state.close(model.now);
-    model.carry_out();
-    assert_eq!(model.starting.len(), 2, "a checkout waits");
-    model.take(Step::Ready(0));
-    assert_eq!((model.starting.len(), model.ending.len()), (0, 1), "no checkout waits any more");
 }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use super::queue::LinkedQueue;
-use super::state::{Action, PoolState};
+use super::state::{Action, Admission, PoolPhase, PoolState};
 
 /// One bulkhead of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -309,6 +309,20 @@ impl Waiting {
 }
 
 impl PoolState {
+    /// Lends an idle worker to a checkout whose worker exited before it had begun a call, or puts the checkout at the front
+    /// of the queue.
+    pub(crate) fn reacquire(&mut self, request: Request, now: Instant) -> Admission {
+        if self.phase == PoolPhase::Stopping {
+            return Admission::Stopped;
+        }
+        if let Some(worker) = self.lend_idle(request, now) {
+            return Admission::Granted { worker };
+        }
+        self.waiting.push_front(request);
+        self.fork_missing(now);
+        Admission::Queued
+    }
+
     /// Sets the most workers of a bulkhead, and lends workers to those that wait there and are allowed one now.
     pub(crate) fn set_most(&mut self, bulkhead: BulkheadId, most: usize, now: Instant) {
         self.waiting.set_most(bulkhead, most);
