@@ -25,6 +25,7 @@ use std::time::Instant;
 
 use crate::actors::calls::PendingCall;
 use crate::actors::calls::payload::Payload;
+use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::bulkheads::Bulkhead;
 use crate::actors::scheduler::lanes::LaneSignals;
@@ -163,6 +164,10 @@ impl Lane {
 
 impl LaneCall {
     fn submit_to(mut self, driver: &mut Driver, now: Instant) {
+        if self.call.slot.is_abandoned() {
+            // It was given up on its way, perhaps before there was a lane to look for it.
+            return;
+        }
         let waiter = self.ticket.as_mut().and_then(|ticket| ticket.waiter.take());
         let ticket = waiter.as_ref().map(|waiter| waiter.id);
         waiter.into_iter().for_each(|waiter| driver.adopt(waiter));

@@ -207,9 +207,12 @@ impl Registry {
     /// Returns what checkouts with this bulkhead are waiting for now.
     pub(super) fn wait_outcome(&self, bulkhead: Option<BulkheadId>) -> WaitOutcome {
         let full_bulkhead = bulkhead.and_then(|bulkhead| self.full_text(bulkhead));
-        let is_starting = full_bulkhead.is_none() && self.state.is_starting();
+        if full_bulkhead.is_some() {
+            // No other worker would help.
+            return WaitOutcome { phase: Phase::Waiting, full_bulkhead, setup_failure: None, outage: None };
+        }
         WaitOutcome {
-            phase: if is_starting { Phase::Starting } else { Phase::Waiting },
+            phase: if self.state.is_starting() { Phase::Starting } else { Phase::Waiting },
             full_bulkhead,
             setup_failure: self.setup_failure.clone(),
             outage: self.outage.clone(),
