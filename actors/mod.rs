@@ -31,6 +31,7 @@ pub use api::checkout::{Abort, Checkout, Within};
 pub use api::checkout_builder::CheckoutBuilder;
 pub use api::checkout_call::CheckoutCall;
 pub use api::checkout_handle::CheckoutHandle;
+pub use api::class_handle::{ClassBuilder, ClassHandle};
 pub use api::pool::{Inspect, Pool, Stop};
 pub use api::pool_builder::PoolBuilder;
 pub use api::pool_handle::PoolHandle;

@@ -133,9 +133,13 @@ impl<W: Worker> Pool<W> {
         limit: CallLimit,
         at: Option<&'static Location<'static>>,
         ctx: &mut ProxyContext<Self>,
-    ) -> BatchPromise<M> {
+    ) -> BatchPromise<M>
+    where
+        W: Accepts<M>,
+    {
         let origin = self.home.for_call(ctx.take_sender(), at);
-        BatchPromise { delegation: BatchRelay::new(&self.scheduler, messages, limit, origin) }
+        let bulkhead = self.scheduler.bulkhead_of(W::METHOD);
+        BatchPromise { delegation: BatchRelay::new(&self.scheduler, bulkhead, messages, limit, origin) }
     }
 }
 

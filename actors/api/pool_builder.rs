@@ -4,10 +4,13 @@ use std::marker::PhantomData;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use actix::Message;
+
 use super::pool_start::{ConnectOptions, PoolOrigin, short_name};
+use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
 use crate::certificates::Certificates;
-use crate::config::{Backoff, OnCancel, Options, Transport};
+use crate::config::{Backoff, MessageLimit, OnCancel, Options, Transport};
 
 /// The options of a pool, each with a default. [`Pool::builder`](crate::Pool::builder) and
 /// [`Pool::connect`](crate::Pool::connect) make one.
@@ -64,10 +67,27 @@ impl<W: Worker> PoolBuilder<W> {
     }
 
     /// Sets how many checkouts may wait while every worker is in use, at least 1. The first call of one more is answered
-    /// [`Overloaded`](crate::FailureKind::Overloaded). Checkouts for which a worker is being started do not count.
-    /// Default: `None`, no limit.
+    /// [`Overloaded`](crate::FailureKind::Overloaded). Checkouts for which a worker is being started do not count;
+    /// those that wait at a [bulkhead](Self::most_for) do. Default: `None`, no limit.
     pub fn max_waiting(mut self, count: impl Into<Option<usize>>) -> Self {
         self.options.max_waiting = count.into();
+        self
+    }
+
+    /// Sets how many workers the calls of the message `M` may have at a time, 1 to the maximum of workers, so that one kind of
+    /// call cannot take all of them. It holds for messages and batches that are sent to the pool itself. Calls of checkouts
+    /// do not count, and those of a [class](crate::PoolHandle::class) count for the class. Default: no limit.
+    ///
+    /// A call for which there is no worker because of this limit waits; those that may have a worker pass it over, and it
+    /// keeps its place. A [`Timeout`](crate::FailureKind::Timeout) then names the message.
+    pub fn most_for<M>(mut self, count: usize) -> Self
+    where
+        W: Accepts<M>,
+        M: Message,
+    {
+        let limits = &mut self.options.message_limits;
+        limits.retain(|limit| limit.method != W::METHOD);
+        limits.push(MessageLimit { method: W::METHOD, name: W::NAME, most: count });
         self
     }
 

@@ -14,29 +14,25 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use super::checkout_builder::CheckoutBuilder;
+use super::class_handle::ClassBuilder;
 use super::pool;
 use super::pool::Pool;
 use super::pool_start::start_pool;
 use super::request::PoolRequest;
+use super::sending::Route;
 use super::server_stats::ServerStats;
 use super::snapshot::{Snapshot, Stats};
 use super::stop_report::StopReport;
 use super::unattended;
-use crate::actors::calls::payload::Payload;
-use crate::actors::context::CallOrigin;
-use crate::actors::lane::Lane;
-use crate::actors::reply::ReplySlot;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::command::Command;
 use crate::actors::session::CallOptions;
-use crate::actors::session::dispatch::{BatchRelay, LimitedMessage, Relay, call};
 use crate::actors::threads::symbolizer;
 use crate::actors::transport::blobs;
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
 use crate::blob::BlobMut;
 use crate::failure::Failure;
-use crate::user_code::drop_caught;
 
 /// A pool of workers. Clone it wherever it is needed: it is `Send`, `Sync` and one pointer large.
 ///
@@ -158,9 +154,7 @@ impl<W: Worker> PoolHandle<W> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        let (caller, answer) = oneshot::channel();
-        self.run(message, limit.into(), Some(caller));
-        PoolRequest::single(answer, self.shared.scheduler.clone())
+        self.route::<M>().send::<W, M, T, E>(message, limit.into())
     }
 
     /// Runs these messages in order on one free worker, as a [`Batch`](crate::Batch) on a checkout of its own.
@@ -184,11 +178,7 @@ impl<W: Worker> PoolHandle<W> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        let (caller, answer) = oneshot::channel();
-        let (scheduler, calls) = (&self.shared.scheduler, messages.len());
-        let batch = BatchRelay::new(scheduler, messages, Ok(scheduler.options.timeout), CallOrigin::here());
-        batch.run::<W, T, E>(Some(caller));
-        PoolRequest::batch(answer, calls, scheduler.clone())
+        self.route::<M>().send_batch::<W, M, T, E>(messages)
     }
 
     /// Runs a message on any free worker and drops its answer. A failure goes to the error-handling context in force.
@@ -200,7 +190,7 @@ impl<W: Worker> PoolHandle<W> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        self.run(message, self.shared.scheduler.options.timeout, None);
+        self.route::<M>().do_send::<W, M, T, E>(message);
     }
 
     /// As [`do_send`](Self::do_send), but reports a pool that has stopped.
@@ -216,11 +206,7 @@ impl<W: Worker> PoolHandle<W> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        if !self.shared.scheduler.is_open() {
-            return Err(SendError::Closed(message));
-        }
-        self.run(message, self.shared.scheduler.options.timeout, None);
-        Ok(())
+        self.route::<M>().try_send::<W, M, T, E>(message)
     }
 
     /// Returns the options of a new checkout, which is exclusive use of one worker.
@@ -240,6 +226,22 @@ impl<W: Worker> PoolHandle<W> {
             at: Location::caller(),
             worker: PhantomData,
         }
+    }
+
+    /// Returns the class of callers with this name: its calls and checkouts have at most so many workers at a time as
+    /// [`most`](ClassBuilder::most) says, whatever [`most_for`](crate::PoolBuilder::most_for) says of their messages. The
+    /// name has 1 to 64 bytes and no control characters.
+    ///
+    /// ```no_run
+    /// # use forkpool::prelude::*;
+    /// # fn classes<W: Worker>(pool: &PoolHandle<W>) -> Result<(), forkpool::OptionError> {
+    /// let thumbnails = pool.class("thumbnails").most(3)?;
+    /// let checkout = thumbnails.checkout().start();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn class(&self, name: impl Into<String>) -> ClassBuilder<W> {
+        ClassBuilder { pool: self.clone(), name: name.into() }
     }
 
     /// Waits until the fewest workers, as set by [`workers`](crate::PoolBuilder::workers), are set up. If the fewest are
@@ -314,26 +316,16 @@ impl<W: Worker> PoolHandle<W> {
         pool::stop(self.shared.scheduler.clone(), drain)
     }
 
-    #[track_caller]
-    fn run<M, T, E>(&self, message: M, limit: Option<Duration>, caller: Option<oneshot::Sender<Result<T, E>>>)
+    pub(super) fn scheduler(&self) -> &Arc<Scheduler> {
+        &self.shared.scheduler
+    }
+
+    /// Returns the way of this message to a worker.
+    fn route<M>(&self) -> Route<'_>
     where
         W: Accepts<M>,
-        M: Message<Result = Result<T, E>> + Serialize,
-        T: DeserializeOwned + Send + 'static,
-        E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        let (scheduler, origin) = (&self.shared.scheduler, CallOrigin::here());
-        match Lane::here(scheduler) {
-            Some(lane) => {
-                let call = call::<W, M>(ReplySlot::answering(caller), limit, origin);
-                lane.submit(call, Payload::Value(&LimitedMessage(&message, &Ok(limit))));
-                drop_caught(message);
-            }
-            None => {
-                let relay = Relay::<W, M>::new(scheduler, &message, Ok(limit), origin);
-                drop_caught(message);
-                relay.run(&scheduler.arbiter_here(), caller);
-            }
-        }
+        let scheduler = &self.shared.scheduler;
+        Route { scheduler, bulkhead: scheduler.bulkhead_of(W::METHOD) }
     }
 }

@@ -98,13 +98,14 @@ pub(crate) fn payload_failure(
 /// Returns the failure of a call whose time limit passed while it waited for a worker: why no worker came, as far as the
 /// scheduler knows, and who holds the workers if all of them are in use.
 pub(crate) fn wait_failure(scheduler: &Scheduler, mut outcome: WaitOutcome, limit: Duration) -> Failure {
-    if outcome.setup_failure.is_none() && outcome.outage.is_none() {
+    if outcome.setup_failure.is_none() && outcome.outage.is_none() && outcome.full_bulkhead.is_none() {
         outcome.outage = scheduler.stopped_server_text();
     }
     let kind = if outcome.outage.is_some() { FailureKind::NoServer } else { FailureKind::Timeout };
     let is_in_use = outcome.phase == Phase::Waiting && outcome.setup_failure.is_none();
     let held = if is_in_use && kind == FailureKind::Timeout { outcome.held } else { String::new() };
-    let failure = Failure::of(kind, held).in_pool(&scheduler.options.name).in_phase(outcome.phase);
+    let why = outcome.full_bulkhead.unwrap_or(held);
+    let failure = Failure::of(kind, why).in_pool(&scheduler.options.name).in_phase(outcome.phase);
     let failure = failure.at_limit(limit);
     match (outcome.setup_failure, outcome.outage) {
         (Some(setup_failure), _) => failure.caused_by(setup_failure),

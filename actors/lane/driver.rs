@@ -16,10 +16,12 @@ use crate::actors::calls::reading::ReplyMeaning;
 use crate::actors::calls::{CallTimes, PendingCall};
 use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::Scheduler;
+use crate::actors::scheduler::bulkheads::{Bulkhead, QueueView};
 use crate::actors::scheduler::lanes::LaneSignals;
 use crate::actors::scheduler::state::ReleaseReport;
 use crate::actors::scheduler::tallies::ThreadTally;
 use crate::actors::scheduler::waiter::{Notice, Waiter};
+use crate::actors::scheduler::waiting::BulkheadId;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::threads::symbolizer;
 use crate::actors::transport::Arrived;
@@ -34,6 +36,8 @@ pub(super) struct Driver {
     pub(super) scheduler: Arc<Scheduler>,
     /// What it counts with.
     pub(super) tally: ThreadTally,
+    /// What the workers of the lane count towards, if it is for a class or a message that has one.
+    bulkhead: Option<Arc<Bulkhead>>,
     pub(super) signals: Arc<LaneSignals>,
     pub(super) state: LaneState<PendingCall, Place, Encoded>,
     /// The workers that the lane holds, in the order of [`LaneState::held`].
@@ -57,11 +61,16 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    pub(super) fn new(scheduler: Arc<Scheduler>, signals: Arc<LaneSignals>) -> Self {
+    pub(super) fn new(
+        scheduler: Arc<Scheduler>,
+        bulkhead: Option<Arc<Bulkhead>>,
+        signals: Arc<LaneSignals>,
+    ) -> Self {
         let state = LaneState::new(*scheduler.options.workers.end());
         Driver {
             tally: scheduler.tallies.here(),
             scheduler,
+            bulkhead,
             signals,
             state,
             workers: Vec::new(),
@@ -75,6 +84,15 @@ impl Driver {
             is_stopping: false,
             exclusive_seen: 0,
         }
+    }
+
+    pub(super) fn bulkhead_id(&self) -> Option<BulkheadId> {
+        self.bulkhead.as_ref().map(|bulkhead| bulkhead.id)
+    }
+
+    /// Returns who waits for workers that the lane could have.
+    fn queue(&self) -> &QueueView {
+        self.scheduler.queue_at(self.bulkhead.as_ref())
     }
 
     /// Takes the request for a worker that was made for a call when it was sent on another thread.
@@ -131,7 +149,7 @@ impl Driver {
         let is_free = place.is_some_and(|at| self.state.held[at].written.is_empty());
         // Some calls that count as waiting have their worker, which the lane has not taken yet.
         let granted = || self.asked.iter().filter(|waiter| waiter.has_notice()).count();
-        if !is_free && let Err(overloaded) = self.scheduler.admit_call(granted) {
+        if !is_free && let Err(overloaded) = self.scheduler.admit_call(self.bulkhead_id(), granted) {
             return self.failed.push((single.call, overloaded));
         }
         if let Some(at) = place {
@@ -155,8 +173,8 @@ impl Driver {
 
     fn others_waiting(&self) -> OthersWaiting {
         OthersWaiting {
-            any: self.scheduler.others_wait(self.asked.len()),
-            exclusive: self.scheduler.first_exclusive() != u64::MAX,
+            any: self.queue().others_wait(self.asked.len()),
+            exclusive: self.queue().first_exclusive() != u64::MAX,
         }
     }
 
@@ -202,7 +220,7 @@ impl Driver {
 
     pub(super) fn write_queued(&mut self, now: Instant) {
         loop {
-            let first_exclusive = self.scheduler.first_exclusive();
+            let first_exclusive = self.queue().first_exclusive();
             let Some(at) = self.state.place_for_queued(first_exclusive, now) else { return };
             let Some(Queued { single, message, .. }) = self.state.queued.pop_first() else { return };
             if !single.call.slot.is_abandoned() {
@@ -254,6 +272,9 @@ impl Driver {
     /// Asks for one more worker if it has something to do, or withdraws requests; returns whether it asked. The next one
     /// is asked for once that is answered or waits: most often one worker is enough.
     pub(super) fn ask(&mut self, now: Instant) -> bool {
+        if let Some(bulkhead) = &self.bulkhead {
+            self.state.max_workers = bulkhead.most();
+        }
         let wanted = self.state.wanted(self.others_waiting().exclusive, now);
         while self.asked.len() > wanted
             && let Some(waiter) = self.asked.pop()
@@ -264,7 +285,7 @@ impl Driver {
             self.urgent = 0;
             return false;
         }
-        let waiter = self.scheduler.acquire_for_lane(self.urgent > 0);
+        let waiter = self.scheduler.acquire_for_lane(self.bulkhead_id(), self.urgent > 0);
         self.urgent = self.urgent.saturating_sub(1);
         self.waker.iter().for_each(|waker| waiter.set_waker(waker));
         self.asked.push(waiter);
@@ -452,7 +473,7 @@ impl Driver {
 
     /// Gives back the workers that have nothing to do, or are not to be kept.
     fn give_back(&mut self, now: Instant, cx: &mut Context<'_>) {
-        let first = (self.scheduler.first_waiting(), self.scheduler.first_exclusive());
+        let first = (self.queue().first(), self.queue().first_exclusive());
         self.state.close_held(self.others_waiting(), first, now);
         let mut look_again = false;
         loop {

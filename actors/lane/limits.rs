@@ -206,7 +206,8 @@ impl Driver {
             let Some(queued) = self.state.queued.remove(at) else { return };
             if !queued.single.call.slot.is_abandoned() {
                 // Many calls may end in this moment, all for the same reason.
-                let outcome = outcome.get_or_insert_with(|| self.scheduler.wait_outcome());
+                let bulkhead = self.bulkhead_id();
+                let outcome = outcome.get_or_insert_with(|| self.scheduler.wait_outcome(bulkhead));
                 let failure = wait_failure(&self.scheduler, outcome.clone(), limit);
                 let waited = now.saturating_duration_since(queued.single.since());
                 self.fail_waiting(queued.single.call, failure, waited);

@@ -25,7 +25,9 @@ use std::time::Instant;
 
 use crate::actors::calls::PendingCall;
 use crate::actors::calls::payload::Payload;
+use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::Scheduler;
+use crate::actors::scheduler::bulkheads::Bulkhead;
 use crate::actors::scheduler::lanes::LaneSignals;
 use crate::actors::scheduler::waiter::Waiter;
 use crate::actors::transport::blobs::Encoded;
@@ -33,8 +35,15 @@ use crate::wire::frame::PayloadError;
 use driver::Driver;
 
 thread_local! {
-    /// The lanes of this thread, by the address of their scheduler, which they keep alive.
-    static LANES: RefCell<Vec<(*const Scheduler, Weak<Lane>)>> = const { RefCell::new(Vec::new()) };
+    /// The lanes of this thread, by what they are for.
+    static LANES: RefCell<Vec<(Key, Weak<Lane>)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The address of a lane's scheduler, or of its bulkhead if it has one. The lane keeps them alive.
+type Key = *const ();
+
+fn key(scheduler: &Arc<Scheduler>, bulkhead: Option<&Arc<Bulkhead>>) -> Key {
+    bulkhead.map_or_else(|| Arc::as_ptr(scheduler).cast(), |bulkhead| Arc::as_ptr(bulkhead).cast())
 }
 
 /// A call that was encoded.
@@ -53,10 +62,11 @@ pub(crate) struct Ticket {
 
 impl Ticket {
     /// Requests a worker; `None` if the pool accepts no calls.
-    pub(crate) fn new(scheduler: &Arc<Scheduler>) -> Option<Self> {
+    pub(crate) fn new(scheduler: &Arc<Scheduler>, bulkhead: Option<&Arc<Bulkhead>>) -> Option<Self> {
         scheduler.accepts_calls().then(|| {
             scheduler.note_sent();
-            Ticket { scheduler: scheduler.clone(), waiter: Some(scheduler.acquire_for_lane(false)) }
+            let waiter = scheduler.acquire_for_lane(bulkhead.map(|bulkhead| bulkhead.id), false);
+            Ticket { scheduler: scheduler.clone(), waiter: Some(waiter) }
         })
     }
 }
@@ -70,7 +80,7 @@ impl Drop for Ticket {
     }
 }
 
-/// The lane of one pool on one thread.
+/// The lane of one pool on one thread: for calls without a bulkhead, or for those of one bulkhead.
 pub(crate) struct Lane {
     scheduler: Arc<Scheduler>,
     driver: RefCell<Driver>,
@@ -80,29 +90,30 @@ pub(crate) struct Lane {
 
 impl Lane {
     /// Returns the lane of this pool on this thread, if there is one.
-    pub(crate) fn here(scheduler: &Arc<Scheduler>) -> Option<Rc<Lane>> {
+    pub(crate) fn here(scheduler: &Arc<Scheduler>, bulkhead: Option<&Arc<Bulkhead>>) -> Option<Rc<Lane>> {
+        let key = key(scheduler, bulkhead);
         // A thread that is ending makes no lane and finds none.
         let lane = LANES.try_with(|lanes| {
             let lanes = lanes.try_borrow().ok()?;
-            let (_, lane) = lanes.iter().find(|(of, _)| *of == Arc::as_ptr(scheduler))?;
+            let (_, lane) = lanes.iter().find(|(of, _)| *of == key)?;
             lane.upgrade()
         });
         lane.ok().flatten()
     }
 
     /// Returns the lane of this pool on this thread, or starts one. The caller runs on an arbiter.
-    pub(crate) fn run_here(scheduler: &Arc<Scheduler>) -> Rc<Lane> {
-        if let Some(lane) = Self::here(scheduler) {
+    pub(crate) fn run_here(scheduler: &Arc<Scheduler>, bulkhead: Option<&Arc<Bulkhead>>) -> Rc<Lane> {
+        if let Some(lane) = Self::here(scheduler, bulkhead) {
             return lane;
         }
-        let signals = Arc::new(LaneSignals::default());
+        let signals = Arc::new(LaneSignals::at(bulkhead.map(|bulkhead| bulkhead.id)));
         scheduler.add_lane(&signals);
         let lane = Rc::new(Lane {
             scheduler: scheduler.clone(),
-            driver: RefCell::new(Driver::new(scheduler.clone(), signals)),
+            driver: RefCell::new(Driver::new(scheduler.clone(), bulkhead.cloned(), signals)),
             arrivals: RefCell::default(),
         });
-        let entry = (Arc::as_ptr(scheduler), Rc::downgrade(&lane));
+        let entry = (key(scheduler, bulkhead), Rc::downgrade(&lane));
         let _ = LANES.try_with(|lanes| {
             let mut lanes = lanes.borrow_mut();
             lanes.retain(|(_, lane)| lane.strong_count() > 0);
@@ -153,6 +164,10 @@ impl Lane {
 
 impl LaneCall {
     fn submit_to(mut self, driver: &mut Driver, now: Instant) {
+        if self.call.slot.is_abandoned() {
+            // It was given up on its way, perhaps before there was a lane to look for it.
+            return;
+        }
         let waiter = self.ticket.as_mut().and_then(|ticket| ticket.waiter.take());
         let ticket = waiter.as_ref().map(|waiter| waiter.id);
         waiter.into_iter().for_each(|waiter| driver.adopt(waiter));

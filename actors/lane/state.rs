@@ -224,8 +224,8 @@ pub(crate) struct LaneState<C, P, M> {
     pub(crate) queued: Queue<C, M>,
     /// The workers, the one that is filled first in front.
     pub(crate) held: Vec<Held<C, P>>,
-    /// Most workers that the pool has.
-    max_workers: usize,
+    /// Most workers that the lane may have: those of the pool, or of its bulkhead.
+    pub(crate) max_workers: usize,
 }
 
 impl<C, P, M> LaneState<C, P, M> {

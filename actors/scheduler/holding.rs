@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::Scheduler;
 use super::registry::{Registry, WaitOutcome};
 use super::waiter::Waiter;
+use super::waiting::BulkheadId;
 use crate::actors::api::snapshot::Holder;
 
 /// Most holders that the text of a failure names.
@@ -113,10 +114,10 @@ impl Scheduler {
         WaitOutcome { held: self.held_text(&holders), ..outcome }
     }
 
-    /// Returns what calls are waiting for now, for the failures of those whose time has passed.
-    pub(crate) fn wait_outcome(&self) -> WaitOutcome {
+    /// Returns what calls at this bulkhead are waiting for now, for the failures of those whose time has passed.
+    pub(crate) fn wait_outcome(&self, bulkhead: Option<BulkheadId>) -> WaitOutcome {
         let held = self.held_text(&self.holders());
-        WaitOutcome { held, ..self.registry.lock().wait_outcome() }
+        WaitOutcome { held, ..self.registry.lock().wait_outcome(bulkhead) }
     }
 
     /// Returns who holds the workers, for a failure; empty if none is held.

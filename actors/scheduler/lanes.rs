@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::Scheduler;
+use super::bulkheads::QueueView;
 use super::holding::Tenant;
 use super::registry::{Registry, WaitOutcome};
 use super::state::{Admission, PoolPhase, PoolState, ReleaseReport};
 use super::waiter::Waiter;
+use super::waiting::{BulkheadId, Request, WaitingCalls};
 use crate::failure::{Failure, Phase};
 
 /// What other threads see of a lane, and by what they wake it.
@@ -23,10 +25,16 @@ pub(crate) struct LaneSignals {
     waits_since: AtomicU64,
     /// Whether a requester has given a call up since the lane last looked.
     pub(crate) has_cancelled: AtomicBool,
+    /// The bulkhead that its workers count towards.
+    bulkhead: Option<BulkheadId>,
     waker: Mutex<Option<Waker>>,
 }
 
 impl LaneSignals {
+    pub(crate) fn at(bulkhead: Option<BulkheadId>) -> Self {
+        LaneSignals { bulkhead, ..LaneSignals::default() }
+    }
+
     /// Shows how many calls wait, and since when the first of them does; `pool_start` is when the pool was started.
     pub(crate) fn show_waiting(&self, waiting: usize, first: Option<Instant>, pool_start: Instant) {
         if let Some(first) = first {
@@ -57,10 +65,8 @@ pub(super) struct LaneBoard {
     is_open: AtomicBool,
     /// Checkouts in the queue, lanes among them.
     waiting: AtomicUsize,
-    /// The first checkout in the queue that is no lane; `u64::MAX` without one.
-    first_exclusive: AtomicU64,
-    /// The first checkout in the queue; `u64::MAX` without one.
-    first: AtomicU64,
+    /// Those that come before a lane without a bulkhead: all but those that wait at bulkheads.
+    pub(super) queue: QueueView,
     /// How many checkouts that are no lanes have joined the queue so far.
     exclusive_joined: AtomicU64,
 }
@@ -72,8 +78,7 @@ impl Default for LaneBoard {
             on_their_way: AtomicUsize::new(0),
             is_open: AtomicBool::new(true),
             waiting: AtomicUsize::new(0),
-            first_exclusive: AtomicU64::new(u64::MAX),
-            first: AtomicU64::new(u64::MAX),
+            queue: QueueView::default(),
             exclusive_joined: AtomicU64::new(0),
         }
     }
@@ -81,17 +86,24 @@ impl Default for LaneBoard {
 
 impl LaneBoard {
     /// Shows what has changed; called under the scheduler's lock.
-    pub(super) fn show(&self, state: &PoolState) {
+    pub(super) fn show(&self, registry: &Registry) {
+        let state = &registry.state;
         self.is_open.store(state.phase() == PoolPhase::Open, Ordering::Relaxed);
         self.waiting.store(state.waiting_count(), Ordering::Relaxed);
-        self.first.store(state.waiting().next().unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.first_exclusive.store(state.first_exclusive().unwrap_or(u64::MAX), Ordering::Relaxed);
+        let ahead = state.waiting().ahead();
+        self.queue.show(ahead);
+        for bulkhead in &registry.bulkheads {
+            bulkhead.queue.show(state.waiting().ahead_of(bulkhead.id, ahead));
+        }
     }
 
     /// Returns how many calls wait in lanes.
-    pub(super) fn waiting_calls(&self) -> usize {
-        let lanes = self.lanes.lock();
-        lanes.iter().filter_map(Weak::upgrade).map(|lane| lane.waiting.load(Ordering::Relaxed)).sum()
+    pub(super) fn waiting_calls(&self) -> WaitingCalls {
+        let mut calls = WaitingCalls::default();
+        for lane in self.lanes.lock().iter().filter_map(Weak::upgrade) {
+            *calls.of(lane.bulkhead) += lane.waiting.load(Ordering::Relaxed);
+        }
+        calls
     }
 
     /// Returns since when the first of those calls waits; `pool_start` is when the pool was started.
@@ -151,30 +163,14 @@ impl Scheduler {
         self.lanes.is_open.load(Ordering::Relaxed)
     }
 
-    /// Returns whether checkouts wait besides these.
-    pub(crate) fn others_wait(&self, own: usize) -> bool {
-        self.lanes.waiting.load(Ordering::Relaxed) > own
-    }
-
-    /// Returns the number of the first waiting checkout that is no lane; `u64::MAX` without one. Calls with a lower
-    /// number came before it.
-    pub(crate) fn first_exclusive(&self) -> u64 {
-        self.lanes.first_exclusive.load(Ordering::Relaxed)
-    }
-
-    /// Returns the number of the first in the queue; `u64::MAX` if it is empty.
-    pub(crate) fn first_waiting(&self) -> u64 {
-        self.lanes.first.load(Ordering::Relaxed)
-    }
-
     /// Returns how many checkouts that are no lanes have joined the queue so far.
     pub(crate) fn exclusive_joined(&self) -> u64 {
         self.lanes.exclusive_joined.load(Ordering::Relaxed)
     }
 
     /// Notes that a checkout has joined the queue.
-    pub(super) fn note_joined(&self, checkout: u64, state: &PoolState) {
-        if !state.waiting_lanes.contains(&checkout) {
+    pub(super) fn note_joined(&self, request: Request) {
+        if !request.is_lane {
             self.lanes.exclusive_joined.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -189,34 +185,57 @@ impl Scheduler {
     /// # Errors
     ///
     /// `Overloaded`; the call is not to be queued.
-    pub(crate) fn admit_call(&self, granted: impl FnOnce() -> usize) -> Result<(), Failure> {
+    pub(crate) fn admit_call(
+        &self,
+        bulkhead: Option<BulkheadId>,
+        granted: impl FnOnce() -> usize,
+    ) -> Result<(), Failure> {
         let Some(max_waiting) = self.options.max_waiting else { return Ok(()) };
-        let calls = self.lanes.waiting_calls();
-        if calls.saturating_add(self.lanes.waiting.load(Ordering::Relaxed)) < max_waiting {
+        let mut calls = self.lanes.waiting_calls();
+        if calls.sum().saturating_add(self.lanes.waiting.load(Ordering::Relaxed)) < max_waiting {
             return Ok(());
         }
         let registry = self.registry.lock();
-        let waiting = calls.saturating_sub(granted()) + registry.state.waiting_exclusively();
-        if waiting < registry.state.room_for_waiting() {
-            return Ok(());
+        let own = calls.of(bulkhead);
+        *own = own.saturating_sub(granted());
+        match registry.state.overload(&calls, bulkhead) {
+            None => Ok(()),
+            Some(waiting) => {
+                Err(self.overloaded_failure(waiting, registry.usual_hold_so_far(Instant::now())))
+            }
         }
-        Err(self.overloaded_failure(waiting, registry.usual_hold_so_far(Instant::now())))
     }
 
     /// Requests a worker for a lane, as [`acquire`](Self::acquire) does for a checkout; `first`: at the front of the queue.
-    pub(crate) fn acquire_for_lane(self: &Arc<Self>, first: bool) -> Arc<Waiter> {
-        let acquire = if first { PoolState::reacquire_for_lane } else { PoolState::acquire_for_lane };
-        let waiter = self.add_waiter(Tenant::Lane(None), acquire);
+    pub(crate) fn acquire_for_lane(
+        self: &Arc<Self>,
+        bulkhead: Option<BulkheadId>,
+        first: bool,
+    ) -> Arc<Waiter> {
+        let acquire = if first { PoolState::reacquire } else { PoolState::acquire_for_lane };
+        let waiter = self.add_waiter(Tenant::Lane(None), acquire, |id| Request::lane(id, bulkhead));
         waiter.has_call.store(true, Ordering::Relaxed);
         waiter
     }
 }
 
 impl Registry {
-    /// Returns what checkouts are waiting for now.
-    pub(super) fn wait_outcome(&self) -> WaitOutcome {
+    /// Returns what checkouts with this bulkhead are waiting for now.
+    pub(super) fn wait_outcome(&self, bulkhead: Option<BulkheadId>) -> WaitOutcome {
+        let full_bulkhead = bulkhead.and_then(|bulkhead| self.full_text(bulkhead));
+        if full_bulkhead.is_some() {
+            // No other worker would help.
+            return WaitOutcome {
+                phase: Phase::Waiting,
+                full_bulkhead,
+                setup_failure: None,
+                outage: None,
+                held: String::new(),
+            };
+        }
         WaitOutcome {
             phase: if self.state.is_starting() { Phase::Starting } else { Phase::Waiting },
+            full_bulkhead,
             setup_failure: self.setup_failure.clone(),
             outage: self.outage.clone(),
             held: String::new(),
@@ -227,43 +246,27 @@ impl Registry {
 impl PoolState {
     /// Lends an idle worker to a lane, or puts the lane at the end of the queue. The lane bounds its calls, and takes none
     /// once the pool closes.
-    pub(crate) fn acquire_for_lane(&mut self, lane: u64, now: Instant) -> Admission {
+    pub(crate) fn acquire_for_lane(&mut self, request: Request, now: Instant) -> Admission {
         if self.phase == PoolPhase::Stopping {
             return Admission::Stopped;
         }
-        if let Some(worker) = self.idle.pop_back() {
-            self.lend(worker, lane, now);
+        if let Some(worker) = self.lend_idle(request, now) {
             return Admission::Granted { worker };
         }
-        self.waiting.push_back(lane);
-        self.waiting_lanes.insert(lane);
+        self.waiting.push_back(request);
         self.fork_missing(now);
         Admission::Queued
     }
 
-    /// Does the same at the front of the queue, for a lane whose worker ended before it had begun a call.
-    pub(crate) fn reacquire_for_lane(&mut self, lane: u64, now: Instant) -> Admission {
-        let admission = self.reacquire(lane, now);
-        if admission == Admission::Queued {
-            self.waiting_lanes.insert(lane);
+    /// Returns how many wait already if one more would be too many: `max_waiting` does not count those for which there is a
+    /// worker or can be one. `calls` wait in lanes.
+    pub(crate) fn overload(&self, calls: &WaitingCalls, bulkhead: Option<BulkheadId>) -> Option<usize> {
+        if self.limits.max_waiting == usize::MAX {
+            return None;
         }
-        admission
-    }
-
-    /// Returns how many calls may wait for a worker: `max_waiting`, and those for which there is one or can be.
-    pub(crate) fn room_for_waiting(&self) -> usize {
         let supply = self.counts.starting + self.counts.idle + self.free_capacity();
-        supply.saturating_add(self.limits.max_waiting)
-    }
-
-    /// Returns how many checkouts wait that are no lanes.
-    pub(crate) fn waiting_exclusively(&self) -> usize {
-        self.waiting.len() - self.waiting_lanes.len()
-    }
-
-    /// Returns the first waiting checkout that is no lane.
-    pub(crate) fn first_exclusive(&self) -> Option<u64> {
-        self.waiting.iter().find(|id| !self.waiting_lanes.contains(id))
+        let (waiting, allowed) = self.waiting.with_one_more(calls, bulkhead);
+        (waiting - allowed.min(supply) > self.limits.max_waiting).then(|| waiting - 1)
     }
 
     /// Returns how many checkouts a worker may still serve, besides the one that it has.

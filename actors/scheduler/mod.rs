@@ -5,6 +5,7 @@
 //! changes. It collects wakers while it holds the lock and calls them after it has released the lock.
 
 pub(crate) mod activity;
+pub(crate) mod bulkheads;
 pub(crate) mod command;
 pub(crate) mod exit;
 pub(crate) mod expiry;
@@ -18,10 +19,13 @@ mod reports;
 pub(crate) mod rollover;
 mod snapshot;
 pub(crate) mod state;
+#[cfg(test)]
+mod table_tests;
 pub(crate) mod tallies;
 #[cfg(test)]
 mod tests;
 pub(crate) mod waiter;
+pub(crate) mod waiting;
 pub(crate) mod worker_handle;
 pub(crate) mod worker_state;
 
@@ -45,6 +49,7 @@ use crate::config::Options;
 use crate::failure::{Failure, FailureKind};
 use crate::wire::frame;
 use crate::wire::frame::Limits;
+use bulkheads::Bulkhead;
 use command::{Command, RetiringWorker};
 use holding::Tenant;
 use lanes::LaneBoard;
@@ -55,6 +60,7 @@ use registry::{Effects, QueuedWaiter, Registry, WorkerResources};
 use state::{Action, Admission, PoolPhase, PoolState, ReleaseReport};
 use tallies::Tallies;
 use waiter::Waiter;
+use waiting::{BulkheadId, Request};
 
 /// The shared state of a pool: sessions acquire workers here, and the supervisor reports workers here.
 pub(crate) struct Scheduler {
@@ -78,6 +84,8 @@ pub(crate) struct Scheduler {
     /// Tells the application's subscriber what happens to this pool.
     pub(crate) teller: Teller,
     last_checkout: AtomicU64,
+    /// The bulkheads of messages, by the message's index in the interface; those beyond the end have none.
+    message_bulkheads: Vec<Option<Arc<Bulkhead>>>,
     lanes: LaneBoard,
     registry: Mutex<Registry>,
 }
@@ -91,8 +99,11 @@ impl Scheduler {
         call_arbiter: CallArbiter,
         teller: Teller,
     ) -> Arc<Self> {
+        let bulkheads = bulkheads::of_messages(&options);
+        let message_bulkheads = bulkheads::by_message(&options, &bulkheads);
         let registry = Registry {
             state: PoolState::new(&options),
+            bulkheads,
             workers: HashMap::new(),
             waiters: HashMap::new(),
             awaiting_ready: Vec::new(),
@@ -116,6 +127,7 @@ impl Scheduler {
             call_arbiter,
             teller,
             last_checkout: AtomicU64::new(0),
+            message_bulkheads,
             lanes: LaneBoard::default(),
             registry: Mutex::new(registry),
         })
@@ -171,30 +183,32 @@ impl Scheduler {
     /// Lends an idle worker to a new waiter or puts the waiter at the end of the queue.
     ///
     /// The outcome is a notice in the waiter's mailbox: a lease, a refusal (`Overloaded`, `Stopped`), or nothing yet.
-    pub(crate) fn acquire(self: &Arc<Self>, tenant: Tenant) -> Arc<Waiter> {
-        self.add_waiter(tenant, PoolState::acquire)
+    pub(crate) fn acquire(self: &Arc<Self>, tenant: Tenant, bulkhead: Option<BulkheadId>) -> Arc<Waiter> {
+        self.add_waiter(tenant, PoolState::acquire, |id| Request::checkout(id, bulkhead))
     }
 
     /// Does the same at the front of the queue, for a checkout whose worker exited before it had begun a call.
-    pub(crate) fn reacquire(self: &Arc<Self>, tenant: Tenant) -> Arc<Waiter> {
-        self.add_waiter(tenant, PoolState::reacquire)
+    pub(crate) fn reacquire(self: &Arc<Self>, tenant: Tenant, bulkhead: Option<BulkheadId>) -> Arc<Waiter> {
+        self.add_waiter(tenant, PoolState::reacquire, |id| Request::checkout(id, bulkhead))
     }
 
     fn add_waiter(
         self: &Arc<Self>,
         tenant: Tenant,
-        acquire: fn(&mut PoolState, u64, Instant) -> Admission,
+        acquire: fn(&mut PoolState, Request, Instant) -> Admission,
+        request: impl FnOnce(u64) -> Request,
     ) -> Arc<Waiter> {
         let waiter = Waiter::new(self.last_checkout.fetch_add(1, Ordering::Relaxed), tenant);
+        let request = request(waiter.id);
         self.update(|registry, now| {
             if self.options.max_waiting.is_some() {
                 registry.state.waiting_calls = self.lanes.waiting_calls();
             }
             // No task knows this waiter yet, so there is no waker.
-            let _no_waker = match acquire(&mut registry.state, waiter.id, now) {
+            let _no_waker = match acquire(&mut registry.state, request, now) {
                 Admission::Granted { worker } => self.grant(registry, &waiter, worker, now),
                 Admission::Queued => {
-                    self.note_joined(waiter.id, &registry.state);
+                    self.note_joined(request);
                     let queued = QueuedWaiter { waiter: waiter.clone(), since: now };
                     registry.waiters.insert(waiter.id, queued);
                     if registry.outage.is_some() {
@@ -226,7 +240,8 @@ impl Scheduler {
         look: fn(&Registry, Instant) -> T,
     ) -> (WaitOutcome, T) {
         let (seen, _) = self.update(|registry, now| {
-            let seen = (registry.wait_outcome(), look(registry, now));
+            let bulkhead = registry.state.waiting().bulkhead_of(waiter.id);
+            let seen = (registry.wait_outcome(bulkhead), look(registry, now));
             registry.state.cancel(waiter.id, now);
             (seen, registry.waiters.remove(&waiter.id))
         });
@@ -397,7 +412,7 @@ impl Scheduler {
         } else if registry.state.has_minimum() {
             registry.resolve_ready(|| Ok(()));
         }
-        self.lanes.show(&registry.state);
+        self.lanes.show(&registry);
         effects.drained = registry.state.is_drained();
         effects.has_lost_worker = std::mem::take(&mut registry.has_lost_worker);
         let wake = self.send_commands(effects);

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-/// An ordered set of ids: a doubly linked list in a hash map. Pushing and popping at both ends and removing from the
-/// middle take constant time.
+/// An ordered set of ids, each with a rank: a doubly linked list in a hash map. Pushing and popping at both ends and
+/// removing from the middle take constant time.
 #[derive(Default)]
 pub(crate) struct LinkedQueue {
     nodes: HashMap<u64, Node>,
@@ -11,6 +11,7 @@ pub(crate) struct LinkedQueue {
 }
 
 struct Node {
+    rank: i64,
     prev: Option<u64>,
     next: Option<u64>,
 }
@@ -39,22 +40,26 @@ impl LinkedQueue {
         std::iter::successors(self.front(), |id| self.nodes.get(id)?.next)
     }
 
+    /// Returns the ids from front to back, with their ranks.
+    pub(crate) fn ranked(&self) -> impl Iterator<Item = (i64, u64)> {
+        self.iter().filter_map(|id| Some((self.nodes.get(&id)?.rank, id)))
+    }
+
     /// Adds an id at the back. The id must not be in the queue.
     pub(crate) fn push_back(&mut self, id: u64) {
+        self.push_back_ranked(id, 0);
+    }
+
+    /// Adds an id with this rank at the back. The id must not be in the queue.
+    pub(crate) fn push_back_ranked(&mut self, id: u64, rank: i64) {
         let prev = self.ends.map(|ends| ends.back);
-        self.insert(id, prev, None);
+        self.insert(id, rank, prev, None);
     }
 
-    /// Adds an id at the front. The id must not be in the queue.
-    pub(crate) fn push_front(&mut self, id: u64) {
+    /// Adds an id with this rank at the front. The id must not be in the queue.
+    pub(crate) fn push_front_ranked(&mut self, id: u64, rank: i64) {
         let next = self.front();
-        self.insert(id, None, next);
-    }
-
-    pub(crate) fn pop_front(&mut self) -> Option<u64> {
-        let front = self.front()?;
-        self.remove(front);
-        Some(front)
+        self.insert(id, rank, None, next);
     }
 
     pub(crate) fn pop_back(&mut self) -> Option<u64> {
@@ -65,15 +70,15 @@ impl LinkedQueue {
 
     /// Removes an id from any position. Returns `false` if it was not in the queue.
     pub(crate) fn remove(&mut self, id: u64) -> bool {
-        let Some(Node { prev, next }) = self.nodes.remove(&id) else {
+        let Some(Node { prev, next, .. }) = self.nodes.remove(&id) else {
             return false;
         };
         self.link(prev, next);
         true
     }
 
-    fn insert(&mut self, id: u64, prev: Option<u64>, next: Option<u64>) {
-        let previous = self.nodes.insert(id, Node { prev, next });
+    fn insert(&mut self, id: u64, rank: i64, prev: Option<u64>, next: Option<u64>) {
+        let previous = self.nodes.insert(id, Node { rank, prev, next });
         debug_assert!(previous.is_none(), "an id is in the queue at most once");
         self.link(prev, Some(id));
         self.link(Some(id), next);
@@ -108,7 +113,6 @@ mod tests {
     enum QueueStep {
         PushBack,
         PushFront,
-        PopFront,
         PopBack,
         Remove(usize),
     }
@@ -117,7 +121,6 @@ mod tests {
         let step = prop_oneof![
             3 => Just(QueueStep::PushBack),
             1 => Just(QueueStep::PushFront),
-            1 => Just(QueueStep::PopFront),
             1 => Just(QueueStep::PopBack),
             2 => any::<usize>().prop_map(QueueStep::Remove),
         ];
@@ -130,9 +133,8 @@ mod tests {
             let (mut queue, mut model) = (LinkedQueue::default(), VecDeque::new());
             for (id, step) in (0_u64..).zip(steps) {
                 match step {
-                    QueueStep::PushBack => { queue.push_back(id); model.push_back(id); }
-                    QueueStep::PushFront => { queue.push_front(id); model.push_front(id); }
-                    QueueStep::PopFront => prop_assert_eq!(queue.pop_front(), model.pop_front()),
+                    QueueStep::PushBack => { queue.push_back_ranked(id, -(id as i64)); model.push_back(id); }
+                    QueueStep::PushFront => { queue.push_front_ranked(id, -(id as i64)); model.push_front(id); }
                     QueueStep::PopBack => prop_assert_eq!(queue.pop_back(), model.pop_back()),
                     QueueStep::Remove(_) if model.is_empty() => prop_assert!(!queue.remove(id)),
                     QueueStep::Remove(at) => {
@@ -141,6 +143,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(queue.iter().collect::<VecDeque<_>>(), model.clone());
+                prop_assert!(queue.ranked().all(|(rank, id)| rank == -(id as i64)));
                 prop_assert_eq!(queue.len(), model.len());
                 prop_assert_eq!(queue.is_empty(), model.is_empty());
             }

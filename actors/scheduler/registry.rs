@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use super::bulkheads::Bulkhead;
 use super::command::RetiringWorker;
 use super::state::PoolState;
 use super::waiter::Waiter;
@@ -18,6 +19,8 @@ use crate::failure::{self, Failure};
 /// The pool state, with the objects that its ids stand for.
 pub(super) struct Registry {
     pub(super) state: PoolState,
+    /// The bulkheads of the pool state, by number.
+    pub(super) bulkheads: Vec<Arc<Bulkhead>>,
     /// What belongs to the workers of the pool state and to those whose exit was not reported, by number.
     pub(super) workers: HashMap<u64, WorkerResources>,
     /// Queued checkouts, by id.
@@ -108,6 +111,8 @@ pub(super) struct Effects {
 #[derive(Clone)]
 pub(crate) struct WaitOutcome {
     pub(crate) phase: failure::Phase,
+    /// Says that the workers of its bulkhead were in use, if they were.
+    pub(crate) full_bulkhead: Option<String>,
     /// The last failure of a set-up or fork, if no worker has become ready since.
     pub(crate) setup_failure: Option<Failure>,
     /// Why there is no fork server, if there is none.

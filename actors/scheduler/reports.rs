@@ -166,7 +166,7 @@ impl Scheduler {
                 let waiter = registry.waiters.get(id);
                 waiter.is_some_and(|queued| queued.waiter.has_call.load(Ordering::Relaxed))
             };
-            let Some(first) = registry.state.waiting().find(has_call) else {
+            let Some(first) = registry.state.waiting().allowed().find(has_call) else {
                 registry.setup_failure = Some(failure.clone());
                 return None;
             };

@@ -78,6 +78,7 @@ impl PoolState {
 mod tests {
     use super::*;
     use crate::actors::scheduler::state::{Action, Admission, ReleaseReport};
+    use crate::actors::scheduler::waiting::Request;
     use crate::config::Options;
 
     /// A pool state with `idle` idle workers, numbered from 1, and at most `most` workers.
@@ -105,7 +106,11 @@ mod tests {
         let (mut state, now) = state(2, 4);
         state.mark_outdated([1, 2].into_iter(), true, now);
         assert_eq!(actions(&mut state), [Action::Fork(3), Action::Fork(4)]);
-        assert_eq!(state.acquire(7, now), Admission::Granted { worker: 2 }, "old workers serve meanwhile");
+        assert_eq!(
+            state.acquire(Request::checkout(7, None), now),
+            Admission::Granted { worker: 2 },
+            "old workers serve meanwhile"
+        );
         state.release(2, ReleaseReport::default(), now);
         assert_eq!(actions(&mut state), []);
         state.mark_ready(3, now);
@@ -130,7 +135,7 @@ mod tests {
     #[test]
     fn workers_of_a_server_that_waits_for_them_retire_as_soon_as_no_checkout_holds_them() {
         let (mut state, now) = state(2, 4);
-        assert_eq!(state.acquire(7, now), Admission::Granted { worker: 2 });
+        assert_eq!(state.acquire(Request::checkout(7, None), now), Admission::Granted { worker: 2 });
         state.mark_outdated([1, 2].into_iter(), false, now);
         assert_eq!(actions(&mut state), [Action::Fork(3), Action::Fork(4), retires(1)]);
         assert_eq!(state.retire_reason(2, ReleaseReport::default(), now), Some(RetireReason::Outdated));

@@ -80,15 +80,17 @@ impl Scheduler {
     }
 
     fn waiting(&self, registry: &Registry) -> usize {
-        registry.state.waiting_exclusively() + self.lanes.waiting_calls() + self.lanes.calls_on_their_way()
+        registry.state.waiting().exclusive()
+            + self.lanes.waiting_calls().sum()
+            + self.lanes.calls_on_their_way()
     }
 
     fn queue(&self, registry: &Registry, now: Instant) -> QueueSnapshot {
         // A lane may have something else done with a worker than what it asked for one for, unless its calls are still on
         // their way.
         let first = match self.lanes.calls_on_their_way() {
-            0 => registry.state.first_exclusive(),
-            _ => registry.state.waiting().next(),
+            0 => registry.state.waiting().first_exclusive(),
+            _ => registry.state.waiting().iter().next(),
         };
         let queued = first.and_then(|first| registry.waiters.get(&first)).map(|queued| queued.since);
         let since = queued.into_iter().chain(self.lanes.waits_since(self.started)).min();

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::queue::LinkedQueue;
+use super::waiting::{BulkheadId, Request, Waiting, WaitingCalls};
 use super::worker_state::{Event, InvalidTransition, RetireReason, WorkerState};
 use crate::config::{Backoff, Options};
 
@@ -107,6 +108,8 @@ pub(super) struct WorkerEntry {
     pub(super) alive_since: Instant,
     /// Checkouts that it was lent to.
     pub(super) checkouts: u64,
+    /// The bulkhead that it counts towards, while it is lent.
+    pub(super) bulkhead: Option<BulkheadId>,
     /// The number of early exits so far when the worker was requested.
     pub(super) early_exits_before: u64,
 }
@@ -141,12 +144,10 @@ pub(crate) struct PoolState {
     pub(super) stale: usize,
     /// Idle workers, the least recently used at the front.
     pub(super) idle: LinkedQueue,
-    /// Waiting checkouts, the next to be served at the front.
-    pub(super) waiting: LinkedQueue,
-    /// Those of them that are lanes, which write several calls to a worker.
-    pub(super) waiting_lanes: HashSet<u64>,
+    /// Waiting checkouts in order, and the bulkheads at which some of them may wait.
+    pub(super) waiting: Waiting,
     /// Calls that wait in lanes, as last counted.
-    pub(super) waiting_calls: usize,
+    pub(super) waiting_calls: WaitingCalls,
     /// Workers that exited while they were lent, until their holders have reacted: each holder may request another
     /// worker.
     pub(super) unnoticed_exits: HashSet<u64>,
@@ -172,6 +173,10 @@ impl PoolState {
             max_lifetime: options.max_lifetime,
             max_memory: options.max_memory.unwrap_or(u64::MAX),
         };
+        let mut waiting = Waiting::default();
+        for message in &options.message_limits {
+            waiting.add_bulkhead(message.most);
+        }
         PoolState {
             limits,
             backoff: options.restart,
@@ -180,9 +185,8 @@ impl PoolState {
             counts: Counts::default(),
             stale: 0,
             idle: LinkedQueue::default(),
-            waiting: LinkedQueue::default(),
-            waiting_lanes: HashSet::new(),
-            waiting_calls: 0,
+            waiting,
+            waiting_calls: WaitingCalls::default(),
             unnoticed_exits: HashSet::new(),
             last_number: 0,
             early_exits: 0,
@@ -201,8 +205,8 @@ impl PoolState {
         self.counts
     }
 
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = u64> {
-        self.waiting.iter()
+    pub(crate) fn waiting(&self) -> &Waiting {
+        &self.waiting
     }
 
     pub(crate) fn waiting_count(&self) -> usize {
@@ -239,35 +243,17 @@ impl PoolState {
     }
 
     /// Lends an idle worker to a new checkout, or puts the checkout at the end of the queue.
-    pub(crate) fn acquire(&mut self, checkout: u64, now: Instant) -> Admission {
+    pub(crate) fn acquire(&mut self, request: Request, now: Instant) -> Admission {
         if self.phase > PoolPhase::Open {
             return Admission::Stopped;
         }
-        if let Some(worker) = self.idle.pop_back() {
-            self.lend(worker, checkout, now);
+        if let Some(worker) = self.lend_idle(request, now) {
             return Admission::Granted { worker };
         }
-        // max_waiting does not count checkouts for which a worker is or can be started.
-        let supply = self.counts.starting + self.free_capacity();
-        let waiting = self.waiting_exclusively() + self.waiting_calls;
-        if waiting >= supply.saturating_add(self.limits.max_waiting) {
+        if let Some(waiting) = self.overload(&self.waiting_calls, request.bulkhead) {
             return Admission::Overloaded { waiting };
         }
-        self.waiting.push_back(checkout);
-        self.fork_missing(now);
-        Admission::Queued
-    }
-
-    /// Does the same at the front of the queue, for a checkout whose worker exited before it had begun a call.
-    pub(crate) fn reacquire(&mut self, checkout: u64, now: Instant) -> Admission {
-        if self.phase == PoolPhase::Stopping {
-            return Admission::Stopped;
-        }
-        if let Some(worker) = self.idle.pop_back() {
-            self.lend(worker, checkout, now);
-            return Admission::Granted { worker };
-        }
-        self.waiting.push_front(checkout);
+        self.waiting.push_back(request);
         self.fork_missing(now);
         Admission::Queued
     }
@@ -275,7 +261,6 @@ impl PoolState {
     /// Removes a checkout from the queue. Returns `false` if it was not in the queue.
     pub(crate) fn cancel(&mut self, checkout: u64, now: Instant) -> bool {
         let left = self.waiting.remove(checkout);
-        self.waiting_lanes.remove(&checkout);
         if left && self.phase == PoolPhase::Closing {
             self.retire_unneeded(now);
         }
@@ -335,6 +320,7 @@ impl PoolState {
         self.unnoticed_exits.remove(&worker);
         if self.apply(worker, Event::Dismissed(reason), now).is_ok() {
             self.idle.remove(worker);
+            self.serve_waiting(now);
             self.fork_missing(now);
         }
     }
@@ -350,6 +336,10 @@ impl PoolState {
         *self.counts.of(entry.worker_state) -= 1;
         self.stale -= usize::from(entry.is_stale());
         self.idle.remove(worker);
+        if let Some(bulkhead) = entry.bulkhead {
+            self.waiting.free_place(bulkhead);
+            self.serve_waiting(now);
+        }
         let current = if matches!(entry.worker_state, WorkerState::Leased { .. }) { 1 } else { 0 };
         let used = has_call || entry.checkouts > current;
         if entry.worker_state.exited_early(used, now.saturating_duration_since(entry.alive_since)) {
@@ -388,18 +378,19 @@ impl PoolState {
     /// Accepts no new checkouts, refuses the waiting ones and retires all idle workers.
     pub(crate) fn stop(&mut self, now: Instant) {
         self.phase = PoolPhase::Stopping;
-        self.waiting_lanes.clear();
-        while let Some(checkout) = self.waiting.pop_front() {
+        while let Some(checkout) = self.waiting.pop_first() {
             self.actions.push_back(Action::Refuse(checkout));
         }
         self.retire_unneeded(now);
     }
 
-    pub(super) fn lend(&mut self, worker: u64, to: u64, now: Instant) {
+    pub(super) fn lend(&mut self, worker: u64, to: u64, bulkhead: Option<BulkheadId>, now: Instant) {
         if self.apply(worker, Event::Granted { to }, now).is_ok()
             && let Some(entry) = self.workers.get_mut(&worker)
         {
             entry.checkouts += 1;
+            entry.bulkhead = bulkhead;
+            bulkhead.into_iter().for_each(|bulkhead| self.waiting.take_place(bulkhead));
         }
         if self.limits.spare_workers > 0 {
             self.fork_missing(now);
@@ -408,18 +399,13 @@ impl PoolState {
 
     /// Lends a worker that just became idle to the first waiting checkout, or adds it to the idle workers.
     fn offer(&mut self, worker: u64, now: Instant) {
-        if let Some(to) = self.waiting.pop_front() {
-            self.waiting_lanes.remove(&to);
-            self.lend(worker, to, now);
-            self.actions.push_back(Action::Grant { to, worker });
-        } else {
-            self.idle.push_back(worker);
-        }
+        self.idle.push_back(worker);
+        self.serve_waiting(now);
         self.retire_unneeded(now);
     }
 
     /// In a closing or stopping pool without waiting checkouts, retires the workers that no checkout will request.
-    fn retire_unneeded(&mut self, now: Instant) {
+    pub(super) fn retire_unneeded(&mut self, now: Instant) {
         if self.phase == PoolPhase::Open || !self.waiting.is_empty() {
             return;
         }
@@ -443,8 +429,14 @@ impl PoolState {
             self.last_number += 1;
             let early_exits_before = self.early_exits;
             let (worker_state, generation) = (WorkerState::Starting, Generation::Current);
-            let entry =
-                WorkerEntry { worker_state, generation, alive_since: now, checkouts: 0, early_exits_before };
+            let entry = WorkerEntry {
+                worker_state,
+                generation,
+                alive_since: now,
+                checkouts: 0,
+                bulkhead: None,
+                early_exits_before,
+            };
             self.workers.insert(self.last_number, entry);
             self.counts.starting += 1;
             self.actions.push_back(Action::Fork(self.last_number));
@@ -454,7 +446,7 @@ impl PoolState {
     fn missing(&self) -> usize {
         let target = if self.phase == PoolPhase::Open { self.target_workers() } else { 0 };
         let below_target = target.saturating_sub(self.counts.useful() - self.stale);
-        let for_waiting = self.waiting.len().saturating_sub(self.counts.starting);
+        let for_waiting = self.waiting.allowed_count().saturating_sub(self.counts.starting);
         let free = self.free_capacity();
         let missing = below_target.max(for_waiting).min(free);
         if self.streak == 0 {
@@ -491,6 +483,11 @@ impl PoolState {
         self.stale -= usize::from(entry.is_stale());
         entry.worker_state = next;
         self.stale += usize::from(entry.is_stale());
+        if !matches!(next, WorkerState::Leased { .. })
+            && let Some(bulkhead) = entry.bulkhead.take()
+        {
+            self.waiting.free_place(bulkhead);
+        }
         Ok(())
     }
 }

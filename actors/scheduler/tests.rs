@@ -1,19 +1,24 @@
 //! The pool state against a small model, under random sequences of events.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
 use super::state::*;
+use super::waiting::{BulkheadId, Request};
 use super::worker_state::RetireReason;
-use crate::config::Options;
+use crate::config::{MessageLimit, Options};
 
 /// One event. A number picks one of the workers or checkouts to which it can happen.
 #[derive(Clone, Copy, Debug)]
-enum Step {
+pub(super) enum Step {
     Acquire,
     Reacquire,
+    /// The same at one of the bulkheads, if there is one.
+    AcquireAt(usize),
+    ReacquireAt(usize),
+    SetMost(usize, usize),
     Cancel(usize),
     Ready(usize),
     SetupFails(usize),
@@ -30,8 +35,11 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let which = any::<usize>;
     let step = prop_oneof![
-        6 => Just(Step::Acquire),
+        4 => Just(Step::Acquire),
         1 => Just(Step::Reacquire),
+        4 => which().prop_map(Step::AcquireAt),
+        1 => which().prop_map(Step::ReacquireAt),
+        1 => (which(), 1..4_usize).prop_map(|(which, most)| Step::SetMost(which, most)),
         2 => which().prop_map(Step::Cancel),
         5 => which().prop_map(Step::Ready),
         1 => which().prop_map(Step::SetupFails),
@@ -47,8 +55,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 fn limits() -> impl Strategy<Value = Options> {
     use prop::option::of as optional;
-    (0..4_usize, 1..6_usize, optional(1..5_u64), optional(1..4_usize)).prop_map(
-        |(min, most, max_checkouts, max_waiting)| Options {
+    let message_limits = prop::collection::vec((1..4_usize).prop_map(limit), 0..3);
+    (0..4_usize, 1..6_usize, optional(1..5_u64), optional(1..4_usize), message_limits).prop_map(
+        |(min, most, max_checkouts, max_waiting, message_limits)| Options {
+            message_limits,
             workers: min.min(most)..=most,
             max_checkouts,
             max_waiting,
@@ -58,27 +68,37 @@ fn limits() -> impl Strategy<Value = Options> {
     )
 }
 
+pub(super) fn limit(most: usize) -> MessageLimit {
+    MessageLimit { method: 0, name: "model", most }
+}
+
 /// What the scheduler, the workers and the checkouts know, and the pool state under test.
-struct Model {
-    state: PoolState,
-    options: Options,
-    now: Instant,
-    starting: BTreeSet<u64>,
-    idle: BTreeSet<u64>,
+pub(super) struct Model {
+    pub(super) state: PoolState,
+    pub(super) options: Options,
+    pub(super) now: Instant,
+    pub(super) starting: BTreeSet<u64>,
+    pub(super) idle: BTreeSet<u64>,
     /// Pairs of a worker and its checkout.
-    leased: Vec<(u64, u64)>,
-    ending: BTreeSet<u64>,
+    pub(super) leased: Vec<(u64, u64)>,
+    pub(super) ending: BTreeSet<u64>,
     /// Exited workers whose holders do not know of it yet.
-    unnoticed_exits: BTreeSet<u64>,
-    waiting: VecDeque<u64>,
-    last_checkout: u64,
+    pub(super) unnoticed_exits: BTreeSet<u64>,
+    pub(super) waiting: VecDeque<u64>,
+    pub(super) last_checkout: u64,
+    /// The bulkhead of each checkout that has one, and the most workers of each bulkhead.
+    pub(super) bulkheads: BTreeMap<u64, BulkheadId>,
+    pub(super) most: Vec<usize>,
 }
 
 impl Model {
-    fn new(options: Options) -> Self {
+    pub(super) fn new(options: Options) -> Self {
         let state = PoolState::new(&options);
+        let most = options.message_limits.iter().map(|limit| limit.most).collect();
         let mut model = Model {
             state,
+            bulkheads: BTreeMap::new(),
+            most,
             options,
             now: Instant::now(),
             starting: BTreeSet::new(),
@@ -98,8 +118,32 @@ impl Model {
         self.starting.len() + self.idle.len() + self.leased.len() + self.ending.len()
     }
 
+    /// Returns who may have the next free workers, in order.
+    pub(super) fn allowed(&self) -> Vec<u64> {
+        let mut used = vec![0; self.most.len()];
+        for (_, to) in &self.leased {
+            self.bulkheads.get(to).into_iter().for_each(|bulkhead| used[bulkhead.0] += 1);
+        }
+        let mut is_allowed = |id: &u64| {
+            let Some(bulkhead) = self.bulkheads.get(id) else { return true };
+            used[bulkhead.0] += 1;
+            used[bulkhead.0] <= self.most[bulkhead.0]
+        };
+        self.waiting.iter().copied().filter(|id| is_allowed(id)).collect()
+    }
+
+    /// Notes that a worker was lent, and checks that its bulkhead permits it.
+    fn lend(&mut self, worker: u64, to: u64) {
+        assert!(self.idle.remove(&worker), "only an idle worker is granted");
+        if let Some(bulkhead) = self.bulkheads.get(&to) {
+            let used = self.leased.iter().filter(|(_, to)| self.bulkheads.get(to) == Some(bulkhead)).count();
+            assert!(used < self.most[bulkhead.0], "never more workers than the bulkhead permits");
+        }
+        self.leased.push((worker, to));
+    }
+
     /// Carries out the actions of the pool state, and checks that each is allowed.
-    fn carry_out(&mut self) {
+    pub(super) fn carry_out(&mut self) {
         while let Some(action) = self.state.next_action() {
             match action {
                 Action::Fork(worker) => {
@@ -107,10 +151,14 @@ impl Model {
                     assert!(self.processes() <= *self.options.workers.end(), "never more than the maximum");
                 }
                 Action::Grant { to, worker } => {
-                    let first = self.waiting.pop_front();
-                    assert_eq!(first, Some(to), "first come, first served");
-                    assert!(self.idle.remove(&worker), "only an idle worker is granted");
-                    self.leased.push((worker, to));
+                    let first = self.allowed().first().copied();
+                    assert_eq!(
+                        first,
+                        Some(to),
+                        "first come, first served among those that are allowed a worker"
+                    );
+                    self.waiting.retain(|id| *id != to);
+                    self.lend(worker, to);
                 }
                 Action::Retire(worker, _) => {
                     assert!(
@@ -135,15 +183,26 @@ impl Model {
             ending: self.ending.len(),
         };
         assert_eq!(self.state.counts(), counts);
-        assert!(self.state.waiting().eq(self.waiting.iter().copied()), "the queue is the model's");
-        assert!(self.idle.is_empty() || self.waiting.is_empty(), "no checkout waits while a worker is idle");
+        assert!(self.state.waiting().iter().eq(self.waiting.iter().copied()), "the queue is the model's");
+        assert!(self.state.waiting().allowed().eq(self.allowed()), "those are allowed a worker");
+        let is_served = self.idle.is_empty() || self.allowed().is_empty();
+        assert!(is_served, "no checkout that is allowed a worker waits while one is idle");
         assert!(self.processes() <= *self.options.workers.end(), "never more than the maximum");
     }
 
-    fn take(&mut self, step: Step) {
+    pub(super) fn take(&mut self, step: Step) {
         match step {
-            Step::Acquire => self.acquire(false),
-            Step::Reacquire => self.acquire(true),
+            Step::Acquire => self.acquire(None, false),
+            Step::Reacquire => self.acquire(None, true),
+            Step::AcquireAt(which) => self.acquire(Some(which), false),
+            Step::ReacquireAt(which) => self.acquire(Some(which), true),
+            Step::SetMost(which, most) => {
+                let count = self.most.len();
+                if count > 0 {
+                    self.most[which % count] = most;
+                    self.state.set_most(BulkheadId(which % count), most, self.now);
+                }
+            }
             Step::Cancel(which) => self.cancel(which),
             Step::Ready(which) => self.ready(which),
             Step::SetupFails(which) => {
@@ -188,16 +247,21 @@ impl Model {
         self.carry_out();
     }
 
-    fn acquire(&mut self, again: bool) {
+    fn acquire(&mut self, bulkhead: Option<usize>, again: bool) {
         self.last_checkout += 1;
-        let id = self.last_checkout;
-        let answer =
-            if again { self.state.reacquire(id, self.now) } else { self.state.acquire(id, self.now) };
+        let (id, count) = (self.last_checkout, self.most.len());
+        let bulkhead = bulkhead.filter(|_| count > 0).map(|which| BulkheadId(which % count));
+        self.bulkheads.extend(bulkhead.map(|bulkhead| (id, bulkhead)));
+        let request = Request::checkout(id, bulkhead);
+        let answer = if again {
+            self.state.reacquire(request, self.now)
+        } else {
+            self.state.acquire(request, self.now)
+        };
         match answer {
             Admission::Granted { worker } => {
-                assert!(self.waiting.is_empty(), "no waiting checkout is overtaken");
-                assert!(self.idle.remove(&worker), "only an idle worker is granted");
-                self.leased.push((worker, id));
+                assert!(self.allowed().is_empty(), "no waiting checkout is overtaken");
+                self.lend(worker, id);
             }
             Admission::Queued if again => self.waiting.push_front(id),
             Admission::Queued => self.waiting.push_back(id),
@@ -252,7 +316,7 @@ impl Model {
     }
 
     /// Lets everything succeed until the pool is at rest.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..1000 {
             if let Some(worker) = self.unnoticed_exits.pop_first() {
                 self.state.dismiss(worker, RetireReason::Broken, self.now);
@@ -327,7 +391,7 @@ proptest! {
     }
 }
 
-fn options(change: impl FnOnce(&mut Options)) -> Options {
+pub(super) fn options(change: impl FnOnce(&mut Options)) -> Options {
     let mut options = Options { workers: 1..=2, ..Options::named("table") };
     change(&mut options);
     options
@@ -414,44 +478,4 @@ fn only_a_worker_that_was_requested_after_the_last_early_exit_ends_the_delay() {
     model.state.tick(model.now);
     model.carry_out();
     assert_eq!(model.starting.len(), 1);
-}
-
-/// P12
-#[test]
-fn a_closing_pool_waits_for_a_holder_that_does_not_know_of_its_worker_s_exit_yet() {
-    let table: [(&str, bool, bool); 3] =
-        [("requests another worker", true, false), ("gives up", false, false), ("is refused", false, true)];
-    for (row, reacquires, stops) in table {
-        let mut model = Model::new(options(|options| options.workers = 1..=1));
-        model.take(Step::Ready(0));
-        model.take(Step::Acquire);
-        let (worker, _) = model.leased[0];
-        model.state.close(model.now);
-        model.take(Step::Exit(0));
-        assert!(!model.state.is_drained(), "{row}: it may request another worker");
-        if reacquires {
-            model.take(Step::Reacquire);
-            assert_eq!(model.starting.len(), 1, "{row}: and gets one");
-        }
-        if stops {
-            model.state.stop(model.now);
-            assert!(model.state.is_drained(), "{row}: no checkout is served any more");
-        }
-        model.state.dismiss(worker, RetireReason::Broken, model.now);
-        assert_eq!(model.state.is_drained(), !reacquires, "{row}");
-    }
-}
-
-/// P12
-#[test]
-fn a_closing_pool_retires_starting_workers_once_the_last_waiting_checkout_is_served() {
-    let mut model = Model::new(options(|options| options.workers = 0..=2));
-    model.take(Step::Acquire);
-    model.take(Step::Acquire);
-    model.take(Step::Cancel(1));
-    model.state.close(model.now);
-    model.carry_out();
-    assert_eq!(model.starting.len(), 2, "a checkout waits");
-    model.take(Step::Ready(0));
-    assert_eq!((model.starting.len(), model.ending.len()), (0, 1), "no checkout waits any more");
 }

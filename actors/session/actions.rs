@@ -112,7 +112,7 @@ impl Session {
     /// Asks the scheduler for a worker and waits for its notices.
     fn acquire(&mut self, again: bool) {
         let ask = if again { Scheduler::reacquire } else { Scheduler::acquire };
-        self.waiter = ask(&self.scheduler, self.waiter.holding.tenant());
+        self.waiter = ask(&self.scheduler, self.waiter.holding.tenant(), self.options.bulkhead);
         if let Some(waker) = &self.waker {
             self.waiter.set_waker(waker);
         }

@@ -18,6 +18,7 @@ use crate::actors::context::CallOrigin;
 use crate::actors::lane::{Lane, Ticket};
 use crate::actors::reply::{BatchSlots, CallSlot, ReplySlot};
 use crate::actors::scheduler::Scheduler;
+use crate::actors::scheduler::bulkheads::Bulkhead;
 use crate::actors::transport::blobs::Encoded;
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
@@ -126,17 +127,23 @@ where
     /// Runs the call in the lane of this thread, which is an arbiter's.
     pub(crate) fn run_here(self, caller: Option<OneshotSender<Result<T, E>>>) {
         let call = call::<W, M>(ReplySlot::answering(caller), self.limit, self.origin);
-        Lane::run_here(&self.scheduler).submit_encoded(call, self.message, None);
+        let bulkhead = self.scheduler.bulkhead_of(W::METHOD);
+        Lane::run_here(&self.scheduler, bulkhead).submit_encoded(call, self.message, None);
     }
 
-    /// Runs the call in the lane of an arbiter.
-    pub(crate) fn run(self, arbiter: &ArbiterHandle, caller: Option<OneshotSender<Result<T, E>>>) {
+    /// Runs the call in the lane of an arbiter that is for this bulkhead.
+    pub(crate) fn run(
+        self,
+        arbiter: &ArbiterHandle,
+        bulkhead: Option<Arc<Bulkhead>>,
+        caller: Option<OneshotSender<Result<T, E>>>,
+    ) {
         let Relay { scheduler, message, limit, origin, .. } = self;
-        let (method, ticket) = (MethodOf::<W, M>::INFO, Ticket::new(&scheduler));
+        let (method, ticket) = (MethodOf::<W, M>::INFO, Ticket::new(&scheduler, bulkhead.as_ref()));
         // An arbiter that has ended drops the caller, who is answered then.
         arbiter.spawn(async move {
             let call = call_of(method, ReplySlot::answering(caller), limit, origin);
-            Lane::run_here(&scheduler).submit_encoded(call, message, ticket);
+            Lane::run_here(&scheduler, bulkhead.as_ref()).submit_encoded(call, message, ticket);
         });
     }
 }
@@ -171,14 +178,16 @@ pub(crate) struct BatchRelay<M> {
 }
 
 impl<M> BatchRelay<M> {
-    /// Asks the scheduler for a worker, unless the batch is empty.
+    /// Asks the scheduler for a worker, unless the batch is empty. The worker counts towards the bulkhead.
     pub(crate) fn new(
         scheduler: &Arc<Scheduler>,
+        bulkhead: Option<&Arc<Bulkhead>>,
         messages: Vec<M>,
         limit: CallLimit,
         origin: CallOrigin,
     ) -> Self {
-        let options = CallOptions::of(&scheduler.options);
+        let bulkhead = bulkhead.map(|bulkhead| bulkhead.id);
+        let options = CallOptions { bulkhead, ..CallOptions::of(&scheduler.options) };
         let ask = || PendingSession::new(scheduler.clone(), options, origin.at());
         let pending = (!messages.is_empty()).then(ask);
         BatchRelay { scheduler: scheduler.clone(), pending, messages: UserValues(messages), limit, origin }

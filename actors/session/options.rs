@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::actors::scheduler::waiting::BulkheadId;
 use crate::config::{OnCancel, Options};
 
 /// The options of one checkout.
@@ -12,6 +13,8 @@ pub(crate) struct CallOptions {
     pub(crate) idle_checkout_timeout: Option<Duration>,
     pub(crate) on_cancel: OnCancel,
     pub(crate) keep_after_error: bool,
+    /// The bulkhead that the checkout's worker counts towards, if there is one.
+    pub(crate) bulkhead: Option<BulkheadId>,
 }
 
 impl CallOptions {
@@ -23,6 +26,7 @@ impl CallOptions {
             idle_checkout_timeout: options.idle_checkout_timeout,
             on_cancel: options.on_cancel,
             keep_after_error: options.keep_after_error,
+            bulkhead: None,
         }
     }
 }

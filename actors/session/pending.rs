@@ -37,7 +37,7 @@ impl PendingSession {
         options: CallOptions,
         at: &'static Location<'static>,
     ) -> Self {
-        let waiter = scheduler.acquire(Tenant::Checkout(at));
+        let waiter = scheduler.acquire(Tenant::Checkout(at), options.bulkhead);
         PendingSession { scheduler, waiter, options, started: false }
     }
 
@@ -72,7 +72,7 @@ impl PendingSession {
     pub(super) fn replace_worker(&mut self) {
         let lost = self.waiter.take_notice().and_then(|notice| notice.lease);
         // The lease is given up after the request: a pool that ends waits for its leases.
-        self.waiter = self.scheduler.reacquire(self.waiter.holding.tenant());
+        self.waiter = self.scheduler.reacquire(self.waiter.holding.tenant(), self.options.bulkhead);
         drop(lost.and_then(|lease| lease.kill(RetireReason::Broken)));
     }
 

@@ -94,13 +94,15 @@ impl World {
         assert!(processes <= most, "{processes} processes are more than {most}");
         let occupied = counts.starting + counts.idle + counts.leased + counts.ending;
         assert!(occupied <= most, "{occupied} workers are more than {most}");
-        assert!(self.state.waiting().eq(self.queue.iter().copied()), "the queue keeps its order");
-        assert!(self.queue.is_empty() || counts.idle == 0, "no checkout waits while a worker is idle");
+        assert!(self.state.waiting().iter().eq(self.queue.iter().copied()), "the queue keeps its order");
+        let allowed = self.allowed();
+        assert!(self.state.waiting().allowed().eq(allowed.iter().copied()), "they are allowed a worker");
+        assert!(allowed.is_empty() || counts.idle == 0, "no such checkout waits while a worker is idle");
         assert_eq!(counts.idle, self.idle.len());
         let useful = counts.starting + counts.idle + counts.leased;
         let current = useful - self.count_stale(|_| true);
         let open = self.state.phase() == PoolPhase::Open;
-        let missing = !self.queue.is_empty() || open && current < *self.plan.options.workers.start();
+        let missing = !allowed.is_empty() || open && current < *self.plan.options.workers.start();
         if missing && occupied < most {
             assert!(self.state.is_starting(), "missing workers are requested, or will be: {counts:?}");
             let due = counts.starting > 0 || self.state.next_tick().is_some();

@@ -8,6 +8,7 @@ use super::worker::ExpectedState;
 use super::world::World;
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::state::{Admission, PoolPhase, ReleaseReport};
+use crate::actors::scheduler::waiting::{BulkheadId, Request};
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::session::machine::{Event, Grant};
 use crate::failure::{Failure, FailureKind};
@@ -15,6 +16,7 @@ use crate::failure::{Failure, FailureKind};
 /// One waiter, from its request for a worker to the end of its lease.
 pub(super) struct SimWaiter {
     pub(super) session: u64,
+    pub(super) bulkhead: Option<BulkheadId>,
     /// Whether a call is queued on the checkout.
     pub(super) has_call: bool,
     notice: Notice,
@@ -38,16 +40,18 @@ impl World {
         let (waiter, now) = (self.last_waiter, self.now());
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.waiter = waiter;
-        let has_call = !session.machine.is_idle();
-        self.waiters.insert(waiter, SimWaiter { session: id, has_call, notice: Notice::default() });
+        let (has_call, bulkhead) = (!session.machine.is_idle(), session.options.bulkhead);
+        let request = Request::checkout(waiter, bulkhead);
+        self.waiters.insert(waiter, SimWaiter { session: id, bulkhead, has_call, notice: Notice::default() });
         let last_idle = self.idle.last().copied();
-        let answer = if again { self.state.reacquire(waiter, now) } else { self.state.acquire(waiter, now) };
+        let answer =
+            if again { self.state.reacquire(request, now) } else { self.state.acquire(request, now) };
         self.record(if again { "worker requested again" } else { "worker requested" }, || {
             format!("{waiter} for {id}: {answer:?}")
         });
         match answer {
             Admission::Granted { worker } => {
-                assert!(self.queue.is_empty(), "no waiting checkout is overtaken");
+                assert!(self.allowed().is_empty(), "no waiting checkout is overtaken");
                 assert_eq!(Some(worker), last_idle, "the most recently used worker is taken");
                 self.grant(waiter, worker);
             }
@@ -70,6 +74,7 @@ impl World {
     /// Lends a worker to a waiter, as the pool state has decided.
     pub(super) fn grant(&mut self, waiter: u64, number: u64) {
         assert_ne!(self.state.phase(), PoolPhase::Stopping, "a stopped pool lends no worker");
+        self.enter_bulkhead(waiter, number);
         let before = self.holders.insert(number, waiter);
         assert_eq!(before, None, "worker {number} has at most one holder");
         self.idle.retain(|idle| *idle != number);
@@ -247,7 +252,7 @@ impl World {
     /// W3: fails the first waiting session that has a call with a failed set-up.
     pub(super) fn notify_first_waiter(&mut self) {
         let now = self.now();
-        let first = self.state.waiting().find(|waiter| self.waiters[waiter].has_call);
+        let first = self.state.waiting().allowed().find(|waiter| self.waiters[waiter].has_call);
         if let Some(first) = first {
             self.record("checkout failed with a set-up", || first.to_string());
             assert!(self.state.cancel(first, now), "the checkout is in the queue");

@@ -5,6 +5,7 @@
 //! Messages arrive as in a real pool: delayed, in order for one worker and in any order for different workers. The same
 //! seed gives the same run, to the last event.
 
+mod bulkheads;
 mod channel;
 mod checks;
 mod leases;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Backoff, Options};
+use crate::config::{Backoff, MessageLimit, Options};
 use crate::testing::seeded_rng::SeededRng;
 
 /// The options of the simulated pool, the rates of faults (in a thousand), and the longest durations.
@@ -41,6 +41,8 @@ pub(super) struct Plan {
     pub(super) server_losses: usize,
     /// Servers that stop taking work, most of them because another server replaces them.
     pub(super) drains: usize,
+    /// Changes of how many workers a bulkhead permits.
+    pub(super) resizes: usize,
     /// Forward jumps of the clock.
     pub(super) jumps: usize,
     /// When the pool is closed or stopped before the faults stop, if it is.
@@ -79,6 +81,7 @@ impl Plan {
             calm_at,
             server_losses: rng.pick(&[0, 0, 1, 4]),
             drains: rng.pick(&[0, 0, 1, 4]),
+            resizes: rng.pick(&[0, 0, 1, 4]),
             jumps: rng.pick(&[0, 0, 1, 3]),
             ends_at: ends.then(|| calm_at.mul_f64(rng.below(100) as f64 / 100.0)),
             closes: rng.happens(500),
@@ -114,6 +117,7 @@ impl Plan {
             calm_at: millis(20_000),
             server_losses: 0,
             drains: 0,
+            resizes: 0,
             jumps: 0,
             ends_at: None,
             ..drawn
@@ -128,6 +132,7 @@ fn options(rng: &mut SeededRng) -> Options {
     Options {
         workers: rng.below(most + 1)..=most,
         spare_workers: rng.pick(&[0, 0, 1, 3]),
+        message_limits: (0..rng.pick(&[0, 0, 1, 2, 3])).map(|method| limit(rng, method, most)).collect(),
         max_waiting: rng.pick(&[None, Some(1), Some(3), Some(20)]),
         idle_timeout: rng.pick(&durations).map(millis),
         max_lifetime: rng.pick(&[None, None, Some(30), Some(3_000), Some(60_000)]).map(millis),
@@ -137,6 +142,10 @@ fn options(rng: &mut SeededRng) -> Options {
         restart: Backoff { first, most: first * rng.pick(&[1, 8, 50]), jitter: rng.pick(&[0.0, 0.2, 1.0]) },
         ..Options::named("simulated")
     }
+}
+
+fn limit(rng: &mut SeededRng, method: u32, most: usize) -> MessageLimit {
+    MessageLimit { method, name: "simulated", most: 1 + rng.below(most) }
 }
 
 pub(super) fn millis(count: u64) -> Duration {

@@ -92,6 +92,7 @@ impl World {
             idle_checkout_timeout: if self.rng.happens(200) { limit(&mut self.rng) } else { None },
             on_cancel: self.rng.pick(&[OnCancel::Finish, OnCancel::Kill]),
             keep_after_error: self.rng.happens(300),
+            bulkhead: self.draw_bulkhead(),
         };
         let calls = self.rng.pick(&[0, 1, 1, 2, 5, 9]);
         let mishaps = self.plan.mishaps;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::plan::millis;
 use super::world::{SimEvent, World};
+use crate::actors::scheduler::waiting::BulkheadId;
 
 /// The actual state of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +77,8 @@ pub(super) struct SimWorker {
     pub(super) process: ProcessState,
     /// `None` once its exit was reported to the pool state.
     pub(super) expected_state: Option<ExpectedState>,
+    /// The bulkhead of the waiter that it was lent to last.
+    pub(super) bulkhead: Option<BulkheadId>,
     proxy_state: SimProxyState,
     /// Whether its fork report has arrived.
     forked: bool,
@@ -101,6 +104,7 @@ impl SimWorker {
         SimWorker {
             process: ProcessState::NotForked,
             expected_state: Some(ExpectedState::Starting),
+            bulkhead: None,
             proxy_state: SimProxyState::SettingUp,
             forked: false,
             watched: false,

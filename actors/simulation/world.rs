@@ -63,6 +63,8 @@ pub(super) enum SimEvent {
     /// The current server takes no more work. The field says whether another server replaces it.
     DrainServer(bool),
     Relaunch,
+    /// A bulkhead permits another number of workers.
+    SetMost,
     /// The supervisor checks whether the pool is drained, and stops if it is.
     StopIfDrained,
     /// The clock jumps ahead.
@@ -114,6 +116,8 @@ pub(super) struct World {
     pub(super) queue: VecDeque<u64>,
     /// The idle workers that the pool state must have, the least recently used first.
     pub(super) idle: Vec<u64>,
+    /// How many workers each bulkhead permits.
+    pub(super) most: Vec<usize>,
     pub(super) supervisor: SimSupervisor,
     /// Whether faults have stopped.
     pub(super) calm: bool,
@@ -131,6 +135,7 @@ impl World {
 
     pub(super) fn with(plan: Plan, rng: SeededRng, lines: Option<Vec<String>>) -> Self {
         let started_at = Instant::now();
+        let most = plan.options.message_limits.iter().map(|limit| limit.most).collect();
         let mut world = World {
             state: PoolState::new(&plan.options),
             plan,
@@ -153,6 +158,7 @@ impl World {
             holders: BTreeMap::new(),
             queue: VecDeque::new(),
             idle: Vec::new(),
+            most,
             supervisor: SimSupervisor::default(),
             calm: false,
             tick_at: None,
@@ -180,6 +186,10 @@ impl World {
         for _ in 0..self.plan.drains {
             let (at, succeeded) = (self.draw_time(calm_at), self.rng.happens(700));
             self.schedule_at(at, SimEvent::DrainServer(succeeded));
+        }
+        for _ in 0..self.plan.resizes {
+            let at = self.draw_time(calm_at);
+            self.schedule_at(at, SimEvent::SetMost);
         }
         for _ in 0..self.plan.jumps {
             let at = self.draw_time(calm_at);
@@ -275,6 +285,7 @@ impl World {
             SimEvent::LoseServer => self.lose_server(),
             SimEvent::DrainServer(succeeded) => self.drain_server(succeeded),
             SimEvent::Relaunch => self.relaunch(),
+            SimEvent::SetMost => self.set_most(),
             SimEvent::StopIfDrained => self.stop_if_drained(),
             SimEvent::ClockJump(leap) => {
                 if !self.calm {
@@ -326,7 +337,13 @@ impl World {
             match action {
                 Action::Fork(worker) => self.request_worker(worker),
                 Action::Grant { to, worker } => {
-                    assert_eq!(self.queue.pop_front(), Some(to), "first come, first served");
+                    let first = self.allowed().first().copied();
+                    assert_eq!(
+                        first,
+                        Some(to),
+                        "first come, first served among those that are allowed a worker"
+                    );
+                    self.queue.retain(|waiting| *waiting != to);
                     self.record("worker granted from the queue", || format!("{worker} to {to}"));
                     self.grant(to, worker);
                 }

@@ -8,7 +8,7 @@ mod shared;
 use std::time::Duration;
 
 #[cfg(feature = "actors")]
-pub(crate) use pool::Options;
+pub(crate) use pool::{MessageLimit, Options};
 pub use server::{OnMisfit, ServerOptions};
 pub(crate) use shared::{MAX_BLOB_MEMORY, SharedOptions};
 

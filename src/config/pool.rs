@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{Backoff, MAX_BLOB_MEMORY, OnCancel, OptionError, SharedOptions, Transport};
+use super::{Backoff, MAX_BLOB_MEMORY, MAX_NAME, OnCancel, OptionError, SharedOptions, Transport};
 use crate::wire::frame::DEFAULT_MAX_DEPTH;
 
 /// Workers that a pool keeps and grows to: one at work and one in reserve, and as many as a small machine can hold.
@@ -32,6 +32,15 @@ pub(crate) const DEFAULT_MAX_PAYLOAD: usize = (64 << 20) + (64 << 10);
 /// are worth sending. Memory is taken only as blobs are made.
 pub(crate) const DEFAULT_BLOB_MEMORY: usize = 1 << 30;
 
+/// The most workers that the calls of one message may have at a time.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct MessageLimit {
+    /// The message's index in the interface.
+    pub(crate) method: u32,
+    pub(crate) name: &'static str,
+    pub(crate) most: usize,
+}
+
 /// All options of a pool; [`PoolBuilder`](crate::PoolBuilder) documents each.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Options {
@@ -39,6 +48,7 @@ pub(crate) struct Options {
     pub(crate) workers: RangeInclusive<usize>,
     pub(crate) spare_workers: usize,
     pub(crate) max_waiting: Option<usize>,
+    pub(crate) message_limits: Vec<MessageLimit>,
     pub(crate) timeout: Option<Duration>,
     pub(crate) wait_timeout: Option<Duration>,
     pub(crate) setup_timeout: Option<Duration>,
@@ -70,6 +80,7 @@ impl Options {
             workers: DEFAULT_WORKERS,
             spare_workers: 0,
             max_waiting: None,
+            message_limits: Vec::new(),
             timeout: Some(DEFAULT_TIMEOUT),
             wait_timeout: None,
             setup_timeout: Some(DEFAULT_SETUP_TIMEOUT),
@@ -127,6 +138,9 @@ impl Options {
         if least > most {
             return Err(OptionError::new("workers", workers, "the minimum must not exceed the maximum"));
         }
+        for limit in &self.message_limits {
+            self.validate_bulkhead("most_for", limit.name, limit.most)?;
+        }
         let counts = [
             ("max_waiting", self.max_waiting.map(|count| count as u64)),
             ("max_checkouts", self.max_checkouts),
@@ -141,6 +155,40 @@ impl Options {
             return Err(OptionError::new("blob_memory", value, "it must be at most 68719476736 bytes"));
         }
         Ok(())
+    }
+
+    /// Refuses a class of callers of this name, or with this number of workers.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`] for the first of them that is impossible.
+    pub(crate) fn validate_class(&self, name: &str, most: usize) -> Result<(), OptionError> {
+        let rule = match name {
+            "" => "its name must not be empty",
+            _ if name.len() > MAX_NAME => "its name must have at most 64 bytes",
+            _ if name.chars().any(char::is_control) => "its name must not contain control characters",
+            _ => return self.validate_bulkhead("most", name, most),
+        };
+        Err(OptionError::new("class", format!("{name:?}"), rule))
+    }
+
+    /// Refuses a bulkhead of this class or message that would let no worker through, or all.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`] for this option.
+    pub(crate) fn validate_bulkhead(
+        &self,
+        option: &'static str,
+        name: &str,
+        most: usize,
+    ) -> Result<(), OptionError> {
+        let rule = match most {
+            0 => "it must be at least 1",
+            _ if most > *self.workers.end() => "it must not exceed the maximum of workers",
+            _ => return Ok(()),
+        };
+        Err(OptionError::new(option, format!("{most} for {name}"), rule))
     }
 
     fn validate_durations(&self) -> Result<(), OptionError> {

@@ -1,6 +1,7 @@
 //! How a pool grows, shrinks, waits and ends.
 
 mod bounded_end;
+mod bulkheads;
 mod ending;
 #[path = "../harness/mod.rs"]
 mod harness;

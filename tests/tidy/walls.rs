@@ -58,6 +58,7 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
         "decisions are pure",
     ),
     ("actors/scheduler/queue.rs", &["actix", "Instant", "OwnedFd"], "decisions are pure"),
+    ("actors/scheduler/waiting.rs", &["actix", "Instant::now", "OwnedFd"], "decisions are pure"),
     ("actors/api/pool.rs", &["pid", "Lease", "HostChannel", "crate::sys"], "the pool knows no processes"),
     (
         "actors/context",

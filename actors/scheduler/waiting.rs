@@ -1,0 +1,365 @@
+//! The waiting checkouts, in order, and the bulkheads: how many workers those of one class or message have and may have.
+//!
+//! Those of each bulkhead stand in a line of their own, so that finding the next one that is allowed a worker takes a time
+//! that depends on the number of bulkheads and not on how many are passed over.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use super::queue::LinkedQueue;
+use super::state::{Action, Admission, PoolPhase, PoolState};
+
+/// One bulkhead of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct BulkheadId(pub(crate) usize);
+
+/// A request for a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// Its number, among those of all checkouts of the pool.
+    pub(crate) id: u64,
+    /// The bulkhead that its worker counts towards, if there is one.
+    pub(crate) bulkhead: Option<BulkheadId>,
+    /// Whether it comes from a lane, which writes several calls to a worker.
+    pub(crate) is_lane: bool,
+}
+
+impl Request {
+    /// Returns the request of a checkout.
+    pub(crate) fn checkout(id: u64, bulkhead: Option<BulkheadId>) -> Self {
+        Request { id, bulkhead, is_lane: false }
+    }
+
+    /// Returns the request of a lane.
+    pub(crate) fn lane(id: u64, bulkhead: Option<BulkheadId>) -> Self {
+        Request { id, bulkhead, is_lane: true }
+    }
+}
+
+/// How many calls wait in lanes, and for which bulkheads.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WaitingCalls {
+    unlimited: usize,
+    /// By the number of the bulkhead; those beyond the end have none.
+    limited: Vec<usize>,
+}
+
+impl WaitingCalls {
+    /// Returns the number of these calls.
+    pub(crate) fn of(&mut self, bulkhead: Option<BulkheadId>) -> &mut usize {
+        let Some(BulkheadId(at)) = bulkhead else { return &mut self.unlimited };
+        if self.limited.len() <= at {
+            self.limited.resize(at + 1, 0);
+        }
+        &mut self.limited[at]
+    }
+
+    /// Returns the number of all of them.
+    pub(crate) fn sum(&self) -> usize {
+        self.unlimited + self.limited.iter().sum::<usize>()
+    }
+}
+
+/// Waiting checkouts that stand behind each other.
+#[derive(Default)]
+struct Line {
+    queue: LinkedQueue,
+    /// Those that are lanes.
+    lanes: HashSet<u64>,
+}
+
+impl Line {
+    fn exclusive(&self) -> usize {
+        self.queue.len() - self.lanes.len()
+    }
+
+    /// Returns who are in front, at most so many.
+    fn first(&self, most: usize) -> Ahead {
+        let is_exclusive = |(_, id): &(i64, u64)| !self.lanes.contains(id);
+        Ahead {
+            count: self.queue.len().min(most),
+            first: self.queue.ranked().take(most).next(),
+            first_exclusive: self.queue.ranked().take(most).find(is_exclusive),
+        }
+    }
+}
+
+/// Who may have the next workers that are free, each with its rank.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ahead {
+    pub(crate) count: usize,
+    pub(crate) first: Option<(i64, u64)>,
+    /// The first that is no lane.
+    pub(crate) first_exclusive: Option<(i64, u64)>,
+}
+
+impl Ahead {
+    fn and(self, other: Ahead) -> Ahead {
+        let earlier = |one: Option<(i64, u64)>, other| one.into_iter().chain(other).min();
+        Ahead {
+            count: self.count + other.count,
+            first: earlier(self.first, other.first),
+            first_exclusive: earlier(self.first_exclusive, other.first_exclusive),
+        }
+    }
+}
+
+/// One bulkhead: the workers that its checkouts have, and who waits at it.
+struct Bulkhead {
+    most: usize,
+    in_use: usize,
+    line: Line,
+}
+
+impl Bulkhead {
+    /// Returns how many more workers it permits.
+    fn places(&self) -> usize {
+        self.most.saturating_sub(self.in_use)
+    }
+}
+
+/// The waiting checkouts and the bulkheads of a pool.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    unlimited: Line,
+    bulkheads: Vec<Bulkhead>,
+    /// The bulkhead of each waiting checkout that has one.
+    limited: HashMap<u64, BulkheadId>,
+    /// The ranks of the last that joined at either end: a lower one stands further in front.
+    first_rank: i64,
+    last_rank: i64,
+}
+
+impl Waiting {
+    /// Adds a bulkhead with at most so many workers.
+    pub(crate) fn add_bulkhead(&mut self, most: usize) -> BulkheadId {
+        self.bulkheads.push(Bulkhead { most, in_use: 0, line: Line::default() });
+        BulkheadId(self.bulkheads.len() - 1)
+    }
+
+    /// Sets the most workers of a bulkhead; those that it has beyond stay until they are released.
+    pub(crate) fn set_most(&mut self, bulkhead: BulkheadId, most: usize) {
+        if let Some(bulkhead) = self.bulkheads.get_mut(bulkhead.0) {
+            bulkhead.most = most;
+        }
+    }
+
+    /// Returns how many workers a bulkhead has, and the most that it may have.
+    pub(crate) fn usage(&self, bulkhead: BulkheadId) -> Option<(usize, usize)> {
+        self.bulkheads.get(bulkhead.0).map(|bulkhead| (bulkhead.in_use, bulkhead.most))
+    }
+
+    /// Returns whether a worker may be lent that counts towards this bulkhead.
+    pub(crate) fn has_place(&self, bulkhead: Option<BulkheadId>) -> bool {
+        let bulkhead = bulkhead.and_then(|bulkhead| self.bulkheads.get(bulkhead.0));
+        bulkhead.is_none_or(|bulkhead| bulkhead.places() > 0)
+    }
+
+    /// Counts a worker that was lent.
+    pub(crate) fn take_place(&mut self, bulkhead: BulkheadId) {
+        if let Some(bulkhead) = self.bulkheads.get_mut(bulkhead.0) {
+            bulkhead.in_use += 1;
+        }
+    }
+
+    /// Counts a worker that is not lent any more.
+    pub(crate) fn free_place(&mut self, bulkhead: BulkheadId) {
+        if let Some(bulkhead) = self.bulkheads.get_mut(bulkhead.0) {
+            bulkhead.in_use = bulkhead.in_use.saturating_sub(1);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.unlimited.queue.len() + self.limited.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.unlimited.queue.is_empty() && self.limited.is_empty()
+    }
+
+    /// Returns all that wait, in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u64> {
+        self.merged(|_| usize::MAX)
+    }
+
+    /// Returns those that the next free workers go to, in order: all but those that wait at their bulkheads.
+    pub(crate) fn allowed(&self) -> impl Iterator<Item = u64> {
+        self.merged(Bulkhead::places)
+    }
+
+    /// Returns all without a bulkhead and the first so many of each bulkhead, in order.
+    fn merged(&self, most: impl Fn(&Bulkhead) -> usize) -> impl Iterator<Item = u64> {
+        let limited = self.bulkheads.iter().map(|bulkhead| bulkhead.line.queue.ranked().take(most(bulkhead)));
+        let unlimited = self.unlimited.queue.ranked();
+        let mut limited: Vec<_> = limited.map(Iterator::peekable).collect();
+        let mut unlimited = unlimited.peekable();
+        std::iter::from_fn(move || {
+            let fronts = limited.iter_mut().enumerate();
+            let first = fronts.filter_map(|(at, line)| Some((*line.peek()?, at))).min();
+            let next = match (first, unlimited.peek()) {
+                (Some((first, at)), other) if other.is_none_or(|other| first < *other) => limited[at].next(),
+                _ => unlimited.next(),
+            };
+            next.map(|(_, id)| id)
+        })
+    }
+
+    /// Returns how many of those that wait may have a worker that is free.
+    pub(crate) fn allowed_count(&self) -> usize {
+        let limited = self.bulkheads.iter().map(|bulkhead| bulkhead.line.queue.len().min(bulkhead.places()));
+        self.unlimited.queue.len() + limited.sum::<usize>()
+    }
+
+    /// Returns who may have the next free workers.
+    pub(crate) fn ahead(&self) -> Ahead {
+        let limited = self.bulkheads.iter().map(|bulkhead| bulkhead.line.first(bulkhead.places()));
+        limited.fold(self.unlimited.first(usize::MAX), Ahead::and)
+    }
+
+    /// Returns who may have a worker that counts towards this bulkhead now, once it is released: `ahead`, and all that wait
+    /// at the bulkhead.
+    pub(crate) fn ahead_of(&self, bulkhead: BulkheadId, ahead: Ahead) -> Ahead {
+        let Some(bulkhead) = self.bulkheads.get(bulkhead.0) else { return ahead };
+        let counted = bulkhead.line.queue.len().min(bulkhead.places());
+        let whole = bulkhead.line.first(usize::MAX);
+        Ahead { count: ahead.count - counted, ..ahead }.and(whole)
+    }
+
+    /// Returns the first that is no lane, at whatever bulkhead it waits.
+    pub(crate) fn first_exclusive(&self) -> Option<u64> {
+        let lines =
+            std::iter::once(&self.unlimited).chain(self.bulkheads.iter().map(|bulkhead| &bulkhead.line));
+        let first = lines.filter_map(|line| line.first(usize::MAX).first_exclusive).min();
+        first.map(|(_, id)| id)
+    }
+
+    /// Returns how many wait that are no lanes.
+    pub(crate) fn exclusive(&self) -> usize {
+        let limited = self.bulkheads.iter().map(|bulkhead| bulkhead.line.exclusive());
+        self.unlimited.exclusive() + limited.sum::<usize>()
+    }
+
+    /// Returns how many wait with these calls of lanes and one more, and for how many of them only a worker is missing: they
+    /// would not wait at their bulkheads.
+    pub(crate) fn with_one_more(&self, calls: &WaitingCalls, bulkhead: Option<BulkheadId>) -> (usize, usize) {
+        let mut calls = calls.clone();
+        *calls.of(bulkhead) += 1;
+        let (waiting, mut allowed) = (self.exclusive() + calls.sum(), self.unlimited.exclusive());
+        allowed += calls.unlimited;
+        for (at, bulkhead) in self.bulkheads.iter().enumerate() {
+            let calls = calls.limited.get(at).copied().unwrap_or_default();
+            allowed += (bulkhead.line.exclusive() + calls).min(bulkhead.places());
+        }
+        (waiting, allowed)
+    }
+
+    /// Adds a checkout behind all others. It must not wait yet.
+    pub(crate) fn push_back(&mut self, request: Request) {
+        self.last_rank += 1;
+        let rank = self.last_rank;
+        self.line_for(request).push_back_ranked(request.id, rank);
+    }
+
+    /// Adds a checkout ahead of all others. It must not wait yet.
+    pub(crate) fn push_front(&mut self, request: Request) {
+        self.first_rank -= 1;
+        let rank = self.first_rank;
+        self.line_for(request).push_front_ranked(request.id, rank);
+    }
+
+    fn line_for(&mut self, Request { id, bulkhead, is_lane }: Request) -> &mut LinkedQueue {
+        let line = match bulkhead.and_then(|bulkhead| Some((bulkhead, self.bulkheads.get_mut(bulkhead.0)?))) {
+            Some((bulkhead, of)) => {
+                self.limited.insert(id, bulkhead);
+                &mut of.line
+            }
+            None => &mut self.unlimited,
+        };
+        if is_lane {
+            line.lanes.insert(id);
+        }
+        &mut line.queue
+    }
+
+    /// Returns the bulkhead of a waiting checkout.
+    pub(crate) fn bulkhead_of(&self, id: u64) -> Option<BulkheadId> {
+        self.limited.get(&id).copied()
+    }
+
+    /// Removes a checkout. Returns `false` if it did not wait.
+    pub(crate) fn remove(&mut self, id: u64) -> bool {
+        let bulkhead = self.limited.remove(&id).and_then(|bulkhead| self.bulkheads.get_mut(bulkhead.0));
+        let line = bulkhead.map_or(&mut self.unlimited, |bulkhead| &mut bulkhead.line);
+        line.lanes.remove(&id);
+        line.queue.remove(id)
+    }
+
+    /// Takes the first one that is allowed a worker, with its bulkhead.
+    pub(crate) fn pop_allowed(&mut self) -> Option<(u64, Option<BulkheadId>)> {
+        let (_, id) = self.ahead_first()?;
+        let bulkhead = self.bulkhead_of(id);
+        self.remove(id);
+        Some((id, bulkhead))
+    }
+
+    fn ahead_first(&self) -> Option<(i64, u64)> {
+        let allowed = self.bulkheads.iter().filter(|bulkhead| bulkhead.places() > 0);
+        let lines = allowed.map(|bulkhead| &bulkhead.line).chain([&self.unlimited]);
+        lines.filter_map(|line| line.queue.ranked().next()).min()
+    }
+
+    /// Takes the first of all.
+    pub(crate) fn pop_first(&mut self) -> Option<u64> {
+        let first = self.iter().next()?;
+        self.remove(first);
+        Some(first)
+    }
+}
+
+impl PoolState {
+    /// Lends an idle worker to a checkout whose worker exited before it had begun a call, or puts the checkout at the front
+    /// of the queue.
+    pub(crate) fn reacquire(&mut self, request: Request, now: Instant) -> Admission {
+        if self.phase == PoolPhase::Stopping {
+            return Admission::Stopped;
+        }
+        if let Some(worker) = self.lend_idle(request, now) {
+            return Admission::Granted { worker };
+        }
+        self.waiting.push_front(request);
+        self.fork_missing(now);
+        Admission::Queued
+    }
+
+    /// Sets the most workers of a bulkhead, and lends workers to those that wait there and are allowed one now.
+    pub(crate) fn set_most(&mut self, bulkhead: BulkheadId, most: usize, now: Instant) {
+        self.waiting.set_most(bulkhead, most);
+        self.serve_waiting(now);
+        self.fork_missing(now);
+    }
+
+    /// Lends the idle worker that was used last, unless the request has to wait at its bulkhead.
+    pub(super) fn lend_idle(&mut self, request: Request, now: Instant) -> Option<u64> {
+        if !self.waiting.has_place(request.bulkhead) {
+            return None;
+        }
+        let worker = self.idle.pop_back()?;
+        self.lend(worker, request.id, request.bulkhead, now);
+        Some(worker)
+    }
+
+    /// Lends idle workers to the checkouts that wait and are allowed one, the first one first.
+    pub(super) fn serve_waiting(&mut self, now: Instant) {
+        let before = self.waiting.len();
+        while !self.idle.is_empty()
+            && let Some((to, bulkhead)) = self.waiting.pop_allowed()
+            && let Some(worker) = self.idle.pop_back()
+        {
+            self.lend(worker, to, bulkhead, now);
+            self.actions.push_back(Action::Grant { to, worker });
+        }
+        if self.waiting.len() < before {
+            self.retire_unneeded(now);
+        }
+    }
+}
