@@ -19,6 +19,8 @@ pub(crate) enum ExitReport {
     Known(Ended),
     /// The worker's fork server was gone before the worker exited.
     Unknown,
+    /// A user has had the worker killed. Its process may not have ended yet.
+    Killed,
 }
 
 impl ExitReport {
@@ -46,6 +48,7 @@ impl ExitReport {
                 failure.on_worker(facts).with_ending(ended.ending)
             }
             ExitReport::Unknown => failure.on_worker(facts).with_ending(Ending::Unknown),
+            ExitReport::Killed => failure.on_worker(facts),
         }
     }
 
@@ -66,7 +69,7 @@ impl ExitReport {
     pub(crate) fn had_begun(&self) -> Option<bool> {
         match self {
             ExitReport::Known(ended) => ended.status.as_ref().map(|status| status.begun),
-            ExitReport::Unknown => None,
+            ExitReport::Unknown | ExitReport::Killed => None,
         }
     }
 }

@@ -43,6 +43,8 @@ pub(super) struct LaneBoard {
     on_their_way: AtomicUsize,
     /// Whether the pool accepts calls.
     is_open: AtomicBool,
+    /// Whether the pool is paused.
+    is_paused: AtomicBool,
     /// Checkouts in the queue, lanes among them.
     waiting: AtomicUsize,
     /// The first checkout in the queue that is no lane; `u64::MAX` without one.
@@ -59,6 +61,7 @@ impl Default for LaneBoard {
             lanes: Mutex::default(),
             on_their_way: AtomicUsize::new(0),
             is_open: AtomicBool::new(true),
+            is_paused: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             first_exclusive: AtomicU64::new(u64::MAX),
             first: AtomicU64::new(u64::MAX),
@@ -71,6 +74,7 @@ impl LaneBoard {
     /// Shows what has changed; called under the scheduler's lock.
     pub(super) fn show(&self, state: &PoolState) {
         self.is_open.store(state.phase() == PoolPhase::Open, Ordering::Relaxed);
+        self.is_paused.store(state.is_paused(), Ordering::Relaxed);
         self.waiting.store(state.waiting_count(), Ordering::Relaxed);
         self.first.store(state.waiting().next().unwrap_or(u64::MAX), Ordering::Relaxed);
         self.first_exclusive.store(state.first_exclusive().unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -112,7 +116,7 @@ impl Scheduler {
         self.lanes.on_their_way.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Wakes all lanes: the pool closes, and those without calls end.
+    /// Wakes all lanes: the pool closes and those without calls end, or it is paused and they keep no worker.
     pub(super) fn wake_lanes(&self) {
         self.lanes.each(LaneSignals::wake);
     }
@@ -128,6 +132,11 @@ impl Scheduler {
     /// Returns whether the pool accepts calls, without the lock.
     pub(crate) fn accepts_calls(&self) -> bool {
         self.lanes.is_open.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether the pool is paused, without the lock.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.lanes.is_paused.load(Ordering::Relaxed)
     }
 
     /// Returns whether checkouts wait besides these.
@@ -199,10 +208,14 @@ impl Scheduler {
 impl Registry {
     /// Returns what checkouts are waiting for now.
     pub(super) fn wait_outcome(&self) -> WaitOutcome {
+        let is_paused = self.state.is_paused();
+        // While the pool is paused and a worker is idle, the pause is all that the checkouts wait for.
+        let lacks_worker = !is_paused || self.state.counts().idle == 0;
         WaitOutcome {
-            phase: if self.state.is_starting() { Phase::Starting } else { Phase::Waiting },
-            setup_failure: self.setup_failure.clone(),
-            outage: self.outage.clone(),
+            phase: if lacks_worker && self.state.is_starting() { Phase::Starting } else { Phase::Waiting },
+            setup_failure: self.setup_failure.clone().filter(|_| lacks_worker),
+            outage: self.outage.clone().filter(|_| lacks_worker),
+            is_paused,
         }
     }
 }
@@ -214,7 +227,7 @@ impl PoolState {
         if self.phase == PoolPhase::Stopping {
             return Admission::Stopped;
         }
-        if let Some(worker) = self.idle.pop_back() {
+        if let Some(worker) = self.next_idle() {
             self.lend(worker, lane, now);
             return Admission::Granted { worker };
         }

@@ -23,7 +23,7 @@ pub(super) struct Registry {
     /// Queued checkouts, by id.
     pub(super) waiters: HashMap<u64, Arc<Waiter>>,
     /// Those that wait for the fewest workers to be set up.
-    pub(super) awaiting_ready: Vec<oneshot::Sender<Result<(), Failure>>>,
+    pub(super) awaiting_ready: Vec<ReadyWaiter>,
     /// The last failure of a set-up or fork, until a worker is ready again.
     pub(super) setup_failure: Option<Failure>,
     /// Why there is no fork server, while there is none.
@@ -33,6 +33,13 @@ pub(super) struct Registry {
     /// Whether a worker was lost since the last change, so that its holder should be notified before a new one is
     /// forked.
     pub(super) has_lost_worker: bool,
+}
+
+/// One that waits for the fewest workers to be set up.
+pub(super) struct ReadyWaiter {
+    pub(super) sender: oneshot::Sender<Result<(), Failure>>,
+    /// Workers that are to be gone before that.
+    pub(super) replaced: Vec<u64>,
 }
 
 /// What belongs to one worker, from the request for it to its exit report.
@@ -67,11 +74,30 @@ impl Registry {
         sum / u32::try_from(since.len()).unwrap_or(u32::MAX).max(1)
     }
 
+    /// Adds one that waits for the fewest workers, and until the workers `replaced` are gone.
+    pub(super) fn await_ready(&mut self, sender: oneshot::Sender<Result<(), Failure>>, replaced: Vec<u64>) {
+        // Those that are not awaited any more.
+        self.awaiting_ready.retain(|waiter| !waiter.sender.is_closed());
+        self.awaiting_ready.push(ReadyWaiter { sender, replaced });
+    }
+
     /// Answers those that wait for the fewest workers.
     pub(super) fn resolve_ready(&mut self, result: impl Fn() -> Result<(), Failure>) {
         for waiter in self.awaiting_ready.drain(..) {
             // It may have stopped waiting.
-            let _ = reply::send(waiter, result());
+            let _ = reply::send(waiter.sender, result());
+        }
+    }
+
+    /// Answers those for whom all is there and gone that they wait for.
+    pub(super) fn resolve_if_ready(&mut self) {
+        if self.awaiting_ready.is_empty() || !self.state.has_minimum() {
+            return;
+        }
+        let state = &self.state;
+        let is_over = |waiter: &mut ReadyWaiter| !waiter.replaced.iter().any(|&worker| state.has(worker));
+        for waiter in self.awaiting_ready.extract_if(.., is_over) {
+            let _ = reply::send(waiter.sender, Ok(()));
         }
     }
 
@@ -104,4 +130,6 @@ pub(crate) struct WaitOutcome {
     pub(crate) setup_failure: Option<Failure>,
     /// Why there is no fork server, if there is none.
     pub(crate) outage: Option<String>,
+    /// Whether the pool is paused.
+    pub(crate) is_paused: bool,
 }

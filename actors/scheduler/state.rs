@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::queue::LinkedQueue;
+use super::rollover::Generation;
 use super::worker_state::{Event, InvalidTransition, RetireReason, WorkerState};
 use crate::config::{Backoff, Options};
 
@@ -88,17 +89,6 @@ impl Counts {
     }
 }
 
-/// Whether a worker's server still forks workers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Generation {
-    /// It does.
-    Current,
-    /// It does not, and another server has replaced it. The worker serves until workers of the other server are ready.
-    Outdated,
-    /// It does not, and it exits after its last worker. The worker is retired as soon as no checkout holds it.
-    Obsolete,
-}
-
 /// One worker of the pool state.
 pub(super) struct WorkerEntry {
     pub(super) worker_state: WorkerState,
@@ -109,10 +99,12 @@ pub(super) struct WorkerEntry {
     pub(super) checkouts: u64,
     /// The number of early exits so far when the worker was requested.
     pub(super) early_exits_before: u64,
+    /// Why it is replaced instead of being released, once its holder was told so.
+    pub(super) leaves: Option<RetireReason>,
 }
 
 impl WorkerEntry {
-    /// Returns whether the worker serves or will serve, and is to be replaced because its server forks no more workers.
+    /// Returns whether the worker serves or will serve, and is to be replaced by one of the current generation.
     pub(super) fn is_stale(&self) -> bool {
         self.generation != Generation::Current && !matches!(self.worker_state, WorkerState::Ending { .. })
     }
@@ -135,6 +127,8 @@ pub(crate) struct PoolState {
     pub(super) limits: Limits,
     pub(super) backoff: Backoff,
     pub(super) phase: PoolPhase,
+    /// Whether no checkout is granted a worker until the pool is resumed.
+    pub(super) is_paused: bool,
     pub(super) workers: HashMap<u64, WorkerEntry>,
     pub(super) counts: Counts,
     /// How many workers are stale, see [`WorkerEntry::is_stale`].
@@ -176,6 +170,7 @@ impl PoolState {
             limits,
             backoff: options.restart,
             phase: PoolPhase::Open,
+            is_paused: false,
             workers: HashMap::new(),
             counts: Counts::default(),
             stale: 0,
@@ -243,14 +238,12 @@ impl PoolState {
         if self.phase > PoolPhase::Open {
             return Admission::Stopped;
         }
-        if let Some(worker) = self.idle.pop_back() {
+        if let Some(worker) = self.next_idle() {
             self.lend(worker, checkout, now);
             return Admission::Granted { worker };
         }
-        // max_waiting does not count checkouts for which a worker is or can be started.
-        let supply = self.counts.starting + self.free_capacity();
         let waiting = self.waiting_exclusively() + self.waiting_calls;
-        if waiting >= supply.saturating_add(self.limits.max_waiting) {
+        if waiting >= self.room_for_waiting() {
             return Admission::Overloaded { waiting };
         }
         self.waiting.push_back(checkout);
@@ -263,7 +256,7 @@ impl PoolState {
         if self.phase == PoolPhase::Stopping {
             return Admission::Stopped;
         }
-        if let Some(worker) = self.idle.pop_back() {
+        if let Some(worker) = self.next_idle() {
             self.lend(worker, checkout, now);
             return Admission::Granted { worker };
         }
@@ -377,15 +370,17 @@ impl PoolState {
         self.retry_at = now.checked_add(self.backoff.wait(self.streak, jitter));
     }
 
-    /// Accepts no new checkouts; waiting and held ones are still served.
+    /// Accepts no new checkouts; waiting and held ones are still served, also if the pool was paused.
     pub(crate) fn close(&mut self, now: Instant) {
         self.phase = self.phase.max(PoolPhase::Closing);
+        self.resume(now);
         self.retire_unneeded(now);
     }
 
     /// Accepts no new checkouts, refuses the waiting ones and retires all idle workers.
     pub(crate) fn stop(&mut self, now: Instant) {
         self.phase = PoolPhase::Stopping;
+        self.is_paused = false;
         self.waiting_lanes.clear();
         while let Some(checkout) = self.waiting.pop_front() {
             self.actions.push_back(Action::Refuse(checkout));
@@ -406,8 +401,7 @@ impl PoolState {
 
     /// Lends a worker that just became idle to the first waiting checkout, or adds it to the idle workers.
     fn offer(&mut self, worker: u64, now: Instant) {
-        if let Some(to) = self.waiting.pop_front() {
-            self.waiting_lanes.remove(&to);
+        if let Some(to) = self.next_waiting() {
             self.lend(worker, to, now);
             self.actions.push_back(Action::Grant { to, worker });
         } else {
@@ -440,9 +434,14 @@ impl PoolState {
         for _ in 0..self.missing() {
             self.last_number += 1;
             let early_exits_before = self.early_exits;
-            let (worker_state, generation) = (WorkerState::Starting, Generation::Current);
-            let entry =
-                WorkerEntry { worker_state, generation, alive_since: now, checkouts: 0, early_exits_before };
+            let entry = WorkerEntry {
+                worker_state: WorkerState::Starting,
+                generation: Generation::Current,
+                alive_since: now,
+                checkouts: 0,
+                early_exits_before,
+                leaves: None,
+            };
             self.workers.insert(self.last_number, entry);
             self.counts.starting += 1;
             self.actions.push_back(Action::Fork(self.last_number));
@@ -452,7 +451,7 @@ impl PoolState {
     fn missing(&self) -> usize {
         let target = if self.phase == PoolPhase::Open { self.target_workers() } else { 0 };
         let below_target = target.saturating_sub(self.counts.useful() - self.stale);
-        let for_waiting = self.waiting.len().saturating_sub(self.counts.starting);
+        let for_waiting = self.servable().saturating_sub(self.counts.starting);
         let free = self.free_capacity();
         let missing = below_target.max(for_waiting).min(free);
         if self.streak == 0 {

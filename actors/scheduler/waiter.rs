@@ -19,6 +19,8 @@ pub(crate) struct Notice {
     pub(crate) refusal: Option<Failure>,
     /// The process of the checkout's worker has ended; the exit report follows, if there is one.
     pub(crate) worker_ended: bool,
+    /// The checkout's worker was killed by a user's action. Set before its process is killed.
+    pub(crate) killed: bool,
     /// How the checkout's worker exited.
     pub(crate) exit_report: Option<ExitReport>,
     /// The pool is stopping; queued calls may still run.

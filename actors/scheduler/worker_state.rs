@@ -21,6 +21,10 @@ pub(crate) enum RetireReason {
     StopRequested,
     /// Its server takes no more work.
     Outdated,
+    /// A user has had it recycled.
+    Recycled,
+    /// A user has had it killed.
+    Killed,
     /// Its checkout saw an error, so its state may be inconsistent.
     AfterError,
     /// Its call or its release reached a time limit.
@@ -60,6 +64,8 @@ impl fmt::Display for RetireReason {
             RetireReason::MaxMemory => "more private memory than max_memory",
             RetireReason::StopRequested => "it asked to be replaced",
             RetireReason::Outdated => "its server takes no more work",
+            RetireReason::Recycled => "it is recycled",
+            RetireReason::Killed => "kill_worker was called",
             RetireReason::AfterError => "its checkout saw an error",
             RetireReason::TimedOut => "its call timed out",
             RetireReason::Aborted => "its checkout was aborted",

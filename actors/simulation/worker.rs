@@ -30,6 +30,7 @@ pub(super) enum ExpectedState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SimGeneration {
     Current,
+    Recycled,
     Outdated,
     Obsolete,
 }

@@ -1,5 +1,6 @@
 //! How a pool grows, shrinks, waits and ends.
 
+mod actions;
 mod bounded_end;
 mod ending;
 #[path = "../harness/mod.rs"]
@@ -9,6 +10,7 @@ mod lane_clients;
 mod lane_ends;
 mod lanes;
 mod line;
+mod pause;
 mod population;
 mod ready;
 mod release;
