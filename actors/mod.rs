@@ -36,6 +36,7 @@ pub use api::pool::{Inspect, Pool, Stop};
 pub use api::pool_builder::PoolBuilder;
 pub use api::pool_handle::PoolHandle;
 pub use api::pool_start::StartError;
+pub use api::recycling::{Recycle, Recycling};
 pub use api::request::PoolRequest;
 pub use api::server_builder::Server;
 pub use api::server_stats::ServerStats;

@@ -10,6 +10,7 @@ pub(crate) mod pool;
 pub(crate) mod pool_builder;
 pub(crate) mod pool_handle;
 pub(crate) mod pool_start;
+pub(crate) mod recycling;
 pub(crate) mod request;
 mod sending;
 pub(crate) mod server_builder;

@@ -18,6 +18,7 @@ use super::class_handle::ClassBuilder;
 use super::pool;
 use super::pool::Pool;
 use super::pool_start::start_pool;
+use super::recycling::{Recycle, Recycling};
 use super::request::PoolRequest;
 use super::sending::Route;
 use super::server_stats::ServerStats;
@@ -258,13 +259,69 @@ impl<W: Worker> PoolHandle<W> {
     ///
     /// Dropping the future changes nothing.
     pub fn ready(&self) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
-        let (ready, scheduler) = (self.shared.scheduler.ready(), self.shared.scheduler.clone());
+        self.awaited(self.shared.scheduler.ready())
+    }
+
+    /// Waits for the scheduler's answer to a request for workers, and finds the names in its backtrace.
+    fn awaited(
+        &self,
+        answer: oneshot::Receiver<Result<(), Failure>>,
+    ) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
+        let scheduler = self.shared.scheduler.clone();
         async move {
-            match ready.await.unwrap_or_else(|_| Err(scheduler.stopped_failure())) {
+            match answer.await.unwrap_or_else(|_| Err(scheduler.stopped_failure())) {
                 Ok(()) => Ok(()),
                 Err(failure) => Err(symbolizer::resolved(failure).await),
             }
         }
+    }
+
+    /// Replaces workers by new ones without ending a call: idle workers at once, and each of the others when its checkout
+    /// releases it or its single calls have finished.
+    ///
+    /// As long as the pool has room below its most [`workers`](crate::PoolBuilder::workers), an old worker serves until
+    /// its replacement is set up. At the most, one worker ends before its replacement is forked, and the next one only
+    /// once that is set up: so this never takes the pool more than one below its fewest workers. If new workers cannot be
+    /// set up, the old ones serve on. Idle workers above the fewest are replaced when they are needed again. A paused
+    /// pool recycles as well.
+    ///
+    /// The replacement is begun when this returns. [`Recycling::workers`] returns how many workers it concerns, which is 0
+    /// for an unknown number and for a pool that has stopped or is stopping; awaiting the [`Recycling`] waits until they
+    /// are replaced.
+    pub fn recycle(&self, which: Recycle) -> Recycling {
+        let (workers, replaced) = self.shared.scheduler.recycle(which);
+        Recycling { workers, replaced: Box::pin(self.awaited(replaced)) }
+    }
+
+    /// Kills the worker with this number at once, with SIGKILL, whatever it does, and has it replaced. Returns whether
+    /// there was such a process: `false` also for a worker that is not forked yet.
+    ///
+    /// The call that it runs fails with [`Aborted`](crate::FailureKind::Aborted) and a text that names `kill_worker`. Calls
+    /// behind it on the same checkout are [`Cleared`](crate::FailureKind::Cleared), and later ones get the same failure; a
+    /// checkout that has made no call gets another worker. Single calls that it had not begun run on other workers.
+    /// [`kill_grace`](crate::PoolBuilder::kill_grace) does not delay it, and [`max_kills`](crate::PoolBuilder::max_kills)
+    /// does not count it.
+    pub fn kill_worker(&self, number: u64) -> bool {
+        self.shared.scheduler.kill_worker(number)
+    }
+
+    /// Pauses the pool: no further checkout gets a worker and no further call to the pool begins, until
+    /// [`resume`](Self::resume). Returns whether this paused it: `false` if it was paused already, or has stopped or is
+    /// stopping.
+    ///
+    /// What runs goes on: checkouts that have their workers keep them and may make calls. A single call that was given to a
+    /// worker before may still begin there. All others wait, in order and as their limits say; the time counts as waiting,
+    /// a [`Timeout`](crate::FailureKind::Timeout) says that the pool is paused, and
+    /// [`max_waiting`](crate::PoolBuilder::max_waiting) bounds their number. The pool keeps its fewest workers and forks no
+    /// others meanwhile. [`stop`](Self::stop) ends a paused pool as any other, and a paused pool whose last handle is
+    /// dropped is resumed.
+    pub fn pause(&self) -> bool {
+        self.shared.scheduler.pause()
+    }
+
+    /// Ends a [`pause`](Self::pause). Returns whether the pool was paused.
+    pub fn resume(&self) -> bool {
+        self.shared.scheduler.resume()
     }
 
     /// Returns what the pool is doing now, and its totals since its start, in few numbers: the cheap part of

@@ -33,6 +33,7 @@ impl Fault {
             Fault::TimedOut(_) => RetireReason::TimedOut,
             Fault::Cancelled => RetireReason::Cancelled,
             Fault::Panicked(..) => RetireReason::Panicked,
+            Fault::Exited(Some(ExitReport::Killed)) => RetireReason::Killed,
             Fault::BrokeProtocol(_) | Fault::Exited(_) => RetireReason::Broken,
         }
     }
@@ -72,6 +73,10 @@ fn exit_failure(
         let text = format!("it {}", unreported_end(worker.is_running()));
         return Failure::of(FailureKind::Died, text).on_worker(worker.facts_and_usage(calls_served));
     };
+    if exit_report == ExitReport::Killed {
+        let facts = worker.facts_and_usage(calls_served);
+        return Failure::of(FailureKind::Aborted, "kill_worker killed its worker").on_worker(facts);
+    }
     let death = match options.hung_worker_timeout.filter(|_| exit_report.was_hung()) {
         Some(limit) => Failure::of(FailureKind::Hung, "").at_limit(limit),
         None => Failure::of(FailureKind::Died, ""),
@@ -98,13 +103,16 @@ pub(crate) fn payload_failure(
 /// Returns the failure of a call whose time limit passed while it waited for a worker: why no worker came, as far as the
 /// scheduler knows, and who holds the workers if all of them are in use.
 pub(crate) fn wait_failure(scheduler: &Scheduler, mut outcome: WaitOutcome, limit: Duration) -> Failure {
-    if outcome.setup_failure.is_none() && outcome.outage.is_none() && outcome.full_bulkhead.is_none() {
+    let knows =
+        outcome.setup_failure.is_some() || outcome.outage.is_some() || outcome.full_bulkhead.is_some();
+    if !knows && !outcome.is_paused {
         outcome.outage = scheduler.stopped_server_text();
     }
     let kind = if outcome.outage.is_some() { FailureKind::NoServer } else { FailureKind::Timeout };
     let is_in_use = outcome.phase == Phase::Waiting && outcome.setup_failure.is_none();
     let held = if is_in_use && kind == FailureKind::Timeout { outcome.held } else { String::new() };
-    let why = outcome.full_bulkhead.unwrap_or(held);
+    let paused = outcome.is_paused.then(|| "the pool is paused".to_owned());
+    let why = paused.or(outcome.full_bulkhead).unwrap_or(held);
     let failure = Failure::of(kind, why).in_pool(&scheduler.options.name).in_phase(outcome.phase);
     let failure = failure.at_limit(limit);
     match (outcome.setup_failure, outcome.outage) {

@@ -145,7 +145,10 @@ impl Driver {
         let single = Single::new(call, limit, now);
         self.limits.add(&self.scheduler, &single);
         self.note_progress(now);
-        let place = self.state.place_for_new(self.others_waiting(), now);
+        let place = match self.scheduler.is_paused() {
+            true => None,
+            false => self.state.place_for_new(self.others_waiting(), now),
+        };
         let is_free = place.is_some_and(|at| self.state.held[at].written.is_empty());
         // Some calls that count as waiting have their worker, which the lane has not taken yet.
         let granted = || self.asked.iter().filter(|waiter| waiter.has_notice()).count();
@@ -219,7 +222,7 @@ impl Driver {
     }
 
     pub(super) fn write_queued(&mut self, now: Instant) {
-        loop {
+        while !self.scheduler.is_paused() {
             let first_exclusive = self.queue().first_exclusive();
             let Some(at) = self.state.place_for_queued(first_exclusive, now) else { return };
             let Some(Queued { single, message, .. }) = self.state.queued.pop_first() else { return };
@@ -237,6 +240,9 @@ impl Driver {
         loop {
             self.drop_cancelled();
             let mut has_worked = self.take_notices(now);
+            if self.scheduler.is_paused() {
+                self.pause(now);
+            }
             self.write_queued(now);
             self.spread(now);
             has_worked |= self.ask(now);
@@ -325,12 +331,17 @@ impl Driver {
             }
         }
         if let Some(lease) = notice.lease.take() {
+            if notice.killed {
+                self.urgent += 1;
+                return drop(lease.kill(RetireReason::Killed));
+            }
             match LaneWorker::accept(lease, waiter, now) {
                 Ok((worker, held)) => {
                     self.workers.push(worker);
                     self.state.held.push(held);
-                    // Before the notice, which may be that the pool stops: each worker has a call by now.
-                    if notice.closing {
+                    // Before the notice, which may be that the pool stops: each worker has a call by now. So it has if
+                    // the pool was paused meanwhile.
+                    if notice.closing || self.scheduler.is_paused() {
                         self.write_first(self.workers.len() - 1, now);
                     } else {
                         self.write_queued(now);

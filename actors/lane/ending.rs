@@ -24,7 +24,8 @@ impl Driver {
             (0..self.workers.len()).for_each(|at| self.close(at, now));
             self.is_stopping = true;
         }
-        if (notice.worker_ended || notice.exit_report.is_some()) && !self.read_last(at, now) {
+        let has_ended = notice.worker_ended || notice.killed || notice.exit_report.is_some();
+        if has_ended && !self.read_last(at, now) {
             return;
         }
         // Before the exit report: most likely the stop has killed the worker.
@@ -33,7 +34,7 @@ impl Driver {
             let (worker, held) = self.remove(at);
             self.failed.extend(held.written.into_iter().map(|call| (call.single.call, stopped.clone())));
             drop(worker.lease.kill(RetireReason::PoolEnds));
-        } else if let Some(exit_report) = notice.exit_report {
+        } else if let Some(exit_report) = notice.killed.then_some(ExitReport::Killed).or(notice.exit_report) {
             self.end_worker(at, Fault::Exited(Some(exit_report)), None, now);
         }
     }
@@ -47,6 +48,15 @@ impl Driver {
             self.write_first(at, now);
         }
         self.state.held[at].is_closing = true;
+    }
+
+    /// Leaves each worker the call that it has, and keeps none: the pool is paused.
+    pub(super) fn pause(&mut self, now: Instant) {
+        for at in 0..self.workers.len() {
+            if !self.state.held[at].is_closing || self.state.held[at].behind() > 0 {
+                self.close(at, now);
+            }
+        }
     }
 
     /// Writes the first queued call to this worker.

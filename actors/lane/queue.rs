@@ -25,9 +25,9 @@ impl<C, M> Queue<C, M> {
         self.calls.is_empty()
     }
 
-    /// Returns how many of the calls start a run, see [`Queued::starts_run`].
+    /// Returns how many runs there are, see [`Queued::starts_run`]. The first call is part of one in any case.
     pub(crate) fn runs(&self) -> usize {
-        self.runs
+        self.runs + usize::from(self.first().is_some_and(|first| !first.starts_run))
     }
 
     pub(crate) fn first(&self) -> Option<&Queued<C, M>> {

@@ -193,7 +193,7 @@ impl<C, P> Held<C, P> {
     }
 
     /// Returns how many calls stand behind what the worker does now: its first call, or a release that it has not reported.
-    fn behind(&self) -> usize {
+    pub(crate) fn behind(&self) -> usize {
         let running = if self.unreleased == 0 { self.begun.max(1) } else { self.begun };
         self.written.len().saturating_sub(running)
     }

@@ -22,6 +22,8 @@ pub(crate) enum ExitReport {
     Known(Ended),
     /// The worker's fork server was gone before the worker exited.
     Unknown,
+    /// A user has had the worker killed. Its process may not have ended yet.
+    Killed,
 }
 
 impl ExitReport {
@@ -49,6 +51,7 @@ impl ExitReport {
                 failure.on_worker(facts).with_ending(ended.ending)
             }
             ExitReport::Unknown => failure.on_worker(facts).with_ending(Ending::Unknown),
+            ExitReport::Killed => failure.on_worker(facts),
         }
     }
 
@@ -64,7 +67,7 @@ impl ExitReport {
     pub(crate) fn cpu_time(&self) -> Option<Duration> {
         match self {
             ExitReport::Known(ended) => Some(ended.cpu_time),
-            ExitReport::Unknown => None,
+            ExitReport::Unknown | ExitReport::Killed => None,
         }
     }
 
@@ -78,6 +81,7 @@ impl ExitReport {
             }
             None => match self {
                 ExitReport::Unknown => EndReason::Unknown,
+                ExitReport::Killed => EndReason::Killed,
                 ExitReport::Known(Ended { hung: true, .. }) => EndReason::Hung,
                 // It may have exited before its holder has read of the panic.
                 ExitReport::Known(Ended { ending: Ending::Exited { code: EXIT_PANICKED }, .. }) => {
@@ -99,7 +103,7 @@ impl ExitReport {
     pub(crate) fn had_begun(&self) -> Option<bool> {
         match self {
             ExitReport::Known(ended) => ended.status.as_ref().map(|status| status.begun),
-            ExitReport::Unknown => None,
+            ExitReport::Unknown | ExitReport::Killed => None,
         }
     }
 }

@@ -16,10 +16,12 @@ impl PoolState {
         let entry = self.workers.get(&worker)?;
         if self.phase == PoolPhase::Stopping {
             Some(RetireReason::PoolEnds)
+        } else if entry.leaves.is_some() {
+            entry.leaves
         } else if report.stop {
             Some(RetireReason::StopRequested)
         } else if !self.may_stay(entry.generation) {
-            Some(RetireReason::Outdated)
+            Some(entry.generation.retire_reason())
         } else if entry.checkouts >= self.limits.max_checkouts {
             Some(RetireReason::MaxCheckouts)
         } else if report.private_bytes.is_some_and(|bytes| bytes > self.limits.max_memory) {
@@ -38,6 +40,16 @@ impl PoolState {
             WorkerState::Ending { reason } => Some(reason),
             WorkerState::Starting | WorkerState::Idle { .. } | WorkerState::Leased { .. } => None,
         }
+    }
+
+    /// Decides the same for a worker that its holder replaces instead of releasing it. Until that is done, the worker
+    /// counts as one that ends.
+    pub(crate) fn decide_retirement(&mut self, worker: u64, now: Instant) -> Option<RetireReason> {
+        let reason = self.retire_reason(worker, ReleaseReport::default(), now);
+        if let Some(entry) = self.workers.get_mut(&worker) {
+            entry.leaves = reason;
+        }
+        reason
     }
 
     /// Takes away an idle worker whose process has ended although its exit was not reported: its server may be stopped.

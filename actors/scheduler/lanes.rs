@@ -63,6 +63,8 @@ pub(super) struct LaneBoard {
     on_their_way: AtomicUsize,
     /// Whether the pool accepts calls.
     is_open: AtomicBool,
+    /// Whether the pool is paused.
+    is_paused: AtomicBool,
     /// Checkouts in the queue, lanes among them.
     waiting: AtomicUsize,
     /// Those that come before a lane without a bulkhead: all but those that wait at bulkheads.
@@ -77,6 +79,7 @@ impl Default for LaneBoard {
             lanes: Mutex::default(),
             on_their_way: AtomicUsize::new(0),
             is_open: AtomicBool::new(true),
+            is_paused: AtomicBool::new(false),
             waiting: AtomicUsize::new(0),
             queue: QueueView::default(),
             exclusive_joined: AtomicU64::new(0),
@@ -89,6 +92,7 @@ impl LaneBoard {
     pub(super) fn show(&self, registry: &Registry) {
         let state = &registry.state;
         self.is_open.store(state.phase() == PoolPhase::Open, Ordering::Relaxed);
+        self.is_paused.store(state.is_paused(), Ordering::Relaxed);
         self.waiting.store(state.waiting_count(), Ordering::Relaxed);
         let ahead = state.waiting().ahead();
         self.queue.show(ahead);
@@ -145,7 +149,7 @@ impl Scheduler {
         self.lanes.on_their_way.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Wakes all lanes: the pool closes, and those without calls end.
+    /// Wakes all lanes: the pool closes and those without calls end, or it is paused and they keep no worker.
     pub(super) fn wake_lanes(&self) {
         self.lanes.each(LaneSignals::wake);
     }
@@ -161,6 +165,11 @@ impl Scheduler {
     /// Returns whether the pool accepts calls, without the lock.
     pub(crate) fn accepts_calls(&self) -> bool {
         self.lanes.is_open.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether the pool is paused, without the lock.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.lanes.is_paused.load(Ordering::Relaxed)
     }
 
     /// Returns how many checkouts that are no lanes have joined the queue so far.
@@ -222,23 +231,17 @@ impl Scheduler {
 impl Registry {
     /// Returns what checkouts with this bulkhead are waiting for now.
     pub(super) fn wait_outcome(&self, bulkhead: Option<BulkheadId>) -> WaitOutcome {
-        let full_bulkhead = bulkhead.and_then(|bulkhead| self.full_text(bulkhead));
-        if full_bulkhead.is_some() {
-            // No other worker would help.
-            return WaitOutcome {
-                phase: Phase::Waiting,
-                full_bulkhead,
-                setup_failure: None,
-                outage: None,
-                held: String::new(),
-            };
-        }
+        let is_paused = self.state.is_paused();
+        let full_bulkhead = bulkhead.filter(|_| !is_paused).and_then(|bulkhead| self.full_text(bulkhead));
+        // No other worker would help at a full bulkhead; nor would one while the pool is paused and another is idle.
+        let lacks_worker = full_bulkhead.is_none() && (!is_paused || self.state.counts().idle == 0);
         WaitOutcome {
-            phase: if self.state.is_starting() { Phase::Starting } else { Phase::Waiting },
+            phase: if lacks_worker && self.state.is_starting() { Phase::Starting } else { Phase::Waiting },
             full_bulkhead,
-            setup_failure: self.setup_failure.clone(),
-            outage: self.outage.clone(),
+            setup_failure: self.setup_failure.clone().filter(|_| lacks_worker),
+            outage: self.outage.clone().filter(|_| lacks_worker),
             held: String::new(),
+            is_paused,
         }
     }
 }

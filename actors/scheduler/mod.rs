@@ -4,12 +4,14 @@
 //! supervisor. It sends messages to the supervisor while it holds the lock, so that they arrive in the order of the
 //! changes. It collects wakers while it holds the lock and calls them after it has released the lock.
 
+mod actions;
 pub(crate) mod activity;
 pub(crate) mod bulkheads;
 pub(crate) mod command;
 pub(crate) mod exit;
 pub(crate) mod expiry;
 pub(crate) mod holding;
+pub(crate) mod interventions;
 pub(crate) mod lanes;
 pub(crate) mod lease;
 pub(crate) mod quarantine;
@@ -170,9 +172,7 @@ impl Scheduler {
     pub(crate) fn ready(self: &Arc<Self>) -> oneshot::Receiver<Result<(), Failure>> {
         let (sender, ready) = oneshot::channel();
         self.update(|registry, _| {
-            // Those that are not awaited any more.
-            registry.awaiting_ready.retain(|waiter| !waiter.is_closed());
-            registry.awaiting_ready.push(sender);
+            registry.await_ready(sender, Vec::new());
             if registry.outage.is_some() {
                 self.command(Command::Reconnect);
             }
@@ -384,7 +384,8 @@ impl Scheduler {
         let workers = u32::try_from(*self.options.workers.end()).unwrap_or(u32::MAX);
         let ahead = u32::try_from(waiting).unwrap_or(u32::MAX);
         let estimate = self.tallies.usual_hold().max(so_far).saturating_mul(ahead) / workers.max(1);
-        Failure::of(FailureKind::Overloaded, format!("{waiting} checkouts are waiting already"))
+        let pause = if self.is_paused() { " because the pool is paused" } else { "" };
+        Failure::of(FailureKind::Overloaded, format!("{waiting} checkouts are waiting already{pause}"))
             .in_pool(&self.options.name)
             .retry_in(estimate.max(Duration::from_millis(1)))
     }
@@ -409,8 +410,8 @@ impl Scheduler {
         }
         if registry.state.phase() > PoolPhase::Open {
             registry.resolve_ready(|| Err(self.stopped_failure()));
-        } else if registry.state.has_minimum() {
-            registry.resolve_ready(|| Ok(()));
+        } else {
+            registry.resolve_if_ready();
         }
         self.lanes.show(&registry);
         effects.drained = registry.state.is_drained();

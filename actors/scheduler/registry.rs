@@ -26,7 +26,7 @@ pub(super) struct Registry {
     /// Queued checkouts, by id.
     pub(super) waiters: HashMap<u64, QueuedWaiter>,
     /// Those that wait for the fewest workers to be set up.
-    pub(super) awaiting_ready: Vec<oneshot::Sender<Result<(), Failure>>>,
+    pub(super) awaiting_ready: Vec<ReadyWaiter>,
     /// The last failure of a set-up or fork, until a worker is ready again.
     pub(super) setup_failure: Option<Failure>,
     /// Why there is no fork server, while there is none.
@@ -43,6 +43,13 @@ pub(super) struct QueuedWaiter {
     pub(super) waiter: Arc<Waiter>,
     /// When it joined the queue.
     pub(super) since: Instant,
+}
+
+/// One that waits for the fewest workers to be set up.
+pub(super) struct ReadyWaiter {
+    pub(super) sender: oneshot::Sender<Result<(), Failure>>,
+    /// Workers that are to be gone before that.
+    pub(super) replaced: Vec<u64>,
 }
 
 /// What belongs to one worker, from the request for it to its exit report.
@@ -77,11 +84,30 @@ impl Registry {
         sum / u32::try_from(since.len()).unwrap_or(u32::MAX).max(1)
     }
 
+    /// Adds one that waits for the fewest workers, and until the workers `replaced` are gone.
+    pub(super) fn await_ready(&mut self, sender: oneshot::Sender<Result<(), Failure>>, replaced: Vec<u64>) {
+        // Those that are not awaited any more.
+        self.awaiting_ready.retain(|waiter| !waiter.sender.is_closed());
+        self.awaiting_ready.push(ReadyWaiter { sender, replaced });
+    }
+
     /// Answers those that wait for the fewest workers.
     pub(super) fn resolve_ready(&mut self, result: impl Fn() -> Result<(), Failure>) {
         for waiter in self.awaiting_ready.drain(..) {
             // It may have stopped waiting.
-            let _ = reply::send(waiter, result());
+            let _ = reply::send(waiter.sender, result());
+        }
+    }
+
+    /// Answers those for whom all is there and gone that they wait for.
+    pub(super) fn resolve_if_ready(&mut self) {
+        if self.awaiting_ready.is_empty() || !self.state.has_minimum() {
+            return;
+        }
+        let state = &self.state;
+        let is_over = |waiter: &mut ReadyWaiter| !waiter.replaced.iter().any(|&worker| state.has(worker));
+        for waiter in self.awaiting_ready.extract_if(.., is_over) {
+            let _ = reply::send(waiter.sender, Ok(()));
         }
     }
 
@@ -119,4 +145,6 @@ pub(crate) struct WaitOutcome {
     pub(crate) outage: Option<String>,
     /// Who holds the workers, if it waited in vain; empty if none is held.
     pub(crate) held: String,
+    /// Whether the pool is paused.
+    pub(crate) is_paused: bool,
 }

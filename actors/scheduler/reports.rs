@@ -157,8 +157,8 @@ impl Scheduler {
         });
     }
 
-    /// Fails the first waiting checkout that has a call, and those that wait for the fewest workers. Without one, the
-    /// failure becomes the source of the next timeout.
+    /// Fails the first waiting checkout that has a call, and those that wait for the fewest workers. Without one, or while
+    /// the pool is paused, the failure becomes the source of the next timeout.
     pub(crate) fn fail_first_call(self: &Arc<Self>, failure: Failure) {
         self.registry.lock().resolve_ready(|| Err(failure.clone()));
         let first = self.update(|registry, now| {
@@ -166,7 +166,9 @@ impl Scheduler {
                 let waiter = registry.waiters.get(id);
                 waiter.is_some_and(|queued| queued.waiter.has_call.load(Ordering::Relaxed))
             };
-            let Some(first) = registry.state.waiting().allowed().find(has_call) else {
+            let is_paused = registry.state.is_paused();
+            let first = registry.state.waiting().allowed().find(has_call).filter(|_| !is_paused);
+            let Some(first) = first else {
                 registry.setup_failure = Some(failure.clone());
                 return None;
             };
@@ -273,9 +275,10 @@ impl Scheduler {
         self.registry.lock().handles().cloned().collect()
     }
 
-    /// Returns why a worker is to be replaced after its current checkout, or `None` if it may stay.
-    pub(crate) fn retire_reason(&self, worker: u64) -> Option<RetireReason> {
+    /// Decides whether a worker is to be replaced instead of being released by its holder, who carries that out, and
+    /// returns why.
+    pub(crate) fn decide_retirement(&self, worker: u64) -> Option<RetireReason> {
         let now = std::time::Instant::now();
-        self.registry.lock().state.retire_reason(worker, ReleaseReport::default(), now)
+        self.registry.lock().state.decide_retirement(worker, now)
     }
 }

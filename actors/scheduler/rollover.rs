@@ -1,9 +1,34 @@
-//! Rollover: replacing the workers of a server that forks no more workers.
+//! Rollover: replacing the workers of a server that forks no more workers, and those that a user has recycled.
 
 use std::time::Instant;
 
-use super::state::{Generation, PoolPhase, PoolState, WorkerEntry};
+use super::state::{PoolPhase, PoolState, WorkerEntry};
 use super::worker_state::{RetireReason, WorkerState};
+
+/// Whether a worker may serve for as long as it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Generation {
+    /// It may: its server still forks workers.
+    Current,
+    /// A user has recycled it. It serves until its replacement is ready.
+    Recycled,
+    /// Its server forks no more workers, and another server has replaced that. The worker serves until workers of the
+    /// other server are ready.
+    Outdated,
+    /// Its server forks no more workers and exits after its last worker. The worker is retired as soon as no checkout holds
+    /// it.
+    Obsolete,
+}
+
+impl Generation {
+    /// Returns why a worker of this generation is replaced.
+    pub(super) fn retire_reason(self) -> RetireReason {
+        match self {
+            Generation::Recycled => RetireReason::Recycled,
+            Generation::Current | Generation::Outdated | Generation::Obsolete => RetireReason::Outdated,
+        }
+    }
+}
 
 impl PoolState {
     /// Marks workers whose server forks no more workers, and requests their replacements.
@@ -17,6 +42,17 @@ impl PoolState {
         now: Instant,
     ) {
         let generation = if succeeded { Generation::Outdated } else { Generation::Obsolete };
+        self.replace(workers, generation, now);
+    }
+
+    /// Assigns workers to a generation, and requests their replacements. Those that are idle are retired as far as others
+    /// take their place.
+    pub(super) fn replace(
+        &mut self,
+        workers: impl Iterator<Item = u64>,
+        generation: Generation,
+        now: Instant,
+    ) {
         for worker in workers {
             let Some(entry) = self.workers.get_mut(&worker) else { continue };
             self.stale -= usize::from(entry.is_stale());
@@ -36,9 +72,8 @@ impl PoolState {
         for worker in old {
             // Decided for one worker after the other, least recently used first, so the last used ones stay longest.
             let generation = self.workers.get(&worker).map(|entry| entry.generation);
-            let stays = generation.is_some_and(|generation| self.may_stay_idle(generation));
-            if !stays {
-                self.retire(worker, RetireReason::Outdated, now);
+            if let Some(generation) = generation.filter(|&generation| !self.may_stay_idle(generation)) {
+                self.retire(worker, generation.retire_reason(), now);
             }
         }
     }
@@ -54,19 +89,23 @@ impl PoolState {
     }
 
     fn is_stand_in(&self, generation: Generation, counted: usize) -> bool {
-        let current = |entry: &&WorkerEntry| entry.generation == Generation::Current;
-        let worker_states = || self.workers.values().filter(current).map(|entry| entry.worker_state);
-        let ready = worker_states()
-            .filter(|worker_state| {
-                matches!(worker_state, WorkerState::Idle { .. } | WorkerState::Leased { .. })
-            })
-            .count();
-        let is_coming = worker_states().any(|worker_state| worker_state == WorkerState::Starting);
+        let is_ready = |entry: &&WorkerEntry| {
+            entry.generation == Generation::Current
+                && matches!(entry.worker_state, WorkerState::Idle { .. } | WorkerState::Leased { .. })
+        };
+        let ready = self.workers.values().filter(is_ready).count();
+        // One that was recycled during its set-up takes the place of another one before it is replaced itself.
+        let is_coming = self.workers.values().any(|entry| {
+            matches!(entry.generation, Generation::Current | Generation::Recycled)
+                && entry.worker_state == WorkerState::Starting
+        });
         let idle = self.idle.iter().filter(|&worker| !self.is_current(worker)).count() - counted;
-        let wanted = self.limits.min_workers.max(usize::from(!self.waiting.is_empty()));
+        let wanted = self.limits.min_workers.max(self.servable().min(1));
         // At the maximum, no replacement can be forked before a worker exits.
-        let blocks_replacement = self.free_capacity() == 0 && !is_coming && self.counts.ending == 0;
-        generation == Generation::Outdated && ready + idle < wanted && !blocks_replacement
+        let is_ending = self.counts.ending > 0 || self.workers.values().any(|entry| entry.leaves.is_some());
+        let blocks_replacement = self.free_capacity() == 0 && !is_coming && !is_ending;
+        let serves_on = matches!(generation, Generation::Recycled | Generation::Outdated);
+        serves_on && ready + idle < wanted && !blocks_replacement
     }
 
     pub(crate) fn is_current(&self, worker: u64) -> bool {

@@ -64,6 +64,7 @@ impl Scheduler {
             counts,
             limits: Limits::from(&self.options),
             queue,
+            paused: self.is_paused(),
             totals,
             calls,
             hold,

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::queue::LinkedQueue;
+use super::rollover::Generation;
 use super::waiting::{BulkheadId, Request, Waiting, WaitingCalls};
 use super::worker_state::{Event, InvalidTransition, RetireReason, WorkerState};
 use crate::config::{Backoff, Options};
@@ -89,17 +90,6 @@ impl Counts {
     }
 }
 
-/// Whether a worker's server still forks workers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Generation {
-    /// It does.
-    Current,
-    /// It does not, and another server has replaced it. The worker serves until workers of the other server are ready.
-    Outdated,
-    /// It does not, and it exits after its last worker. The worker is retired as soon as no checkout holds it.
-    Obsolete,
-}
-
 /// One worker of the pool state.
 pub(super) struct WorkerEntry {
     pub(super) worker_state: WorkerState,
@@ -112,10 +102,12 @@ pub(super) struct WorkerEntry {
     pub(super) bulkhead: Option<BulkheadId>,
     /// The number of early exits so far when the worker was requested.
     pub(super) early_exits_before: u64,
+    /// Why it is replaced instead of being released, once its holder was told so.
+    pub(super) leaves: Option<RetireReason>,
 }
 
 impl WorkerEntry {
-    /// Returns whether the worker serves or will serve, and is to be replaced because its server forks no more workers.
+    /// Returns whether the worker serves or will serve, and is to be replaced by one of the current generation.
     pub(super) fn is_stale(&self) -> bool {
         self.generation != Generation::Current && !matches!(self.worker_state, WorkerState::Ending { .. })
     }
@@ -138,6 +130,8 @@ pub(crate) struct PoolState {
     pub(super) limits: Limits,
     pub(super) backoff: Backoff,
     pub(super) phase: PoolPhase,
+    /// Whether no checkout is granted a worker until the pool is resumed.
+    pub(super) is_paused: bool,
     pub(super) workers: HashMap<u64, WorkerEntry>,
     pub(super) counts: Counts,
     /// How many workers are stale, see [`WorkerEntry::is_stale`].
@@ -181,6 +175,7 @@ impl PoolState {
             limits,
             backoff: options.restart,
             phase: PoolPhase::Open,
+            is_paused: false,
             workers: HashMap::new(),
             counts: Counts::default(),
             stale: 0,
@@ -369,15 +364,17 @@ impl PoolState {
         self.retry_at = now.checked_add(self.backoff.wait(self.streak, jitter));
     }
 
-    /// Accepts no new checkouts; waiting and held ones are still served.
+    /// Accepts no new checkouts; waiting and held ones are still served, also if the pool was paused.
     pub(crate) fn close(&mut self, now: Instant) {
         self.phase = self.phase.max(PoolPhase::Closing);
+        self.resume(now);
         self.retire_unneeded(now);
     }
 
     /// Accepts no new checkouts, refuses the waiting ones and retires all idle workers.
     pub(crate) fn stop(&mut self, now: Instant) {
         self.phase = PoolPhase::Stopping;
+        self.is_paused = false;
         while let Some(checkout) = self.waiting.pop_first() {
             self.actions.push_back(Action::Refuse(checkout));
         }
@@ -436,6 +433,7 @@ impl PoolState {
                 checkouts: 0,
                 bulkhead: None,
                 early_exits_before,
+                leaves: None,
             };
             self.workers.insert(self.last_number, entry);
             self.counts.starting += 1;
@@ -446,7 +444,7 @@ impl PoolState {
     fn missing(&self) -> usize {
         let target = if self.phase == PoolPhase::Open { self.target_workers() } else { 0 };
         let below_target = target.saturating_sub(self.counts.useful() - self.stale);
-        let for_waiting = self.waiting.allowed_count().saturating_sub(self.counts.starting);
+        let for_waiting = self.servable().saturating_sub(self.counts.starting);
         let free = self.free_capacity();
         let missing = below_target.max(for_waiting).min(free);
         if self.streak == 0 {

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::state::*;
 use super::waiting::{BulkheadId, Request};
 use super::worker_state::RetireReason;
+use crate::actors::api::recycling::Recycle;
 use crate::config::{MessageLimit, Options};
 
 /// One event. A number picks one of the workers or checkouts to which it can happen.
@@ -30,6 +31,11 @@ pub(super) enum Step {
     /// The exit of an ending worker is reported.
     Reap(usize),
     Wait(u16),
+    Pause,
+    Resume,
+    Recycle,
+    /// A user has one killed, whatever its state.
+    Kill(usize),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -49,6 +55,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => which().prop_map(Step::Die),
         3 => which().prop_map(Step::Reap),
         2 => any::<u16>().prop_map(Step::Wait),
+        1 => Just(Step::Pause),
+        2 => Just(Step::Resume),
+        1 => Just(Step::Recycle),
+        1 => which().prop_map(Step::Kill),
     ];
     prop::collection::vec(step, 0..200)
 }
@@ -185,7 +195,7 @@ impl Model {
         assert_eq!(self.state.counts(), counts);
         assert!(self.state.waiting().iter().eq(self.waiting.iter().copied()), "the queue is the model's");
         assert!(self.state.waiting().allowed().eq(self.allowed()), "those are allowed a worker");
-        let is_served = self.idle.is_empty() || self.allowed().is_empty();
+        let is_served = self.idle.is_empty() || self.allowed().is_empty() || self.state.is_paused();
         assert!(is_served, "no checkout that is allowed a worker waits while one is idle");
         assert!(self.processes() <= *self.options.workers.end(), "never more than the maximum");
     }
@@ -243,6 +253,10 @@ impl Model {
                 self.now += Duration::from_millis(u64::from(millis));
                 self.state.tick(self.now);
             }
+            Step::Pause => _ = self.state.pause(),
+            Step::Resume => _ = self.state.resume(self.now),
+            Step::Recycle => _ = self.state.recycle(Recycle::All, self.now),
+            Step::Kill(which) => self.kill(which),
         }
         self.carry_out();
     }
@@ -260,7 +274,8 @@ impl Model {
         };
         match answer {
             Admission::Granted { worker } => {
-                assert!(self.allowed().is_empty(), "no waiting checkout is overtaken");
+                let is_next = self.allowed().is_empty() && !self.state.is_paused();
+                assert!(is_next, "no waiting checkout is overtaken");
                 self.lend(worker, id);
             }
             Admission::Queued if again => self.waiting.push_front(id),
@@ -307,6 +322,18 @@ impl Model {
         }
     }
 
+    fn kill(&mut self, which: usize) {
+        let leased = self.leased.iter().map(|(worker, _)| *worker);
+        let serving: BTreeSet<u64> = self.starting.union(&self.idle).copied().chain(leased).collect();
+        let Some(worker) = pick(&serving, which) else { return };
+        self.add_unnoticed_exit(worker);
+        if !self.starting.contains(&worker) {
+            self.idle.remove(&worker);
+            self.ending.insert(worker);
+        }
+        self.state.kill(worker, self.now);
+    }
+
     fn add_unnoticed_exit(&mut self, worker: u64) {
         let before = self.leased.len();
         self.leased.retain(|(leased, _)| *leased != worker);
@@ -317,6 +344,7 @@ impl Model {
 
     /// Lets everything succeed until the pool is at rest.
     pub(super) fn settle(&mut self) {
+        self.take(Step::Resume);
         for _ in 0..1000 {
             if let Some(worker) = self.unnoticed_exits.pop_first() {
                 self.state.dismiss(worker, RetireReason::Broken, self.now);
@@ -348,7 +376,7 @@ fn pick(set: &BTreeSet<u64>, which: usize) -> Option<u64> {
 }
 
 proptest! {
-    /// P2, P3, P4
+    /// P2, P3, P4, P15, P16, P17
     #[test]
     fn after_any_sequence_of_events_the_queue_keeps_its_order_and_the_workers_are_restored(
         options in limits(),

@@ -20,6 +20,8 @@ pub(crate) struct Notice {
     pub(crate) refusal: Option<Failure>,
     /// The process of the checkout's worker has ended; the exit report follows, if there is one.
     pub(crate) worker_ended: bool,
+    /// The checkout's worker was killed by a user's action. Set before its process is killed.
+    pub(crate) killed: bool,
     /// How the checkout's worker exited.
     pub(crate) exit_report: Option<ExitReport>,
     /// The pool is stopping; queued calls may still run.
@@ -31,8 +33,8 @@ pub(crate) struct Notice {
 impl Notice {
     /// Returns whether it concerns a holder that makes no call.
     pub(crate) fn concerns_an_idle_holder(&self) -> bool {
-        let Notice { lease: _, refusal: _, worker_ended, exit_report, closing, stopped } = self;
-        *worker_ended || *closing || *stopped || exit_report.is_some()
+        let Notice { lease: _, refusal: _, worker_ended, killed, exit_report, closing, stopped } = self;
+        *worker_ended || *killed || *closing || *stopped || exit_report.is_some()
     }
 }
 

@@ -338,9 +338,9 @@ impl PoolState {
         self.fork_missing(now);
     }
 
-    /// Lends the idle worker that was used last, unless the request has to wait at its bulkhead.
+    /// Lends the idle worker that was used last, unless the request has to wait at its bulkhead or the pool is paused.
     pub(super) fn lend_idle(&mut self, request: Request, now: Instant) -> Option<u64> {
-        if !self.waiting.has_place(request.bulkhead) {
+        if self.is_paused || !self.waiting.has_place(request.bulkhead) {
             return None;
         }
         let worker = self.idle.pop_back()?;
@@ -351,7 +351,8 @@ impl PoolState {
     /// Lends idle workers to the checkouts that wait and are allowed one, the first one first.
     pub(super) fn serve_waiting(&mut self, now: Instant) {
         let before = self.waiting.len();
-        while !self.idle.is_empty()
+        while !self.is_paused
+            && !self.idle.is_empty()
             && let Some((to, bulkhead)) = self.waiting.pop_allowed()
             && let Some(worker) = self.idle.pop_back()
         {

@@ -23,6 +23,10 @@ pub(crate) enum RetireReason {
     StopRequested,
     /// Its server takes no more work.
     Outdated,
+    /// A user has had it recycled.
+    Recycled,
+    /// A user has had it killed.
+    Killed,
     /// Its checkout saw an error, so its state may be inconsistent.
     AfterError,
     /// Its call or its release reached a time limit.
@@ -55,6 +59,8 @@ impl RetireReason {
             RetireReason::MaxMemory => EndReason::Memory,
             RetireReason::StopRequested => EndReason::Stop,
             RetireReason::Outdated => EndReason::Server,
+            RetireReason::Recycled => EndReason::Recycled,
+            RetireReason::Killed => EndReason::Killed,
             RetireReason::AfterError => EndReason::Error,
             RetireReason::TimedOut => EndReason::Timeout,
             RetireReason::Aborted | RetireReason::LeaseDropped => EndReason::Aborted,
@@ -82,6 +88,8 @@ impl fmt::Display for RetireReason {
             RetireReason::MaxMemory => "more private memory than max_memory",
             RetireReason::StopRequested => "it asked to be replaced",
             RetireReason::Outdated => "its server takes no more work",
+            RetireReason::Recycled => "it is recycled",
+            RetireReason::Killed => "kill_worker was called",
             RetireReason::AfterError => "its checkout saw an error",
             RetireReason::TimedOut => "its call timed out",
             RetireReason::Aborted => "its checkout was aborted",

@@ -119,10 +119,10 @@ impl Session {
         self.waiter.has_call.store(!self.machine.is_idle(), Ordering::Relaxed);
     }
 
-    /// Returns why the worker is to be replaced after this checkout, if it is.
+    /// Decides whether the worker is to be replaced after this checkout, which ends now, and returns why.
     pub(super) fn retire_reason(&self) -> Option<RetireReason> {
         let worker = self.worker.as_ref()?;
-        self.scheduler.retire_reason(worker.lease.worker.number)
+        self.scheduler.decide_retirement(worker.lease.worker.number)
     }
 
     fn give_back(&mut self, report: ReleaseReport, calls_served: u64) {

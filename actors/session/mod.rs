@@ -27,6 +27,7 @@ use crate::actors::calls::reading::FrameReader;
 use crate::actors::calls::writing::{LentBlobs, write_call};
 use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::Scheduler;
+use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::lease::Lease;
 use crate::actors::scheduler::tallies::ThreadTally;
 use crate::actors::scheduler::waiter::{Notice, Waiter};
@@ -267,14 +268,15 @@ impl Session {
         if let Some(refusal) = notice.refusal {
             self.handle(Event::Refused(refusal), Instant::now(), host);
         }
-        if notice.worker_ended || notice.exit_report.is_some() {
+        if notice.worker_ended || notice.killed || notice.exit_report.is_some() {
             self.take_last_replies(host);
         }
         // Before the exit report: most likely the stop has killed the worker.
         if notice.stopped {
             self.handle(Event::Stopped, Instant::now(), host);
         }
-        if let Some(exit_report) = notice.exit_report {
+        // A kill is the known cause of the exit that is reported with it.
+        if let Some(exit_report) = notice.killed.then_some(ExitReport::Killed).or(notice.exit_report) {
             self.handle_exit(Some(exit_report), host);
         }
     }

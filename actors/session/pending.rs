@@ -59,7 +59,7 @@ impl PendingSession {
         let news = self.waiter.peek(|notice| {
             if notice.closing || notice.stopped {
                 News::PoolStops
-            } else if notice.worker_ended || notice.exit_report.is_some() {
+            } else if notice.worker_ended || notice.killed || notice.exit_report.is_some() {
                 News::WorkerLost
             } else {
                 notice.lease.as_mut().map_or(News::Nothing, |lease| News::WorkerHeld(IdleWorker::of(lease)))

@@ -95,14 +95,16 @@ impl World {
         let occupied = counts.starting + counts.idle + counts.leased + counts.ending;
         assert!(occupied <= most, "{occupied} workers are more than {most}");
         assert!(self.state.waiting().iter().eq(self.queue.iter().copied()), "the queue keeps its order");
-        let allowed = self.allowed();
-        assert!(self.state.waiting().allowed().eq(allowed.iter().copied()), "they are allowed a worker");
-        assert!(allowed.is_empty() || counts.idle == 0, "no such checkout waits while a worker is idle");
+        let mut servable = self.allowed();
+        assert!(self.state.waiting().allowed().eq(servable.iter().copied()), "they are allowed a worker");
+        assert_eq!(self.state.is_paused(), self.is_paused);
+        servable.retain(|_| !self.is_paused);
+        assert!(servable.is_empty() || counts.idle == 0, "no such checkout waits while a worker is idle");
         assert_eq!(counts.idle, self.idle.len());
         let useful = counts.starting + counts.idle + counts.leased;
         let current = useful - self.count_stale(|_| true);
         let open = self.state.phase() == PoolPhase::Open;
-        let missing = !allowed.is_empty() || open && current < *self.plan.options.workers.start();
+        let missing = !servable.is_empty() || open && current < *self.plan.options.workers.start();
         if missing && occupied < most {
             assert!(self.state.is_starting(), "missing workers are requested, or will be: {counts:?}");
             let due = counts.starting > 0 || self.state.next_tick().is_some();
@@ -161,20 +163,37 @@ impl World {
         useful.filter(|expected_state| is(*expected_state)).count()
     }
 
-    /// S4: returns whether a worker whose server takes no more work is still needed. `idle`: it counts as idle itself.
+    /// Counts the workers that are being set up and belong to a server that takes no more work.
+    fn count_old_starting(&self) -> usize {
+        let starting = self.workers.values().filter(|worker| {
+            matches!(worker.generation, SimGeneration::Outdated | SimGeneration::Obsolete)
+                && worker.expected_state == Some(ExpectedState::Starting)
+        });
+        starting.count()
+    }
+
+    /// P15: checks that a worker which is recycled leaves enough others. `counted`: it counts as one of them still.
+    pub(super) fn check_recycled(&self, counted: usize) {
+        let (counts, minimum) = (self.counts(), *self.plan.options.workers.start());
+        let others = counts.idle + counts.leased + self.count_old_starting() - counted;
+        assert!(others + 1 >= minimum, "{others} workers are left of {minimum}: {counts:?}");
+    }
+
+    /// S4, P15: returns whether a worker whose server takes no more work is still needed. `idle`: it counts as idle itself.
     fn stands_in(&self, generation: SimGeneration, idle: bool) -> bool {
         let (counts, options) = (self.counts(), &self.plan.options);
         let ready = counts.idle + counts.leased
             - self.count_stale(|expected_state| {
                 matches!(expected_state, ExpectedState::Idle | ExpectedState::Leased(_))
             });
-        let coming =
-            counts.starting - self.count_stale(|expected_state| expected_state == ExpectedState::Starting);
+        let coming = counts.starting - self.count_old_starting();
         let beside =
             self.count_stale(|expected_state| expected_state == ExpectedState::Idle) - usize::from(idle);
-        let wanted = (*options.workers.start()).max(usize::from(!self.queue.is_empty()));
+        let wanted = (*options.workers.start()).max(usize::from(!self.queue.is_empty() && !self.is_paused));
         let full = counts.starting + counts.idle + counts.leased == *options.workers.end();
-        generation == SimGeneration::Outdated && ready + beside < wanted && !(full && coming == 0)
+        matches!(generation, SimGeneration::Outdated | SimGeneration::Recycled)
+            && ready + beside < wanted
+            && !(full && coming == 0)
     }
 
     /// Returns why a worker that comes back now has to be retired according to the options, if it has to.
@@ -194,7 +213,10 @@ impl World {
             (report.stop, RetireReason::StopRequested),
             (
                 worker.generation != SimGeneration::Current && !self.stands_in(worker.generation, false),
-                RetireReason::Outdated,
+                match worker.generation {
+                    SimGeneration::Recycled => RetireReason::Recycled,
+                    _ => RetireReason::Outdated,
+                },
             ),
             (worn_out, RetireReason::MaxCheckouts),
             (too_large, RetireReason::MaxMemory),
@@ -235,6 +257,10 @@ impl World {
             RetireReason::PoolEnds => assert_ne!(self.state.phase(), PoolPhase::Open),
             RetireReason::Outdated => {
                 assert!(!self.stands_in(worker.generation, true), "worker {number} was still needed");
+            }
+            RetireReason::Recycled => {
+                assert!(!self.stands_in(worker.generation, true), "worker {number} was still needed");
+                self.check_recycled(1);
             }
             RetireReason::MaxCheckouts => {
                 assert!(options.max_checkouts.is_some_and(|most| worker.checkouts >= most))

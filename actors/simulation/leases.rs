@@ -28,6 +28,7 @@ struct Notice {
     lease: Option<u64>,
     refusal: Option<FailureKind>,
     exited: bool,
+    killed: bool,
     closing: bool,
     stopped: bool,
     is_new: bool,
@@ -74,6 +75,7 @@ impl World {
     /// Lends a worker to a waiter, as the pool state has decided.
     pub(super) fn grant(&mut self, waiter: u64, number: u64) {
         assert_ne!(self.state.phase(), PoolPhase::Stopping, "a stopped pool lends no worker");
+        assert!(!self.is_paused, "a paused pool lends no worker");
         self.enter_bulkhead(waiter, number);
         let before = self.holders.insert(number, waiter);
         assert_eq!(before, None, "worker {number} has at most one holder");
@@ -88,6 +90,10 @@ impl World {
 
     pub(super) fn refuse(&mut self, waiter: u64, kind: FailureKind) {
         self.notify_waiter(waiter, |notice| notice.refusal = Some(kind));
+    }
+
+    pub(super) fn notify_kill(&mut self, waiter: u64) {
+        self.notify_waiter(waiter, |notice| notice.killed = true);
     }
 
     pub(super) fn notify_exit(&mut self, waiter: u64) {
@@ -122,15 +128,16 @@ impl World {
         if let Some(kind) = notice.refusal {
             self.on(id, Event::Refused(Failure::of(kind, "")));
         }
-        if notice.exited {
+        if notice.exited || notice.killed {
             while self.read(id) {}
             self.on(id, Event::ChannelEnded);
         }
         if notice.stopped {
             self.on(id, Event::Stopped);
         }
-        if notice.exited {
-            self.report_exit(id, Some(ExitReport::Unknown));
+        if notice.exited || notice.killed {
+            let report = if notice.killed { ExitReport::Killed } else { ExitReport::Unknown };
+            self.report_exit(id, Some(report));
         }
         notice.is_new
     }
@@ -172,9 +179,10 @@ impl World {
         self.leases.get(&self.sessions.get(&id)?.worker?)
     }
 
-    /// Returns why a worker is to be replaced after its checkout, as the pool state has it.
-    pub(super) fn retire_reason(&self, worker: u64) -> Option<RetireReason> {
-        self.state.retire_reason(worker, ReleaseReport::default(), self.now())
+    /// Decides whether a worker is to be replaced after its checkout, and why, as the pool state has it.
+    pub(super) fn decide_retirement(&mut self, worker: u64) -> Option<RetireReason> {
+        let now = self.now();
+        self.state.decide_retirement(worker, now)
     }
 
     pub(super) fn give_back_lease(&mut self, id: u64, report: ReleaseReport) {
@@ -238,6 +246,9 @@ impl World {
         if let Some(worker) = self.worker(number).filter(|_| leased) {
             worker.expected_state = Some(ExpectedState::Ending);
         }
+        if reason == RetireReason::Recycled && leased {
+            self.check_recycled(0);
+        }
         self.state.retire(number, reason, now);
         self.settle();
     }
@@ -252,7 +263,8 @@ impl World {
     /// W3: fails the first waiting session that has a call with a failed set-up.
     pub(super) fn notify_first_waiter(&mut self) {
         let now = self.now();
-        let first = self.state.waiting().allowed().find(|waiter| self.waiters[waiter].has_call);
+        let has_call = |waiter: &u64| self.waiters[waiter].has_call;
+        let first = self.state.waiting().allowed().find(has_call).filter(|_| !self.is_paused);
         if let Some(first) = first {
             self.record("checkout failed with a set-up", || first.to_string());
             assert!(self.state.cancel(first, now), "the checkout is in the queue");

@@ -8,6 +8,7 @@
 mod bulkheads;
 mod channel;
 mod checks;
+mod interventions;
 mod leases;
 mod plan;
 mod requests;
@@ -46,7 +47,7 @@ fn replay(seed: u64) -> String {
     format!("seed {seed} {end}:\n{log}\n\nto rerun it: FORKPOOL_SEED={seed} cargo test --lib simulation\n")
 }
 
-/// P2, P3, P4, P5, P6, P7, P8, P12, C2, C4, C9, T1, T4, E3, E5
+/// P2, P3, P4, P5, P6, P7, P8, P12, P15, P16, P17, C2, C4, C9, T1, T4, E3, E5
 #[test]
 fn the_pool_keeps_its_promises_under_all_faults() {
     let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();

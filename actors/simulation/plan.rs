@@ -45,6 +45,11 @@ pub(super) struct Plan {
     pub(super) resizes: usize,
     /// Forward jumps of the clock.
     pub(super) jumps: usize,
+    /// Times at which workers are recycled.
+    pub(super) recyclings: usize,
+    /// Workers that are killed by their numbers.
+    pub(super) kills: usize,
+    pub(super) pauses: usize,
     /// When the pool is closed or stopped before the faults stop, if it is.
     pub(super) ends_at: Option<Duration>,
     /// Whether the pool ends by `close` or by `stop`.
@@ -83,6 +88,9 @@ impl Plan {
             drains: rng.pick(&[0, 0, 1, 4]),
             resizes: rng.pick(&[0, 0, 1, 4]),
             jumps: rng.pick(&[0, 0, 1, 3]),
+            recyclings: rng.pick(&[0, 0, 1, 4]),
+            kills: rng.pick(&[0, 0, 1, 6]),
+            pauses: rng.pick(&[0, 0, 1, 3]),
             ends_at: ends.then(|| calm_at.mul_f64(rng.below(100) as f64 / 100.0)),
             closes: rng.happens(500),
             drain: millis(rng.pick(&[0, 50, 3_000])),
@@ -119,6 +127,9 @@ impl Plan {
             drains: 0,
             resizes: 0,
             jumps: 0,
+            recyclings: 0,
+            kills: 0,
+            pauses: 0,
             ends_at: None,
             ..drawn
         }

@@ -92,7 +92,10 @@ impl World {
         self.retire_workers();
     }
 
-    pub(super) fn add_retiring(&mut self, worker: u64, _: RetireReason) {
+    pub(super) fn add_retiring(&mut self, worker: u64, reason: RetireReason) {
+        if reason == RetireReason::Killed {
+            return self.retire_worker(worker);
+        }
         self.supervisor.retiring.push(worker);
         self.retire_workers();
     }

@@ -343,6 +343,7 @@ impl World {
             Fault::Cancelled => FailureKind::Cancelled,
             Fault::Panicked(..) => FailureKind::Panic,
             Fault::BrokeProtocol(_) => FailureKind::Protocol,
+            Fault::Exited(Some(ExitReport::Killed)) => FailureKind::Aborted,
             Fault::Exited(_) => FailureKind::Died,
         };
         // T4
@@ -392,7 +393,7 @@ impl World {
             if !session.machine.is_done(!session.is_connected) {
                 break;
             }
-            let ends = session.worker.and_then(|worker| self.retire_reason(worker));
+            let ends = session.worker.and_then(|worker| self.decide_retirement(worker));
             self.on(id, Event::Finished { ends });
         }
         let Some(session) = self.sessions.get(&id) else { return };
@@ -456,7 +457,7 @@ impl World {
                 let Some(session) = self.sessions.get_mut(&id) else { return false };
                 session.fatal = Some(FailureKind::Timeout);
                 let worker = session.worker;
-                let ends = worker.and_then(|worker| self.retire_reason(worker));
+                let ends = worker.and_then(|worker| self.decide_retirement(worker));
                 let failure = no_time_left().at_limit(limit);
                 self.on(id, Event::Reclaimed { failure, ends });
             }

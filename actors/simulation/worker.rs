@@ -31,6 +31,7 @@ pub(super) enum ExpectedState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SimGeneration {
     Current,
+    Recycled,
     Outdated,
     Obsolete,
 }

@@ -10,6 +10,7 @@ use super::requests::CallRecord;
 use super::server::{SimServer, SimSupervisor};
 use super::session::{SimSession, SimTurn};
 use super::worker::{ExpectedState, SetupOutcome, SimNotice, SimWorker};
+use crate::actors::api::recycling::Recycle;
 use crate::actors::scheduler::state::{Action, PoolPhase, PoolState, ReleaseReport};
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::failure::FailureKind;
@@ -69,6 +70,11 @@ pub(super) enum SimEvent {
     StopIfDrained,
     /// The clock jumps ahead.
     ClockJump(Duration),
+    Recycle(Recycle),
+    /// A worker is killed by its number, which this picks.
+    KillWorker(usize),
+    Pause,
+    Resume,
     Close,
     Stop,
     StopNow,
@@ -121,6 +127,7 @@ pub(super) struct World {
     pub(super) supervisor: SimSupervisor,
     /// Whether faults have stopped.
     pub(super) calm: bool,
+    pub(super) is_paused: bool,
     tick_at: Option<Instant>,
     pub(super) backoff: super::checks::BackoffModel,
     pub(super) ticks: super::checks::Ticks,
@@ -161,6 +168,7 @@ impl World {
             most,
             supervisor: SimSupervisor::default(),
             calm: false,
+            is_paused: false,
             tick_at: None,
             backoff: super::checks::BackoffModel::default(),
             ticks: super::checks::Ticks::default(),
@@ -200,6 +208,7 @@ impl World {
             let at = self.draw_time(calm_at);
             self.schedule_at(at, SimEvent::Request);
         }
+        self.schedule_interventions();
         self.launch();
         let now = self.now();
         self.state.open(now);
@@ -212,7 +221,7 @@ impl World {
     }
 
     /// Draws a time below `most`.
-    fn draw_time(&mut self, most: Duration) -> Duration {
+    pub(super) fn draw_time(&mut self, most: Duration) -> Duration {
         most.mul_f64(self.rng.below(1000) as f64 / 1000.0)
     }
 
@@ -225,7 +234,7 @@ impl World {
         self.draw_wait(if self.calm { super::plan::millis(1) } else { self.plan.delay })
     }
 
-    fn schedule_at(&mut self, at: Duration, event: SimEvent) {
+    pub(super) fn schedule_at(&mut self, at: Duration, event: SimEvent) {
         self.last_event += 1;
         self.agenda.insert((at, self.last_event), event);
     }
@@ -293,6 +302,10 @@ impl World {
                     self.record("clock jumps", || format!("by {leap:?}"));
                 }
             }
+            SimEvent::Recycle(which) => self.recycle(which),
+            SimEvent::KillWorker(which) => self.kill_worker(which),
+            SimEvent::Pause => self.pause(),
+            SimEvent::Resume => self.resume(),
             SimEvent::Close => self.close(),
             SimEvent::Stop => self.stop(),
             SimEvent::StopNow => self.stop_now(),
@@ -396,6 +409,7 @@ impl World {
 
     fn close(&mut self) {
         self.record("pool closes", String::new);
+        self.is_paused = false;
         let now = self.now();
         self.state.close(now);
         self.settle();
@@ -404,6 +418,7 @@ impl World {
     fn stop(&mut self) {
         let drain = self.plan.drain;
         self.record("pool stops", || format!("within {drain:?}"));
+        self.is_paused = false;
         let now = self.now();
         self.state.stop(now);
         self.notify_holders(false);
@@ -426,6 +441,7 @@ impl World {
         }
         self.record("faults stop", String::new);
         self.calm = true;
+        self.resume();
         self.end_stuck_sessions();
     }
 

@@ -12,6 +12,7 @@ use super::source::Remote;
 use super::worker_process::{RetireWorker, SpawnCancelled, WorkerProcess};
 use super::{Registration, Stage, Supervisor};
 use crate::actors::scheduler::exit::ExitReport;
+use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::telemetry::stdio::OutputPipe;
 use crate::actors::transport::HostChannel;
 use crate::config::Transport;
@@ -144,19 +145,19 @@ impl Supervisor {
         numbers
     }
 
-    /// Retires the workers that are due, unless a requested replacement in an open pool is not confirmed yet.
+    /// Retires the workers that are due, unless a requested replacement in an open pool is not confirmed yet. One that is
+    /// killed waits for none.
     pub(super) fn retire_workers(&mut self) {
         let mut retiring = self.registry.values().filter(|worker| worker.retiring.is_some()).peekable();
         if retiring.peek().is_none() {
             return;
         }
-        let awaits_replacement = self.registry.values().any(Registration::is_on_its_way);
-        if awaits_replacement && self.scheduler.is_open() {
-            return;
-        }
+        let awaits_replacement =
+            self.registry.values().any(Registration::is_on_its_way) && self.scheduler.is_open();
+        let is_due = |(reason, _): &mut _| !awaits_replacement || *reason == RetireReason::Killed;
         let mut never_requested = Vec::new();
         for (&number, registration) in &mut self.registry {
-            let Some((reason, channel)) = registration.retiring.take() else { continue };
+            let Some((reason, channel)) = registration.retiring.take_if(is_due) else { continue };
             drop(channel);
             match registration.process() {
                 Some(process) => process.do_send(RetireWorker(reason)),

@@ -41,8 +41,8 @@ pub enum FailureKind {
     /// The worker process ended during the call or while the checkout held it, or the worker closed its channel and was
     /// killed. [`ending`](crate::Failure::ending) has the exit status or the signal. The checkout ends.
     Died,
-    /// The caller sent `Abort` to its checkout, or the actix system ended; the text has the reason. The worker is
-    /// killed, and the checkout ends. Queued calls get this failure too.
+    /// The caller sent `Abort` to its checkout, `kill_worker` killed its worker, or the actix system ended; the text has the
+    /// reason. The worker is killed, and the checkout ends. After an `Abort`, queued calls get this failure too.
     Aborted,
     /// The worker sent bytes that break the protocol, and was killed. The checkout ends.
     Protocol,

@@ -120,7 +120,8 @@ impl Details {
         match self.limit {
             Some(limit) => write!(f, "{call} found no fork server of {pool} within its limit of {limit:?}"),
             None => write!(f, "{call} found no fork server of {pool}"),
-        }
+        }?;
+        if self.text.is_empty() { Ok(()) } else { write!(f, ", and {}", self.text) }
     }
 
     fn write_overload(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,6 +5,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod actions;
 mod clerks;
 mod defiance;
 mod faults;
@@ -119,6 +120,7 @@ fn tests() -> Vec<Tests> {
         defiance::TESTS,
         network::TESTS,
         silence::TESTS,
+        actions::TESTS,
         #[cfg(feature = "tls")]
         tls::TESTS,
     ]

@@ -1,5 +1,6 @@
 //! How a pool grows, shrinks, waits and ends.
 
+mod actions;
 mod bounded_end;
 mod bulkheads;
 mod ending;
@@ -12,6 +13,7 @@ mod lane_ends;
 mod lane_reentry;
 mod lanes;
 mod line;
+mod pause;
 mod population;
 mod ready;
 mod release;

@@ -57,6 +57,11 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
         &["actix", "Instant::now", "OwnedFd", "std::process"],
         "decisions are pure",
     ),
+    (
+        "actors/scheduler/interventions.rs",
+        &["actix", "Instant::now", "OwnedFd", "std::process"],
+        "decisions are pure",
+    ),
     ("actors/scheduler/queue.rs", &["actix", "Instant", "OwnedFd"], "decisions are pure"),
     ("actors/scheduler/waiting.rs", &["actix", "Instant::now", "OwnedFd"], "decisions are pure"),
     ("actors/api/pool.rs", &["pid", "Lease", "HostChannel", "crate::sys"], "the pool knows no processes"),

@@ -40,6 +40,10 @@ pub enum EndReason {
     Stop,
     /// Its fork server was replaced.
     Server,
+    /// [`recycle`](crate::PoolHandle::recycle) had it replaced.
+    Recycled,
+    /// [`kill_worker`](crate::PoolHandle::kill_worker) killed it.
+    Killed,
     /// The pool closed or stopped.
     Pool,
     /// How it ended is not known: its fork server, which alone could have told, had ended before.
@@ -48,7 +52,7 @@ pub enum EndReason {
 
 impl EndReason {
     /// All reasons, in the order of the variants.
-    pub(crate) const ALL: [EndReason; 18] = [
+    pub(crate) const ALL: [EndReason; 20] = [
         EndReason::Exit,
         EndReason::Signal,
         EndReason::Timeout,
@@ -65,6 +69,8 @@ impl EndReason {
         EndReason::Protocol,
         EndReason::Stop,
         EndReason::Server,
+        EndReason::Recycled,
+        EndReason::Killed,
         EndReason::Pool,
         EndReason::Unknown,
     ];
@@ -88,6 +94,8 @@ impl EndReason {
             EndReason::Protocol => "protocol",
             EndReason::Stop => "stop",
             EndReason::Server => "server",
+            EndReason::Recycled => "recycled",
+            EndReason::Killed => "killed",
             EndReason::Pool => "pool",
             EndReason::Unknown => "unknown",
         }

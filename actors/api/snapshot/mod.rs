@@ -45,6 +45,8 @@ pub struct Snapshot {
     pub limits: Limits,
     /// What waits for a worker.
     pub queue: QueueSnapshot,
+    /// Whether the pool is [paused](crate::PoolHandle::pause).
+    pub paused: bool,
     /// Totals since the start.
     pub totals: Totals,
     /// Totals of each message of the interface that was called at least once, in the order of the interface.

@@ -6,6 +6,7 @@ use super::event::{Action, Actions, Answer, Exit, Grant};
 use super::{Call, Machine, State};
 use crate::actors::calls::faults::Fault;
 use crate::actors::calls::limits::{MAX_FALSE_STARTS, RELEASE_TIMEOUT};
+use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::state::ReleaseReport;
 use crate::actors::scheduler::worker_state::RetireReason;
 
@@ -131,10 +132,10 @@ impl<C: Call> Machine<C> {
     pub(super) fn handle_exit(&mut self, exit: Exit, now: Instant, actions: &mut Actions<C>) {
         let State::AwaitingExit { held, .. } = &self.state else { return };
         // A call that a dead worker had read may not have begun. A worker without an exit report may begin it until
-        // it is killed. On another machine only the server's report shows it, and without that it may have begun.
+        // it is killed, and one that was just killed until it has ended. On another machine only the server's report shows it, and without that it may have begun.
         let begun = match &exit.report {
+            Some(ExitReport::Killed) | None => true,
             Some(report) => exit.seen_begun.or(report.had_begun()).unwrap_or(true),
-            None => true,
         };
         let may_run_elsewhere = self.calls.unanswered() == 0 || !(begun || self.exceeds_false_starts());
         let untouched = !held.has_replied && may_run_elsewhere;
