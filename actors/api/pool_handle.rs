@@ -75,6 +75,11 @@ impl<W: Worker> PoolHandle<W> {
         PoolHandle { shared: Arc::new(Shared { scheduler, pool: Mutex::new(pool) }) }
     }
 
+    #[cfg(any(feature = "metrics", feature = "prometheus"))]
+    pub(crate) fn scheduler(&self) -> &Arc<Scheduler> {
+        &self.shared.scheduler
+    }
+
     /// Returns the pool's name.
     pub fn name(&self) -> &str {
         &self.shared.scheduler.options.name
