@@ -224,7 +224,7 @@ mod tests {
         }
     }
 
-    /// M2: a counter goes on where the last pool of its name ended, and never falls.
+    /// M4: a counter goes on where the last pool of its name ended, and never falls.
     #[test]
     fn counters_outlive_their_pools() {
         let mut published = Published::default();

@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(values("_sum{"), [2.000_083]);
     }
 
-    /// M2: both are there, each with all its numbers.
+    /// M4: both are there, each with all its numbers.
     #[test]
     fn pools_of_one_name_are_told_apart() {
         let scrape =

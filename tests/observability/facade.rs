@@ -83,7 +83,7 @@ impl Recorder for Kept {
     }
 }
 
-/// M2: counters go on in the next pool of the name, gauges fall to 0 with their pool, and histograms are sent on demand.
+/// M4: counters go on in the next pool of the name, gauges fall to 0 with their pool, and histograms are sent on demand.
 #[test]
 fn a_publication_sets_counters_and_gauges() {
     run(async {

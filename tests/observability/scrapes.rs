@@ -24,7 +24,7 @@ fn named(name: &str) -> PoolHandle<Probe> {
     pool().name(name).workers(1..=1).start().expect("the pool starts")
 }
 
-/// M2
+/// M4
 #[test]
 fn a_scrape_shows_what_happened() {
     run(async {
@@ -66,7 +66,7 @@ fn a_scrape_shows_what_happened() {
     });
 }
 
-/// M2: sums are exact, and buckets add up.
+/// M4: sums are exact, and buckets add up.
 #[test]
 fn sums_agree_with_a_stopwatch() {
     run(async {
@@ -96,7 +96,7 @@ fn sums_agree_with_a_stopwatch() {
     });
 }
 
-/// M2
+/// M4
 #[test]
 fn counters_never_fall_when_the_server_dies() {
     run(async {
@@ -125,7 +125,7 @@ fn counters_never_fall_when_the_server_dies() {
     });
 }
 
-/// M2: a pool that ends is there until its last process is reaped, and then falls out.
+/// M4: a pool that ends is there until its last process is reaped, and then falls out.
 #[test]
 fn a_scrape_waits_for_no_pool_that_stops() {
     run(async {
@@ -165,7 +165,7 @@ fn scrape_until(metrics: &Metrics, done: &AtomicBool) -> usize {
     scrapes
 }
 
-/// M2
+/// M4
 #[test]
 fn a_scrape_waits_for_no_process_that_is_stopped() {
     run(async {
@@ -185,7 +185,7 @@ fn a_scrape_waits_for_no_process_that_is_stopped() {
     });
 }
 
-/// M2
+/// M4
 #[test]
 fn pools_of_one_name_both_appear() {
     run(async {
@@ -215,7 +215,7 @@ fn pools_of_one_name_both_appear() {
     });
 }
 
-/// M2: metrics keep no pool running.
+/// M4: metrics keep no pool running.
 #[test]
 fn a_pool_whose_last_handle_is_dropped_falls_out() {
     run(async {
@@ -228,7 +228,7 @@ fn a_pool_whose_last_handle_is_dropped_falls_out() {
     });
 }
 
-/// M2
+/// M4
 #[test]
 fn many_calls_and_scrapes_leave_memory_flat() {
     run(async {
@@ -279,7 +279,7 @@ for family in families.values():
 print(len(families), "families")
 "#;
 
-/// M2: as the parser of Prometheus' own client for Python sees it, where that is installed.
+/// M4: as the parser of Prometheus' own client for Python sees it, where that is installed.
 #[test]
 fn a_real_parser_takes_a_scrape() {
     let installed =
