@@ -6,6 +6,8 @@ mod context;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod hostile;
 mod lane;
+#[cfg(any(feature = "metrics", feature = "prometheus"))]
+mod metrics;
 pub mod prelude;
 mod reply;
 mod scheduler;
@@ -46,6 +48,9 @@ pub use context::actor_context::{Here, ProxyContext, here};
 pub use context::{
     ActorScope, BaggageError, ContextFailure, ErrorContext, FailureHandler, Trace, TraceFrame, Verdict,
 };
+#[cfg(any(feature = "metrics", feature = "prometheus"))]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "metrics", feature = "prometheus"))))]
+pub use metrics::Metrics;
 pub use telemetry::event_forwarder::time_of_record;
 #[doc(hidden)]
 pub use worker_api::error_text::{ByDebug, ByDisplay, ByName, Describe, Described, Fallible};

@@ -1,9 +1,10 @@
-//! README.md and docs/MIGRATING.md show code that compiles and runs: each block is a marked part of a program.
+//! README.md, docs/MIGRATING.md and docs/OBSERVABILITY.md show code that compiles and runs: each block is a marked part of
+//! a program.
 //!
 //! A block of Rust stands behind a line such as `<!-- examples/from_sync_arbiter.rs: before -->`. In that file the part is
 //! between `// shown: before` and `// end: before`; a part may contain others. The parts of `from_sync_arbiter` run here,
-//! those of `from_web_block` in its own test, since they need actix-web. The README's own program, marked `no_run`, is a
-//! documentation test of the crate.
+//! those of `from_web_block` and `tests/observability` in their own tests, since they need further crates. The README's own
+//! program, marked `no_run`, is a documentation test of the crate.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,11 +16,15 @@ mod from_sync_arbiter;
 use from_sync_arbiter::{processes, threads};
 
 const MIGRATING: &str = "docs/MIGRATING.md";
-const PAGES: [&str; 2] = ["README.md", MIGRATING];
+const PAGES: [&str; 3] = ["README.md", MIGRATING, "docs/OBSERVABILITY.md"];
 
 /// Programs of which every marked part has to be on a page.
-const PROGRAMS: [&str; 3] =
-    ["examples/from_sync_arbiter.rs", "examples/from_web_block.rs", "tests/documented_code.rs"];
+const PROGRAMS: [&str; 4] = [
+    "examples/from_sync_arbiter.rs",
+    "examples/from_web_block.rs",
+    "tests/documented_code.rs",
+    "tests/observability/recipes.rs",
+];
 
 /// A block of a page, and the part of a program that it shows.
 struct Block {

@@ -73,6 +73,10 @@ impl<W: Worker> PoolHandle<W> {
         PoolHandle { shared: Arc::new(Shared { scheduler, pool: Mutex::new(pool) }) }
     }
 
+    pub(crate) fn scheduler(&self) -> &Arc<Scheduler> {
+        &self.shared.scheduler
+    }
+
     /// Returns the pool's name.
     pub fn name(&self) -> &str {
         &self.shared.scheduler.options.name
@@ -371,10 +375,6 @@ impl<W: Worker> PoolHandle<W> {
     /// Dropping the future does not keep the pool from stopping.
     pub fn stop(&self, drain: Duration) -> impl Future<Output = StopReport> + Send + 'static {
         pool::stop(self.shared.scheduler.clone(), drain)
-    }
-
-    pub(super) fn scheduler(&self) -> &Arc<Scheduler> {
-        &self.shared.scheduler
     }
 
     /// Returns the way of this message to a worker.
