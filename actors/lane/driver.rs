@@ -6,14 +6,10 @@ use std::time::{Duration, Instant};
 
 use super::limits::Limits;
 use super::state::{LaneState, OthersWaiting, Queued, Single};
-use super::worker::{Arrival, LaneWorker, Place, Reply};
-use crate::actors::calls::answering::Answering;
-use crate::actors::calls::faults::{
-    Fault, check_quarantine, no_time_left, payload_failure, unencodable, with_times,
-};
+use super::worker::{Arrival, LaneWorker, Place};
+use crate::actors::calls::PendingCall;
+use crate::actors::calls::faults::{Fault, check_quarantine, no_time_left, unencodable};
 use crate::actors::calls::payload::Payload;
-use crate::actors::calls::reading::ReplyMeaning;
-use crate::actors::calls::{CallTimes, PendingCall};
 use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::bulkheads::{Bulkhead, QueueView};
@@ -23,7 +19,6 @@ use crate::actors::scheduler::tallies::ThreadTally;
 use crate::actors::scheduler::waiter::{Notice, Waiter};
 use crate::actors::scheduler::waiting::BulkheadId;
 use crate::actors::scheduler::worker_state::RetireReason;
-use crate::actors::threads::symbolizer;
 use crate::actors::transport::Arrived;
 use crate::actors::transport::blobs::Encoded;
 use crate::failure::{Failure, FailureKind};
@@ -197,28 +192,6 @@ impl Driver {
             self.unpublished = 0;
             self.workers[at].channel().into_iter().for_each(|channel| channel.write_now());
         }
-    }
-
-    fn count_wait(&mut self, at: usize, now: Instant) {
-        let Some(first) = self.state.held[at].written.front_mut() else { return };
-        if let Some(waited) = first.single.end_wait(now) {
-            self.tally.count_checkout();
-            self.tally.add_wait(first.single.call.method, waited);
-        }
-    }
-
-    /// Shows which call a worker is to answer next, and since when.
-    pub(super) fn show_running(&self, at: usize) {
-        let held = &self.state.held[at];
-        let first = held.written.front().map(|first| (first.single.call.method.index, held.front_since));
-        self.workers[at].lease.worker.activity.show_running(first);
-    }
-
-    /// Shows how many calls wait, and since when the first of them does.
-    fn show_waiting(&self) {
-        let waiting = self.state.waiting();
-        let first = if waiting == 0 { None } else { self.state.waits_since() };
-        self.signals.show_waiting(waiting, first, self.scheduler.started);
     }
 
     pub(super) fn write_queued(&mut self, now: Instant) {
@@ -417,69 +390,6 @@ impl Driver {
                 }
             }
         }
-    }
-
-    /// Delivers a reply; returns `false` if the worker is lost with it.
-    fn deliver(&mut self, at: usize, reply: Reply, now: Instant) -> bool {
-        let Reply { call, meaning, stop, times } = reply;
-        self.state.held[at].is_closing |= stop;
-        if !matches!(meaning, ReplyMeaning::Panicked(..) | ReplyMeaning::Cleared) {
-            self.count_wait(at, now);
-            self.workers[at].add_served();
-            self.show_running(at);
-            let ran = times.ran.unwrap_or_default();
-            Answering(&self.scheduler).count_run(&call, ran, &self.tally);
-            self.tally.add_hold(ran);
-        }
-        let answering = Answering(&self.scheduler);
-        match meaning {
-            ReplyMeaning::Done => answering.deliver_value(&call, &self.tally),
-            ReplyMeaning::Failed => {
-                if let Some(failure) = answering.deliver_error(&call, &self.tally) {
-                    answering.report(&call, failure);
-                }
-            }
-            ReplyMeaning::Payload { text, .. } => {
-                let worker = &self.workers[at];
-                let failure =
-                    payload_failure(&text, call.method, &worker.lease.worker, worker.calls_served());
-                answering.fail(&call, failure);
-            }
-            ReplyMeaning::Panicked(report, usage) => {
-                self.end_worker(at, Fault::Panicked(report, usage), Some((call, times)), now);
-                return false;
-            }
-            ReplyMeaning::Cleared => {
-                let what = "it cleared a call that it had to run".into();
-                self.end_worker(at, Fault::BrokeProtocol(what), Some((call, times)), now);
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Fails a call that no worker has begun.
-    pub(super) fn fail_waiting(&mut self, call: PendingCall, failure: Failure, waited: Duration) {
-        let failure = with_times(failure, call.method, CallTimes { waited, ran: None });
-        self.failed.push((call, failure));
-    }
-
-    /// Answers the calls that have failed; returns whether there were any.
-    fn deliver_failed(&mut self) -> bool {
-        let failed = std::mem::take(&mut self.failed);
-        let has_any = !failed.is_empty();
-        for (call, failure) in failed {
-            if failure.has_raw_backtrace() {
-                let scheduler = self.scheduler.clone();
-                actix_rt::spawn(async move {
-                    let failure = symbolizer::resolved_soon(failure).await;
-                    Answering(&scheduler).fail(&call, failure);
-                });
-            } else {
-                Answering(&self.scheduler).fail(&call, failure);
-            }
-        }
-        has_any
     }
 
     /// Gives back the workers that have nothing to do, or are not to be kept.

@@ -5,6 +5,7 @@
 //! filled before a second one is woken. Calls that the worker has not begun can be taken back: so none waits behind a slow
 //! one while another worker is free.
 
+mod delivery;
 mod driver;
 mod ending;
 mod limits;

@@ -54,7 +54,6 @@ pub(super) struct Reply {
 }
 
 /// What one frame of the worker means for the lane.
-#[expect(clippy::large_enum_variant, reason = "a reply in a box would be an allocation for each call")]
 pub(super) enum Arrival {
     Reply(Reply),
     Released(Released),

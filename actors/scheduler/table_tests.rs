@@ -158,3 +158,21 @@ fn a_closing_pool_retires_starting_workers_once_the_last_waiting_checkout_is_ser
     model.take(Step::Ready(0));
     assert_eq!((model.starting.len(), model.ending.len()), (0, 1), "no checkout waits any more");
 }
+
+/// P2
+#[test]
+fn only_a_worker_that_was_requested_after_the_last_early_exit_ends_the_delay() {
+    let mut model = Model::new(options(|options| {
+        options.workers = 2..=2;
+        options.restart.jitter = 0.0;
+    }));
+    model.take(Step::Exit(0));
+    let due = model.state.next_tick();
+    model.take(Step::Ready(0));
+    assert_eq!(model.starting.len(), 0, "the ready worker was requested before the early exit");
+    assert_eq!(model.state.next_tick(), due, "the delay goes on");
+    model.now = due.expect("another attempt is due");
+    model.state.tick(model.now);
+    model.carry_out();
+    assert_eq!(model.starting.len(), 1);
+}

@@ -489,21 +489,3 @@ fn a_worker_at_max_checkouts_is_replaced_before_it_retires_if_the_maximum_permit
     assert_eq!(model.state.next_action(), Some(Action::Fork(2)));
     assert_eq!(model.state.next_action(), Some(Action::Retire(worker, RetireReason::MaxCheckouts)));
 }
-
-/// P2
-#[test]
-fn only_a_worker_that_was_requested_after_the_last_early_exit_ends_the_delay() {
-    let mut model = Model::new(options(|options| {
-        options.workers = 2..=2;
-        options.restart.jitter = 0.0;
-    }));
-    model.take(Step::Exit(0));
-    let due = model.state.next_tick();
-    model.take(Step::Ready(0));
-    assert_eq!(model.starting.len(), 0, "the ready worker was requested before the early exit");
-    assert_eq!(model.state.next_tick(), due, "the delay goes on");
-    model.now = due.expect("another attempt is due");
-    model.state.tick(model.now);
-    model.carry_out();
-    assert_eq!(model.starting.len(), 1);
-}

@@ -133,7 +133,6 @@ impl Control {
 }
 
 /// What happened while the session was at work, in this order.
-#[expect(clippy::large_enum_variant, reason = "they are few, and most of them are calls")]
 enum Arrival {
     Call {
         call: PendingCall,
