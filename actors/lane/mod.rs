@@ -9,7 +9,7 @@ mod driver;
 mod ending;
 mod limits;
 mod queue;
-mod state;
+pub(crate) mod state;
 mod taking_back;
 #[cfg(test)]
 mod tests;

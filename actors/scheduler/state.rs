@@ -146,7 +146,7 @@ pub(crate) struct PoolState {
     /// Those of them that are lanes, which write several calls to a worker.
     pub(super) waiting_lanes: HashSet<u64>,
     /// Calls that wait in lanes, as last counted.
-    pub(super) waiting_calls: usize,
+    pub(crate) waiting_calls: usize,
     /// Workers that exited while they were lent, until their holders have reacted: each holder may request another
     /// worker.
     pub(super) unnoticed_exits: HashSet<u64>,

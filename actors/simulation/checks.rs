@@ -245,7 +245,7 @@ impl World {
     pub(super) fn is_at_rest(&self) -> bool {
         let counts = self.counts();
         let (minimum, most) = (*self.plan.options.workers.start(), *self.plan.options.workers.end());
-        if !self.queue.is_empty() || !self.sessions.is_empty() {
+        if !self.queue.is_empty() || !self.sessions.is_empty() || !self.lanes_are_empty() {
             return false;
         }
         if self.state.phase() > PoolPhase::Open {
@@ -275,5 +275,6 @@ impl World {
         }
         assert_eq!(self.state.next_tick(), None, "a stopped pool schedules no tick");
         self.check_calls();
+        self.check_singles();
     }
 }

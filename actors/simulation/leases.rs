@@ -1,50 +1,101 @@
-//! What the simulated scheduler does for sessions: waiters, grants, and the ends of leases. The pool state decides.
+//! What the simulated scheduler does for sessions and lanes: waiters, grants, and the ends of leases. The pool state
+//! decides.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::channel::SimLease;
 use super::session::SimTurn;
 use super::worker::ExpectedState;
 use super::world::World;
 use crate::actors::scheduler::exit::ExitReport;
-use crate::actors::scheduler::state::{Admission, PoolPhase, ReleaseReport};
+use crate::actors::scheduler::state::{Admission, PoolPhase, PoolState, ReleaseReport};
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::session::machine::{Event, Grant};
 use crate::failure::{Failure, FailureKind};
 
+/// Who waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    Session(u64),
+    Lane(u64),
+}
+
 /// One waiter, from its request for a worker to the end of its lease.
 pub(super) struct SimWaiter {
-    pub(super) session: u64,
+    pub(super) holder: Holder,
     /// Whether a call is queued on the checkout.
     pub(super) has_call: bool,
+    /// When its checkout joined the queue, in the order of [`World::next_order`].
+    pub(super) joined: u64,
     notice: Notice,
 }
 
-/// What has happened since the session last took its notice.
+/// What has happened since the holder last took its notice.
 #[derive(Default)]
-struct Notice {
-    lease: Option<u64>,
-    refusal: Option<FailureKind>,
-    exited: bool,
-    closing: bool,
-    stopped: bool,
+pub(super) struct Notice {
+    pub(super) lease: Option<u64>,
+    pub(super) refusal: Option<FailureKind>,
+    pub(super) exited: bool,
+    pub(super) closing: bool,
+    pub(super) stopped: bool,
     is_new: bool,
+}
+
+impl SimWaiter {
+    pub(super) fn has_notice(&self) -> bool {
+        self.notice.is_new
+    }
 }
 
 impl World {
     /// Requests a worker for a session.
     pub(super) fn acquire(&mut self, id: u64, again: bool) {
-        self.last_waiter += 1;
-        let (waiter, now) = (self.last_waiter, self.now());
+        let (waiter, order) = (self.next_ticket(), self.next_order());
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.waiter = waiter;
+        let joined = *session.joined.get_or_insert(order);
         let has_call = !session.machine.is_idle();
-        self.waiters.insert(waiter, SimWaiter { session: id, has_call, notice: Notice::default() });
+        let waits = SimWaiter { holder: Holder::Session(id), has_call, joined, notice: Notice::default() };
+        self.waiters.insert(waiter, waits);
+        if self.plan.options.max_waiting.is_some() {
+            self.state.waiting_calls = self.lanes.waiting.values().sum();
+        }
+        self.admit(waiter, again, if again { PoolState::reacquire } else { PoolState::acquire });
+    }
+
+    /// Requests a worker for a lane.
+    pub(super) fn acquire_for_lane(&mut self, id: u64, first: bool) -> u64 {
+        let (waiter, joined) = (self.next_ticket(), self.next_order());
+        let waits =
+            SimWaiter { holder: Holder::Lane(id), has_call: true, joined, notice: Notice::default() };
+        self.waiters.insert(waiter, waits);
+        let acquire = if first { PoolState::reacquire_for_lane } else { PoolState::acquire_for_lane };
+        self.admit(waiter, first, acquire);
+        waiter
+    }
+
+    /// Returns the number of what begins to wait now, among checkouts and single calls.
+    pub(super) fn next_ticket(&mut self) -> u64 {
+        self.last_waiter += 1;
+        self.last_waiter
+    }
+
+    /// Numbers what joins the queue and what is sent to lanes, in that order.
+    pub(super) fn next_order(&mut self) -> u64 {
+        self.last_order += 1;
+        self.last_order
+    }
+
+    fn admit(&mut self, waiter: u64, again: bool, acquire: fn(&mut PoolState, u64, Instant) -> Admission) {
+        let (holder, now) = (self.waiters[&waiter].holder, self.now());
         let last_idle = self.idle.last().copied();
-        let answer = if again { self.state.reacquire(waiter, now) } else { self.state.acquire(waiter, now) };
+        let answer = acquire(&mut self.state, waiter, now);
         self.record(if again { "worker requested again" } else { "worker requested" }, || {
-            format!("{waiter} for {id}: {answer:?}")
+            format!("{waiter} for {holder:?}: {answer:?}")
         });
+        if answer == Admission::Queued && matches!(holder, Holder::Session(_)) {
+            self.lanes.exclusive_joined += 1;
+        }
         match answer {
             Admission::Granted { worker } => {
                 assert!(self.queue.is_empty(), "no waiting checkout is overtaken");
@@ -54,12 +105,14 @@ impl World {
             Admission::Queued if again => self.queue.push_front(waiter),
             Admission::Queued => self.queue.push_back(waiter),
             Admission::Overloaded { waiting } => {
-                assert_eq!(waiting, self.queue.len());
+                let checkouts = self.queue.iter().filter(|waiter| !self.is_of_lane(**waiter)).count();
+                assert_eq!(waiting, checkouts + self.lanes.waiting.values().sum::<usize>());
                 assert!(self.plan.options.max_waiting.is_some_and(|most| waiting >= most));
                 self.refuse(waiter, FailureKind::Overloaded);
             }
             Admission::Stopped => {
-                let served = if again { PoolPhase::Closing } else { PoolPhase::Open };
+                let serves = again || matches!(holder, Holder::Lane(_));
+                let served = if serves { PoolPhase::Closing } else { PoolPhase::Open };
                 assert!(self.state.phase() > served, "an open pool accepts checkouts");
                 self.refuse(waiter, FailureKind::Stopped);
             }
@@ -77,7 +130,8 @@ impl World {
         assert_eq!(worker.expected_state, Some(ExpectedState::Idle), "only an idle worker is granted");
         worker.expected_state = Some(ExpectedState::Leased(waiter));
         worker.checkouts += 1;
-        self.leases.insert(number, SimLease::new(waiter));
+        let unread = std::mem::take(&mut worker.unread);
+        self.leases.insert(number, SimLease::new(waiter, unread));
         self.notify_waiter(waiter, |notice| notice.lease = Some(number));
     }
 
@@ -101,10 +155,7 @@ impl World {
     /// something.
     pub(super) fn take_notice(&mut self, id: u64) -> bool {
         let waiter = self.sessions[&id].waiter;
-        let Some(notice) = self.waiters.get_mut(&waiter).map(|waiter| std::mem::take(&mut waiter.notice))
-        else {
-            return false;
-        };
+        let Some(notice) = self.take_waiter_notice(waiter) else { return false };
         if let Some(worker) = notice.lease {
             self.take_lease(id, worker);
         }
@@ -127,7 +178,13 @@ impl World {
         if notice.exited {
             self.report_exit(id, Some(ExitReport::Unknown));
         }
-        notice.is_new
+        true
+    }
+
+    /// Takes what the scheduler has to say to a waiter, if there is anything.
+    pub(super) fn take_waiter_notice(&mut self, waiter: u64) -> Option<Notice> {
+        let waiter = self.waiters.get_mut(&waiter)?;
+        waiter.notice.is_new.then(|| std::mem::take(&mut waiter.notice))
     }
 
     /// Takes a worker that was granted, and passes it what the last worker has not read.
@@ -150,8 +207,12 @@ impl World {
 
     /// Gives up a session's request for a worker. A worker that was granted meanwhile is given back.
     pub(super) fn leave_queue(&mut self, id: u64) {
-        let (waiter, now) = (self.sessions[&id].waiter, self.now());
-        self.record("checkout leaves the queue", || format!("{waiter} of {id}"));
+        self.cancel_waiter(self.sessions[&id].waiter);
+    }
+
+    pub(super) fn cancel_waiter(&mut self, waiter: u64) {
+        let now = self.now();
+        self.record("checkout leaves the queue", || waiter.to_string());
         let at = self.queue.iter().position(|waiting| *waiting == waiter);
         at.map(|at| self.queue.remove(at));
         assert_eq!(self.state.cancel(waiter, now), at.is_some(), "a waiting checkout is in the queue");
@@ -179,14 +240,27 @@ impl World {
         }
     }
 
+    /// Gives a worker back that a lane held.
+    pub(super) fn give_back_held(&mut self, number: u64, waiter: u64, report: ReleaseReport) {
+        self.record("worker given back by a lane", || format!("{number}, {report:?}"));
+        self.waiters.remove(&waiter);
+        if let (Some(worker), Some(checkouts)) = (self.workers.get_mut(&number), report.checkouts) {
+            worker.checkouts = worker.checkouts - 1 + checkouts;
+            // The next holder's frames come behind those that were taken back.
+            worker.unread = self.leases.get_mut(&number).map(|lease| std::mem::take(&mut lease.inbox)).unwrap_or_default();
+        }
+        self.give_back(number, report);
+    }
+
     fn give_back(&mut self, number: u64, report: ReleaseReport) {
         let now = self.now();
         self.holders.remove(&number);
-        let expected = self.expected_reason(number, report, now);
+        let (expected, elapsed) = (self.expected_reason(number, report, now), self.elapsed);
         let leased = self.end_lease(number);
         if let Some(worker) = self.worker(number).filter(|_| leased) {
             worker.expected_state = Some(ExpectedState::Idle);
             worker.idle_since = now;
+            worker.idle_from = elapsed;
             self.idle.push(number);
         }
         self.state.release(number, report, now);
@@ -208,7 +282,17 @@ impl World {
         let Some(number) = self.sessions.get_mut(&id).and_then(|session| session.worker.take()) else {
             return;
         };
-        self.record("worker killed", || format!("{number} by {id}: {reason}"));
+        self.kill_lent(number, reason);
+    }
+
+    /// Kills a worker that a lane holds.
+    pub(super) fn kill_held(&mut self, number: u64, waiter: u64, reason: RetireReason) {
+        self.waiters.remove(&waiter);
+        self.kill_lent(number, reason);
+    }
+
+    fn kill_lent(&mut self, number: u64, reason: RetireReason) {
+        self.record("worker killed", || format!("{number}: {reason}"));
         self.kill(number);
         let now = self.now();
         self.holders.remove(&number);
@@ -240,7 +324,7 @@ impl World {
     pub(super) fn end_session(&mut self, id: u64) {
         let Some(session) = self.sessions.remove(&id) else { return };
         assert_eq!(session.worker, None, "a checkout ends without a worker");
-        self.waiters.retain(|_, waiter| waiter.session != id);
+        self.waiters.retain(|_, waiter| waiter.holder != Holder::Session(id));
         self.record("checkout ends", || id.to_string());
     }
 

@@ -1,9 +1,13 @@
 //! The simulated worker processes, and the state of their proxies in the host.
 
+use std::collections::VecDeque;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
+use super::channel::SimFrame;
 use super::plan::millis;
 use super::world::{SimEvent, World};
+use crate::channel::HostGate;
 
 /// The actual state of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,10 +98,18 @@ pub(super) struct SimWorker {
     /// The number of early exits so far when it was requested.
     pub(super) early_exits_before: u64,
     pub(super) last_delivery: Duration,
+    /// The same as `idle_since`, as time of the simulation.
+    pub(super) idle_from: Duration,
+    /// Whether it has a gate. A worker at a port has none.
+    pub(super) is_gated: bool,
+    pub(super) gate: HostGate,
+    pub(super) gate_word: AtomicU32,
+    /// Frames of its last lease that it has not read: calls that were taken back.
+    pub(super) unread: VecDeque<SimFrame>,
 }
 
 impl SimWorker {
-    pub(super) fn requested(now: Instant, early_exits_before: u64) -> Self {
+    pub(super) fn requested(now: Instant, early_exits_before: u64, is_gated: bool) -> Self {
         SimWorker {
             process: ProcessState::NotForked,
             expected_state: Some(ExpectedState::Starting),
@@ -113,6 +125,11 @@ impl SimWorker {
             idle_since: now,
             early_exits_before,
             last_delivery: Duration::ZERO,
+            idle_from: Duration::ZERO,
+            is_gated,
+            gate: HostGate::default(),
+            gate_word: AtomicU32::new(0),
+            unread: VecDeque::new(),
         }
     }
 
@@ -315,14 +332,14 @@ impl World {
     }
 
     fn lend_channel(&mut self, number: u64) {
-        let now = self.now();
+        let (now, elapsed) = (self.now(), self.elapsed);
         let Some(worker) = self.worker(number).filter(|worker| worker.forked) else { return };
         if worker.proxy_state != SimProxyState::ReadyUnforked {
             return;
         }
         worker.proxy_state = SimProxyState::Lent;
         if worker.expected_state == Some(ExpectedState::Starting) {
-            (worker.alive_since, worker.idle_since) = (now, now);
+            (worker.alive_since, worker.idle_since, worker.idle_from) = (now, now, elapsed);
             worker.expected_state = Some(ExpectedState::Idle);
             let early_exits_before = worker.early_exits_before;
             self.idle.push(number);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::channel::{SimLease, SimWork};
+use super::lane::Lanes;
 use super::leases::SimWaiter;
 use super::plan::Plan;
 use super::requests::CallRecord;
@@ -50,6 +51,17 @@ pub(super) enum SimEvent {
     ExitTimeout(u64),
     /// Something happens to a session.
     Turn(u64, SimTurn),
+    /// Requesters send single calls to this lane.
+    Singles(u64),
+    /// A single call of another thread arrives at its lane, with the request for a worker that was made for it.
+    Arrive {
+        lane: u64,
+        call: u64,
+        waiter: u64,
+    },
+    LookAtLane(u64),
+    /// The requester gives up a single call.
+    GiveUpSingle(u64),
     /// A worker does the next step of its lease to this waiter.
     Work {
         worker: u64,
@@ -103,6 +115,9 @@ pub(super) struct World {
     pub(super) last_session: u64,
     pub(super) waiters: BTreeMap<u64, SimWaiter>,
     pub(super) last_waiter: u64,
+    /// The last number of [`next_order`](Self::next_order).
+    pub(super) last_order: u64,
+    pub(super) lanes: Lanes,
     /// All calls that were sent.
     pub(super) calls: BTreeMap<u64, CallRecord>,
     pub(super) last_call: u64,
@@ -147,6 +162,8 @@ impl World {
             last_session: 0,
             waiters: BTreeMap::new(),
             last_waiter: 0,
+            last_order: 0,
+            lanes: Lanes::default(),
             calls: BTreeMap::new(),
             last_call: 0,
             leases: BTreeMap::new(),
@@ -190,6 +207,7 @@ impl World {
             let at = self.draw_time(calm_at);
             self.schedule_at(at, SimEvent::Request);
         }
+        self.add_lanes();
         self.launch();
         let now = self.now();
         self.state.open(now);
@@ -250,6 +268,7 @@ impl World {
         self.events += 1;
         self.handle(event);
         self.check();
+        self.check_waits();
         true
     }
 
@@ -270,6 +289,11 @@ impl World {
             SimEvent::SetupTimeout(worker) => self.expire_setup_timer(worker),
             SimEvent::ExitTimeout(worker) => self.kill(worker),
             SimEvent::Turn(session, turn) => self.take_turn(session, turn),
+            SimEvent::Singles(lane) if !self.calm => self.send_singles(lane),
+            SimEvent::Singles(_) => {}
+            SimEvent::Arrive { lane, call, waiter } => self.arrive(lane, call, waiter),
+            SimEvent::LookAtLane(lane) => self.look_at_lane(lane),
+            SimEvent::GiveUpSingle(call) => self.give_up_single(call),
             SimEvent::Work { worker, waiter, work } => self.work(worker, waiter, work),
             SimEvent::FinishPreload(server) => self.finish_preload(server),
             SimEvent::LoseServer => self.lose_server(),
@@ -327,6 +351,7 @@ impl World {
                 Action::Fork(worker) => self.request_worker(worker),
                 Action::Grant { to, worker } => {
                     assert_eq!(self.queue.pop_front(), Some(to), "first come, first served");
+                    self.check_overtaken(to);
                     self.record("worker granted from the queue", || format!("{worker} to {to}"));
                     self.grant(to, worker);
                 }
@@ -354,7 +379,7 @@ impl World {
         let starting = self.count_expected(|expected_state| expected_state == ExpectedState::Starting);
         self.backoff.check_fork(now, starting);
         self.record("fork requested", || worker.to_string());
-        let before = self.workers.insert(worker, SimWorker::requested(now, self.backoff.early_exits));
+        let before = self.workers.insert(worker, SimWorker::requested(now, self.backoff.early_exits, self.plan.has_gates));
         assert!(before.is_none(), "worker {worker} is requested once");
         assert!(self.worker_count() <= *self.plan.options.workers.end(), "never more than the maximum");
         self.notify_supervisor(SimEvent::Spawn(worker));
