@@ -17,7 +17,7 @@ use crate::actors::calls::reading::ReplyMeaning;
 use crate::actors::calls::{CallTimes, PendingCall};
 use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::Scheduler;
-use crate::actors::scheduler::lanes::LaneSignals;
+use crate::actors::scheduler::lanes::{LanePlace, LaneSignals};
 use crate::actors::scheduler::state::ReleaseReport;
 use crate::actors::scheduler::waiter::{Notice, Waiter};
 use crate::actors::scheduler::worker_state::RetireReason;
@@ -142,7 +142,7 @@ impl Driver {
                 let starts_run = std::mem::replace(&mut self.exclusive_seen, joined) != joined;
                 self.state.queued.insert(Queued { single, message, ticket, starts_run });
                 // At once, so that no checkout that is made later comes before it.
-                self.ask(now);
+                self.ask_at(LanePlace::Last, now);
             }
             Err(problem) => {
                 self.failed.push((single.call, unencodable(&problem)));
@@ -233,6 +233,10 @@ impl Driver {
     /// Asks for one more worker if it has something to do, or withdraws requests; returns whether it asked. The next one
     /// is asked for once that is answered or waits: most often one worker is enough.
     pub(super) fn ask(&mut self, now: Instant) -> bool {
+        self.ask_at(self.state.place_in_line(self.scheduler.first_exclusive()), now)
+    }
+
+    fn ask_at(&mut self, place: LanePlace, now: Instant) -> bool {
         let wanted = self.state.wanted(self.others_waiting().exclusive, now);
         while self.asked.len() > wanted
             && let Some(waiter) = self.asked.pop()
@@ -243,7 +247,8 @@ impl Driver {
             self.urgent = 0;
             return false;
         }
-        let waiter = self.scheduler.acquire_for_lane(self.urgent > 0);
+        let place = if self.urgent > 0 { LanePlace::First } else { place };
+        let waiter = self.scheduler.acquire_for_lane(place);
         self.urgent = self.urgent.saturating_sub(1);
         self.waker.iter().for_each(|waker| waiter.set_waker(waker));
         self.asked.push(waiter);
@@ -257,8 +262,7 @@ impl Driver {
         for at in (0..self.asked.len()).rev() {
             if let Some(notice) = self.asked.get(at).and_then(|waiter| waiter.take_notice()) {
                 has_any = true;
-                let waiter = self.asked.remove(at);
-                self.handle_answer(waiter, notice, now);
+                self.handle_answer(at, notice, now);
             }
         }
         for at in (0..self.workers.len()).rev() {
@@ -274,15 +278,19 @@ impl Driver {
     }
 
     /// Handles the scheduler's answer to a request for a worker.
-    fn handle_answer(&mut self, waiter: Arc<Waiter>, mut notice: Notice, now: Instant) {
+    fn handle_answer(&mut self, at: usize, mut notice: Notice, now: Instant) {
         if let Some(refusal) = notice.refusal.take() {
             if refusal.kind() == FailureKind::Stopped {
-                self.stop_waiting();
-            } else if let Some(first) = self.state.queued.pop_first() {
+                self.asked.remove(at);
+                return self.stop_waiting();
+            }
+            // A failed set-up fails one call, and the request stands for those behind it.
+            if let Some(first) = self.state.queued.pop_first() {
                 self.failed.push((first.single.call, refusal));
             }
         }
         if let Some(lease) = notice.lease.take() {
+            let waiter = self.asked.remove(at);
             match LaneWorker::accept(lease, waiter, now) {
                 Ok((worker, held)) => {
                     // Its calls count as checkouts, and not the lease.

@@ -26,7 +26,7 @@ use std::time::Instant;
 use crate::actors::calls::PendingCall;
 use crate::actors::calls::payload::Payload;
 use crate::actors::scheduler::Scheduler;
-use crate::actors::scheduler::lanes::LaneSignals;
+use crate::actors::scheduler::lanes::{LanePlace, LaneSignals};
 use crate::actors::scheduler::waiter::Waiter;
 use crate::actors::transport::blobs::Encoded;
 use crate::wire::frame::PayloadError;
@@ -56,7 +56,7 @@ impl Ticket {
     pub(crate) fn new(scheduler: &Arc<Scheduler>) -> Option<Self> {
         scheduler.accepts_calls().then(|| {
             scheduler.note_sent();
-            Ticket { scheduler: scheduler.clone(), waiter: Some(scheduler.acquire_for_lane(false)) }
+            Ticket { scheduler: scheduler.clone(), waiter: Some(scheduler.acquire_for_lane(LanePlace::Last)) }
         })
     }
 }

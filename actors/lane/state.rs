@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::queue::Queue;
 use crate::actors::calls::limits::{ClockStart, MAX_WRITTEN_BYTES, MAX_WRITTEN_CALLS};
+use crate::actors::scheduler::lanes::LanePlace;
 
 /// A call goes behind another one only while that one has run for less than this (50 µs): about what it costs to wake
 /// another worker.
@@ -246,6 +247,13 @@ impl<C, P, M> LaneState<C, P, M> {
     pub(crate) fn place_for_queued(&self, first_exclusive: u64, now: Instant) -> Option<usize> {
         self.queued.first().filter(|first| first.ticket < first_exclusive)?;
         self.place(now)
+    }
+
+    /// Returns where the next request for a worker stands that is made because the lane has lost or given back one:
+    /// `first_exclusive` is the number of the first waiting checkout that is no lane.
+    pub(crate) fn place_in_line(&self, first_exclusive: u64) -> LanePlace {
+        let came_before = self.queued.first().is_some_and(|first| first.ticket < first_exclusive);
+        if came_before { LanePlace::BeforeCheckouts } else { LanePlace::Last }
     }
 
     fn place(&self, now: Instant) -> Option<usize> {

@@ -36,6 +36,27 @@ impl LaneSignals {
     }
 }
 
+/// Where a lane stands in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LanePlace {
+    /// At the front, for a call whose worker was lost before it began it.
+    First,
+    /// Ahead of the first checkout that is no lane, for a call that was sent before that joined.
+    BeforeCheckouts,
+    Last,
+}
+
+impl LanePlace {
+    /// Returns what the pool state is asked.
+    pub(crate) fn acquire(self) -> fn(&mut PoolState, u64, Instant) -> Admission {
+        match self {
+            LanePlace::First => PoolState::reacquire_for_lane,
+            LanePlace::BeforeCheckouts => PoolState::acquire_ahead_for_lane,
+            LanePlace::Last => PoolState::acquire_for_lane,
+        }
+    }
+}
+
 /// What lanes look at for each call, without the scheduler's lock.
 pub(super) struct LaneBoard {
     lanes: Mutex<Vec<Weak<LaneSignals>>>,
@@ -182,10 +203,9 @@ impl Scheduler {
         Err(self.overloaded_failure(waiting, registry.usual_hold_so_far(Instant::now())))
     }
 
-    /// Requests a worker for a lane, as [`acquire`](Self::acquire) does for a checkout; `first`: at the front of the queue.
-    pub(crate) fn acquire_for_lane(self: &Arc<Self>, first: bool) -> Arc<Waiter> {
-        let waiter =
-            self.add_waiter(if first { PoolState::reacquire_for_lane } else { PoolState::acquire_for_lane });
+    /// Requests a worker for a lane, as [`acquire`](Self::acquire) does for a checkout.
+    pub(crate) fn acquire_for_lane(self: &Arc<Self>, place: LanePlace) -> Arc<Waiter> {
+        let waiter = self.add_waiter(place.acquire());
         waiter.has_call.store(true, Ordering::Relaxed);
         waiter
     }
@@ -211,6 +231,15 @@ impl PoolState {
     /// Lends an idle worker to a lane, or puts the lane at the end of the queue. The lane bounds its calls, and takes none
     /// once the pool closes.
     pub(crate) fn acquire_for_lane(&mut self, lane: u64, now: Instant) -> Admission {
+        self.admit_lane(lane, None, now)
+    }
+
+    /// Does the same ahead of the first checkout that is no lane.
+    pub(crate) fn acquire_ahead_for_lane(&mut self, lane: u64, now: Instant) -> Admission {
+        self.admit_lane(lane, self.first_exclusive(), now)
+    }
+
+    fn admit_lane(&mut self, lane: u64, ahead_of: Option<u64>, now: Instant) -> Admission {
         if self.phase == PoolPhase::Stopping {
             return Admission::Stopped;
         }
@@ -218,7 +247,10 @@ impl PoolState {
             self.lend(worker, lane, now);
             return Admission::Granted { worker };
         }
-        self.waiting.push_back(lane);
+        match ahead_of {
+            Some(checkout) => self.waiting.insert_before(checkout, lane),
+            None => self.waiting.push_back(lane),
+        }
         self.waiting_lanes.insert(lane);
         self.fork_missing(now);
         Admission::Queued
@@ -237,6 +269,11 @@ impl PoolState {
     pub(crate) fn room_for_waiting(&self) -> usize {
         let supply = self.counts.starting + self.counts.idle + self.free_capacity();
         supply.saturating_add(self.limits.max_waiting)
+    }
+
+    /// Returns whether this waiting checkout is a lane.
+    pub(crate) fn is_lane(&self, checkout: u64) -> bool {
+        self.waiting_lanes.contains(&checkout)
     }
 
     /// Returns how many checkouts wait that are no lanes.

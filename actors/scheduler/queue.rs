@@ -51,6 +51,12 @@ impl LinkedQueue {
         self.insert(id, None, next);
     }
 
+    /// Adds an id in front of another one, which is in the queue. The new id must not be in the queue.
+    pub(crate) fn insert_before(&mut self, next: u64, id: u64) {
+        let prev = self.nodes.get(&next).and_then(|node| node.prev);
+        self.insert(id, prev, Some(next));
+    }
+
     pub(crate) fn pop_front(&mut self) -> Option<u64> {
         let front = self.front()?;
         self.remove(front);
@@ -108,6 +114,7 @@ mod tests {
     enum QueueStep {
         PushBack,
         PushFront,
+        InsertBefore(usize),
         PopFront,
         PopBack,
         Remove(usize),
@@ -117,6 +124,7 @@ mod tests {
         let step = prop_oneof![
             3 => Just(QueueStep::PushBack),
             1 => Just(QueueStep::PushFront),
+            1 => any::<usize>().prop_map(QueueStep::InsertBefore),
             1 => Just(QueueStep::PopFront),
             1 => Just(QueueStep::PopBack),
             2 => any::<usize>().prop_map(QueueStep::Remove),
@@ -132,6 +140,12 @@ mod tests {
                 match step {
                     QueueStep::PushBack => { queue.push_back(id); model.push_back(id); }
                     QueueStep::PushFront => { queue.push_front(id); model.push_front(id); }
+                    QueueStep::InsertBefore(_) if model.is_empty() => {}
+                    QueueStep::InsertBefore(at) => {
+                        let at = at % model.len();
+                        queue.insert_before(model[at], id);
+                        model.insert(at, id);
+                    }
                     QueueStep::PopFront => prop_assert_eq!(queue.pop_front(), model.pop_front()),
                     QueueStep::PopBack => prop_assert_eq!(queue.pop_back(), model.pop_back()),
                     QueueStep::Remove(_) if model.is_empty() => prop_assert!(!queue.remove(id)),

@@ -164,6 +164,10 @@ impl Scheduler {
                 registry.setup_failure = Some(failure.clone());
                 return None;
             };
+            if registry.state.is_lane(first) {
+                // It keeps its place for the calls behind the one that fails.
+                return registry.waiters.get(&first).cloned();
+            }
             registry.state.cancel(first, now);
             registry.waiters.remove(&first)
         });

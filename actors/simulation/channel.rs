@@ -1,6 +1,7 @@
 //! The channel of a simulated worker that is lent, and what the worker does with the frames that it reads.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use super::lane_worker::SingleWork;
@@ -10,6 +11,7 @@ use super::session::SimTurn;
 use super::world::{SimEvent, World};
 use crate::actors::calls::reading::{ReplyMeaning, Usage};
 use crate::actors::scheduler::state::ReleaseReport;
+use crate::channel::HostGate;
 use crate::failure::PanicReport;
 
 /// A frame for a worker.
@@ -84,10 +86,19 @@ pub(super) enum SimWork {
     Release,
 }
 
+/// What a worker's channel keeps from one lease to the next.
+#[derive(Default)]
+pub(super) struct SimPipe {
+    pub(super) gate: HostGate,
+    pub(super) gate_word: AtomicU32,
+    /// What the worker has not read, calls that were taken back among it.
+    inbox: VecDeque<SimFrame>,
+}
+
 /// The channel of a worker during one lease, and the worker's part of that lease.
 pub(super) struct SimLease {
     pub(super) waiter: u64,
-    pub(super) inbox: VecDeque<SimFrame>,
+    pub(super) pipe: SimPipe,
     pub(super) outbox: VecDeque<SimReply>,
     pub(super) running: Option<SimFrame>,
     /// Whether it has begun a call, and not ended the checkout since.
@@ -100,11 +111,10 @@ pub(super) struct SimLease {
 }
 
 impl SimLease {
-    /// `unread`: what the worker has not read of its last lease.
-    pub(super) fn new(waiter: u64, unread: VecDeque<SimFrame>) -> Self {
+    pub(super) fn new(waiter: u64, pipe: SimPipe) -> Self {
         SimLease {
             waiter,
-            inbox: unread,
+            pipe,
             outbox: VecDeque::new(),
             running: None,
             begun: false,
@@ -119,7 +129,7 @@ impl World {
     /// Puts a frame into the channel of a worker.
     pub(super) fn send(&mut self, number: u64, frame: SimFrame) {
         if let Some(lease) = self.leases.get_mut(&number) {
-            lease.inbox.push_back(frame);
+            lease.pipe.inbox.push_back(frame);
             let waiter = lease.waiter;
             let wait = self.draw_delay_of(waiter);
             self.schedule_work(wait, number, waiter, SimWork::Read);
@@ -166,7 +176,7 @@ impl World {
     /// Lets a worker read its next frame.
     pub(super) fn read_frame(&mut self, number: u64, waiter: u64) {
         let Some(lease) = self.leases.get_mut(&number) else { return };
-        let frame = lease.inbox.pop_front();
+        let frame = lease.pipe.inbox.pop_front();
         lease.running = frame;
         match frame {
             Some(SimFrame::Call { id, call, errors_seen }) if errors_seen < lease.errors => {

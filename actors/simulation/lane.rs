@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::channel::{SimFrame, SimOutcome, SimReply};
+use super::channel::{SimFrame, SimOutcome, SimPipe, SimReply};
 use super::leases::{Holder, Notice};
 use super::singles::{SimSingle, SingleRecord};
 use super::world::{SimEvent, World};
 use crate::actors::lane::state::{Held, LaneState, OthersWaiting, Queued, Single};
+use crate::actors::scheduler::lanes::LanePlace;
 use crate::actors::scheduler::state::{PoolPhase, ReleaseReport};
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::failure::FailureKind;
@@ -146,7 +147,7 @@ impl World {
         let joined = self.lanes.exclusive_joined;
         let starts_run = std::mem::replace(&mut lane.exclusive_seen, joined) != joined;
         lane.state.queued.insert(Queued { single, message: size, ticket, starts_run });
-        self.ask(lane);
+        self.ask_at(lane, LanePlace::Last);
     }
 
     /// P9: decides whether a call may wait, as the scheduler does.
@@ -177,10 +178,9 @@ impl World {
         let worker = lane.workers[at].number;
         self.check_single_write(worker, &single.call);
         let (id, call) = (lane.state.held[at].next_id(), single.call.number);
-        let sim_worker = self.workers.get_mut(&worker).filter(|worker| worker.is_gated);
-        let epoch = sim_worker.map(|worker| {
-            worker.gate.add_written();
-            worker.gate.epoch()
+        let epoch = self.pipe(worker).map(|pipe| {
+            pipe.gate.add_written();
+            pipe.gate.epoch()
         });
         let held = &mut lane.state.held[at];
         held.push(single, size, size, now);
@@ -208,8 +208,8 @@ impl World {
 
     /// Returns how many of the open calls of a worker have begun; `None` without a gate.
     pub(super) fn begun(&self, lane: &SimLane, at: usize) -> Option<usize> {
-        let worker = self.workers.get(&lane.workers[at].number).filter(|worker| worker.is_gated)?;
-        Some(worker.gate.begun(&worker.gate_word).expect("the gate is right"))
+        let lease = self.leases.get(&lane.workers[at].number).filter(|_| self.plan.has_gates)?;
+        Some(lease.pipe.gate.begun(&lease.pipe.gate_word).expect("the gate is right"))
     }
 
     pub(super) fn note_progress(&self, lane: &mut SimLane) {
@@ -231,8 +231,14 @@ impl World {
 
     /// Starts a new epoch at the gate of a worker; returns how many of its open calls have begun, and `None` without a gate.
     pub(super) fn close_gate(&mut self, lane: &SimLane, at: usize) -> Option<usize> {
-        let worker = self.workers.get_mut(&lane.workers[at].number).filter(|worker| worker.is_gated)?;
-        Some(worker.gate.take_back(&worker.gate_word).expect("the gate is right"))
+        let pipe = self.pipe(lane.workers[at].number)?;
+        Some(pipe.gate.take_back(&pipe.gate_word).expect("the gate is right"))
+    }
+
+    /// Returns the channel of a worker with a gate, which those at ports have not.
+    fn pipe(&mut self, worker: u64) -> Option<&mut SimPipe> {
+        let has_gates = self.plan.has_gates;
+        self.leases.get_mut(&worker).filter(|_| has_gates).map(|lease| &mut lease.pipe)
     }
 
     pub(super) fn requeue_behind(&mut self, lane: &mut SimLane, at: usize, begun: usize) -> usize {
@@ -279,6 +285,11 @@ impl World {
 
     /// Asks for one more worker if it has something to do, or withdraws requests; returns whether it asked.
     pub(super) fn ask(&mut self, lane: &mut SimLane) -> bool {
+        let place = lane.state.place_in_line(self.first_exclusive());
+        self.ask_at(lane, place)
+    }
+
+    fn ask_at(&mut self, lane: &mut SimLane, place: LanePlace) -> bool {
         let wanted = lane.state.wanted(self.others_waiting(lane).exclusive, self.now());
         while lane.asked.len() > wanted
             && let Some(waiter) = lane.asked.pop()
@@ -289,7 +300,8 @@ impl World {
             lane.urgent = 0;
             return false;
         }
-        let waiter = self.acquire_for_lane(lane.id, lane.urgent > 0);
+        let place = if lane.urgent > 0 { LanePlace::First } else { place };
+        let waiter = self.acquire_for_lane(lane.id, place);
         lane.urgent = lane.urgent.saturating_sub(1);
         lane.asked.push(waiter);
         true
@@ -302,8 +314,7 @@ impl World {
                 && let Some(notice) = self.take_waiter_notice(waiter)
             {
                 has_any = true;
-                lane.asked.remove(at);
-                self.handle_answer(lane, waiter, notice);
+                self.handle_answer(lane, at, waiter, notice);
             }
         }
         for at in (0..lane.workers.len()).rev() {
@@ -320,27 +331,27 @@ impl World {
         has_any
     }
 
-    fn handle_answer(&mut self, lane: &mut SimLane, waiter: u64, notice: Notice) {
+    fn handle_answer(&mut self, lane: &mut SimLane, at: usize, waiter: u64, notice: Notice) {
         if let Some(refusal) = notice.refusal {
             if refusal == FailureKind::Stopped {
-                Self::stop_waiting(lane);
-            } else if let Some(first) = lane.state.queued.pop_first() {
+                lane.asked.remove(at);
+                self.waiters.remove(&waiter);
+                return Self::stop_waiting(lane);
+            }
+            if let Some(first) = lane.state.queued.pop_first() {
                 lane.failed.push((first.single.call, refusal));
             }
         }
-        let Some(worker) = notice.lease else {
-            self.waiters.remove(&waiter);
-            return;
-        };
+        let Some(worker) = notice.lease else { return };
+        lane.asked.remove(at);
         if self.draw_fault(self.plan.mishaps / 16) {
             lane.urgent += 1;
             return self.kill_held(worker, waiter, RetireReason::Broken);
         }
-        let is_gated = self.workers.get(&worker).is_some_and(|worker| worker.is_gated);
         let budget = self.state.checkouts_left(worker).saturating_add(1);
         let report = ReleaseReport::default();
         lane.workers.push(LaneWorker { number: worker, waiter, report, awaiting_exit: None });
-        lane.state.held.push(Held::new(budget, is_gated, self.now()));
+        lane.state.held.push(Held::new(budget, self.plan.has_gates, self.now()));
         if notice.closing {
             self.write_first(lane, lane.workers.len() - 1);
         } else {
@@ -425,14 +436,12 @@ impl World {
             SimReply::Reply { id, outcome, stop, .. } => {
                 if let Some(lease) = self.leases.get_mut(&lane.workers[at].number) {
                     lease.singles.answered += 1;
+                    lease.pipe.gate.add_answered();
                 }
                 let held = &mut lane.state.held[at];
                 let written = held.answer(id, now).expect("replies come in order");
                 held.is_closing |= stop;
                 held.end_first_wait(now);
-                if let Some(worker) = self.workers.get_mut(&lane.workers[at].number) {
-                    worker.gate.add_answered();
-                }
                 self.deliver_reply(lane, at, written.single.call, outcome)
             }
             SimReply::Released(report) => {

@@ -216,8 +216,7 @@ impl World {
     ) {
         lane.urgent += self.requeue_behind(lane, at, begun);
         let (worker, held) = Self::remove_held(lane, at);
-        let is_gated = self.workers.get(&worker.number).is_some_and(|worker| worker.is_gated);
-        if kind == FailureKind::Died && is_gated {
+        if kind == FailureKind::Died && self.plan.has_gates {
             for written in &held.written {
                 let is_blamed = written.single.false_starts == MAX_FALSE_STARTS;
                 self.check_lost(&written.single.call, is_blamed);

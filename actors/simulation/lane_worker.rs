@@ -48,9 +48,8 @@ impl World {
         epoch: Option<u16>,
     ) {
         let elapsed = self.elapsed;
-        let Some(worker) = self.workers.get(&number) else { return };
         let Some(lease) = self.leases.get_mut(&number) else { return };
-        if epoch.is_some_and(|epoch| lease.singles.declines || !begin_gated(&worker.gate_word, epoch)) {
+        if epoch.is_some_and(|epoch| lease.singles.declines || !begin_gated(&lease.pipe.gate_word, epoch)) {
             self.record("call skipped", || format!("{call} by {number}"));
             return self.read_frame(number, waiter);
         }

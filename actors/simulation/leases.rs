@@ -8,6 +8,7 @@ use super::session::SimTurn;
 use super::worker::ExpectedState;
 use super::world::World;
 use crate::actors::scheduler::exit::ExitReport;
+use crate::actors::scheduler::lanes::LanePlace;
 use crate::actors::scheduler::state::{Admission, PoolPhase, PoolState, ReleaseReport};
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::session::machine::{Event, Grant};
@@ -53,24 +54,26 @@ impl World {
         let (waiter, order) = (self.next_ticket(), self.next_order());
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.waiter = waiter;
-        let joined = *session.joined.get_or_insert(order);
+        // A checkout whose worker was lost before it began a call stands where it stood.
+        let joined = if again { session.joined } else { order };
+        session.joined = joined;
         let has_call = !session.machine.is_idle();
         let waits = SimWaiter { holder: Holder::Session(id), has_call, joined, notice: Notice::default() };
         self.waiters.insert(waiter, waits);
         if self.plan.options.max_waiting.is_some() {
             self.state.waiting_calls = self.lanes.waiting.values().sum();
         }
-        self.admit(waiter, again, if again { PoolState::reacquire } else { PoolState::acquire });
+        let place = if again { LanePlace::First } else { LanePlace::Last };
+        self.admit(waiter, place, if again { PoolState::reacquire } else { PoolState::acquire });
     }
 
     /// Requests a worker for a lane.
-    pub(super) fn acquire_for_lane(&mut self, id: u64, first: bool) -> u64 {
+    pub(super) fn acquire_for_lane(&mut self, id: u64, place: LanePlace) -> u64 {
         let (waiter, joined) = (self.next_ticket(), self.next_order());
         let waits =
             SimWaiter { holder: Holder::Lane(id), has_call: true, joined, notice: Notice::default() };
         self.waiters.insert(waiter, waits);
-        let acquire = if first { PoolState::reacquire_for_lane } else { PoolState::acquire_for_lane };
-        self.admit(waiter, first, acquire);
+        self.admit(waiter, place, place.acquire());
         waiter
     }
 
@@ -86,13 +89,22 @@ impl World {
         self.last_order
     }
 
-    fn admit(&mut self, waiter: u64, again: bool, acquire: fn(&mut PoolState, u64, Instant) -> Admission) {
+    fn admit(
+        &mut self,
+        waiter: u64,
+        place: LanePlace,
+        acquire: fn(&mut PoolState, u64, Instant) -> Admission,
+    ) {
         let (holder, now) = (self.waiters[&waiter].holder, self.now());
         let last_idle = self.idle.last().copied();
+        let first_checkout = self.queue.iter().position(|waiter| !self.is_of_lane(*waiter));
+        let at = match place {
+            LanePlace::First => 0,
+            LanePlace::BeforeCheckouts => first_checkout.unwrap_or(self.queue.len()),
+            LanePlace::Last => self.queue.len(),
+        };
         let answer = acquire(&mut self.state, waiter, now);
-        self.record(if again { "worker requested again" } else { "worker requested" }, || {
-            format!("{waiter} for {holder:?}: {answer:?}")
-        });
+        self.record("worker requested", || format!("{waiter} for {holder:?} at {place:?}: {answer:?}"));
         if answer == Admission::Queued && matches!(holder, Holder::Session(_)) {
             self.lanes.exclusive_joined += 1;
         }
@@ -102,8 +114,7 @@ impl World {
                 assert_eq!(Some(worker), last_idle, "the most recently used worker is taken");
                 self.grant(waiter, worker);
             }
-            Admission::Queued if again => self.queue.push_front(waiter),
-            Admission::Queued => self.queue.push_back(waiter),
+            Admission::Queued => self.queue.insert(at, waiter),
             Admission::Overloaded { waiting } => {
                 let checkouts = self.queue.iter().filter(|waiter| !self.is_of_lane(**waiter)).count();
                 assert_eq!(waiting, checkouts + self.lanes.waiting.values().sum::<usize>());
@@ -111,7 +122,7 @@ impl World {
                 self.refuse(waiter, FailureKind::Overloaded);
             }
             Admission::Stopped => {
-                let serves = again || matches!(holder, Holder::Lane(_));
+                let serves = place == LanePlace::First || matches!(holder, Holder::Lane(_));
                 let served = if serves { PoolPhase::Closing } else { PoolPhase::Open };
                 assert!(self.state.phase() > served, "an open pool accepts checkouts");
                 self.refuse(waiter, FailureKind::Stopped);
@@ -130,8 +141,8 @@ impl World {
         assert_eq!(worker.expected_state, Some(ExpectedState::Idle), "only an idle worker is granted");
         worker.expected_state = Some(ExpectedState::Leased(waiter));
         worker.checkouts += 1;
-        let unread = std::mem::take(&mut worker.unread);
-        self.leases.insert(number, SimLease::new(waiter, unread));
+        let pipe = std::mem::take(&mut worker.pipe);
+        self.leases.insert(number, SimLease::new(waiter, pipe));
         self.notify_waiter(waiter, |notice| notice.lease = Some(number));
     }
 
@@ -246,8 +257,6 @@ impl World {
         self.waiters.remove(&waiter);
         if let (Some(worker), Some(checkouts)) = (self.workers.get_mut(&number), report.checkouts) {
             worker.checkouts = worker.checkouts - 1 + checkouts;
-            // The next holder's frames come behind those that were taken back.
-            worker.unread = self.leases.get_mut(&number).map(|lease| std::mem::take(&mut lease.inbox)).unwrap_or_default();
         }
         self.give_back(number, report);
     }
@@ -272,7 +281,9 @@ impl World {
 
     /// Ends the lease of a worker; returns whether it was lent.
     fn end_lease(&mut self, number: u64) -> bool {
-        self.leases.remove(&number);
+        if let (Some(lease), Some(worker)) = (self.leases.remove(&number), self.workers.get_mut(&number)) {
+            worker.pipe = lease.pipe;
+        }
         let expected_state = self.worker(number).and_then(|worker| worker.expected_state);
         matches!(expected_state, Some(ExpectedState::Leased(_)))
     }
@@ -334,6 +345,10 @@ impl World {
         let first = self.state.waiting().find(|waiter| self.waiters[waiter].has_call);
         if let Some(first) = first {
             self.record("checkout failed with a set-up", || first.to_string());
+            if self.is_of_lane(first) {
+                assert!(self.state.is_lane(first));
+                return self.refuse(first, FailureKind::Setup);
+            }
             assert!(self.state.cancel(first, now), "the checkout is in the queue");
             self.queue.retain(|waiting| *waiting != first);
             self.refuse(first, FailureKind::Setup);

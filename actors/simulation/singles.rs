@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::lane::SimLane;
 use super::plan::{LIMITS, micros, millis};
 use super::world::{SimEvent, World};
+use crate::actors::scheduler::lanes::LanePlace;
 use crate::actors::scheduler::state::PoolPhase;
 use crate::failure::FailureKind;
 
@@ -95,7 +96,7 @@ impl World {
         self.lanes.open.insert(number);
         self.record("single call sent", || format!("{number} to lane {id}, limit {limit:?}, {size} bytes"));
         if is_foreign {
-            let waiter = self.acquire_for_lane(id, false);
+            let waiter = self.acquire_for_lane(id, LanePlace::Last);
             let wait = self.draw_hop();
             self.schedule_after(wait, SimEvent::Arrive { lane: id, call: number, waiter });
         } else {
@@ -158,7 +159,9 @@ impl World {
         );
         let open = self.open_singles().filter(|(_, record)| record.worker == Some(worker)).count() as u64;
         let most = self.plan.options.max_checkouts.unwrap_or(u64::MAX);
-        let served = self.workers[&worker].checkouts - 1 + self.leases[&worker].singles.answered + open;
+        // Its exit may have been reported, which the lane does not know yet.
+        let Some(before) = self.workers.get(&worker).map(|worker| worker.checkouts - 1) else { return };
+        let served = before + self.leases[&worker].singles.answered + open;
         assert!(served <= most, "{served} calls and checkouts are written to worker {worker}, at most {most}");
     }
 

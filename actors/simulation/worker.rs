@@ -1,13 +1,10 @@
 //! The simulated worker processes, and the state of their proxies in the host.
 
-use std::collections::VecDeque;
-use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
-use super::channel::SimFrame;
+use super::channel::SimPipe;
 use super::plan::millis;
 use super::world::{SimEvent, World};
-use crate::channel::HostGate;
 
 /// The actual state of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,16 +97,12 @@ pub(super) struct SimWorker {
     pub(super) last_delivery: Duration,
     /// The same as `idle_since`, as time of the simulation.
     pub(super) idle_from: Duration,
-    /// Whether it has a gate. A worker at a port has none.
-    pub(super) is_gated: bool,
-    pub(super) gate: HostGate,
-    pub(super) gate_word: AtomicU32,
-    /// Frames of its last lease that it has not read: calls that were taken back.
-    pub(super) unread: VecDeque<SimFrame>,
+    /// Its channel, while it is not lent.
+    pub(super) pipe: SimPipe,
 }
 
 impl SimWorker {
-    pub(super) fn requested(now: Instant, early_exits_before: u64, is_gated: bool) -> Self {
+    pub(super) fn requested(now: Instant, early_exits_before: u64) -> Self {
         SimWorker {
             process: ProcessState::NotForked,
             expected_state: Some(ExpectedState::Starting),
@@ -126,10 +119,7 @@ impl SimWorker {
             early_exits_before,
             last_delivery: Duration::ZERO,
             idle_from: Duration::ZERO,
-            is_gated,
-            gate: HostGate::default(),
-            gate_word: AtomicU32::new(0),
-            unread: VecDeque::new(),
+            pipe: SimPipe::default(),
         }
     }
 
