@@ -248,8 +248,8 @@ impl Driver {
             return false;
         }
         let place = if self.urgent > 0 { LanePlace::First } else { place };
-        let waiter = self.scheduler.acquire_for_lane(place);
         self.urgent = self.urgent.saturating_sub(1);
+        let waiter = self.scheduler.acquire_for_lane(place);
         self.waker.iter().for_each(|waker| waiter.set_waker(waker));
         self.asked.push(waiter);
         true
@@ -448,6 +448,8 @@ impl Driver {
                 |at: usize| workers[at].channel().is_none_or(|channel| channel.outbox().is_empty());
             let Some(at) = self.state.next_to_give_back(is_written, &mut look_again) else { break };
             let (mut worker, held) = self.remove(at);
+            // Before the worker is given back: a pool that closes ends once it has no lease and no request.
+            self.ask(now);
             let calls_served = worker.calls_served;
             if let Some(channel) = worker.channel() {
                 channel.calls_served = calls_served;

@@ -181,7 +181,7 @@ impl Scheduler {
 
     /// Returns the number of a call that begins to wait now, among those of the checkouts.
     pub(crate) fn next_ticket(&self) -> u64 {
-        self.last_checkout.fetch_add(1, Ordering::Relaxed)
+        self.last_checkout.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Refuses a call if as many wait already as may. `granted` returns how many of the calls in the lane have their worker.
@@ -205,7 +205,7 @@ impl Scheduler {
 
     /// Requests a worker for a lane, as [`acquire`](Self::acquire) does for a checkout.
     pub(crate) fn acquire_for_lane(self: &Arc<Self>, place: LanePlace) -> Arc<Waiter> {
-        let waiter = self.add_waiter(place.acquire());
+        let waiter = self.add_waiter(place.acquire(), place != LanePlace::Last);
         waiter.has_call.store(true, Ordering::Relaxed);
         waiter
     }

@@ -51,6 +51,9 @@ use state::{Action, Admission, PoolPhase, PoolState, ReleaseReport};
 use waiter::Waiter;
 use worker_handle::WorkerHandle;
 
+/// The number of the first checkout. Those that are put ahead of others count down from here.
+const FIRST_CHECKOUT: u64 = 1 << 62;
+
 /// The shared state of a pool: sessions acquire workers here, and the supervisor reports workers here.
 pub(crate) struct Scheduler {
     pub(crate) options: Options,
@@ -71,6 +74,8 @@ pub(crate) struct Scheduler {
     /// Tells the application's subscriber what happens to this pool.
     pub(crate) teller: Teller,
     last_checkout: AtomicU64,
+    /// The number of the last one that was put ahead of others: lower than all before.
+    last_ahead: AtomicU64,
     lanes: LaneBoard,
     registry: Mutex<Registry>,
 }
@@ -105,7 +110,8 @@ impl Scheduler {
             end: OnceLock::new(),
             call_arbiter,
             teller,
-            last_checkout: AtomicU64::new(0),
+            last_checkout: AtomicU64::new(FIRST_CHECKOUT),
+            last_ahead: AtomicU64::new(FIRST_CHECKOUT),
             lanes: LaneBoard::default(),
             registry: Mutex::new(registry),
         })
@@ -156,16 +162,22 @@ impl Scheduler {
     ///
     /// The outcome is a notice in the waiter's mailbox: a lease, a refusal (`Overloaded`, `Stopped`), or nothing yet.
     pub(crate) fn acquire(self: &Arc<Self>) -> Arc<Waiter> {
-        self.add_waiter(PoolState::acquire)
+        self.add_waiter(PoolState::acquire, false)
     }
 
     /// Does the same at the front of the queue, for a checkout whose worker exited before it had begun a call.
     pub(crate) fn reacquire(self: &Arc<Self>) -> Arc<Waiter> {
-        self.add_waiter(PoolState::reacquire)
+        self.add_waiter(PoolState::reacquire, true)
     }
 
-    fn add_waiter(self: &Arc<Self>, acquire: fn(&mut PoolState, u64, Instant) -> Admission) -> Arc<Waiter> {
-        let waiter = Waiter::new(self.last_checkout.fetch_add(1, Ordering::Relaxed));
+    /// `ahead`: it stands ahead of others, and its number is lower than theirs.
+    fn add_waiter(
+        self: &Arc<Self>,
+        acquire: fn(&mut PoolState, u64, Instant) -> Admission,
+        ahead: bool,
+    ) -> Arc<Waiter> {
+        let id = if ahead { self.last_ahead.fetch_sub(1, Ordering::Relaxed) } else { self.next_ticket() };
+        let waiter = Waiter::new(id);
         self.update(|registry, now| {
             if self.options.max_waiting.is_some() {
                 registry.state.waiting_calls = self.lanes.waiting_calls();

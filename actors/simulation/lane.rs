@@ -301,8 +301,8 @@ impl World {
             return false;
         }
         let place = if lane.urgent > 0 { LanePlace::First } else { place };
-        let waiter = self.acquire_for_lane(lane.id, place);
         lane.urgent = lane.urgent.saturating_sub(1);
+        let waiter = self.acquire_for_lane(lane.id, place);
         lane.asked.push(waiter);
         true
     }
@@ -502,6 +502,8 @@ impl World {
         let mut look_again = false;
         while let Some(at) = lane.state.next_to_give_back(|_| true, &mut look_again) {
             let (worker, held) = Self::remove_held(lane, at);
+            // Before the worker is given back: a pool that closes ends once it has no lease and no request.
+            self.ask(lane);
             let report = ReleaseReport { checkouts: Some(held.served), ..worker.report };
             self.give_back_held(worker.number, worker.waiter, report);
             look_again |= !lane.state.queued.is_empty();

@@ -51,7 +51,8 @@ impl SimWaiter {
 impl World {
     /// Requests a worker for a session.
     pub(super) fn acquire(&mut self, id: u64, again: bool) {
-        let (waiter, order) = (self.next_ticket(), self.next_order());
+        let waiter = if again { self.next_ahead() } else { self.next_ticket() };
+        let order = self.next_order();
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.waiter = waiter;
         // A checkout whose worker was lost before it began a call stands where it stood.
@@ -69,7 +70,8 @@ impl World {
 
     /// Requests a worker for a lane.
     pub(super) fn acquire_for_lane(&mut self, id: u64, place: LanePlace) -> u64 {
-        let (waiter, joined) = (self.next_ticket(), self.next_order());
+        let waiter = if place == LanePlace::Last { self.next_ticket() } else { self.next_ahead() };
+        let joined = self.next_order();
         let waits =
             SimWaiter { holder: Holder::Lane(id), has_call: true, joined, notice: Notice::default() };
         self.waiters.insert(waiter, waits);
@@ -81,6 +83,12 @@ impl World {
     pub(super) fn next_ticket(&mut self) -> u64 {
         self.last_waiter += 1;
         self.last_waiter
+    }
+
+    /// Returns the number of what is put ahead of others.
+    fn next_ahead(&mut self) -> u64 {
+        self.last_ahead -= 1;
+        self.last_ahead
     }
 
     /// Numbers what joins the queue and what is sent to lanes, in that order.

@@ -246,20 +246,6 @@ impl World {
         assert!(lane.state.waiting() <= open.len());
     }
 
-    /// P4: checks that no checkout is granted a worker while calls wait that were sent before it joined.
-    pub(super) fn check_overtaken(&self, waiter: u64) {
-        if self.is_of_lane(waiter) {
-            return;
-        }
-        let joined = self.waiters[&waiter].joined;
-        let overtaken = self.open_singles().find(|(_, record)| record.worker.is_none() && record.order < joined);
-        assert!(
-            overtaken.is_none(),
-            "a checkout is granted a worker ahead of call {:?}, which has waited for longer",
-            overtaken.map(|(number, _)| number)
-        );
-    }
-
     /// Checks that no call waits behind a slow one while a worker is idle.
     pub(super) fn check_waits(&self) {
         let Some(idle_since) = self.idle.iter().map(|idle| self.workers[idle].idle_from).min() else { return };

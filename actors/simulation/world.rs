@@ -115,6 +115,8 @@ pub(super) struct World {
     pub(super) last_session: u64,
     pub(super) waiters: BTreeMap<u64, SimWaiter>,
     pub(super) last_waiter: u64,
+    /// The number of the last waiter that was put ahead of others.
+    pub(super) last_ahead: u64,
     /// The last number of [`next_order`](Self::next_order).
     pub(super) last_order: u64,
     pub(super) lanes: Lanes,
@@ -161,7 +163,8 @@ impl World {
             sessions: BTreeMap::new(),
             last_session: 0,
             waiters: BTreeMap::new(),
-            last_waiter: 0,
+            last_waiter: FIRST_WAITER,
+            last_ahead: FIRST_WAITER,
             last_order: 0,
             lanes: Lanes::default(),
             calls: BTreeMap::new(),
@@ -351,7 +354,6 @@ impl World {
                 Action::Fork(worker) => self.request_worker(worker),
                 Action::Grant { to, worker } => {
                     assert_eq!(self.queue.pop_front(), Some(to), "first come, first served");
-                    if std::env::var("OVERTAKEN").is_ok() { self.check_overtaken(to); }
                     self.record("worker granted from the queue", || format!("{worker} to {to}"));
                     self.grant(to, worker);
                 }
@@ -480,6 +482,9 @@ impl World {
         ReleaseReport { stop, private_bytes, checkouts: None }
     }
 }
+
+/// The number of the first waiter.
+const FIRST_WAITER: u64 = 1 << 20;
 
 /// Events after which faults stop at the latest.
 const MAX_FAULTY_EVENTS: u64 = 1500;
