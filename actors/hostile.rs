@@ -267,7 +267,11 @@ impl<'a> Gated<'a> {
         let written: usize = self.state.held.iter().map(|held| held.written.len()).sum();
         let answered: u32 = self.answers.iter().sum();
         assert!(self.answers.iter().all(|answers| *answers <= 1), "no call is answered twice");
-        assert_eq!(written + self.state.queued.len() + answered as usize, self.answers.len(), "no call is lost");
+        assert_eq!(
+            written + self.state.queued.len() + answered as usize,
+            self.answers.len(),
+            "no call is lost"
+        );
         assert!(self.state.waiting() <= written + self.state.queued.len());
     }
 }

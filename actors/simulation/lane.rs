@@ -464,13 +464,7 @@ impl World {
         }
     }
 
-    fn deliver_reply(
-        &mut self,
-        lane: &mut SimLane,
-        at: usize,
-        call: SimSingle,
-        outcome: SimOutcome,
-    ) -> bool {
+    fn deliver_reply(&mut self, lane: &mut SimLane, at: usize, call: SimSingle, outcome: SimOutcome) -> bool {
         match outcome {
             SimOutcome::Done | SimOutcome::Failed => self.answer_single(&call, None),
             SimOutcome::Payload { .. } => self.answer_single(&call, Some(FailureKind::Payload)),

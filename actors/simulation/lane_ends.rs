@@ -119,7 +119,10 @@ impl World {
                 let number = lane.workers[at].number;
                 // T4
                 let replied = self.leases.get(&number).is_some_and(|lease| !lease.outbox.is_empty());
-                assert!(!replied || lane.workers[at].awaiting_exit.is_some(), "a reply that can be read wins");
+                assert!(
+                    !replied || lane.workers[at].awaiting_exit.is_some(),
+                    "a reply that can be read wins"
+                );
                 self.end_faulty(lane, at, FailureKind::Timeout, None);
             }
             return true;

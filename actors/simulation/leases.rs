@@ -72,8 +72,7 @@ impl World {
     pub(super) fn acquire_for_lane(&mut self, id: u64, place: LanePlace) -> u64 {
         let waiter = if place == LanePlace::Last { self.next_ticket() } else { self.next_ahead() };
         let joined = self.next_order();
-        let waits =
-            SimWaiter { holder: Holder::Lane(id), has_call: true, joined, notice: Notice::default() };
+        let waits = SimWaiter { holder: Holder::Lane(id), has_call: true, joined, notice: Notice::default() };
         self.waiters.insert(waiter, waits);
         self.admit(waiter, place, place.acquire());
         waiter

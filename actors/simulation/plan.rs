@@ -99,9 +99,9 @@ impl Plan {
         .with_lanes(rng)
     }
 
-    /// Adds lanes to two plans of three.
+    /// Adds lanes to half of the plans.
     fn with_lanes(self, rng: &mut SeededRng) -> Self {
-        let lanes = rng.pick(&[0, 1, 3]);
+        let lanes = rng.pick(&[0, 0, 1, 3]);
         if lanes == 0 {
             return self;
         }
@@ -115,7 +115,7 @@ impl Plan {
             options,
             requesters: self.requesters / rng.pick(&[1, 2, 40]),
             lanes,
-            bursts: 1 + rng.below(20),
+            bursts: 1 + rng.below(8),
             hop: rng.pick(&[Duration::ZERO, micros(10), micros(60), self.delay]),
             has_gates: rng.happens(850),
             ..self

@@ -122,7 +122,9 @@ impl World {
 
     /// C9: a requester drops the future of a call.
     pub(super) fn give_up_single(&mut self, number: u64) {
-        let Some(record) = self.lanes.calls.get_mut(&number).filter(|record| !record.is_over()) else { return };
+        let Some(record) = self.lanes.calls.get_mut(&number).filter(|record| !record.is_over()) else {
+            return;
+        };
         record.call.is_abandoned.set(true);
         let lane = record.lane;
         self.record("single call given up", || number.to_string());
@@ -162,7 +164,10 @@ impl World {
         // Its exit may have been reported, which the lane does not know yet.
         let Some(before) = self.workers.get(&worker).map(|worker| worker.checkouts - 1) else { return };
         let served = before + self.leases[&worker].singles.answered + open;
-        assert!(served <= most, "{served} calls and checkouts are written to worker {worker}, at most {most}");
+        assert!(
+            served <= most,
+            "{served} calls and checkouts are written to worker {worker}, at most {most}"
+        );
     }
 
     /// A call was taken back.
@@ -231,7 +236,8 @@ impl World {
     /// Checks what must hold whenever a lane has done all it can.
     pub(super) fn check_lane(&self, lane: &SimLane) {
         let now = self.now();
-        let written = lane.state.held.iter().flat_map(|held| held.written.iter().map(|call| call.single.call.number));
+        let written =
+            lane.state.held.iter().flat_map(|held| held.written.iter().map(|call| call.single.call.number));
         let queued = lane.state.queued.iter().map(|queued| queued.single.call.number);
         let failed = lane.failed.iter().map(|(call, _)| call.number);
         let places: Vec<u64> = written.chain(queued).chain(failed).collect();
@@ -239,7 +245,11 @@ impl World {
         let open: BTreeSet<u64> = open.map(|(number, _)| number).collect();
         assert_eq!(places.len(), open.len(), "each open call is in one place");
         assert!(places.iter().all(|call| open.contains(call)), "each open call is in one place");
-        assert_eq!(lane.state.slow_worker(now), None, "calls wait behind a slow one, and another worker takes them");
+        assert_eq!(
+            lane.state.slow_worker(now),
+            None,
+            "calls wait behind a slow one, and another worker takes them"
+        );
         let wanted = lane.state.wanted(self.others_waiting(lane).exclusive, now);
         let is_coming = !lane.asked.is_empty() || self.is_woken(lane.id);
         assert!(wanted == 0 || is_coming, "a worker is asked for");
@@ -248,7 +258,9 @@ impl World {
 
     /// Checks that no call waits behind a slow one while a worker is idle.
     pub(super) fn check_waits(&self) {
-        let Some(idle_since) = self.idle.iter().map(|idle| self.workers[idle].idle_from).min() else { return };
+        let Some(idle_since) = self.idle.iter().map(|idle| self.workers[idle].idle_from).min() else {
+            return;
+        };
         for (_, record) in self.open_singles().filter(|(_, record)| record.runs == 0) {
             let Some(lease) = record.worker.and_then(|worker| self.leases.get(&worker)) else { continue };
             let Some(busy_since) = lease.singles.busy_since else { continue };
