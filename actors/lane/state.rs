@@ -198,6 +198,16 @@ impl<C, P> Held<C, P> {
         taken
     }
 
+    /// Returns since when the first call waits for this worker to begin it, although the worker has nothing else to do.
+    pub(crate) fn stuck_since(&self) -> Option<Instant> {
+        (self.unreleased == 0 && self.begun == 0 && !self.written.is_empty()).then_some(self.progress_at)
+    }
+
+    /// Notes that the first call was taken back and written anew, and waits for longer than that.
+    pub(crate) fn stay_stuck(&mut self, since: Instant) {
+        self.progress_at = since;
+    }
+
     /// Returns how many calls stand behind what the worker does now: its first call, or a release that it has not reported.
     fn behind(&self) -> usize {
         let running = if self.unreleased == 0 { self.begun.max(1) } else { self.begun };

@@ -13,6 +13,8 @@ use crate::channel::begin_gated;
 pub(super) struct SingleWork {
     /// Since when the worker has run a call, or its `checkout_done`.
     pub(super) busy_since: Option<Duration>,
+    /// How many calls the lane may write.
+    pub(super) budget: u64,
     /// Replies that the lane has read.
     pub(super) answered: u64,
     /// A release that the worker has not reported.

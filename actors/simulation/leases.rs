@@ -149,7 +149,9 @@ impl World {
         worker.expected_state = Some(ExpectedState::Leased(waiter));
         worker.checkouts += 1;
         let pipe = std::mem::take(&mut worker.pipe);
-        self.leases.insert(number, SimLease::new(waiter, pipe));
+        let mut lease = SimLease::new(waiter, pipe);
+        lease.singles.budget = self.state.checkouts_left(number).saturating_add(1);
+        self.leases.insert(number, lease);
         self.notify_waiter(waiter, |notice| notice.lease = Some(number));
     }
 

@@ -9,6 +9,7 @@ mod channel;
 mod checks;
 mod lane;
 mod lane_ends;
+mod lane_gate;
 mod lane_worker;
 mod leases;
 mod plan;
