@@ -71,24 +71,20 @@ impl PoolState {
         let old: Vec<u64> = self.idle.iter().filter(|&worker| !self.is_current(worker)).collect();
         for worker in old {
             // Decided for one worker after the other, least recently used first, so the last used ones stay longest.
-            let generation = self.workers.get(&worker).map(|entry| entry.generation);
-            if let Some(generation) = generation.filter(|&generation| !self.may_stay_idle(generation)) {
-                self.retire(worker, generation.retire_reason(), now);
+            let leaving = self.workers.get(&worker).filter(|entry| !self.is_stand_in(entry, 1));
+            if let Some(reason) = leaving.map(|entry| entry.generation.retire_reason()) {
+                self.retire(worker, reason, now);
             }
         }
     }
 
     /// Returns whether a lent worker that comes back now is still needed.
-    pub(super) fn may_stay(&self, generation: Generation) -> bool {
-        generation == Generation::Current || self.is_stand_in(generation, 0)
+    pub(super) fn may_stay(&self, worker: &WorkerEntry) -> bool {
+        worker.generation == Generation::Current || self.is_stand_in(worker, 0)
     }
 
-    /// Returns the same for an idle worker, which is counted among the idle ones itself.
-    fn may_stay_idle(&self, generation: Generation) -> bool {
-        self.is_stand_in(generation, 1)
-    }
-
-    fn is_stand_in(&self, generation: Generation, counted: usize) -> bool {
+    /// `counted`: it is counted as one of the idle workers itself, or not at all.
+    fn is_stand_in(&self, worker: &WorkerEntry, counted: usize) -> bool {
         let is_ready = |entry: &&WorkerEntry| {
             entry.generation == Generation::Current
                 && matches!(entry.worker_state, WorkerState::Idle { .. } | WorkerState::Leased { .. })
@@ -100,11 +96,14 @@ impl PoolState {
                 && entry.worker_state == WorkerState::Starting
         });
         let idle = self.idle.iter().filter(|&worker| !self.is_current(worker)).count() - counted;
-        let wanted = self.limits.min_workers.max(self.servable().min(1));
+        // Its own place at a bulkhead may be what others wait for.
+        let frees_place = worker.bulkhead.is_some_and(|bulkhead| self.waiting.has_next_at(bulkhead));
+        let is_awaited = self.servable() > 0 || frees_place && !self.is_paused;
+        let wanted = self.limits.min_workers.max(usize::from(is_awaited));
         // At the maximum, no replacement can be forked before a worker exits.
         let is_ending = self.counts.ending > 0 || self.workers.values().any(|entry| entry.leaves.is_some());
         let blocks_replacement = self.free_capacity() == 0 && !is_coming && !is_ending;
-        let serves_on = matches!(generation, Generation::Recycled | Generation::Outdated);
+        let serves_on = matches!(worker.generation, Generation::Recycled | Generation::Outdated);
         serves_on && ready + idle < wanted && !blocks_replacement
     }
 
