@@ -184,7 +184,8 @@ impl<W: Worker> PoolBuilder<W> {
     }
 
     /// Sets above how much private memory, in bytes, a worker is replaced. It is measured when a checkout is released, never
-    /// during a call. Default: `None`, no limit.
+    /// during a call. Default: `None`, no limit. Memory that is shared with the fork server does not count, and unmodified
+    /// pages of files do not.
     ///
     /// To make allocations fail during a call, use [`memory_limit`](Self::memory_limit).
     pub fn max_memory(mut self, bytes: impl Into<Option<u64>>) -> Self {

@@ -252,8 +252,12 @@ impl Session {
     /// Passes an event to the machine and carries out what that wants done.
     fn handle(&mut self, event: Event<PendingCall>, now: Instant, host: &mut dyn Host) {
         self.machine.on(event, now, &mut self.actions);
+        self.show_holding();
         self.carry_out(host);
-        // A worker that is not held any more runs `checkout_done`.
+    }
+
+    /// Shows whether the worker has something to do. One that is not held any more runs `checkout_done`.
+    fn show_holding(&self) {
         let is_running = self.machine.has_running() || !self.machine.holds_worker();
         self.waiter.holding.show_running(is_running);
     }

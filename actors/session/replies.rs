@@ -62,6 +62,7 @@ impl Session {
                     self.machine.on(event, now, &mut self.actions);
                     // Ahead of the answer, so that what is shown is true once that has arrived.
                     self.show_running(now);
+                    self.show_holding();
                     self.carry_out(host);
                 }
                 Some(None) => {}

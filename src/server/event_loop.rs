@@ -81,6 +81,8 @@ pub(super) struct ForkServer<'a> {
     pub(super) children: Children,
     /// The child that becomes the next worker.
     pub(super) parking: Parking<ParkedChild>,
+    /// Whether the program's pages were mapped into this process.
+    pub(super) has_mapped_program: bool,
     /// Whether children have exited that were not reaped in the last turn of the loop.
     pub(super) has_more_exits: bool,
     /// Set once the server takes no more work: `Some(Some(deadline))` if its workers must finish by then.
@@ -152,6 +154,7 @@ impl<'a> ForkServer<'a> {
         let now = Instant::now();
         ForkServer {
             parking: Parking::new(options.park_worker && descriptors::are_plenty(), now),
+            has_mapped_program: false,
             template,
             options,
             own,

@@ -134,7 +134,7 @@ impl ForkServer<'_> {
         }
         let demand = self.parking_demand();
         match self.parking.step(demand, now) {
-            Step::Fork => match self.park(now) {
+            Step::Fork => match self.park_with_program(now) {
                 Some(end) => return Tended::Child(end),
                 // What is to be done next depends on what came of it.
                 None => return Tended::Wait(Some(Duration::ZERO)),
@@ -158,6 +158,14 @@ impl ForkServer<'_> {
                 if is_used { Demand::Yes } else { Demand::Recent }
             }
         }
+    }
+
+    /// Forks the child with the program mapped in this process as well, so that no page of it counts as the child's own.
+    fn park_with_program(&mut self, now: Instant) -> Option<ParkedEnd> {
+        if !std::mem::replace(&mut self.has_mapped_program, true) {
+            program_pages::map_all();
+        }
+        self.park(now)
     }
 
     /// Forks the child. Returns its end of the socket in the child.

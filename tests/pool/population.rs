@@ -427,7 +427,8 @@ fn memory_shared_with_the_fork_server_does_not_count_as_the_workers_own() {
         let pool = pool().workers(1..=1).max_memory(4 << 20).start().expect("the pool starts");
         let pid = answer(pool.send(Pid)).await.expect("a pid");
         for _ in 0..5 {
-            assert_eq!(answer(pool.send(Pid)).await, Ok(pid));
+            let same = answer(pool.send(Pid)).await;
+            assert_eq!(same, Ok(pid), "{:?}", pool.snapshot().workers);
         }
     });
 }
