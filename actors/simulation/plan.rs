@@ -110,9 +110,9 @@ impl Plan {
         .with_lanes(rng)
     }
 
-    /// Adds lanes to half of the plans.
+    /// Adds lanes to a quarter of the plans.
     fn with_lanes(self, rng: &mut SeededRng) -> Self {
-        let lanes = rng.pick(&[0, 0, 1, 3]);
+        let lanes = rng.pick(&[0, 0, 0, 0, 0, 0, 1, 3]);
         if lanes == 0 {
             return self;
         }
