@@ -178,4 +178,23 @@ mod tests {
         assert_eq!(actions(&mut state), [Action::Fork(3), Action::Fork(4), retires(1)]);
         assert_eq!(state.retire_reason(2, ReleaseReport::default(), now), Some(RetireReason::Outdated));
     }
+
+    /// S4
+    #[test]
+    fn an_old_worker_serves_on_if_the_next_checkout_waits_for_its_place_at_a_bulkhead() {
+        let (mut state, now) = state(0, 2);
+        let bulkhead = Some(state.waiting.add_bulkhead(1));
+        assert_eq!(state.acquire(Request::checkout(7, bulkhead), now), Admission::Queued);
+        state.mark_ready(1, now);
+        state.mark_outdated([1].into_iter(), true, now);
+        assert_eq!(state.acquire(Request::checkout(8, bulkhead), now), Admission::Queued);
+        assert_eq!(
+            actions(&mut state),
+            [Action::Fork(1), Action::Grant { to: 7, worker: 1 }, Action::Fork(2)]
+        );
+        state.release(1, ReleaseReport::default(), now);
+        assert_eq!(actions(&mut state), [Action::Grant { to: 8, worker: 1 }]);
+        state.release(1, ReleaseReport::default(), now);
+        assert_eq!(actions(&mut state), [retires(1)], "no other needs it");
+    }
 }

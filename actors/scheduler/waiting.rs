@@ -392,3 +392,31 @@ impl PoolState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P4: a lane stands ahead of the first checkout that competes with it, behind lanes that did so before, and behind
+    /// those that wait at other bulkheads and came first.
+    #[test]
+    fn a_lane_that_asks_ahead_stands_before_the_first_checkout_that_may_have_its_worker() {
+        let mut waiting = Waiting::default();
+        let (full, own) = (waiting.add_bulkhead(1), waiting.add_bulkhead(2));
+        waiting.take_place(full);
+        waiting.push_back(Request::lane(1, None));
+        waiting.push_back(Request::checkout(2, Some(full)));
+        waiting.push_back(Request::checkout(3, None));
+        waiting.push_back(Request::lane(4, Some(own)));
+        waiting.push_back(Request::checkout(5, Some(own)));
+        waiting.push_before_checkouts(Request::lane(6, Some(own)));
+        waiting.push_before_checkouts(Request::lane(7, None));
+        assert!(waiting.iter().eq([1, 2, 6, 7, 3, 4, 5]));
+        waiting.push_front(Request::checkout(8, Some(full)));
+        waiting.push_before_checkouts(Request::lane(9, None));
+        assert!(waiting.iter().eq([8, 1, 2, 6, 7, 9, 3, 4, 5]));
+        assert!(waiting.allowed().eq([1, 6, 7, 9, 3, 4]), "its bulkhead has two places");
+        waiting.push_before_checkouts(Request::lane(10, Some(full)));
+        assert_eq!(waiting.iter().next(), Some(10), "they compete at the bulkhead");
+    }
+}
