@@ -2,8 +2,9 @@
 //!
 //! A worker is an actix actor whose handlers run in a process of their own, where they may block, panic, crash
 //! or hang: that fails their own call and costs a worker, which is replaced. A [`PoolHandle`] runs a message on
-//! any free worker, as `SyncArbiter` does; a [`Checkout`] has one worker to itself. The processes are forked by a
-//! fork server, which is this program started again; the application itself never forks.
+//! any free worker, as `SyncArbiter` does; a [`CheckoutHandle`] has one worker to itself, and a [`Checkout`] is the same
+//! as an actor. The processes are forked by a fork server, which is this program started again; the application itself
+//! never forks.
 //!
 //! ```no_run
 //! use actix::prelude::*;
@@ -45,15 +46,17 @@
 //! #[actix::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let pool = Pool::<Counter>::builder(40).workers(1..=4).start()?;
-//!     let checkout = pool.checkout().start();
-//!     checkout.send(Add(1)).await??;
-//!     println!("{}", checkout.send(Add(1)).await??);
+//!     println!("{}", pool.send(Add(1)).await?); // on any free worker
+//!
+//!     let checkout = pool.checkout().open(); // one worker, until the handle is dropped
+//!     checkout.call(Add(1)).await?;
+//!     println!("{}", checkout.call(Add(1)).await?);
 //!     Ok(())
 //! }
 //! ```
 //!
 //! Reading order: [`prelude`] is what a user needs in scope. [`Worker`] and [`WorkerContext`] are a worker's side of a
-//! call; [`Pool`], [`PoolHandle`] and [`Checkout`] are its caller's; a caller receives a [`Failure`] if no handler
+//! call; [`PoolHandle`], [`CheckoutHandle`], [`Checkout`] and [`Pool`] are its caller's; a caller receives a [`Failure`] if no handler
 //! answered. [`PoolBuilder`] has the options and [`Stats`] the figures. A [`RequestLog`] collects what belongs to one
 //! request in all processes; [`WorkerLog`] writes to it from a worker.
 //!

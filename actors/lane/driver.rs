@@ -13,7 +13,7 @@ use crate::actors::calls::payload::Payload;
 use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::bulkheads::{Bulkhead, QueueView};
-use crate::actors::scheduler::lanes::LaneSignals;
+use crate::actors::scheduler::lanes::{LanePlace, LaneSignals};
 use crate::actors::scheduler::state::ReleaseReport;
 use crate::actors::scheduler::tallies::ThreadTally;
 use crate::actors::scheduler::waiter::{Notice, Waiter};
@@ -161,7 +161,7 @@ impl Driver {
                 let starts_run = std::mem::replace(&mut self.exclusive_seen, joined) != joined;
                 self.state.queued.insert(Queued { single, message, ticket, starts_run });
                 // At once, so that no checkout that is made later comes before it.
-                self.ask(now);
+                self.ask_at(LanePlace::Last, now);
             }
             Err(problem) => {
                 self.failed.push((single.call, unencodable(&problem)));
@@ -251,6 +251,10 @@ impl Driver {
     /// Asks for one more worker if it has something to do, or withdraws requests; returns whether it asked. The next one
     /// is asked for once that is answered or waits: most often one worker is enough.
     pub(super) fn ask(&mut self, now: Instant) -> bool {
+        self.ask_at(self.state.place_in_line(self.queue().first_exclusive()), now)
+    }
+
+    fn ask_at(&mut self, place: LanePlace, now: Instant) -> bool {
         if let Some(bulkhead) = &self.bulkhead {
             self.state.max_workers = bulkhead.most();
         }
@@ -264,8 +268,9 @@ impl Driver {
             self.urgent = 0;
             return false;
         }
-        let waiter = self.scheduler.acquire_for_lane(self.bulkhead_id(), self.urgent > 0);
+        let place = if self.urgent > 0 { LanePlace::First } else { place };
         self.urgent = self.urgent.saturating_sub(1);
+        let waiter = self.scheduler.acquire_for_lane(self.bulkhead_id(), place);
         self.waker.iter().for_each(|waker| waiter.set_waker(waker));
         self.asked.push(waiter);
         true
@@ -278,8 +283,7 @@ impl Driver {
         for at in (0..self.asked.len()).rev() {
             if let Some(notice) = self.asked.get(at).and_then(|waiter| waiter.take_notice()) {
                 has_any = true;
-                let waiter = self.asked.remove(at);
-                self.handle_answer(waiter, notice, now);
+                self.handle_answer(at, notice, now);
             }
         }
         for at in (0..self.workers.len()).rev() {
@@ -295,18 +299,21 @@ impl Driver {
     }
 
     /// Handles the scheduler's answer to a request for a worker.
-    fn handle_answer(&mut self, waiter: Arc<Waiter>, mut notice: Notice, now: Instant) {
+    fn handle_answer(&mut self, at: usize, mut notice: Notice, now: Instant) {
         if let Some(refusal) = notice.refusal.take() {
             if refusal.kind() == FailureKind::Stopped {
-                self.stop_waiting();
-            } else if let Some(first) = self.state.queued.pop_first() {
+                self.asked.remove(at);
+                return self.stop_waiting();
+            }
+            // A failed set-up fails one call, and the request stands for those behind it.
+            if let Some(first) = self.state.queued.pop_first() {
                 self.failed.push((first.single.call, refusal));
             }
         }
         if let Some(lease) = notice.lease.take() {
+            let waiter = self.asked.remove(at);
             if notice.killed {
-                self.urgent += 1;
-                return drop(lease.kill(RetireReason::Killed));
+                return self.lose(lease, RetireReason::Killed, now);
             }
             match LaneWorker::accept(lease, waiter, now) {
                 Ok((worker, held)) => {
@@ -321,10 +328,7 @@ impl Driver {
                     }
                     self.handle_notice(self.workers.len() - 1, notice, now);
                 }
-                Err(lease) => {
-                    self.urgent += 1;
-                    drop(lease.kill(RetireReason::Broken));
-                }
+                Err(lease) => self.lose(*lease, RetireReason::Broken, now),
             }
         }
     }
@@ -403,6 +407,8 @@ impl Driver {
                 |at: usize| workers[at].channel().is_none_or(|channel| channel.outbox().is_empty());
             let Some(at) = self.state.next_to_give_back(is_written, &mut look_again) else { break };
             let (worker, held) = self.remove(at);
+            // Before the worker is given back: a pool that closes ends once it has no lease and no request.
+            self.ask(now);
             let released = &worker.released;
             worker.lease.give_back(ReleaseReport {
                 stop: released.stop,

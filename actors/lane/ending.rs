@@ -12,6 +12,7 @@ use crate::actors::calls::payload::Payload;
 use crate::actors::calls::{CallTimes, PendingCall};
 use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::exit::ExitReport;
+use crate::actors::scheduler::lease::Lease;
 use crate::actors::scheduler::waiter::Notice;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::transport::{Arrived, MAX_LAST_READS};
@@ -57,6 +58,14 @@ impl Driver {
                 self.close(at, now);
             }
         }
+    }
+
+    /// Kills a worker that was granted and serves no call.
+    pub(super) fn lose(&mut self, lease: Lease, reason: RetireReason, now: Instant) {
+        self.urgent += 1;
+        // Before the worker is killed: its exit may be known, and a pool that closes ends once it has no request.
+        self.ask(now);
+        drop(lease.kill(reason));
     }
 
     /// Writes the first queued call to this worker.

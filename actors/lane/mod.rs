@@ -10,7 +10,7 @@ mod driver;
 mod ending;
 mod limits;
 mod queue;
-mod state;
+pub(crate) mod state;
 mod taking_back;
 #[cfg(test)]
 mod tests;
@@ -29,7 +29,7 @@ use crate::actors::calls::payload::Payload;
 use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::bulkheads::Bulkhead;
-use crate::actors::scheduler::lanes::LaneSignals;
+use crate::actors::scheduler::lanes::{LanePlace, LaneSignals};
 use crate::actors::scheduler::waiter::Waiter;
 use crate::actors::transport::blobs::Encoded;
 use crate::wire::frame::PayloadError;
@@ -66,7 +66,8 @@ impl Ticket {
     pub(crate) fn new(scheduler: &Arc<Scheduler>, bulkhead: Option<&Arc<Bulkhead>>) -> Option<Self> {
         scheduler.accepts_calls().then(|| {
             scheduler.note_sent();
-            let waiter = scheduler.acquire_for_lane(bulkhead.map(|bulkhead| bulkhead.id), false);
+            let bulkhead = bulkhead.map(|bulkhead| bulkhead.id);
+            let waiter = scheduler.acquire_for_lane(bulkhead, LanePlace::Last);
             Ticket { scheduler: scheduler.clone(), waiter: Some(waiter) }
         })
     }

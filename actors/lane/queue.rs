@@ -56,23 +56,31 @@ impl<C, M> Queue<C, M> {
     }
 
     pub(crate) fn pop_first(&mut self) -> Option<Queued<C, M>> {
-        self.remove(0)
+        let first = self.calls.pop_front()?;
+        self.runs -= usize::from(first.starts_run);
+        Some(first)
     }
 
+    /// Takes a call that gets no worker. The next one of its run starts that run then.
     pub(crate) fn remove(&mut self, at: usize) -> Option<Queued<C, M>> {
         let queued = self.calls.remove(at)?;
-        self.runs -= usize::from(queued.starts_run);
+        match self.calls.get_mut(at) {
+            Some(next) if at > 0 && !next.starts_run => next.starts_run = queued.starts_run,
+            _ => self.runs -= usize::from(queued.starts_run),
+        }
         Some(queued)
     }
 
     /// Drops the calls for which this is `false`.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Queued<C, M>) -> bool) {
-        let runs = &mut self.runs;
-        self.calls.retain(|queued| {
-            let is_kept = keep(queued);
-            *runs -= usize::from(!is_kept && queued.starts_run);
-            is_kept
-        });
+        let mut at = 0;
+        while let Some(queued) = self.calls.get(at) {
+            if keep(queued) {
+                at += 1;
+            } else {
+                self.remove(at);
+            }
+        }
     }
 
     /// Takes all calls.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::queue::Queue;
 use crate::actors::calls::limits::{ClockStart, MAX_WRITTEN_BYTES, MAX_WRITTEN_CALLS};
+use crate::actors::scheduler::lanes::LanePlace;
 
 /// A call goes behind another one only while that one has run for less than this (50 µs): about what it costs to wake
 /// another worker.
@@ -192,6 +193,16 @@ impl<C, P> Held<C, P> {
         taken
     }
 
+    /// Returns since when the first call waits for this worker to begin it, although the worker has nothing else to do.
+    pub(crate) fn stuck_since(&self) -> Option<Instant> {
+        (self.unreleased == 0 && self.begun == 0 && !self.written.is_empty()).then_some(self.progress_at)
+    }
+
+    /// Notes that the first call was taken back and written anew, and waits for longer than that.
+    pub(crate) fn stay_stuck(&mut self, since: Instant) {
+        self.progress_at = since;
+    }
+
     /// Returns how many calls stand behind what the worker does now: its first call, or a release that it has not reported.
     pub(crate) fn behind(&self) -> usize {
         let running = if self.unreleased == 0 { self.begun.max(1) } else { self.begun };
@@ -247,6 +258,13 @@ impl<C, P, M> LaneState<C, P, M> {
     pub(crate) fn place_for_queued(&self, first_exclusive: u64, now: Instant) -> Option<usize> {
         self.queued.first().filter(|first| first.ticket < first_exclusive)?;
         self.place(now)
+    }
+
+    /// Returns where the next request for a worker stands that is made because the lane has lost or given back one:
+    /// `first_exclusive` is the number of the first waiting checkout that is no lane.
+    pub(crate) fn place_in_line(&self, first_exclusive: u64) -> LanePlace {
+        let came_before = self.queued.first().is_some_and(|first| first.ticket < first_exclusive);
+        if came_before { LanePlace::BeforeCheckouts } else { LanePlace::Last }
     }
 
     fn place(&self, now: Instant) -> Option<usize> {

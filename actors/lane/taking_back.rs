@@ -51,8 +51,16 @@ impl Driver {
     pub(super) fn spread(&mut self, now: Instant) {
         self.note_progress(now);
         while let Some(slow) = self.state.slow_worker(now) {
-            let before = self.state.held[slow].written.len();
+            let (before, stuck_since) =
+                (self.state.held[slow].written.len(), self.state.held[slow].stuck_since());
             self.take_back(slow);
+            if let Some(since) = stuck_since
+                && self.state.held[slow].written.is_empty()
+            {
+                // This call has its worker. The others would only follow it there, as if the worker were free.
+                self.write_first(slow, now);
+                self.state.held[slow].stay_stuck(since);
+            }
             if self.state.held[slow].written.len() == before {
                 return;
             }

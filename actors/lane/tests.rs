@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::state::{Held, LaneState, OthersWaiting, Queued, Single};
+use crate::actors::calls::limits::MAX_WRITTEN_BYTES;
 use crate::testing::seeded_rng::{SeededRng, seeds};
 
 const DEFAULT_SEEDS: std::ops::Range<u64> = 0..100;
@@ -369,4 +370,22 @@ fn each_call_begins_at_most_once_is_answered_once_and_waits_behind_no_slow_one()
             std::panic::resume_unwind(problem);
         }
     }
+}
+
+/// Calls that were taken back leave room for others in the bytes that may be written ahead.
+#[test]
+fn calls_that_are_taken_back_take_no_room() {
+    let now = Instant::now();
+    let mut lane: LaneState<usize, (), ()> = LaneState::new(1);
+    lane.held.push(Held::new(u64::MAX, true, now));
+    let alone = OthersWaiting { any: false, exclusive: false };
+    let mut written = 0;
+    while let Some(at) = lane.place_for_new(alone, now) {
+        lane.held[at].push(Single::new(written, None, now), (), MAX_WRITTEN_BYTES / 4, now);
+        written += 1;
+    }
+    assert_eq!(written, 4, "no more bytes are written ahead");
+    let taken = lane.held[0].take_behind(1);
+    assert_eq!(taken.len(), 3);
+    assert_eq!(lane.place_for_new(alone, now), Some(0), "the bytes that are left are few");
 }

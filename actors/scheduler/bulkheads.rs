@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::Scheduler;
+use super::queue::Rank;
 use super::registry::Registry;
 use super::waiting::{Ahead, BulkheadId};
 use crate::config::Options;
@@ -69,7 +70,7 @@ impl Default for QueueView {
 impl QueueView {
     /// Shows what has changed; called under the scheduler's lock.
     pub(super) fn show(&self, ahead: Ahead) {
-        let id = |of: Option<(i64, u64)>| of.map_or(u64::MAX, |(_, id)| id);
+        let id = |of: Option<(Rank, u64)>| of.map_or(u64::MAX, |(_, id)| id);
         self.waiting.store(ahead.count, Ordering::Relaxed);
         self.first.store(id(ahead.first), Ordering::Relaxed);
         self.first_exclusive.store(id(ahead.first_exclusive), Ordering::Relaxed);

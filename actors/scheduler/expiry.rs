@@ -20,7 +20,7 @@ impl PoolState {
             entry.leaves
         } else if report.stop {
             Some(RetireReason::StopRequested)
-        } else if !self.may_stay(entry.generation) {
+        } else if !self.may_stay(entry) {
             Some(entry.generation.retire_reason())
         } else if entry.checkouts >= self.limits.max_checkouts {
             Some(RetireReason::MaxCheckouts)

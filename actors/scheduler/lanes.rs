@@ -13,7 +13,7 @@ use super::holding::Tenant;
 use super::registry::{Registry, WaitOutcome};
 use super::state::{Admission, PoolPhase, PoolState, ReleaseReport};
 use super::waiter::Waiter;
-use super::waiting::{BulkheadId, Request, WaitingCalls};
+use super::waiting::{BulkheadId, Request, Waiting, WaitingCalls};
 use crate::failure::{Failure, Phase};
 
 /// What other threads see of a lane, and by what they wake it.
@@ -53,6 +53,27 @@ impl LaneSignals {
     fn wake(&self) {
         let waker = self.waker.lock().clone();
         waker.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// Where a lane stands in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LanePlace {
+    /// At the front, for a call whose worker was lost before it began it.
+    First,
+    /// Ahead of the first checkout that is no lane, for a call that was sent before that joined.
+    BeforeCheckouts,
+    Last,
+}
+
+impl LanePlace {
+    /// Returns what the pool state is asked.
+    pub(crate) fn acquire(self) -> fn(&mut PoolState, Request, Instant) -> Admission {
+        match self {
+            LanePlace::First => PoolState::reacquire,
+            LanePlace::BeforeCheckouts => PoolState::acquire_ahead_for_lane,
+            LanePlace::Last => PoolState::acquire_for_lane,
+        }
     }
 }
 
@@ -186,7 +207,12 @@ impl Scheduler {
 
     /// Returns the number of a call that begins to wait now, among those of the checkouts.
     pub(crate) fn next_ticket(&self) -> u64 {
-        self.last_checkout.fetch_add(1, Ordering::Relaxed)
+        self.last_checkout.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Returns the number of a checkout that is put ahead of others: lower than all before.
+    pub(super) fn next_ahead(&self) -> u64 {
+        self.last_ahead.fetch_sub(1, Ordering::Relaxed)
     }
 
     /// Refuses a call if as many wait already as may. `granted` returns how many of the calls in the lane have their worker.
@@ -215,14 +241,15 @@ impl Scheduler {
         }
     }
 
-    /// Requests a worker for a lane, as [`acquire`](Self::acquire) does for a checkout; `first`: at the front of the queue.
+    /// Requests a worker for a lane, as [`acquire`](Self::acquire) does for a checkout.
     pub(crate) fn acquire_for_lane(
         self: &Arc<Self>,
         bulkhead: Option<BulkheadId>,
-        first: bool,
+        place: LanePlace,
     ) -> Arc<Waiter> {
-        let acquire = if first { PoolState::reacquire } else { PoolState::acquire_for_lane };
-        let waiter = self.add_waiter(Tenant::Lane(None), acquire, |id| Request::lane(id, bulkhead));
+        let id = if place == LanePlace::Last { self.next_ticket() } else { self.next_ahead() };
+        let request = Request::lane(id, bulkhead);
+        let waiter = self.add_waiter(Tenant::Lane(None), place.acquire(), request);
         waiter.has_call.store(true, Ordering::Relaxed);
         waiter
     }
@@ -250,13 +277,22 @@ impl PoolState {
     /// Lends an idle worker to a lane, or puts the lane at the end of the queue. The lane bounds its calls, and takes none
     /// once the pool closes.
     pub(crate) fn acquire_for_lane(&mut self, request: Request, now: Instant) -> Admission {
+        self.admit_lane(request, Waiting::push_back, now)
+    }
+
+    /// Does the same ahead of the first checkout that is no lane and may have a worker that the lane could have.
+    pub(crate) fn acquire_ahead_for_lane(&mut self, request: Request, now: Instant) -> Admission {
+        self.admit_lane(request, Waiting::push_before_checkouts, now)
+    }
+
+    fn admit_lane(&mut self, request: Request, queue: fn(&mut Waiting, Request), now: Instant) -> Admission {
         if self.phase == PoolPhase::Stopping {
             return Admission::Stopped;
         }
         if let Some(worker) = self.lend_idle(request, now) {
             return Admission::Granted { worker };
         }
-        self.waiting.push_back(request);
+        queue(&mut self.waiting, request);
         self.fork_missing(now);
         Admission::Queued
     }

@@ -64,6 +64,9 @@ use tallies::Tallies;
 use waiter::Waiter;
 use waiting::{BulkheadId, Request};
 
+/// The number of the first checkout. Those that are put ahead of others count down from here.
+const FIRST_CHECKOUT: u64 = 1 << 62;
+
 /// The shared state of a pool: sessions acquire workers here, and the supervisor reports workers here.
 pub(crate) struct Scheduler {
     pub(crate) options: Options,
@@ -86,6 +89,8 @@ pub(crate) struct Scheduler {
     /// Tells the application's subscriber what happens to this pool.
     pub(crate) teller: Teller,
     last_checkout: AtomicU64,
+    /// The number of the last one that was put ahead of others: lower than all before.
+    last_ahead: AtomicU64,
     /// The bulkheads of messages, by the message's index in the interface; those beyond the end have none.
     message_bulkheads: Vec<Option<Arc<Bulkhead>>>,
     lanes: LaneBoard,
@@ -128,7 +133,8 @@ impl Scheduler {
             end: OnceLock::new(),
             call_arbiter,
             teller,
-            last_checkout: AtomicU64::new(0),
+            last_checkout: AtomicU64::new(FIRST_CHECKOUT),
+            last_ahead: AtomicU64::new(FIRST_CHECKOUT),
             message_bulkheads,
             lanes: LaneBoard::default(),
             registry: Mutex::new(registry),
@@ -184,22 +190,23 @@ impl Scheduler {
     ///
     /// The outcome is a notice in the waiter's mailbox: a lease, a refusal (`Overloaded`, `Stopped`), or nothing yet.
     pub(crate) fn acquire(self: &Arc<Self>, tenant: Tenant, bulkhead: Option<BulkheadId>) -> Arc<Waiter> {
-        self.add_waiter(tenant, PoolState::acquire, |id| Request::checkout(id, bulkhead))
+        let request = Request::checkout(self.next_ticket(), bulkhead);
+        self.add_waiter(tenant, PoolState::acquire, request)
     }
 
     /// Does the same at the front of the queue, for a checkout whose worker exited before it had begun a call.
     pub(crate) fn reacquire(self: &Arc<Self>, tenant: Tenant, bulkhead: Option<BulkheadId>) -> Arc<Waiter> {
-        self.add_waiter(tenant, PoolState::reacquire, |id| Request::checkout(id, bulkhead))
+        let request = Request::checkout(self.next_ahead(), bulkhead);
+        self.add_waiter(tenant, PoolState::reacquire, request)
     }
 
     fn add_waiter(
         self: &Arc<Self>,
         tenant: Tenant,
         acquire: fn(&mut PoolState, Request, Instant) -> Admission,
-        request: impl FnOnce(u64) -> Request,
+        request: Request,
     ) -> Arc<Waiter> {
-        let waiter = Waiter::new(self.last_checkout.fetch_add(1, Ordering::Relaxed), tenant);
-        let request = request(waiter.id);
+        let waiter = Waiter::new(request.id, tenant);
         self.update(|registry, now| {
             if self.options.max_waiting.is_some() {
                 registry.state.waiting_calls = self.lanes.waiting_calls();

@@ -172,10 +172,14 @@ impl Scheduler {
                 registry.setup_failure = Some(failure.clone());
                 return None;
             };
+            if registry.state.waiting().is_lane(first) {
+                // It keeps its place for the calls behind the one that fails.
+                return registry.waiters.get(&first).map(|queued| queued.waiter.clone());
+            }
             registry.state.cancel(first, now);
-            registry.waiters.remove(&first)
+            registry.waiters.remove(&first).map(|queued| queued.waiter)
         });
-        let wake = first.and_then(|first| first.waiter.notify(|notice| notice.refusal = Some(failure)));
+        let wake = first.and_then(|first| first.notify(|notice| notice.refusal = Some(failure)));
         wake.into_iter().for_each(Waker::wake);
     }
 

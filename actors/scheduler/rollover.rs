@@ -71,24 +71,20 @@ impl PoolState {
         let old: Vec<u64> = self.idle.iter().filter(|&worker| !self.is_current(worker)).collect();
         for worker in old {
             // Decided for one worker after the other, least recently used first, so the last used ones stay longest.
-            let generation = self.workers.get(&worker).map(|entry| entry.generation);
-            if let Some(generation) = generation.filter(|&generation| !self.may_stay_idle(generation)) {
-                self.retire(worker, generation.retire_reason(), now);
+            let leaving = self.workers.get(&worker).filter(|entry| !self.is_stand_in(entry, 1));
+            if let Some(reason) = leaving.map(|entry| entry.generation.retire_reason()) {
+                self.retire(worker, reason, now);
             }
         }
     }
 
     /// Returns whether a lent worker that comes back now is still needed.
-    pub(super) fn may_stay(&self, generation: Generation) -> bool {
-        generation == Generation::Current || self.is_stand_in(generation, 0)
+    pub(super) fn may_stay(&self, worker: &WorkerEntry) -> bool {
+        worker.generation == Generation::Current || self.is_stand_in(worker, 0)
     }
 
-    /// Returns the same for an idle worker, which is counted among the idle ones itself.
-    fn may_stay_idle(&self, generation: Generation) -> bool {
-        self.is_stand_in(generation, 1)
-    }
-
-    fn is_stand_in(&self, generation: Generation, counted: usize) -> bool {
+    /// `counted`: it is counted as one of the idle workers itself, or not at all.
+    fn is_stand_in(&self, worker: &WorkerEntry, counted: usize) -> bool {
         let is_ready = |entry: &&WorkerEntry| {
             entry.generation == Generation::Current
                 && matches!(entry.worker_state, WorkerState::Idle { .. } | WorkerState::Leased { .. })
@@ -100,11 +96,14 @@ impl PoolState {
                 && entry.worker_state == WorkerState::Starting
         });
         let idle = self.idle.iter().filter(|&worker| !self.is_current(worker)).count() - counted;
-        let wanted = self.limits.min_workers.max(self.servable().min(1));
+        // Its own place at a bulkhead may be what others wait for.
+        let frees_place = worker.bulkhead.is_some_and(|bulkhead| self.waiting.has_next_at(bulkhead));
+        let is_awaited = self.servable() > 0 || frees_place && !self.is_paused;
+        let wanted = self.limits.min_workers.max(usize::from(is_awaited));
         // At the maximum, no replacement can be forked before a worker exits.
         let is_ending = self.counts.ending > 0 || self.workers.values().any(|entry| entry.leaves.is_some());
         let blocks_replacement = self.free_capacity() == 0 && !is_coming && !is_ending;
-        let serves_on = matches!(generation, Generation::Recycled | Generation::Outdated);
+        let serves_on = matches!(worker.generation, Generation::Recycled | Generation::Outdated);
         serves_on && ready + idle < wanted && !blocks_replacement
     }
 
@@ -178,5 +177,24 @@ mod tests {
         state.mark_outdated([1, 2].into_iter(), false, now);
         assert_eq!(actions(&mut state), [Action::Fork(3), Action::Fork(4), retires(1)]);
         assert_eq!(state.retire_reason(2, ReleaseReport::default(), now), Some(RetireReason::Outdated));
+    }
+
+    /// S4
+    #[test]
+    fn an_old_worker_serves_on_if_the_next_checkout_waits_for_its_place_at_a_bulkhead() {
+        let (mut state, now) = state(0, 2);
+        let bulkhead = Some(state.waiting.add_bulkhead(1));
+        assert_eq!(state.acquire(Request::checkout(7, bulkhead), now), Admission::Queued);
+        state.mark_ready(1, now);
+        state.mark_outdated([1].into_iter(), true, now);
+        assert_eq!(state.acquire(Request::checkout(8, bulkhead), now), Admission::Queued);
+        assert_eq!(
+            actions(&mut state),
+            [Action::Fork(1), Action::Grant { to: 7, worker: 1 }, Action::Fork(2)]
+        );
+        state.release(1, ReleaseReport::default(), now);
+        assert_eq!(actions(&mut state), [Action::Grant { to: 8, worker: 1 }]);
+        state.release(1, ReleaseReport::default(), now);
+        assert_eq!(actions(&mut state), [retires(1)], "no other needs it");
     }
 }

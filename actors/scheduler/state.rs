@@ -141,7 +141,7 @@ pub(crate) struct PoolState {
     /// Waiting checkouts in order, and the bulkheads at which some of them may wait.
     pub(super) waiting: Waiting,
     /// Calls that wait in lanes, as last counted.
-    pub(super) waiting_calls: WaitingCalls,
+    pub(crate) waiting_calls: WaitingCalls,
     /// Workers that exited while they were lent, until their holders have reacted: each holder may request another
     /// worker.
     pub(super) unnoticed_exits: HashSet<u64>,

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use super::queue::LinkedQueue;
+use super::queue::{LinkedQueue, Rank};
 use super::state::{Action, Admission, PoolPhase, PoolState};
 
 /// One bulkhead of a pool.
@@ -75,7 +75,7 @@ impl Line {
 
     /// Returns who are in front, at most so many.
     fn first(&self, most: usize) -> Ahead {
-        let is_exclusive = |(_, id): &(i64, u64)| !self.lanes.contains(id);
+        let is_exclusive = |(_, id): &(Rank, u64)| !self.lanes.contains(id);
         Ahead {
             count: self.queue.len().min(most),
             first: self.queue.ranked().take(most).next(),
@@ -88,14 +88,14 @@ impl Line {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ahead {
     pub(crate) count: usize,
-    pub(crate) first: Option<(i64, u64)>,
+    pub(crate) first: Option<(Rank, u64)>,
     /// The first that is no lane.
-    pub(crate) first_exclusive: Option<(i64, u64)>,
+    pub(crate) first_exclusive: Option<(Rank, u64)>,
 }
 
 impl Ahead {
     fn and(self, other: Ahead) -> Ahead {
-        let earlier = |one: Option<(i64, u64)>, other| one.into_iter().chain(other).min();
+        let earlier = |one: Option<(Rank, u64)>, other| one.into_iter().chain(other).min();
         Ahead {
             count: self.count + other.count,
             first: earlier(self.first, other.first),
@@ -128,6 +128,8 @@ pub(crate) struct Waiting {
     /// The ranks of the last that joined at either end: a lower one stands further in front.
     first_rank: i64,
     last_rank: i64,
+    /// How many have joined directly ahead of another one.
+    ahead: u64,
 }
 
 impl Waiting {
@@ -153,6 +155,12 @@ impl Waiting {
     pub(crate) fn has_place(&self, bulkhead: Option<BulkheadId>) -> bool {
         let bulkhead = bulkhead.and_then(|bulkhead| self.bulkheads.get(bulkhead.0));
         bulkhead.is_none_or(|bulkhead| bulkhead.places() > 0)
+    }
+
+    /// Returns whether a checkout waits that may have a worker once one that counts towards this bulkhead comes back.
+    pub(crate) fn has_next_at(&self, bulkhead: BulkheadId) -> bool {
+        let bulkhead = self.bulkheads.get(bulkhead.0);
+        bulkhead.is_some_and(|bulkhead| bulkhead.in_use <= bulkhead.most && !bulkhead.line.queue.is_empty())
     }
 
     /// Counts a worker that was lent.
@@ -256,15 +264,26 @@ impl Waiting {
     /// Adds a checkout behind all others. It must not wait yet.
     pub(crate) fn push_back(&mut self, request: Request) {
         self.last_rank += 1;
-        let rank = self.last_rank;
+        let rank = Rank::new(self.last_rank);
         self.line_for(request).push_back_ranked(request.id, rank);
     }
 
     /// Adds a checkout ahead of all others. It must not wait yet.
     pub(crate) fn push_front(&mut self, request: Request) {
         self.first_rank -= 1;
-        let rank = self.first_rank;
+        let rank = Rank::new(self.first_rank);
         self.line_for(request).push_front_ranked(request.id, rank);
+    }
+
+    /// Adds a lane ahead of the first checkout that is no lane and may have a worker that the lane could have, or behind all
+    /// others without one. It must not wait yet.
+    pub(crate) fn push_before_checkouts(&mut self, request: Request) {
+        let ahead = self.ahead();
+        let ahead = request.bulkhead.map_or(ahead, |bulkhead| self.ahead_of(bulkhead, ahead));
+        let Some((rank, _)) = ahead.first_exclusive else { return self.push_back(request) };
+        self.ahead += 1;
+        let rank = rank.ahead(self.ahead);
+        self.line_for(request).insert_ranked(request.id, rank);
     }
 
     fn line_for(&mut self, Request { id, bulkhead, is_lane }: Request) -> &mut LinkedQueue {
@@ -279,6 +298,15 @@ impl Waiting {
             line.lanes.insert(id);
         }
         &mut line.queue
+    }
+
+    /// Returns whether this waiting checkout is a lane.
+    pub(crate) fn is_lane(&self, id: u64) -> bool {
+        let line = match self.bulkhead_of(id).and_then(|bulkhead| self.bulkheads.get(bulkhead.0)) {
+            Some(bulkhead) => &bulkhead.line,
+            None => &self.unlimited,
+        };
+        line.lanes.contains(&id)
     }
 
     /// Returns the bulkhead of a waiting checkout.
@@ -302,7 +330,7 @@ impl Waiting {
         Some((id, bulkhead))
     }
 
-    fn ahead_first(&self) -> Option<(i64, u64)> {
+    fn ahead_first(&self) -> Option<(Rank, u64)> {
         let allowed = self.bulkheads.iter().filter(|bulkhead| bulkhead.places() > 0);
         let lines = allowed.map(|bulkhead| &bulkhead.line).chain([&self.unlimited]);
         lines.filter_map(|line| line.queue.ranked().next()).min()
@@ -362,5 +390,33 @@ impl PoolState {
         if self.waiting.len() < before {
             self.retire_unneeded(now);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P4: a lane stands ahead of the first checkout that competes with it, behind lanes that did so before, and behind
+    /// those that wait at other bulkheads and came first.
+    #[test]
+    fn a_lane_that_asks_ahead_stands_before_the_first_checkout_that_may_have_its_worker() {
+        let mut waiting = Waiting::default();
+        let (full, own) = (waiting.add_bulkhead(1), waiting.add_bulkhead(2));
+        waiting.take_place(full);
+        waiting.push_back(Request::lane(1, None));
+        waiting.push_back(Request::checkout(2, Some(full)));
+        waiting.push_back(Request::checkout(3, None));
+        waiting.push_back(Request::lane(4, Some(own)));
+        waiting.push_back(Request::checkout(5, Some(own)));
+        waiting.push_before_checkouts(Request::lane(6, Some(own)));
+        waiting.push_before_checkouts(Request::lane(7, None));
+        assert!(waiting.iter().eq([1, 2, 6, 7, 3, 4, 5]));
+        waiting.push_front(Request::checkout(8, Some(full)));
+        waiting.push_before_checkouts(Request::lane(9, None));
+        assert!(waiting.iter().eq([8, 1, 2, 6, 7, 9, 3, 4, 5]));
+        assert!(waiting.allowed().eq([1, 6, 7, 9, 3, 4]), "its bulkhead has two places");
+        waiting.push_before_checkouts(Request::lane(10, Some(full)));
+        assert_eq!(waiting.iter().next(), Some(10), "they compete at the bulkhead");
     }
 }

@@ -26,10 +26,23 @@ impl World {
 
     /// Returns how many more workers the bulkhead permits.
     fn places(&self, bulkhead: Option<BulkheadId>) -> usize {
+        self.places_without(None, bulkhead)
+    }
+
+    /// S4, P4: returns whether a checkout may have a worker once this one comes back, if it is lent.
+    pub(super) fn has_next(&self, worker: u64) -> bool {
+        let is_next = |waiter: &u64| self.places_without(Some(worker), self.bulkhead_of(*waiter)) > 0;
+        !self.is_paused && self.queue.iter().any(is_next)
+    }
+
+    fn places_without(&self, without: Option<u64>, bulkhead: Option<BulkheadId>) -> usize {
         let Some(bulkhead) = bulkhead else { return usize::MAX };
-        let leased = self.workers.values().filter(|worker| worker.bulkhead == Some(bulkhead));
-        let in_use =
-            leased.filter(|worker| matches!(worker.expected_state, Some(ExpectedState::Leased(_)))).count();
+        let others = self.workers.iter().filter(|(number, _)| Some(**number) != without);
+        let in_use = others.filter(|(_, worker)| {
+            worker.bulkhead == Some(bulkhead)
+                && matches!(worker.expected_state, Some(ExpectedState::Leased(_)))
+        });
+        let in_use = in_use.count();
         self.most[bulkhead.0].saturating_sub(in_use)
     }
 

@@ -1,19 +1,33 @@
 //! The channel of a simulated worker that is lent, and what the worker does with the frames that it reads.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
+use super::lane_worker::SingleWork;
+use super::leases::Holder;
 use super::plan::millis;
 use super::session::SimTurn;
 use super::world::{SimEvent, World};
 use crate::actors::calls::reading::{ReplyMeaning, Usage};
 use crate::actors::scheduler::state::ReleaseReport;
+use crate::channel::HostGate;
 use crate::failure::PanicReport;
 
 /// A frame for a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SimFrame {
-    Call { id: u64, call: u64, errors_seen: u32 },
+    Call {
+        id: u64,
+        call: u64,
+        errors_seen: u32,
+    },
+    /// A call of a lane; `epoch` is that of the worker's gate, if it has one.
+    Single {
+        id: u64,
+        call: u64,
+        epoch: Option<u16>,
+    },
     Release,
 }
 
@@ -72,14 +86,24 @@ pub(super) enum SimWork {
     Release,
 }
 
+/// What a worker's channel keeps from one lease to the next.
+#[derive(Default)]
+pub(super) struct SimPipe {
+    pub(super) gate: HostGate,
+    pub(super) gate_word: AtomicU32,
+    /// What the worker has not read, calls that were taken back among it.
+    inbox: VecDeque<SimFrame>,
+}
+
 /// The channel of a worker during one lease, and the worker's part of that lease.
 pub(super) struct SimLease {
     pub(super) waiter: u64,
-    inbox: VecDeque<SimFrame>,
+    pub(super) pipe: SimPipe,
     pub(super) outbox: VecDeque<SimReply>,
-    running: Option<SimFrame>,
-    /// Whether it has begun a call.
+    pub(super) running: Option<SimFrame>,
+    /// Whether it has begun a call, and not ended the checkout since.
     pub(super) begun: bool,
+    pub(super) singles: SingleWork,
     /// Number of errors that it has returned.
     errors: u32,
     /// Whether the worker has closed its end of the channel, although it is alive.
@@ -87,13 +111,14 @@ pub(super) struct SimLease {
 }
 
 impl SimLease {
-    pub(super) fn new(waiter: u64) -> Self {
+    pub(super) fn new(waiter: u64, pipe: SimPipe) -> Self {
         SimLease {
             waiter,
-            inbox: VecDeque::new(),
+            pipe,
             outbox: VecDeque::new(),
             running: None,
             begun: false,
+            singles: SingleWork::default(),
             errors: 0,
             closed: false,
         }
@@ -104,48 +129,70 @@ impl World {
     /// Puts a frame into the channel of a worker.
     pub(super) fn send(&mut self, number: u64, frame: SimFrame) {
         if let Some(lease) = self.leases.get_mut(&number) {
-            lease.inbox.push_back(frame);
+            lease.pipe.inbox.push_back(frame);
             let waiter = lease.waiter;
-            let wait = self.draw_delay();
+            let wait = self.draw_delay_of(waiter);
             self.schedule_work(wait, number, waiter, SimWork::Read);
         }
     }
 
-    fn schedule_work(&mut self, wait: Duration, worker: u64, waiter: u64, work: SimWork) {
+    /// Draws how long a message takes between a worker and this waiter.
+    fn draw_delay_of(&mut self, waiter: u64) -> Duration {
+        if self.is_of_lane(waiter) { self.draw_hop() } else { self.draw_delay() }
+    }
+
+    pub(super) fn schedule_work(&mut self, wait: Duration, worker: u64, waiter: u64, work: SimWork) {
         self.schedule_after(wait, SimEvent::Work { worker, waiter, work });
     }
 
     /// Lets a worker do the next step with its lease to this waiter. It is ignored if the lease is over.
     pub(super) fn work(&mut self, number: u64, waiter: u64, work: SimWork) {
         let is_alive = self.worker(number).is_some_and(|worker| worker.is_alive());
+        let is_of_lane = self.is_of_lane(waiter);
         let Some(lease) = self.leases.get_mut(&number) else { return };
         if !is_alive || lease.waiter != waiter || lease.closed {
             return;
         }
         match (work, lease.running) {
-            (SimWork::Read, None) => {
-                let frame = lease.inbox.pop_front();
-                lease.running = frame;
-                match frame {
-                    Some(SimFrame::Call { id, call, errors_seen, .. }) if errors_seen < lease.errors => {
-                        self.record("call cleared by its worker", || call.to_string());
-                        self.finish_frame(number, id, SimOutcome::Cleared);
-                    }
-                    Some(SimFrame::Call { id, call, .. }) => self.begin_call(number, waiter, id, call),
-                    Some(SimFrame::Release) => self.begin_release(number, waiter),
-                    None => {}
-                }
-            }
+            (SimWork::Read, None) => self.read_frame(number, waiter),
             (SimWork::Reply(id), Some(SimFrame::Call { id: running, .. })) if id == running => {
                 let outcome = self.draw_outcome();
                 self.finish_frame(number, id, outcome);
             }
+            (SimWork::Reply(id), Some(SimFrame::Single { id: running, .. })) if id == running => {
+                let outcome = self.draw_outcome();
+                self.finish_single(number, waiter, id, outcome);
+            }
+            (SimWork::Release, Some(SimFrame::Release)) if is_of_lane => self.finish_done(number, waiter),
             (SimWork::Release, Some(SimFrame::Release)) => {
                 lease.running = None;
                 let report = self.draw_report();
                 self.reply(number, SimReply::Released(report));
             }
             _ => {}
+        }
+    }
+
+    /// Lets a worker read its next frame.
+    pub(super) fn read_frame(&mut self, number: u64, waiter: u64) {
+        let Some(lease) = self.leases.get_mut(&number) else { return };
+        let frame = lease.pipe.inbox.pop_front();
+        lease.running = frame;
+        match frame {
+            Some(SimFrame::Call { id, call, errors_seen }) if errors_seen < lease.errors => {
+                self.record("call cleared by its worker", || call.to_string());
+                self.finish_frame(number, id, SimOutcome::Cleared);
+            }
+            Some(SimFrame::Call { id, call, .. }) => {
+                self.check_begin(number, call);
+                let took = self.draw_wait(self.plan.hold);
+                self.run_call(number, waiter, (id, call), took);
+            }
+            Some(SimFrame::Single { id, call, epoch }) => {
+                self.read_single(number, waiter, (id, call), epoch);
+            }
+            Some(SimFrame::Release) => self.begin_release(number, waiter),
+            None => self.report_untold(number),
         }
     }
 
@@ -162,8 +209,8 @@ impl World {
         }
     }
 
-    fn begin_call(&mut self, number: u64, waiter: u64, id: u64, call: u64) {
-        self.check_begin(number, call);
+    /// Runs a call that has begun.
+    pub(super) fn run_call(&mut self, number: u64, waiter: u64, (id, call): (u64, u64), took: Duration) {
         if let Some(lease) = self.leases.get_mut(&number) {
             lease.begun = true;
         }
@@ -182,8 +229,7 @@ impl World {
         } else if self.draw_fault(mishaps / 32) {
             self.reply(number, SimReply::Nonsense);
         } else {
-            let wait = self.draw_wait(self.plan.hold);
-            self.schedule_work(wait, number, waiter, SimWork::Reply(id));
+            self.schedule_work(took, number, waiter, SimWork::Reply(id));
         }
     }
 
@@ -205,7 +251,7 @@ impl World {
         }
     }
 
-    fn begin_release(&mut self, number: u64, waiter: u64) {
+    pub(super) fn begin_release(&mut self, number: u64, waiter: u64) {
         if let Some(lease) = self.leases.get_mut(&number) {
             lease.running = Some(SimFrame::Release);
         }
@@ -217,7 +263,7 @@ impl World {
         self.schedule_work(wait, number, waiter, SimWork::Release);
     }
 
-    fn reply(&mut self, number: u64, reply: SimReply) {
+    pub(super) fn reply(&mut self, number: u64, reply: SimReply) {
         if let Some(lease) = self.leases.get_mut(&number) {
             lease.outbox.push_back(reply);
             let waiter = lease.waiter;
@@ -225,11 +271,15 @@ impl World {
         }
     }
 
-    /// Lets the session with this waiter look at its channel and its notice, after a while.
+    /// Lets the session or the lane with this waiter look at its channel and its notice, after a while.
     pub(super) fn wake_holder(&mut self, waiter: u64) {
-        if let Some(session) = self.waiters.get(&waiter).map(|waiter| waiter.session) {
-            let wait = self.draw_delay();
-            self.schedule_turn_after(wait, session, SimTurn::Look);
+        match self.waiters.get(&waiter).map(|waiter| waiter.holder) {
+            Some(Holder::Session(session)) => {
+                let wait = self.draw_delay();
+                self.schedule_turn_after(wait, session, SimTurn::Look);
+            }
+            Some(Holder::Lane(lane)) => self.wake_lane(lane),
+            None => {}
         }
     }
 
@@ -237,7 +287,7 @@ impl World {
     pub(super) fn finish_hung_work(&mut self) {
         let leases = self.leases.iter().filter_map(|(number, lease)| {
             let work = match lease.running? {
-                SimFrame::Call { id, .. } => SimWork::Reply(id),
+                SimFrame::Call { id, .. } | SimFrame::Single { id, .. } => SimWork::Reply(id),
                 SimFrame::Release => SimWork::Release,
             };
             Some((*number, lease.waiter, work))

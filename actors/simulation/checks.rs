@@ -180,7 +180,8 @@ impl World {
     }
 
     /// S4, P15: returns whether a worker whose server takes no more work is still needed. `idle`: it counts as idle itself.
-    fn stands_in(&self, generation: SimGeneration, idle: bool) -> bool {
+    fn stands_in(&self, number: u64, idle: bool) -> bool {
+        let generation = self.workers[&number].generation;
         let (counts, options) = (self.counts(), &self.plan.options);
         let ready = counts.idle + counts.leased
             - self.count_stale(|expected_state| {
@@ -189,7 +190,7 @@ impl World {
         let coming = counts.starting - self.count_old_starting();
         let beside =
             self.count_stale(|expected_state| expected_state == ExpectedState::Idle) - usize::from(idle);
-        let wanted = (*options.workers.start()).max(usize::from(!self.queue.is_empty() && !self.is_paused));
+        let wanted = (*options.workers.start()).max(usize::from(self.has_next(number)));
         let full = counts.starting + counts.idle + counts.leased == *options.workers.end();
         matches!(generation, SimGeneration::Outdated | SimGeneration::Recycled)
             && ready + beside < wanted
@@ -212,7 +213,7 @@ impl World {
             (self.state.phase() == PoolPhase::Stopping, RetireReason::PoolEnds),
             (report.stop, RetireReason::StopRequested),
             (
-                worker.generation != SimGeneration::Current && !self.stands_in(worker.generation, false),
+                worker.generation != SimGeneration::Current && !self.stands_in(number, false),
                 match worker.generation {
                     SimGeneration::Recycled => RetireReason::Recycled,
                     _ => RetireReason::Outdated,
@@ -256,10 +257,10 @@ impl World {
             }
             RetireReason::PoolEnds => assert_ne!(self.state.phase(), PoolPhase::Open),
             RetireReason::Outdated => {
-                assert!(!self.stands_in(worker.generation, true), "worker {number} was still needed");
+                assert!(!self.stands_in(number, true), "worker {number} was still needed");
             }
             RetireReason::Recycled => {
-                assert!(!self.stands_in(worker.generation, true), "worker {number} was still needed");
+                assert!(!self.stands_in(number, true), "worker {number} was still needed");
                 self.check_recycled(1);
             }
             RetireReason::MaxCheckouts => {
@@ -273,7 +274,7 @@ impl World {
     pub(super) fn is_at_rest(&self) -> bool {
         let counts = self.counts();
         let (minimum, most) = (*self.plan.options.workers.start(), *self.plan.options.workers.end());
-        if !self.queue.is_empty() || !self.sessions.is_empty() {
+        if !self.queue.is_empty() || !self.sessions.is_empty() || !self.lanes_are_empty() {
             return false;
         }
         if self.state.phase() > PoolPhase::Open {
@@ -303,5 +304,6 @@ impl World {
         }
         assert_eq!(self.state.next_tick(), None, "a stopped pool schedules no tick");
         self.check_calls();
+        self.check_singles();
     }
 }

@@ -1,4 +1,4 @@
-//! What a user does to the simulated pool: recycles and kills workers, pauses and resumes the pool.
+//! What a user does to the simulated pool: recycles and kills workers, pauses, resumes, closes and stops the pool.
 
 use super::plan::millis;
 use super::worker::{ExpectedState, SimGeneration};
@@ -86,6 +86,7 @@ impl World {
         self.is_paused |= pauses;
         assert_eq!(self.state.pause(), pauses);
         self.settle();
+        self.wake_lanes();
     }
 
     /// P17
@@ -94,5 +95,46 @@ impl World {
         self.record("pool resumed", || was_paused.to_string());
         assert_eq!(self.state.resume(now), was_paused);
         self.settle();
+        self.wake_lanes();
+    }
+
+    pub(super) fn close(&mut self) {
+        self.record("pool closes", String::new);
+        self.is_paused = false;
+        let now = self.now();
+        self.state.close(now);
+        self.settle();
+        self.wake_lanes();
+    }
+
+    pub(super) fn stop(&mut self) {
+        let drain = self.plan.drain;
+        self.record("pool stops", || format!("within {drain:?}"));
+        self.is_paused = false;
+        let now = self.now();
+        self.state.stop(now);
+        self.notify_holders(false);
+        self.settle();
+        self.wake_lanes();
+        self.schedule_after(drain, SimEvent::StopNow);
+    }
+
+    pub(super) fn stop_now(&mut self) {
+        self.record("drain is over", String::new);
+        self.notify_holders(true);
+        let living = self.workers.iter().filter(|(_, worker)| worker.is_registered());
+        let living: Vec<u64> = living.map(|(number, _)| *number).collect();
+        living.into_iter().for_each(|worker| self.kill(worker));
+    }
+
+    /// Stops all faults, and lets stuck sessions and set-ups finish.
+    pub(super) fn stop_faults(&mut self) {
+        if self.calm {
+            return;
+        }
+        self.record("faults stop", String::new);
+        self.calm = true;
+        self.resume();
+        self.end_stuck_sessions();
     }
 }

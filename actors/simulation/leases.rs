@@ -1,75 +1,153 @@
-//! What the simulated scheduler does for sessions: waiters, grants, and the ends of leases. The pool state decides.
+//! What the simulated scheduler does for sessions and lanes: waiters, grants, and the ends of leases. The pool state
+//! decides.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::channel::SimLease;
 use super::session::SimTurn;
 use super::worker::ExpectedState;
 use super::world::World;
 use crate::actors::scheduler::exit::ExitReport;
-use crate::actors::scheduler::state::{Admission, PoolPhase, ReleaseReport};
+use crate::actors::scheduler::lanes::LanePlace;
+use crate::actors::scheduler::state::{Admission, PoolPhase, PoolState, ReleaseReport};
 use crate::actors::scheduler::waiting::{BulkheadId, Request};
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::session::machine::{Event, Grant};
 use crate::failure::{Failure, FailureKind};
 
+/// Who waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    Session(u64),
+    Lane(u64),
+}
+
 /// One waiter, from its request for a worker to the end of its lease.
 pub(super) struct SimWaiter {
-    pub(super) session: u64,
+    pub(super) holder: Holder,
     pub(super) bulkhead: Option<BulkheadId>,
     /// Whether a call is queued on the checkout.
     pub(super) has_call: bool,
+    /// When its checkout joined the queue, in the order of [`World::next_order`].
+    pub(super) joined: u64,
     notice: Notice,
 }
 
-/// What has happened since the session last took its notice.
+/// What has happened since the holder last took its notice.
 #[derive(Default)]
-struct Notice {
-    lease: Option<u64>,
-    refusal: Option<FailureKind>,
-    exited: bool,
-    killed: bool,
-    closing: bool,
-    stopped: bool,
+pub(super) struct Notice {
+    pub(super) lease: Option<u64>,
+    pub(super) refusal: Option<FailureKind>,
+    pub(super) exited: bool,
+    pub(super) killed: bool,
+    pub(super) closing: bool,
+    pub(super) stopped: bool,
     is_new: bool,
+}
+
+impl SimWaiter {
+    pub(super) fn has_notice(&self) -> bool {
+        self.notice.is_new
+    }
 }
 
 impl World {
     /// Requests a worker for a session.
     pub(super) fn acquire(&mut self, id: u64, again: bool) {
-        self.last_waiter += 1;
-        let (waiter, now) = (self.last_waiter, self.now());
+        let waiter = if again { self.next_ahead() } else { self.next_ticket() };
+        let order = self.next_order();
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.waiter = waiter;
+        // A checkout whose worker was lost before it began a call stands where it stood.
+        let joined = if again { session.joined } else { order };
+        session.joined = joined;
         let (has_call, bulkhead) = (!session.machine.is_idle(), session.options.bulkhead);
-        let request = Request::checkout(waiter, bulkhead);
-        self.waiters.insert(waiter, SimWaiter { session: id, bulkhead, has_call, notice: Notice::default() });
+        let holder = Holder::Session(id);
+        self.waiters
+            .insert(waiter, SimWaiter { holder, bulkhead, has_call, joined, notice: Notice::default() });
+        if self.plan.options.max_waiting.is_some() {
+            self.state.waiting_calls = self.waiting_singles();
+        }
+        let place = if again { LanePlace::First } else { LanePlace::Last };
+        let acquire = if again { PoolState::reacquire } else { PoolState::acquire };
+        self.admit(Request::checkout(waiter, bulkhead), place, acquire);
+    }
+
+    /// Requests a worker for a lane.
+    pub(super) fn acquire_for_lane(&mut self, id: u64, place: LanePlace) -> u64 {
+        let waiter = if place == LanePlace::Last { self.next_ticket() } else { self.next_ahead() };
+        let (holder, joined) = (Holder::Lane(id), self.next_order());
+        let notice = Notice::default();
+        self.waiters.insert(waiter, SimWaiter { holder, bulkhead: None, has_call: true, joined, notice });
+        self.admit(Request::lane(waiter, None), place, place.acquire());
+        waiter
+    }
+
+    /// Returns the number of what begins to wait now, among checkouts and single calls.
+    pub(super) fn next_ticket(&mut self) -> u64 {
+        self.last_waiter += 1;
+        self.last_waiter
+    }
+
+    /// Returns the number of what is put ahead of others.
+    fn next_ahead(&mut self) -> u64 {
+        self.last_ahead -= 1;
+        self.last_ahead
+    }
+
+    /// Numbers what joins the queue and what is sent to lanes, in that order.
+    pub(super) fn next_order(&mut self) -> u64 {
+        self.last_order += 1;
+        self.last_order
+    }
+
+    fn admit(
+        &mut self,
+        request: Request,
+        place: LanePlace,
+        acquire: fn(&mut PoolState, Request, Instant) -> Admission,
+    ) {
+        let (waiter, now) = (request.id, self.now());
+        let holder = self.waiters[&waiter].holder;
         let last_idle = self.idle.last().copied();
-        let answer =
-            if again { self.state.reacquire(request, now) } else { self.state.acquire(request, now) };
-        self.record(if again { "worker requested again" } else { "worker requested" }, || {
-            format!("{waiter} for {id}: {answer:?}")
-        });
+        let at = match place {
+            LanePlace::First => 0,
+            LanePlace::BeforeCheckouts => self.before_checkouts(),
+            LanePlace::Last => self.queue.len(),
+        };
+        let answer = acquire(&mut self.state, request, now);
+        self.record("worker requested", || format!("{waiter} for {holder:?} at {place:?}: {answer:?}"));
+        if answer == Admission::Queued && !request.is_lane {
+            self.lanes.exclusive_joined += 1;
+        }
         match answer {
             Admission::Granted { worker } => {
                 assert!(self.allowed().is_empty(), "no waiting checkout is overtaken");
                 assert_eq!(Some(worker), last_idle, "the most recently used worker is taken");
                 self.grant(waiter, worker);
             }
-            Admission::Queued if again => self.queue.push_front(waiter),
-            Admission::Queued => self.queue.push_back(waiter),
+            Admission::Queued => self.queue.insert(at, waiter),
             Admission::Overloaded { waiting } => {
-                assert_eq!(waiting, self.queue.len());
+                let checkouts = self.queue.iter().filter(|waiter| !self.is_of_lane(**waiter)).count();
+                assert_eq!(waiting, checkouts + self.waiting_singles().sum());
                 assert!(self.plan.options.max_waiting.is_some_and(|most| waiting >= most));
                 self.refuse(waiter, FailureKind::Overloaded);
             }
             Admission::Stopped => {
-                let served = if again { PoolPhase::Closing } else { PoolPhase::Open };
+                let serves = place == LanePlace::First || request.is_lane;
+                let served = if serves { PoolPhase::Closing } else { PoolPhase::Open };
                 assert!(self.state.phase() > served, "an open pool accepts checkouts");
                 self.refuse(waiter, FailureKind::Stopped);
             }
         }
         self.settle();
+    }
+
+    /// Returns where a lane stands that joins ahead of the first checkout which does not wait at its bulkhead.
+    fn before_checkouts(&self) -> usize {
+        let first = self.allowed().into_iter().find(|waiter| !self.is_of_lane(*waiter));
+        let at = first.and_then(|first| self.queue.iter().position(|waiter| *waiter == first));
+        at.unwrap_or(self.queue.len())
     }
 
     /// Lends a worker to a waiter, as the pool state has decided.
@@ -84,7 +162,10 @@ impl World {
         assert_eq!(worker.expected_state, Some(ExpectedState::Idle), "only an idle worker is granted");
         worker.expected_state = Some(ExpectedState::Leased(waiter));
         worker.checkouts += 1;
-        self.leases.insert(number, SimLease::new(waiter));
+        let pipe = std::mem::take(&mut worker.pipe);
+        let mut lease = SimLease::new(waiter, pipe);
+        lease.singles.budget = self.state.checkouts_left(number).saturating_add(1);
+        self.leases.insert(number, lease);
         self.notify_waiter(waiter, |notice| notice.lease = Some(number));
     }
 
@@ -112,10 +193,7 @@ impl World {
     /// something.
     pub(super) fn take_notice(&mut self, id: u64) -> bool {
         let waiter = self.sessions[&id].waiter;
-        let Some(notice) = self.waiters.get_mut(&waiter).map(|waiter| std::mem::take(&mut waiter.notice))
-        else {
-            return false;
-        };
+        let Some(notice) = self.take_waiter_notice(waiter) else { return false };
         if let Some(worker) = notice.lease {
             self.take_lease(id, worker);
         }
@@ -139,7 +217,13 @@ impl World {
             let report = if notice.killed { ExitReport::Killed } else { ExitReport::Unknown };
             self.report_exit(id, Some(report));
         }
-        notice.is_new
+        true
+    }
+
+    /// Takes what the scheduler has to say to a waiter, if there is anything.
+    pub(super) fn take_waiter_notice(&mut self, waiter: u64) -> Option<Notice> {
+        let waiter = self.waiters.get_mut(&waiter)?;
+        waiter.notice.is_new.then(|| std::mem::take(&mut waiter.notice))
     }
 
     /// Takes a worker that was granted, and passes it what the last worker has not read.
@@ -162,8 +246,12 @@ impl World {
 
     /// Gives up a session's request for a worker. A worker that was granted meanwhile is given back.
     pub(super) fn leave_queue(&mut self, id: u64) {
-        let (waiter, now) = (self.sessions[&id].waiter, self.now());
-        self.record("checkout leaves the queue", || format!("{waiter} of {id}"));
+        self.cancel_waiter(self.sessions[&id].waiter);
+    }
+
+    pub(super) fn cancel_waiter(&mut self, waiter: u64) {
+        let now = self.now();
+        self.record("checkout leaves the queue", || waiter.to_string());
         let at = self.queue.iter().position(|waiting| *waiting == waiter);
         at.map(|at| self.queue.remove(at));
         assert_eq!(self.state.cancel(waiter, now), at.is_some(), "a waiting checkout is in the queue");
@@ -192,14 +280,25 @@ impl World {
         }
     }
 
+    /// Gives a worker back that a lane held.
+    pub(super) fn give_back_held(&mut self, number: u64, waiter: u64, report: ReleaseReport) {
+        self.record("worker given back by a lane", || format!("{number}, {report:?}"));
+        self.waiters.remove(&waiter);
+        if let (Some(worker), Some(checkouts)) = (self.workers.get_mut(&number), report.checkouts) {
+            worker.checkouts = worker.checkouts - 1 + checkouts;
+        }
+        self.give_back(number, report);
+    }
+
     fn give_back(&mut self, number: u64, report: ReleaseReport) {
         let now = self.now();
         self.holders.remove(&number);
-        let expected = self.expected_reason(number, report, now);
+        let (expected, elapsed) = (self.expected_reason(number, report, now), self.elapsed);
         let leased = self.end_lease(number);
         if let Some(worker) = self.worker(number).filter(|_| leased) {
             worker.expected_state = Some(ExpectedState::Idle);
             worker.idle_since = now;
+            worker.idle_from = elapsed;
             self.idle.push(number);
         }
         self.state.release(number, report, now);
@@ -211,7 +310,9 @@ impl World {
 
     /// Ends the lease of a worker; returns whether it was lent.
     fn end_lease(&mut self, number: u64) -> bool {
-        self.leases.remove(&number);
+        if let (Some(lease), Some(worker)) = (self.leases.remove(&number), self.workers.get_mut(&number)) {
+            worker.pipe = lease.pipe;
+        }
         let expected_state = self.worker(number).and_then(|worker| worker.expected_state);
         matches!(expected_state, Some(ExpectedState::Leased(_)))
     }
@@ -221,7 +322,17 @@ impl World {
         let Some(number) = self.sessions.get_mut(&id).and_then(|session| session.worker.take()) else {
             return;
         };
-        self.record("worker killed", || format!("{number} by {id}: {reason}"));
+        self.kill_lent(number, reason);
+    }
+
+    /// Kills a worker that a lane holds.
+    pub(super) fn kill_held(&mut self, number: u64, waiter: u64, reason: RetireReason) {
+        self.waiters.remove(&waiter);
+        self.kill_lent(number, reason);
+    }
+
+    fn kill_lent(&mut self, number: u64, reason: RetireReason) {
+        self.record("worker killed", || format!("{number}: {reason}"));
         self.kill(number);
         let now = self.now();
         self.holders.remove(&number);
@@ -256,7 +367,7 @@ impl World {
     pub(super) fn end_session(&mut self, id: u64) {
         let Some(session) = self.sessions.remove(&id) else { return };
         assert_eq!(session.worker, None, "a checkout ends without a worker");
-        self.waiters.retain(|_, waiter| waiter.session != id);
+        self.waiters.retain(|_, waiter| waiter.holder != Holder::Session(id));
         self.record("checkout ends", || id.to_string());
     }
 
@@ -267,6 +378,10 @@ impl World {
         let first = self.state.waiting().allowed().find(has_call).filter(|_| !self.is_paused);
         if let Some(first) = first {
             self.record("checkout failed with a set-up", || first.to_string());
+            if self.is_of_lane(first) {
+                assert!(self.state.waiting().is_lane(first));
+                return self.refuse(first, FailureKind::Setup);
+            }
             assert!(self.state.cancel(first, now), "the checkout is in the queue");
             self.queue.retain(|waiting| *waiting != first);
             self.refuse(first, FailureKind::Setup);

@@ -1,4 +1,4 @@
-//! Seeded simulations of the pool state and of the machines of sessions: an event loop with a seeded random number
+//! Seeded simulations of the pool state, of the machines of sessions and of the state of lanes: an event loop with a seeded random number
 //! generator plays the supervisor, the fork server, the workers, the requesters and the time, and injects faults. It
 //! checks the pool state after every event, and every answer to a call.
 //!
@@ -9,11 +9,16 @@ mod bulkheads;
 mod channel;
 mod checks;
 mod interventions;
+mod lane;
+mod lane_ends;
+mod lane_gate;
+mod lane_worker;
 mod leases;
 mod plan;
 mod requests;
 mod server;
 mod session;
+mod singles;
 mod worker;
 mod world;
 
@@ -47,7 +52,7 @@ fn replay(seed: u64) -> String {
     format!("seed {seed} {end}:\n{log}\n\nto rerun it: FORKPOOL_SEED={seed} cargo test --lib simulation\n")
 }
 
-/// P2, P3, P4, P5, P6, P7, P8, P12, P15, P16, P17, C2, C4, C9, T1, T4, E3, E5
+/// P2, P3, P4, P5, P6, P7, P8, P11, P12, P15, P16, P17, C2, C4, C9, T1, T4, E3, E5
 #[test]
 fn the_pool_keeps_its_promises_under_all_faults() {
     let mut counts: BTreeMap<&'static str, u64> = BTreeMap::new();

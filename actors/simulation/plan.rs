@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{Backoff, MessageLimit, Options};
+use crate::config::{Backoff, MessageLimit, OnCancel, Options};
 use crate::testing::seeded_rng::SeededRng;
 
 /// The options of the simulated pool, the rates of faults (in a thousand), and the longest durations.
@@ -36,6 +36,14 @@ pub(super) struct Plan {
     /// The longest time that a call runs, and that a requester waits before its next call.
     pub(super) hold: Duration,
     pub(super) requesters: usize,
+    /// Lanes, each with requesters of single calls.
+    pub(super) lanes: usize,
+    /// How often single calls are sent to each lane.
+    pub(super) bursts: usize,
+    /// The longest time that a message takes between a lane and its workers.
+    pub(super) hop: Duration,
+    /// Whether calls that are written can be taken back.
+    pub(super) has_gates: bool,
     /// When faults stop.
     pub(super) calm_at: Duration,
     pub(super) server_losses: usize,
@@ -83,6 +91,10 @@ impl Plan {
             setup: millis(rng.pick(&[0, 5, 100, 2_000])),
             hold: millis(rng.pick(&[0, 10, 200, 5_000])),
             requesters: rng.below(40),
+            lanes: 0,
+            bursts: 0,
+            hop: Duration::ZERO,
+            has_gates: true,
             calm_at,
             server_losses: rng.pick(&[0, 0, 1, 4]),
             drains: rng.pick(&[0, 0, 1, 4]),
@@ -94,6 +106,30 @@ impl Plan {
             ends_at: ends.then(|| calm_at.mul_f64(rng.below(100) as f64 / 100.0)),
             closes: rng.happens(500),
             drain: millis(rng.pick(&[0, 50, 3_000])),
+        }
+        .with_lanes(rng)
+    }
+
+    /// Adds lanes to a quarter of the plans.
+    fn with_lanes(self, rng: &mut SeededRng) -> Self {
+        let lanes = rng.pick(&[0, 0, 0, 0, 0, 0, 1, 3]);
+        if lanes == 0 {
+            return self;
+        }
+        let options = Options {
+            wait_timeout: rng.pick(&[None, None, None, Some(3), Some(700)]).map(millis),
+            timeout: rng.pick(&[None, Some(50), Some(30_000)]).map(millis),
+            on_cancel: rng.pick(&[OnCancel::Finish, OnCancel::Kill]),
+            ..self.options
+        };
+        Plan {
+            options,
+            requesters: self.requesters / rng.pick(&[1, 2, 40]),
+            lanes,
+            bursts: 1 + rng.below(8),
+            hop: rng.pick(&[Duration::ZERO, micros(10), micros(60), self.delay]),
+            has_gates: rng.happens(850),
+            ..self
         }
     }
 }
@@ -122,6 +158,7 @@ impl Plan {
             delay: millis(1),
             setup: millis(5),
             requesters: 0,
+            lanes: 0,
             calm_at: millis(20_000),
             server_losses: 0,
             drains: 0,
@@ -161,4 +198,8 @@ fn limit(rng: &mut SeededRng, method: u32, most: usize) -> MessageLimit {
 
 pub(super) fn millis(count: u64) -> Duration {
     Duration::from_millis(count)
+}
+
+pub(super) const fn micros(count: u64) -> Duration {
+    Duration::from_micros(count)
 }

@@ -52,6 +52,8 @@ pub(super) struct SimSession {
     actions: Actions<SimCall>,
     pub(super) options: CallOptions,
     pub(super) waiter: u64,
+    /// When it joined the queue.
+    pub(super) joined: u64,
     pub(super) worker: Option<u64>,
     /// The frames that were written to the worker and that it may not have read.
     pub(super) unconfirmed: Vec<SimFrame>,
@@ -104,6 +106,7 @@ impl World {
             actions: Actions::new(),
             options,
             waiter: 0,
+            joined: 0,
             worker: None,
             unconfirmed: Vec::new(),
             describing: None,

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::channel::SimPipe;
 use super::plan::millis;
 use super::world::{SimEvent, World};
 use crate::actors::scheduler::waiting::BulkheadId;
@@ -98,6 +99,10 @@ pub(super) struct SimWorker {
     /// The number of early exits so far when it was requested.
     pub(super) early_exits_before: u64,
     pub(super) last_delivery: Duration,
+    /// The same as `idle_since`, as time of the simulation.
+    pub(super) idle_from: Duration,
+    /// Its channel, while it is not lent.
+    pub(super) pipe: SimPipe,
 }
 
 impl SimWorker {
@@ -118,6 +123,8 @@ impl SimWorker {
             idle_since: now,
             early_exits_before,
             last_delivery: Duration::ZERO,
+            idle_from: Duration::ZERO,
+            pipe: SimPipe::default(),
         }
     }
 
@@ -320,14 +327,14 @@ impl World {
     }
 
     fn lend_channel(&mut self, number: u64) {
-        let now = self.now();
+        let (now, elapsed) = (self.now(), self.elapsed);
         let Some(worker) = self.worker(number).filter(|worker| worker.forked) else { return };
         if worker.proxy_state != SimProxyState::ReadyUnforked {
             return;
         }
         worker.proxy_state = SimProxyState::Lent;
         if worker.expected_state == Some(ExpectedState::Starting) {
-            (worker.alive_since, worker.idle_since) = (now, now);
+            (worker.alive_since, worker.idle_since, worker.idle_from) = (now, now, elapsed);
             worker.expected_state = Some(ExpectedState::Idle);
             let early_exits_before = worker.early_exits_before;
             self.idle.push(number);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::channel::{SimLease, SimWork};
+use super::lane::Lanes;
 use super::leases::SimWaiter;
 use super::plan::Plan;
 use super::requests::CallRecord;
@@ -51,6 +52,17 @@ pub(super) enum SimEvent {
     ExitTimeout(u64),
     /// Something happens to a session.
     Turn(u64, SimTurn),
+    /// Requesters send single calls to this lane.
+    Singles(u64),
+    /// A single call of another thread arrives at its lane, with the request for a worker that was made for it.
+    Arrive {
+        lane: u64,
+        call: u64,
+        waiter: u64,
+    },
+    LookAtLane(u64),
+    /// The requester gives up a single call.
+    GiveUpSingle(u64),
     /// A worker does the next step of its lease to this waiter.
     Work {
         worker: u64,
@@ -111,6 +123,11 @@ pub(super) struct World {
     pub(super) last_session: u64,
     pub(super) waiters: BTreeMap<u64, SimWaiter>,
     pub(super) last_waiter: u64,
+    /// The number of the last waiter that was put ahead of others.
+    pub(super) last_ahead: u64,
+    /// The last number of [`next_order`](Self::next_order).
+    pub(super) last_order: u64,
+    pub(super) lanes: Lanes,
     /// All calls that were sent.
     pub(super) calls: BTreeMap<u64, CallRecord>,
     pub(super) last_call: u64,
@@ -158,7 +175,10 @@ impl World {
             sessions: BTreeMap::new(),
             last_session: 0,
             waiters: BTreeMap::new(),
-            last_waiter: 0,
+            last_waiter: FIRST_WAITER,
+            last_ahead: FIRST_WAITER,
+            last_order: 0,
+            lanes: Lanes::default(),
             calls: BTreeMap::new(),
             last_call: 0,
             leases: BTreeMap::new(),
@@ -209,6 +229,7 @@ impl World {
             self.schedule_at(at, SimEvent::Request);
         }
         self.schedule_interventions();
+        self.add_lanes();
         self.launch();
         let now = self.now();
         self.state.open(now);
@@ -269,6 +290,7 @@ impl World {
         self.events += 1;
         self.handle(event);
         self.check();
+        self.check_waits();
         true
     }
 
@@ -289,6 +311,11 @@ impl World {
             SimEvent::SetupTimeout(worker) => self.expire_setup_timer(worker),
             SimEvent::ExitTimeout(worker) => self.kill(worker),
             SimEvent::Turn(session, turn) => self.take_turn(session, turn),
+            SimEvent::Singles(lane) if !self.calm => self.send_singles(lane),
+            SimEvent::Singles(_) => {}
+            SimEvent::Arrive { lane, call, waiter } => self.arrive(lane, call, waiter),
+            SimEvent::LookAtLane(lane) => self.look_at_lane(lane),
+            SimEvent::GiveUpSingle(call) => self.give_up_single(call),
             SimEvent::Work { worker, waiter, work } => self.work(worker, waiter, work),
             SimEvent::FinishPreload(server) => self.finish_preload(server),
             SimEvent::LoseServer => self.lose_server(),
@@ -407,44 +434,6 @@ impl World {
         }
     }
 
-    fn close(&mut self) {
-        self.record("pool closes", String::new);
-        self.is_paused = false;
-        let now = self.now();
-        self.state.close(now);
-        self.settle();
-    }
-
-    fn stop(&mut self) {
-        let drain = self.plan.drain;
-        self.record("pool stops", || format!("within {drain:?}"));
-        self.is_paused = false;
-        let now = self.now();
-        self.state.stop(now);
-        self.notify_holders(false);
-        self.settle();
-        self.schedule_after(drain, SimEvent::StopNow);
-    }
-
-    fn stop_now(&mut self) {
-        self.record("drain is over", String::new);
-        self.notify_holders(true);
-        let living = self.workers.iter().filter(|(_, worker)| worker.is_registered());
-        let living: Vec<u64> = living.map(|(number, _)| *number).collect();
-        living.into_iter().for_each(|worker| self.kill(worker));
-    }
-
-    /// Stops all faults, and lets stuck sessions and set-ups finish.
-    fn stop_faults(&mut self) {
-        if self.calm {
-            return;
-        }
-        self.record("faults stop", String::new);
-        self.calm = true;
-        self.resume();
-        self.end_stuck_sessions();
-    }
-
     /// Runs until faults have stopped and the pool is at rest, then ends the pool and runs until no event is pending.
     pub(super) fn run(&mut self) {
         self.run_until_calm();
@@ -488,6 +477,9 @@ impl World {
         ReleaseReport { stop, private_bytes, checkouts: None }
     }
 }
+
+/// The number of the first waiter.
+const FIRST_WAITER: u64 = 1 << 20;
 
 /// Events after which faults stop at the latest.
 const MAX_FAULTY_EVENTS: u64 = 1500;

@@ -27,6 +27,8 @@ pub(crate) use doorbell::{DoorbellSender, HostDoorbells, doorbells};
 #[cfg(feature = "actors")]
 pub(crate) use gate::{CorruptGate, HostGate};
 #[cfg(all(any(test, fuzzing), feature = "actors"))]
+pub(crate) use gate::{GateWord, begin as begin_gated};
+#[cfg(all(any(test, fuzzing), feature = "actors"))]
 pub use ring::hostile_rings;
 #[cfg(feature = "actors")]
 pub(crate) use ring::{Ring, WakeCondition};

@@ -75,6 +75,11 @@ pub fn logs(data: &[u8]) {
     actors::hostile::logs(&whole_frames(data));
 }
 
+/// Plays what the workers of a lane write to their gates, and what the host does meanwhile.
+pub fn gate(data: &[u8]) {
+    actors::hostile::gate(data);
+}
+
 /// Sends a handshake and a conversation to a standalone server, in pieces of a size that the first byte tells.
 pub fn conversation(data: &[u8]) {
     if let Some((&piece, bytes)) = data.split_first() {

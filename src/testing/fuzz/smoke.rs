@@ -20,9 +20,10 @@ const TARGETS: [Target; 3] = [
 ];
 
 /// The decoders with a state, and those of values that take more than their bytes if nothing prevents it.
-pub(super) const STATEFUL: [Target; 4] = [
+pub(super) const STATEFUL: [Target; 5] = [
     ("lending", lending, generate_lending),
     ("logs", logs, generate_logs),
+    ("gate", gate, generate_gate),
     ("conversation", conversation, generate_conversation),
     ("values", values, generate_values),
 ];
@@ -98,6 +99,11 @@ fn generate_logs(rng: &mut SeededRng) -> Vec<u8> {
         frame::append(&mut out, &FromWorker::Logged(Draw::draw(rng)));
     }
     out
+}
+
+/// Generates steps of the host, with quiet workers for most of them.
+fn generate_gate(rng: &mut SeededRng) -> Vec<u8> {
+    (0..rng.below(600)).map(|_| if rng.happens(300) { 0 } else { u8::draw(rng) }).collect()
 }
 
 /// Generates a hello that the server accepts, and messages behind it.
