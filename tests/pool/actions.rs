@@ -77,6 +77,8 @@ fn recycle_replaces_the_workers_that_are_old_enough() {
         assert_eq!(pool.recycle(Recycle::OlderThan(Duration::from_secs(3600))).workers(), 0);
         let both_were_ready = Instant::now();
         let old = pids(&pool);
+        // Their ages are to differ by more than what lies between the next clock reading and the recycling.
+        actix_rt::time::sleep(Duration::from_secs(1)).await;
         let recycling = pool.recycle(Recycle::Worker(number_of(old[0])));
         bounded("the replacement", recycling).await.expect("it is replaced");
         let recycling = pool.recycle(Recycle::OlderThan(both_were_ready.elapsed()));
