@@ -36,7 +36,7 @@ pub enum EndReason {
     Panic,
     /// It broke the protocol, or closed its channel without an exit.
     Protocol,
-    /// A handler called [`WorkerContext::stop`](crate::WorkerContext::stop).
+    /// A handler called `stop` of its context.
     Stop,
     /// Its fork server was replaced.
     Server,
