@@ -65,7 +65,7 @@ fn the_table_of_names_has_every_option_of_a_pool() {
     let names: Vec<&str> = cells.flat_map(|cell| cell.split(['`', ',', ' '])).collect();
 
     let builder = read("actors/api/pool_builder.rs");
-    let options = builder.split("    pub fn ").skip(1).filter_map(|rest| rest.split('(').next());
+    let options = builder.split("    pub fn ").skip(1).filter_map(|rest| rest.split(['(', '<']).next());
     for option in options {
         assert!(names.contains(&option), "{MIGRATING} does not compare the name {option}");
     }
