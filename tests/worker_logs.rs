@@ -356,7 +356,7 @@ fn calls_that_stand_behind_others_log_under_spans_of_their_own() {
     });
 }
 
-/// L9, P11: one that runs elsewhere because of what went before it is told of once.
+/// L9, P11: a call that runs elsewhere because of the one before it is logged once.
 #[test]
 fn calls_behind_one_that_ends_the_worker_log_under_their_own_spans_elsewhere() {
     run(async {

@@ -41,7 +41,7 @@ impl Propagation {
         self.log();
     }
 
-    /// Calls the handler of this context and returns what it did with the failure; `None` if there is none or it panicked.
+    /// Calls the handler of this context and returns what it did with the failure; `None` without a handler, or if it panicked.
     fn call_handler(&self, context: &ErrorContext) -> Option<HandlerOutcome> {
         let handler = context.0.handler.as_ref()?;
         let failure =

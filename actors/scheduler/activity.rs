@@ -31,7 +31,7 @@ impl Activity {
         }
     }
 
-    /// Shows which call is the next to be answered and since when, or that there is none.
+    /// Shows which call is the next to be answered and since when; `None` for a worker without a call.
     #[inline]
     pub(crate) fn show_running(&self, call: Option<(u32, Instant)>) {
         let word = call.map_or(0, |(method, since)| {

@@ -212,8 +212,8 @@ impl DirectSession {
         &self.scheduler
     }
 
-    /// Takes a worker that was lent at once, ahead of the first call, so that this is written at once. No call can be
-    /// answered in here, since there is none.
+    /// Takes a worker that was lent at once, ahead of the first call, so that this is written at once. The session has
+    /// no call yet, so it answers none in here.
     pub(crate) fn take_grant(&self) {
         // A worker's channel is registered with this thread's reactor, and not with that of a runtime of many threads that
         // was entered here.

@@ -36,7 +36,7 @@ impl Scrape {
         Scrape { text: scrape, samples }
     }
 
-    /// Returns the sum of all series with this name and these labels, or `None` if there is none.
+    /// Returns the sum of all series with this name and these labels, or `None` without such a series.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let has_all = |found: &BTreeMap<String, String>| {
             labels.iter().all(|(label, value)| found.get(*label).is_some_and(|found| found == value))

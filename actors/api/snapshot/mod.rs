@@ -215,6 +215,6 @@ pub struct CallTotals {
 pub struct ServerSnapshot {
     /// The process id of the pool's own server while it is up.
     pub pid: Option<u32>,
-    /// Why there is no server, if there is none.
+    /// Why the server is missing; `None` while it is there.
     pub outage: Option<String>,
 }
