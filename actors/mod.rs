@@ -18,6 +18,9 @@ mod supervisor;
 mod telemetry;
 mod threads;
 mod transport;
+#[cfg(feature = "actix-web")]
+#[cfg_attr(docsrs, doc(cfg(feature = "actix-web")))]
+pub mod web;
 mod worker_api;
 
 /// The parts of a [`Snapshot`](crate::Snapshot).

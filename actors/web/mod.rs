@@ -1,0 +1,2 @@
+//! What an actix-web application needs: failures as responses, calls that end with their request, and uploads that go where
+//! they are read.

@@ -1,0 +1,7 @@
+//! Pools behind real web servers: over real sockets, with clients that leave.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+#[allow(dead_code, reason = "not every test reads all of an answer")]
+mod service;
+mod services;
