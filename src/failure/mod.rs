@@ -228,7 +228,8 @@ impl Failure {
         self.0.waited
     }
 
-    /// Returns for how long the worker had had the call.
+    /// Returns for how long the worker had had the call as its first one. The application measures it, from when it had
+    /// written the call, or had read the answer of the one before.
     pub fn ran(&self) -> Option<Duration> {
         self.0.ran
     }

@@ -404,6 +404,8 @@ fn those_at_a_bulkhead_count_as_waiting_and_keep_none_out_for_whom_there_is_a_wo
         assert_eq!(failure(class.send(yard.task(2))).await.kind(), FailureKind::Overloaded);
         assert_eq!(failure(class.checkout().start().send(Pid)).await.kind(), FailureKind::Overloaded);
         assert!(answer(pool.send(Pid)).await.is_ok());
+        // Its worker is given back once `checkout_done` has run there, which is after the answer.
+        lent(&pool, 1, 1).await;
         pid(&pool.checkout().start()).await;
         drop(held);
         assert!(answer(waits).await.is_ok());
