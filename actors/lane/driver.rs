@@ -37,7 +37,7 @@ pub(super) struct Driver {
     pub(super) state: LaneState<PendingCall, Place, Encoded>,
     /// The workers that the lane holds, in the order of [`LaneState::held`].
     pub(super) workers: Vec<LaneWorker>,
-    /// The requests for further workers.
+    /// The requests for further workers, by their numbers.
     pub(super) asked: Vec<Arc<Waiter>>,
     /// How many of the next requests go to the front of the queue, for calls whose worker was lost before it began them.
     pub(super) urgent: usize,
@@ -93,6 +93,10 @@ impl Driver {
     /// Takes the request for a worker that was made for a call when it was sent on another thread.
     pub(super) fn adopt(&mut self, waiter: Arc<Waiter>) {
         self.waker.iter().for_each(|waker| waiter.set_waker(waker));
+        self.add_asked(waiter);
+    }
+
+    fn add_asked(&mut self, waiter: Arc<Waiter>) {
         let at = self.asked.partition_point(|other| other.id < waiter.id);
         self.asked.insert(at, waiter);
     }
@@ -260,9 +264,11 @@ impl Driver {
         }
         let wanted = self.state.wanted(self.others_waiting().exclusive, now);
         while self.asked.len() > wanted
-            && let Some(waiter) = self.asked.pop()
+            && let first_exclusive = self.queue().first_exclusive()
+            && let places = self.asked.iter().map(|waiter| waiter.id)
+            && let Some(at) = self.state.queued.surplus(places, first_exclusive)
         {
-            drop(self.scheduler.cancel(&waiter));
+            drop(self.scheduler.cancel(&self.asked.remove(at)));
         }
         if self.asked.len() == wanted {
             self.urgent = 0;
@@ -272,7 +278,7 @@ impl Driver {
         self.urgent = self.urgent.saturating_sub(1);
         let waiter = self.scheduler.acquire_for_lane(self.bulkhead_id(), place);
         self.waker.iter().for_each(|waker| waiter.set_waker(waker));
-        self.asked.push(waiter);
+        self.add_asked(waiter);
         true
     }
 

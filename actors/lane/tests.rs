@@ -206,11 +206,16 @@ impl World {
 
     fn ask(&mut self) {
         let wanted = self.lane.wanted(self.others_waiting().exclusive, self.now);
-        self.asked.truncate(wanted);
+        while self.asked.len() > wanted
+            && let Some(at) = self.lane.queued.surplus(self.asked.iter().copied(), self.first_exclusive())
+        {
+            self.asked.remove(at);
+        }
         while self.asked.len() < wanted {
             let ticket = if self.urgent > 0 { 0 } else { self.ticket() };
             self.urgent = self.urgent.saturating_sub(1);
-            self.asked.push(ticket);
+            let at = self.asked.partition_point(|other| *other < ticket);
+            self.asked.insert(at, ticket);
         }
         self.urgent = 0;
     }

@@ -71,6 +71,11 @@ impl SimLane {
         }
     }
 
+    fn add_asked(&mut self, waiter: u64) {
+        let at = self.asked.partition_point(|other| *other < waiter);
+        self.asked.insert(at, waiter);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.state.queued.is_empty() && self.workers.is_empty() && self.asked.is_empty()
     }
@@ -122,8 +127,7 @@ impl World {
     pub(super) fn submit_single(&mut self, lane: &mut SimLane, number: u64, waiter: Option<u64>) {
         let call = self.sim_single(number);
         if let Some(waiter) = waiter {
-            let at = lane.asked.partition_point(|other| *other < waiter);
-            lane.asked.insert(at, waiter);
+            lane.add_asked(waiter);
         }
         if call.limit == Some(Duration::ZERO) {
             lane.failed.push((call, FailureKind::Timeout));
@@ -253,9 +257,9 @@ impl World {
     fn ask_at(&mut self, lane: &mut SimLane, place: LanePlace) -> bool {
         let wanted = lane.state.wanted(self.others_waiting(lane).exclusive, self.now());
         while lane.asked.len() > wanted
-            && let Some(waiter) = lane.asked.pop()
+            && let Some(at) = lane.state.queued.surplus(lane.asked.iter().copied(), self.first_exclusive())
         {
-            self.cancel_waiter(waiter);
+            self.cancel_waiter(lane.asked.remove(at));
         }
         if lane.asked.len() == wanted {
             lane.urgent = 0;
@@ -264,7 +268,7 @@ impl World {
         let place = if lane.urgent > 0 { LanePlace::First } else { place };
         lane.urgent = lane.urgent.saturating_sub(1);
         let waiter = self.acquire_for_lane(lane.id, place);
-        lane.asked.push(waiter);
+        lane.add_asked(waiter);
         true
     }
 
