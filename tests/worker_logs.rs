@@ -202,6 +202,7 @@ fn what_was_logged_before_a_worker_went_down_is_told() {
         ] {
             listen();
             let pool = scribes();
+            pool.ready().await.expect("a worker");
             let call = tracing::info_span!("request")
                 .in_scope(|| pool.send_within(Duration::from_millis(300), Write::Then(end)));
             assert_eq!(failure(call).await.kind(), kind);

@@ -52,6 +52,7 @@ fn a_death_has_a_whole_dossier() {
 fn failures_that_the_application_decides_on_have_one_too() {
     run(async {
         let pool = mules().start().expect("the pool starts");
+        pool.ready().await.expect("a worker");
         let limit = Duration::from_millis(200);
         let stuck = say(1, Trick::SpinDeaf);
         let timed_out = answer(pool.send_within(limit, stuck)).await.expect_err("a timeout");

@@ -98,6 +98,7 @@ fn with_a_grace_a_worker_that_times_out_is_asked_first_and_its_caller_told_at_on
     run(async {
         let file = fresh("heeded");
         let pool = mules().kill_grace(PATIENCE).start().expect("the pool starts");
+        pool.ready().await.expect("a worker");
         let call = pool.send_within(millis(300), Trick::HeedTerm(file.clone()));
         let timed_out = answer(call).await.expect_err("a timeout");
         assert_eq!(timed_out.kind(), FailureKind::Timeout);
@@ -194,10 +195,10 @@ fn where_that_is_agreed_a_call_that_is_given_up_costs_its_worker() {
         let cancelled = failure(checkout.send(Trick::Nothing)).await;
         assert_eq!((cancelled.kind(), cancelled.pid()), (FailureKind::Cancelled, Some(worker)));
         drop(checkout);
-        // One that is sent to the pool is given up like any other.
+        // One that is sent to the pool is given up like any other. Before it has begun it would cost no worker.
+        let worker = answer(pool.send(Trick::Nothing)).await.expect("a pid");
         let request = pool.send(Trick::SpinDeaf);
-        until("it runs", || pool.stats().waited.count() == 3).await;
-        let worker = pool.stats().pids[0];
+        until("it runs", || signal_masks(worker)["SigBlk"] != 0).await;
         drop(request);
         gone(worker).await;
         // A checkout may have agreed otherwise.

@@ -453,7 +453,13 @@ fn a_server_that_is_killed_again_and_again_fails_a_call_at_its_timeout_and_no_ot
         }
         let unreachable = request.await.expect("a client");
         assert!(began.elapsed() >= limit);
-        assert_eq!((unreachable.kind(), unreachable.limit()), (FailureKind::NoServer, Some(limit)));
+        assert_eq!(unreachable.limit(), Some(limit));
+        // At that moment the last server was dead, or was alive and about to be killed.
+        let (kind, phase) = (unreachable.kind(), unreachable.phase());
+        assert!(
+            kind == FailureKind::NoServer || (kind, phase) == (FailureKind::Timeout, Some(Phase::Starting)),
+            "{unreachable}"
+        );
         assert!(killed.len() > 1, "{killed:?}");
         // Left alone, the next server serves.
         assert!(answer(pool.send(Pid)).await.is_ok());

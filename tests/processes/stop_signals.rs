@@ -124,9 +124,12 @@ fn a_worker_without_a_handler_ends_at_once_when_the_library_asks_it_to() {
     run(async {
         // The test does not wait for the grace.
         let pool = mules().kill_grace(Duration::from_secs(3600)).start().expect("the pool starts");
+        let worker = answer(pool.send(Trick::Nothing)).await.expect("a pid");
+        settled(&pool, 1).await;
         let call = pool.send_within(Duration::from_millis(100), Trick::Spin(PATIENCE * 2));
         let timed_out = answer(call).await.expect_err("a timeout");
-        gone(timed_out.pid().expect("a pid")).await;
+        assert_eq!((timed_out.kind(), timed_out.pid()), (FailureKind::Timeout, Some(worker)));
+        gone(worker).await;
         bounded("the end", pool.stop(Duration::ZERO)).await;
         let pool = mules().hung_worker_timeout(Duration::from_millis(100));
         let pool = pool.kill_grace(Duration::from_secs(3600)).start().expect("the pool starts");
