@@ -187,7 +187,7 @@ fn calls_sent_from_inside_a_reply_handler_have_a_full_clock_each() {
 #[test]
 fn no_clock_runs_while_nothing_is_queued() {
     run(async {
-        let limit = millis(60);
+        let limit = millis(250);
         let pool = pool().workers(1..=1).timeout(limit).wait_timeout(limit).start().expect("the pool starts");
         let holder = pool.checkout().start();
         let worker = pid(&holder).await;
@@ -208,7 +208,7 @@ fn a_call_that_runs_out_of_time_is_told_and_its_worker_killed_and_the_next_check
     run(async {
         let pool = pool_of_one();
         let checkout = pool.checkout().timeout(millis(100)).start();
-        let worker = pid(&checkout).await;
+        let worker = answer(checkout.send(Within(PATIENCE, Pid))).await.expect("a pid");
         let began = Instant::now();
         let request = checkout.send(Spin);
         let next = pool.checkout().start();

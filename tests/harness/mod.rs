@@ -44,7 +44,7 @@ pub use scribe::*;
 pub use wreck::*;
 
 /// Longest wait for a condition that is bound to come true.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
