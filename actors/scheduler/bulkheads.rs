@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::Scheduler;
-use super::queue::Rank;
+use super::line::Rank;
 use super::registry::Registry;
 use super::waiting::{Ahead, BulkheadId};
 use crate::config::Options;

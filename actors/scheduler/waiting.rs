@@ -3,10 +3,10 @@
 //! Those of each bulkhead stand in a line of their own, so that finding the next one that is allowed a worker takes a time
 //! that depends on the number of bulkheads and not on how many are passed over.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Instant;
 
-use super::queue::{LinkedQueue, Rank};
+use super::line::{Line, Rank};
 use super::state::{Action, Admission, PoolPhase, PoolState};
 
 /// One bulkhead of a pool.
@@ -60,30 +60,6 @@ impl WaitingCalls {
     }
 }
 
-/// Waiting checkouts that stand behind each other.
-#[derive(Default)]
-struct Line {
-    queue: LinkedQueue,
-    /// Those that are lanes.
-    lanes: HashSet<u64>,
-}
-
-impl Line {
-    fn exclusive(&self) -> usize {
-        self.queue.len() - self.lanes.len()
-    }
-
-    /// Returns who are in front, at most so many.
-    fn first(&self, most: usize) -> Ahead {
-        let is_exclusive = |(_, id): &(Rank, u64)| !self.lanes.contains(id);
-        Ahead {
-            count: self.queue.len().min(most),
-            first: self.queue.ranked().take(most).next(),
-            first_exclusive: self.queue.ranked().take(most).find(is_exclusive),
-        }
-    }
-}
-
 /// Who may have the next workers that are free, each with its rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ahead {
@@ -94,6 +70,15 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
+    /// Returns who are in front of a line, at most so many.
+    fn of(line: &Line, most: usize) -> Self {
+        Ahead {
+            count: line.len().min(most),
+            first: line.front().filter(|_| most > 0),
+            first_exclusive: line.first_exclusive(most),
+        }
+    }
+
     fn and(self, other: Ahead) -> Ahead {
         let earlier = |one: Option<(Rank, u64)>, other| one.into_iter().chain(other).min();
         Ahead {
@@ -118,13 +103,22 @@ impl Bulkhead {
     }
 }
 
+/// Where one of them stands.
+#[derive(Clone, Copy)]
+struct Place {
+    rank: Rank,
+    /// The bulkhead in whose line it stands.
+    bulkhead: Option<BulkheadId>,
+    is_lane: bool,
+}
+
 /// The waiting checkouts and the bulkheads of a pool.
 #[derive(Default)]
 pub(crate) struct Waiting {
     unlimited: Line,
     bulkheads: Vec<Bulkhead>,
-    /// The bulkhead of each waiting checkout that has one.
-    limited: HashMap<u64, BulkheadId>,
+    /// Where each of them stands.
+    places: HashMap<u64, Place>,
     /// The ranks of the last that joined at either end: a lower one stands further in front.
     first_rank: i64,
     last_rank: i64,
@@ -160,7 +154,7 @@ impl Waiting {
     /// Returns whether a checkout waits that may have a worker once one that counts towards this bulkhead comes back.
     pub(crate) fn has_next_at(&self, bulkhead: BulkheadId) -> bool {
         let bulkhead = self.bulkheads.get(bulkhead.0);
-        bulkhead.is_some_and(|bulkhead| bulkhead.in_use <= bulkhead.most && !bulkhead.line.queue.is_empty())
+        bulkhead.is_some_and(|bulkhead| bulkhead.in_use <= bulkhead.most && !bulkhead.line.is_empty())
     }
 
     /// Counts a worker that was lent.
@@ -178,11 +172,11 @@ impl Waiting {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.unlimited.queue.len() + self.limited.len()
+        self.places.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.unlimited.queue.is_empty() && self.limited.is_empty()
+        self.places.is_empty()
     }
 
     /// Returns all that wait, in order.
@@ -197,8 +191,8 @@ impl Waiting {
 
     /// Returns all without a bulkhead and the first so many of each bulkhead, in order.
     fn merged(&self, most: impl Fn(&Bulkhead) -> usize) -> impl Iterator<Item = u64> {
-        let limited = self.bulkheads.iter().map(|bulkhead| bulkhead.line.queue.ranked().take(most(bulkhead)));
-        let unlimited = self.unlimited.queue.ranked();
+        let limited = self.bulkheads.iter().map(|bulkhead| bulkhead.line.ranked().take(most(bulkhead)));
+        let unlimited = self.unlimited.ranked();
         let mut limited: Vec<_> = limited.map(Iterator::peekable).collect();
         let mut unlimited = unlimited.peekable();
         std::iter::from_fn(move || {
@@ -214,22 +208,22 @@ impl Waiting {
 
     /// Returns how many of those that wait may have a worker that is free.
     pub(crate) fn allowed_count(&self) -> usize {
-        let limited = self.bulkheads.iter().map(|bulkhead| bulkhead.line.queue.len().min(bulkhead.places()));
-        self.unlimited.queue.len() + limited.sum::<usize>()
+        let limited = self.bulkheads.iter().map(|bulkhead| bulkhead.line.len().min(bulkhead.places()));
+        self.unlimited.len() + limited.sum::<usize>()
     }
 
     /// Returns who may have the next free workers.
     pub(crate) fn ahead(&self) -> Ahead {
-        let limited = self.bulkheads.iter().map(|bulkhead| bulkhead.line.first(bulkhead.places()));
-        limited.fold(self.unlimited.first(usize::MAX), Ahead::and)
+        let limited = self.bulkheads.iter().map(|bulkhead| Ahead::of(&bulkhead.line, bulkhead.places()));
+        limited.fold(Ahead::of(&self.unlimited, usize::MAX), Ahead::and)
     }
 
     /// Returns who may have a worker that counts towards this bulkhead now, once it is released: `ahead`, and all that wait
     /// at the bulkhead.
     pub(crate) fn ahead_of(&self, bulkhead: BulkheadId, ahead: Ahead) -> Ahead {
         let Some(bulkhead) = self.bulkheads.get(bulkhead.0) else { return ahead };
-        let counted = bulkhead.line.queue.len().min(bulkhead.places());
-        let whole = bulkhead.line.first(usize::MAX);
+        let counted = bulkhead.line.len().min(bulkhead.places());
+        let whole = Ahead::of(&bulkhead.line, usize::MAX);
         Ahead { count: ahead.count - counted, ..ahead }.and(whole)
     }
 
@@ -237,7 +231,7 @@ impl Waiting {
     pub(crate) fn first_exclusive(&self) -> Option<u64> {
         let lines =
             std::iter::once(&self.unlimited).chain(self.bulkheads.iter().map(|bulkhead| &bulkhead.line));
-        let first = lines.filter_map(|line| line.first(usize::MAX).first_exclusive).min();
+        let first = lines.filter_map(|line| line.first_exclusive(usize::MAX)).min();
         first.map(|(_, id)| id)
     }
 
@@ -264,15 +258,13 @@ impl Waiting {
     /// Adds a checkout behind all others. It must not wait yet.
     pub(crate) fn push_back(&mut self, request: Request) {
         self.last_rank += 1;
-        let rank = Rank::new(self.last_rank);
-        self.line_for(request).push_back_ranked(request.id, rank);
+        self.insert(request, Rank::new(self.last_rank));
     }
 
     /// Adds a checkout ahead of all others. It must not wait yet.
     pub(crate) fn push_front(&mut self, request: Request) {
         self.first_rank -= 1;
-        let rank = Rank::new(self.first_rank);
-        self.line_for(request).push_front_ranked(request.id, rank);
+        self.insert(request, Rank::new(self.first_rank));
     }
 
     /// Adds a lane ahead of the first checkout that is no lane and may have a worker that the lane could have, or behind all
@@ -282,44 +274,36 @@ impl Waiting {
         let ahead = request.bulkhead.map_or(ahead, |bulkhead| self.ahead_of(bulkhead, ahead));
         let Some((rank, _)) = ahead.first_exclusive else { return self.push_back(request) };
         self.ahead += 1;
-        let rank = rank.ahead(self.ahead);
-        self.line_for(request).insert_ranked(request.id, rank);
+        self.insert(request, rank.ahead(self.ahead));
     }
 
-    fn line_for(&mut self, Request { id, bulkhead, is_lane }: Request) -> &mut LinkedQueue {
-        let line = match bulkhead.and_then(|bulkhead| Some((bulkhead, self.bulkheads.get_mut(bulkhead.0)?))) {
-            Some((bulkhead, of)) => {
-                self.limited.insert(id, bulkhead);
-                &mut of.line
-            }
-            None => &mut self.unlimited,
-        };
-        if is_lane {
-            line.lanes.insert(id);
-        }
-        &mut line.queue
+    fn insert(&mut self, Request { id, bulkhead, is_lane }: Request, rank: Rank) {
+        let bulkhead = bulkhead.filter(|bulkhead| bulkhead.0 < self.bulkheads.len());
+        let previous = self.places.insert(id, Place { rank, bulkhead, is_lane });
+        debug_assert!(previous.is_none(), "it waits at one place");
+        self.line(bulkhead).insert(rank, id, is_lane);
+    }
+
+    fn line(&mut self, bulkhead: Option<BulkheadId>) -> &mut Line {
+        let bulkhead = bulkhead.and_then(|bulkhead| self.bulkheads.get_mut(bulkhead.0));
+        bulkhead.map_or(&mut self.unlimited, |bulkhead| &mut bulkhead.line)
     }
 
     /// Returns whether this waiting checkout is a lane.
     pub(crate) fn is_lane(&self, id: u64) -> bool {
-        let line = match self.bulkhead_of(id).and_then(|bulkhead| self.bulkheads.get(bulkhead.0)) {
-            Some(bulkhead) => &bulkhead.line,
-            None => &self.unlimited,
-        };
-        line.lanes.contains(&id)
+        self.places.get(&id).is_some_and(|place| place.is_lane)
     }
 
     /// Returns the bulkhead of a waiting checkout.
     pub(crate) fn bulkhead_of(&self, id: u64) -> Option<BulkheadId> {
-        self.limited.get(&id).copied()
+        self.places.get(&id)?.bulkhead
     }
 
     /// Removes a checkout. Returns `false` if it did not wait.
     pub(crate) fn remove(&mut self, id: u64) -> bool {
-        let bulkhead = self.limited.remove(&id).and_then(|bulkhead| self.bulkheads.get_mut(bulkhead.0));
-        let line = bulkhead.map_or(&mut self.unlimited, |bulkhead| &mut bulkhead.line);
-        line.lanes.remove(&id);
-        line.queue.remove(id)
+        let Some(Place { rank, bulkhead, is_lane }) = self.places.remove(&id) else { return false };
+        self.line(bulkhead).remove(rank, is_lane);
+        true
     }
 
     /// Takes the first one that is allowed a worker, with its bulkhead.
@@ -333,7 +317,7 @@ impl Waiting {
     fn ahead_first(&self) -> Option<(Rank, u64)> {
         let allowed = self.bulkheads.iter().filter(|bulkhead| bulkhead.places() > 0);
         let lines = allowed.map(|bulkhead| &bulkhead.line).chain([&self.unlimited]);
-        lines.filter_map(|line| line.queue.ranked().next()).min()
+        lines.filter_map(Line::front).min()
     }
 
     /// Takes the first of all.
