@@ -78,6 +78,14 @@ fn descriptor(connection: &dyn Any) -> Option<BorrowedFd<'_>> {
     if let Some(stream) = connection.downcast_ref::<UnixStream>() {
         return Some(stream.as_fd());
     }
+    #[cfg(feature = "actix-web-rustls-0_23")]
+    if let Some(stream) = connection.downcast_ref::<actix_tls::accept::rustls_0_23::TlsStream<TcpStream>>() {
+        return Some(stream.get_ref().0.as_fd());
+    }
+    #[cfg(feature = "actix-web-openssl")]
+    if let Some(stream) = connection.downcast_ref::<actix_tls::accept::openssl::TlsStream<TcpStream>>() {
+        return Some(stream.get_ref().as_fd());
+    }
     None
 }
 
