@@ -206,6 +206,8 @@ pub enum Leaving {
     HalfClose,
     /// It sends no more, and resets the connection later.
     HalfCloseThenReset,
+    /// It closes the connection below TLS, without a word within.
+    Cut,
     /// It resets the stream of HTTP/2, and keeps the connection.
     ResetStream,
 }
@@ -227,7 +229,9 @@ pub async fn leave(mut stream: TcpStream, leaving: Leaving) -> Option<TcpStream>
             stream.shutdown().await.expect("the connection is open");
             Some(stream)
         }
-        Leaving::HalfCloseThenReset | Leaving::ResetStream => unreachable!("{leaving:?} is no single step"),
+        Leaving::HalfCloseThenReset | Leaving::Cut | Leaving::ResetStream => {
+            unreachable!("{leaving:?} is no single step")
+        }
     }
 }
 

@@ -34,6 +34,15 @@ fn what_is_seen_of_a_client_of_http1_behind_tls() {
     }
 }
 
+/// H2: actix-web takes an end below TLS that TLS knows nothing of for an error, and drops the handler itself.
+#[test]
+fn a_connection_that_is_cut_below_tls_ends_its_handler() {
+    assert_eq!(run(of_http1(Leaving::Cut, "ignore")), Fate::Dropped);
+    assert_eq!(run(of_http1(Leaving::Cut, "reset")), Fate::Dropped);
+    let fate = run(of_http1(Leaving::Cut, "half-close"));
+    assert!(matches!(fate, Fate::Told | Fate::Dropped), "{fate:?}");
+}
+
 async fn of_http1(leaving: Leaving, policy: &str) -> Fate {
     let stage = Stage::new();
     let (service, address) = serve(&stage);
@@ -50,10 +59,10 @@ async fn of_http1(leaving: Leaving, policy: &str) -> Fate {
     assert_eq!(stage.next().await, Fate::Began);
     let port = client.get_ref().0.local_addr().expect("it is connected").port();
     let mut kept = None;
-    if leaving == Leaving::HalfClose {
+    if leaving != Leaving::Cut {
         // It says so in TLS, and closes its half of the connection below.
         bounded("a half of an end", client.shutdown()).await.expect("it is open");
-        kept = Some(client);
+        kept = Some(client).filter(|_| leaving == Leaving::HalfClose);
     } else {
         drop(client);
     }
