@@ -1,13 +1,16 @@
 //! What `ClientGone` sees, by the policy and the way in which a client leaves.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use actix_web::{App, HttpServer};
+use forkpool::web::on_connect;
 use tokio::io::AsyncWriteExt;
 
 use super::h2;
 use super::stage::*;
 use crate::harness::*;
-use crate::service::Client;
+use crate::service::{Client, Service};
 
 const POLICIES: [&str; 3] = ["ignore", "reset", "half-close"];
 
@@ -187,6 +190,28 @@ fn a_client_that_has_half_closed_keeps_nothing_busy() {
         stage.may_finish.add_permits(1);
         assert_eq!(stage.next().await, Fate::Finished);
         assert!(rest(&mut client).await.is_some_and(|answer| answer.ends_with(b"done")));
+        service.stop().await;
+    });
+}
+
+/// H2: of a client that falls silent nothing is reported, until the server gives its connection up.
+#[test]
+fn a_connection_that_the_server_gives_up_is_over() {
+    run(async {
+        let stage = Stage::new();
+        let shared = stage.clone();
+        let service = Service::start(move |listener| {
+            let app = move || App::new().app_data(shared.clone()).configure(routes);
+            let server = HttpServer::new(app).workers(1).disable_signals().on_connect(on_connect);
+            Ok(server.keep_alive(Duration::from_secs(1)).listen_auto_h2c(listener)?.run())
+        });
+        let mut client = h2::Client::connect(service.address, false).await;
+        let response = client.get("/watch/reset").await;
+        assert_eq!(stage.next().await, Fate::Began);
+        client.freeze();
+        assert_eq!(stage.next().await, Fate::Told);
+        drop(response);
+        client.vanish().await;
         service.stop().await;
     });
 }

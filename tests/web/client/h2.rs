@@ -1,6 +1,11 @@
 //! A client of HTTP/2 without TLS, or on top of a connection with it.
 
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
 
 use actix_web::rt;
 use actix_web::web::Bytes;
@@ -17,6 +22,7 @@ pub struct Client {
     pub port: u16,
     requests: SendRequest<Bytes>,
     driver: JoinHandle<()>,
+    is_frozen: Rc<Cell<bool>>,
 }
 
 impl Client {
@@ -34,11 +40,14 @@ impl Client {
     pub async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + 'static, port: u16) -> Self {
         let (requests, connection) =
             bounded("a handshake", h2::client::handshake(stream)).await.expect("the server speaks HTTP/2");
+        let is_frozen = Rc::new(Cell::new(false));
+        let seen = is_frozen.clone();
         let driver = rt::spawn(async move {
+            let mut connection = pin!(connection);
             // An error is the end of the connection, which tests cause.
-            let _ = connection.await;
+            let _ = poll_fn(|cx| if seen.get() { Poll::Pending } else { connection.as_mut().poll(cx) }).await;
         });
-        Client { port, requests, driver }
+        Client { port, requests, driver, is_frozen }
     }
 
     /// Sends a request without a body.
@@ -54,6 +63,11 @@ impl Client {
     pub async fn text(&mut self, path: &str) -> String {
         let response = self.get(path).await;
         text(response).await
+    }
+
+    /// From now on it neither reads nor writes, and stays connected.
+    pub fn freeze(&self) {
+        self.is_frozen.set(true);
     }
 
     /// Drops the connection where it is.

@@ -16,6 +16,7 @@ use crate::service::{Client, Service};
 #[test]
 fn what_is_seen_of_a_client_at_a_unix_socket() {
     let rows = [
+        (Leaving::Close, "ignore", Fate::Finished),
         (Leaving::Close, "reset", Fate::Told),
         (Leaving::Close, "half-close", Fate::Told),
         (Leaving::HalfClose, "reset", Fate::Finished),
