@@ -137,9 +137,9 @@ fn an_error_type_that_panics_leaks_no_worker() {
         let pool = builder::<Picky>(()).workers(1..=1).start().expect("the pool starts");
         let long = || Sleep(Duration::from_secs(60));
         let soon = Duration::from_millis(50);
-        let checkout = pool.checkout().timeout(soon).start();
+        let checkout = pool.checkout().start();
         let worker = answer(checkout.send(Sleep(Duration::ZERO))).await.expect("a pid");
-        let (running, queued) = (checkout.send(long()), checkout.send(long()));
+        let (running, queued) = (checkout.send(Within(soon, long())), checkout.send(long()));
         assert!(running.await.is_err(), "there was no error to answer with");
         assert!(queued.await.is_err(), "there was no error to answer with");
         gone(worker).await;
