@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use crate::channel::SocketLayer;
 
-#[cfg(not(feature = "tls"))]
+#[cfg(any(test, not(feature = "tls")))]
+#[cfg_attr(feature = "tls", expect(dead_code, reason = "only a test uses all of it then"))]
 mod disabled;
 #[cfg(feature = "tls")]
 mod enabled;

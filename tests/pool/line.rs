@@ -66,15 +66,6 @@ fn an_option_without_a_meaning_for_its_pool_is_refused_by_name() {
     });
 }
 
-/// Without the feature `tls` the type is there, and says what to do.
-#[cfg(not(feature = "tls"))]
-#[test]
-fn certificates_without_tls_name_the_feature() {
-    let error = forkpool::Certificates::read("chain.pem", "key.pem", "authority.pem").expect_err("no TLS");
-    assert!(matches!(error, forkpool::CertificateError::Unsupported), "{error:?}");
-    assert!(error.to_string().contains("\"tls\""), "{error}");
-}
-
 /// P1
 #[test]
 fn by_default_there_are_at_least_two_workers_and_at_most_twenty() {

@@ -15,7 +15,6 @@ fn every_public_error_type_crosses_threads() {
     let crossing = BTreeSet::from([
         crossing::<forkpool::AddressError>(),
         crossing::<forkpool::BaggageError>(),
-        #[cfg(feature = "tls")]
         crossing::<forkpool::CertificateError>(),
         crossing::<forkpool::ContextFailure>(),
         crossing::<forkpool::Failure>(),
@@ -25,14 +24,11 @@ fn every_public_error_type_crosses_threads() {
         crossing::<forkpool::OptionError>(),
         crossing::<forkpool::PayloadError>(),
     ]);
-    let mut public: BTreeSet<String> = ["src", "actors"]
+    let public: BTreeSet<String> = ["src", "actors"]
         .into_iter()
         .flat_map(rust_files)
         .flat_map(|file| errors(&tokens(&read(&file))))
         .collect();
-    if cfg!(not(feature = "tls")) {
-        assert!(public.remove("CertificateError"), "it is behind a feature");
-    }
     let crossing: BTreeSet<String> = crossing.into_iter().map(str::to_owned).collect();
     assert_eq!(crossing, public, "the types of this list, and those that the sources declare");
 }
