@@ -34,6 +34,14 @@ impl Driver {
         self.signals.show_waiting(waiting, first, self.scheduler.started);
     }
 
+    /// Does the same after a call was added, which is the first of those that wait only if it is the only one.
+    pub(super) fn show_added(&self) {
+        let waiting = self.state.waiting();
+        let is_first = waiting > 0 && !self.signals.has_waiting();
+        let first = if is_first { self.state.waits_since() } else { None };
+        self.signals.show_waiting(waiting, first, self.scheduler.started);
+    }
+
     /// Delivers a reply; returns `false` if the worker is lost with it.
     pub(super) fn deliver(&mut self, at: usize, reply: Reply, now: Instant) -> bool {
         let Reply { call, meaning, stop, times } = reply;

@@ -113,7 +113,7 @@ impl Driver {
             Ok(payload) => self.write_or_queue(call, payload, ticket, now),
             Err(failure) => self.failed.push((call, failure)),
         }
-        self.show_waiting();
+        self.show_added();
         if !std::mem::replace(&mut self.is_woken, true) {
             self.waker.iter().for_each(Waker::wake_by_ref);
         }

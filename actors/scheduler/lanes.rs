@@ -44,6 +44,11 @@ impl LaneSignals {
         self.waiting.store(waiting, Ordering::Release);
     }
 
+    /// Returns whether calls were last shown to wait.
+    pub(crate) fn has_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
     /// Sets the task that is woken.
     pub(crate) fn set_waker(&self, waker: &Waker) {
         let before = self.waker.lock().replace(waker.clone());
