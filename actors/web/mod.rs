@@ -3,5 +3,10 @@
 
 mod client;
 mod connection;
+mod errors;
+mod response_error;
 
 pub use client::{ClientGone, ClientPolicy, on_connect};
+pub use errors::{json_response, response, status};
+#[doc(hidden)]
+pub use response_error::__private;
