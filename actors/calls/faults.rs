@@ -86,7 +86,8 @@ fn exit_failure(
 
 /// Returns the failure of a call whose message cannot be encoded. No worker has it.
 pub(crate) fn unencodable(problem: &PayloadError) -> Failure {
-    Failure::of(FailureKind::Payload, problem.to_string())
+    let too_large = matches!(problem, PayloadError::TooLarge { .. } | PayloadError::NoRoom { .. });
+    Failure::of(FailureKind::Payload, problem.to_string()).of_large_message(too_large)
 }
 
 /// Returns the failure of a call whose result or message could not be encoded or decoded by this worker.

@@ -8,6 +8,7 @@ mod blob_response;
 mod body_pieces;
 mod errors;
 mod lookup;
+mod response_error;
 mod upload;
 mod upload_error;
 
@@ -16,5 +17,7 @@ pub use blob_body::{BlobBody, BlobConfig};
 #[cfg_attr(docsrs, doc(cfg(feature = "actix-multipart")))]
 pub use blob_field::{BlobField, multipart_error};
 pub use blob_response::body;
-use errors::{response, status};
+pub use errors::{json_response, response, status};
+#[doc(hidden)]
+pub use response_error::__private;
 pub use upload_error::UploadError;

@@ -16,6 +16,7 @@ mod multi_line;
 mod one_line;
 mod raw_backtrace;
 mod serde_compat;
+mod told;
 
 use exit::Cause;
 pub(crate) use exit::LastWords;
@@ -126,6 +127,12 @@ struct Details {
     panic: Option<PanicReport>,
     source: Option<FailureSource>,
     stack_overflow: bool,
+    /// Whether the message exceeded a limit of its size on its way into the pool. For who reads a failure that has
+    /// travelled, another message was sent.
+    #[serde(skip)]
+    too_large: bool,
+    #[serde(skip)]
+    told: told::Told,
 }
 
 impl Failure {
@@ -349,8 +356,26 @@ impl Failure {
         self.with(|details| details.source = Some(FailureSource::Failure(cause)))
     }
 
+    pub(crate) fn of_large_message(self, too_large: bool) -> Self {
+        self.with(|details| details.too_large = too_large)
+    }
+
     pub(crate) fn retry_in(self, estimate: Duration) -> Self {
         self.with(|details| details.retry_after = Some(estimate))
+    }
+}
+
+/// What a response to a request for which a call failed is made from.
+#[allow(dead_code, reason = "it is used where web applications are supported")]
+impl Failure {
+    /// Returns whether the message of the call was larger than the pool allows.
+    pub(crate) fn is_of_large_message(&self) -> bool {
+        self.0.too_large
+    }
+
+    /// Notes that the report of this failure is told, also for its clones. Returns whether it was not before.
+    pub(crate) fn mark_told(&self) -> bool {
+        self.0.told.mark()
     }
 }
 

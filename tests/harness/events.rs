@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 
 /// One event, its fields as text.
 #[derive(Clone, Debug)]
@@ -13,6 +15,8 @@ pub struct Seen {
     pub target: String,
     pub level: Level,
     pub fields: BTreeMap<String, String>,
+    /// The fields of the span that it is in.
+    pub span: BTreeMap<String, String>,
 }
 
 impl Seen {
@@ -48,12 +52,24 @@ pub fn events(target: &str) -> Vec<Seen> {
 
 struct Keeper;
 
-impl<S: Subscriber> Layer<S> for Keeper {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Keeper {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
+        ctx.span(id).expect("a new span").extensions_mut().insert(fields);
+    }
+
+    fn on_event(&self, event: &Event<'_>, ctx: Context<'_, S>) {
         let metadata = event.metadata();
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let event = Seen { target: metadata.target().to_owned(), level: *metadata.level(), fields: fields.0 };
+        let span = ctx.event_span(event).and_then(|span| Some(span.extensions().get::<Fields>()?.0.clone()));
+        let event = Seen {
+            target: metadata.target().to_owned(),
+            level: *metadata.level(),
+            fields: fields.0,
+            span: span.unwrap_or_default(),
+        };
         // An event that is caused while the subscriber is being made is of no interest.
         if let Some(seen) = SEEN.get() {
             seen.lock().unwrap_or_else(PoisonError::into_inner).push(event);

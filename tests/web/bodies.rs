@@ -15,12 +15,12 @@ use crate::harness::*;
 use crate::service::{Client, Service};
 
 const KIB: usize = 1 << 10;
-const MIB: usize = 1 << 20;
+pub const MIB: usize = 1 << 20;
 /// What the endpoints of these tests take.
-const LIMIT: usize = 20 * MIB;
+pub const LIMIT: usize = 20 * MIB;
 
 /// What a client sends at once. Its sum times the number of pieces is what a worker has to find.
-const PIECE: usize = 64 * KIB;
+pub const PIECE: usize = 64 * KIB;
 
 async fn raw(pool: web::Data<PoolHandle<Mill>>, body: BlobBody<Mill>) -> Result<String, Error> {
     checked(&pool, body.into_inner()).await
@@ -64,8 +64,9 @@ async fn made(pool: web::Data<PoolHandle<Mill>>, length: web::Path<usize>) -> Ht
     HttpResponse::Ok().body(forkpool::web::body(blob))
 }
 
-/// The service of these tests, and how many requests it has begun.
-fn service(pool: &PoolHandle<Mill>) -> (Service, Arc<AtomicUsize>) {
+/// The service of these tests over HTTP/1, and over HTTP/2 for a client that begins with it; and how many requests it has
+/// begun.
+pub fn service(pool: &PoolHandle<Mill>) -> (Service, Arc<AtomicUsize>) {
     let (data, begun) = (web::Data::new(pool.clone()), Arc::new(AtomicUsize::new(0)));
     let count = begun.clone();
     let service = Service::start(|listener| {
@@ -89,7 +90,7 @@ fn service(pool: &PoolHandle<Mill>) -> (Service, Arc<AtomicUsize>) {
                 .route("/echo", web::post().to(echo))
                 .route("/made/{length}", web::get().to(made))
         };
-        Ok(HttpServer::new(app).workers(1).disable_signals().listen(listener)?.run())
+        Ok(HttpServer::new(app).workers(1).disable_signals().listen_auto_h2c(listener)?.run())
     });
     (service, begun)
 }
@@ -144,7 +145,7 @@ async fn closed(mut client: Client) {
     assert!(rest.is_empty(), "nothing comes behind the response");
 }
 
-async fn emptied(pool: &PoolHandle<Mill>) {
+pub async fn emptied(pool: &PoolHandle<Mill>) {
     until("the memory of blobs is free", || pool.stats().blob_bytes == 0).await;
 }
 
@@ -189,8 +190,8 @@ fn an_upload_of_64_mib_arrives_intact_without_a_file_and_without_a_copy() {
         let (service, _) = service(&pool);
         let length = 64 * MIB;
         // So that what is made once is there.
-        let (mut client, end) = form(&service, "/large", MIB).await;
-        write(&mut client, MIB, || ()).await;
+        let (mut client, end) = form(&service, "/large", 16 * MIB).await;
+        write(&mut client, 16 * MIB, || ()).await;
         client.0.write_all(end.as_bytes()).await.expect("the server reads");
         assert_eq!(client.answer().await.status, 200);
         let (before, temporary) = (own("RssAnon"), std::env::temp_dir());
@@ -205,7 +206,7 @@ fn an_upload_of_64_mib_arrives_intact_without_a_file_and_without_a_copy() {
         client.0.write_all(end.as_bytes()).await.expect("the server reads");
         let answered = within(PATIENCE * 3, "a response", client.answer()).await;
         assert_eq!((answered.status, answered.text()), (200, format!("a b.png: {length} {sum} true")));
-        assert!(most < 4 << 20, "{most} bytes of ordinary memory for {length} of a body");
+        assert!(most < 8 << 20, "{most} bytes of ordinary memory for {length} of a body");
         assert_eq!(pool.stats().blob_bytes, 0);
         service.stop().await;
     });
@@ -389,6 +390,7 @@ fn a_blob_is_sent_piece_by_piece_as_its_client_reads() {
 #[test]
 fn a_service_without_the_pool_says_in_its_log_what_is_missing() {
     run(async {
+        keep_events();
         let service = Service::start(|listener| {
             let app = || App::new().route("/echo", web::post().to(echo));
             Ok(HttpServer::new(app).workers(1).disable_signals().listen(listener)?.run())
@@ -398,6 +400,12 @@ fn a_service_without_the_pool_says_in_its_log_what_is_missing() {
         let answered = client.answer().await;
         assert_eq!(answered.status, 500);
         assert!(answered.text().contains("its log says what is missing"), "{}", answered.text());
+        let said = || {
+            events("forkpool").into_iter().find(|event| event.message().contains("no pool of this worker"))
+        };
+        until("the log says it", || said().is_some()).await;
+        let said = said().expect("it does");
+        assert!(said.field("worker").ends_with("::Mill") && said.field("path") == "/echo", "{said:?}");
         service.stop().await;
     });
 }

@@ -1,6 +1,9 @@
 //! Pools behind real web servers: over real sockets, with clients that leave.
 
 mod bodies;
+mod bodies_http2;
+mod error_types;
+mod errors;
 #[path = "../harness/mod.rs"]
 mod harness;
 #[allow(dead_code, reason = "not every test reads all of an answer")]
