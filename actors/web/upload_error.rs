@@ -1,8 +1,8 @@
 //! Why an upload has failed.
 
 use actix_web::error::PayloadError;
-use actix_web::http::StatusCode;
 use actix_web::http::header::ContentType;
+use actix_web::http::{ConnectionType, StatusCode};
 use actix_web::{HttpResponse, ResponseError};
 
 use crate::failure::Failure;
@@ -67,7 +67,36 @@ impl ResponseError for UploadError {
             UploadError::Failed(failure) => super::response(failure),
             UploadError::Interrupted(error) => error.error_response(),
         };
-        response.head_mut().set_connection_type(actix_web::http::ConnectionType::Close);
+        response.head_mut().set_connection_type(ConnectionType::Close);
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::FailureKind;
+
+    #[test]
+    fn each_error_has_its_status_and_closes_its_connection() {
+        fn crossing<T: std::error::Error + Send + Sync + 'static>(_: &T) {}
+        let full = Failure::of(FailureKind::Overloaded, "not enough blob_memory");
+        let table = [
+            (UploadError::TooLarge { limit: 7 }, 413, false),
+            (UploadError::Failed(full), 503, true),
+            (UploadError::Interrupted(PayloadError::Incomplete(None)), 400, false),
+            (UploadError::Interrupted(PayloadError::Overflow), 413, false),
+        ];
+        for (error, expected, is_retried) in table {
+            crossing(&error);
+            let mut response = error.error_response();
+            assert_eq!(
+                (response.status().as_u16(), error.status_code().as_u16()),
+                (expected, expected),
+                "{error}"
+            );
+            assert_eq!(response.headers().contains_key("retry-after"), is_retried, "{error}");
+            assert!(!response.head_mut().keep_alive(), "{error}");
+        }
     }
 }

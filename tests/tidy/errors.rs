@@ -24,6 +24,8 @@ fn every_public_error_type_crosses_threads() {
         crossing::<forkpool::StartError>(),
         crossing::<forkpool::OptionError>(),
         crossing::<forkpool::PayloadError>(),
+        #[cfg(feature = "actix-web")]
+        crossing::<forkpool::web::UploadError>(),
     ]);
     let mut public: BTreeSet<String> = ["src", "actors"]
         .into_iter()
@@ -32,6 +34,9 @@ fn every_public_error_type_crosses_threads() {
         .collect();
     if cfg!(not(feature = "tls")) {
         assert!(public.remove("CertificateError"), "it is behind a feature");
+    }
+    if cfg!(not(feature = "actix-web")) {
+        assert!(public.remove("UploadError"), "it is behind a feature");
     }
     let crossing: BTreeSet<String> = crossing.into_iter().map(str::to_owned).collect();
     assert_eq!(crossing, public, "the types of this list, and those that the sources declare");
