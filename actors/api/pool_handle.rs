@@ -110,6 +110,33 @@ impl<W: Worker> PoolHandle<W> {
         blobs::allocate(scheduler.blobs.as_ref(), capacity).map_err(|full| full.in_pool(self.name()))
     }
 
+    /// Returns an empty blob that takes memory as it is written, up to `limit` bytes: for bytes whose number is not known
+    /// or not to be trusted, such as those of an upload.
+    ///
+    /// It takes none of the pool's [`blob_memory`](crate::PoolBuilder::blob_memory) before it has 16 KiB. From then on
+    /// it has at most twice as much as it has bytes (32 KiB at first), and never more than `limit`. It grows in place
+    /// where it can. Where it cannot, its bytes are copied, each twice at most on average, and for that moment both
+    /// places are in use. If the memory is used up, the write fails and the bytes before it stay: see [`BlobMut`].
+    /// [`blob`](Self::blob) is for bytes whose number is known; it takes all the memory at once.
+    ///
+    /// ```no_run
+    /// # use std::io::Write;
+    /// # use forkpool::prelude::*;
+    /// # fn gather<W: Worker>(pool: &PoolHandle<W>, pieces: Vec<Vec<u8>>) -> Result<Blob, Failure> {
+    /// let mut bytes = pool.blob_up_to(20 << 20);
+    /// for piece in pieces {
+    ///     if let Err(error) = bytes.write_all(&piece) {
+    ///         // Overloaded if the pool's memory is used up.
+    ///         return Err(error.downcast().unwrap_or_else(|error| Failure::task(error.to_string())));
+    ///     }
+    /// }
+    /// Ok(bytes.freeze())
+    /// # }
+    /// ```
+    pub fn blob_up_to(&self, limit: usize) -> BlobMut {
+        blobs::growing(self.shared.scheduler.blobs.as_ref(), limit, self.name())
+    }
+
     /// Runs a message on any free worker, as `SyncArbiter` does, with the pool's [`timeout`](crate::PoolBuilder::timeout).
     ///
     /// The future resolves to the message's own result, so one `?` is enough:

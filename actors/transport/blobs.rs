@@ -52,6 +52,11 @@ pub(crate) fn allocate(memory: Option<&BlobMemory>, capacity: usize) -> Result<B
     BlobMut::allocate(memory.map(|memory| &memory.arena), capacity)
 }
 
+/// A blob of up to `limit` bytes that takes its memory as it grows, from the arena of `pool` if it has one.
+pub(crate) fn growing(memory: Option<&BlobMemory>, limit: usize, pool: &str) -> BlobMut {
+    BlobMut::up_to(limit, memory.map(|memory| &memory.arena), pool)
+}
+
 /// Appends an encoded message to `out` and returns its large blobs, in the order of their numbers.
 ///
 /// # Errors

@@ -1,12 +1,26 @@
 //! What an actix-web application needs: failures as responses, calls that end with their request, and uploads that go where
 //! they are read.
 
+mod blob_body;
+#[cfg(feature = "actix-multipart")]
+mod blob_field;
+mod blob_response;
+mod body_pieces;
 mod client;
 mod connection;
 mod errors;
+mod lookup;
 mod response_error;
+mod upload;
+mod upload_error;
 
+pub use blob_body::{BlobBody, BlobConfig};
+#[cfg(feature = "actix-multipart")]
+#[cfg_attr(docsrs, doc(cfg(feature = "actix-multipart")))]
+pub use blob_field::{BlobField, multipart_error};
+pub use blob_response::body;
 pub use client::{ClientGone, ClientPolicy, on_connect};
 pub use errors::{json_response, response, status};
 #[doc(hidden)]
 pub use response_error::__private;
+pub use upload_error::UploadError;

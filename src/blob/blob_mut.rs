@@ -3,16 +3,22 @@
 use std::io::{self, Read, Write};
 use std::ops::{Deref, DerefMut};
 
+#[cfg(feature = "actors")]
+use super::growth::Growth;
 use super::{Blob, Body};
 use crate::sys::arena::Allocation;
 
-/// A [`Blob`] while it is written, allocated by [`PoolHandle::blob`](crate::PoolHandle::blob) or
-/// [`WorkerContext::blob`](crate::WorkerContext::blob).
+/// A [`Blob`] while it is written, allocated by [`PoolHandle::blob`](crate::PoolHandle::blob),
+/// [`PoolHandle::blob_up_to`](crate::PoolHandle::blob_up_to) or [`WorkerContext::blob`](crate::WorkerContext::blob).
 ///
 /// It starts empty and takes up to [`capacity`](Self::capacity) bytes, through [`Write`],
 /// [`fill_from`](Self::fill_from) or [`append_zeroes`](Self::append_zeroes). The bytes written so far can be read and
 /// changed as a slice. [`freeze`](Self::freeze) turns it into an immutable [`Blob`] and frees shared memory that was
 /// not used. Dropping it instead frees all of it.
+///
+/// One that was made by `blob_up_to` takes memory as it is written, and a write fails with
+/// [`StorageFull`](io::ErrorKind::StorageFull) if the pool has no more. That error is made from a
+/// [`Failure`](crate::Failure), which [`downcast`](io::Error::downcast) returns.
 ///
 /// ```no_run
 /// # use actix::prelude::*;
@@ -24,32 +30,48 @@ use crate::sys::arena::Allocation;
 /// # }
 /// ```
 #[must_use = "a blob is shared once `freeze` is called"]
-pub struct BlobMut(Storage);
+pub struct BlobMut {
+    storage: Storage,
+    /// Most bytes.
+    capacity: usize,
+    /// Where it takes more memory from; `None` if it has all that it needs.
+    #[cfg(feature = "actors")]
+    growth: Option<Growth>,
+}
 
-enum Storage {
-    Heap {
-        bytes: Vec<u8>,
-        capacity: usize,
-    },
+pub(super) enum Storage {
+    Heap(Vec<u8>),
     /// An allocation in shared memory, and how many bytes of it were written.
     Allocation(Allocation, usize),
 }
 
 impl BlobMut {
     pub(super) fn on_heap(capacity: usize) -> Self {
-        BlobMut(Storage::Heap { bytes: Vec::with_capacity(capacity), capacity })
+        Self::of(Storage::Heap(Vec::with_capacity(capacity)), capacity)
     }
 
     pub(super) fn in_allocation(allocation: Allocation) -> Self {
-        BlobMut(Storage::Allocation(allocation, 0))
+        let capacity = allocation.len();
+        Self::of(Storage::Allocation(allocation, 0), capacity)
+    }
+
+    fn of(storage: Storage, capacity: usize) -> Self {
+        BlobMut {
+            storage,
+            capacity,
+            #[cfg(feature = "actors")]
+            growth: None,
+        }
+    }
+
+    #[cfg(feature = "actors")]
+    pub(super) fn growing(capacity: usize, growth: Growth) -> Self {
+        BlobMut { storage: Storage::Heap(Vec::new()), capacity, growth: Some(growth) }
     }
 
     /// Returns how many bytes this blob can hold: as many as were requested.
     pub fn capacity(&self) -> usize {
-        match &self.0 {
-            Storage::Heap { capacity, .. } => *capacity,
-            Storage::Allocation(allocation, _) => allocation.len(),
-        }
+        self.capacity
     }
 
     /// Appends bytes from a reader until its end or until the capacity is reached; returns how many.
@@ -57,22 +79,22 @@ impl BlobMut {
     /// # Errors
     ///
     /// The reader's error, except for [`Interrupted`](io::ErrorKind::Interrupted), which is retried; or
-    /// [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the system has no memory for more. The bytes read before the error
-    /// stay appended.
+    /// [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the system has no memory for more, and
+    /// [`StorageFull`](io::ErrorKind::StorageFull) if the pool has none. The bytes read before the error stay appended.
     pub fn fill_from(&mut self, reader: &mut impl Read) -> io::Result<usize> {
         let before = self.len();
-        match &mut self.0 {
-            Storage::Heap { bytes, capacity } => {
-                let space = (*capacity - bytes.len()) as u64;
-                reader.take(space).read_to_end(bytes)?;
-            }
-            Storage::Allocation(allocation, written) => {
-                while *written < allocation.len() {
-                    if !allocation.commit(*written + 1) {
-                        return Err(no_memory());
+        while self.len() < self.capacity {
+            self.make_room(self.len() + 1)?;
+            let most = self.most_in_place();
+            match &mut self.storage {
+                Storage::Heap(bytes) => {
+                    let space = (most - bytes.len()) as u64;
+                    if (reader.by_ref().take(space).read_to_end(bytes)? as u64) < space {
+                        break;
                     }
-                    let committed = allocation.committed();
-                    match reader.read(&mut allocation[*written..committed]) {
+                }
+                Storage::Allocation(allocation, written) => {
+                    match reader.read(&mut allocation[*written..most]) {
                         Ok(0) => break,
                         Ok(count) => *written += count,
                         Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -88,19 +110,18 @@ impl BlobMut {
     ///
     /// # Errors
     ///
-    /// [`WriteZero`](io::ErrorKind::WriteZero) if fewer than `count` bytes of capacity are left, and
-    /// [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the system has no memory for them; nothing is appended then.
+    /// [`WriteZero`](io::ErrorKind::WriteZero) if fewer than `count` bytes of capacity are left,
+    /// [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the system has no memory for them, and
+    /// [`StorageFull`](io::ErrorKind::StorageFull) if the pool has none; nothing is appended then.
     pub fn append_zeroes(&mut self, count: usize) -> io::Result<&mut [u8]> {
         let before = self.len();
-        if count > self.capacity() - before {
+        if count > self.capacity - before {
             return Err(full());
         }
-        match &mut self.0 {
-            Storage::Heap { bytes, .. } => bytes.resize(before + count, 0),
+        self.make_room(before + count)?;
+        match &mut self.storage {
+            Storage::Heap(bytes) => bytes.resize(before + count, 0),
             Storage::Allocation(allocation, written) => {
-                if !allocation.commit(before + count) {
-                    return Err(no_memory());
-                }
                 // Earlier allocations have left their bytes there.
                 allocation[before..before + count].fill(0);
                 *written += count;
@@ -111,20 +132,45 @@ impl BlobMut {
 
     /// Shortens the blob to its first `length` bytes; does nothing if it has no more than that. The capacity stays.
     pub fn truncate(&mut self, length: usize) {
-        match &mut self.0 {
-            Storage::Heap { bytes, .. } => bytes.truncate(length),
+        match &mut self.storage {
+            Storage::Heap(bytes) => bytes.truncate(length),
             Storage::Allocation(_, written) => *written = length.min(*written),
         }
     }
 
     /// Turns this into an immutable [`Blob`]. Shared memory beyond the bytes written is freed, in whole pages.
     pub fn freeze(self) -> Blob {
-        match self.0 {
-            Storage::Heap { bytes, .. } => Blob::from(bytes),
+        match self.storage {
+            Storage::Heap(bytes) => Blob::from(bytes),
             Storage::Allocation(mut allocation, written) => {
                 allocation.shrink(written);
                 Blob(Body::Allocation(allocation.into()))
             }
+        }
+    }
+
+    /// Provides memory for the first `length` bytes, which must not be more than the capacity.
+    fn make_room(&mut self, length: usize) -> io::Result<()> {
+        #[cfg(feature = "actors")]
+        if let Some(growth) = &self.growth {
+            growth.make_room(&mut self.storage, length, self.capacity)?;
+        }
+        let has_memory = match &mut self.storage {
+            Storage::Allocation(allocation, _) => allocation.commit(length),
+            Storage::Heap(_) => true,
+        };
+        if has_memory { Ok(()) } else { Err(no_memory()) }
+    }
+
+    /// Returns how many bytes may be there before there must be room for more.
+    fn most_in_place(&self) -> usize {
+        match &self.storage {
+            Storage::Allocation(allocation, _) => allocation.committed(),
+            #[cfg(feature = "actors")]
+            Storage::Heap(_) if self.growth.as_ref().is_some_and(Growth::has_arena) => {
+                self.capacity.min(super::MIN_SHARED - 1)
+            }
+            Storage::Heap(_) => self.capacity,
         }
     }
 }
@@ -134,7 +180,7 @@ fn full() -> io::Error {
 }
 
 /// The system refuses memory for a blob that has a place in the arena.
-fn no_memory() -> io::Error {
+pub(super) fn no_memory() -> io::Error {
     io::Error::new(io::ErrorKind::OutOfMemory, "the system has no memory for the blob")
 }
 
@@ -143,8 +189,8 @@ impl Deref for BlobMut {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &self.0 {
-            Storage::Heap { bytes, .. } => bytes,
+        match &self.storage {
+            Storage::Heap(bytes) => bytes,
             Storage::Allocation(allocation, written) => &allocation[..*written],
         }
     }
@@ -152,28 +198,28 @@ impl Deref for BlobMut {
 
 impl DerefMut for BlobMut {
     fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.0 {
-            Storage::Heap { bytes, .. } => bytes,
+        match &mut self.storage {
+            Storage::Heap(bytes) => bytes,
             Storage::Allocation(allocation, written) => &mut allocation[..*written],
         }
     }
 }
 
-/// Appends as many bytes as fit. Fails with [`WriteZero`](io::ErrorKind::WriteZero) if none fit, and with
-/// [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the system has no memory for them.
+/// Appends as many bytes as fit. Fails with [`WriteZero`](io::ErrorKind::WriteZero) if none fit, with
+/// [`OutOfMemory`](io::ErrorKind::OutOfMemory) if the system has no memory for them, and with
+/// [`StorageFull`](io::ErrorKind::StorageFull) if the pool has none.
 impl Write for BlobMut {
     fn write(&mut self, from: &[u8]) -> io::Result<usize> {
-        let count = from.len().min(self.capacity() - self.len());
+        let before = self.len();
+        let count = from.len().min(self.capacity - before);
         if count == 0 && !from.is_empty() {
             return Err(full());
         }
-        match &mut self.0 {
-            Storage::Heap { bytes, .. } => bytes.extend_from_slice(&from[..count]),
+        self.make_room(before + count)?;
+        match &mut self.storage {
+            Storage::Heap(bytes) => bytes.extend_from_slice(&from[..count]),
             Storage::Allocation(allocation, written) => {
-                if !allocation.commit(*written + count) {
-                    return Err(no_memory());
-                }
-                allocation[*written..*written + count].copy_from_slice(&from[..count]);
+                allocation[before..before + count].copy_from_slice(&from[..count]);
                 *written += count;
             }
         }

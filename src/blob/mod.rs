@@ -7,6 +7,8 @@
 
 mod blob_mut;
 #[cfg(feature = "actors")]
+mod growth;
+#[cfg(feature = "actors")]
 mod host_side;
 mod reader;
 mod result_arena;

@@ -6,6 +6,7 @@ mod calls;
 mod clients;
 mod direct;
 mod direct_threads;
+mod growing;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod order;

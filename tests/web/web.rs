@@ -1,7 +1,8 @@
 //! Pools behind real web servers: over real sockets, with clients that leave.
 
+mod bodies;
+mod bodies_http2;
 mod client;
-
 mod error_types;
 mod errors;
 #[path = "../harness/mod.rs"]

@@ -56,6 +56,16 @@ impl FreeList {
         Some(taken)
     }
 
+    /// Takes the free bytes from `start` on, up to `most` of them, and returns how many and whether they are resident;
+    /// `None` if `start` does not begin a free range. It takes bytes of one kind only, so more may be free behind them.
+    #[cfg(feature = "actors")]
+    pub(super) fn take_at(&mut self, start: usize, most: usize) -> Option<(usize, bool)> {
+        let resident = self.resident.take_at(start, most).map(|count| (count, true));
+        let taken = resident.or_else(|| self.returned.take_at(start, most).map(|count| (count, false)))?;
+        self.in_use += taken.0;
+        Some(taken)
+    }
+
     /// Frees a range and keeps it resident. Returns `false` if too many bytes are resident already; the range stays in
     /// use then until [`mark_returned`](Self::mark_returned).
     pub(super) fn try_keep(&mut self, range: Range<usize>) -> bool {
@@ -97,6 +107,18 @@ impl Ranges {
         }
         self.bytes -= count;
         Some(start)
+    }
+
+    /// Takes up to `most` bytes of the range that begins at `start` and returns how many.
+    #[cfg(feature = "actors")]
+    fn take_at(&mut self, start: usize, most: usize) -> Option<usize> {
+        let end = self.ends.remove(&start)?;
+        let count = most.min(end - start);
+        if start + count < end {
+            self.ends.insert(start + count, end);
+        }
+        self.bytes -= count;
+        Some(count)
     }
 
     /// Adds a range and joins it with its neighbours.
@@ -151,6 +173,24 @@ mod tests {
         assert_eq!(free_list.take(21, |_| ()), None);
     }
 
+    #[cfg(feature = "actors")]
+    #[test]
+    fn what_is_free_behind_a_range_is_taken_kind_by_kind() {
+        let mut free_list = FreeList::new(100, 100);
+        assert_eq!(
+            (free_list.take(10, |_| ()), free_list.take(20, |_| ())),
+            (Some((0, false)), Some((10, false)))
+        );
+        assert_eq!(free_list.take_at(10, 5), None, "in use");
+        assert!(free_list.try_keep(10..30));
+        assert_eq!(free_list.take_at(10, 5), Some((5, true)));
+        assert_eq!(free_list.take_at(15, 50), Some((15, true)), "up to those whose memory the system has");
+        assert_eq!(free_list.take_at(30, 60), Some((60, false)));
+        assert_eq!(free_list.in_use(), 90);
+        assert_eq!(free_list.take_at(90, 60), Some((10, false)));
+        assert_eq!(free_list.take_at(100, 1), None, "the end");
+    }
+
     #[test]
     fn no_byte_ever_has_two_owners_and_none_is_lost() {
         for seed in seeds(0..200) {
@@ -166,6 +206,15 @@ mod tests {
                             |range: &Range<usize>| start < range.end && range.start < start + count;
                         assert!(!taken.iter().any(overlaps), "seed {seed}");
                         taken.push(start..start + count);
+                    }
+                } else if chance.happens(400) && !taken.is_empty() {
+                    let grown = chance.below(taken.len());
+                    let (end, most) = (taken[grown].end, 1 + chance.below(200));
+                    if let Some((count, _)) = free_list.take_at(end, most) {
+                        assert!(count <= most && end + count <= 1000, "seed {seed}");
+                        let overlaps = |range: &Range<usize>| end < range.end && range.start < end + count;
+                        assert!(!taken.iter().any(overlaps), "seed {seed}");
+                        taken[grown].end += count;
                     }
                 } else if !taken.is_empty() {
                     let range = taken.swap_remove(chance.below(taken.len()));

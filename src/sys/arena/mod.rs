@@ -178,6 +178,25 @@ impl Allocation {
         false
     }
 
+    /// Lengthens this to at most `length` bytes where the pages behind are free; as far as they are. Nothing moves.
+    #[cfg(feature = "actors")]
+    pub(crate) fn extend(&mut self, length: usize) {
+        let needed = length.checked_next_multiple_of(PAGE).unwrap_or(self.reserved);
+        while self.reserved < needed && std::process::id() == self.arena.process {
+            let end = self.start + self.reserved;
+            let taken = self.arena.free_list().take_at(end, needed - self.reserved);
+            let Some((count, is_resident)) = taken else { break };
+            match is_resident {
+                true if self.committed == self.reserved => self.committed += count,
+                // Behind pages without memory none is expected to have any.
+                true => self.arena.return_pages(end..end + count),
+                false => {}
+            }
+            self.reserved += count;
+        }
+        self.length = self.length.max(length.min(self.reserved));
+    }
+
     /// Returns how many bytes can be touched.
     pub(crate) fn committed(&self) -> usize {
         self.committed.min(self.length)
@@ -350,6 +369,33 @@ mod tests {
         assert_eq!(*allocation, *b"short");
         assert_eq!(arena.allocation(3 * PAGE).map(|allocation| allocation.len()), Some(3 * PAGE));
         assert_eq!(arena.in_use(), PAGE);
+        Ok(())
+    }
+
+    #[test]
+    fn an_allocation_is_extended_as_far_as_the_pages_behind_are_free() -> rustix::io::Result<()> {
+        let (arena, _file) = Arena::create(10 * PAGE, 10 * PAGE)?;
+        let mut one = arena.allocation(5).ok_or(Errno::NOMEM)?;
+        let mut other = arena.allocation(2 * PAGE).ok_or(Errno::NOMEM)?;
+        assert!(one.commit(5) && other.commit(2 * PAGE));
+        other.fill(7);
+        one.extend(100);
+        assert_eq!((one.len(), arena.in_use()), (100, 3 * PAGE), "what its page has");
+        one.extend(PAGE + 1);
+        assert_eq!((one.len(), arena.in_use()), (PAGE, 3 * PAGE), "the other one is in the way");
+        drop(other);
+        one.extend(2 * PAGE + 5);
+        assert_eq!((one.len(), one.committed(), arena.in_use()), (2 * PAGE + 5, 2 * PAGE + 5, 3 * PAGE));
+        one.extend(usize::MAX);
+        one.extend(20 * PAGE);
+        assert_eq!((one.len(), one.committed(), arena.in_use()), (10 * PAGE, 3 * PAGE, 10 * PAGE));
+        assert!(one.commit(10 * PAGE));
+        one.fill(1);
+        one.extend(PAGE);
+        one.shrink(PAGE);
+        assert_eq!((one.len(), arena.in_use()), (PAGE, PAGE), "it shrinks by `shrink` only");
+        drop(one);
+        assert_eq!(arena.in_use(), 0);
         Ok(())
     }
 
