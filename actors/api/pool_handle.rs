@@ -124,7 +124,7 @@ impl<W: Worker> PoolHandle<W> {
     /// # Cancellation
     ///
     /// If the future is dropped before a worker has the call, it never runs. A call that runs is let finish, or killed, as
-    /// [`on_cancel`](crate::PoolBuilder::on_cancel) says.
+    /// [`on_cancel`](PoolRequest::on_cancel) of the call says, or that of [the pool](crate::PoolBuilder::on_cancel).
     #[track_caller]
     pub fn send<M, T, E>(&self, message: M) -> PoolRequest<Result<T, E>>
     where
