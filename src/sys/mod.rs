@@ -10,6 +10,8 @@ pub(crate) mod adopted;
 pub(crate) mod alarm;
 pub(crate) mod arena;
 pub(crate) mod clock;
+#[cfg(feature = "actix-web")]
+pub(crate) mod connections;
 pub(crate) mod descriptors;
 pub(crate) mod faults;
 pub(crate) mod figures;
