@@ -166,8 +166,24 @@ impl<W: Worker> CheckoutHandle<W> {
         T: DeserializeOwned + 'static,
         E: DeserializeOwned + From<Failure> + 'static,
     {
+        self.call_batch_within(self.timeout, messages)
+    }
+
+    /// As [`call_batch`](Self::call_batch), with this time limit for each message.
+    #[track_caller]
+    pub(crate) fn call_batch_within<M, T, E>(
+        &self,
+        limit: Option<Duration>,
+        messages: Vec<M>,
+    ) -> PoolRequest<Vec<Result<T, E>>>
+    where
+        W: Accepts<M>,
+        M: Message<Result = Result<T, E>> + Serialize,
+        T: DeserializeOwned + 'static,
+        E: DeserializeOwned + From<Failure> + 'static,
+    {
         let origin = self.origin_here();
-        let (messages, limit) = (UserValues(messages), Ok(self.timeout));
+        let (messages, limit) = (UserValues(messages), Ok(limit));
         let ((caller, answer), own) = (oneshot::channel(), OwnPolicy::default());
         let slots = BatchSlots::<Result<T, E>>::answering(messages.0.len(), Some(caller), Some(own.clone()));
         match self.session() {
@@ -210,6 +226,10 @@ impl<W: Worker> CheckoutHandle<W> {
             Progress::Started(_) => self.control.abort(reason),
             Progress::Over(_) | Progress::Starting => {}
         }
+    }
+
+    pub(crate) fn scheduler(&self) -> &Arc<Scheduler> {
+        &self.scheduler
     }
 
     #[track_caller]

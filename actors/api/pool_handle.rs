@@ -183,7 +183,8 @@ impl<W: Worker> PoolHandle<W> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        self.route::<M>().send_batch::<W, M, T, E>(messages)
+        let limit = self.shared.scheduler.options.timeout;
+        self.route::<M>().send_batch::<W, M, T, E>(messages, limit)
     }
 
     /// Runs a message on any free worker and drops its answer. A failure goes to the error-handling context in force.
@@ -378,7 +379,7 @@ impl<W: Worker> PoolHandle<W> {
     }
 
     /// Returns the way of this message to a worker.
-    fn route<M>(&self) -> Route<'_>
+    pub(crate) fn route<M>(&self) -> Route<'_>
     where
         W: Accepts<M>,
     {

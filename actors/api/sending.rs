@@ -24,14 +24,14 @@ use crate::user_code::drop_caught;
 
 /// The way of messages to the workers of a pool. Those at a bulkhead have their own lanes.
 #[derive(Clone, Copy)]
-pub(super) struct Route<'a> {
-    pub(super) scheduler: &'a Arc<Scheduler>,
-    pub(super) bulkhead: Option<&'a Arc<Bulkhead>>,
+pub(crate) struct Route<'a> {
+    pub(crate) scheduler: &'a Arc<Scheduler>,
+    pub(crate) bulkhead: Option<&'a Arc<Bulkhead>>,
 }
 
 impl Route<'_> {
     #[track_caller]
-    pub(super) fn send<W, M, T, E>(self, message: M, limit: Option<Duration>) -> PoolRequest<Result<T, E>>
+    pub(crate) fn send<W, M, T, E>(self, message: M, limit: Option<Duration>) -> PoolRequest<Result<T, E>>
     where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize,
@@ -44,7 +44,11 @@ impl Route<'_> {
     }
 
     #[track_caller]
-    pub(super) fn send_batch<W, M, T, E>(self, messages: Vec<M>) -> PoolRequest<Vec<Result<T, E>>>
+    pub(crate) fn send_batch<W, M, T, E>(
+        self,
+        messages: Vec<M>,
+        limit: Option<Duration>,
+    ) -> PoolRequest<Vec<Result<T, E>>>
     where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize + Send + 'static,
@@ -53,14 +57,13 @@ impl Route<'_> {
     {
         let ((caller, answer), own) = (oneshot::channel(), OwnPolicy::default());
         let (scheduler, calls) = (self.scheduler, messages.len());
-        let limit = Ok(scheduler.options.timeout);
-        let batch = BatchRelay::new(scheduler, self.bulkhead, messages, limit, CallOrigin::here());
+        let batch = BatchRelay::new(scheduler, self.bulkhead, messages, Ok(limit), CallOrigin::here());
         batch.run::<W, T, E>(Some(caller), Some(own.clone()));
         PoolRequest::batch(answer, calls, own, scheduler.clone())
     }
 
     #[track_caller]
-    pub(super) fn do_send<W, M, T, E>(self, message: M)
+    pub(crate) fn do_send<W, M, T, E>(self, message: M)
     where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize,
@@ -71,7 +74,7 @@ impl Route<'_> {
     }
 
     #[track_caller]
-    pub(super) fn try_send<W, M, T, E>(self, message: M) -> Result<(), SendError<M>>
+    pub(crate) fn try_send<W, M, T, E>(self, message: M) -> Result<(), SendError<M>>
     where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize,
