@@ -1,8 +1,12 @@
 //! Pools behind real web servers: over real sockets, with clients that leave.
 
+mod bound;
 mod client;
+mod deadline;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod requests;
 #[allow(dead_code, reason = "not every test reads all of an answer")]
 mod service;
 mod services;
+mod yard;
