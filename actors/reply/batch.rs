@@ -174,6 +174,10 @@ where
         self.0.borrow().caller.is_abandoned()
     }
 
+    fn poll_abandoned(&self, _: usize, cx: &mut Context<'_>) -> bool {
+        self.0.borrow_mut().caller.poll_abandoned(cx)
+    }
+
     fn poll_kill(&self, _: usize, on_cancel: OnCancel, cx: &mut Context<'_>) -> bool {
         let mut answers = self.0.borrow_mut();
         if on_cancel == OnCancel::Finish && answers.own_policy.is_none() || !answers.caller.poll_abandoned(cx)

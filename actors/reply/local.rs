@@ -165,6 +165,10 @@ where
     }
 
     /// The future of the call wakes the session when it is dropped.
+    fn poll_abandoned(&self, key: usize, _: &mut Context<'_>) -> bool {
+        self.is_abandoned(key)
+    }
+
     fn poll_kill(&self, key: usize, on_cancel: OnCancel, _: &mut Context<'_>) -> bool {
         self.with(key, |entry| match entry.answer {
             Answer::GivenUp(own) => own.unwrap_or(on_cancel) == OnCancel::Kill,

@@ -50,6 +50,9 @@ pub(crate) trait AnswerSlot {
     /// Returns whether the caller waited for the answer and no longer does.
     fn is_abandoned(&self) -> bool;
 
+    /// Like [`is_abandoned`](Self::is_abandoned), and registers the task to be woken when the caller gives up.
+    fn poll_abandoned(&self, cx: &mut Context<'_>) -> bool;
+
     /// Returns whether the caller no longer waits, and has the call killed if it runs: by the policy that the caller set for
     /// it, or else by this one. Registers the task to be woken when the caller gives up, if that can make a difference.
     fn poll_kill(&self, on_cancel: OnCancel, cx: &mut Context<'_>) -> bool;
@@ -69,6 +72,8 @@ pub(crate) trait ReplySlots {
     fn is_awaited(&self, key: usize) -> bool;
 
     fn is_abandoned(&self, key: usize) -> bool;
+
+    fn poll_abandoned(&self, key: usize, cx: &mut Context<'_>) -> bool;
 
     fn poll_kill(&self, key: usize, on_cancel: OnCancel, cx: &mut Context<'_>) -> bool;
 
@@ -117,6 +122,10 @@ impl AnswerSlot for CallSlot {
 
     fn is_abandoned(&self) -> bool {
         self.slots.is_abandoned(self.key)
+    }
+
+    fn poll_abandoned(&self, cx: &mut Context<'_>) -> bool {
+        self.slots.poll_abandoned(self.key, cx)
     }
 
     fn poll_kill(&self, on_cancel: OnCancel, cx: &mut Context<'_>) -> bool {

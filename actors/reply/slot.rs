@@ -149,8 +149,12 @@ where
         self.with(|entry| entry.caller.is_abandoned())
     }
 
+    fn poll_abandoned(&self, _: usize, cx: &mut Context<'_>) -> bool {
+        self.with(|entry| entry.caller.poll_abandoned(cx))
+    }
+
     fn poll_kill(&self, _: usize, on_cancel: OnCancel, cx: &mut Context<'_>) -> bool {
-        on_cancel == OnCancel::Kill && self.with(|entry| entry.caller.poll_abandoned(cx))
+        on_cancel == OnCancel::Kill && self.poll_abandoned(0, cx)
     }
 
     fn release(self: Rc<Self>, _: usize) {

@@ -103,6 +103,15 @@ impl Session {
         self.handle(Event::Reclaimed { failure, ends }, Instant::now(), host);
     }
 
+    /// Drops the first call if it waits for a worker and was given up, and no further call can come: without calls the
+    /// session gives up its place in the queue. Returns whether it did; has the task woken when the requester gives up.
+    pub(super) fn poll_given_up(&mut self, disconnected: bool, cx: &mut Context<'_>) -> bool {
+        disconnected
+            && self.machine.is_waiting()
+            && self.machine.first().is_some_and(|call| call.slot.poll_abandoned(cx))
+            && self.machine.drop_abandoned_first(Instant::now())
+    }
+
     /// Reports to the machine that the requester of the running call gave it up, if the call is to be killed then; returns
     /// whether it did. Has the task woken when the requester gives up.
     pub(super) fn poll_cancellation(&mut self, cx: &mut Context<'_>, host: &mut dyn Host) -> bool {
