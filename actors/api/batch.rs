@@ -122,7 +122,7 @@ where
     E: DeserializeOwned + From<Failure> + Send + 'static,
 {
     fn handle(self, _: &mut ProxyContext<Pool<W>>, caller: Option<OneshotSender<Vec<Result<T, E>>>>) {
-        self.delegation.run::<W, T, E>(caller);
+        self.delegation.run::<W, T, E>(caller, None);
     }
 }
 

@@ -42,6 +42,11 @@ impl<W: Worker> CheckoutBuilder<W> {
         self
     }
 
+    /// Returns the time limit of each call.
+    pub(crate) fn limit(&self) -> Option<Duration> {
+        self.options.timeout
+    }
+
     /// Sets the time limit of the wait for a worker alone; with `None`, only `timeout` limits it.
     pub fn wait_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
         self.options.wait_timeout = limit.into();

@@ -14,6 +14,7 @@ use crate::actors::reply::LocalReply;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::session::direct::DirectSession;
 use crate::actors::telemetry::event_forwarder::LogSink;
+use crate::config::OnCancel;
 use crate::failure::{Failure, FailureKind};
 
 /// The future of a call that was made through a [`CheckoutHandle`](crate::CheckoutHandle).
@@ -24,12 +25,17 @@ use crate::failure::{Failure, FailureKind};
 /// # Cancellation
 ///
 /// Dropping the future cancels the call: if it is not written to the worker yet, it never runs; if it runs,
-/// [`on_cancel`](crate::PoolBuilder::on_cancel) decides.
+/// [`on_cancel`](Self::on_cancel) decides, or else that of [the checkout](crate::CheckoutBuilder::on_cancel).
 #[must_use = "a call whose future is dropped may never run"]
 pub struct CheckoutCall<T, E>(State<T, E>);
 
 enum State<T, E> {
-    Waiting { reply: LocalReply<T, E>, session: Rc<DirectSession>, has_looked: bool },
+    Waiting {
+        reply: LocalReply<T, E>,
+        session: Rc<DirectSession>,
+        has_looked: bool,
+        on_cancel: Option<OnCancel>,
+    },
     Refused(Box<Refusal>),
     Answered,
 }
@@ -59,8 +65,17 @@ impl Refusal {
 }
 
 impl<T, E> CheckoutCall<T, E> {
+    /// Sets what becomes of the call if this future is dropped while it runs. Default: what
+    /// [the checkout](crate::CheckoutBuilder::on_cancel) says.
+    pub fn on_cancel(mut self, policy: OnCancel) -> Self {
+        if let State::Waiting { on_cancel, .. } = &mut self.0 {
+            *on_cancel = Some(policy);
+        }
+        self
+    }
+
     pub(super) fn waiting(reply: LocalReply<T, E>, session: Rc<DirectSession>) -> Self {
-        CheckoutCall(State::Waiting { reply, session, has_looked: false })
+        CheckoutCall(State::Waiting { reply, session, has_looked: false, on_cancel: None })
     }
 
     pub(super) fn refused(refusal: Refusal) -> Self {
@@ -91,7 +106,7 @@ impl<T, E: From<Failure>> Future for CheckoutCall<T, E> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T, E>> {
         // A requester whose answers are always there at once leaves the thread to other tasks now and then.
         let progress = ready!(coop::poll_proceed(cx));
-        let State::Waiting { reply, session, has_looked } = &mut self.0 else {
+        let State::Waiting { reply, session, has_looked, .. } = &mut self.0 else {
             progress.made_progress();
             return match std::mem::replace(&mut self.0, State::Answered) {
                 State::Refused(refusal) => Poll::Ready(Err(refusal.report().into())),
@@ -123,9 +138,10 @@ impl<T, E> Unpin for CheckoutCall<T, E> {}
 /// A call that is given up wakes its session, which may have to kill the worker.
 impl<T, E> Drop for CheckoutCall<T, E> {
     fn drop(&mut self) {
-        if let State::Waiting { reply, session, .. } = &self.0
+        if let State::Waiting { reply, session, on_cancel, .. } = &self.0
             && !reply.is_settled()
         {
+            reply.give_up(*on_cancel);
             session.wake();
         }
     }

@@ -15,7 +15,7 @@ use super::checkout_call::{CheckoutCall, Refusal, no_event_loop};
 use super::request::PoolRequest;
 use crate::actors::calls::payload::Payload;
 use crate::actors::context::CallOrigin;
-use crate::actors::reply::{AnswerSlot, BatchSlots};
+use crate::actors::reply::{AnswerSlot, BatchSlots, OwnPolicy};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::session::direct::{Control, DirectSession, Executor, SessionPlace};
 use crate::actors::session::dispatch::{CallLimit, LimitedMessage, call, calls_of, limit_of, method_of};
@@ -50,7 +50,7 @@ use crate::user_code::{UserValues, drop_caught};
 /// # Cancellation
 ///
 /// If a call's future is dropped before the call is written to the worker, it never runs. A call that runs is let finish,
-/// or its worker is killed, as [`on_cancel`](crate::PoolBuilder::on_cancel) says.
+/// or its worker is killed, as [`on_cancel`](crate::PoolBuilder::on_cancel) of the pool, the checkout or the call says.
 pub struct CheckoutHandle<W: Worker> {
     progress: RefCell<Progress>,
     control: Arc<Control>,
@@ -166,10 +166,26 @@ impl<W: Worker> CheckoutHandle<W> {
         T: DeserializeOwned + 'static,
         E: DeserializeOwned + From<Failure> + 'static,
     {
+        self.call_batch_within(self.timeout, messages)
+    }
+
+    /// As [`call_batch`](Self::call_batch), with this time limit for each message.
+    #[track_caller]
+    pub(crate) fn call_batch_within<M, T, E>(
+        &self,
+        limit: Option<Duration>,
+        messages: Vec<M>,
+    ) -> PoolRequest<Vec<Result<T, E>>>
+    where
+        W: Accepts<M>,
+        M: Message<Result = Result<T, E>> + Serialize,
+        T: DeserializeOwned + 'static,
+        E: DeserializeOwned + From<Failure> + 'static,
+    {
         let origin = self.origin_here();
-        let (messages, limit) = (UserValues(messages), Ok(self.timeout));
-        let (caller, answer) = oneshot::channel();
-        let slots = BatchSlots::<Result<T, E>>::answering(messages.0.len(), Some(caller));
+        let (messages, limit) = (UserValues(messages), Ok(limit));
+        let ((caller, answer), own) = (oneshot::channel(), OwnPolicy::default());
+        let slots = BatchSlots::<Result<T, E>>::answering(messages.0.len(), Some(caller), Some(own.clone()));
         match self.session() {
             Ok(session) => {
                 for (call, message) in calls_of::<W, M, T, E>(&messages.0, &slots, &limit, &origin) {
@@ -182,7 +198,7 @@ impl<W: Worker> CheckoutHandle<W> {
                 }
             }
         }
-        PoolRequest::batch(answer, messages.0.len(), self.scheduler.clone())
+        PoolRequest::batch(answer, messages.0.len(), own, self.scheduler.clone())
     }
 
     /// Ends the checkout: its running and queued calls are answered [`Aborted`](FailureKind::Aborted) with this reason, and
@@ -210,6 +226,10 @@ impl<W: Worker> CheckoutHandle<W> {
             Progress::Started(_) => self.control.abort(reason),
             Progress::Over(_) | Progress::Starting => {}
         }
+    }
+
+    pub(crate) fn scheduler(&self) -> &Arc<Scheduler> {
+        &self.scheduler
     }
 
     #[track_caller]

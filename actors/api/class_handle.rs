@@ -87,7 +87,7 @@ impl<W: Worker> ClassHandle<W> {
         &self.pool
     }
 
-    fn route(&self) -> Route<'_> {
+    pub(crate) fn route(&self) -> Route<'_> {
         Route { scheduler: self.pool.scheduler(), bulkhead: Some(&self.bulkhead) }
     }
 
@@ -152,7 +152,7 @@ impl<W: Worker> ClassHandle<W> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        self.route().send_batch::<W, M, T, E>(messages)
+        self.route().send_batch::<W, M, T, E>(messages, self.pool.scheduler().options.timeout)
     }
 
     /// As [`PoolHandle::do_send`](crate::PoolHandle::do_send), on a worker of the class.
@@ -184,6 +184,7 @@ impl<W: Worker> ClassHandle<W> {
     }
 
     /// As [`PoolHandle::checkout`](crate::PoolHandle::checkout): the checkout's worker counts as one of the class.
+    #[track_caller]
     pub fn checkout(&self) -> CheckoutBuilder<W> {
         let mut builder = self.pool.checkout();
         builder.options.bulkhead = Some(self.bulkhead.id);

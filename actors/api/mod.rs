@@ -12,7 +12,7 @@ pub(crate) mod pool_handle;
 pub(crate) mod pool_start;
 pub(crate) mod recycling;
 pub(crate) mod request;
-mod sending;
+pub(crate) mod sending;
 pub(crate) mod server_builder;
 pub(crate) mod server_stats;
 pub(crate) mod snapshot;

@@ -142,7 +142,8 @@ impl<W: Worker> PoolBuilder<W> {
     }
 
     /// Sets what becomes of a running call when its requester drops the future that it waits with. Default:
-    /// [`OnCancel::Finish`].
+    /// [`OnCancel::Finish`]. [A checkout](crate::CheckoutBuilder::on_cancel) and [a call](crate::PoolRequest::on_cancel) may
+    /// have another one.
     pub fn on_cancel(mut self, policy: OnCancel) -> Self {
         self.options.on_cancel = policy;
         self

@@ -151,7 +151,7 @@ impl<W: Worker> PoolHandle<W> {
     /// # Cancellation
     ///
     /// If the future is dropped before a worker has the call, it never runs. A call that runs is let finish, or killed, as
-    /// [`on_cancel`](crate::PoolBuilder::on_cancel) says.
+    /// [`on_cancel`](PoolRequest::on_cancel) of the call says, or that of [the pool](crate::PoolBuilder::on_cancel).
     #[track_caller]
     pub fn send<M, T, E>(&self, message: M) -> PoolRequest<Result<T, E>>
     where
@@ -210,7 +210,8 @@ impl<W: Worker> PoolHandle<W> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        self.route::<M>().send_batch::<W, M, T, E>(messages)
+        let limit = self.shared.scheduler.options.timeout;
+        self.route::<M>().send_batch::<W, M, T, E>(messages, limit)
     }
 
     /// Runs a message on any free worker and drops its answer. A failure goes to the error-handling context in force.
@@ -405,7 +406,7 @@ impl<W: Worker> PoolHandle<W> {
     }
 
     /// Returns the way of this message to a worker.
-    fn route<M>(&self) -> Route<'_>
+    pub(crate) fn route<M>(&self) -> Route<'_>
     where
         W: Accepts<M>,
     {

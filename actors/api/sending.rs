@@ -1,5 +1,6 @@
 //! How messages to a pool are sent, for its handles: beside all others, or at a bulkhead.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::request::PoolRequest;
 use crate::actors::calls::payload::Payload;
 use crate::actors::context::CallOrigin;
 use crate::actors::lane::Lane;
-use crate::actors::reply::ReplySlot;
+use crate::actors::reply::{OwnPolicy, ReplySlot, next_request_number};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::bulkheads::Bulkhead;
 use crate::actors::session::dispatch::{BatchRelay, LimitedMessage, Relay, call};
@@ -23,43 +24,46 @@ use crate::user_code::drop_caught;
 
 /// The way of messages to the workers of a pool. Those at a bulkhead have their own lanes.
 #[derive(Clone, Copy)]
-pub(super) struct Route<'a> {
-    pub(super) scheduler: &'a Arc<Scheduler>,
-    pub(super) bulkhead: Option<&'a Arc<Bulkhead>>,
+pub(crate) struct Route<'a> {
+    pub(crate) scheduler: &'a Arc<Scheduler>,
+    pub(crate) bulkhead: Option<&'a Arc<Bulkhead>>,
 }
 
 impl Route<'_> {
     #[track_caller]
-    pub(super) fn send<W, M, T, E>(self, message: M, limit: Option<Duration>) -> PoolRequest<Result<T, E>>
+    pub(crate) fn send<W, M, T, E>(self, message: M, limit: Option<Duration>) -> PoolRequest<Result<T, E>>
     where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize,
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        let (caller, answer) = oneshot::channel();
-        self.run::<W, M, T, E>(message, limit, Some(caller));
-        PoolRequest::single(answer, self.scheduler.clone())
+        let ((caller, answer), number) = (oneshot::channel(), next_request_number());
+        self.run::<W, M, T, E>(message, limit, Some((caller, number)));
+        PoolRequest::single(answer, number, self.scheduler.clone())
     }
 
     #[track_caller]
-    pub(super) fn send_batch<W, M, T, E>(self, messages: Vec<M>) -> PoolRequest<Vec<Result<T, E>>>
+    pub(crate) fn send_batch<W, M, T, E>(
+        self,
+        messages: Vec<M>,
+        limit: Option<Duration>,
+    ) -> PoolRequest<Vec<Result<T, E>>>
     where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize + Send + 'static,
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        let (caller, answer) = oneshot::channel();
+        let ((caller, answer), own) = (oneshot::channel(), OwnPolicy::default());
         let (scheduler, calls) = (self.scheduler, messages.len());
-        let limit = Ok(scheduler.options.timeout);
-        let batch = BatchRelay::new(scheduler, self.bulkhead, messages, limit, CallOrigin::here());
-        batch.run::<W, T, E>(Some(caller));
-        PoolRequest::batch(answer, calls, scheduler.clone())
+        let batch = BatchRelay::new(scheduler, self.bulkhead, messages, Ok(limit), CallOrigin::here());
+        batch.run::<W, T, E>(Some(caller), Some(own.clone()));
+        PoolRequest::batch(answer, calls, own, scheduler.clone())
     }
 
     #[track_caller]
-    pub(super) fn do_send<W, M, T, E>(self, message: M)
+    pub(crate) fn do_send<W, M, T, E>(self, message: M)
     where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize,
@@ -70,7 +74,7 @@ impl Route<'_> {
     }
 
     #[track_caller]
-    pub(super) fn try_send<W, M, T, E>(self, message: M) -> Result<(), SendError<M>>
+    pub(crate) fn try_send<W, M, T, E>(self, message: M) -> Result<(), SendError<M>>
     where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize,
@@ -89,7 +93,7 @@ impl Route<'_> {
         self,
         message: M,
         limit: Option<Duration>,
-        caller: Option<oneshot::Sender<Result<T, E>>>,
+        caller: Option<(oneshot::Sender<Result<T, E>>, NonZeroUsize)>,
     ) where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize,
@@ -99,7 +103,8 @@ impl Route<'_> {
         let (Route { scheduler, bulkhead }, origin) = (self, CallOrigin::here());
         match Lane::here(scheduler, bulkhead) {
             Some(lane) => {
-                let call = call::<W, M>(ReplySlot::answering(caller), limit, origin);
+                let (caller, number) = caller.unzip();
+                let call = call::<W, M>(ReplySlot::answering(caller, number), limit, origin);
                 lane.submit(call, Payload::Value(&LimitedMessage(&message, &Ok(limit))));
                 drop_caught(message);
             }

@@ -92,7 +92,7 @@ impl CallOrigin {
     pub(crate) fn is_reported(&self, awaited: bool) -> bool {
         let enabled = || tracing::enabled!(target: "forkpool", tracing::Level::ERROR);
         let logged = || !awaited && caught(enabled).unwrap_or(false);
-        self.context.is_some() || logged()
+        self.context.as_ref().map_or_else(logged, |context| !awaited || context.reports_awaited())
     }
 
     /// Reports that the call with this name has failed: to the handlers of its context, or else to the log.

@@ -75,6 +75,8 @@ struct Frame {
     handler: Option<Arc<dyn ErasedHandler>>,
     /// Which failures are not reported from here on outward.
     expected: Option<Arc<Expected>>,
+    /// Whether the code that awaits a call tells its failure itself, unless a handler is concerned.
+    is_of_request: bool,
     /// The request log in force: the frame's own, or that of the nearest outer frame with one.
     log: Option<LogSink>,
     has_own_log: bool,
@@ -127,6 +129,7 @@ impl ErrorContext {
             at: Location::caller(),
             handler: None,
             expected: None,
+            is_of_request: false,
             log: outer.as_ref().and_then(|outer| outer.0.log.clone()),
             has_own_log: false,
             locals: Vec::new(),
@@ -336,6 +339,21 @@ impl ErrorContext {
     /// Returns the request log in force below this frame.
     fn log_sink(&self) -> Option<&LogSink> {
         self.0.log.as_ref()
+    }
+
+    /// Leaves the failures of awaited calls below this frame to the code that awaits them, if no handler and no expectation
+    /// is concerned: that of a web request makes a response of them, and tells them then.
+    #[cfg(feature = "actix-web")]
+    pub(crate) fn of_request(mut self) -> Self {
+        Arc::make_mut(&mut self.0).is_of_request = true;
+        self
+    }
+
+    /// Returns whether the failure of an awaited call below this frame is reported.
+    fn reports_awaited(&self) -> bool {
+        let is_concerned =
+            |context: &ErrorContext| context.0.handler.is_some() || context.0.expected.is_some();
+        self.chain().any(is_concerned) || !self.chain().any(|context| context.0.is_of_request)
     }
 
     /// Returns whether this frame itself expects a failure.

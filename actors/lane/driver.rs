@@ -1,5 +1,7 @@
 //! Carries out what a lane decides: writes calls, reads replies, answers, asks for workers and gives them back.
 
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -43,6 +45,8 @@ pub(super) struct Driver {
     pub(super) urgent: usize,
     /// Calls that are to be answered with these failures.
     pub(super) failed: Vec<(PendingCall, Failure)>,
+    /// The requests that were given up and whose calls are killed once they run.
+    pub(super) doomed: BTreeSet<NonZeroUsize>,
     pub(super) limits: Limits,
     /// Calls that were written since bytes were published last.
     unpublished: u32,
@@ -72,6 +76,7 @@ impl Driver {
             asked: Vec::new(),
             urgent: 0,
             failed: Vec::new(),
+            doomed: BTreeSet::new(),
             limits: Limits::default(),
             unpublished: 0,
             waker: None,

@@ -165,15 +165,21 @@ impl Driver {
         drop(worker.lease.kill(reason));
     }
 
-    /// Kills the worker of a running call that its requester has given up, if `on_cancel` says so; returns whether it did.
+    /// Kills the worker of a running call that its requester has given up, if its policy says so; returns whether it did.
     pub(super) fn poll_cancellation(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.scheduler.options.on_cancel == OnCancel::Finish {
+        let on_cancel = self.scheduler.options.on_cancel;
+        if on_cancel == OnCancel::Finish && self.doomed.is_empty() {
             return false;
         }
+        self.forget_doomed();
         let now = Instant::now();
         for at in 0..self.workers.len() {
             let first = self.state.held[at].written.front();
-            if first.is_some_and(|first| first.single.call.slot.poll_abandoned(cx)) {
+            let is_killed = first.is_some_and(|first| match first.single.call.slot.request_number() {
+                Some(number) => self.doomed.contains(&number),
+                None => first.single.call.slot.poll_kill(on_cancel, cx),
+            });
+            if is_killed {
                 if self.has_begun(at) {
                     self.end_worker(at, Fault::Cancelled, None, now);
                 } else {

@@ -1,6 +1,6 @@
 //! Calls that a worker has not begun: taken back because they stand behind a slow one, or were given up.
 
-use std::sync::atomic::Ordering;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::driver::Driver;
@@ -18,9 +18,9 @@ impl Driver {
         }
     }
 
-    /// Drops the calls that their requesters gave up before they began.
+    /// Drops the calls that their requesters gave up before they began, and notes which are to be killed.
     pub(super) fn drop_cancelled(&mut self) {
-        if !self.signals.has_cancelled.swap(false, Ordering::AcqRel) {
+        if !self.signals.take_cancelled(&mut self.doomed) {
             return;
         }
         for at in 0..self.workers.len() {
@@ -33,6 +33,17 @@ impl Driver {
             }
         }
         self.state.queued.retain(|queued| !queued.single.call.slot.is_abandoned());
+        self.forget_doomed();
+    }
+
+    /// Forgets those that are answered or in another lane.
+    pub(super) fn forget_doomed(&mut self) {
+        if !self.doomed.is_empty() {
+            let written = self.state.held.iter().flat_map(|held| &held.written);
+            let numbers = written.filter_map(|call| call.single.call.slot.request_number());
+            let doomed: BTreeSet<_> = numbers.filter(|number| self.doomed.contains(number)).collect();
+            self.doomed = doomed;
+        }
     }
 
     /// Takes back the calls that a worker has not begun, to be written anew.

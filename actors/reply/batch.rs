@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
 use std::task::Context;
 
 use actix::dev::{MessageResponse, OneshotSender};
@@ -11,15 +12,21 @@ use serde::de::DeserializeOwned;
 
 use super::{CallSlot, ReplySlots, ReplyTo, as_failure, decode_result, error_of, send};
 use crate::actors::worker_api::error_text::Describe;
+use crate::config::OnCancel;
 use crate::failure::Failure;
 use crate::user_code::{drop_caught, drop_each};
 use crate::wire::frame::PayloadError;
+
+/// What becomes of the running call of a batch, if its caller has set that by the time it gives the batch up.
+pub(crate) type OwnPolicy = Arc<OnceLock<OnCancel>>;
 
 /// The reply slots of one batch, whose calls have this result.
 pub(crate) struct BatchSlots<R>(RefCell<BatchAnswers<R>>);
 
 struct BatchAnswers<R> {
     caller: ReplyTo<Vec<R>>,
+    /// Where the caller may set a policy of its own.
+    own_policy: Option<OwnPolicy>,
     /// Number of calls in the batch.
     expected: usize,
     /// The answers of the first calls, in order and without a gap.
@@ -72,20 +79,30 @@ where
     /// Returns slots for so many calls, whose caller is set by the [`BatchReply`]; `awaits` tells whether there
     /// will be one.
     pub(crate) fn new(calls: usize, awaits: bool) -> Rc<Self> {
-        Self::with(calls, ReplyTo::Unknown { awaits })
+        Self::with(calls, ReplyTo::Unknown { awaits }, None)
     }
 
     /// Returns slots for so many calls, whose caller is known already.
-    pub(crate) fn answering(calls: usize, caller: Option<OneshotSender<Vec<Result<T, E>>>>) -> Rc<Self> {
-        let slots = Self::with(calls, ReplyTo::of(caller));
+    pub(crate) fn answering(
+        calls: usize,
+        caller: Option<OneshotSender<Vec<Result<T, E>>>>,
+        own_policy: Option<OwnPolicy>,
+    ) -> Rc<Self> {
+        let slots = Self::with(calls, ReplyTo::of(caller), own_policy);
         slots.finish();
         slots
     }
 
-    fn with(calls: usize, caller: ReplyTo<Vec<Result<T, E>>>) -> Rc<Self> {
+    fn with(calls: usize, caller: ReplyTo<Vec<Result<T, E>>>, own_policy: Option<OwnPolicy>) -> Rc<Self> {
         let answered = Vec::with_capacity(calls);
-        let answers =
-            BatchAnswers { caller, expected: calls, answered, early: BTreeMap::new(), decoded: None };
+        let answers = BatchAnswers {
+            caller,
+            own_policy,
+            expected: calls,
+            answered,
+            early: BTreeMap::new(),
+            decoded: None,
+        };
         Rc::new(BatchSlots(RefCell::new(answers)))
     }
 
@@ -159,6 +176,16 @@ where
 
     fn poll_abandoned(&self, _: usize, cx: &mut Context<'_>) -> bool {
         self.0.borrow_mut().caller.poll_abandoned(cx)
+    }
+
+    fn poll_kill(&self, _: usize, on_cancel: OnCancel, cx: &mut Context<'_>) -> bool {
+        let mut answers = self.0.borrow_mut();
+        if on_cancel == OnCancel::Finish && answers.own_policy.is_none() || !answers.caller.poll_abandoned(cx)
+        {
+            return false;
+        }
+        let own = answers.own_policy.as_ref().and_then(|own| own.get());
+        own.copied().unwrap_or(on_cancel) == OnCancel::Kill
     }
 
     fn release(self: Rc<Self>, _: usize) {}

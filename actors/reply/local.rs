@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::{CallSlot, ReplySlots, as_failure, decode_result, error_of};
 use crate::actors::worker_api::error_text::Describe;
+use crate::config::OnCancel;
 use crate::failure::Failure;
 use crate::user_code::{caught, drop_caught};
 use crate::wire::frame::PayloadError;
@@ -41,8 +42,8 @@ enum Answer<R> {
     Missing,
     /// The future has the answer.
     Taken,
-    /// The future was dropped without the answer.
-    GivenUp,
+    /// The future was dropped without the answer. The requester may have set what becomes of the running call.
+    GivenUp(Option<OnCancel>),
 }
 
 impl<R> Entry<R> {
@@ -54,7 +55,7 @@ impl<R> Entry<R> {
                 self.answer = answer;
                 (waker, None)
             }
-            Answer::Ready(_) | Answer::Missing | Answer::Taken | Answer::GivenUp => (None, Some(answer)),
+            Answer::Ready(_) | Answer::Missing | Answer::Taken | Answer::GivenUp(_) => (None, Some(answer)),
         }
     }
 }
@@ -63,7 +64,7 @@ impl<R> Entries<R> {
     /// Frees the entry of a call that is answered and whose future is gone; returns what is to be dropped.
     fn free_if_unused(&mut self, key: usize) -> Option<R> {
         let entry = &mut self.all[key];
-        let is_used = entry.is_open || !matches!(entry.answer, Answer::Taken | Answer::GivenUp);
+        let is_used = entry.is_open || !matches!(entry.answer, Answer::Taken | Answer::GivenUp(_));
         if is_used {
             return None;
         }
@@ -160,12 +161,19 @@ where
     }
 
     fn is_abandoned(&self, key: usize) -> bool {
-        self.with(key, |entry| matches!(entry.answer, Answer::GivenUp))
+        self.with(key, |entry| matches!(entry.answer, Answer::GivenUp(_)))
     }
 
     /// The future of the call wakes the session when it is dropped.
     fn poll_abandoned(&self, key: usize, _: &mut Context<'_>) -> bool {
         self.is_abandoned(key)
+    }
+
+    fn poll_kill(&self, key: usize, on_cancel: OnCancel, _: &mut Context<'_>) -> bool {
+        self.with(key, |entry| match entry.answer {
+            Answer::GivenUp(own) => own.unwrap_or(on_cancel) == OnCancel::Kill,
+            Answer::Awaited(_) | Answer::Ready(_) | Answer::Missing | Answer::Taken => false,
+        })
     }
 
     fn release(self: Rc<Self>, key: usize) {
@@ -195,7 +203,7 @@ impl<T, E> LocalReply<T, E> {
                 }
                 Poll::Pending
             }
-            Answer::Missing | Answer::Taken | Answer::GivenUp => Poll::Ready(None),
+            Answer::Missing | Answer::Taken | Answer::GivenUp(_) => Poll::Ready(None),
             Answer::Ready(_) => match std::mem::replace(&mut entry.answer, Answer::Taken) {
                 Answer::Ready(result) => Poll::Ready(Some(result)),
                 _ => Poll::Ready(None),
@@ -209,14 +217,24 @@ impl<T, E> LocalReply<T, E> {
     pub(crate) fn is_settled(&self) -> bool {
         self.slots.with(self.key, |entry| !matches!(entry.answer, Answer::Awaited(_)))
     }
+
+    /// Gives the call up, which is not settled: by this policy, or by that of the session.
+    pub(crate) fn give_up(&self, on_cancel: Option<OnCancel>) {
+        let given_up = Answer::GivenUp(on_cancel);
+        let before = self.slots.with(self.key, |entry| std::mem::replace(&mut entry.answer, given_up));
+        drop_caught(before);
+    }
 }
 
 impl<T, E> Drop for LocalReply<T, E> {
     fn drop(&mut self) {
         let mut entries = self.slots.0.borrow_mut();
         let entry = &mut entries.all[self.key];
-        let is_taken = matches!(entry.answer, Answer::Taken | Answer::Missing);
-        let left = if is_taken { Answer::Taken } else { Answer::GivenUp };
+        let left = match entry.answer {
+            Answer::Taken | Answer::Missing => Answer::Taken,
+            Answer::GivenUp(on_cancel) => Answer::GivenUp(on_cancel),
+            Answer::Awaited(_) | Answer::Ready(_) => Answer::GivenUp(None),
+        };
         let before = std::mem::replace(&mut entry.answer, left);
         let decoded = entries.free_if_unused(self.key);
         drop(entries);

@@ -2,9 +2,11 @@
 
 mod batch;
 mod local;
+mod number;
 mod slot;
 
 use std::any::Any;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::task::Context;
 
@@ -12,12 +14,14 @@ use actix::dev::OneshotSender;
 use serde::de::DeserializeOwned;
 
 use crate::actors::worker_api::error_text::Describe;
+use crate::config::OnCancel;
 use crate::failure::Failure;
 use crate::user_code::caught;
 use crate::wire::frame;
 use crate::wire::frame::PayloadError;
-pub(crate) use batch::{BatchReply, BatchSlots};
+pub(crate) use batch::{BatchReply, BatchSlots, OwnPolicy};
 pub(crate) use local::{LocalReply, LocalSlots};
+pub(crate) use number::next_request_number;
 pub(crate) use slot::{FreeSlots, Reply, ReplySlot};
 
 /// Where the answer to one call goes.
@@ -48,6 +52,10 @@ pub(crate) trait AnswerSlot {
 
     /// Like [`is_abandoned`](Self::is_abandoned), and registers the task to be woken when the caller gives up.
     fn poll_abandoned(&self, cx: &mut Context<'_>) -> bool;
+
+    /// Returns whether the caller no longer waits, and has the call killed if it runs: by the policy that the caller set for
+    /// it, or else by this one. Registers the task to be woken when the caller gives up, if that can make a difference.
+    fn poll_kill(&self, on_cancel: OnCancel, cx: &mut Context<'_>) -> bool;
 }
 
 /// Reply slots whose result types are erased: one, or those of a batch, each under a key of its own. The methods are
@@ -67,6 +75,8 @@ pub(crate) trait ReplySlots {
 
     fn poll_abandoned(&self, key: usize, cx: &mut Context<'_>) -> bool;
 
+    fn poll_kill(&self, key: usize, on_cancel: OnCancel, cx: &mut Context<'_>) -> bool;
+
     /// Notes that a call is over, whose [`CallSlot`] is being dropped.
     fn release(self: Rc<Self>, key: usize);
 }
@@ -80,6 +90,12 @@ pub(crate) struct CallSlot {
 impl CallSlot {
     pub(crate) fn new(slots: Rc<dyn ReplySlots>, key: usize) -> Self {
         CallSlot { slots, key }
+    }
+
+    /// Returns the number of the request of a single call to a pool, whose requester tells the lanes when it gives the call
+    /// up; `None` if the requester sent an actix message.
+    pub(crate) fn request_number(&self) -> Option<NonZeroUsize> {
+        NonZeroUsize::new(self.key)
     }
 }
 
@@ -110,6 +126,10 @@ impl AnswerSlot for CallSlot {
 
     fn poll_abandoned(&self, cx: &mut Context<'_>) -> bool {
         self.slots.poll_abandoned(self.key, cx)
+    }
+
+    fn poll_kill(&self, on_cancel: OnCancel, cx: &mut Context<'_>) -> bool {
+        self.slots.poll_kill(self.key, on_cancel, cx)
     }
 }
 

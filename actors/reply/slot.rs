@@ -2,6 +2,7 @@
 //! that a call allocates no memory for its slot.
 
 use std::cell::RefCell;
+use std::num::NonZeroUsize;
 use std::rc::{Rc, Weak};
 use std::task::Context;
 
@@ -11,6 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::{CallSlot, ReplySlots, ReplyTo, as_failure, decode_result, error_of, send};
 use crate::actors::worker_api::error_text::Describe;
+use crate::config::OnCancel;
 use crate::failure::Failure;
 use crate::user_code::drop_caught;
 use crate::wire::frame::PayloadError;
@@ -96,10 +98,15 @@ where
     T: DeserializeOwned + 'static,
     E: DeserializeOwned + From<Failure> + 'static,
 {
-    /// Returns the slot of a call that is the only one of its session, and whose caller is known.
-    pub(crate) fn answering(caller: Option<OneshotSender<Result<T, E>>>) -> CallSlot {
+    /// Returns the slot of a single call to a pool, whose caller is known, and the number of its request if it has one.
+    pub(crate) fn answering(
+        caller: Option<OneshotSender<Result<T, E>>>,
+        request: Option<NonZeroUsize>,
+    ) -> CallSlot {
         let entry = RefCell::new(ReplyEntry::new(ReplyTo::of(caller)));
-        CallSlot::new(Rc::new(ReplySlot { entry, home: Weak::new() }), 0)
+        // The slot has one call and needs no key.
+        let key = request.map_or(0, NonZeroUsize::get);
+        CallSlot::new(Rc::new(ReplySlot { entry, home: Weak::new() }), key)
     }
 }
 
@@ -144,6 +151,10 @@ where
 
     fn poll_abandoned(&self, _: usize, cx: &mut Context<'_>) -> bool {
         self.with(|entry| entry.caller.poll_abandoned(cx))
+    }
+
+    fn poll_kill(&self, _: usize, on_cancel: OnCancel, cx: &mut Context<'_>) -> bool {
+        on_cancel == OnCancel::Kill && self.poll_abandoned(0, cx)
     }
 
     fn release(self: Rc<Self>, _: usize) {

@@ -1,5 +1,7 @@
 //! What the scheduler knows of lanes: the queues of single calls, one on each thread, that share a worker's time.
 
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
@@ -24,7 +26,9 @@ pub(crate) struct LaneSignals {
     /// Since when the first of them waits, in microseconds from the pool's start; valid while one waits.
     waits_since: AtomicU64,
     /// Whether a requester has given a call up since the lane last looked.
-    pub(crate) has_cancelled: AtomicBool,
+    has_cancelled: AtomicBool,
+    /// The numbers of requests that were given up and whose calls are killed if they run.
+    doomed: Mutex<Vec<NonZeroUsize>>,
     /// The bulkhead that its workers count towards.
     bulkhead: Option<BulkheadId>,
     waker: Mutex<Option<Waker>>,
@@ -53,6 +57,16 @@ impl LaneSignals {
     pub(crate) fn set_waker(&self, waker: &Waker) {
         let before = self.waker.lock().replace(waker.clone());
         drop(before);
+    }
+
+    /// Returns whether a requester has given a call up since the last look. Adds the requests whose calls are killed if they
+    /// run.
+    pub(crate) fn take_cancelled(&self, doomed: &mut BTreeSet<NonZeroUsize>) -> bool {
+        let has_cancelled = self.has_cancelled.swap(false, Ordering::AcqRel);
+        if has_cancelled {
+            doomed.extend(self.doomed.lock().drain(..));
+        }
+        has_cancelled
     }
 
     fn wake(&self) {
@@ -180,9 +194,12 @@ impl Scheduler {
         self.lanes.each(LaneSignals::wake);
     }
 
-    /// Has all lanes look for calls that were given up.
-    pub(crate) fn note_cancelled(&self) {
+    /// Has all lanes look for calls that were given up: this one is killed if it runs.
+    ///
+    /// A lane that is made later gets no call that was given up before.
+    pub(crate) fn note_cancelled(&self, doomed: Option<NonZeroUsize>) {
         self.lanes.each(|lane| {
+            lane.doomed.lock().extend(doomed);
             lane.has_cancelled.store(true, Ordering::Release);
             lane.wake();
         });

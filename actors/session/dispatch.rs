@@ -1,6 +1,7 @@
 //! Single messages that are sent to a pool, on their way to a lane; and batches, each of which is a session of its own.
 
 use std::marker::PhantomData;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::actors::calls::payload::{EncodeMessage, Payload};
 use crate::actors::calls::{MethodInfo, PendingCall};
 use crate::actors::context::CallOrigin;
 use crate::actors::lane::{Lane, Ticket};
-use crate::actors::reply::{BatchSlots, CallSlot, ReplySlot};
+use crate::actors::reply::{BatchSlots, CallSlot, OwnPolicy, ReplySlot};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::bulkheads::Bulkhead;
 use crate::actors::transport::blobs::Encoded;
@@ -126,23 +127,24 @@ where
 {
     /// Runs the call in the lane of this thread, which is an arbiter's.
     pub(crate) fn run_here(self, caller: Option<OneshotSender<Result<T, E>>>) {
-        let call = call::<W, M>(ReplySlot::answering(caller), self.limit, self.origin);
+        let call = call::<W, M>(ReplySlot::answering(caller, None), self.limit, self.origin);
         let bulkhead = self.scheduler.bulkhead_of(W::METHOD);
         Lane::run_here(&self.scheduler, bulkhead).submit_encoded(call, self.message, None);
     }
 
-    /// Runs the call in the lane of an arbiter that is for this bulkhead.
+    /// Runs the call in the lane of an arbiter that is for this bulkhead. `caller` has the number of its request.
     pub(crate) fn run(
         self,
         arbiter: &ArbiterHandle,
         bulkhead: Option<Arc<Bulkhead>>,
-        caller: Option<OneshotSender<Result<T, E>>>,
+        caller: Option<(OneshotSender<Result<T, E>>, NonZeroUsize)>,
     ) {
         let Relay { scheduler, message, limit, origin, .. } = self;
         let (method, ticket) = (MethodOf::<W, M>::INFO, Ticket::new(&scheduler, bulkhead.as_ref()));
         // An arbiter that has ended drops the caller, who is answered then.
         arbiter.spawn(async move {
-            let call = call_of(method, ReplySlot::answering(caller), limit, origin);
+            let (caller, number) = caller.unzip();
+            let call = call_of(method, ReplySlot::answering(caller, number), limit, origin);
             Lane::run_here(&scheduler, bulkhead.as_ref()).submit_encoded(call, message, ticket);
         });
     }
@@ -196,7 +198,7 @@ impl<M> BatchRelay<M> {
 
 impl<M> BatchRelay<M> {
     /// Runs the batch on this thread if it has an arbiter, and otherwise where such calls run.
-    pub(crate) fn run<W, T, E>(self, caller: Option<OneshotSender<Vec<Result<T, E>>>>)
+    pub(crate) fn run<W, T, E>(self, caller: Option<OneshotSender<Vec<Result<T, E>>>>, own: Option<OwnPolicy>)
     where
         W: Worker + Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize + Send + 'static,
@@ -204,12 +206,12 @@ impl<M> BatchRelay<M> {
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
         match Executor::of_arbiter() {
-            Some(executor) => self.run_on::<W, T, E>(executor, caller),
+            Some(executor) => self.run_on::<W, T, E>(executor, caller, own),
             None => {
                 // An arbiter that has ended drops the caller, who is answered then.
                 self.scheduler.arbiter_here().spawn(async move {
                     if let Some(executor) = Executor::of_arbiter() {
-                        self.run_on::<W, T, E>(executor, caller);
+                        self.run_on::<W, T, E>(executor, caller, own);
                     }
                 });
             }
@@ -217,15 +219,19 @@ impl<M> BatchRelay<M> {
     }
 
     /// Runs the batch on this thread, of which this is the executor. If it has a worker, its first calls are written now.
-    fn run_on<W, T, E>(self, executor: Executor, caller: Option<OneshotSender<Vec<Result<T, E>>>>)
-    where
+    fn run_on<W, T, E>(
+        self,
+        executor: Executor,
+        caller: Option<OneshotSender<Vec<Result<T, E>>>>,
+        own: Option<OwnPolicy>,
+    ) where
         W: Worker + Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize,
         T: DeserializeOwned + 'static,
         E: DeserializeOwned + From<Failure> + 'static,
     {
         let BatchRelay { pending, messages, limit, origin, .. } = self;
-        let slots = BatchSlots::answering(messages.0.len(), caller);
+        let slots = BatchSlots::answering(messages.0.len(), caller, own);
         let Some(pending) = pending else { return };
         let control = Arc::default();
         let place = DirectSession::start(executor, pending, &control);

@@ -216,7 +216,10 @@ impl Session {
             self.write_queued();
             self.answer_refused();
             if self.exchange(cx, host)
-                || !self.looks_again() && (self.poll_cancellation(cx, host) || self.poll_deadline(cx, host))
+                || !self.looks_again()
+                    && (self.poll_cancellation(cx, host)
+                        || self.poll_given_up(disconnected, cx)
+                        || self.poll_deadline(cx, host))
             {
                 continue;
             }

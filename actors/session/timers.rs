@@ -11,7 +11,6 @@ use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::lease::Lease;
 use crate::actors::scheduler::worker_handle::WorkerHandle;
-use crate::config::OnCancel;
 use crate::failure::{Failure, FailureKind, Phase};
 
 /// Returns by how much a limit has passed; `None` if it has not.
@@ -104,14 +103,24 @@ impl Session {
         self.handle(Event::Reclaimed { failure, ends }, Instant::now(), host);
     }
 
-    /// Reports to the machine that the requester of the running call gave it up, if `on_cancel` makes a difference;
-    /// returns whether it did. Registers the task to be woken when the requester gives up.
+    /// Drops the first call if it waits for a worker and was given up, and no further call can come: without calls the
+    /// session gives up its place in the queue. Returns whether it did; has the task woken when the requester gives up.
+    pub(super) fn poll_given_up(&mut self, disconnected: bool, cx: &mut Context<'_>) -> bool {
+        disconnected
+            && self.machine.is_waiting()
+            && self.machine.first().is_some_and(|call| call.slot.poll_abandoned(cx))
+            && self.machine.drop_abandoned_first(Instant::now())
+    }
+
+    /// Reports to the machine that the requester of the running call gave it up, if the call is to be killed then; returns
+    /// whether it did. Has the task woken when the requester gives up.
     pub(super) fn poll_cancellation(&mut self, cx: &mut Context<'_>, host: &mut dyn Host) -> bool {
-        if self.options.on_cancel == OnCancel::Finish || !self.machine.has_running() {
+        if !self.machine.has_running() {
             return false;
         }
-        let given_up = self.machine.first().is_some_and(|call| call.slot.poll_abandoned(cx));
-        if !given_up || !self.machine.holds_worker() {
+        let on_cancel = self.options.on_cancel;
+        let is_killed = self.machine.first().is_some_and(|call| call.slot.poll_kill(on_cancel, cx));
+        if !is_killed || !self.machine.holds_worker() {
             return false;
         }
         self.handle(Event::Cancelled, Instant::now(), host);

@@ -49,14 +49,12 @@ impl World {
         });
     }
 
-    /// Kills the worker of a running call that its requester has given up, if the pool says so; returns whether it did.
+    /// Kills the worker of a running call that its requester has given up, if its policy says so; returns whether it did.
     pub(super) fn cancel_single(&mut self, lane: &mut SimLane) -> bool {
-        if self.plan.options.on_cancel == OnCancel::Finish {
-            return false;
-        }
         for at in 0..lane.workers.len() {
             let first = lane.state.held[at].written.front();
-            if first.is_some_and(|first| first.single.call.is_abandoned.get()) {
+            let is_killed = |call: &SimSingle| call.is_abandoned.get() && call.on_cancel == OnCancel::Kill;
+            if first.is_some_and(|first| is_killed(&first.single.call)) {
                 if self.begun(lane, at) == Some(0) {
                     self.take_back(lane, at);
                     self.drop_abandoned_queued(lane);

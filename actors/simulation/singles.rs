@@ -10,6 +10,7 @@ use super::plan::{LIMITS, micros, millis};
 use super::world::{SimEvent, World};
 use crate::actors::scheduler::lanes::LanePlace;
 use crate::actors::scheduler::state::PoolPhase;
+use crate::config::OnCancel;
 use crate::failure::FailureKind;
 
 /// A call as its lane sees it.
@@ -20,6 +21,8 @@ pub(super) struct SimSingle {
     pub(super) size: usize,
     pub(super) limit: Option<Duration>,
     pub(super) is_abandoned: Rc<Cell<bool>>,
+    /// What becomes of it if it is given up while it runs.
+    pub(super) on_cancel: OnCancel,
 }
 
 /// What is known of one call. Calls are numbered in the order in which they were sent.
@@ -77,7 +80,9 @@ impl World {
         let number = self.lanes.calls.len() as u64 + 1;
         let limit = self.rng.pick(&LIMITS).map(millis);
         let size = self.rng.pick(&[64, 64, 64, 64, 300_000]);
-        let call = SimSingle { number, size, limit, is_abandoned: Rc::new(Cell::new(false)) };
+        let own = self.rng.happens(200).then(|| self.rng.pick(&[OnCancel::Finish, OnCancel::Kill]));
+        let on_cancel = own.unwrap_or(self.plan.options.on_cancel);
+        let call = SimSingle { number, size, limit, is_abandoned: Rc::new(Cell::new(false)), on_cancel };
         let is_foreign = self.rng.happens(150) && self.state.phase() == PoolPhase::Open;
         let record = SingleRecord {
             lane: id,

@@ -19,11 +19,11 @@ pub(super) fn pool_of<W: Worker>(request: &HttpRequest) -> Result<PoolHandle<W>,
     if let Some(pool) = request.app_data::<PoolHandle<W>>().or_else(shared) {
         return Ok(pool.clone());
     }
-    let path = request.match_pattern().unwrap_or_else(|| request.path().to_owned());
+    let handler = request.match_pattern().unwrap_or_else(|| request.path().to_owned());
     teller::tell(move || {
         let worker = type_name::<W>();
-        tracing::error!(target: "forkpool", path, worker,
-            "no pool of this worker is in the data of the application: add `.app_data(pool.clone())` to the `App`");
+        tracing::error!(target: "forkpool", worker, handler,
+            "a handler finds no pool: add .app_data(pool.clone()) to the App, where pool is a PoolHandle<{worker}>");
     });
     Err(ErrorInternalServerError("the service is not set up correctly; its log says what is missing"))
 }

@@ -50,7 +50,8 @@ pub enum FailureKind {
     /// [`source`](std::error::Error::source) is that failure, if there is one.
     Cleared,
     /// The caller of a running call dropped its future, with [`OnCancel::Kill`](crate::config::OnCancel::Kill) set. The
-    /// worker was killed, and the checkout ends: later calls on it get this failure.
+    /// worker was killed, and the checkout ends: later calls on it get this failure. Or the client of the web request that
+    /// the call is bound to is gone.
     Cancelled,
     /// The message or the reply could not be encoded or decoded, or was larger than `max_payload`. Worker and checkout
     /// go on.

@@ -90,6 +90,9 @@ impl Details {
     }
 
     fn write_cancellation(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.text.is_empty() {
+            return write!(f, "{} was cancelled: {}", self.call_name(), self.text);
+        }
         write!(
             f,
             "{} was cancelled by its requester, and {} was killed",

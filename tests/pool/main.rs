@@ -13,6 +13,7 @@ mod lane_ends;
 mod lane_reentry;
 mod lanes;
 mod line;
+mod own_policies;
 mod pause;
 mod population;
 mod ready;

@@ -401,7 +401,7 @@ fn a_service_without_the_pool_says_in_its_log_what_is_missing() {
         assert_eq!(answered.status, 500);
         assert!(answered.text().contains("its log says what is missing"), "{}", answered.text());
         let said = || {
-            events("forkpool").into_iter().find(|event| event.message().contains("no pool of this worker"))
+            events("forkpool").into_iter().find(|event| event.message().contains("finds no pool"))
         };
         until("the log says it", || said().is_some()).await;
         let said = said().expect("it does");

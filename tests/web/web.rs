@@ -2,11 +2,15 @@
 
 mod bodies;
 mod bodies_http2;
+mod bound;
 mod client;
+mod deadline;
 mod error_types;
 mod errors;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod requests;
 #[allow(dead_code, reason = "not every test reads all of an answer")]
 mod service;
 mod services;
+mod yard;

@@ -59,6 +59,11 @@ impl<C: Call> Machine<C> {
         actions.push_back(Action::FailWait { limit, times: self.calls.times_of_first(now) });
     }
 
+    /// Drops the first call if it is not written and its requester has given it up; returns whether it did.
+    pub(crate) fn drop_abandoned_first(&mut self, now: Instant) -> bool {
+        self.calls.drop_abandoned_first(now)
+    }
+
     /// Kills the worker because the requester of the running call gave it up, if it is still running.
     pub(super) fn handle_cancellation(&mut self, now: Instant, actions: &mut Actions<C>) {
         let is_given_up = self.calls.unanswered() > 0 && self.first().is_some_and(Call::is_abandoned);

@@ -54,7 +54,7 @@ pub(crate) enum Event<C: Call> {
         due: Due,
         late: Duration,
     },
-    /// The requester of the running call has given it up, and `on_cancel` says that this kills the worker.
+    /// The requester of the running call has given it up, and by its policy this kills the worker.
     Cancelled,
     /// A fence has come back through the mailbox.
     FencePassed(u64),

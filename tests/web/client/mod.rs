@@ -3,8 +3,8 @@
 mod descriptors;
 mod facts;
 mod gone;
-mod h2;
+pub mod h2;
 mod hook;
-mod stage;
+pub mod stage;
 #[cfg(feature = "tls")]
 mod tls;
