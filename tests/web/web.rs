@@ -4,6 +4,7 @@ mod error_types;
 mod errors;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod run;
 #[allow(dead_code, reason = "not every test reads all of an answer")]
 mod service;
 mod services;
