@@ -14,8 +14,10 @@ mod connection;
 mod errors;
 mod lookup;
 mod pool;
+mod pools;
 mod requests;
 mod response_error;
+mod run;
 mod upload;
 mod upload_error;
 
@@ -30,7 +32,9 @@ pub use client::{ClientGone, ClientPolicy, on_connect};
 pub use config::Config;
 pub use errors::{json_response, response, status};
 pub use pool::Pool;
+pub use pools::Pools;
 pub use requests::Requests;
 #[doc(hidden)]
 pub use response_error::__private;
+pub use run::{RunHandle, Running, run};
 pub use upload_error::UploadError;

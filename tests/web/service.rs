@@ -71,7 +71,8 @@ impl Client {
         bounded("a response", self.read_answer()).await.expect("a whole response")
     }
 
-    async fn read_answer(&mut self) -> std::io::Result<Answer> {
+    /// As [`answer`](Self::answer), for a server that may close the connection instead.
+    pub async fn read_answer(&mut self) -> std::io::Result<Answer> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(self.0.read_u8().await?);

@@ -10,6 +10,7 @@ mod errors;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod requests;
+mod run;
 #[allow(dead_code, reason = "not every test reads all of an answer")]
 mod service;
 mod services;
