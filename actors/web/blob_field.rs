@@ -26,20 +26,9 @@ use crate::blob::Blob;
 /// [`multipart_error`] to the form's configuration: without it actix-multipart answers by the status alone, without
 /// `Retry-After`.
 ///
-/// ```no_run
-/// use actix_multipart::form::{MultipartForm, MultipartFormConfig};
-/// use actix_web::App;
-/// # use actix::prelude::*;
-/// # use forkpool::prelude::*;
+/// ```ignore
+/// use actix_multipart::form::{MultipartForm, MultipartFormConfig}; // with the feature `derive` of actix-multipart
 /// use forkpool::web::BlobField;
-/// # struct Painter;
-/// # impl Actor for Painter { type Context = WorkerContext<Self>; }
-/// # impl Worker for Painter {
-/// #     type Config = ();
-/// #     fn setup((): (), _: &mut WorkerContext<Self>) -> Result<Self, SetupError> { Ok(Painter) }
-/// # }
-/// # forkpool::interface!(Painter {});
-/// # forkpool::boot!(Painter);
 ///
 /// #[derive(MultipartForm)]
 /// struct Picture {
@@ -47,12 +36,17 @@ use crate::blob::Blob;
 ///     image: BlobField<Painter>,
 /// }
 ///
-/// async fn upload(form: MultipartForm<Picture>) -> String {
-///     let image = form.into_inner().image;
-///     format!("{:?} has {} bytes", image.file_name(), image.into_inner().len())
+/// async fn shrink(
+///     pool: web::Data<PoolHandle<Painter>>,
+///     form: MultipartForm<Picture>,
+/// ) -> Result<HttpResponse, Failure> {
+///     let small = pool.send(Shrink(form.into_inner().image.into_inner())).await?;
+///     Ok(HttpResponse::Ok().content_type("image/webp").body(forkpool::web::body(small)))
 /// }
 ///
-/// let app = App::new().app_data(MultipartFormConfig::default().error_handler(forkpool::web::multipart_error));
+/// let app = App::new()
+///     .app_data(web::Data::new(pool.clone()))
+///     .app_data(MultipartFormConfig::default().error_handler(forkpool::web::multipart_error));
 /// ```
 ///
 /// # Errors
