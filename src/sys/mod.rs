@@ -10,7 +10,8 @@ pub(crate) mod adopted;
 pub(crate) mod alarm;
 pub(crate) mod arena;
 pub(crate) mod clock;
-#[cfg(feature = "actix-web")]
+#[cfg(feature = "actors")]
+#[allow(dead_code, reason = "only applications with a web server need it")]
 pub(crate) mod connections;
 pub(crate) mod descriptors;
 pub(crate) mod faults;

@@ -21,6 +21,7 @@ fn what_is_seen_of_a_client_at_a_unix_socket() {
         (Leaving::Close, "half-close", Fate::Told),
         (Leaving::HalfClose, "reset", Fate::Finished),
         (Leaving::HalfClose, "half-close", Fate::Told),
+        (Leaving::HalfCloseThenClose, "reset", Fate::Told),
     ];
     for (leaving, policy, expected) in rows {
         assert_eq!(run(at_a_unix_socket(leaving, policy)), expected, "{leaving:?}, {policy}");
@@ -44,13 +45,18 @@ async fn at_a_unix_socket(leaving: Leaving, policy: &str) -> Fate {
     client.write_all(request.as_bytes()).await.expect("the server reads");
     assert_eq!(stage.next().await, Fate::Began);
     let mut kept = None;
-    if leaving == Leaving::HalfClose {
+    if leaving == Leaving::Close {
+        drop(client);
+    } else {
         client.shutdown().await.expect("it is open");
         kept = Some(client);
-    } else {
-        drop(client);
     }
     settle(&service).await;
+    if leaving == Leaving::HalfCloseThenClose {
+        assert_eq!(stage.has_happened(), None);
+        kept = None;
+        settle(&service).await;
+    }
     let fate = stage.fate().await;
     if let Some(mut kept) = kept {
         let mut answer = Vec::new();

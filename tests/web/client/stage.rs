@@ -206,6 +206,8 @@ pub enum Leaving {
     HalfClose,
     /// It sends no more, and resets the connection later.
     HalfCloseThenReset,
+    /// It sends no more, and closes the connection later.
+    HalfCloseThenClose,
     /// It closes the connection below TLS, without a word within.
     Cut,
     /// It resets the stream of HTTP/2, and keeps the connection.
@@ -229,9 +231,7 @@ pub async fn leave(mut stream: TcpStream, leaving: Leaving) -> Option<TcpStream>
             stream.shutdown().await.expect("the connection is open");
             Some(stream)
         }
-        Leaving::HalfCloseThenReset | Leaving::Cut | Leaving::ResetStream => {
-            unreachable!("{leaving:?} is no single step")
-        }
+        other => unreachable!("{other:?} is no single step"),
     }
 }
 
