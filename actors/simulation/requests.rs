@@ -115,6 +115,13 @@ impl World {
         self.record("call given up", || number.to_string());
     }
 
+    /// C9: drops the first call if it waits for a worker and was given up, and no further call can come; returns whether it did.
+    pub(super) fn drop_given_up(&mut self, id: u64) -> bool {
+        let now = self.now();
+        let Some(session) = self.sessions.get_mut(&id) else { return false };
+        !session.is_connected && session.machine.is_waiting() && session.machine.drop_abandoned_first(now)
+    }
+
     /// C9: checks that a call may be written.
     pub(super) fn check_write(&mut self, number: u64) {
         let Some(record) = self.calls.get_mut(&number) else { panic!("call {number} is known") };

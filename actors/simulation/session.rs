@@ -407,13 +407,6 @@ impl World {
         self.schedule_deadline(id);
     }
 
-    /// Drops the first call if it waits for a worker and was given up, and no further call can come; returns whether it did.
-    fn drop_given_up(&mut self, id: u64) -> bool {
-        let now = self.now();
-        let Some(session) = self.sessions.get_mut(&id) else { return false };
-        !session.is_connected && session.machine.is_waiting() && session.machine.drop_abandoned_first(now)
-    }
-
     /// Kills the worker if the requester of the running call has given it up; returns whether it did.
     fn cancel_running(&mut self, id: u64) -> bool {
         let Some(session) = self.sessions.get(&id) else { return false };

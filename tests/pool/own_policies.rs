@@ -68,7 +68,10 @@ fn a_call_never_runs_that_is_given_up_before_whatever_it_says() {
         let calls = policies.map(|policy| pool.send(yard.acts(1, Act::Exit)).on_cancel(policy));
         let batches = policies.map(|policy| pool.send_batch(vec![yard.acts(2, Act::Exit)]).on_cancel(policy));
         let behind = pool.send(yard.task(3));
+        until("all wait", || pool.stats().waiting == 5).await;
         drop((calls, batches));
+        // They leave the queue at once, so that they do not count towards max_waiting.
+        until("the others wait no more", || pool.stats().waiting == 1).await;
         yard.open();
         let worker = answer(running).await.expect("it runs");
         assert_eq!(answer(behind).await, Ok(worker));
