@@ -44,8 +44,7 @@ mod blocking {
 mod pooled {
     // shown: worker
     use actix::prelude::*;
-    use actix_web::http::StatusCode;
-    use actix_web::{ResponseError, post, web};
+    use actix_web::{post, web};
     use forkpool::prelude::*;
     use serde::{Deserialize, Serialize};
 
@@ -92,29 +91,16 @@ mod pooled {
     // end: worker
 
     // shown: handler
-    // shown: endpoint
     #[post("/verify")]
     pub async fn verify(
-        pool: web::Data<PoolHandle<Verifier>>,
+        pool: forkpool::web::Pool<Verifier>,
         body: web::Json<Verify>,
     ) -> Result<String, VerifyError> {
         let matches = pool.send(body.into_inner()).await?;
         Ok(matches.to_string())
     }
-    // end: endpoint
 
-    impl ResponseError for VerifyError {
-        fn status_code(&self) -> StatusCode {
-            match self {
-                VerifyError::Bcrypt(_) => StatusCode::BAD_REQUEST,
-                VerifyError::Worker(failure) => match failure.kind() {
-                    FailureKind::Overloaded | FailureKind::Stopped => StatusCode::SERVICE_UNAVAILABLE,
-                    FailureKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
-                    _ => StatusCode::INTERNAL_SERVER_ERROR,
-                },
-            }
-        }
-    }
+    forkpool::response_error!(VerifyError { Worker(Failure), Bcrypt => BAD_REQUEST });
     // end: handler
 }
 
@@ -122,12 +108,10 @@ mod pooled {
 async fn serve(listener: TcpListener) -> Result<(), Box<dyn Error>> {
     // shown: start
     let pool = Pool::<pooled::Verifier>::builder(()).workers(2..=4).max_waiting(64).start()?;
-    let handle = web::Data::new(pool.clone());
-    HttpServer::new(move || App::new().app_data(handle.clone()).service(pooled::verify))
-        .listen(listener)?
-        .run()
-        .await?;
-    pool.stop(Duration::from_secs(5)).await;
+    let handle = pool.clone();
+    let app = move || App::new().app_data(handle.clone()).service(pooled::verify);
+    let server = HttpServer::new(app).on_connect(forkpool::web::on_connect).listen(listener)?;
+    forkpool::web::run(server, Duration::from_secs(10), &pool).await?;
     // end: start
     Ok(())
 }
@@ -184,8 +168,7 @@ mod tests {
     async fn both_services_answer_alike() {
         let pool = Pool::<pooled::Verifier>::builder(()).workers(1..=1).start().expect("the pool starts");
         let before = test::init_service(App::new().service(blocking::verify)).await;
-        let handle = web::Data::new(pool.clone());
-        let after = test::init_service(App::new().app_data(handle).service(pooled::verify)).await;
+        let after = test::init_service(App::new().app_data(pool.clone()).service(pooled::verify)).await;
 
         let crypted = bcrypt::hash("secret", 4).expect("a hash");
         let table = [

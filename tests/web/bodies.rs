@@ -26,11 +26,13 @@ async fn raw(pool: web::Data<PoolHandle<Mill>>, body: BlobBody<Mill>) -> Result<
     checked(&pool, body.into_inner()).await
 }
 
+// shown: form
 #[derive(MultipartForm)]
 struct Small {
     #[multipart(limit = "20 MiB")]
     image: BlobField<Mill>,
 }
+// end: form
 
 #[derive(MultipartForm)]
 struct Large {
@@ -400,9 +402,7 @@ fn a_service_without_the_pool_says_in_its_log_what_is_missing() {
         let answered = client.answer().await;
         assert_eq!(answered.status, 500);
         assert!(answered.text().contains("its log says what is missing"), "{}", answered.text());
-        let said = || {
-            events("forkpool").into_iter().find(|event| event.message().contains("finds no pool"))
-        };
+        let said = || events("forkpool").into_iter().find(|event| event.message().contains("finds no pool"));
         until("the log says it", || said().is_some()).await;
         let said = said().expect("it does");
         assert!(said.field("worker").ends_with("::Mill") && said.field("path") == "/echo", "{said:?}");
