@@ -209,6 +209,7 @@ pub enum Leaving {
     /// It sends no more, and closes the connection later.
     HalfCloseThenClose,
     /// It closes the connection below TLS, without a word within.
+    #[cfg(feature = "tls")]
     Cut,
     /// It resets the stream of HTTP/2, and keeps the connection.
     ResetStream,
