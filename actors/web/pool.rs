@@ -29,35 +29,39 @@ use crate::failure::Failure;
 /// `HttpServer` for a client to be seen that is gone while actix-web does not look.
 ///
 /// ```no_run
-/// # use actix_web::{App, HttpServer, Result, web as actix};
+/// # use actix::prelude::*;
+/// # use actix_web::{App, HttpServer, Result};
 /// # use forkpool::prelude::*;
-/// # use serde::{Serialize, Deserialize};
-/// # #[derive(actix::Message, Serialize, Deserialize)]
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Message, Serialize, Deserialize)]
 /// # #[rtype(result = "Result<String, Failure>")]
 /// # struct Hash(String);
-/// # mod actix { pub use ::actix::*; pub use actix_web::web::*; }
 /// # struct Hasher;
-/// # impl ::actix::Actor for Hasher { type Context = WorkerContext<Self>; }
+/// # impl Actor for Hasher { type Context = WorkerContext<Self>; }
 /// # impl Worker for Hasher {
 /// #     type Config = ();
 /// #     fn setup(_: (), _: &mut WorkerContext<Self>) -> Result<Self, SetupError> { Ok(Hasher) }
 /// # }
-/// # impl ::actix::Handler<Hash> for Hasher {
+/// # impl Handler<Hash> for Hasher {
 /// #     type Result = Result<String, Failure>;
 /// #     fn handle(&mut self, hash: Hash, _: &mut WorkerContext<Self>) -> Self::Result { Ok(hash.0) }
 /// # }
 /// # forkpool::interface!(Hasher { Hash });
-/// # fn status(_: Failure) -> actix_web::Error { actix_web::error::ErrorServiceUnavailable("") }
-/// use forkpool::web;
+/// # forkpool::boot!(Hasher);
+/// use actix_web::web;
 ///
-/// async fn hash(pool: web::Pool<Hasher>, text: String) -> Result<String> {
-///     pool.send(Hash(text)).await.map_err(status)
+/// async fn hash(pool: forkpool::web::Pool<Hasher>, text: String) -> String {
+///     match pool.send(Hash(text)).await {
+///         Ok(hash) => hash,
+///         Err(failure) => failure.public().to_owned(),
+///     }
 /// }
 ///
-/// # fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let pool = Pool::<Hasher>::builder(()).start()?;
-/// let app = move || App::new().app_data(pool.clone()).route("/hash", actix::post().to(hash));
-/// let server = HttpServer::new(app).on_connect(web::on_connect).bind("127.0.0.1:8080")?;
+/// let app = move || App::new().app_data(pool.clone()).route("/hash", web::post().to(hash));
+/// HttpServer::new(app).on_connect(forkpool::web::on_connect).bind("127.0.0.1:8080")?.run().await?;
 /// # Ok(())
 /// # }
 /// ```
