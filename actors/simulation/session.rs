@@ -61,7 +61,7 @@ pub(super) struct SimSession {
     describing: Option<(Failure, bool)>,
     /// Whether it has a mailbox, through which its fences come back.
     has_mailbox: bool,
-    is_connected: bool,
+    pub(super) is_connected: bool,
     last_letter: Duration,
     timer_at: Option<Instant>,
     /// Workers in a row that were lost before they began the first call.
