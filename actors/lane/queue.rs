@@ -130,7 +130,8 @@ mod tests {
     #[test]
     fn each_run_keeps_a_place() {
         // Calls as (number, starts a run), places, the first checkout that is no lane, and the place to do without.
-        let table: [(&[(u64, bool)], &[u64], u64, usize); 8] = [
+        type Row = (&'static [(u64, bool)], &'static [u64], u64, usize);
+        let table: [Row; 8] = [
             (&[(30, true)], &[11, 31], 20, 0),
             (&[(10, true), (30, true)], &[11, 12, 31], 20, 1),
             (&[(10, true), (30, true)], &[11, 31, 32], 20, 2),
