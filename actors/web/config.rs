@@ -141,7 +141,7 @@ mod tests {
             (vec!["0300"], MILLIS(700), Ok(MILLIS(300))),
             (vec!["800"], MILLIS(700), Ok(MILLIS(700))),
             (vec![long.as_str()], MILLIS(700), Ok(MILLIS(700))),
-            (vec![long.as_str()], None, Ok(None)),
+            (vec![long.as_str()], None, Ok(MILLIS(u64::MAX))),
             (vec!["0"], MILLIS(700), Err(StatusCode::BAD_REQUEST)),
             (vec!["-5"], None, Err(StatusCode::BAD_REQUEST)),
             (vec!["+5"], None, Err(StatusCode::BAD_REQUEST)),
