@@ -43,6 +43,7 @@ impl<W: Worker> CheckoutBuilder<W> {
     }
 
     /// Returns the time limit of each call.
+    #[cfg(feature = "actix-web")]
     pub(crate) fn limit(&self) -> Option<Duration> {
         self.options.timeout
     }

@@ -228,6 +228,7 @@ impl<W: Worker> CheckoutHandle<W> {
         }
     }
 
+    #[cfg(feature = "actix-web")]
     pub(crate) fn scheduler(&self) -> &Arc<Scheduler> {
         &self.scheduler
     }

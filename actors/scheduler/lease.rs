@@ -50,11 +50,12 @@ impl Lease {
     /// Kills the worker and returns its channel, which may hold unread messages.
     pub(crate) fn kill(mut self, reason: RetireReason) -> Option<HostChannel> {
         let channel = self.channel.take();
+        // Before the kill: its end, which another thread may report at once, is to be counted for this reason.
+        self.scheduler.dismiss(self.worker.number, reason);
         match self.scheduler.options.kill_grace.filter(|_| reason.allows_grace()) {
             Some(grace) => self.scheduler.terminate_then_kill(&self.worker, grace),
             None => self.scheduler.kill(&self.worker),
         }
-        self.scheduler.dismiss(self.worker.number, reason);
         channel
     }
 }
@@ -62,8 +63,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.channel.is_some() {
-            self.scheduler.kill(&self.worker);
             self.scheduler.dismiss(self.worker.number, RetireReason::LeaseDropped);
+            self.scheduler.kill(&self.worker);
         }
     }
 }
