@@ -11,12 +11,12 @@ use crate::escape;
 
 mod bounded_chain;
 mod exit;
+mod here;
 mod kind;
 mod multi_line;
 mod one_line;
 mod raw_backtrace;
 mod serde_compat;
-mod told;
 
 use exit::Cause;
 pub(crate) use exit::LastWords;
@@ -127,12 +127,8 @@ struct Details {
     panic: Option<PanicReport>,
     source: Option<FailureSource>,
     stack_overflow: bool,
-    /// Whether the message exceeded a limit of its size on its way into the pool. For who reads a failure that has
-    /// travelled, another message was sent.
     #[serde(skip)]
-    too_large: bool,
-    #[serde(skip)]
-    told: told::Told,
+    here: here::Here,
 }
 
 impl Failure {
@@ -357,7 +353,7 @@ impl Failure {
     }
 
     pub(crate) fn of_large_message(self, too_large: bool) -> Self {
-        self.with(|details| details.too_large = too_large)
+        self.with(|details| details.here.too_large = too_large)
     }
 
     pub(crate) fn retry_in(self, estimate: Duration) -> Self {
@@ -370,12 +366,12 @@ impl Failure {
 impl Failure {
     /// Returns whether the message of the call was larger than the pool allows.
     pub(crate) fn is_of_large_message(&self) -> bool {
-        self.0.too_large
+        self.0.here.too_large
     }
 
     /// Notes that the report of this failure is told, also for its clones. Returns whether it was not before.
     pub(crate) fn mark_told(&self) -> bool {
-        self.0.told.mark()
+        self.0.here.mark_told()
     }
 }
 
