@@ -220,6 +220,7 @@ impl Driver {
         self.set_waker(cx.waker());
         let mut now = Instant::now();
         loop {
+            let began = now;
             self.drop_cancelled();
             let mut has_worked = self.take_notices(now);
             if self.scheduler.is_paused() {
@@ -229,13 +230,15 @@ impl Driver {
             self.spread(now);
             has_worked |= self.ask(now);
             for at in (0..self.workers.len()).rev() {
-                has_worked |= self.exchange(at, now, cx);
+                has_worked |= self.exchange(at, &mut now, cx);
             }
             has_worked |= self.deliver_failed() | self.poll_cancellation(cx) | self.poll_limits(now, cx);
             if !has_worked {
                 break;
             }
-            now = Instant::now();
+            if now == began {
+                now = Instant::now();
+            }
         }
         self.give_back(now, cx);
         self.show_waiting();
@@ -344,8 +347,9 @@ impl Driver {
         }
     }
 
-    /// Writes and reads the channel of a worker and handles what arrived; returns whether anything did.
-    fn exchange(&mut self, at: usize, now: Instant, cx: &mut Context<'_>) -> bool {
+    /// Writes and reads the channel of a worker and handles what arrived; returns whether anything did. It may wait a little
+    /// for that, and sets `now` anew then.
+    fn exchange(&mut self, at: usize, now: &mut Instant, cx: &mut Context<'_>) -> bool {
         let held = &self.state.held[at];
         let expects = !held.is_free();
         if self.workers[at].awaiting_exit.is_some() {
@@ -353,8 +357,11 @@ impl Driver {
         }
         let Some(channel) = self.workers[at].channel() else { return false };
         match channel.poll_exchange(cx, expects) {
-            Poll::Ready(arrived) => self.handle_arrived(at, arrived, now),
-            Poll::Pending => false,
+            Poll::Ready(Arrived::Nothing) | Poll::Pending => false,
+            Poll::Ready(arrived) => {
+                *now = Instant::now();
+                self.handle_arrived(at, arrived, *now)
+            }
         }
     }
 

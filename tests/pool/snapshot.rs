@@ -134,6 +134,20 @@ fn counters_survive_the_death_of_the_server() {
     });
 }
 
+/// M1, E7: a lane that waits a little for an answer measures that, too.
+#[test]
+fn no_call_takes_no_time() {
+    run(async {
+        let pool = warm(pool().workers(1..=1), 1).await;
+        for _ in 0..200 {
+            assert!(answer(pool.send(Pid)).await.is_ok());
+        }
+        let ran = &totals_of(&pool.snapshot(), "Pid").run;
+        let (_, none) = ran.buckets().next().expect("a bucket");
+        assert_eq!(none, 0, "{ran:?}");
+    });
+}
+
 /// M1: each worker's end counts under its reason, once.
 #[test]
 fn ends_are_counted_by_reason() {
