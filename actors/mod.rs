@@ -32,6 +32,7 @@ pub mod snapshot {
 }
 
 pub use api::batch::{Batch, SendBatch};
+pub use api::calling::{AddressCall, CallMessage, Calls};
 pub use api::checkout::{Abort, Checkout, Within};
 pub use api::checkout_builder::CheckoutBuilder;
 pub use api::checkout_call::CheckoutCall;
@@ -54,10 +55,13 @@ pub use context::{
 #[cfg(any(feature = "metrics", feature = "prometheus"))]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "metrics", feature = "prometheus"))))]
 pub use metrics::Metrics;
+pub use forkpool_macros::{Worker, methods};
 pub use telemetry::event_forwarder::time_of_record;
 #[doc(hidden)]
 pub use worker_api::error_text::{ByDebug, ByDisplay, ByName, Describe, Described, Fallible};
 pub use worker_api::interface::{Accepts, FromFailure, Interface, Method};
 #[doc(hidden)]
 pub use worker_api::interface::{NoMessage, last_segment};
+#[doc(hidden)]
+pub use worker_api::expanded::{self, Answered};
 pub use worker_api::worker::{CallInfo, Worker, WorkerContext};

@@ -6,7 +6,7 @@
 //! ```
 
 pub use super::{
-    Abort, Batch, Checkout, CheckoutHandle, ClassHandle, ContextFailure, ErrorContext, Pool, PoolHandle,
+    Abort, Batch, Calls, Checkout, CheckoutHandle, ClassHandle, ContextFailure, ErrorContext, Pool, PoolHandle,
     SendBatch, Snapshot, StartError, Stats, Stop, StopReport, Within, Worker, WorkerContext, here,
 };
 pub use crate::{

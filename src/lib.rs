@@ -141,8 +141,10 @@ pub use crate::actors::*;
 pub mod __private {
     #[cfg(feature = "actors")]
     pub use crate::actors::{
-        ByDebug, ByDisplay, ByName, Describe, Described, Fallible, NoMessage, last_segment,
+        Answered, ByDebug, ByDisplay, ByName, Describe, Described, Fallible, NoMessage, last_segment,
     };
+    #[cfg(feature = "actors")]
+    pub use crate::actors::expanded::crates::*;
     pub use crate::config::ServerOptions;
     pub use crate::server::{Boot, enter, serve};
     pub use crate::worker::{Incoming, Program, Replying, Service, Setup, Signature, blob};

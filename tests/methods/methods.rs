@@ -1,0 +1,3 @@
+//! Workers whose calls are methods.
+
+mod workers;
