@@ -52,16 +52,16 @@ pub use context::actor_context::{Here, ProxyContext, here};
 pub use context::{
     ActorScope, BaggageError, ContextFailure, ErrorContext, FailureHandler, Trace, TraceFrame, Verdict,
 };
+pub use forkpool_macros::{Worker, methods};
 #[cfg(any(feature = "metrics", feature = "prometheus"))]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "metrics", feature = "prometheus"))))]
 pub use metrics::Metrics;
-pub use forkpool_macros::{Worker, methods};
 pub use telemetry::event_forwarder::time_of_record;
 #[doc(hidden)]
 pub use worker_api::error_text::{ByDebug, ByDisplay, ByName, Describe, Described, Fallible};
+#[doc(hidden)]
+pub use worker_api::expanded::{self, Answered, Argument};
 pub use worker_api::interface::{Accepts, FromFailure, Interface, Method};
 #[doc(hidden)]
 pub use worker_api::interface::{NoMessage, last_segment};
-#[doc(hidden)]
-pub use worker_api::expanded::{self, Answered};
 pub use worker_api::worker::{CallInfo, Worker, WorkerContext};

@@ -140,11 +140,12 @@ pub use crate::actors::*;
 #[doc(hidden)]
 pub mod __private {
     #[cfg(feature = "actors")]
-    pub use crate::actors::{
-        Answered, ByDebug, ByDisplay, ByName, Describe, Described, Fallible, NoMessage, last_segment,
-    };
-    #[cfg(feature = "actors")]
     pub use crate::actors::expanded::crates::*;
+    #[cfg(feature = "actors")]
+    pub use crate::actors::{
+        Answered, Argument, ByDebug, ByDisplay, ByName, Describe, Described, Fallible, NoMessage,
+        last_segment,
+    };
     pub use crate::config::ServerOptions;
     pub use crate::server::{Boot, enter, serve};
     pub use crate::worker::{Incoming, Program, Replying, Service, Setup, Signature, blob};

@@ -22,8 +22,17 @@ use crate::failure::Failure;
 
 /// A message that can be a call of a worker: each one whose result is a `Result<T, E>` with `E: From<Failure>`, and
 /// that can be sent to another process.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a call",
+    label = "the message or its result cannot be sent to another process, or its result cannot be a failure",
+    note = "the message, and `T` and `E` of its result `Result<T, E>`, need serde's `Serialize` and `Deserialize`; and `E` \
+            needs `From<forkpool::Failure>`"
+)]
 pub trait CallMessage:
-    Message<Result = Result<<Self as CallMessage>::Value, <Self as CallMessage>::Error>> + Serialize + Send + 'static
+    Message<Result = Result<<Self as CallMessage>::Value, <Self as CallMessage>::Error>>
+    + Serialize
+    + Send
+    + 'static
 {
     /// What a handler answers.
     type Value: DeserializeOwned + Send + 'static;

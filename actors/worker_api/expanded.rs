@@ -32,7 +32,28 @@ pub trait CallResult {}
 
 impl<T, E> CallResult for Result<T, E>
 where
-    T: Serialize + DeserializeOwned + 'static,
-    E: FromFailure + Serialize + DeserializeOwned + 'static,
+    T: Portable,
+    E: FromFailure + Portable,
 {
 }
+
+/// The type of an argument. Its constant exists for those that can be sent, and errors of others are errors at the user's
+/// own line.
+#[derive(Debug)]
+pub struct Argument<T>(PhantomData<T>);
+
+impl<T: Portable> Argument<T> {
+    /// Proves that calls may have this argument.
+    pub const OF_A_CALL: Self = Argument(PhantomData);
+}
+
+/// A value that can be sent to another process, and is made anew there.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be sent to another process",
+    label = "a call and its result are sent as bytes",
+    note = "derive serde's `Serialize` and `Deserialize` for `{Self}`, or use a type that has both"
+)]
+pub trait Portable {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + DeserializeOwned + 'static> Portable for T {}

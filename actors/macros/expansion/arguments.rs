@@ -56,10 +56,14 @@ impl Argument {
     fn read(argument: &PatType) -> syn::Result<Argument> {
         let taken = (*argument.ty).clone();
         if is_context(&taken) {
-            return Err(syn::Error::new(taken.span(), "the context is the last argument: move it to the end"));
+            return Err(syn::Error::new(
+                taken.span(),
+                "the context is the last argument: move it to the end",
+            ));
         }
         let name = name(&argument.pat)?;
-        let attributes = argument.attrs.iter().filter(|attribute| attribute.path().is_ident("serde")).cloned();
+        let attributes =
+            argument.attrs.iter().filter(|attribute| attribute.path().is_ident("serde")).cloned();
         let (held, kind) = held(&taken)?;
         Ok(Argument { name, attributes: attributes.collect(), taken, held, kind })
     }
@@ -132,7 +136,9 @@ pub(super) fn owns(of: &Type) -> syn::Result<()> {
     let text = match of {
         Type::Reference(_) => "this borrows, and another process cannot: use an owned type",
         Type::ImplTrait(_) => "a message has fields of one type each: name the type in the place of `impl`",
-        Type::TraitObject(_) => "another process cannot make this of bytes: name a type in the place of `dyn`",
+        Type::TraitObject(_) => {
+            "another process cannot make this of bytes: name a type in the place of `dyn`"
+        }
         Type::Ptr(_) => "a pointer means nothing in another process",
         _ => return inner(of).into_iter().try_for_each(owns),
     };

@@ -36,8 +36,11 @@ impl Block {
     pub(super) fn read(options: TokenStream, block: TokenStream) -> syn::Result<(Block, Vec<syn::Error>)> {
         let mut item: ItemImpl = syn::parse2(block)?;
         let name = worker(&item)?;
-        let options = Options::read(options)?;
         let (calls, mut errors) = calls(&item);
+        let options = Options::read(options).unwrap_or_else(|error| {
+            errors.push(error);
+            Options::default()
+        });
         let (also, repeated) = unlike(&calls, options.also);
         errors.extend(repeated);
         item.items.iter_mut().for_each(strip);
@@ -67,7 +70,8 @@ fn worker(item: &ItemImpl) -> syn::Result<Ident> {
         return Err(syn::Error::new(path.span(), text));
     }
     if !item.generics.params.is_empty() {
-        let text = "a worker whose methods are calls has no type parameters: its messages are of one type each";
+        let text =
+            "a worker whose methods are calls has no type parameters: its messages are of one type each";
         return Err(syn::Error::new(item.generics.params.span(), text));
     }
     let name = match &*item.self_ty {
@@ -106,7 +110,10 @@ fn twice(call: &Call, other: &Call) -> syn::Error {
     let text = if *method == other.method {
         format!("the method `{method}` is there twice: call one of them otherwise")
     } else {
-        format!("`{}` and `{method}` would both have the message `{message}`: call one otherwise", other.method)
+        format!(
+            "`{}` and `{method}` would both have the message `{message}`: call one otherwise",
+            other.method
+        )
     };
     syn::Error::new(method.span(), text)
 }

@@ -56,15 +56,18 @@ fn refuse_kinds(signature: &Signature) -> syn::Result<()> {
         return Err(syn::Error::new(signature.generics.params.span(), text));
     }
     if let Some(unsafety) = &signature.unsafety {
-        return Err(syn::Error::new(unsafety.span(), "a call cannot be unsafe: its caller is another process"));
+        return Err(syn::Error::new(
+            unsafety.span(),
+            "a call cannot be unsafe: its caller is another process",
+        ));
     }
     Ok(())
 }
 
 fn refuse_conditions(attributes: &[Attribute]) -> syn::Result<()> {
-    let condition = attributes.iter().find(|attribute| {
-        ["cfg", "cfg_attr"].iter().any(|name| attribute.path().is_ident(name))
-    });
+    let condition = attributes
+        .iter()
+        .find(|attribute| ["cfg", "cfg_attr"].iter().any(|name| attribute.path().is_ident(name)));
     match condition {
         Some(attribute) => {
             let text = "every build has the same calls: put the condition on a module or into the body";
@@ -76,7 +79,8 @@ fn refuse_conditions(attributes: &[Attribute]) -> syn::Result<()> {
 
 fn refuse_receiver(signature: &Signature) -> syn::Result<()> {
     let Some(receiver) = signature.receiver() else {
-        let text = "a call takes `&mut self` or `&self`: add it, or move this function to another `impl` block";
+        let text =
+            "a call takes `&mut self` or `&self`: add it, or move this function to another `impl` block";
         return Err(syn::Error::new(signature.ident.span(), text));
     };
     let is_plain = receiver.colon_token.is_none();
@@ -92,7 +96,8 @@ fn refuse_receiver(signature: &Signature) -> syn::Result<()> {
 fn refuse_name(name: &Ident) -> syn::Result<()> {
     let text = name.unraw().to_string();
     if names::TAKEN.contains(&text.as_str()) {
-        let text = format!("the handles of pools and checkouts have a `{text}` of their own: call this otherwise");
+        let text =
+            format!("the handles of pools and checkouts have a `{text}` of their own: call this otherwise");
         return Err(syn::Error::new(name.span(), text));
     }
     Ok(())
@@ -100,9 +105,9 @@ fn refuse_name(name: &Ident) -> syn::Result<()> {
 
 /// Types that are known to be no `Result`. All others are left to the compiler, since a `Result` may have any name.
 const NO_RESULTS: &[&str] = &[
-    "Arc", "BTreeMap", "BTreeSet", "Blob", "Box", "Duration", "HashMap", "HashSet", "Option", "PathBuf", "Rc", "Self",
-    "String", "Vec", "bool", "char", "f32", "f64", "i128", "i16", "i32", "i64", "i8", "isize", "u128", "u16", "u32",
-    "u64", "u8", "usize",
+    "Arc", "BTreeMap", "BTreeSet", "Blob", "Box", "Duration", "HashMap", "HashSet", "Option", "PathBuf",
+    "Rc", "Self", "String", "Vec", "bool", "char", "f32", "f64", "i128", "i16", "i32", "i64", "i8", "isize",
+    "u128", "u16", "u32", "u64", "u8", "usize",
 ];
 
 fn result(signature: &Signature) -> syn::Result<Type> {

@@ -3,7 +3,7 @@
 mod arguments;
 mod block;
 mod call;
-mod names;
+pub(crate) mod names;
 mod options;
 mod paths;
 mod visibility;

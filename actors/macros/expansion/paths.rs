@@ -6,13 +6,8 @@ use proc_macro2::{Group, Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
 
 /// Names of the prelude, which are not in the module around a block.
-const PRELUDE: [(&str, &str); 5] = [
-    ("Box", "boxed"),
-    ("Option", "option"),
-    ("Result", "result"),
-    ("String", "string"),
-    ("Vec", "vec"),
-];
+const PRELUDE: [(&str, &str); 5] =
+    [("Box", "boxed"), ("Option", "option"), ("Result", "result"), ("String", "string"), ("Vec", "vec")];
 
 /// The difference between the place of the block and the module of messages.
 pub(super) struct Below<'a> {

@@ -26,7 +26,10 @@ enum Setup {
 pub(super) fn read(item: TokenStream) -> syn::Result<Struct> {
     let input: DeriveInput = syn::parse2(item)?;
     let Data::Struct(data) = &input.data else {
-        return Err(syn::Error::new(input.ident.span(), "a derived worker is a struct: implement `Worker` by hand"));
+        return Err(syn::Error::new(
+            input.ident.span(),
+            "a derived worker is a struct: implement `Worker` by hand",
+        ));
     };
     if !input.generics.params.is_empty() {
         let text = "a derived worker has no parameters: implement `Worker` by hand";
@@ -62,7 +65,9 @@ impl Struct {
         let (argument, made) = match &self.setup {
             Setup::Unit => (quote!(()), quote!(#name)),
             Setup::Default => (quote!(()), quote!(<Self as ::std::default::Default>::default())),
-            Setup::Config(_) => (quote!(config), quote!(<Self as ::std::convert::TryFrom<#config>>::try_from(config)?)),
+            Setup::Config(_) => {
+                (quote!(config), quote!(<Self as ::std::convert::TryFrom<#config>>::try_from(config)?))
+            }
         };
         quote! {
             impl ::forkpool::__private::actix::Actor for #name {

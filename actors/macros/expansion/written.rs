@@ -102,9 +102,11 @@ fn handler(block: &Block, call: &Call) -> TokenStream {
     let names = arguments.fields.iter().map(|argument| &argument.name);
     let pattern = if arguments.fields.is_empty() { quote!() } else { quote!({ #(#names),* }) };
     // It is none of the user's names, and hides none of them.
-    let context = arguments.has_context.then(|| proc_macro2::Ident::new("ctx", proc_macro2::Span::mixed_site()));
+    let context =
+        arguments.has_context.then(|| proc_macro2::Ident::new("ctx", proc_macro2::Span::mixed_site()));
     let parameter = context.as_ref().map_or(quote!(_), ToTokens::to_token_stream);
-    let passed = arguments.fields.iter().map(|argument| argument.passed()).chain(context.map(|name| quote!(#name)));
+    let passed =
+        arguments.fields.iter().map(|argument| argument.passed()).chain(context.map(|name| quote!(#name)));
     quote! {
         impl ::forkpool::__private::actix::Handler<#module::#message> for #worker {
             type Result = #result;
@@ -121,10 +123,19 @@ fn handler(block: &Block, call: &Call) -> TokenStream {
 
 /// Errors of types stand at the type in the user's own line, and not in the interface.
 fn check(block: &Block, call: &Call) -> TokenStream {
-    let (span, result) = (call.result.span(), at_block(call.result.to_token_stream(), &block.worker));
-    quote_spanned! {span=>
+    // Serde finds other ways for those with attributes.
+    let plain = call.arguments.fields.iter().filter(|argument| argument.attributes.is_empty());
+    let arguments = plain.map(|argument| {
+        let held = at_block(argument.held.clone(), &block.worker);
+        quote_spanned! {argument.taken.span()=>
+            const _: ::forkpool::__private::Argument<#held> = ::forkpool::__private::Argument::OF_A_CALL;
+        }
+    });
+    let result = at_block(call.result.to_token_stream(), &block.worker);
+    let result = quote_spanned! {call.result.span()=>
         const _: ::forkpool::__private::Answered<#result> = ::forkpool::__private::Answered::OF_A_CALL;
-    }
+    };
+    quote!(#(#arguments)* #result)
 }
 
 fn interface(block: &Block) -> TokenStream {
@@ -148,7 +159,9 @@ fn client(block: &Block) -> TokenStream {
     let (worker, name, client) = (&block.worker, &block.name, &block.client);
     let visibility = visibility::widest(visibilities(block));
     let methods = block.calls.iter().map(|call| method(block, call));
-    let docs = format!(" The methods of `{name}`, called on a pool, a class, a checkout or the address of a checkout.");
+    let docs = format!(
+        " The methods of `{name}`, called on a pool, a class, a checkout or the address of a checkout."
+    );
     quote! {
         #[doc = #docs]
         #[allow(dead_code, reason = "a program may only serve these")]
@@ -175,14 +188,18 @@ fn method(block: &Block, call: &Call) -> TokenStream {
     let result = readable(&call.result);
     let answer = format!(" Resolves to a `{result}`.");
     let separator = (!docs.is_empty()).then(|| quote!(#[doc = ""]));
+    let (answered, called) = (
+        quote_spanned!(call.result.span()=> Self::Call<#module::#message>),
+        quote_spanned!(call.result.span()=> ::forkpool::Calls::call(self, #made)),
+    );
     quote! {
         #(#docs)*
         #separator
         #[doc = #answer]
         #(#deprecated)*
         #[track_caller]
-        fn #method(&self #(, #taken)*) -> Self::Call<#module::#message> {
-            ::forkpool::Calls::call(self, #made)
+        fn #method(&self #(, #taken)*) -> #answered {
+            #called
         }
     }
 }
