@@ -1,9 +1,9 @@
-//! README.md, docs/MIGRATING.md and docs/OBSERVABILITY.md show code that compiles and runs: each block is a marked part of
-//! a program.
+//! README.md, docs/METHODS.md, docs/MIGRATING.md and docs/OBSERVABILITY.md show code that compiles and runs: each block is
+//! a marked part of a program.
 //!
 //! A block of Rust stands behind a line such as `<!-- examples/from_sync_arbiter.rs: before -->`. In that file the part is
 //! between `// shown: before` and `// end: before`; a part may contain others. The parts of `from_sync_arbiter` run here,
-//! those of `from_web_block` and `tests/observability` in their own tests, since they need further crates. The README's own
+//! those of `from_web_block`, `tests/methods` and `tests/observability` in their own tests, since they need further crates. The README's own
 //! program, marked `no_run`, is a documentation test of the crate.
 
 use std::path::Path;
@@ -16,13 +16,14 @@ mod from_sync_arbiter;
 use from_sync_arbiter::{processes, threads};
 
 const MIGRATING: &str = "docs/MIGRATING.md";
-const PAGES: [&str; 3] = ["README.md", MIGRATING, "docs/OBSERVABILITY.md"];
+const PAGES: [&str; 4] = ["README.md", "docs/METHODS.md", MIGRATING, "docs/OBSERVABILITY.md"];
 
 /// Programs of which every marked part has to be on a page.
-const PROGRAMS: [&str; 4] = [
+const PROGRAMS: [&str; 5] = [
     "examples/from_sync_arbiter.rs",
     "examples/from_web_block.rs",
     "tests/documented_code.rs",
+    "tests/methods/documented.rs",
     "tests/observability/recipes.rs",
 ];
 

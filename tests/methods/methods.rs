@@ -4,6 +4,7 @@
 #[allow(dead_code, reason = "the tests expand some of what the macros do")]
 mod expansion;
 
+mod documented;
 mod expanded;
 mod names;
 mod refused;

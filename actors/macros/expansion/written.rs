@@ -3,6 +3,7 @@
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote, quote_spanned};
 use syn::Visibility;
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
 use super::block::Block;
@@ -49,12 +50,12 @@ fn visibilities(block: &Block) -> impl Iterator<Item = &Visibility> {
 fn message(block: &Block, below: &Below<'_>, call: &Call) -> TokenStream {
     let Call { message, docs, arguments, .. } = call;
     let (visibility, result) = (visibility::below(&call.visibility), below.written(&call.result));
-    let summary = format!(" A call of `{}::{}`.", block.name, call.method);
+    let summary = format!(" A call of `{}::{}`.", block.name, call.method.unraw());
     let separator = (!docs.is_empty()).then(|| quote!(#[doc = ""]));
     let derive = &block.derive;
     let fields = arguments.fields.iter().map(|argument| {
         let (name, attributes, held) = (&argument.name, &argument.attributes, below.written(&argument.held));
-        let docs = format!(" The argument `{name}`.");
+        let docs = format!(" The argument `{}`.", name.unraw());
         quote!(#[doc = #docs] #(#attributes)* #visibility #name: #held)
     });
     let fields = if arguments.fields.is_empty() { quote!(;) } else { quote!({ #(#fields),* }) };
@@ -80,7 +81,7 @@ fn message(block: &Block, below: &Below<'_>, call: &Call) -> TokenStream {
 /// The constructor, which takes what the method takes.
 fn new(below: &Below<'_>, call: &Call, visibility: &TokenStream) -> TokenStream {
     let (message, fields) = (&call.message, &call.arguments.fields);
-    let docs = format!(" Makes the message of what `{}` takes.", call.method);
+    let docs = format!(" Makes the message of what `{}` takes.", call.method.unraw());
     let taken = fields.iter().map(|argument| {
         let (name, taken) = (&argument.name, below.written(&argument.taken));
         quote!(#name: #taken)
@@ -98,7 +99,7 @@ fn new(below: &Below<'_>, call: &Call, visibility: &TokenStream) -> TokenStream 
 
 fn handler(block: &Block, call: &Call) -> TokenStream {
     let (worker, module) = (&block.worker, &block.module);
-    let Call { method, message, result, arguments, .. } = call;
+    let Call { method, message, result, arguments, deprecated, .. } = call;
     let names = arguments.fields.iter().map(|argument| &argument.name);
     let pattern = if arguments.fields.is_empty() { quote!() } else { quote!({ #(#names),* }) };
     // It is none of the user's names, and hides none of them.
@@ -107,9 +108,12 @@ fn handler(block: &Block, call: &Call) -> TokenStream {
     let parameter = context.as_ref().map_or(quote!(_), ToTokens::to_token_stream);
     let passed =
         arguments.fields.iter().map(|argument| argument.passed()).chain(context.map(|name| quote!(#name)));
+    let silenced = (!deprecated.is_empty())
+        .then(|| quote!(#[allow(deprecated, reason = "it is served as long as it is there")]));
     quote! {
         impl ::forkpool::__private::actix::Handler<#module::#message> for #worker {
             type Result = #result;
+            #silenced
             fn handle(
                 &mut self,
                 #module::#message #pattern: #module::#message,
