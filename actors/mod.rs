@@ -60,7 +60,7 @@ pub use telemetry::event_forwarder::time_of_record;
 #[doc(hidden)]
 pub use worker_api::error_text::{ByDebug, ByDisplay, ByName, Describe, Described, Fallible};
 #[doc(hidden)]
-pub use worker_api::expanded::{self, Answered, Argument};
+pub use worker_api::expanded::{self, is_argument, is_result};
 pub use worker_api::interface::{Accepts, FromFailure, Interface, Method};
 #[doc(hidden)]
 pub use worker_api::interface::{NoMessage, last_segment};

@@ -143,7 +143,7 @@ pub mod __private {
     pub use crate::actors::expanded::crates::*;
     #[cfg(feature = "actors")]
     pub use crate::actors::{
-        Answered, Argument, ByDebug, ByDisplay, ByName, Describe, Described, Fallible, NoMessage,
+        ByDebug, ByDisplay, ByName, Describe, Described, Fallible, NoMessage, is_argument, is_result,
         last_segment,
     };
     pub use crate::config::ServerOptions;

@@ -1,7 +1,5 @@
 //! What the attribute `methods` and the derive `Worker` expand to beside what a user writes.
 
-use std::marker::PhantomData;
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -12,15 +10,12 @@ pub mod crates {
     pub use {actix, serde};
 }
 
-/// The result of a method. Its constant exists for results that calls may have, and errors of others are errors at the
-/// user's own line.
-#[derive(Debug)]
-pub struct Answered<R>(PhantomData<R>);
+/// Compiles for results that calls may have. An expansion names it at the result in the user's own line, where the error
+/// of another one is.
+pub const fn is_result<R: CallResult>() {}
 
-impl<R: CallResult> Answered<R> {
-    /// Proves that calls may have this result.
-    pub const OF_A_CALL: Self = Answered(PhantomData);
-}
+/// The same for the types of arguments.
+pub const fn is_argument<T: Portable>() {}
 
 /// A result that a call may have.
 #[diagnostic::on_unimplemented(
@@ -35,16 +30,6 @@ where
     T: Portable,
     E: FromFailure + Portable,
 {
-}
-
-/// The type of an argument. Its constant exists for those that can be sent, and errors of others are errors at the user's
-/// own line.
-#[derive(Debug)]
-pub struct Argument<T>(PhantomData<T>);
-
-impl<T: Portable> Argument<T> {
-    /// Proves that calls may have this argument.
-    pub const OF_A_CALL: Self = Argument(PhantomData);
 }
 
 /// A value that can be sent to another process, and is made anew there.

@@ -60,7 +60,7 @@ impl Bank {
     }
 
     /// The name of the call, an argument that is named as the context is, and fields of all kinds.
-    #[allow(clippy::too_many_arguments, reason = "these are the kinds of arguments")]
+    #[allow(clippy::too_many_arguments, clippy::type_complexity, reason = "these are the kinds of arguments")]
     fn r#type(
         &self,
         ctx: u8,

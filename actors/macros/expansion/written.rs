@@ -132,12 +132,12 @@ fn check(block: &Block, call: &Call) -> TokenStream {
     let arguments = plain.map(|argument| {
         let held = at_block(argument.held.clone(), &block.worker);
         quote_spanned! {argument.taken.span()=>
-            const _: ::forkpool::__private::Argument<#held> = ::forkpool::__private::Argument::OF_A_CALL;
+            const _: () = ::forkpool::__private::is_argument::<#held>();
         }
     });
     let result = at_block(call.result.to_token_stream(), &block.worker);
     let result = quote_spanned! {call.result.span()=>
-        const _: ::forkpool::__private::Answered<#result> = ::forkpool::__private::Answered::OF_A_CALL;
+        const _: () = ::forkpool::__private::is_result::<#result>();
     };
     quote!(#(#arguments)* #result)
 }
