@@ -52,7 +52,7 @@ pub use context::actor_context::{Here, ProxyContext, here};
 pub use context::{
     ActorScope, BaggageError, ContextFailure, ErrorContext, FailureHandler, Trace, TraceFrame, Verdict,
 };
-pub use forkpool_macros::{Worker, methods};
+pub use forkpool_macros::{Worker, function, functions, methods};
 #[cfg(any(feature = "metrics", feature = "prometheus"))]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "metrics", feature = "prometheus"))))]
 pub use metrics::Metrics;
@@ -60,7 +60,7 @@ pub use telemetry::event_forwarder::time_of_record;
 #[doc(hidden)]
 pub use worker_api::error_text::{ByDebug, ByDisplay, ByName, Describe, Described, Fallible};
 #[doc(hidden)]
-pub use worker_api::expanded::{self, is_argument, is_result};
+pub use worker_api::expanded::{self, Function, is_argument, is_result};
 pub use worker_api::interface::{Accepts, FromFailure, Interface, Method};
 #[doc(hidden)]
 pub use worker_api::interface::{NoMessage, last_segment};

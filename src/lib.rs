@@ -143,8 +143,8 @@ pub mod __private {
     pub use crate::actors::expanded::crates::*;
     #[cfg(feature = "actors")]
     pub use crate::actors::{
-        ByDebug, ByDisplay, ByName, Describe, Described, Fallible, NoMessage, is_argument, is_result,
-        last_segment,
+        ByDebug, ByDisplay, ByName, Describe, Described, Fallible, Function, NoMessage, is_argument,
+        is_result, last_segment,
     };
     pub use crate::config::ServerOptions;
     pub use crate::server::{Boot, enter, serve};

@@ -1,4 +1,5 @@
-//! The macros of forkpool that read Rust: the attribute `methods` and the derive `Worker`. forkpool exports both, and
+//! The macros of forkpool that read Rust: the attributes `methods` and `function`, `functions!` and
+//! the derive `Worker`. forkpool exports them, and
 //! its documentation has what users need to know.
 
 #![warn(missing_docs, unreachable_pub)]
@@ -59,6 +60,53 @@ use proc_macro::TokenStream;
 #[proc_macro_attribute]
 pub fn methods(options: TokenStream, block: TokenStream) -> TokenStream {
     expansion::methods(options.into(), block.into()).into()
+}
+
+/// Makes a function callable: a worker that [`functions!`](macro@functions) makes runs it in its own process.
+///
+/// ```
+/// use forkpool::prelude::*;
+///
+/// /// Adds numbers.
+/// #[forkpool::function]
+/// fn add(a: u32, b: u32) -> Result<u32, Failure> {
+///     a.checked_add(b).ok_or_else(|| Failure::task("too large"))
+/// }
+///
+/// #[forkpool::function]
+/// fn length(text: &str) -> Result<usize, Failure> {
+///     Ok(text.len())
+/// }
+///
+/// forkpool::functions!(Arithmetic { add, length });
+/// forkpool::boot!(Arithmetic);
+///
+/// async fn sum(pool: &PoolHandle<Arithmetic>) -> Result<u32, Failure> {
+///     pool.call(add::with(1, 2)).await
+/// }
+/// # fn main() {}
+/// ```
+///
+/// The function stays as it is. Beside it is a module of its name and its visibility, with the message of a call,
+/// `add::Add`, and `add::with`, which takes what the function takes. Arguments and results are those of
+/// [`methods`](macro@methods); a function has no context and no worker.
+///
+/// # Errors
+///
+/// What cannot be a call is refused at its own line, as for [`methods`](macro@methods).
+#[proc_macro_attribute]
+pub fn function(options: TokenStream, item: TokenStream) -> TokenStream {
+    expansion::function(options.into(), item.into()).into()
+}
+
+/// Makes a worker for functions that have the attribute [`function`](macro@function):
+/// `forkpool::functions!(pub Passwords { hash, crate::checks::verify });`.
+///
+/// The worker is a struct without fields, whose configuration is `()`. A path names the function and the module beside it,
+/// so import both with `use crate::checks::verify`. A `boot!` line is needed as for every worker.
+#[proc_macro]
+pub fn functions(list: TokenStream) -> TokenStream {
+    expansion::functions(list.into()).into()
 }
 
 /// Implements `Actor` and `Worker` for a struct whose set-up needs no code.

@@ -1,5 +1,6 @@
-//! What the attribute `methods` and the derive `Worker` expand to beside what a user writes.
+//! What the macros of `actors/macros` expand to beside what a user writes.
 
+use actix::Message;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -8,6 +9,12 @@ use super::interface::FromFailure;
 /// The crates that expansions name, so that users need not depend on them.
 pub mod crates {
     pub use {actix, serde};
+}
+
+/// The message of a function, which any worker can run.
+pub trait Function: Message {
+    /// Runs the function.
+    fn run(self) -> Self::Result;
 }
 
 /// Compiles for results that calls may have. An expansion names it at the result in the user's own line, where the error

@@ -83,6 +83,24 @@ async fn messages(pool: &PoolHandle<Hasher>) -> Result<(), HashError> {
     Ok(())
 }
 
+mod functions {
+    use forkpool::prelude::*;
+
+    // shown: functions
+    #[forkpool::function]
+    fn strength(password: &str) -> Result<usize, Failure> {
+        Ok(password.chars().filter(|char| !char.is_alphabetic()).count())
+    }
+
+    forkpool::functions!(pub Checks { strength }); // as many as are to run in these workers
+    forkpool::boot!(Checks);
+
+    pub async fn is_strong(pool: &PoolHandle<Checks>, password: &str) -> Result<bool, Failure> {
+        Ok(pool.call(strength::with(password)).await? > 2)
+    }
+    // end: functions
+}
+
 /// What the macros make, written by hand.
 mod by_hand {
     use super::HashError;
@@ -154,6 +172,10 @@ async fn what_the_page_shows_runs() {
     messages(&pool).await.expect("the messages are answered");
     let crypted = sign_up(&pool, "secret").await.expect("a hash");
     assert!(matches!(pool.hash("").await, Err(HashError::Empty)));
+    pool.stop(Duration::ZERO).await;
+
+    let pool = Pool::<functions::Checks>::builder(()).workers(1..=1).start().expect("the pool starts");
+    assert!(!functions::is_strong(&pool, "secret").await.expect("an answer"));
     pool.stop(Duration::ZERO).await;
 
     use by_hand::HasherCalls as _;

@@ -85,3 +85,16 @@ fn a_derived_worker_is_what_one_would_write_by_hand() {
     ));
     compare("workers.rs.txt", quote!(#unit #default #config));
 }
+
+#[test]
+fn functions_become_messages_and_a_worker() {
+    let function = quote! {
+        /// Returns whether the password is this one.
+        pub fn verify(crypted: &str, verify: Vec<Verify>) -> Result<bool, HashError> {
+            Ok(false)
+        }
+    };
+    let function = expansion::function(quote!(), function);
+    let worker = expansion::functions(quote!(pub Passwords { verify, other::r#move }));
+    compare("functions.rs.txt", quote!(#function #worker));
+}

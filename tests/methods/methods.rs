@@ -6,6 +6,7 @@ mod expansion;
 
 mod documented;
 mod expanded;
+mod functions;
 mod names;
 mod refused;
 mod workers;

@@ -1,4 +1,4 @@
-//! Names that methods cannot have.
+//! Names that methods cannot have, and the version that two packages have.
 
 use crate::expansion::names::TAKEN;
 
@@ -29,4 +29,20 @@ fn every_method_of_a_handle_is_a_name_that_calls_cannot_have() {
     found.sort_unstable();
     found.dedup();
     assert_eq!(TAKEN, found);
+}
+
+#[test]
+fn the_macros_are_published_with_the_version_that_forkpool_takes() {
+    let read = |path: &str| {
+        let path = format!("{}/../../{path}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(path).expect("the manifest is there")
+    };
+    let version = |manifest: &str| {
+        let line = manifest.lines().find_map(|line| line.strip_prefix("version = \"")).map(str::to_owned);
+        line.expect("a package has a version").trim_end_matches('"').to_owned()
+    };
+    let (forkpool, macros) = (read("Cargo.toml"), read("actors/macros/Cargo.toml"));
+    assert_eq!(version(&forkpool), version(&macros));
+    let taken = format!("forkpool-macros = {{ version = \"={}\"", version(&macros));
+    assert!(forkpool.contains(&taken), "forkpool does not have {taken}");
 }

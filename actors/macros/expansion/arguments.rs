@@ -4,7 +4,7 @@ use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Attribute, FnArg, Pat, PatType, Type, TypeReference};
+use syn::{Attribute, FnArg, Pat, PatType, Signature, Type, TypeReference};
 
 /// One argument.
 pub(super) struct Argument {
@@ -165,6 +165,15 @@ fn of_segment(segment: &syn::PathSegment) -> Vec<&Type> {
         _ => None,
     });
     types.collect()
+}
+
+/// Takes away the attributes of arguments that belong to fields of messages.
+pub(super) fn strip(signature: &mut Signature) {
+    for input in &mut signature.inputs {
+        if let FnArg::Typed(argument) = input {
+            argument.attrs.retain(|attribute| !attribute.path().is_ident("serde"));
+        }
+    }
 }
 
 /// Whether this is `&mut WorkerContext<…>`, whatever path it has.

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, format_ident};
 use syn::spanned::Spanned;
-use syn::{FnArg, ImplItem, ItemImpl, Path, Type};
+use syn::{ImplItem, ItemImpl, Path, Type};
 
+use super::arguments;
 use super::call::Call;
 use super::names;
 use super::options::Options;
@@ -85,7 +86,7 @@ fn calls(item: &ItemImpl) -> (Vec<Call>, Vec<syn::Error>) {
     let (mut calls, mut errors): (Vec<Call>, Vec<syn::Error>) = (Vec::new(), Vec::new());
     for item in &item.items {
         let read = match item {
-            ImplItem::Fn(method) => Call::read(method),
+            ImplItem::Fn(method) => Call::of_method(method),
             other => {
                 let text = "this block has calls alone: move this to another `impl` block";
                 Err(syn::Error::new(other.span(), text))
@@ -135,13 +136,8 @@ fn unlike(calls: &[Call], also: Vec<Path>) -> (Vec<Path>, Vec<syn::Error>) {
     (kept, errors)
 }
 
-/// Takes away the attributes of arguments that belong to fields of messages.
 fn strip(item: &mut ImplItem) {
     if let ImplItem::Fn(method) = item {
-        for input in &mut method.sig.inputs {
-            if let FnArg::Typed(argument) = input {
-                argument.attrs.retain(|attribute| !attribute.path().is_ident("serde"));
-            }
-        }
+        arguments::strip(&mut method.sig);
     }
 }

@@ -3,7 +3,7 @@
 use proc_macro2::Ident;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Attribute, ImplItemFn, ReturnType, Signature, Type, Visibility};
+use syn::{Attribute, ImplItemFn, ItemFn, ReturnType, Signature, Type, Visibility};
 
 use super::arguments::{self, Arguments};
 use super::names;
@@ -25,21 +25,40 @@ impl Call {
     /// # Errors
     ///
     /// Why the method cannot be a call.
-    pub(super) fn read(method: &ImplItemFn) -> syn::Result<Call> {
-        let signature = &method.sig;
+    pub(super) fn of_method(method: &ImplItemFn) -> syn::Result<Call> {
+        refuse_receiver(&method.sig)?;
+        refuse_name(&method.sig.ident)?;
+        Call::read(&method.attrs, &method.vis, &method.sig)
+    }
+
+    /// # Errors
+    ///
+    /// Why the function cannot be a call.
+    pub(super) fn of_function(function: &ItemFn) -> syn::Result<Call> {
+        if let Some(receiver) = function.sig.receiver() {
+            let text = "a function has no worker: use `#[forkpool::methods]` for methods";
+            return Err(syn::Error::new(receiver.span(), text));
+        }
+        let call = Call::read(&function.attrs, &function.vis, &function.sig)?;
+        if call.arguments.has_context {
+            let text = "a function has no context: make it a method of a worker, see `#[forkpool::methods]`";
+            return Err(syn::Error::new(function.sig.inputs.last().span(), text));
+        }
+        Ok(call)
+    }
+
+    fn read(attributes: &[Attribute], visibility: &Visibility, signature: &Signature) -> syn::Result<Call> {
         refuse_kinds(signature)?;
-        refuse_conditions(&method.attrs)?;
-        refuse_receiver(signature)?;
-        refuse_name(&signature.ident)?;
-        let attributes = |name: &'static str| {
-            method.attrs.iter().filter(move |attribute| attribute.path().is_ident(name)).cloned().collect()
+        refuse_conditions(attributes)?;
+        let named = |name: &'static str| {
+            attributes.iter().filter(move |attribute| attribute.path().is_ident(name)).cloned().collect()
         };
         Ok(Call {
-            visibility: method.vis.clone(),
+            visibility: visibility.clone(),
             method: signature.ident.clone(),
             message: names::camel_case(&signature.ident),
-            docs: attributes("doc"),
-            deprecated: attributes("deprecated"),
+            docs: named("doc"),
+            deprecated: named("deprecated"),
             arguments: Arguments::read(signature.inputs.iter())?,
             result: result(signature)?,
         })

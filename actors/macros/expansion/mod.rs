@@ -3,6 +3,8 @@
 mod arguments;
 mod block;
 mod call;
+mod function;
+mod message;
 pub(crate) mod names;
 mod options;
 mod paths;
@@ -36,4 +38,17 @@ pub(crate) fn methods(options: TokenStream, block: TokenStream) -> TokenStream {
 /// Expands `#[derive(Worker)]`.
 pub(crate) fn worker(item: TokenStream) -> TokenStream {
     worker::read(item).map_or_else(syn::Error::into_compile_error, |worker| worker.written())
+}
+
+/// Expands `#[function] item`.
+pub(crate) fn function(options: TokenStream, item: TokenStream) -> TokenStream {
+    function::expand(&options, item.clone()).unwrap_or_else(|error| {
+        let error = error.into_compile_error();
+        quote!(#item #error)
+    })
+}
+
+/// Expands `functions!(…)`.
+pub(crate) fn functions(list: TokenStream) -> TokenStream {
+    function::worker(list).unwrap_or_else(syn::Error::into_compile_error)
 }

@@ -55,6 +55,11 @@ fn config(input: &DeriveInput) -> syn::Result<Option<Type>> {
 }
 
 impl Struct {
+    /// A struct without fields.
+    pub(super) fn unit(name: Ident) -> Struct {
+        Struct { name, setup: Setup::Unit }
+    }
+
     /// Writes the two implementations.
     pub(super) fn written(&self) -> TokenStream {
         let name = &self.name;

@@ -3,11 +3,11 @@
 use proc_macro2::TokenStream;
 use quote::{ToTokens, quote, quote_spanned};
 use syn::Visibility;
-use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
 use super::block::Block;
 use super::call::Call;
+use super::message;
 use super::paths::{Below, at_block};
 use super::visibility;
 
@@ -16,85 +16,24 @@ pub(super) fn block(block: &Block) -> TokenStream {
     let item = &block.item;
     let messages = messages(block);
     let handlers = block.calls.iter().map(|call| handler(block, call));
-    let checks = block.calls.iter().map(|call| check(block, call));
+    let checks = block.calls.iter().map(|call| message::check(&block.worker, call));
     let interface = interface(block);
     let client = client(block);
     quote!(#item #(#checks)* #messages #(#handlers)* #interface #client)
 }
 
 fn messages(block: &Block) -> TokenStream {
-    let (module, name, names) = (&block.module, &block.name, block.messages());
+    let (name, names) = (&block.name, block.messages());
     let below = Below { worker: &block.worker, messages: &names };
     let visibility = visibility::widest(visibilities(block));
-    let messages = block.calls.iter().map(|call| message(block, &below, call));
+    let owner = format!("{name}::");
+    let messages = block.calls.iter().map(|call| message::message(&owner, &block.derive, &below, call));
     let docs = format!(" The messages that the methods of `{name}` are called with.");
-    quote! {
-        #[doc = #docs]
-        #[allow(
-            dead_code,
-            missing_debug_implementations,
-            unused_imports,
-            reason = "a program may only serve these, or only send them"
-        )]
-        #visibility mod #module {
-            use super::*;
-            #(#messages)*
-        }
-    }
+    message::module(&docs, &visibility, &block.module, &messages.collect())
 }
 
 fn visibilities(block: &Block) -> impl Iterator<Item = &Visibility> {
     block.calls.iter().map(|call| &call.visibility)
-}
-
-fn message(block: &Block, below: &Below<'_>, call: &Call) -> TokenStream {
-    let Call { message, docs, arguments, .. } = call;
-    let (visibility, result) = (visibility::below(&call.visibility), below.written(&call.result));
-    let summary = format!(" A call of `{}::{}`.", block.name, call.method.unraw());
-    let separator = (!docs.is_empty()).then(|| quote!(#[doc = ""]));
-    let derive = &block.derive;
-    let fields = arguments.fields.iter().map(|argument| {
-        let (name, attributes, held) = (&argument.name, &argument.attributes, below.written(&argument.held));
-        let docs = format!(" The argument `{}`.", name.unraw());
-        quote!(#[doc = #docs] #(#attributes)* #visibility #name: #held)
-    });
-    let fields = if arguments.fields.is_empty() { quote!(;) } else { quote!({ #(#fields),* }) };
-    let new = (!arguments.fields.is_empty()).then(|| new(below, call, &visibility));
-    quote! {
-        #(#docs)*
-        #separator
-        #[doc = #summary]
-        #[derive(
-            ::forkpool::__private::serde::Serialize,
-            ::forkpool::__private::serde::Deserialize
-            #(, #derive)*
-        )]
-        #[serde(crate = "::forkpool::__private::serde")]
-        #visibility struct #message #fields
-        #new
-        impl ::forkpool::__private::actix::Message for #message {
-            type Result = #result;
-        }
-    }
-}
-
-/// The constructor, which takes what the method takes.
-fn new(below: &Below<'_>, call: &Call, visibility: &TokenStream) -> TokenStream {
-    let (message, fields) = (&call.message, &call.arguments.fields);
-    let docs = format!(" Makes the message of what `{}` takes.", call.method.unraw());
-    let taken = fields.iter().map(|argument| {
-        let (name, taken) = (&argument.name, below.written(&argument.taken));
-        quote!(#name: #taken)
-    });
-    let owned = fields.iter().map(|argument| argument.owned());
-    quote! {
-        impl #message {
-            #[doc = #docs]
-            #visibility fn new(#(#taken),*) -> Self {
-                #message { #(#owned),* }
-            }
-        }
-    }
 }
 
 fn handler(block: &Block, call: &Call) -> TokenStream {
@@ -123,23 +62,6 @@ fn handler(block: &Block, call: &Call) -> TokenStream {
             }
         }
     }
-}
-
-/// Errors of types stand at the type in the user's own line, and not in the interface.
-fn check(block: &Block, call: &Call) -> TokenStream {
-    // Serde finds other ways for those with attributes.
-    let plain = call.arguments.fields.iter().filter(|argument| argument.attributes.is_empty());
-    let arguments = plain.map(|argument| {
-        let held = at_block(argument.held.clone(), &block.worker);
-        quote_spanned! {argument.taken.span()=>
-            const _: () = ::forkpool::__private::is_argument::<#held>();
-        }
-    });
-    let result = at_block(call.result.to_token_stream(), &block.worker);
-    let result = quote_spanned! {call.result.span()=>
-        const _: () = ::forkpool::__private::is_result::<#result>();
-    };
-    quote!(#(#arguments)* #result)
 }
 
 fn interface(block: &Block) -> TokenStream {
