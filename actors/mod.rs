@@ -52,6 +52,7 @@ pub use context::actor_context::{Here, ProxyContext, here};
 pub use context::{
     ActorScope, BaggageError, ContextFailure, ErrorContext, FailureHandler, Trace, TraceFrame, Verdict,
 };
+#[doc(inline)]
 pub use forkpool_macros::{Worker, function, functions, methods};
 #[cfg(any(feature = "metrics", feature = "prometheus"))]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "metrics", feature = "prometheus"))))]

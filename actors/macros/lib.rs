@@ -10,7 +10,7 @@ mod expansion;
 use proc_macro::TokenStream;
 
 /// Makes the methods of a worker callable: for each method of this `impl` block a message, its handler, and a method of
-/// the client's trait; and the worker's [`interface!`](macro@interface).
+/// the client's trait; and the worker's `interface!`.
 ///
 /// ```
 /// use forkpool::prelude::*;

@@ -24,6 +24,10 @@ fn methods_become_what_one_would_write_by_hand() {
     let block = quote! {
         impl Hasher {
             /// Hashes a password.
+            ///
+            /// # Errors
+            ///
+            /// None.
             pub fn hash(&mut self, plaintext: String) -> Result<String, HashError> {
                 self.hashed(plaintext)
             }

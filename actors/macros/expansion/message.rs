@@ -2,9 +2,9 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
-use syn::Path;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
+use syn::{Attribute, Expr, ExprLit, Lit, Meta, Path};
 
 use super::call::Call;
 use super::paths::{Below, at_block};
@@ -32,7 +32,7 @@ pub(super) fn message(owner: &str, derive: &[Path], below: &Below<'_>, call: &Ca
     let Call { message, docs, arguments, .. } = call;
     let (visibility, result) = (visibility::below(&call.visibility), below.written(&call.result));
     let summary = format!(" A call of `{owner}{}`.", call.method.unraw());
-    let separator = (!docs.is_empty()).then(|| quote!(#[doc = ""]));
+    let docs = documented(docs, &summary);
     let fields = arguments.fields.iter().map(|argument| {
         let (name, attributes, held) = (&argument.name, &argument.attributes, below.written(&argument.held));
         let docs = format!(" The argument `{}`.", name.unraw());
@@ -41,9 +41,7 @@ pub(super) fn message(owner: &str, derive: &[Path], below: &Below<'_>, call: &Ca
     let fields = if arguments.fields.is_empty() { quote!(;) } else { quote!({ #(#fields),* }) };
     let new = (!arguments.fields.is_empty()).then(|| new(below, call, &visibility));
     quote! {
-        #(#docs)*
-        #separator
-        #[doc = #summary]
+        #docs
         #[derive(
             ::forkpool::__private::serde::Serialize,
             ::forkpool::__private::serde::Deserialize
@@ -56,6 +54,20 @@ pub(super) fn message(owner: &str, derive: &[Path], below: &Below<'_>, call: &Ca
             type Result = #result;
         }
     }
+}
+
+/// Writes a user's documentation with one more paragraph, behind the first one.
+pub(super) fn documented(docs: &[Attribute], more: &str) -> TokenStream {
+    let is_blank = |attribute: &Attribute| match &attribute.meta {
+        Meta::NameValue(pair) => match &pair.value {
+            Expr::Lit(ExprLit { lit: Lit::Str(line), .. }) => line.value().trim().is_empty(),
+            _ => false,
+        },
+        _ => false,
+    };
+    let (first, rest) = docs.split_at(docs.iter().position(is_blank).unwrap_or(docs.len()));
+    let separator = (!first.is_empty()).then(|| quote!(#[doc = ""]));
+    quote!(#(#first)* #separator #[doc = #more] #(#rest)*)
 }
 
 /// The constructor, which takes what the method takes.

@@ -113,15 +113,13 @@ fn method(block: &Block, call: &Call) -> TokenStream {
     };
     let result = readable(&call.result);
     let answer = format!(" Resolves to a `{result}`.");
-    let separator = (!docs.is_empty()).then(|| quote!(#[doc = ""]));
+    let docs = message::documented(docs, &answer);
     let (answered, called) = (
         quote_spanned!(call.result.span()=> Self::Call<#module::#message>),
         quote_spanned!(call.result.span()=> ::forkpool::Calls::call(self, #made)),
     );
     quote! {
-        #(#docs)*
-        #separator
-        #[doc = #answer]
+        #docs
         #(#deprecated)*
         #[track_caller]
         fn #method(&self #(, #taken)*) -> #answered {
