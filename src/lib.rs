@@ -57,7 +57,7 @@
 //!
 //! Reading order: [`prelude`] is what a user needs in scope. [`Worker`] and [`WorkerContext`] are a worker's side of a
 //! call; [`PoolHandle`], [`CheckoutHandle`], [`Checkout`] and [`Pool`] are its caller's; a caller receives a [`Failure`] if no handler
-//! answered. [`PoolBuilder`] has the options and [`Stats`] the figures. A [`RequestLog`] collects what belongs to one
+//! answered. The attribute [`methods`] writes messages, handlers and interface of a worker. [`PoolBuilder`] has the options and [`Stats`] the figures. A [`RequestLog`] collects what belongs to one
 //! request in all processes; [`WorkerLog`] writes to it from a worker.
 //!
 //! The `docs` folder of the package explains the architecture, what a worker inherits, and the messages between the
