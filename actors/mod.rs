@@ -32,6 +32,7 @@ pub mod snapshot {
 }
 
 pub use api::batch::{Batch, SendBatch};
+pub use api::calling::{AddressCall, CallMessage, Calls};
 pub use api::checkout::{Abort, Checkout, Within};
 pub use api::checkout_builder::CheckoutBuilder;
 pub use api::checkout_call::CheckoutCall;
@@ -51,12 +52,16 @@ pub use context::actor_context::{Here, ProxyContext, here};
 pub use context::{
     ActorScope, BaggageError, ContextFailure, ErrorContext, FailureHandler, Trace, TraceFrame, Verdict,
 };
+#[doc(inline)]
+pub use forkpool_macros::{Worker, function, functions, methods};
 #[cfg(any(feature = "metrics", feature = "prometheus"))]
 #[cfg_attr(docsrs, doc(cfg(any(feature = "metrics", feature = "prometheus"))))]
 pub use metrics::Metrics;
 pub use telemetry::event_forwarder::time_of_record;
 #[doc(hidden)]
 pub use worker_api::error_text::{ByDebug, ByDisplay, ByName, Describe, Described, Fallible};
+#[doc(hidden)]
+pub use worker_api::expanded::{self, Function, is_argument, is_result};
 pub use worker_api::interface::{Accepts, FromFailure, Interface, Method};
 #[doc(hidden)]
 pub use worker_api::interface::{NoMessage, last_segment};

@@ -6,8 +6,9 @@
 //! ```
 
 pub use super::{
-    Abort, Batch, Checkout, CheckoutHandle, ClassHandle, ContextFailure, ErrorContext, Pool, PoolHandle,
-    SendBatch, Snapshot, StartError, Stats, Stop, StopReport, Within, Worker, WorkerContext, here,
+    Abort, Batch, Calls, Checkout, CheckoutHandle, ClassHandle, ContextFailure, ErrorContext, Pool,
+    PoolHandle, SendBatch, Snapshot, StartError, Stats, Stop, StopReport, Within, Worker, WorkerContext,
+    here,
 };
 pub use crate::{
     Backoff, Blob, BlobMut, Ending, Failure, FailureKind, FinishedLog, LogLevel, MemoryVerdict, OnCancel,

@@ -57,7 +57,7 @@
 //!
 //! Reading order: [`prelude`] is what a user needs in scope. [`Worker`] and [`WorkerContext`] are a worker's side of a
 //! call; [`PoolHandle`], [`CheckoutHandle`], [`Checkout`] and [`Pool`] are its caller's; a caller receives a [`Failure`] if no handler
-//! answered. [`PoolBuilder`] has the options and [`Stats`] the figures. A [`RequestLog`] collects what belongs to one
+//! answered. The attribute [`methods`] writes messages, handlers and interface of a worker. [`PoolBuilder`] has the options and [`Stats`] the figures. A [`RequestLog`] collects what belongs to one
 //! request in all processes; [`WorkerLog`] writes to it from a worker.
 //!
 //! The `docs` folder of the package explains the architecture, what a worker inherits, and the messages between the
@@ -140,8 +140,11 @@ pub use crate::actors::*;
 #[doc(hidden)]
 pub mod __private {
     #[cfg(feature = "actors")]
+    pub use crate::actors::expanded::crates::*;
+    #[cfg(feature = "actors")]
     pub use crate::actors::{
-        ByDebug, ByDisplay, ByName, Describe, Described, Fallible, NoMessage, last_segment,
+        ByDebug, ByDisplay, ByName, Describe, Described, Fallible, Function, NoMessage, is_argument,
+        is_result, last_segment,
     };
     pub use crate::config::ServerOptions;
     pub use crate::server::{Boot, enter, serve};

@@ -42,10 +42,47 @@ fn an_error_that_cannot_carry_a_failure_does_not_compile_and_the_error_shows_the
     }
 }
 
+/// What only types tell of methods stands at the user's own line, and so does what the compiler says first.
+#[test]
+fn what_types_tell_of_methods_stands_at_their_own_lines() {
+    for (program, token, part) in [
+        ("method_with_a_foreign_argument", "Password)", "`Password` cannot be sent to another process"),
+        ("method_with_a_foreign_result", "Result<Crypted", "`Crypted` cannot be sent to another process"),
+        (
+            "method_with_an_error_without_failure",
+            "Result<String, HashError>",
+            "`HashError` cannot be made from a `forkpool::Failure`",
+        ),
+        (
+            "method_without_a_result",
+            "Crypted {",
+            "the result of a call is a `Result<T, E>`, and `String` is another type",
+        ),
+    ] {
+        let source = std::fs::read_to_string(source(program)).expect("the program is there");
+        let lines = source.lines().enumerate();
+        let (row, column) = lines
+            .filter_map(|(row, line)| line.find(token).map(|column| (row + 1, column + 1)))
+            .last()
+            .expect("the token is there");
+        let place = format!("{program}.rs:{row}:{column}");
+        let error = compile(program).unwrap_err();
+        let mut errors = error.split("\n\n").filter(|error| error.starts_with("error"));
+        let is_told = errors.clone().any(|error| error.contains(&place) && error.contains(part));
+        assert!(is_told, "{part:?} is not at {place}:\n{error}");
+        let line = format!("{program}.rs:{row}:");
+        assert!(errors.next().is_some_and(|first| first.contains(&line)), "the first is elsewhere:\n{error}");
+    }
+}
+
+fn source(program: &str) -> String {
+    format!("{}/tests/refused/{program}.rs", env!("CARGO_MANIFEST_DIR"))
+}
+
 /// Compiles one program under `tests/refused` against the library under test; what the compiler says if it
 /// refuses.
 fn compile(program: &str) -> Result<(), String> {
-    let source = format!("{}/tests/refused/{program}.rs", env!("CARGO_MANIFEST_DIR"));
+    let source = source(program);
     let out = std::env::temp_dir().join(format!("forkpool-{program}-{}.rmeta", std::process::id()));
     let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
     rustc

@@ -1,6 +1,7 @@
 //! What an application holds: pools, checkouts, batches, and the builders that start them.
 
 pub(crate) mod batch;
+pub(crate) mod calling;
 pub(crate) mod checkout;
 pub(crate) mod checkout_builder;
 pub(crate) mod checkout_call;

@@ -21,7 +21,7 @@ pub async fn calls(callee: &impl Callee<Echo>, count: usize) -> f64 {
 pub async fn hold(pool: &PoolHandle<Apprentice>, count: usize) -> Vec<Addr<Checkout<Apprentice>>> {
     let checkouts: Vec<_> = (0..count).map(|_| pool.checkout().start()).collect();
     for checkout in &checkouts {
-        checkout.call(echo()).await;
+        Callee::call(checkout, echo()).await;
     }
     checkouts
 }

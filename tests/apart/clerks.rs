@@ -113,6 +113,32 @@ release! { variant_in_error { Add, Order }
     Add { pub a: u32 } Order { Plain(u32) } Receipt { Plain(String) } Problem { Full, Closed }
 }
 
+/// The first release, whose messages are methods.
+pub mod by_methods {
+    use super::*;
+    pub use first::{Problem, Receipt};
+
+    #[derive(Debug, Worker)]
+    pub struct Clerk;
+
+    #[forkpool::methods(also(first::Order))]
+    impl Clerk {
+        pub fn add(&mut self, a: u32) -> Result<u32, Failure> {
+            Ok(a + 1)
+        }
+    }
+
+    impl Handler<first::Order> for Clerk {
+        type Result = Result<Receipt, Problem>;
+
+        fn handle(&mut self, _: first::Order, _: &mut WorkerContext<Self>) -> Self::Result {
+            Ok(Receipt::Plain("by_methods".to_owned()))
+        }
+    }
+
+    forkpool::boot!(Clerk);
+}
+
 /// A number as if the field were an `u64`.
 mod wide {
     use serde::{Deserialize, Deserializer, Serializer};
@@ -138,6 +164,7 @@ pub fn serve(release: &str, words: &Words<'_>, address: &str) -> Result<(), Serv
     }
     serve!(
         first,
+        by_methods,
         grown,
         shrunk,
         field_added,

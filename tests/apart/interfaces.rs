@@ -10,6 +10,7 @@ use crate::*;
 
 tests! {
     a_client_fits_a_server_that_has_its_messages,
+    methods_and_messages_that_are_written_by_hand_are_the_same_on_the_wire,
     what_is_new_in_a_type_makes_another_message_of_it,
     a_take_over_keeps_clients_that_fit_and_stays_for_others,
     a_take_over_is_refused_for_a_client_that_does_not_fit,
@@ -58,6 +59,26 @@ fn a_client_fits_a_server_that_has_its_messages() {
         bounded("the end", new.stop(Duration::ZERO)).await;
         bounded("the end", small.stop(Duration::ZERO)).await;
     });
+}
+
+/// R6
+fn methods_and_messages_that_are_written_by_hand_are_the_same_on_the_wire() {
+    use by_methods::ClerkCalls as _;
+    for (server, told) in [("first", "first"), ("by_methods", "by_methods")] {
+        run(async {
+            let place = Place::new();
+            let _server = serving(&format!("clerks={server}"));
+            let (written, made) = (clerks!(place, first), clerks!(place, by_methods));
+            assert_eq!(answer(written.send(first::Add { a: 1 })).await.expect("a sum"), 2);
+            assert_eq!(answer(made.add(1)).await.expect("a sum"), 2);
+            let receipt = bounded("a receipt", made.send(first::Order::Plain(1))).await;
+            let by_methods::Receipt::Plain(name) = receipt.expect("a receipt");
+            assert_eq!(name, told);
+            assert_eq!(served_by!(written, first), told);
+            bounded("the end", written.stop(Duration::ZERO)).await;
+            bounded("the end", made.stop(Duration::ZERO)).await;
+        });
+    }
 }
 
 /// S11: the rows of docs/UPGRADES.md.

@@ -1,0 +1,15 @@
+use forkpool::prelude::*;
+
+#[derive(Worker)]
+enum Hasher {
+    Slow,
+}
+
+#[derive(Worker)]
+struct Verifier<T>(T);
+
+#[derive(Worker)]
+#[worker(setup = new)]
+struct Greeter;
+
+fn main() {}
