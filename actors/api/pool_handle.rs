@@ -104,7 +104,8 @@ impl<W: Worker> PoolHandle<W> {
     /// # Errors
     ///
     /// [`Overloaded`](crate::FailureKind::Overloaded) if other blobs leave not enough of the pool's
-    /// [`blob_memory`](crate::PoolBuilder::blob_memory); nothing is allocated then.
+    /// [`blob_memory`](crate::PoolBuilder::blob_memory), and [`Payload`](crate::FailureKind::Payload) if all of it would not
+    /// be enough; nothing is allocated then.
     pub fn blob(&self, capacity: usize) -> Result<BlobMut, Failure> {
         let scheduler = &self.shared.scheduler;
         blobs::allocate(scheduler.blobs.as_ref(), capacity).map_err(|full| full.in_pool(self.name()))

@@ -100,7 +100,7 @@ pub fn status(failure: &Failure) -> StatusCode {
 ///
 /// The full report (`{failure:#}`) is logged where its first response is made, as one `tracing` event with the target
 /// `forkpool`, the fields `status` and `report`, and the current span as its parent. The level is error for the status 500
-/// and the kinds `Setup`, `NoServer` and `Hung`, and warn for all others. Each further response that is made of the same
+/// and the kinds `Setup`, `NoServer` and `Hung`, debug for `Cancelled`, whose client is gone, and warn for all others. Each further response that is made of the same
 /// failure or of its clones logs one line with the level debug, so it does no harm that a middleware calls
 /// [`ResponseError::error_response`] again. If the log cannot keep up, the event is dropped and counted.
 ///
@@ -174,7 +174,12 @@ fn tell(failure: &Failure, status: StatusCode) {
         || matches!(failure.kind(), FailureKind::Setup | FailureKind::NoServer | FailureKind::Hung);
     let (failure, status) = (failure.clone(), status.as_u16());
     let span = caught(Span::current).unwrap_or_else(Span::none);
+    let is_gone = failure.kind() == FailureKind::Cancelled;
     teller::tell(move || match (is_first, is_grave) {
+        (true, false) if is_gone => {
+            tracing::debug!(target: "forkpool", parent: &span, status, report = %format_args!("{failure:#}"),
+                "a request has no use for a response, because its call was given up");
+        }
         (true, true) => {
             tracing::error!(target: "forkpool", parent: &span, status, report = %format_args!("{failure:#}"),
                 "a request failed, because its call did");

@@ -129,7 +129,8 @@ impl<W> WorkerContext<W> {
     /// # Errors
     ///
     /// [`Overloaded`](crate::FailureKind::Overloaded) if the application still holds so many results of this worker that
-    /// [`blob_memory`](crate::PoolBuilder::blob_memory) has not enough space left; nothing is allocated then.
+    /// [`blob_memory`](crate::PoolBuilder::blob_memory) has not enough space left, and
+    /// [`Payload`](crate::FailureKind::Payload) if all of it would not be enough; nothing is allocated then.
     pub fn blob(&self, capacity: usize) -> Result<BlobMut, Failure> {
         crate::worker::blob(capacity)
     }

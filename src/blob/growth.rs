@@ -75,6 +75,10 @@ impl Growth {
 
     fn full(&self, arena: &Arena, length: usize, wanted: usize) -> io::Error {
         let (all, in_use) = (arena.length(), arena.in_use());
+        if length > all {
+            let failure = super::never_fits(arena, length).in_pool(&self.pool);
+            return io::Error::new(io::ErrorKind::StorageFull, failure);
+        }
         let text = format!(
             "not enough blob_memory for a blob that has grown to {length} bytes: \
              it needs {wanted} bytes in one piece, and {in_use} of {all} bytes are in use"

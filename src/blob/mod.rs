@@ -191,7 +191,8 @@ impl ForeignMemory<'_> {
 /// # Errors
 ///
 /// [`Overloaded`](FailureKind::Overloaded) if the application still holds so many results of this worker that too
-/// little of the arena is free; nothing is allocated then.
+/// little of the arena is free, and [`Payload`](FailureKind::Payload) if it would be too little in any case; nothing is
+/// allocated then.
 pub fn blob(capacity: usize) -> Result<BlobMut, Failure> {
     match worker_side::arena().filter(|_| capacity >= MIN_SHARED) {
         Some(arena) => worker_side::allocation(capacity)
@@ -201,11 +202,20 @@ pub fn blob(capacity: usize) -> Result<BlobMut, Failure> {
     }
 }
 
-/// The failure if an arena has no free range of `capacity` bytes.
+/// The failure if an arena has no free range of `capacity` bytes, now or ever.
 pub(crate) fn arena_full(arena: &Arena, capacity: usize) -> Failure {
     let (length, in_use) = (arena.length(), arena.in_use());
+    if capacity > length {
+        return never_fits(arena, capacity);
+    }
     let text = format!("not enough blob_memory for {capacity} bytes: {in_use} of {length} bytes are in use");
     Failure::of(FailureKind::Overloaded, text)
+}
+
+/// The failure if no arena of this size has room for so many bytes.
+fn never_fits(arena: &Arena, bytes: usize) -> Failure {
+    let text = format!("a blob of {bytes} bytes exceeds blob_memory, {} bytes", arena.length());
+    Failure::of(FailureKind::Payload, text).of_large_message(true)
 }
 
 /// A blob without bytes.

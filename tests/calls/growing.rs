@@ -50,6 +50,12 @@ fn blobs_that_may_grow_keep_no_room_from_others() {
         assert_eq!((&*announced[0], pool.stats().blob_bytes), (&b"ab"[..], 50 * MIB));
         drop(rest);
         announced[0].write_all(&bytes[2..]).expect("there is room again");
+        // What could never have room is not worth another attempt.
+        let never = pool.blob(64 * MIB + 1).expect_err("there is no such room");
+        assert_eq!((never.kind(), never.pool()), (FailureKind::Payload, Some("mill")));
+        let text = "a blob of 67108865 bytes exceeds blob_memory, 67108864 bytes";
+        assert!(never.to_string().contains(text), "{never}");
+        assert_eq!(never.retry_after(), None);
         drop(announced);
         assert_eq!(pool.stats().blob_bytes, 0);
     });
