@@ -71,16 +71,18 @@ impl Config {
 
     /// Sets the header in which a client says how long it waits: whole milliseconds above zero. Default: none.
     ///
-    /// The deadline of the request is so long after its first extractor of a pool runs. All calls of the request end there,
-    /// with [`Timeout`](crate::FailureKind::Timeout), unless they have a shorter limit; the handler in the worker sees it as
-    /// [`WorkerContext::deadline`](crate::WorkerContext::deadline). A header that is no such number is answered 400.
+    /// The deadline of the request is so long after its first extractor runs, of those in this module. All calls of the
+    /// request end there, with [`Timeout`](crate::FailureKind::Timeout), unless they have a shorter limit; the handler in the
+    /// worker sees it as [`WorkerContext::deadline`](crate::WorkerContext::deadline). A [`BlobBody`](super::BlobBody) or a
+    /// `BlobField` that has not arrived by then ends as well, with 408. A header that is no such number is answered 400.
     pub fn deadline_header(mut self, name: impl Into<String>) -> Self {
         self.deadline_header = Some(name.into());
         self
     }
 
-    /// Sets the longest time for which a request is worked on: a client that asks for more, or says nothing, gets this.
-    /// Default: no limit but the pool's own [`timeout`](crate::PoolBuilder::timeout).
+    /// Sets the longest time for which a request is worked on, its upload included: a client that asks for more, or says
+    /// nothing, gets this. Default: no limit but the pool's own [`timeout`](crate::PoolBuilder::timeout), and for an upload
+    /// [`BlobConfig::idle_timeout`](super::BlobConfig::idle_timeout).
     pub fn most(mut self, limit: Duration) -> Self {
         self.most = Some(limit);
         self
