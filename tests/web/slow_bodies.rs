@@ -19,7 +19,7 @@ const ANNOUNCED: usize = 4 * MIB;
 const SENT: usize = 2_000_000;
 
 /// A deadline that passes while a client stands still, and not while another one sends 4 MiB.
-const SHORT: Duration = Duration::from_secs(2);
+pub const SHORT: Duration = Duration::from_secs(2);
 
 /// The pool is extracted first, so it fixes the deadline.
 async fn both(pool: bound::Pool<Mill>, body: BlobBody<Mill>) -> Result<String, Error> {
