@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::time::Duration;
 
 use actix_web::body::BodyStream;
 use actix_web::dev::Payload;
@@ -11,6 +12,7 @@ use actix_web::{Error, FromRequest, HttpRequest, web};
 
 use super::body_pieces::BodyPieces;
 use super::lookup::pool_of;
+use super::pace::Pace;
 use super::upload::{Upload, announced};
 use super::upload_error::UploadError;
 use crate::actors::worker_api::worker::Worker;
@@ -22,34 +24,52 @@ const DRAINED: usize = 64 << 10;
 /// What a [`BlobBody`] may be; give it to `App::app_data`, as itself or in `web::Data`.
 ///
 /// ```no_run
+/// use std::time::Duration;
+///
 /// use actix_web::App;
 /// use forkpool::web::BlobConfig;
 ///
-/// let app = App::new().app_data(BlobConfig::default().limit(20 << 20));
+/// let config = BlobConfig::default().limit(20 << 20).idle_timeout(Duration::from_secs(10));
+/// let app = App::new().app_data(config);
 /// ```
 #[derive(Clone, Debug)]
 pub struct BlobConfig {
     limit: usize,
+    pub(super) idle_timeout: Option<Duration>,
 }
 
 impl BlobConfig {
-    /// Sets the most bytes that a body may have (default 16 MiB). A longer one is answered 413.
+    /// Sets the most bytes that a body may have (default 16 MiB). A longer one is answered 413. It does not hold for the
+    /// fields of forms, which have limits of their own.
     #[must_use]
     pub fn limit(mut self, bytes: usize) -> Self {
         self.limit = bytes;
         self
     }
 
-    fn of(request: &HttpRequest) -> Self {
+    /// Sets the longest time for which no byte of an upload may arrive (default 30 s; `None` is no limit). It holds for
+    /// bodies, and for the fields of forms while they are read. An upload that stands still for longer is answered 408, its
+    /// connection is closed, and its memory is free.
+    ///
+    /// The time of an upload as a whole is bounded by the deadline of its request: see
+    /// [`Config::deadline_header`](super::Config::deadline_header) and [`Config::most`](super::Config::most). Without one, a
+    /// client that sends a byte now and then keeps the memory of what it has sent.
+    #[must_use]
+    pub fn idle_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.idle_timeout = limit.into();
+        self
+    }
+
+    pub(super) fn of(request: &HttpRequest) -> Self {
         let shared = || request.app_data::<web::Data<Self>>().map(web::Data::get_ref);
         request.app_data::<Self>().or_else(shared).cloned().unwrap_or_default()
     }
 }
 
-/// 16 MiB.
+/// 16 MiB, and 30 s without a byte.
 impl Default for BlobConfig {
     fn default() -> Self {
-        BlobConfig { limit: 16 << 20 }
+        BlobConfig { limit: 16 << 20, idle_timeout: Some(Duration::from_secs(30)) }
     }
 }
 
@@ -80,8 +100,10 @@ impl Default for BlobConfig {
 /// # Errors
 ///
 /// An [`UploadError`]: 413 if the body has more bytes than [`BlobConfig::limit`], without reading any if that was
-/// announced; 503 with `Retry-After` if the pool's [`blob_memory`](crate::PoolBuilder::blob_memory) is used up. All close
-/// the connection. It is 500 if there is no such pool in the application's data; the log says so.
+/// announced; 503 with `Retry-After` if the pool's [`blob_memory`](crate::PoolBuilder::blob_memory) is used up; 408 if no
+/// byte has arrived for [`BlobConfig::idle_timeout`], or the body is not complete at the deadline of its request (see
+/// [`Config::deadline_header`](super::Config::deadline_header)). All close the connection. It is 400 if the header of the
+/// deadline says no time, and 500 if there is no such pool in the application's data; the log says so.
 pub struct BlobBody<W> {
     blob: Blob,
     worker: PhantomData<fn() -> W>,
@@ -133,12 +155,12 @@ impl<W: Worker> FromRequest for BlobBody<W> {
 /// Prepares the upload, unless the client announces too many bytes.
 fn begin<W: Worker>(request: &HttpRequest) -> Result<Upload, Error> {
     let pool = pool_of::<W>(request)?;
-    let limit = BlobConfig::of(request).limit;
+    let (pace, limit) = (Pace::of(request)?, BlobConfig::of(request).limit);
     match announced(request) {
         Some(bytes) if bytes > limit as u64 => Err(UploadError::TooLarge { limit }.into()),
         // It is not above the limit, so the cast loses nothing.
-        Some(bytes) => Ok(Upload::to(&pool, bytes as usize)),
-        None => Ok(Upload::to(&pool, limit)),
+        Some(bytes) => Ok(Upload::to(&pool, bytes as usize, pace)),
+        None => Ok(Upload::to(&pool, limit, pace)),
     }
 }
 
@@ -147,13 +169,17 @@ async fn receive(
     mut pieces: BodyPieces<BodyStream<Payload>>,
     is_endless: bool,
 ) -> Result<Blob, UploadError> {
-    while let Some(piece) = pieces.next().await {
-        if let Err(error) = upload.append(&piece.map_err(UploadError::Interrupted)?) {
+    loop {
+        let taken = match upload.next(&mut pieces).await {
+            Ok(Some(piece)) => upload.append(&piece.map_err(UploadError::Interrupted)?),
+            Ok(None) => return Ok(upload.finish()),
+            Err(too_slow) => Err(too_slow),
+        };
+        if let Err(error) = taken {
             leave(pieces, is_endless);
             return Err(error);
         }
     }
-    Ok(upload.finish())
 }
 
 /// Whether actix-web would read the rest of the body without a bound: it is chunked.

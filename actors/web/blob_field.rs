@@ -13,6 +13,7 @@ use actix_web::{Error, HttpRequest};
 
 use super::body_pieces::BodyPieces;
 use super::lookup::pool_of;
+use super::pace::Pace;
 use super::upload::{Upload, announced};
 use crate::actors::worker_api::worker::Worker;
 use crate::blob::Blob;
@@ -52,7 +53,9 @@ use crate::blob::Blob;
 /// # Errors
 ///
 /// A [`MultipartError::Field`] with an [`UploadError`](super::UploadError): 413 beyond a limit, 503 if the pool's
-/// [`blob_memory`](crate::PoolBuilder::blob_memory) is used up. The connection is closed, and the memory is free.
+/// [`blob_memory`](crate::PoolBuilder::blob_memory) is used up, 408 if no byte of the field has arrived for
+/// [`BlobConfig::idle_timeout`](super::BlobConfig::idle_timeout), or it is not complete at the deadline of its request. The
+/// connection is closed, and the memory is free.
 pub struct BlobField<W> {
     blob: Blob,
     file_name: Option<String>,
@@ -106,18 +109,22 @@ impl<'t, W: Worker> FieldReader<'t> for BlobField<W> {
             let file_name = disposition.and_then(|given| given.get_filename()).map(str::to_owned);
             let content_type = field.content_type().cloned();
             let pieces = BodyPieces::of(BodyStream::new(field));
-            let pool = match pool_of::<W>(request) {
-                Ok(pool) => pool,
+            let upload = match begin::<W>(request, limits) {
+                Ok(upload) => upload,
                 Err(source) => {
                     pieces.keep_unread(0);
                     return Err(MultipartError::Field { name, source });
                 }
             };
-            let upload = Upload::to(&pool, most_of(request, limits));
             let blob = receive(upload, pieces, limits, &name).await?;
             Ok(BlobField { blob, file_name, content_type, worker: PhantomData })
         })
     }
+}
+
+fn begin<W: Worker>(request: &HttpRequest, limits: &Limits) -> Result<Upload, Error> {
+    let (pool, pace) = (pool_of::<W>(request)?, Pace::of(request)?);
+    Ok(Upload::to(&pool, most_of(request, limits), pace))
 }
 
 /// The most bytes that the field may have.
@@ -133,17 +140,25 @@ async fn receive(
     limits: &mut Limits,
     name: &str,
 ) -> Result<Blob, MultipartError> {
-    while let Some(piece) = pieces.next().await {
-        let piece = piece?;
-        if let Err(error) = upload.append(&piece) {
-            // A field that is read to its end releases the body.
-            pieces.keep_unread(0);
-            return Err(MultipartError::Field { name: name.to_owned(), source: error.into() });
+    loop {
+        let taken = match upload.next(&mut pieces).await {
+            Ok(Some(piece)) => {
+                let piece = piece?;
+                upload.append(&piece).map(|()| piece.len())
+            }
+            Ok(None) => return Ok(upload.finish()),
+            Err(too_slow) => Err(too_slow),
+        };
+        match taken {
+            // It is not in the form's memory.
+            Ok(bytes) => limits.try_consume_limits(bytes, false)?,
+            Err(error) => {
+                // A field that is read to its end releases the body.
+                pieces.keep_unread(0);
+                return Err(MultipartError::Field { name: name.to_owned(), source: error.into() });
+            }
         }
-        // It is not in the form's memory.
-        limits.try_consume_limits(piece.len(), false)?;
     }
-    Ok(upload.finish())
 }
 
 /// Makes the responses to multipart forms that are refused; for

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_web::body::MessageBody;
@@ -19,9 +20,9 @@ impl<B: MessageBody + 'static> BodyPieces<B> {
         BodyPieces(Box::pin(body))
     }
 
-    /// Returns the next piece, or `None` at the end. It must not be called again after that.
-    pub(super) async fn next(&mut self) -> Option<Result<Bytes, B::Error>> {
-        poll_fn(|cx| self.0.as_mut().poll_next(cx)).await
+    /// Is ready with the next piece, or `None` at the end. It must not be called again after that.
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, B::Error>>> {
+        self.0.as_mut().poll_next(cx)
     }
 
     /// Keeps the rest of a body that is not wanted, so that its connection is closed and not read to the end.
@@ -34,7 +35,7 @@ impl<B: MessageBody + 'static> BodyPieces<B> {
         rt::spawn(rt::time::timeout(KEPT, async move {
             let mut read = 0;
             while read < drained
-                && let Some(Ok(piece)) = self.next().await
+                && let Some(Ok(piece)) = poll_fn(|cx| self.poll_next(cx)).await
             {
                 read += piece.len();
             }

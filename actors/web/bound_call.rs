@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use actix_rt::time::{Sleep, sleep_until};
 use actix_web::{Error, HttpMessage, HttpRequest};
 
+use super::deadline::Deadline;
 use super::{ClientGone, Config};
 use crate::actors::api::checkout_call::CheckoutCall;
 use crate::actors::api::request::PoolRequest;
@@ -50,10 +51,6 @@ impl Seen {
     }
 }
 
-/// When a request's time is over, fixed by its first extractor.
-#[derive(Clone, Copy)]
-struct Deadline(Option<Instant>);
-
 impl Terms {
     /// Returns the terms of a request's calls.
     ///
@@ -61,24 +58,10 @@ impl Terms {
     ///
     /// The response to a request whose deadline is no time.
     pub(super) fn of(request: &HttpRequest) -> Result<Self, Error> {
-        let given = Config::of(request);
         let default = Config::default();
-        let config = given.unwrap_or(&default);
-        let policy = config.client_policy;
-        // What was asked for and cannot be done is worth a warning.
-        let client = match given {
-            Some(_) => ClientGone::of(request, policy),
-            None => ClientGone::by_default(request, policy),
-        };
-        let known = request.extensions().get().copied();
-        let Deadline(deadline) = match known {
-            Some(known) => known,
-            None => {
-                let fixed = Deadline(config.deadline(request, Instant::now())?);
-                request.extensions_mut().insert(fixed);
-                fixed
-            }
-        };
+        let config = Config::of(request).unwrap_or(&default);
+        let client = ClientGone::of(request, config.client_policy);
+        let deadline = Deadline::of(request)?.map(|deadline| deadline.at);
         let (on_client_gone, seen) = (config.on_client_gone, Seen::of(request));
         Ok(Terms { client, on_client_gone, deadline, seen })
     }

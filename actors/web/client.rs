@@ -202,14 +202,10 @@ impl ClientGone {
             warn_once(&NO_HOOK, || {
                 tracing::warn!(target: "forkpool",
                     "it is never seen that the client of a request is gone: add .on_connect(forkpool::web::on_connect) \
-                     to the HttpServer, before bind, and listen with listen_uds and not bind_uds at a Unix socket");
+                     to the HttpServer, before bind or listen, and listen with listen_uds and not bind_uds at a Unix \
+                     socket. ClientPolicy::Ignore leaves this warning out");
             });
         }
-        Self::by_default(request, policy)
-    }
-
-    /// The same for a policy that the user has not chosen: a server without the hook is no mistake then.
-    pub(crate) fn by_default(request: &HttpRequest, policy: ClientPolicy) -> Self {
         let connection = match request.conn_data() {
             Some(Noted::Connection(connection)) => Some(connection.clone()),
             Some(Noted::Unknown) | None => None,

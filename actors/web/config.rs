@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use actix_web::error::{ErrorBadRequest, ErrorInternalServerError};
+use actix_web::error::ErrorBadRequest;
 use actix_web::http::header::HeaderName;
 use actix_web::{Error, HttpRequest, web};
 
@@ -32,7 +32,7 @@ use crate::config::OnCancel;
 pub struct Config {
     pub(super) on_client_gone: OnCancel,
     pub(super) client_policy: ClientPolicy,
-    deadline_header: Option<String>,
+    deadline_header: Option<HeaderName>,
     most: Option<Duration>,
 }
 
@@ -71,16 +71,28 @@ impl Config {
 
     /// Sets the header in which a client says how long it waits: whole milliseconds above zero. Default: none.
     ///
-    /// The deadline of the request is so long after its first extractor of a pool runs. All calls of the request end there,
-    /// with [`Timeout`](crate::FailureKind::Timeout), unless they have a shorter limit; the handler in the worker sees it as
-    /// [`WorkerContext::deadline`](crate::WorkerContext::deadline). A header that is no such number is answered 400.
+    /// The deadline of the request is so long after its first extractor runs, of those in this module. All calls of the
+    /// request end there, with [`Timeout`](crate::FailureKind::Timeout), unless they have a shorter limit; the handler in the
+    /// worker sees it as [`WorkerContext::deadline`](crate::WorkerContext::deadline). A [`BlobBody`](super::BlobBody) or a
+    /// `BlobField` that has not arrived by then ends as well, with 408. A header that is no such number is answered 400.
+    ///
+    /// # Panics
+    ///
+    /// If no header can have this name.
     pub fn deadline_header(mut self, name: impl Into<String>) -> Self {
-        self.deadline_header = Some(name.into());
+        let name = name.into();
+        let header = HeaderName::try_from(&name);
+        assert!(
+            header.is_ok(),
+            "no header can have the name {name:?}, see forkpool::web::Config::deadline_header"
+        );
+        self.deadline_header = header.ok();
         self
     }
 
-    /// Sets the longest time for which a request is worked on: a client that asks for more, or says nothing, gets this.
-    /// Default: no limit but the pool's own [`timeout`](crate::PoolBuilder::timeout).
+    /// Sets the longest time for which a request is worked on, its upload included: a client that asks for more, or says
+    /// nothing, gets this. Default: no limit but the pool's own [`timeout`](crate::PoolBuilder::timeout), and for an upload
+    /// [`BlobConfig::idle_timeout`](super::BlobConfig::idle_timeout).
     pub fn most(mut self, limit: Duration) -> Self {
         self.most = Some(limit);
         self
@@ -99,13 +111,8 @@ impl Config {
 }
 
 /// Returns the time that this header of a request says.
-fn asked_time(request: &HttpRequest, name: &str) -> Result<Option<Duration>, Error> {
-    let header = HeaderName::try_from(name).map_err(|_| {
-        ErrorInternalServerError(format!(
-            "deadline_header({name:?}) of forkpool::web::Config is no name of a header"
-        ))
-    })?;
-    let mut values = request.headers().get_all(&header);
+fn asked_time(request: &HttpRequest, header: &HeaderName) -> Result<Option<Duration>, Error> {
+    let mut values = request.headers().get_all(header);
     let Some(value) = values.next() else { return Ok(None) };
     let millis = value.to_str().ok().and_then(whole_number).filter(|millis| *millis > 0);
     match millis.filter(|_| values.next().is_none()) {
@@ -164,11 +171,8 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_no_header_can_have_is_the_fault_of_the_service() {
-        let config = Config::default().deadline_header("time out");
-        let error = config.deadline(&TestRequest::default().to_http_request(), Instant::now());
-        let error = error.expect_err("it is no name");
-        assert_eq!(error.as_response_error().status_code(), StatusCode::INTERNAL_SERVER_ERROR);
-        assert!(error.to_string().contains("time out"), "{error}");
+    #[should_panic(expected = "no header can have the name \"time out\"")]
+    fn a_name_that_no_header_can_have_is_refused_at_once() {
+        let _config = Config::default().deadline_header("time out");
     }
 }

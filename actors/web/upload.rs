@@ -1,10 +1,16 @@
 //! Bytes on their way from a client into the memory of a pool.
 
+use std::future::poll_fn;
 use std::io::{ErrorKind, Write};
+use std::task::Poll;
 
 use actix_web::HttpRequest;
+use actix_web::body::MessageBody;
 use actix_web::http::header::CONTENT_LENGTH;
+use actix_web::web::Bytes;
 
+use super::body_pieces::BodyPieces;
+use super::pace::Pace;
 use super::upload_error::UploadError;
 use crate::actors::api::pool_handle::PoolHandle;
 use crate::actors::worker_api::worker::Worker;
@@ -16,12 +22,31 @@ pub(super) struct Upload {
     blob: BlobMut,
     /// The pool that failures name.
     pool: String,
+    pace: Pace,
 }
 
 impl Upload {
     /// An upload of up to `limit` bytes. It takes memory as bytes arrive.
-    pub(super) fn to<W: Worker>(pool: &PoolHandle<W>, limit: usize) -> Self {
-        Upload { blob: pool.blob_up_to(limit), pool: pool.name().to_owned() }
+    pub(super) fn to<W: Worker>(pool: &PoolHandle<W>, limit: usize, pace: Pace) -> Self {
+        Upload { blob: pool.blob_up_to(limit), pool: pool.name().to_owned(), pace }
+    }
+
+    /// Returns the next piece, or `None` at the end of the body. It must not be called again after that.
+    ///
+    /// # Errors
+    ///
+    /// [`UploadError::Stalled`] and [`UploadError::TooSlow`] where the time for it is over. An error of the body itself is
+    /// in the piece.
+    pub(super) async fn next<B: MessageBody + 'static>(
+        &mut self,
+        pieces: &mut BodyPieces<B>,
+    ) -> Result<Option<Result<Bytes, B::Error>>, UploadError> {
+        poll_fn(|cx| match pieces.poll_next(cx) {
+            Poll::Ready(Some(Ok(piece))) => Poll::Ready(self.pace.note_piece().map(|()| Some(Ok(piece)))),
+            Poll::Ready(end) => Poll::Ready(Ok(end)),
+            Poll::Pending => self.pace.poll_end(cx).map(Err),
+        })
+        .await
     }
 
     /// Appends a piece.

@@ -1,5 +1,7 @@
 //! Why an upload has failed.
 
+use std::time::Duration;
+
 use actix_web::error::PayloadError;
 use actix_web::http::header::ContentType;
 use actix_web::http::{ConnectionType, StatusCode};
@@ -42,6 +44,19 @@ pub enum UploadError {
         /// Most bytes.
         limit: usize,
     },
+    /// No byte has arrived for the longest time that is allowed, [`BlobConfig::idle_timeout`](super::BlobConfig::idle_timeout).
+    /// The response is 408.
+    #[error("no byte of the upload has arrived for {limit:?}")]
+    Stalled {
+        /// Longest time without a byte.
+        limit: Duration,
+    },
+    /// It is not complete at the deadline of its request, which [`Config`](super::Config) sets. The response is 408.
+    #[error("the upload is not complete within the {limit:?} that its request has")]
+    TooSlow {
+        /// Time of the request.
+        limit: Duration,
+    },
     /// There is no memory for it: the response is that of the failure, 503 with `Retry-After`.
     #[error(transparent)]
     Failed(Failure),
@@ -54,6 +69,7 @@ impl ResponseError for UploadError {
     fn status_code(&self) -> StatusCode {
         match self {
             UploadError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            UploadError::Stalled { .. } | UploadError::TooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
             UploadError::Failed(failure) => super::status(failure),
             UploadError::Interrupted(error) => error.status_code(),
         }
@@ -61,11 +77,13 @@ impl ResponseError for UploadError {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = match self {
-            UploadError::TooLarge { .. } => HttpResponse::build(self.status_code())
-                .content_type(ContentType::plaintext())
-                .body(self.to_string()),
             UploadError::Failed(failure) => super::response(failure),
             UploadError::Interrupted(error) => error.error_response(),
+            UploadError::TooLarge { .. } | UploadError::Stalled { .. } | UploadError::TooSlow { .. } => {
+                HttpResponse::build(self.status_code())
+                    .content_type(ContentType::plaintext())
+                    .body(self.to_string())
+            }
         };
         response.head_mut().set_connection_type(ConnectionType::Close);
         response
@@ -83,6 +101,8 @@ mod tests {
         let full = Failure::of(FailureKind::Overloaded, "not enough blob_memory");
         let table = [
             (UploadError::TooLarge { limit: 7 }, 413, false),
+            (UploadError::Stalled { limit: Duration::from_secs(30) }, 408, false),
+            (UploadError::TooSlow { limit: Duration::from_millis(500) }, 408, false),
             (UploadError::Failed(full), 503, true),
             (UploadError::Interrupted(PayloadError::Incomplete(None)), 400, false),
             (UploadError::Interrupted(PayloadError::Overflow), 413, false),

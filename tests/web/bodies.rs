@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::harness::*;
 use crate::service::{Client, Service};
 
-const KIB: usize = 1 << 10;
+pub const KIB: usize = 1 << 10;
 pub const MIB: usize = 1 << 20;
 /// What the endpoints of these tests take.
 pub const LIMIT: usize = 20 * MIB;
@@ -22,13 +22,13 @@ pub const LIMIT: usize = 20 * MIB;
 /// What a client sends at once. Its sum times the number of pieces is what a worker has to find.
 pub const PIECE: usize = 64 * KIB;
 
-async fn raw(pool: web::Data<PoolHandle<Mill>>, body: BlobBody<Mill>) -> Result<String, Error> {
+pub async fn raw(pool: web::Data<PoolHandle<Mill>>, body: BlobBody<Mill>) -> Result<String, Error> {
     checked(&pool, body.into_inner()).await
 }
 
 // shown: form
 #[derive(MultipartForm)]
-struct Small {
+pub struct Small {
     #[multipart(limit = "20 MiB")]
     image: BlobField<Mill>,
 }
@@ -39,7 +39,7 @@ struct Large {
     image: BlobField<Mill>,
 }
 
-async fn small(pool: web::Data<PoolHandle<Mill>>, form: MultipartForm<Small>) -> Result<String, Error> {
+pub async fn small(pool: web::Data<PoolHandle<Mill>>, form: MultipartForm<Small>) -> Result<String, Error> {
     checked(&pool, form.into_inner().image.into_inner()).await
 }
 
@@ -51,7 +51,7 @@ async fn large(pool: web::Data<PoolHandle<Mill>>, form: MultipartForm<Large>) ->
 }
 
 /// What a worker makes of a blob: its length, its sum, and whether it was read in place.
-async fn checked(pool: &PoolHandle<Mill>, blob: Blob) -> Result<String, Error> {
+pub async fn checked(pool: &PoolHandle<Mill>, blob: Blob) -> Result<String, Error> {
     let length = blob.len();
     let (sum, in_place) = answer(pool.send(Sum(blob))).await.map_err(ErrorInternalServerError)?;
     Ok(format!("{length} {sum} {in_place}"))
@@ -98,7 +98,7 @@ pub fn service(pool: &PoolHandle<Mill>) -> (Service, Arc<AtomicUsize>) {
 }
 
 /// A request of which nothing but the head is written.
-async fn head(service: &Service, path: &str, headers: &str) -> Client {
+pub async fn head(service: &Service, path: &str, headers: &str) -> Client {
     let mut client = Client::connect(service.address).await;
     let head = format!("POST {path} HTTP/1.1\r\nhost: test\r\n{headers}\r\n");
     client.0.write_all(head.as_bytes()).await.expect("the server reads");
@@ -106,17 +106,17 @@ async fn head(service: &Service, path: &str, headers: &str) -> Client {
 }
 
 /// A request that announces this many bytes.
-async fn announced(service: &Service, path: &str, length: usize) -> Client {
+pub async fn announced(service: &Service, path: &str, length: usize) -> Client {
     head(service, path, &format!("content-length: {length}\r\n")).await
 }
 
 /// A form whose only field has this many bytes, of which none is written; and what comes behind them.
-async fn form(service: &Service, path: &str, length: usize) -> (Client, &'static str) {
+pub async fn form(service: &Service, path: &str, length: usize, headers: &str) -> (Client, &'static str) {
     let field = "--xyz\r\ncontent-disposition: form-data; name=\"image\"; filename=\"a b.png\"\r\n\
                  content-type: image/png\r\n\r\n";
     let end = "\r\n--xyz--\r\n";
     let headers = format!(
-        "content-type: multipart/form-data; boundary=xyz\r\ncontent-length: {}\r\n",
+        "content-type: multipart/form-data; boundary=xyz\r\n{headers}content-length: {}\r\n",
         field.len() + length + end.len()
     );
     let mut client = head(service, path, &headers).await;
@@ -125,7 +125,7 @@ async fn form(service: &Service, path: &str, length: usize) -> (Client, &'static
 }
 
 /// Writes this many bytes, piece by piece, as far as the server takes them; returns their sum.
-async fn write(client: &mut Client, length: usize, mut after_each: impl FnMut()) -> u64 {
+pub async fn write(client: &mut Client, length: usize, mut after_each: impl FnMut()) -> u64 {
     let (piece, mut written, mut total) = (pattern(PIECE), 0, 0);
     while written < length {
         let part = &piece[..PIECE.min(length - written)];
@@ -140,7 +140,7 @@ async fn write(client: &mut Client, length: usize, mut after_each: impl FnMut())
 }
 
 /// Waits until the server has closed the connection.
-async fn closed(mut client: Client) {
+pub async fn closed(mut client: Client) {
     let mut rest = Vec::new();
     // A reset is an end as well.
     let _ = bounded("the connection is closed", client.0.read_to_end(&mut rest)).await;
@@ -171,7 +171,7 @@ fn clients_that_announce_much_and_send_little_keep_no_others_out() {
         for path in ["/raw", "/small"] {
             let (mut client, end) = match path {
                 "/raw" => (announced(&service, path, LIMIT).await, ""),
-                _ => form(&service, path, LIMIT).await,
+                _ => form(&service, path, LIMIT, "").await,
             };
             let sum = write(&mut client, LIMIT, || ()).await;
             client.0.write_all(end.as_bytes()).await.expect("the server reads");
@@ -192,14 +192,14 @@ fn an_upload_of_64_mib_arrives_intact_without_a_file_and_without_a_copy() {
         let (service, _) = service(&pool);
         let length = 64 * MIB;
         // So that what is made once is there.
-        let (mut client, end) = form(&service, "/large", 16 * MIB).await;
+        let (mut client, end) = form(&service, "/large", 16 * MIB, "").await;
         write(&mut client, 16 * MIB, || ()).await;
         client.0.write_all(end.as_bytes()).await.expect("the server reads");
         assert_eq!(client.answer().await.status, 200);
         let (before, temporary) = (own("RssAnon"), std::env::temp_dir());
         // What this program itself prints into may be a file there.
         let of_others = descriptors_of(std::process::id());
-        let (mut client, end) = form(&service, "/large", length).await;
+        let (mut client, end) = form(&service, "/large", length, "").await;
         let mut most = 0;
         let sum = write(&mut client, length, || {
             most = most.max(own("RssAnon").saturating_sub(before));
@@ -252,7 +252,7 @@ fn a_body_beyond_its_limit_is_413_and_its_memory_is_free() {
         let text = "the upload is larger than the 20971520 bytes that are allowed here";
         assert_eq!((answered.text().as_str(), answered.headers["connection"].as_str()), (text, "close"));
         closed(client).await;
-        let (mut client, _) = form(&service, "/small", length).await;
+        let (mut client, _) = form(&service, "/small", length, "").await;
         write(&mut client, length, || ()).await;
         let answered = client.answer().await;
         assert_eq!((answered.status, answered.text().as_str()), (413, text));
@@ -315,7 +315,7 @@ fn an_upload_that_finds_no_memory_is_503_and_leaves_none_taken() {
         for path in ["/raw", "/small"] {
             let mut client = match path {
                 "/raw" => announced(&service, path, LIMIT).await,
-                _ => form(&service, path, LIMIT).await.0,
+                _ => form(&service, path, LIMIT, "").await.0,
             };
             write(&mut client, LIMIT, || ()).await;
             let answered = client.answer().await;
@@ -341,7 +341,7 @@ fn a_client_that_leaves_in_the_middle_leaves_no_memory_taken() {
         for path in ["/raw", "/small"] {
             let mut client = match path {
                 "/raw" => announced(&service, path, LIMIT).await,
-                _ => form(&service, path, LIMIT).await.0,
+                _ => form(&service, path, LIMIT, "").await.0,
             };
             write(&mut client, 10 * MIB, || ()).await;
             until("it arrives", || pool.stats().blob_bytes >= 10 * MIB).await;

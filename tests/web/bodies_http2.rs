@@ -3,23 +3,33 @@
 use std::sync::atomic::Ordering;
 
 use actix_web::web;
+use forkpool::web::{BlobConfig, Config};
 
 use crate::bodies::{LIMIT, MIB, PIECE, emptied, service};
 use crate::harness::*;
 use crate::service::{Client, Service};
+use crate::slow_bodies::{HEADER, SHORT, narrow_pool, serve};
 
-/// Sends a request over HTTP/2 with this body, as far as the server takes it; returns the status, or `None` if the client
-/// is to reset its stream behind the body. Without a body it waits for the answer to the head alone.
+/// What a client does behind what it has sent of a body.
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    Ends,
+    Resets,
+    StandsStill,
+}
+
+/// Sends a request over HTTP/2 with this many bytes, as far as the server takes them; returns the status, or `None` if the
+/// client is to reset its stream behind them. Without any it waits for the answer to the head alone.
 async fn over_http2(
     requests: &mut h2::client::SendRequest<web::Bytes>,
     service: &Service,
-    announced: Option<usize>,
+    headers: &[(&str, String)],
     length: usize,
-    ends: bool,
+    then: Then,
 ) -> Option<u16> {
     let mut request = http::Request::builder().method("POST").uri(format!("http://{}/raw", service.address));
-    if let Some(announced) = announced {
-        request = request.header("content-length", announced);
+    for (name, value) in headers {
+        request = request.header(*name, value);
     }
     let request = request.body(()).expect("a request");
     bounded("a stream", std::future::poll_fn(|cx| requests.poll_ready(cx))).await.expect("it is open");
@@ -35,11 +45,11 @@ async fn over_http2(
         }
         left -= count;
     }
-    if !ends {
+    if then == Then::Resets {
         body.send_reset(h2::Reason::CANCEL);
         return None;
     }
-    if length > 0 {
+    if then == Then::Ends && length > 0 {
         // The server may have ended the stream.
         let _ = body.send_data(web::Bytes::new(), true);
     }
@@ -57,14 +67,15 @@ fn over_http2_a_refused_upload_ends_its_stream_and_the_connection_stays() {
         let (mut requests, connection) =
             bounded("HTTP/2", h2::client::handshake(socket)).await.expect("HTTP/2");
         let connection = actix_rt::spawn(connection);
+        let announced = [("content-length", (21 * MIB).to_string())];
         let table = [
-            ("announced", Some(21 * MIB), 0, Some(413)),
-            ("not announced", None, 21 * MIB, Some(413)),
-            ("reset", None, 10 * MIB, None),
-            ("taken", None, LIMIT, Some(200)),
+            ("announced", &announced[..], 0, Then::Ends, Some(413)),
+            ("not announced", &[], 21 * MIB, Then::Ends, Some(413)),
+            ("reset", &[], 10 * MIB, Then::Resets, None),
+            ("taken", &[], LIMIT, Then::Ends, Some(200)),
         ];
-        for (number, (what, announced, length, expected)) in table.into_iter().enumerate() {
-            let status = over_http2(&mut requests, &service, announced, length, expected.is_some()).await;
+        for (number, (what, headers, length, then, expected)) in table.into_iter().enumerate() {
+            let status = over_http2(&mut requests, &service, headers, length, then).await;
             assert_eq!(status, expected, "{what}");
             until("it has begun", || begun.load(Ordering::Relaxed) == number + 1).await;
             emptied(&pool).await;
@@ -72,5 +83,33 @@ fn over_http2_a_refused_upload_ends_its_stream_and_the_connection_stays() {
         drop(requests);
         bounded("the connection ends", connection).await.expect("it does not panic").expect("it ends well");
         service.stop().await;
+    });
+}
+
+/// H6, H3
+#[test]
+fn over_http2_an_upload_that_stands_still_is_408_and_the_connection_stays() {
+    run(async {
+        let pool = narrow_pool();
+        let config = Config::default().deadline_header(HEADER);
+        let of_header = [(HEADER, SHORT.as_millis().to_string())];
+        for (idle, headers) in [(None, &of_header[..]), (Some(SHORT), &[])] {
+            let service = serve(&pool, &config, &BlobConfig::default().idle_timeout(idle));
+            let socket = Client::connect(service.address).await.0;
+            let (mut requests, connection) =
+                bounded("HTTP/2", h2::client::handshake(socket)).await.expect("HTTP/2");
+            let connection = actix_rt::spawn(connection);
+            let status = over_http2(&mut requests, &service, headers, 2 * MIB, Then::StandsStill).await;
+            assert_eq!(status, Some(408), "{idle:?}");
+            emptied(&pool).await;
+            let status = over_http2(&mut requests, &service, &[], 4 * MIB, Then::Ends).await;
+            assert_eq!(status, Some(200), "{idle:?}");
+            drop(requests);
+            bounded("the connection ends", connection)
+                .await
+                .expect("it does not panic")
+                .expect("it ends well");
+            service.stop().await;
+        }
     });
 }

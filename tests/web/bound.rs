@@ -234,7 +234,10 @@ fn a_call_ends_with_the_future_of_its_handler() {
         let (pool, yard) = (pool_of_one(), web::Data::new(Yard::new()));
         let (handle, data) = (web::Data::new(pool.clone()), yard.clone());
         let service = Service::start(move |listener| {
-            let app = move || App::new().app_data(handle.clone()).app_data(data.clone()).configure(routes);
+            let app = move || {
+                let app = App::new().app_data(Config::default().client_policy(ClientPolicy::Ignore));
+                app.app_data(handle.clone()).app_data(data.clone()).configure(routes)
+            };
             let server = HttpServer::new(app).workers(1).disable_signals().h1_allow_half_closed(false);
             Ok(server.listen(listener)?.run())
         });

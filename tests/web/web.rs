@@ -14,4 +14,5 @@ mod run;
 #[allow(dead_code, reason = "not every test reads all of an answer")]
 mod service;
 mod services;
+mod slow_bodies;
 mod yard;
