@@ -27,6 +27,10 @@ use crate::blob::Blob;
 /// [`multipart_error`] to the form's configuration: without it actix-multipart answers by the status alone, without
 /// `Retry-After`.
 ///
+/// Its limits of time hold while it is read. actix-multipart itself waits for what comes between and behind the fields, and
+/// for fields of other types, without a limit: a field that is complete keeps its memory until the form is, or its client
+/// leaves.
+///
 /// ```ignore
 /// use actix_multipart::form::{MultipartForm, MultipartFormConfig}; // with the feature `derive` of actix-multipart
 /// use forkpool::web::BlobField;
