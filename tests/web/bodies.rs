@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::harness::*;
 use crate::service::{Client, Service};
 
-pub const KIB: usize = 1 << 10;
+const KIB: usize = 1 << 10;
 pub const MIB: usize = 1 << 20;
 /// What the endpoints of these tests take.
 pub const LIMIT: usize = 20 * MIB;
@@ -22,13 +22,13 @@ pub const LIMIT: usize = 20 * MIB;
 /// What a client sends at once. Its sum times the number of pieces is what a worker has to find.
 pub const PIECE: usize = 64 * KIB;
 
-pub async fn raw(pool: web::Data<PoolHandle<Mill>>, body: BlobBody<Mill>) -> Result<String, Error> {
+async fn raw(pool: web::Data<PoolHandle<Mill>>, body: BlobBody<Mill>) -> Result<String, Error> {
     checked(&pool, body.into_inner()).await
 }
 
 // shown: form
 #[derive(MultipartForm)]
-pub struct Small {
+struct Small {
     #[multipart(limit = "20 MiB")]
     image: BlobField<Mill>,
 }
@@ -39,7 +39,7 @@ struct Large {
     image: BlobField<Mill>,
 }
 
-pub async fn small(pool: web::Data<PoolHandle<Mill>>, form: MultipartForm<Small>) -> Result<String, Error> {
+async fn small(pool: web::Data<PoolHandle<Mill>>, form: MultipartForm<Small>) -> Result<String, Error> {
     checked(&pool, form.into_inner().image.into_inner()).await
 }
 
@@ -66,6 +66,11 @@ async fn made(pool: web::Data<PoolHandle<Mill>>, length: web::Path<usize>) -> Ht
     HttpResponse::Ok().body(forkpool::web::body(blob))
 }
 
+/// The endpoints of a body and of a form.
+pub fn uploads(app: &mut web::ServiceConfig) {
+    app.route("/raw", web::post().to(raw)).route("/small", web::post().to(small));
+}
+
 /// The service of these tests over HTTP/1, and over HTTP/2 for a client that begins with it; and how many requests it has
 /// begun.
 pub fn service(pool: &PoolHandle<Mill>) -> (Service, Arc<AtomicUsize>) {
@@ -86,8 +91,7 @@ pub fn service(pool: &PoolHandle<Mill>) -> (Service, Arc<AtomicUsize>) {
                     count.fetch_add(1, Ordering::Relaxed);
                     next.call(request)
                 })
-                .route("/raw", web::post().to(raw))
-                .route("/small", web::post().to(small))
+                .configure(uploads)
                 .route("/large", web::post().to(large))
                 .route("/echo", web::post().to(echo))
                 .route("/made/{length}", web::get().to(made))

@@ -8,7 +8,7 @@ use forkpool::prelude::*;
 use forkpool::web::{self as bound, BlobBody, BlobConfig, Config};
 use tokio::io::AsyncWriteExt;
 
-use crate::bodies::{MIB, announced, checked, closed, emptied, form, head, raw, small, write};
+use crate::bodies::{MIB, announced, checked, closed, emptied, form, head, uploads, write};
 use crate::harness::*;
 use crate::service::{Client, Service};
 
@@ -37,9 +37,8 @@ pub fn serve(pool: &PoolHandle<Mill>, config: &Config, bodies: &BlobConfig) -> S
                 .app_data(config.clone())
                 .app_data(bodies.clone())
                 .app_data(forms)
-                .route("/raw", web::post().to(raw))
+                .configure(uploads)
                 .route("/both", web::post().to(both))
-                .route("/small", web::post().to(small))
         };
         Ok(HttpServer::new(app).workers(1).disable_signals().listen_auto_h2c(listener)?.run())
     })
