@@ -147,14 +147,10 @@ fn respond(failure: &Failure, of_text: fn(StatusCode, &str) -> HttpResponse) -> 
 
 /// Returns the seconds after which another attempt is of use, for a random number between 0 and 1.
 fn retry_after(failure: &Failure, random: f64) -> Option<u64> {
-    match failure.kind() {
-        FailureKind::Overloaded
-        | FailureKind::Quarantined
-        | FailureKind::Stopped
-        | FailureKind::Setup
-        | FailureKind::NoServer
-        | FailureKind::Cleared => {}
-        _ => return None,
+    // Those calls may have had effects.
+    let has_begun = matches!(failure.kind(), FailureKind::Aborted | FailureKind::Cancelled);
+    if status(failure) != StatusCode::SERVICE_UNAVAILABLE || has_begun {
+        return None;
     }
     let wait = failure.retry_after().unwrap_or(UNKNOWN_WAIT);
     let seconds = (wait.as_secs_f64() * (1.0 + JITTER * random)).ceil();

@@ -9,6 +9,7 @@ pub(crate) const TAKEN: &[&str] = &[
     "abort",
     "addr",
     "blob",
+    "blob_up_to",
     "call",
     "call_batch",
     "call_within",
