@@ -133,7 +133,7 @@ fn a_pool_takes_files_as_long_as_its_limit_permits() {
         let mut application = application(&format!("file {}", 2 * MEBIBYTE));
         assert_eq!(application.says("small: "), "true");
         let large = application.says("large: ");
-        assert!(large.contains("of 2097152 bytes are in use"), "{large}");
+        assert!(large.contains("exceeds blob_memory, 2097152 bytes"), "{large}");
         assert_eq!(application.says("shared: "), (3 * MEBIBYTE).to_string());
         assert!(application.ends().success());
     });
@@ -147,7 +147,7 @@ fn a_channel_over_sockets_fits_into_a_file_of_three_pages() {
         match transport() {
             Transport::Socket => {
                 let small = application.says("small: ");
-                assert!(small.contains("of 12288 bytes are in use"), "{small}");
+                assert!(small.contains("exceeds blob_memory, 12288 bytes"), "{small}");
             }
             _ => assert!(application.says("refused: ").contains("RLIMIT_FSIZE")),
         }
