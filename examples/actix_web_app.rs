@@ -1,8 +1,10 @@
 //! A web service whose slow and risky work is done by worker processes, and which outlives them. docs/WEB.md explains it.
 //!
 //! ```sh
-//! cargo run --example actix_web_app                            # a bounded load, with a worker killed in it
-//! cargo run --example actix_web_app -- --serve 127.0.0.1:8080  # until Ctrl-C
+//! # A bounded load, with a worker killed in it.
+//! cargo run --features actix-web --example actix_web_app
+//! # Until Ctrl-C.
+//! cargo run --features actix-web --example actix_web_app -- --serve 127.0.0.1:8080
 //! curl -H 'content-type: application/json' -d '{"plaintext":"secret"}' http://127.0.0.1:8080/hash
 //! ```
 

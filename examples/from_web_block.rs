@@ -4,7 +4,7 @@
 //! of a worker fails one request. docs/MIGRATING.md shows the marked parts and explains what changes.
 //!
 //! ```sh
-//! cargo run --example from_web_block
+//! cargo run --features actix-web --example from_web_block
 //! ```
 
 #![forbid(unsafe_code)]
