@@ -201,7 +201,7 @@ impl<B> Future for Handled<Result<ServiceResponse<B>, Error>> {
     }
 }
 
-/// What is told of a request.
+/// What the log and the span say about a request.
 struct Record {
     method: String,
     route: String,

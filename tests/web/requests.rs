@@ -123,7 +123,7 @@ fn a_request_whose_client_is_gone_has_the_status_499_in_the_log() {
         keep_events();
         let (pool, yard) = (pool_of_one(), web::Data::new(Yard::new()));
         let (requests, logs) = with_logs();
-        // The bound call sees it, and the handler goes on to a response for nobody.
+        // The bound call sees it, and the handler goes on to a response that no client reads.
         let service = serve(&pool, &yard, requests.clone());
         let mut client = Client::connect(service.address).await;
         client.send("GET", "/task/1/spin", &[], b"").await;

@@ -41,7 +41,7 @@ fn handler(block: &Block, call: &Call) -> TokenStream {
     let Call { method, message, result, arguments, deprecated, .. } = call;
     let names = arguments.fields.iter().map(|argument| &argument.name);
     let pattern = if arguments.fields.is_empty() { quote!() } else { quote!({ #(#names),* }) };
-    // It is none of the user's names, and hides none of them.
+    // The user has no such name, so it hides nothing.
     let context =
         arguments.has_context.then(|| proc_macro2::Ident::new("ctx", proc_macro2::Span::mixed_site()));
     let parameter = context.as_ref().map_or(quote!(_), ToTokens::to_token_stream);
