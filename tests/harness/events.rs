@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
-use tracing::{Event, Level, Subscriber};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
@@ -53,6 +53,11 @@ pub fn events(target: &str) -> Vec<Seen> {
 struct Keeper;
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Keeper {
+    // What the frameworks say of each piece of a body would be kept for all later tests, some of which measure memory.
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        metadata.is_span() || metadata.target().starts_with("forkpool")
+    }
+
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, ctx: Context<'_, S>) {
         let mut fields = Fields::default();
         attributes.record(&mut fields);

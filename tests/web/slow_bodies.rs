@@ -70,11 +70,21 @@ async fn stalled(service: &Service, kind: &str, headers: &str) -> Client {
     client
 }
 
-/// What an upload of a client comes to that does not stand still.
-async fn stranger(service: &Service) -> u16 {
-    let mut client = announced(service, "/raw", ANNOUNCED).await;
-    write(&mut client, ANNOUNCED, || ()).await;
-    client.answer().await.status
+/// Waits until an upload of a client that does not stand still is done. On a busy machine one may take longer than it has.
+async fn another_arrives(service: &Service) {
+    bounded("an upload arrives", async {
+        loop {
+            let mut client = announced(service, "/raw", ANNOUNCED).await;
+            write(&mut client, ANNOUNCED, || ()).await;
+            // A server that has given up an upload may have closed before the client has read why.
+            match client.read_answer().await {
+                Ok(answer) if answer.status == 200 => break,
+                Ok(answer) => assert_eq!(answer.status, 408),
+                Err(_) => {}
+            }
+        }
+    })
+    .await;
 }
 
 /// H6, H3
@@ -103,7 +113,7 @@ fn an_upload_that_stands_still_is_408_and_its_memory_is_free() {
                     closed(client).await;
                 }
                 emptied(&pool).await;
-                assert_eq!(stranger(&service).await, 200, "{way}");
+                another_arrives(&service).await;
             }
             service.stop().await;
         }
@@ -134,7 +144,7 @@ fn an_upload_byte_by_byte_ends_at_the_deadline() {
             emptied(&pool).await;
             bounded("the server closes", dripping).await.expect("it ends");
         }
-        assert_eq!(stranger(&service).await, 200);
+        another_arrives(&service).await;
         service.stop().await;
     });
 }
