@@ -25,9 +25,6 @@ use crate::actors::transport::Arrived;
 use crate::actors::transport::blobs::Encoded;
 use crate::failure::{Failure, FailureKind};
 
-/// Calls after which the bytes that were written are published to the worker, although more may follow at once.
-const CALLS_PER_PUBLICATION: u32 = 16;
-
 /// A lane at work.
 pub(super) struct Driver {
     pub(super) scheduler: Arc<Scheduler>,
@@ -48,8 +45,6 @@ pub(super) struct Driver {
     /// The requests that were given up and whose calls are killed once they run.
     pub(super) doomed: BTreeSet<NonZeroUsize>,
     pub(super) limits: Limits,
-    /// Calls that were written since bytes were published last.
-    unpublished: u32,
     waker: Option<Waker>,
     /// Whether the task was woken since it was polled last.
     is_woken: bool,
@@ -78,7 +73,6 @@ impl Driver {
             failed: Vec::new(),
             doomed: BTreeSet::new(),
             limits: Limits::default(),
-            unpublished: 0,
             waker: None,
             is_woken: false,
             is_stopping: false,
@@ -193,13 +187,11 @@ impl Driver {
             return self.failed.push((call, unencodable(&problem)));
         }
         self.count_wait(at, now);
-        self.unpublished += 1;
         if was_free {
             self.show_running(at);
         }
-        if was_free || self.unpublished == CALLS_PER_PUBLICATION {
-            self.unpublished = 0;
-            self.workers[at].channel().into_iter().for_each(|channel| channel.write_now());
+        if let Some(channel) = self.workers[at].channel() {
+            if was_free { channel.write_now() } else { channel.write_soon() }
         }
     }
 

@@ -19,7 +19,7 @@ use actix::{Arbiter, ArbiterHandle};
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
-use super::{CALLS_PER_PUBLICATION, Host, PendingSession, Session};
+use super::{Host, PendingSession, Session};
 use crate::actors::calls::PendingCall;
 use crate::actors::calls::payload::Payload;
 use crate::actors::reply::LocalSlots;
@@ -366,10 +366,8 @@ impl Session {
     fn submit_directly(&mut self, call: PendingCall, payload: Payload<'_>, host: &mut dyn Host) {
         let was_idle = !self.machine.expects_reply();
         self.take_call(call, payload, host);
-        self.calls_since_poll += 1;
-        if was_idle || self.calls_since_poll >= CALLS_PER_PUBLICATION {
-            self.calls_since_poll = 0;
-            self.channel().into_iter().for_each(|channel| channel.write_now());
+        if let Some(channel) = self.channel() {
+            if was_idle { channel.write_now() } else { channel.write_soon() }
         }
     }
 

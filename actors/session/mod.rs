@@ -45,10 +45,6 @@ pub(crate) use unused::UnusedCheckout;
 /// Number of submitted calls after which the session looks at its channel, even if the mailbox is not empty.
 const CALLS_BETWEEN_EXCHANGES: u32 = 256;
 
-/// Number of directly submitted calls after which the written bytes are published to the worker, although more may follow
-/// at once.
-const CALLS_PER_PUBLICATION: u32 = 16;
-
 /// What a session needs from the actor or task that runs it.
 pub(crate) trait Host {
     /// Returns whether further calls can still be sent to the session.

@@ -27,6 +27,13 @@ use stream::Stream;
 /// Rounds of reading and writing after which one channel lets the other tasks of its thread run.
 const ROUNDS_BEFORE_YIELD: u32 = 64;
 
+/// Messages behind others after which they are published to a worker that is awake, although more may follow at once.
+const MESSAGES_PER_PUBLICATION: u32 = 16;
+
+/// The same for a worker that has to be woken for them, or a system call made: it takes the processor from this end if they
+/// share one, so it is to have more to do then.
+const MESSAGES_PER_WAKE: u32 = 64;
+
 /// Most reads of what a worker that has exited has left in its channel: a ring or a socket holds less than they take.
 /// What comes after them is from a process that the worker has forked, and has no end.
 pub(crate) const MAX_LAST_READS: u32 = 1024;
@@ -63,6 +70,8 @@ pub(crate) struct HostChannel {
 struct Buffers {
     incoming: Inbox,
     outgoing: Outbox,
+    /// Messages behind others that were written since bytes were published last.
+    unpublished: u32,
 }
 
 /// How bytes reach the worker.
@@ -235,6 +244,7 @@ impl HostChannel {
     /// Bytes that the worker wrote before it closed its end are read before [`Arrived::End`] is reported. `expects`
     /// tells whether the worker has calls to answer; the host may spin for a short time only then.
     pub(crate) fn poll_exchange(&mut self, cx: &mut Context<'_>, expects: bool) -> Poll<Arrived> {
+        self.buffers.unpublished = 0;
         match &mut self.io {
             HostIo::Rings(rings) => rings.poll_exchange(&mut self.buffers, cx, expects),
             HostIo::Stream(stream) => stream.poll_exchange(&mut self.buffers, cx),
@@ -270,8 +280,24 @@ impl HostChannel {
         }
     }
 
+    /// Publishes what was written, or leaves it for [`poll_exchange`](Self::poll_exchange), since more may follow at once:
+    /// called for each message that stands behind others.
+    pub(crate) fn write_soon(&mut self) {
+        self.buffers.unpublished += 1;
+        let is_due = match &self.io {
+            HostIo::Rings(rings) if !rings.worker_sleeps() => {
+                self.buffers.unpublished >= MESSAGES_PER_PUBLICATION
+            }
+            HostIo::Rings(_) | HostIo::Stream(_) => self.buffers.unpublished >= MESSAGES_PER_WAKE,
+        };
+        if is_due {
+            self.write_now();
+        }
+    }
+
     /// Writes what fits, and leaves the rest for [`poll_exchange`](Self::poll_exchange).
     pub(crate) fn write_now(&mut self) {
+        self.buffers.unpublished = 0;
         match &mut self.io {
             HostIo::Rings(rings) => rings.write_now(&mut self.buffers),
             HostIo::Stream(stream) => stream.write_now(&mut self.buffers),

@@ -259,6 +259,11 @@ impl Rings {
         }
     }
 
+    /// Returns whether the worker is seen to sleep until there are bytes.
+    pub(super) fn worker_sleeps(&self) -> bool {
+        self.ring.peer_sleeps()
+    }
+
     pub(super) fn write_now(&mut self, buffers: &mut Buffers) {
         if !buffers.outgoing.is_empty() {
             self.ring.record_processor();

@@ -187,6 +187,12 @@ impl Ring {
         self.side.take_wake_request(condition)
     }
 
+    /// Whether the peer is seen to sleep until there are bytes. It may have gone to sleep just now, or been woken.
+    #[cfg(any(feature = "actors", test))]
+    pub(crate) fn peer_sleeps(&self) -> bool {
+        self.side.sees_flag(WakeCondition::Bytes)
+    }
+
     /// Whether the peer sleeps until there is space; see [`Side::take_wake_request_for_space`].
     ///
     /// # Errors

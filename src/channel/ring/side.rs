@@ -199,7 +199,7 @@ impl<M: Words> Side<M> {
     }
 
     /// Whether the peer's flag is set for `condition`, as far as this side can see without a fence.
-    fn sees_flag(&self, condition: WakeCondition) -> bool {
+    pub(crate) fn sees_flag(&self, condition: WakeCondition) -> bool {
         self.memory.word(self.words.peer_wait_flag).load(Ordering::Relaxed) & condition as u32 != 0
     }
 
