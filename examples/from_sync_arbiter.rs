@@ -172,6 +172,117 @@ pub mod processes {
     }
 }
 
+/// After, with methods in place of messages.
+pub mod methods {
+    use std::error::Error;
+    use std::time::Duration;
+
+    use super::processes::DivideError;
+
+    // shown: methods
+    use forkpool::prelude::*;
+    use serde::{Deserialize, Serialize};
+
+    #[derive(Serialize, Deserialize, Worker)]
+    #[worker(config = Self)]
+    pub struct Divider {
+        pub largest: u32,
+    }
+
+    #[forkpool::methods]
+    impl Divider {
+        pub fn divide(&mut self, a: u32, b: u32) -> Result<u32, DivideError> {
+            if a > self.largest {
+                return Err(DivideError::TooLarge(a, self.largest));
+            }
+            Ok(a / b) // panics for b = 0
+        }
+    }
+
+    forkpool::boot!(Divider);
+    // end: methods
+
+    pub fn start(processes: usize, largest: u32) -> Result<PoolHandle<Divider>, StartError> {
+        Pool::<Divider>::builder(Divider { largest }).workers(processes..=processes).start()
+    }
+
+    pub async fn divide(pool: &PoolHandle<Divider>, a: u32, b: u32) -> Result<u32, Box<dyn Error>> {
+        // shown: method
+        let quotient = pool.divide(a, b).await?;
+        // end: method
+        Ok(quotient)
+    }
+
+    pub async fn divide_twice(pool: &PoolHandle<Divider>, a: u32, b: u32) -> Result<u32, Box<dyn Error>> {
+        let limit = Duration::from_secs(5);
+        // shown: message of a method
+        let once = pool.send_within(limit, divider::Divide::new(a, b)).await?;
+        let addressed: actix::Recipient<divider::Divide> = pool.addr().recipient();
+        let twice = addressed.send(divider::Divide::new(once, b)).await??;
+        // end: message of a method
+        Ok(twice)
+    }
+}
+
+/// On the way there or back: one message is a method, and another one is written by hand.
+pub mod both {
+    use super::processes::DivideError;
+
+    // shown: both
+    use actix::prelude::*;
+    use forkpool::prelude::*;
+    use serde::{Deserialize, Serialize};
+
+    #[derive(Message, Serialize, Deserialize)]
+    #[rtype(result = "Result<u32, DivideError>")]
+    pub struct Divide {
+        pub a: u32,
+        pub b: u32,
+    }
+
+    #[derive(Worker)]
+    pub struct Divider;
+
+    impl Handler<Divide> for Divider {
+        type Result = Result<u32, DivideError>;
+
+        fn handle(&mut self, Divide { a, b }: Divide, _: &mut WorkerContext<Self>) -> Self::Result {
+            Ok(a / b)
+        }
+    }
+
+    #[forkpool::methods(also(Divide))]
+    impl Divider {
+        pub fn remainder(&mut self, a: u32, b: u32) -> Result<u32, DivideError> {
+            Ok(a % b)
+        }
+    }
+
+    forkpool::boot!(Divider);
+    // end: both
+}
+
+/// A worker that keeps nothing between its calls.
+pub mod functions {
+    use super::processes::DivideError;
+
+    // shown: function
+    use forkpool::prelude::*;
+
+    #[forkpool::function]
+    pub fn divide(a: u32, b: u32) -> Result<u32, DivideError> {
+        Ok(a / b) // panics for b = 0
+    }
+
+    forkpool::functions!(pub Arithmetic { divide });
+    forkpool::boot!(Arithmetic);
+
+    pub async fn half(pool: &PoolHandle<Arithmetic>, of: u32) -> Result<u32, DivideError> {
+        pool.call(divide::with(of, 2)).await
+    }
+    // end: function
+}
+
 /// What both are sent, in this order.
 const CALLS: [(u32, u32); 3] = [(84, 2), (1, 0), (84, 2)];
 
@@ -199,6 +310,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("\n--- forkpool, for long calls");
     let pool = processes::start_for_long_calls(LARGEST)?;
     show(LARGEST, 5, processes::divide(&pool, LARGEST, 5).await);
+    pool.stop(Duration::from_secs(1)).await;
+
+    println!("\n--- forkpool, with methods");
+    let pool = methods::start(1, LARGEST)?;
+    for (a, b) in CALLS {
+        show(a, b, methods::divide(&pool, a, b).await);
+    }
     pool.stop(Duration::from_secs(1)).await;
     Ok(())
 }

@@ -43,17 +43,9 @@ mod blocking {
 /// After.
 mod pooled {
     // shown: worker
-    use actix::prelude::*;
     use actix_web::{post, web};
     use forkpool::prelude::*;
     use serde::{Deserialize, Serialize};
-
-    #[derive(Message, Serialize, Deserialize)]
-    #[rtype(result = "Result<bool, VerifyError>")]
-    pub struct Verify {
-        plaintext: String,
-        crypted: String,
-    }
 
     #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
     pub enum VerifyError {
@@ -63,30 +55,12 @@ mod pooled {
         Worker(#[from] Failure),
     }
 
-    pub struct Verifier;
-
-    impl Actor for Verifier {
-        type Context = WorkerContext<Self>;
+    #[forkpool::function]
+    pub fn matches(plaintext: &str, crypted: &str) -> Result<bool, VerifyError> {
+        bcrypt::verify(plaintext, crypted).map_err(|error| VerifyError::Bcrypt(error.to_string()))
     }
 
-    impl Worker for Verifier {
-        type Config = ();
-
-        fn setup((): (), _: &mut WorkerContext<Self>) -> Result<Self, SetupError> {
-            Ok(Verifier)
-        }
-    }
-
-    impl Handler<Verify> for Verifier {
-        type Result = Result<bool, VerifyError>;
-
-        fn handle(&mut self, message: Verify, _: &mut WorkerContext<Self>) -> Self::Result {
-            let checked = bcrypt::verify(message.plaintext, &message.crypted);
-            checked.map_err(|error| VerifyError::Bcrypt(error.to_string()))
-        }
-    }
-
-    forkpool::interface!(Verifier { Verify });
+    forkpool::functions!(pub Verifier { matches });
     forkpool::boot!(Verifier);
     // end: worker
 
@@ -94,7 +68,7 @@ mod pooled {
     #[post("/verify")]
     pub async fn verify(
         pool: forkpool::web::Pool<Verifier>,
-        body: web::Json<Verify>,
+        body: web::Json<matches::Matches>,
     ) -> Result<String, VerifyError> {
         let matches = pool.send(body.into_inner()).await?;
         Ok(matches.to_string())

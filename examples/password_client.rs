@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use forkpool::prelude::*;
 use lexopt::{Arg, ValueExt};
-use passwords::{Hash, HashError, Hasher, Verify};
+use passwords::{HashError, Hasher, HasherCalls};
 
 const USAGE: &str = "usage: password_client [--watch] [ADDRESS]";
 
@@ -68,13 +68,13 @@ async fn call(watch: bool, address: String) -> Result<(), Box<dyn Error>> {
 
 async fn hash_and_verify(pool: &PoolHandle<Hasher>) -> Result<(), Box<dyn Error>> {
     let checkout = pool.checkout().start();
-    let crypted = checkout.send(Hash { plaintext: "secret".into() }).await??;
+    let crypted = checkout.hash("secret").await?;
     println!("hash:   {crypted}");
     for guess in ["secret", "Secret"] {
-        let verify = Verify { crypted: crypted.clone(), plaintext: guess.into() };
-        println!("verify: {guess:?} is {}", if checkout.send(verify).await?? { "right" } else { "wrong" });
+        let is_right = checkout.verify(&crypted, guess).await?;
+        println!("verify: {guess:?} is {}", if is_right { "right" } else { "wrong" });
     }
-    match checkout.send(Hash { plaintext: String::new() }).await? {
+    match checkout.hash("").await {
         Err(HashError::Empty) => println!("error:  {}", HashError::Empty),
         other => return Err(format!("an empty password became {other:?}").into()),
     }
@@ -87,7 +87,7 @@ async fn watch_calls(pool: &PoolHandle<Hasher>) {
         let (mut served, mut failed) = (0_u32, None);
         let second = Instant::now();
         while second.elapsed() < Duration::from_secs(1) {
-            match pool.send(Hash { plaintext: "secret".into() }).await {
+            match pool.hash("secret").await {
                 Ok(_) => served += 1,
                 Err(error) => failed = Some(error.to_string()),
             }

@@ -14,31 +14,11 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actix::clock::sleep;
-use actix::prelude::*;
 use forkpool::prelude::*;
 use serde::{Deserialize, Serialize};
 
-#[derive(Message, Serialize, Deserialize)]
-#[rtype(result = "Result<String, HashError>")]
-struct Hash {
-    plaintext: String,
-}
-
-#[derive(Message, Serialize, Deserialize)]
-#[rtype(result = "Result<bool, HashError>")]
-struct Verify {
-    crypted: String,
-    plaintext: String,
-}
-
-/// The process id of the worker, so that it can be killed from outside.
-#[derive(Message, Serialize, Deserialize)]
-#[rtype(result = "Result<u32, HashError>")]
-struct WhoAreYou;
-
-#[derive(Message, Serialize, Deserialize)]
-#[rtype(result = "Result<(), HashError>")]
-enum Misbehave {
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Mischief {
     Panic,
     Exit,
     Hang,
@@ -61,64 +41,42 @@ impl From<bcrypt::BcryptError> for HashError {
     }
 }
 
+/// Its own configuration: each worker begins as a copy of what the pool is started with.
+#[derive(Serialize, Deserialize, Worker)]
+#[worker(config = Self)]
 struct Hasher {
     cost: u32,
 }
 
-impl Actor for Hasher {
-    type Context = WorkerContext<Self>;
-}
-
-impl Worker for Hasher {
-    type Config = u32;
-
-    fn setup(cost: u32, _: &mut WorkerContext<Self>) -> Result<Self, SetupError> {
-        Ok(Hasher { cost })
-    }
-}
-
-impl Handler<Hash> for Hasher {
-    type Result = Result<String, HashError>;
-
-    fn handle(&mut self, Hash { plaintext }: Hash, _: &mut WorkerContext<Self>) -> Self::Result {
+#[forkpool::methods]
+impl Hasher {
+    fn hash(&mut self, plaintext: &str) -> Result<String, HashError> {
         if plaintext.is_empty() {
             return Err(HashError::Empty);
         }
         Ok(bcrypt::hash(plaintext, self.cost)?)
     }
-}
 
-impl Handler<Verify> for Hasher {
-    type Result = Result<bool, HashError>;
-
-    fn handle(&mut self, msg: Verify, _: &mut WorkerContext<Self>) -> Self::Result {
-        Ok(bcrypt::verify(msg.plaintext, &msg.crypted)?)
+    fn verify(&mut self, crypted: &str, plaintext: &str) -> Result<bool, HashError> {
+        Ok(bcrypt::verify(plaintext, crypted)?)
     }
-}
 
-impl Handler<WhoAreYou> for Hasher {
-    type Result = Result<u32, HashError>;
-
-    fn handle(&mut self, WhoAreYou: WhoAreYou, _: &mut WorkerContext<Self>) -> Self::Result {
+    /// Returns the process id of the worker, so that it can be killed from outside.
+    fn pid(&mut self) -> Result<u32, HashError> {
         Ok(std::process::id())
     }
-}
 
-impl Handler<Misbehave> for Hasher {
-    type Result = Result<(), HashError>;
-
-    fn handle(&mut self, how: Misbehave, _: &mut WorkerContext<Self>) -> Self::Result {
+    fn misbehave(&mut self, how: Mischief) -> Result<(), HashError> {
         match how {
-            Misbehave::Panic => panic!("no more salt"),
-            Misbehave::Exit => std::process::exit(3),
-            Misbehave::Hang => loop {
+            Mischief::Panic => panic!("no more salt"),
+            Mischief::Exit => std::process::exit(3),
+            Mischief::Hang => loop {
                 std::hint::spin_loop();
             },
         }
     }
 }
 
-forkpool::interface!(Hasher { Hash, Verify, WhoAreYou, Misbehave });
 forkpool::boot!(Hasher);
 
 #[actix::main]
@@ -134,7 +92,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     };
 
     let cores = std::thread::available_parallelism()?.get();
-    let pool = Pool::<Hasher>::builder(10).workers(cores..=cores).start()?;
+    let pool = Pool::<Hasher>::builder(Hasher { cost: 10 }).workers(cores..=cores).start()?;
 
     hash_and_verify(&pool).await?;
     measure(&pool, cores).await?;
@@ -149,14 +107,14 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
 /// Two calls on one checkout: both run in the same worker, which nobody else gets in between.
 async fn hash_and_verify(pool: &PoolHandle<Hasher>) -> Result<(), Box<dyn Error>> {
     let checkout = pool.checkout().timeout(Duration::from_secs(5)).start();
-    let crypted = checkout.send(Hash { plaintext: "secret".into() }).await??;
+    let crypted = checkout.hash("secret").await?;
     println!("hash:   {crypted}");
     for guess in ["secret", "Secret"] {
-        let verify = Verify { crypted: crypted.clone(), plaintext: guess.into() };
-        println!("verify: {guess:?} is {}", if checkout.send(verify).await?? { "right" } else { "wrong" });
+        let is_right = checkout.verify(&crypted, guess).await?;
+        println!("verify: {guess:?} is {}", if is_right { "right" } else { "wrong" });
     }
     // The handler's own error, of the type it was returned with.
-    if let Err(error) = checkout.send(Hash { plaintext: String::new() }).await? {
+    if let Err(error) = checkout.hash("").await {
         println!("error:  {error}");
     }
     Ok(())
@@ -164,19 +122,19 @@ async fn hash_and_verify(pool: &PoolHandle<Hasher>) -> Result<(), Box<dyn Error>
 
 /// Twenty passwords one after the other, and all at once on whichever workers are free.
 async fn measure(pool: &PoolHandle<Hasher>, cores: usize) -> Result<(), Box<dyn Error>> {
-    let passwords = || (0..20).map(|number| Hash { plaintext: format!("password {number}") });
+    let passwords = || (0..20).map(|number| format!("password {number}"));
 
     let longest_pause = Rc::new(Cell::new(Duration::ZERO));
     let ticker = actix::spawn(tick(longest_pause.clone()));
 
     let started = Instant::now();
     for password in passwords() {
-        pool.send(password).await?;
+        pool.hash(&password).await?;
     }
     let one_by_one = 20.0 / started.elapsed().as_secs_f64();
 
     let started = Instant::now();
-    let requests: Vec<_> = passwords().map(|password| pool.send(password)).collect();
+    let requests: Vec<_> = passwords().map(|password| pool.hash(&password)).collect();
     for request in requests {
         request.await?;
     }
@@ -203,30 +161,30 @@ async fn tick(longest_pause: Rc<Cell<Duration>>) {
 /// Every way to lose a worker costs one call; the next one finds another worker.
 async fn chaos(pool: &PoolHandle<Hasher>) -> Result<(), Box<dyn Error>> {
     println!("\n--- a worker panics");
-    failed_with(FailureKind::Panic, pool.send(Misbehave::Panic).await)?;
+    failed_with(FailureKind::Panic, pool.misbehave(Mischief::Panic).await)?;
     still_hashes(pool).await?;
 
     println!("\n--- a worker exits");
-    failed_with(FailureKind::Died, pool.send(Misbehave::Exit).await)?;
+    failed_with(FailureKind::Died, pool.misbehave(Mischief::Exit).await)?;
     still_hashes(pool).await?;
 
     println!("\n--- a worker is killed from outside, with one more call queued on its checkout");
     let checkout = pool.checkout().start();
-    let pid = checkout.send(WhoAreYou).await??;
-    let running = checkout.send(Hash { plaintext: "secret".into() });
-    let queued = checkout.send(Hash { plaintext: "secret".into() });
+    let pid = checkout.pid().await?;
+    let running = checkout.hash("secret");
+    let queued = checkout.hash("secret");
     sleep(Duration::from_millis(10)).await;
     kill(pid)?;
-    failed_with(FailureKind::Died, running.await?)?;
-    failed_with(FailureKind::Cleared, queued.await?)?;
+    failed_with(FailureKind::Died, running.await)?;
+    failed_with(FailureKind::Cleared, queued.await)?;
     still_hashes(pool).await?;
 
     println!("\n--- a worker hangs");
     let checkout = pool.checkout().start();
-    let hanging = checkout.send(Within(Duration::from_millis(200), Misbehave::Hang));
+    let hanging = checkout.send(Within(Duration::from_millis(200), hasher::Misbehave::new(Mischief::Hang)));
     failed_with(FailureKind::Timeout, hanging.await?)?;
     println!("the same checkout once more:");
-    failed_with(FailureKind::Timeout, checkout.send(Hash { plaintext: "secret".into() }).await?)?;
+    failed_with(FailureKind::Timeout, checkout.hash("secret").await)?;
     still_hashes(pool).await?;
 
     let stats = pool.stats();
@@ -264,7 +222,7 @@ fn failed_with<T>(expected: FailureKind, answer: Result<T, HashError>) -> Result
 }
 
 async fn still_hashes(pool: &PoolHandle<Hasher>) -> Result<(), Box<dyn Error>> {
-    let crypted = pool.send(Hash { plaintext: "secret".into() }).await?;
+    let crypted = pool.hash("secret").await?;
     println!("the next call: {crypted}");
     Ok(())
 }

@@ -60,10 +60,10 @@ fn arguments() -> Result<(bool, Vec<String>), lexopt::Error> {
 }
 
 fn serve(take_over: bool, addresses: Vec<String>) -> Result<(), ServerError> {
-    let server = Server::<Hasher>::new(10)
+    let server = Server::<Hasher>::new(Hasher { cost: 10 })
         .name("passwords")
         .take_over(take_over)
-        // Whoever still hashes after a SIGTERM has so long to finish.
+        // Calls that run when SIGTERM arrives may take this long.
         .drain_timeout(Duration::from_secs(30));
     let server = addresses.into_iter().try_fold(server, |server, address| server.listen(address))?;
     server.run()

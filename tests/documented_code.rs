@@ -9,11 +9,13 @@
 use std::path::Path;
 use std::time::Duration;
 
+use forkpool::prelude::*;
+
 #[path = "../examples/from_sync_arbiter.rs"]
 #[allow(dead_code, reason = "only main calls some of it")]
 mod from_sync_arbiter;
 
-use from_sync_arbiter::{processes, threads};
+use from_sync_arbiter::{both, functions, methods, processes, threads};
 
 const MIGRATING: &str = "docs/MIGRATING.md";
 const PAGES: [&str; 5] = ["README.md", "docs/METHODS.md", MIGRATING, "docs/OBSERVABILITY.md", "docs/WEB.md"];
@@ -100,6 +102,31 @@ async fn a_panic_ends_a_thread_and_is_a_failure_of_its_call_in_a_pool() {
     assert_eq!(processes::explain(&pool, 84, 2).await, "42");
     assert_eq!(processes::explain(&pool, 1001, 2).await, "1001 is larger than 1000");
     pool.stop(Duration::ZERO).await;
+}
+
+#[actix::test]
+async fn messages_methods_and_functions_answer_alike() {
+    let by_messages = processes::start(1, 1000).expect("the pool starts");
+    let by_methods = methods::start(1, 1000).expect("the pool starts");
+    for (a, b) in [(84, 2), (1001, 2)] {
+        let before = processes::divide(&by_messages, a, b).await.map_err(|error| error.to_string());
+        let after = methods::divide(&by_methods, a, b).await.map_err(|error| error.to_string());
+        assert_eq!(before, after, "{a} / {b}");
+    }
+    assert_eq!(methods::divide_twice(&by_methods, 84, 2).await.expect("an answer"), 21);
+
+    let by_both = Pool::<both::Divider>::builder(()).workers(1..=1).start().expect("the pool starts");
+    assert_eq!(by_both.send(both::Divide { a: 85, b: 2 }).await.expect("an answer"), 42);
+    assert_eq!(both::DividerCalls::remainder(&by_both, 85, 2).await.expect("an answer"), 1);
+
+    let by_function =
+        Pool::<functions::Arithmetic>::builder(()).workers(1..=1).start().expect("the pool starts");
+    assert_eq!(functions::half(&by_function, 84).await.expect("an answer"), 42);
+
+    by_messages.stop(Duration::ZERO).await;
+    by_methods.stop(Duration::ZERO).await;
+    by_both.stop(Duration::ZERO).await;
+    by_function.stop(Duration::ZERO).await;
 }
 
 #[actix::test]

@@ -2,9 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// Crates that the programs under `tests/refused` use.
 const CRATES: [&str; 3] = ["forkpool", "actix", "serde"];
+
+const PROGRAMS: &str = "tests/refused";
+
+/// What the compiler says after its last error, of all errors together.
+const ENDS: [&str; 3] =
+    ["error: aborting due to", "For more information about this error", "Some errors have detailed"];
 
 #[test]
 fn a_message_outside_the_interface_does_not_compile_and_the_error_shows_the_mend() {
@@ -59,7 +66,7 @@ fn what_types_tell_of_methods_stands_at_their_own_lines() {
             "the result of a call is a `Result<T, E>`, and `String` is another type",
         ),
     ] {
-        let source = std::fs::read_to_string(source(program)).expect("the program is there");
+        let source = std::fs::read_to_string(root().join(source(program))).expect("the program is there");
         let lines = source.lines().enumerate();
         let (row, column) = lines
             .filter_map(|(row, line)| line.find(token).map(|column| (row + 1, column + 1)))
@@ -75,21 +82,51 @@ fn what_types_tell_of_methods_stands_at_their_own_lines() {
     }
 }
 
-fn source(program: &str) -> String {
-    format!("{}/tests/refused/{program}.rs", env!("CARGO_MANIFEST_DIR"))
+/// The programs of `tests/refused/macros` and all that the compiler says of each: what cannot be a call is refused at
+/// its own line. After a change of an error text `FORKPOOL_WRITE_REFUSALS=1 cargo test --test interface` writes the files.
+#[test]
+fn what_cannot_be_a_call_is_refused_at_its_own_line() {
+    let folder = std::fs::read_dir(root().join(PROGRAMS).join("macros")).expect("the programs are there");
+    let files = folder.map(|entry| entry.expect("the folder can be read").path());
+    let programs: Vec<PathBuf> = files.filter(|file| file.extension() == Some("rs".as_ref())).collect();
+    assert!(!programs.is_empty(), "there are no programs");
+    for program in programs {
+        let name = program.file_stem().expect("a file has a name").to_string_lossy();
+        let told = compile(&format!("macros/{name}")).expect_err(&format!("{name} is refused"));
+        // The compiler's last lines count the errors and name the explanations of their numbers.
+        let told = told.split("\n\n").filter(|part| !ENDS.iter().any(|end| part.starts_with(end)));
+        let told = told.collect::<Vec<_>>().join("\n\n").trim_end().to_owned() + "\n";
+        let file = program.with_extension("stderr");
+        if std::env::var_os("FORKPOOL_WRITE_REFUSALS").is_some() {
+            std::fs::write(&file, &told).expect("the file can be written");
+        }
+        let expected = std::fs::read_to_string(&file).expect("what the compiler says is there");
+        assert!(told == expected, "the compiler says of {name}:\n{told}\ninstead of:\n{expected}");
+    }
 }
 
-/// Compiles one program under `tests/refused` against the library under test; what the compiler says if it
-/// refuses.
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The source of a program, as the compiler names it too.
+fn source(program: &str) -> PathBuf {
+    Path::new(PROGRAMS).join(program).with_extension("rs")
+}
+
+/// Compiles one program under `tests/refused` against the library under test; what the compiler says if it refuses.
 fn compile(program: &str) -> Result<(), String> {
-    let source = source(program);
-    let out = std::env::temp_dir().join(format!("forkpool-{program}-{}.rmeta", std::process::id()));
+    static LIBRARIES: OnceLock<Vec<(&str, PathBuf)>> = OnceLock::new();
+    let out = format!("forkpool-{}-{}.rmeta", program.replace('/', "-"), std::process::id());
+    let out = std::env::temp_dir().join(out);
     let mut rustc = Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()));
     rustc
-        .args(["--edition", "2024", "--crate-type", "bin", "--emit", "metadata", "-o"])
+        .current_dir(root())
+        .args(["--edition", "2024", "--crate-type", "bin", "--emit", "metadata", "--diagnostic-width", "140"])
+        .arg("-o")
         .arg(&out)
-        .arg(&source);
-    for (name, file) in libraries() {
+        .arg(source(program));
+    for (name, file) in LIBRARIES.get_or_init(libraries) {
         let folder = file.parent().unwrap_or(Path::new("."));
         rustc.arg("-L").arg(format!("dependency={}", folder.display()));
         rustc.arg("--extern").arg(format!("{name}={}", file.display()));
@@ -100,15 +137,27 @@ fn compile(program: &str) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
-/// The libraries that this test was linked with: building it again finds them fresh and names them.
+/// The libraries that this test was linked with: building it again finds them fresh and names them. With other features
+/// it would build them anew, so `FORKPOOL_TEST_FEATURES` has those of the command that runs the test.
 fn libraries() -> Vec<(&'static str, PathBuf)> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()));
     cargo.args(["test", "--no-run", "--offline", "--test", "interface", "--message-format", "json"]);
+    if let Some(features) = std::env::var_os("FORKPOOL_TEST_FEATURES") {
+        cargo.arg("--features").arg(features);
+    }
+    // A build script that reads what cargo says of a package to this test as well would run again, and all that depends
+    // on it would be built anew: here, and once more by the next command.
+    let of_this = ["CARGO_PKG_", "CARGO_MANIFEST_"];
+    for (name, _) in std::env::vars_os() {
+        if of_this.iter().any(|start| name.as_encoded_bytes().starts_with(start.as_bytes())) {
+            cargo.env_remove(name);
+        }
+    }
     let this = std::env::current_exe().expect("this program's path");
     if this.components().any(|part| part.as_os_str() == "release") {
         cargo.arg("--release");
     }
-    let output = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs");
+    let output = cargo.current_dir(root()).output().expect("cargo runs");
     let listed = String::from_utf8_lossy(&output.stdout);
     let artifacts: Vec<serde_json::Value> =
         listed.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();

@@ -12,27 +12,7 @@ use proc_macro::TokenStream;
 /// Makes the methods of a worker callable: for each method of this `impl` block a message, its handler, and a method of
 /// the client's trait; and the worker's `interface!`.
 ///
-/// ```
-/// use forkpool::prelude::*;
-///
-/// #[derive(Worker)]
-/// struct Greeter;
-///
-/// #[forkpool::methods]
-/// impl Greeter {
-///     /// Greets by name.
-///     fn greet(&mut self, name: &str) -> Result<String, Failure> {
-///         Ok(format!("hello {name}"))
-///     }
-/// }
-///
-/// forkpool::boot!(Greeter);
-///
-/// async fn greeting(pool: &PoolHandle<Greeter>) -> Result<String, Failure> {
-///     pool.greet("Ada").await
-/// }
-/// # fn main() {}
-/// ```
+#[doc = include_str!("examples/methods.md")]
 ///
 /// Each method of the block is a call. It takes `&mut self` or `&self`, and returns a `Result<T, E>` with
 /// `E: From<Failure>`. Functions that are no calls belong to another `impl` block.
@@ -64,28 +44,7 @@ pub fn methods(options: TokenStream, block: TokenStream) -> TokenStream {
 
 /// Makes a function callable: a worker that [`functions!`](macro@functions) makes runs it in its own process.
 ///
-/// ```
-/// use forkpool::prelude::*;
-///
-/// /// Adds numbers.
-/// #[forkpool::function]
-/// fn add(a: u32, b: u32) -> Result<u32, Failure> {
-///     a.checked_add(b).ok_or_else(|| Failure::task("too large"))
-/// }
-///
-/// #[forkpool::function]
-/// fn length(text: &str) -> Result<usize, Failure> {
-///     Ok(text.len())
-/// }
-///
-/// forkpool::functions!(Arithmetic { add, length });
-/// forkpool::boot!(Arithmetic);
-///
-/// async fn sum(pool: &PoolHandle<Arithmetic>) -> Result<u32, Failure> {
-///     pool.call(add::with(1, 2)).await
-/// }
-/// # fn main() {}
-/// ```
+#[doc = include_str!("examples/function.md")]
 ///
 /// The function stays as it is. Beside it is a module of its name and its visibility, with the message of a call,
 /// `add::Add`, and `add::with`, which takes what the function takes. Arguments and results are those of
@@ -111,30 +70,7 @@ pub fn functions(list: TokenStream) -> TokenStream {
 
 /// Implements `Actor` and `Worker` for a struct whose set-up needs no code.
 ///
-/// ```
-/// # use forkpool::prelude::*;
-/// # use serde::{Deserialize, Serialize};
-/// #[derive(Worker)] // a Pool::<Greeter>::builder(())
-/// struct Greeter;
-/// # #[forkpool::methods]
-/// # impl Greeter { fn greet(&self) -> Result<(), Failure> { Ok(()) } }
-///
-/// #[derive(Default, Worker)] // as well: each worker begins with Counter::default()
-/// struct Counter {
-///     sum: u64,
-/// }
-/// # #[forkpool::methods]
-/// # impl Counter { fn count(&mut self) -> Result<u64, Failure> { self.sum += 1; Ok(self.sum) } }
-///
-/// #[derive(Serialize, Deserialize, Worker)] // a Pool::<Hasher>::builder(Hasher { rounds: 1000 })
-/// #[worker(config = Self)]
-/// struct Hasher {
-///     rounds: u32,
-/// }
-/// # #[forkpool::methods]
-/// # impl Hasher { fn rounds(&self) -> Result<u32, Failure> { Ok(self.rounds) } }
-/// # fn main() {}
-/// ```
+#[doc = include_str!("examples/worker.md")]
 ///
 /// Without an option the configuration is `()`, and a worker is the value of a struct without fields, or the struct's
 /// `Default`. With `#[worker(config = T)]` the configuration is a `T`, of which `TryFrom<T>` makes the worker; so

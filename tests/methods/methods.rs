@@ -1,4 +1,5 @@
-//! Workers whose calls are methods: what the macros expand to, what they refuse, and what such workers do.
+//! Workers whose calls are methods: what the macros expand to, and what such workers do. What they refuse is in
+//! `tests/interface.rs`.
 
 #[path = "../../actors/macros/expansion/mod.rs"]
 #[allow(dead_code, reason = "the tests expand some of what the macros do")]
@@ -8,5 +9,4 @@ mod documented;
 mod expanded;
 mod functions;
 mod names;
-mod refused;
 mod workers;
