@@ -28,6 +28,15 @@ use crate::failure::{Failure, FailureKind};
 /// Calls after which the bytes that were written are published to the worker, although more may follow at once.
 const CALLS_PER_PUBLICATION: u32 = 16;
 
+/// What a call has when the lane takes it.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    /// The number that it was given when it was sent on another thread, while the pool was open.
+    pub(super) ticket: Option<u64>,
+    /// Whether it has a place in the queue.
+    pub(super) is_permitted: bool,
+}
+
 /// A lane at work.
 pub(super) struct Driver {
     pub(super) scheduler: Arc<Scheduler>,
@@ -106,16 +115,10 @@ impl Driver {
         self.asked.insert(at, waiter);
     }
 
-    /// Takes a call. `ticket`: it was given this number when it was sent on another thread, while the pool was open.
-    pub(super) fn submit(
-        &mut self,
-        mut call: PendingCall,
-        payload: Payload<'_>,
-        ticket: Option<u64>,
-        now: Instant,
-    ) {
-        match self.check(&mut call, payload, ticket.is_some()) {
-            Ok(payload) => self.write_or_queue(call, payload, ticket, now),
+    /// Takes a call.
+    pub(super) fn submit(&mut self, mut call: PendingCall, payload: Payload<'_>, entry: Entry, now: Instant) {
+        match self.check(&mut call, payload, entry.ticket.is_some()) {
+            Ok(payload) => self.write_or_queue(call, payload, entry, now),
             Err(failure) => self.failed.push((call, failure)),
         }
         self.show_added();
@@ -144,7 +147,7 @@ impl Driver {
         check_quarantine(&self.scheduler, call, payload)
     }
 
-    fn write_or_queue(&mut self, call: PendingCall, payload: Payload<'_>, ticket: Option<u64>, now: Instant) {
+    fn write_or_queue(&mut self, call: PendingCall, payload: Payload<'_>, entry: Entry, now: Instant) {
         let limit = call.limit;
         let single = Single::new(call, limit, now);
         self.limits.add(&self.scheduler, &single);
@@ -156,7 +159,8 @@ impl Driver {
         let is_free = place.is_some_and(|at| self.state.held[at].written.is_empty());
         // Some calls that count as waiting have their worker, which the lane has not taken yet.
         let granted = || self.asked.iter().filter(|waiter| waiter.has_notice()).count();
-        if !is_free && let Err(overloaded) = self.scheduler.admit_call(self.bulkhead_id(), granted) {
+        let is_admitted = is_free || entry.is_permitted;
+        if !is_admitted && let Err(overloaded) = self.scheduler.admit_call(self.bulkhead_id(), granted) {
             return self.failed.push((single.call, overloaded));
         }
         if let Some(at) = place {
@@ -165,7 +169,7 @@ impl Driver {
         let baggage = single.call.origin.baggage().len();
         match payload.into_encoded(&self.scheduler, baggage) {
             Ok(message) => {
-                let ticket = ticket.unwrap_or_else(|| self.scheduler.next_ticket());
+                let ticket = entry.ticket.unwrap_or_else(|| self.scheduler.next_ticket());
                 let joined = self.scheduler.exclusive_joined();
                 let starts_run = std::mem::replace(&mut self.exclusive_seen, joined) != joined;
                 self.state.queued.insert(Queued { single, message, ticket, starts_run });

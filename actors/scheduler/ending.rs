@@ -6,6 +6,7 @@ use std::task::Waker;
 use super::Scheduler;
 use super::waiter;
 use crate::actors::api::snapshot::EndReason;
+use crate::user_code::wake_each;
 
 impl Scheduler {
     /// Closes the pool after its last handle was dropped: waiting and held checkouts are still served, new ones are
@@ -22,7 +23,7 @@ impl Scheduler {
             let holders = registry.holders();
             holders.filter_map(|waiter| waiter.notify(|notice| notice.closing = true)).collect::<Vec<_>>()
         });
-        wake.into_iter().for_each(Waker::wake);
+        wake_each(wake);
         self.wake_lanes();
     }
 
@@ -35,7 +36,7 @@ impl Scheduler {
         let registry = self.registry.lock();
         let wake: Vec<Waker> = registry.holders().filter_map(|waiter| waiter.notify(write)).collect();
         drop(registry);
-        wake.into_iter().for_each(Waker::wake);
+        wake_each(wake);
     }
 
     /// Ends the pool at once, because its supervisor is gone: nothing would carry out a command any more.

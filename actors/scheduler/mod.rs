@@ -16,6 +16,8 @@ pub(crate) mod interventions;
 pub(crate) mod lanes;
 pub(crate) mod lease;
 mod line;
+#[cfg_attr(not(feature = "tower"), allow(dead_code, reason = "only services take permits"))]
+pub(crate) mod permits;
 pub(crate) mod quarantine;
 pub(crate) mod queue;
 pub(crate) mod registry;
@@ -50,12 +52,14 @@ use crate::actors::threads::CallArbiter;
 use crate::actors::transport::blobs::{BlobMemory, Encoded};
 use crate::config::Options;
 use crate::failure::{Failure, FailureKind};
+use crate::user_code::wake_each;
 use crate::wire::frame::{self, Limits};
 use bulkheads::Bulkhead;
 use command::{Command, RetiringWorker};
 use holding::Tenant;
 use lanes::LaneBoard;
 use lease::Lease;
+use permits::PermitQueue;
 use quarantine::Quarantine;
 pub(crate) use registry::WaitOutcome;
 use registry::{Effects, QueuedWaiter, Registry, WorkerResources};
@@ -118,6 +122,7 @@ impl Scheduler {
             outage: None,
             tick_at: None,
             has_lost_worker: false,
+            permits: PermitQueue::default(),
         };
         let quarantine =
             options.max_kills.map(|kills| Mutex::new(Quarantine::new(kills, options.kill_window)));
@@ -209,7 +214,7 @@ impl Scheduler {
         let waiter = Waiter::new(request.id, tenant);
         self.update(|registry, now| {
             if self.options.max_waiting.is_some() {
-                registry.state.waiting_calls = self.lanes.waiting_calls();
+                registry.state.waiting_calls = self.waiting_calls(registry);
             }
             // No task knows this waiter yet, so there is no waker.
             let _no_waker = match acquire(&mut registry.state, request, now) {
@@ -372,11 +377,12 @@ impl Scheduler {
             registry.resolve_if_ready();
         }
         self.lanes.show(&registry);
+        effects.wake.extend(self.grant_permits(&mut registry));
         effects.drained = registry.state.is_drained();
         effects.has_lost_worker = std::mem::take(&mut registry.has_lost_worker);
         let wake = self.send_commands(effects);
         drop(registry);
-        wake.into_iter().for_each(Waker::wake);
+        wake_each(wake);
         result
     }
 
