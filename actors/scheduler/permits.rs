@@ -202,3 +202,89 @@ impl Scheduler {
         self.lanes.waiting_calls().and(&registry.permits.held)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use proptest::prelude::*;
+
+    /// What happens to a queue of permits; a place is the index of one that joined, among those that are left.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Join(Option<BulkheadId>),
+        Leave(usize),
+        Renew(usize),
+        /// So many may wait altogether, and so many of each of two bulkheads.
+        Bound(usize, [usize; 2]),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let bulkhead = prop::option::of((0_usize..2).prop_map(BulkheadId));
+        let step = prop_oneof![
+            4 => bulkhead.prop_map(Step::Join),
+            2 => any::<usize>().prop_map(Step::Leave),
+            1 => any::<usize>().prop_map(Step::Renew),
+            1 => (0_usize..6, [0_usize..4, 0_usize..4]).prop_map(|(all, each)| Step::Bound(all, each)),
+        ];
+        prop::collection::vec(step, 1..80)
+    }
+
+    /// One that joined and has not left, in a model that is a list.
+    struct One {
+        bulkhead: Option<BulkheadId>,
+        number: u64,
+        is_granted: bool,
+    }
+
+    fn has_room((all, each): (usize, [usize; 2]), held: &WaitingCalls, bulkhead: Option<BulkheadId>) -> bool {
+        let of_bulkhead = bulkhead.map(|at| (*held.clone().of(bulkhead), each[at.0]));
+        held.sum() < all && of_bulkhead.is_none_or(|(held, most)| held < most)
+    }
+
+    /// Grants the first that may have a permit, as often as there is one.
+    fn grant_in_order(model: &mut [One], bound: (usize, [usize; 2])) {
+        loop {
+            let mut held = WaitingCalls::default();
+            model.iter().filter(|one| one.is_granted).for_each(|one| *held.of(one.bulkhead) += 1);
+            let waiting = model.iter_mut().filter(|one| !one.is_granted);
+            let Some(next) = waiting.into_iter().find(|one| has_room(bound, &held, one.bulkhead)) else {
+                return;
+            };
+            next.is_granted = true;
+        }
+    }
+
+    proptest! {
+        /// V2: permits go to the first that may have one, and are never more than there is room for.
+        #[test]
+        fn permits_are_granted_as_in_a_list(steps in steps()) {
+            let (mut queue, mut model, mut bound) = (PermitQueue::default(), Vec::<One>::new(), (2, [1, 1]));
+            for step in steps {
+                match step {
+                    Step::Join(bulkhead) => {
+                        let number = queue.join(bulkhead);
+                        model.push(One { bulkhead, number, is_granted: false });
+                    }
+                    Step::Leave(at) if !model.is_empty() => {
+                        let one = model.remove(at % model.len());
+                        queue.leave(one.bulkhead, one.number);
+                    }
+                    Step::Renew(at) if !model.is_empty() => {
+                        let one = &model[at % model.len()];
+                        let renewed = queue.renew(one.bulkhead, one.number, Waker::noop().clone());
+                        prop_assert_eq!(renewed.is_err(), one.is_granted);
+                    }
+                    Step::Leave(_) | Step::Renew(_) => {}
+                    Step::Bound(all, each) => bound = (all, each),
+                }
+                queue.grant(|held, bulkhead| has_room(bound, held, bulkhead));
+                grant_in_order(&mut model, bound);
+                let waits = |one: &One| queue.lines.get(&one.bulkhead).is_some_and(|line| line.contains_key(&one.number));
+                prop_assert!(model.iter().all(|one| waits(one) != one.is_granted));
+                prop_assert_eq!(queue.held.sum(), model.iter().filter(|one| one.is_granted).count());
+                prop_assert_eq!(queue.waiting, model.len() - queue.held.sum());
+            }
+        }
+    }
+}
