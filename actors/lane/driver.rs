@@ -157,10 +157,10 @@ impl Driver {
             false => self.state.place_for_new(self.others_waiting(), now),
         };
         let is_free = place.is_some_and(|at| self.state.held[at].written.is_empty());
-        // Some calls that count as waiting have their worker, which the lane has not taken yet.
-        let granted = || self.asked.iter().filter(|waiter| waiter.has_notice()).count();
-        let is_admitted = is_free || entry.is_permitted;
-        if !is_admitted && let Err(overloaded) = self.scheduler.admit_call(self.bulkhead_id(), granted) {
+        if !is_free
+            && !entry.is_permitted
+            && let Err(overloaded) = self.admit()
+        {
             return self.failed.push((single.call, overloaded));
         }
         if let Some(at) = place {
@@ -180,6 +180,19 @@ impl Driver {
                 self.failed.push((single.call, unencodable(&problem)));
             }
         }
+    }
+
+    /// Refuses one more call if as many wait already as may.
+    ///
+    /// # Errors
+    ///
+    /// `Overloaded`; the call is not to be queued.
+    fn admit(&self) -> Result<(), Failure> {
+        // Some calls that count as waiting have their worker, which the lane has not taken yet.
+        let granted = || self.asked.iter().filter(|waiter| waiter.has_notice()).count();
+        let admitted = self.scheduler.admit_call(self.bulkhead_id(), granted);
+        // One more has its worker if it asked for one on another thread, before the lane had it.
+        admitted.or_else(|refused| if granted() > self.state.waiting() { Ok(()) } else { Err(refused) })
     }
 
     fn others_waiting(&self) -> OthersWaiting {
