@@ -3,6 +3,8 @@
 mod answers;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod lanes;
+mod layers;
 mod readiness;
 #[path = "../web/yard.rs"]
 #[allow(dead_code, reason = "not every test has handlers that tell something")]
