@@ -140,6 +140,7 @@ mod tests {
 
         // The worker and the queue have each a call that may not begin.
         pool.pause();
+        until(|| pool.stats().idle == 1).await;
         let waiting = [8, 9].map(|number| tokio::spawn(get(server, number)));
         until(|| pool.stats().waiting == 2).await;
         assert_eq!(get(server, 10).await.0, 503);
