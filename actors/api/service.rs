@@ -26,11 +26,10 @@ use crate::failure::Failure;
 ///
 /// `poll_ready` takes a permit: one of the places in the pool's queue that
 /// [`max_waiting`](crate::PoolBuilder::max_waiting) bounds, or the place of a call that would not have to wait. It is
-/// pending while there is none, and is woken as soon as there is one, those first that have waited longest. `call` uses
-/// the permit up, so its call is never answered [`Overloaded`](crate::FailureKind::Overloaded) because too many wait.
-/// Dropping the service gives the permit back, and a clone has none. A permit counts as a call that waits: callers
-/// without one are refused the earlier, so keep none without a call to come. A `call` without a permit is a
-/// [`send`](PoolHandle::send).
+/// pending until there is one, and is woken then, those first that have waited longest. `call` uses the permit up, so
+/// its call is never answered [`Overloaded`](crate::FailureKind::Overloaded) because too many wait. Dropping the service
+/// gives the permit back, and a clone has none. A permit counts as a call that waits: callers without one are refused the
+/// earlier, so keep none without a call to come. A `call` without a permit is a [`send`](PoolHandle::send).
 ///
 /// # Errors
 ///

@@ -51,7 +51,7 @@ impl actix::Handler<Factor> for Factors {
 fn factors(mut number: u64) -> Vec<u64> {
     let (mut found, mut candidate) = (Vec::new(), 2);
     while candidate <= number / candidate {
-        if number % candidate == 0 {
+        if number.is_multiple_of(candidate) {
             found.push(candidate);
             number /= candidate;
         } else {

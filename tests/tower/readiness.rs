@@ -94,6 +94,24 @@ fn a_permit_counts_against_the_bound_until_its_call_does() {
     });
 }
 
+/// V1: a clone has no permit, so its call is a `send`, which a full pool refuses.
+#[test]
+fn a_call_without_a_permit_is_a_send() {
+    run(async {
+        let (pool, yard) = (narrow(), Yard::new());
+        let calls = fill(&pool, &yard).await;
+        let mut unready = service(&pool);
+        let refused = answer(unready.call(yard.task(3, "answer"))).await.expect_err("the queue is full");
+        assert_eq!(refused.kind(), FailureKind::Overloaded);
+        yard.open();
+        for call in calls {
+            answer(call).await.expect("an answer");
+        }
+        answer(unready.call(yard.task(4, "answer"))).await.expect("there is room");
+        assert_eq!(yard.numbers(), [1, 2, 4]);
+    });
+}
+
 /// V2
 #[test]
 fn a_permit_that_is_dropped_goes_to_the_one_that_has_waited_longest() {
