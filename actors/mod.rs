@@ -46,6 +46,9 @@ pub use api::recycling::{Recycle, Recycling};
 pub use api::request::PoolRequest;
 pub use api::server_builder::Server;
 pub use api::server_stats::ServerStats;
+#[cfg(feature = "tower")]
+#[cfg_attr(docsrs, doc(cfg(feature = "tower")))]
+pub use api::service::PoolService;
 pub use api::snapshot::{Histogram, Holder, Snapshot, Stats};
 pub use api::stop_report::{LeftProcess, StopReport};
 pub use context::actor_context::{Here, ProxyContext, here};

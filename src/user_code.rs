@@ -7,6 +7,8 @@
 use std::any::Any;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+#[cfg(feature = "actors")]
+use std::task::Waker;
 
 /// Runs code of the user's; returns `None` if it panicked.
 pub(crate) fn caught<T>(code: impl FnOnce() -> T) -> Option<T> {
@@ -34,6 +36,14 @@ pub(crate) fn drop_caught<T>(value: T) {
 #[cfg(feature = "actors")]
 pub(crate) fn drop_each<T>(values: impl IntoIterator<Item = T>) {
     values.into_iter().for_each(drop_caught);
+}
+
+/// Wakes tasks, some of which may be the user's.
+#[cfg(feature = "actors")]
+pub(crate) fn wake_each(wakers: impl IntoIterator<Item = Waker>) {
+    wakers.into_iter().for_each(|waker| {
+        caught(|| waker.wake());
+    });
 }
 
 /// Values of the user's that are dropped one after the other.

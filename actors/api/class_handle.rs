@@ -87,6 +87,11 @@ impl<W: Worker> ClassHandle<W> {
         &self.pool
     }
 
+    #[cfg(feature = "tower")]
+    pub(super) fn bulkhead(&self) -> &Arc<Bulkhead> {
+        &self.bulkhead
+    }
+
     pub(crate) fn route(&self) -> Route<'_> {
         Route { scheduler: self.pool.scheduler(), bulkhead: Some(&self.bulkhead) }
     }

@@ -16,6 +16,8 @@ pub(crate) mod request;
 pub(crate) mod sending;
 pub(crate) mod server_builder;
 pub(crate) mod server_stats;
+#[cfg(feature = "tower")]
+pub(crate) mod service;
 pub(crate) mod snapshot;
 pub(crate) mod stop_report;
 mod unattended;

@@ -68,7 +68,8 @@ impl<W: Worker> PoolBuilder<W> {
 
     /// Sets how many checkouts may wait while every worker is in use, at least 1. The first call of one more is answered
     /// [`Overloaded`](crate::FailureKind::Overloaded). Checkouts for which a worker is being started do not count;
-    /// those that wait at a [bulkhead](Self::most_for) do. Default: `None`, no limit.
+    /// those that wait at a [bulkhead](Self::most_for) do, and so do the permits of services of tower. Default: `None`, no
+    /// limit.
     pub fn max_waiting(mut self, count: impl Into<Option<usize>>) -> Self {
         self.options.max_waiting = count.into();
         self

@@ -17,6 +17,7 @@ use crate::actors::lane::Lane;
 use crate::actors::reply::{OwnPolicy, ReplySlot, next_request_number};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::bulkheads::Bulkhead;
+use crate::actors::scheduler::permits::Permit;
 use crate::actors::session::dispatch::{BatchRelay, LimitedMessage, Relay, call};
 use crate::actors::worker_api::interface::Accepts;
 use crate::failure::Failure;
@@ -38,8 +39,25 @@ impl Route<'_> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
+        self.send_with::<W, M, T, E>(message, limit, None)
+    }
+
+    /// Does the same with a place in the queue, if there is one: the call is not refused then because too many wait.
+    #[track_caller]
+    pub(crate) fn send_with<W, M, T, E>(
+        self,
+        message: M,
+        limit: Option<Duration>,
+        permit: Option<Permit>,
+    ) -> PoolRequest<Result<T, E>>
+    where
+        W: Accepts<M>,
+        M: Message<Result = Result<T, E>> + Serialize,
+        T: DeserializeOwned + Send + 'static,
+        E: DeserializeOwned + From<Failure> + Send + 'static,
+    {
         let ((caller, answer), number) = (oneshot::channel(), next_request_number());
-        self.run::<W, M, T, E>(message, limit, Some((caller, number)));
+        self.run::<W, M, T, E>(message, limit, Some((caller, number)), permit);
         PoolRequest::single(answer, number, self.scheduler.clone())
     }
 
@@ -70,7 +88,7 @@ impl Route<'_> {
         T: DeserializeOwned + Send + 'static,
         E: DeserializeOwned + From<Failure> + Send + 'static,
     {
-        self.run::<W, M, T, E>(message, self.scheduler.options.timeout, None);
+        self.run::<W, M, T, E>(message, self.scheduler.options.timeout, None, None);
     }
 
     #[track_caller]
@@ -94,6 +112,7 @@ impl Route<'_> {
         message: M,
         limit: Option<Duration>,
         caller: Option<(oneshot::Sender<Result<T, E>>, NonZeroUsize)>,
+        permit: Option<Permit>,
     ) where
         W: Accepts<M>,
         M: Message<Result = Result<T, E>> + Serialize,
@@ -105,13 +124,13 @@ impl Route<'_> {
             Some(lane) => {
                 let (caller, number) = caller.unzip();
                 let call = call::<W, M>(ReplySlot::answering(caller, number), limit, origin);
-                lane.submit(call, Payload::Value(&LimitedMessage(&message, &Ok(limit))));
+                lane.submit(call, Payload::Value(&LimitedMessage(&message, &Ok(limit))), permit);
                 drop_caught(message);
             }
             None => {
                 let relay = Relay::<W, M>::new(scheduler, &message, Ok(limit), origin);
                 drop_caught(message);
-                relay.run(&scheduler.arbiter_here(), bulkhead.cloned(), caller);
+                relay.run(&scheduler.arbiter_here(), bulkhead.cloned(), caller, permit);
             }
         }
     }

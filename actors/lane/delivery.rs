@@ -31,7 +31,7 @@ impl Driver {
     pub(super) fn show_waiting(&self) {
         let waiting = self.state.waiting();
         let first = if waiting == 0 { None } else { self.state.waits_since() };
-        self.signals.show_waiting(waiting, first, self.scheduler.started);
+        self.show(waiting, first);
     }
 
     /// Does the same after a call was added, which is the first of those that wait only if it is the only one.
@@ -39,7 +39,13 @@ impl Driver {
         let waiting = self.state.waiting();
         let is_first = waiting > 0 && !self.signals.has_waiting();
         let first = if is_first { self.state.waits_since() } else { None };
-        self.signals.show_waiting(waiting, first, self.scheduler.started);
+        self.show(waiting, first);
+    }
+
+    pub(super) fn show(&self, waiting: usize, first: Option<Instant>) {
+        if self.signals.show_waiting(waiting, first, self.scheduler.started) {
+            self.scheduler.grant_permits_if_awaited();
+        }
     }
 
     /// Delivers a reply; returns `false` if the worker is lost with it.

@@ -25,6 +25,15 @@ use crate::actors::transport::Arrived;
 use crate::actors::transport::blobs::Encoded;
 use crate::failure::{Failure, FailureKind};
 
+/// What a call has when the lane takes it.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    /// The number that it was given when it was sent on another thread, while the pool was open.
+    pub(super) ticket: Option<u64>,
+    /// Whether it has a place in the queue.
+    pub(super) is_permitted: bool,
+}
+
 /// A lane at work.
 pub(super) struct Driver {
     pub(super) scheduler: Arc<Scheduler>,
@@ -100,16 +109,10 @@ impl Driver {
         self.asked.insert(at, waiter);
     }
 
-    /// Takes a call. `ticket`: it was given this number when it was sent on another thread, while the pool was open.
-    pub(super) fn submit(
-        &mut self,
-        mut call: PendingCall,
-        payload: Payload<'_>,
-        ticket: Option<u64>,
-        now: Instant,
-    ) {
-        match self.check(&mut call, payload, ticket.is_some()) {
-            Ok(payload) => self.write_or_queue(call, payload, ticket, now),
+    /// Takes a call.
+    pub(super) fn submit(&mut self, mut call: PendingCall, payload: Payload<'_>, entry: Entry, now: Instant) {
+        match self.check(&mut call, payload, entry.ticket.is_some()) {
+            Ok(payload) => self.write_or_queue(call, payload, entry, now),
             Err(failure) => self.failed.push((call, failure)),
         }
         self.show_added();
@@ -138,7 +141,7 @@ impl Driver {
         check_quarantine(&self.scheduler, call, payload)
     }
 
-    fn write_or_queue(&mut self, call: PendingCall, payload: Payload<'_>, ticket: Option<u64>, now: Instant) {
+    fn write_or_queue(&mut self, call: PendingCall, payload: Payload<'_>, entry: Entry, now: Instant) {
         let limit = call.limit;
         let single = Single::new(call, limit, now);
         self.limits.add(&self.scheduler, &single);
@@ -148,9 +151,10 @@ impl Driver {
             false => self.state.place_for_new(self.others_waiting(), now),
         };
         let is_free = place.is_some_and(|at| self.state.held[at].written.is_empty());
-        // Some calls that count as waiting have their worker, which the lane has not taken yet.
-        let granted = || self.asked.iter().filter(|waiter| waiter.has_notice()).count();
-        if !is_free && let Err(overloaded) = self.scheduler.admit_call(self.bulkhead_id(), granted) {
+        if !is_free
+            && !entry.is_permitted
+            && let Err(overloaded) = self.admit()
+        {
             return self.failed.push((single.call, overloaded));
         }
         if let Some(at) = place {
@@ -159,7 +163,7 @@ impl Driver {
         let baggage = single.call.origin.baggage().len();
         match payload.into_encoded(&self.scheduler, baggage) {
             Ok(message) => {
-                let ticket = ticket.unwrap_or_else(|| self.scheduler.next_ticket());
+                let ticket = entry.ticket.unwrap_or_else(|| self.scheduler.next_ticket());
                 let joined = self.scheduler.exclusive_joined();
                 let starts_run = std::mem::replace(&mut self.exclusive_seen, joined) != joined;
                 self.state.queued.insert(Queued { single, message, ticket, starts_run });
@@ -170,6 +174,19 @@ impl Driver {
                 self.failed.push((single.call, unencodable(&problem)));
             }
         }
+    }
+
+    /// Refuses one more call if as many wait already as may.
+    ///
+    /// # Errors
+    ///
+    /// `Overloaded`; the call is not to be queued.
+    fn admit(&self) -> Result<(), Failure> {
+        // Some calls that count as waiting have their worker, which the lane has not taken yet.
+        let granted = || self.asked.iter().filter(|waiter| waiter.has_notice()).count();
+        let admitted = self.scheduler.admit_call(self.bulkhead_id(), granted);
+        // One more has its worker if it asked for one on another thread, before the lane had it.
+        admitted.or_else(|refused| if granted() > self.state.waiting() { Ok(()) } else { Err(refused) })
     }
 
     fn others_waiting(&self) -> OthersWaiting {

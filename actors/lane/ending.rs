@@ -207,6 +207,7 @@ impl Drop for Driver {
         let written = self.state.held.iter().flat_map(|held| &held.written).map(|call| &call.single);
         let queued = self.state.queued.iter().map(|queued| &queued.single);
         written.chain(queued).for_each(|single| single.call.log_failure(&ended));
+        self.show(0, None);
         for waiter in self.asked.drain(..) {
             drop(self.scheduler.cancel(&waiter));
         }

@@ -30,10 +30,11 @@ use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::bulkheads::Bulkhead;
 use crate::actors::scheduler::lanes::{LanePlace, LaneSignals};
+use crate::actors::scheduler::permits::Permit;
 use crate::actors::scheduler::waiter::Waiter;
 use crate::actors::transport::blobs::Encoded;
 use crate::wire::frame::PayloadError;
-use driver::Driver;
+use driver::{Driver, Entry};
 
 thread_local! {
     /// The lanes of this thread, by what they are for.
@@ -52,6 +53,7 @@ struct LaneCall {
     call: PendingCall,
     message: Result<Encoded, PayloadError>,
     ticket: Option<Ticket>,
+    permit: Option<Permit>,
 }
 
 /// The request for a worker for a call that is on its way to the lane of another thread. It keeps the call's place in the
@@ -126,12 +128,15 @@ impl Lane {
     }
 
     /// Takes a call of this thread: writes it, queues it, or has it answered with a failure. No answer arrives in here.
-    pub(crate) fn submit(&self, call: PendingCall, payload: Payload<'_>) {
+    pub(crate) fn submit(&self, call: PendingCall, payload: Payload<'_>, permit: Option<Permit>) {
         match self.driver.try_borrow_mut() {
-            Ok(mut driver) => driver.submit(call, payload, None, Instant::now()),
+            Ok(mut driver) => {
+                let entry = Entry { ticket: None, is_permitted: permit.is_some() };
+                driver.submit(call, payload, entry, Instant::now());
+            }
             Err(_) => {
                 let message = payload.into_encoded(&self.scheduler, call.origin.baggage().len());
-                self.arrivals.borrow_mut().push(LaneCall { call, message, ticket: None });
+                self.arrivals.borrow_mut().push(LaneCall { call, message, ticket: None, permit });
             }
         }
     }
@@ -142,8 +147,9 @@ impl Lane {
         call: PendingCall,
         message: Result<Encoded, PayloadError>,
         ticket: Option<Ticket>,
+        permit: Option<Permit>,
     ) {
-        let call = LaneCall { call, message, ticket };
+        let call = LaneCall { call, message, ticket, permit };
         match self.driver.try_borrow_mut() {
             Ok(mut driver) => call.submit_to(&mut driver, Instant::now()),
             Err(_) => self.arrivals.borrow_mut().push(call),
@@ -173,9 +179,10 @@ impl LaneCall {
         let waiter = self.ticket.as_mut().and_then(|ticket| ticket.waiter.take());
         let ticket = waiter.as_ref().map(|waiter| waiter.id);
         waiter.into_iter().for_each(|waiter| driver.adopt(waiter));
-        driver.submit(self.call, self.message.into(), ticket, now);
+        let entry = Entry { ticket, is_permitted: self.permit.is_some() };
+        driver.submit(self.call, self.message.into(), entry, now);
         // From here on the lane counts it among those that wait.
-        drop(self.ticket);
+        drop((self.ticket, self.permit));
     }
 }
 

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::Scheduler;
 use super::bulkheads::QueueView;
 use super::holding::Tenant;
+use super::permits::PermitBoard;
 use super::registry::{Registry, WaitOutcome};
 use super::state::{Admission, PoolPhase, PoolState, ReleaseReport};
 use super::waiter::Waiter;
@@ -40,12 +41,17 @@ impl LaneSignals {
     }
 
     /// Shows how many calls wait, and since when the first of them does; `pool_start` is when the pool was started.
-    pub(crate) fn show_waiting(&self, waiting: usize, first: Option<Instant>, pool_start: Instant) {
+    /// Returns whether these are fewer than before.
+    #[must_use = "there is room for others then"]
+    pub(crate) fn show_waiting(&self, waiting: usize, first: Option<Instant>, pool_start: Instant) -> bool {
         if let Some(first) = first {
             let micros = first.saturating_duration_since(pool_start).as_micros();
             self.waits_since.store(u64::try_from(micros).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
+        // Only the lane itself writes it.
+        let before = self.waiting.load(Ordering::Relaxed);
         self.waiting.store(waiting, Ordering::Release);
+        waiting < before
     }
 
     /// Returns whether calls were last shown to wait.
@@ -111,6 +117,7 @@ pub(super) struct LaneBoard {
     pub(super) queue: QueueView,
     /// How many checkouts that are no lanes have joined the queue so far.
     exclusive_joined: AtomicU64,
+    pub(super) permits: PermitBoard,
 }
 
 impl Default for LaneBoard {
@@ -123,6 +130,7 @@ impl Default for LaneBoard {
             waiting: AtomicUsize::new(0),
             queue: QueueView::default(),
             exclusive_joined: AtomicU64::new(0),
+            permits: PermitBoard::default(),
         }
     }
 }
@@ -248,11 +256,12 @@ impl Scheduler {
         granted: impl FnOnce() -> usize,
     ) -> Result<(), Failure> {
         let Some(max_waiting) = self.options.max_waiting else { return Ok(()) };
-        let mut calls = self.lanes.waiting_calls();
-        if calls.sum().saturating_add(self.lanes.waiting.load(Ordering::Relaxed)) < max_waiting {
+        let calls = self.lanes.waiting_calls().sum() + self.lanes.permits.held();
+        if calls.saturating_add(self.lanes.waiting.load(Ordering::Relaxed)) < max_waiting {
             return Ok(());
         }
         let registry = self.registry.lock();
+        let mut calls = self.waiting_calls(&registry);
         let own = calls.of(bulkhead);
         *own = own.saturating_sub(granted());
         match registry.state.overload(&calls, bulkhead) {

@@ -8,6 +8,7 @@ mod actions;
 pub(crate) mod activity;
 pub(crate) mod bulkheads;
 pub(crate) mod command;
+mod ending;
 pub(crate) mod exit;
 pub(crate) mod expiry;
 pub(crate) mod holding;
@@ -15,6 +16,8 @@ pub(crate) mod interventions;
 pub(crate) mod lanes;
 pub(crate) mod lease;
 mod line;
+#[cfg_attr(not(feature = "tower"), allow(dead_code, reason = "only services take permits"))]
+pub(crate) mod permits;
 pub(crate) mod quarantine;
 pub(crate) mod queue;
 pub(crate) mod registry;
@@ -44,18 +47,19 @@ use actix::{Arbiter, ArbiterHandle, Recipient};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::actors::api::snapshot::EndReason;
 use crate::actors::telemetry::teller::Teller;
 use crate::actors::threads::CallArbiter;
 use crate::actors::transport::blobs::{BlobMemory, Encoded};
 use crate::config::Options;
 use crate::failure::{Failure, FailureKind};
+use crate::user_code::wake_each;
 use crate::wire::frame::{self, Limits};
 use bulkheads::Bulkhead;
 use command::{Command, RetiringWorker};
 use holding::Tenant;
 use lanes::LaneBoard;
 use lease::Lease;
+use permits::PermitQueue;
 use quarantine::Quarantine;
 pub(crate) use registry::WaitOutcome;
 use registry::{Effects, QueuedWaiter, Registry, WorkerResources};
@@ -118,6 +122,7 @@ impl Scheduler {
             outage: None,
             tick_at: None,
             has_lost_worker: false,
+            permits: PermitQueue::default(),
         };
         let quarantine =
             options.max_kills.map(|kills| Mutex::new(Quarantine::new(kills, options.kill_window)));
@@ -209,7 +214,7 @@ impl Scheduler {
         let waiter = Waiter::new(request.id, tenant);
         self.update(|registry, now| {
             if self.options.max_waiting.is_some() {
-                registry.state.waiting_calls = self.lanes.waiting_calls();
+                registry.state.waiting_calls = self.waiting_calls(registry);
             }
             // No task knows this waiter yet, so there is no waker.
             let _no_waker = match acquire(&mut registry.state, request, now) {
@@ -301,55 +306,6 @@ impl Scheduler {
         });
     }
 
-    /// Closes the pool after its last handle was dropped: waiting and held checkouts are still served, new ones are
-    /// refused.
-    pub(crate) fn close(self: &Arc<Self>) {
-        self.update(|registry, now| registry.state.close(now));
-        self.wake_lanes();
-    }
-
-    /// Stops the pool: refuses waiting checkouts, and lets held ones finish the calls queued on them.
-    pub(crate) fn stop(self: &Arc<Self>) {
-        let wake = self.update(|registry, now| {
-            registry.state.stop(now);
-            let holders = registry.holders();
-            holders.filter_map(|waiter| waiter.notify(|notice| notice.closing = true)).collect::<Vec<_>>()
-        });
-        wake.into_iter().for_each(Waker::wake);
-        self.wake_lanes();
-    }
-
-    /// Takes the workers from all checkouts that still hold one.
-    pub(crate) fn stop_now(self: &Arc<Self>) {
-        self.notify_holders(|notice| notice.stopped = true);
-    }
-
-    fn notify_holders(self: &Arc<Self>, write: fn(&mut waiter::Notice)) {
-        let registry = self.registry.lock();
-        let wake: Vec<Waker> = registry.holders().filter_map(|waiter| waiter.notify(write)).collect();
-        drop(registry);
-        wake.into_iter().for_each(Waker::wake);
-    }
-
-    /// Ends the pool at once, because its supervisor is gone: nothing would carry out a command any more.
-    ///
-    /// Waiting calls and those of holders are answered `Stopped` with this reason, and all workers that this process may
-    /// signal are killed.
-    pub(crate) fn end(self: &Arc<Self>, reason: String) {
-        // A pool ends once; the first reason is kept.
-        let _ = self.end.set(reason);
-        self.stop();
-        self.stop_now();
-        // A worker that cannot be signalled finds its channel closed and exits.
-        for worker in self.living_workers() {
-            let _ = worker.kill();
-        }
-        let workers = std::mem::take(&mut self.registry.lock().workers);
-        // Their exits are reported no more.
-        let forked = workers.values().filter(|worker| worker.handle.is_some());
-        forked.for_each(|_| self.tallies.count_end(EndReason::Pool, None));
-    }
-
     pub(crate) fn is_drained(&self) -> bool {
         self.registry.lock().state.is_drained()
     }
@@ -421,11 +377,12 @@ impl Scheduler {
             registry.resolve_if_ready();
         }
         self.lanes.show(&registry);
+        effects.wake.extend(self.grant_permits(&mut registry));
         effects.drained = registry.state.is_drained();
         effects.has_lost_worker = std::mem::take(&mut registry.has_lost_worker);
         let wake = self.send_commands(effects);
         drop(registry);
-        wake.into_iter().for_each(Waker::wake);
+        wake_each(wake);
         result
     }
 

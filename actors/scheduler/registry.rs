@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::bulkheads::Bulkhead;
 use super::command::RetiringWorker;
+use super::permits::PermitQueue;
 use super::state::PoolState;
 use super::waiter::Waiter;
 use super::worker_handle::WorkerHandle;
@@ -36,6 +37,8 @@ pub(super) struct Registry {
     /// Whether a worker was lost since the last change, so that its holder should be notified before a new one is
     /// forked.
     pub(super) has_lost_worker: bool,
+    /// Places in the queue that are taken ahead of their calls.
+    pub(super) permits: PermitQueue,
 }
 
 /// A checkout in the queue.

@@ -54,6 +54,16 @@ impl WaitingCalls {
         &mut self.limited[at]
     }
 
+    /// Returns these and the others.
+    pub(crate) fn and(&self, others: &WaitingCalls) -> Self {
+        let mut both = self.clone();
+        both.unlimited += others.unlimited;
+        for (at, others) in others.limited.iter().enumerate() {
+            *both.of(Some(BulkheadId(at))) += others;
+        }
+        both
+    }
+
     /// Returns the number of all of them.
     pub(crate) fn sum(&self) -> usize {
         self.unlimited + self.limited.iter().sum::<usize>()

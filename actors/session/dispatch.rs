@@ -20,6 +20,7 @@ use crate::actors::lane::{Lane, Ticket};
 use crate::actors::reply::{BatchSlots, CallSlot, OwnPolicy, ReplySlot};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::bulkheads::Bulkhead;
+use crate::actors::scheduler::permits::Permit;
 use crate::actors::transport::blobs::Encoded;
 use crate::actors::worker_api::interface::Accepts;
 use crate::actors::worker_api::worker::Worker;
@@ -129,7 +130,7 @@ where
     pub(crate) fn run_here(self, caller: Option<OneshotSender<Result<T, E>>>) {
         let call = call::<W, M>(ReplySlot::answering(caller, None), self.limit, self.origin);
         let bulkhead = self.scheduler.bulkhead_of(W::METHOD);
-        Lane::run_here(&self.scheduler, bulkhead).submit_encoded(call, self.message, None);
+        Lane::run_here(&self.scheduler, bulkhead).submit_encoded(call, self.message, None, None);
     }
 
     /// Runs the call in the lane of an arbiter that is for this bulkhead. `caller` has the number of its request.
@@ -138,6 +139,7 @@ where
         arbiter: &ArbiterHandle,
         bulkhead: Option<Arc<Bulkhead>>,
         caller: Option<(OneshotSender<Result<T, E>>, NonZeroUsize)>,
+        permit: Option<Permit>,
     ) {
         let Relay { scheduler, message, limit, origin, .. } = self;
         let (method, ticket) = (MethodOf::<W, M>::INFO, Ticket::new(&scheduler, bulkhead.as_ref()));
@@ -145,7 +147,7 @@ where
         arbiter.spawn(async move {
             let (caller, number) = caller.unzip();
             let call = call_of(method, ReplySlot::answering(caller, number), limit, origin);
-            Lane::run_here(&scheduler, bulkhead.as_ref()).submit_encoded(call, message, ticket);
+            Lane::run_here(&scheduler, bulkhead.as_ref()).submit_encoded(call, message, ticket, permit);
         });
     }
 }

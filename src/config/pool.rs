@@ -172,6 +172,17 @@ impl Options {
         Err(OptionError::new("class", format!("{name:?}"), rule))
     }
 
+    /// Refuses a service of a pool whose queue has no bound.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`] for `max_waiting`.
+    #[cfg(feature = "tower")]
+    pub(crate) fn validate_service(&self) -> Result<(), OptionError> {
+        let rule = "a service is ready as long as fewer calls wait, so its pool needs a number";
+        self.max_waiting.map(drop).ok_or_else(|| OptionError::new("max_waiting", "None".to_owned(), rule))
+    }
+
     /// Refuses a bulkhead of this class or message that would let no worker through, or all.
     ///
     /// # Errors

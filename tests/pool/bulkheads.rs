@@ -413,6 +413,31 @@ fn those_at_a_bulkhead_count_as_waiting_and_keep_none_out_for_whom_there_is_a_wo
     });
 }
 
+/// P9: the thread has no lane yet, so the call has its worker before the lane has the call.
+#[test]
+fn the_first_call_of_a_thread_is_not_refused_for_those_at_a_bulkhead() {
+    run(async {
+        let yard = Yard::new();
+        let pool = warm(pool().workers(2..=2).max_waiting(1), 2).await;
+        let class = class(&pool, 1);
+        let calls = [1, 2].map(|number| class.send(yard.gated(number, Act::Answer)));
+        lent(&pool, 1, 1).await;
+        let of_thread = pool.clone();
+        let arbiter = actix::Arbiter::new();
+        let (done, is_done) = tokio::sync::oneshot::channel();
+        arbiter.spawn(async move { drop(done.send(of_thread.send(Pid).await)) });
+        let pid = bounded("an answer", is_done).await.expect("the thread runs");
+        assert!(pid.is_ok(), "{pid:?}");
+        yard.open();
+        for call in calls {
+            answer(call).await.expect("an answer");
+        }
+        arbiter.stop();
+        let join = actix_rt::task::spawn_blocking(move || arbiter.join());
+        bounded("the thread", join).await.expect("it does not panic").expect("it ends well");
+    });
+}
+
 /// P1, P4
 #[test]
 fn impossible_numbers_of_workers_are_refused_by_name() {

@@ -1,0 +1,60 @@
+//! How a pool ends: it closes, it stops, or nothing runs it any more.
+
+use std::sync::Arc;
+use std::task::Waker;
+
+use super::Scheduler;
+use super::waiter;
+use crate::actors::api::snapshot::EndReason;
+use crate::user_code::wake_each;
+
+impl Scheduler {
+    /// Closes the pool after its last handle was dropped: waiting and held checkouts are still served, new ones are
+    /// refused.
+    pub(crate) fn close(self: &Arc<Self>) {
+        self.update(|registry, now| registry.state.close(now));
+        self.wake_lanes();
+    }
+
+    /// Stops the pool: refuses waiting checkouts, and lets held ones finish the calls queued on them.
+    pub(crate) fn stop(self: &Arc<Self>) {
+        let wake = self.update(|registry, now| {
+            registry.state.stop(now);
+            let holders = registry.holders();
+            holders.filter_map(|waiter| waiter.notify(|notice| notice.closing = true)).collect::<Vec<_>>()
+        });
+        wake_each(wake);
+        self.wake_lanes();
+    }
+
+    /// Takes the workers from all checkouts that still hold one.
+    pub(crate) fn stop_now(self: &Arc<Self>) {
+        self.notify_holders(|notice| notice.stopped = true);
+    }
+
+    fn notify_holders(self: &Arc<Self>, write: fn(&mut waiter::Notice)) {
+        let registry = self.registry.lock();
+        let wake: Vec<Waker> = registry.holders().filter_map(|waiter| waiter.notify(write)).collect();
+        drop(registry);
+        wake_each(wake);
+    }
+
+    /// Ends the pool at once, because its supervisor is gone: nothing would carry out a command any more.
+    ///
+    /// Waiting calls and those of holders are answered `Stopped` with this reason, and all workers that this process may
+    /// signal are killed.
+    pub(crate) fn end(self: &Arc<Self>, reason: String) {
+        // A pool ends once; the first reason is kept.
+        let _ = self.end.set(reason);
+        self.stop();
+        self.stop_now();
+        // A worker that cannot be signalled finds its channel closed and exits.
+        for worker in self.living_workers() {
+            let _ = worker.kill();
+        }
+        let workers = std::mem::take(&mut self.registry.lock().workers);
+        // Their exits are reported no more.
+        let forked = workers.values().filter(|worker| worker.handle.is_some());
+        forked.for_each(|_| self.tallies.count_end(EndReason::Pool, None));
+    }
+}
