@@ -160,6 +160,7 @@ fn a_request_that_gives_up_leaves_every_other_its_own_answer() {
         // Long enough for the worker to begin the call, however busy the machine is.
         let soon = Duration::from_millis(300);
         let slow = || Slow(Duration::from_millis(600), 1);
+        pid(&checkout).await;
         assert_eq!(checkout.send(slow()).timeout(soon).await, Err(MailboxError::Timeout));
         assert_eq!(answer(checkout.send(Slow(Duration::ZERO, 2))).await, Ok(2));
         drop(checkout);

@@ -192,18 +192,18 @@ fn a_call_that_a_waker_makes_is_cleared_if_the_error_is_not_known_yet_and_runs_o
 fn a_direct_call_has_a_clock_of_its_own_and_ends_the_checkout_when_that_runs_out() {
     run(async {
         let pool = pool_of_one();
-        let checkout = pool.checkout().timeout(millis(60)).open();
+        let checkout = pool.checkout().timeout(millis(500)).open();
         let worker = answer(checkout.call_within(None, Pid)).await.expect("a pid");
-        let all: Vec<_> = (0..4).map(|number| checkout.call(Slow(millis(30), number))).collect();
+        let all: Vec<_> = (0..4).map(|number| checkout.call(Slow(millis(150), number))).collect();
         for (number, call) in all.into_iter().enumerate() {
             assert_eq!(answer(call).await, Ok(number as u64));
         }
-        assert_eq!(answer(checkout.call_within(PATIENCE, Slow(millis(120), 7))).await, Ok(7));
+        assert_eq!(answer(checkout.call_within(PATIENCE, Slow(millis(600), 7))).await, Ok(7));
         let (spins, behind) = (checkout.call(Spin), checkout.call(Pid));
         let late = failure(spins).await;
         assert_eq!(
             (late.kind(), late.limit(), late.pid()),
-            (FailureKind::Timeout, Some(millis(60)), Some(worker))
+            (FailureKind::Timeout, Some(millis(500)), Some(worker))
         );
         let cleared = failure(behind).await;
         assert_eq!(

@@ -77,7 +77,10 @@ fn what_was_logged_before_a_worker_went_down_is_in_the_log_and_so_is_its_end() {
         for (end, kind, text) in ends {
             let (log, outcome) = request_log();
             let pool = scribes();
-            let checkout = pool.checkout().log(&log).timeout(Duration::from_millis(300)).start();
+            // The limit is for the one that hangs, whose worker has to be there to begin in time.
+            pool.ready().await.expect("a worker");
+            let limit = if kind == FailureKind::Timeout { Duration::from_millis(300) } else { PATIENCE };
+            let checkout = pool.checkout().log(&log).timeout(limit).start();
             let first = checkout.send(Write::Then(end));
             let behind = checkout.send(Write::Spans);
             assert_eq!(failure(first).await.kind(), kind);

@@ -53,7 +53,7 @@ fn failures_that_the_application_decides_on_have_one_too() {
     run(async {
         let pool = mules().start().expect("the pool starts");
         pool.ready().await.expect("a worker");
-        let limit = Duration::from_millis(200);
+        let limit = Duration::from_millis(1000);
         let stuck = say(1, Trick::SpinDeaf);
         let timed_out = answer(pool.send_within(limit, stuck)).await.expect_err("a timeout");
         let panicked = say(1, Trick::Panic("no".to_owned()));
@@ -73,7 +73,7 @@ fn failures_that_the_application_decides_on_have_one_too() {
 #[test]
 fn an_abort_a_cancellation_and_a_kill_by_the_guard_have_the_dossier_of_a_death() {
     run(async {
-        let limit = Duration::from_millis(200);
+        let limit = Duration::from_millis(1000);
         let pool = mules().on_cancel(OnCancel::Kill).hung_worker_timeout(limit);
         let pool = pool.start().expect("the pool starts");
         let spins = || say(1, Trick::SpinDeaf);

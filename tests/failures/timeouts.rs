@@ -74,6 +74,7 @@ fn no_limit_is_no_limit() {
 fn pipelined_calls_have_a_full_clock_each() {
     run(async {
         let pool = pool().workers(1..=1).timeout(millis(400)).start().expect("the pool starts");
+        pool.ready().await.expect("a worker");
         let checkout = pool.checkout().start();
         let began = Instant::now();
         let requests: Vec<_> = (0..8).map(|number| checkout.send(Slow(millis(100), number))).collect();
@@ -111,11 +112,11 @@ fn the_clock_of_the_first_call_covers_its_wait_for_a_worker() {
         let next = pool.checkout().start();
         holder.do_send(Slow(millis(200), 1));
         let began = Instant::now();
-        let request = next.send(Within(millis(300), Spin));
+        let request = next.send(Within(millis(1000), Spin));
         drop(holder);
         let failure = failure(request).await;
-        assert!(began.elapsed() >= millis(300));
-        assert_eq!((failure.limit(), failure.phase()), (Some(millis(300)), Some(Phase::Running)));
+        assert!(began.elapsed() >= millis(1000));
+        assert_eq!((failure.limit(), failure.phase()), (Some(millis(1000)), Some(Phase::Running)));
         let (waited, ran) = (failure.waited().unwrap_or_default(), failure.ran().unwrap_or_default());
         assert!(waited >= millis(150), "{waited:?}");
         // It did not run while it waited.
@@ -392,6 +393,7 @@ fn a_worker_that_is_ready_when_the_clock_fires_is_no_timeout() {
 fn wait_timeout_bounds_the_wait_for_a_worker_alone() {
     run(async {
         let pool = pool().workers(1..=1).wait_timeout(millis(100)).start().expect("the pool starts");
+        pool.ready().await.expect("a worker");
         let holder = pool.checkout().start();
         // Running is not waiting.
         assert_eq!(answer(holder.send(Slow(millis(300), 1))).await, Ok(1));

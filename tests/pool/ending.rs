@@ -153,7 +153,7 @@ fn calls_running_or_queued_on_a_held_checkout_finish() {
 fn a_message_to_the_pool_that_runs_finishes() {
     run(async {
         let pool = pool_of_one();
-        let call = pool.send(Slow(Duration::from_millis(100), 1));
+        let call = pool.send(Slow(Duration::from_millis(500), 1));
         until("it runs", || pool.stats().leased == 1).await;
         let end = ending(&pool, LONG).await;
         assert_eq!(answer(call).await, Ok(1));

@@ -190,7 +190,7 @@ fn calls_behind_one_whose_clock_fires_run_elsewhere_once() {
     run(async {
         let yard = Yard::new();
         let pool = warm(pool().workers(1..=1), 1).await;
-        let long = pool.send_within(Duration::from_millis(100), yard.gated(0, Act::Answer));
+        let long = pool.send_within(Duration::from_millis(400), yard.gated(0, Act::Answer));
         let behind = Vec::from_iter((1..=20).map(|number| pool.send(yard.task(number))));
         let failure = failure(long).await;
         assert_eq!((failure.kind(), failure.phase()), (FailureKind::Timeout, Some(Phase::Running)));

@@ -81,6 +81,7 @@ fn checkout_done_never_runs_on_a_worker_that_panicked() {
 fn checkout_done_never_runs_on_a_worker_that_timed_out() {
     replaced_without_checkout_done(async |pool| {
         let checkout = pool.checkout().timeout(Duration::from_millis(50)).start();
+        answer(checkout.send(Within(PATIENCE, Pid))).await.expect("a pid");
         let failure = answer(checkout.send(Spin)).await.unwrap_err();
         failure.pid().expect("the pid of the worker that span")
     });
@@ -196,7 +197,8 @@ fn a_checkout_done_that_hangs_is_killed_at_its_checkouts_limit() {
         let setup = Setup { done: Script::Hang, ..Setup::default() };
         let pool = pool_with(setup).workers(1..=1).restart(NEVER).start().expect("the pool starts");
         let checkout = pool.checkout().timeout(Duration::from_millis(50)).start();
-        let pid = answer(checkout.send(Pid)).await.expect("a pid");
+        // The worker has to be forked first, which may take longer than that.
+        let pid = answer(checkout.send(Within(PATIENCE, Pid))).await.expect("a pid");
         drop(checkout);
         let next = pool.checkout().timeout(None).start();
         let other = answer(next.send(Pid)).await.expect("another worker");
