@@ -2,6 +2,7 @@
 
 mod api;
 mod calls;
+mod console;
 mod context;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod hostile;
@@ -48,6 +49,7 @@ pub use api::server_builder::Server;
 pub use api::server_stats::ServerStats;
 pub use api::snapshot::{Histogram, Holder, Snapshot, Stats};
 pub use api::stop_report::{LeftProcess, StopReport};
+pub use console::{Console, ConsoleBuilder, ConsoleError};
 pub use context::actor_context::{Here, ProxyContext, here};
 pub use context::{
     ActorScope, BaggageError, ContextFailure, ErrorContext, FailureHandler, Trace, TraceFrame, Verdict,

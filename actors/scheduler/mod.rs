@@ -8,6 +8,7 @@ mod actions;
 pub(crate) mod activity;
 pub(crate) mod bulkheads;
 pub(crate) mod command;
+pub(crate) mod ending;
 pub(crate) mod exit;
 pub(crate) mod expiry;
 pub(crate) mod holding;
@@ -44,7 +45,6 @@ use actix::{Arbiter, ArbiterHandle, Recipient};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::actors::api::snapshot::EndReason;
 use crate::actors::telemetry::teller::Teller;
 use crate::actors::threads::CallArbiter;
 use crate::actors::transport::blobs::{BlobMemory, Encoded};
@@ -53,6 +53,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::wire::frame::{self, Limits};
 use bulkheads::Bulkhead;
 use command::{Command, RetiringWorker};
+use ending::EndWatchers;
 use holding::Tenant;
 use lanes::LaneBoard;
 use lease::Lease;
@@ -84,6 +85,7 @@ pub(crate) struct Scheduler {
     server_pid: AtomicU32,
     /// Why nothing carries out commands any more, once that is so without a stop.
     end: OnceLock<String>,
+    end_watchers: EndWatchers,
     /// Where calls run that are made on a thread without an arbiter.
     call_arbiter: CallArbiter,
     /// Tells the application's subscriber what happens to this pool.
@@ -131,6 +133,7 @@ impl Scheduler {
             supervisor: OnceLock::new(),
             server_pid: AtomicU32::new(0),
             end: OnceLock::new(),
+            end_watchers: EndWatchers::default(),
             call_arbiter,
             teller,
             last_checkout: AtomicU64::new(FIRST_CHECKOUT),
@@ -329,25 +332,6 @@ impl Scheduler {
         let wake: Vec<Waker> = registry.holders().filter_map(|waiter| waiter.notify(write)).collect();
         drop(registry);
         wake.into_iter().for_each(Waker::wake);
-    }
-
-    /// Ends the pool at once, because its supervisor is gone: nothing would carry out a command any more.
-    ///
-    /// Waiting calls and those of holders are answered `Stopped` with this reason, and all workers that this process may
-    /// signal are killed.
-    pub(crate) fn end(self: &Arc<Self>, reason: String) {
-        // A pool ends once; the first reason is kept.
-        let _ = self.end.set(reason);
-        self.stop();
-        self.stop_now();
-        // A worker that cannot be signalled finds its channel closed and exits.
-        for worker in self.living_workers() {
-            let _ = worker.kill();
-        }
-        let workers = std::mem::take(&mut self.registry.lock().workers);
-        // Their exits are reported no more.
-        let forked = workers.values().filter(|worker| worker.handle.is_some());
-        forked.for_each(|_| self.tallies.count_end(EndReason::Pool, None));
     }
 
     pub(crate) fn is_drained(&self) -> bool {

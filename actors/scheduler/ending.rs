@@ -1,0 +1,61 @@
+//! How a pool ends whose supervisor is gone, and what watches for the end of a pool.
+
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use super::Scheduler;
+use crate::actors::api::snapshot::EndReason;
+
+/// What has something to do when a pool has ended.
+pub(crate) trait WatchesEnd: Send + Sync {
+    /// The pool has ended: its last process is reaped, or its supervisor is gone.
+    fn pool_ended(&self, pool: &Scheduler);
+}
+
+/// What watches for the end of one pool; `None` once it has ended.
+pub(super) struct EndWatchers(Mutex<Option<Vec<Weak<dyn WatchesEnd>>>>);
+
+impl Default for EndWatchers {
+    fn default() -> Self {
+        EndWatchers(Mutex::new(Some(Vec::new())))
+    }
+}
+
+impl Scheduler {
+    /// Has the end of the pool told to `watcher`, as long as that lives. Returns `false` if the pool has ended.
+    pub(crate) fn watch_end(&self, watcher: Weak<dyn WatchesEnd>) -> bool {
+        let mut watchers = self.end_watchers.0.lock();
+        let Some(watchers) = &mut *watchers else { return false };
+        watchers.retain(|known| known.strong_count() > 0);
+        watchers.push(watcher);
+        true
+    }
+
+    /// Tells all that watch for it that the pool has ended.
+    pub(crate) fn has_ended(&self) {
+        // The lock is released before they are called.
+        let watchers = self.end_watchers.0.lock().take();
+        let watchers = watchers.into_iter().flatten().filter_map(|watcher| watcher.upgrade());
+        watchers.for_each(|watcher| watcher.pool_ended(self));
+    }
+
+    /// Ends the pool at once, because its supervisor is gone: nothing would carry out a command any more.
+    ///
+    /// Waiting calls and those of holders are answered `Stopped` with this reason, and all workers that this process may
+    /// signal are killed.
+    pub(crate) fn end(self: &Arc<Self>, reason: String) {
+        // A pool ends once; the first reason is kept.
+        let _ = self.end.set(reason);
+        self.stop();
+        self.stop_now();
+        // A worker that cannot be signalled finds its channel closed and exits.
+        for worker in self.living_workers() {
+            let _ = worker.kill();
+        }
+        let workers = std::mem::take(&mut self.registry.lock().workers);
+        // Their exits are reported no more.
+        let forked = workers.values().filter(|worker| worker.handle.is_some());
+        forked.for_each(|_| self.tallies.count_end(EndReason::Pool, None));
+    }
+}
