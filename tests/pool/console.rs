@@ -169,8 +169,9 @@ fn more_viewers_than_the_maximum_are_told_so_and_disconnected() {
 fn a_line_that_is_too_long_ends_its_connection_and_one_that_asks_nothing_does_not() {
     run(async {
         let (socket, pool) = (Place::new(), named("strict"));
-        console_at(socket.get(), &pool).open().expect("a console");
+        console_at(socket.get(), &pool).add(&pool).open().expect("a console");
         let mut viewer = Viewer::at(socket.get());
+        assert_eq!(viewer.pools(), ["strict"], "twice is once");
         for line in ["", "hello", r#"{"ask":"kill","worker":1}"#, "\u{0}"] {
             let answer = viewer.ask(line);
             assert!(answer["error"].as_str().is_some_and(|error| error.contains("asks nothing")), "{answer}");

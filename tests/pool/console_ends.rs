@@ -3,10 +3,23 @@
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
-use forkpool::ConsoleError;
+use forkpool::prelude::*;
+use forkpool::{Console, ConsoleError};
 
 use crate::console::{Place, Viewer, console_at, named};
 use crate::harness::*;
+
+/// What docs/OBSERVABILITY.md shows.
+fn console_of_both(
+    address: String,
+    orders: &PoolHandle<Probe>,
+    images: &PoolHandle<Probe>,
+) -> Result<Console, ConsoleError> {
+    // shown: console
+    let console = orders.console(address).add(images).open()?; // "unix:/run/app.pools.sock"
+    // end: console
+    Ok(console)
+}
 
 /// M2
 #[test]
@@ -14,7 +27,8 @@ fn a_console_shows_several_pools_and_ends_with_the_last() {
     run(async {
         let socket = Place::new();
         let [first, second, third] = ["first", "second", "third"].map(named);
-        let console = console_at(socket.get(), &first).add(&second).add(&first).open().expect("a console");
+        let address = format!("unix:{}", socket.get().display());
+        let console = console_of_both(address, &first, &second).expect("a console");
         let mut viewer = Viewer::at(socket.get());
         assert_eq!(viewer.pools(), ["first", "second"]);
         assert!(console.add(&third) && console.add(&third), "twice is once");

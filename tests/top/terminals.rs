@@ -45,7 +45,10 @@ fn a_pool_is_drawn_within_80_columns_and_24_rows_and_q_restores_the_terminal() {
         assert!(rows[23].starts_with("q quit") && rows[23].ends_with("i invert"), "{rows:#?}");
         // For the picture in docs/OBSERVABILITY.md.
         if std::env::var_os("FORKPOOL_SHOW_SCREEN").is_some() {
-            println!("{}", rows.join("\n"));
+            terminal.until("there are some failures", |rows| {
+                rows.iter().filter(|row| row.contains("died: worker")).count() > 2
+            });
+            println!("{}", terminal.rows().join("\n"));
         }
         terminal.press("q");
         terminal.ends("0");
