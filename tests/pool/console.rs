@@ -235,7 +235,7 @@ fn a_viewer() {
     let Some(role) = role() else { return };
     let socket = std::env::temp_dir().join(role.rsplit(' ').next().expect("a name"));
     match UnixStream::connect(&socket) {
-        Err(error) => return println!("refused: {:?}", error.kind()),
+        Err(error) => println!("refused: {:?}", error.kind()),
         Ok(stream) => {
             let mut viewer = Viewer(BufReader::new(stream));
             // It may be disconnected before it has asked.

@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
+use actix::Arbiter;
 use forkpool::prelude::*;
 use forkpool::{Console, ConsoleError};
 
@@ -47,6 +48,29 @@ fn a_console_shows_several_pools_and_ends_with_the_last() {
         assert!(matches!(error, ConsoleError::Ended), "{error}");
         assert!(!socket.get().exists(), "nothing is left of it");
         bounded("the end", fourth.stop(Duration::ZERO)).await;
+    });
+}
+
+/// M2, P12
+#[test]
+fn a_console_answers_while_the_arbiter_of_its_pool_stands_still_and_ends_with_it() {
+    run(async {
+        let (socket, arbiter) = (Place::new(), Arbiter::new());
+        let pool = pool().name("given").workers(1..=1).start_in(&arbiter.handle()).expect("the pool starts");
+        console_at(socket.get(), &pool).open().expect("a console");
+        settled(&pool, 1).await;
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let (says, stands) = std::sync::mpsc::channel();
+        arbiter.spawn_fn(move || {
+            says.send(()).expect("it is waited for");
+            let _ = wait.recv();
+        });
+        stands.recv_timeout(PATIENCE).expect("it stands still");
+        assert_eq!(Viewer::at(socket.get()).pools(), ["given"]);
+        drop(go_on);
+        arbiter.stop();
+        until("the socket is removed", || !socket.get().exists()).await;
+        arbiter.join().expect("no panic");
     });
 }
 
