@@ -21,7 +21,7 @@ pub enum ConsoleError {
     #[error(transparent)]
     Address(#[from] AddressError),
     /// The address is not that of a Unix socket.
-    #[error("a console is a Unix socket, and {address:?} is none: write unix:/path")]
+    #[error("a console is a Unix socket, and {address:?} is not the address of one: write unix:/path")]
     NotUnix {
         /// The address as it was given.
         address: String,

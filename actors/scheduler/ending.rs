@@ -1,4 +1,4 @@
-//! How a pool ends whose supervisor is gone, and what watches for the end of a pool.
+//! How a pool ends whose supervisor is gone, and the watchers that are called when a pool has ended.
 
 use std::sync::{Arc, Weak};
 
@@ -23,7 +23,7 @@ impl Default for EndWatchers {
 }
 
 impl Scheduler {
-    /// Has the end of the pool told to `watcher`, as long as that lives. Returns `false` if the pool has ended.
+    /// Calls `watcher` when the pool has ended, if it lives then. Returns `false` if the pool has ended already.
     pub(crate) fn watch_end(&self, watcher: Weak<dyn WatchesEnd>) -> bool {
         let mut watchers = self.end_watchers.0.lock();
         let Some(watchers) = &mut *watchers else { return false };
@@ -32,7 +32,7 @@ impl Scheduler {
         true
     }
 
-    /// Tells all that watch for it that the pool has ended.
+    /// Calls all watchers, once. They are not called again.
     pub(crate) fn has_ended(&self) {
         // The lock is released before they are called.
         let watchers = self.end_watchers.0.lock().take();

@@ -250,7 +250,7 @@ fn role_at(socket: &Place) -> String {
     format!("at {}", socket.get().file_name().and_then(|name| name.to_str()).expect("a name"))
 }
 
-/// S10, M2: the file admits nobody else, and the kernel says whose a process is that came in all the same.
+/// S10, M2: the file admits no other user, and the kernel says whose a process is that came in all the same.
 #[test]
 fn another_user_may_not_look() {
     run(async {
