@@ -3,6 +3,8 @@
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::harness::*;
 use crate::play;
 use crate::pty::Terminal;
@@ -12,6 +14,7 @@ tests! {
     a_pool_is_drawn_within_80_columns_and_24_rows_and_q_restores_the_terminal,
     a_terminal_of_any_size_is_drawn_anew_and_control_c_restores_it,
     a_panic_restores_the_terminal,
+    a_signal_to_end_restores_the_terminal,
     keys_sort_pause_and_show_other_pools,
     an_application_that_ends_is_said_and_looked_for_until_it_is_back,
     a_viewer_that_is_killed_gives_up_its_place,
@@ -85,6 +88,22 @@ fn a_panic_restores_the_terminal() {
         };
         terminal.shows("cannot draw");
         terminal.ends("101");
+    });
+}
+
+fn a_signal_to_end_restores_the_terminal() {
+    run(async {
+        let (place, pool) = (Place::new(), idle_pool("signalled", 1).await);
+        pool.console(place.address()).open().expect("a console");
+        for end in [Signal::TERM, Signal::INT, Signal::HUP] {
+            let Some(mut terminal) = Terminal::with(&top(&[&place.address()]), 24, 80) else {
+                return println!("{NO_TERMINAL}");
+            };
+            terminal.shows("NUMBER");
+            terminal.program().into_iter().for_each(|pid| signal(pid, end));
+            terminal.ends("0");
+        }
+        bounded("the end", pool.stop(Duration::ZERO)).await;
     });
 }
 
