@@ -2,6 +2,7 @@
 
 mod api;
 mod calls;
+mod console;
 mod context;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod hostile;
@@ -51,6 +52,7 @@ pub use api::server_stats::ServerStats;
 pub use api::service::PoolService;
 pub use api::snapshot::{Histogram, Holder, Snapshot, Stats};
 pub use api::stop_report::{LeftProcess, StopReport};
+pub use console::{Console, ConsoleBuilder, ConsoleError};
 pub use context::actor_context::{Here, ProxyContext, here};
 pub use context::{
     ActorScope, BaggageError, ContextFailure, ErrorContext, FailureHandler, Trace, TraceFrame, Verdict,

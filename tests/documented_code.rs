@@ -21,7 +21,7 @@ const MIGRATING: &str = "docs/MIGRATING.md";
 const PAGES: [&str; 5] = ["README.md", "docs/METHODS.md", MIGRATING, "docs/OBSERVABILITY.md", "docs/WEB.md"];
 
 /// Programs of which every marked part has to be on a page.
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     "examples/actix_web_app.rs",
     "examples/axum_service.rs",
     "examples/from_sync_arbiter.rs",
@@ -30,6 +30,7 @@ const PROGRAMS: [&str; 9] = [
     "tests/documented_code.rs",
     "tests/methods/documented.rs",
     "tests/observability/recipes.rs",
+    "tests/pool/console_ends.rs",
     "tests/web/bodies.rs",
 ];
 

@@ -25,6 +25,7 @@ use super::server_stats::ServerStats;
 use super::snapshot::{Snapshot, Stats};
 use super::stop_report::StopReport;
 use super::unattended;
+use crate::actors::console::ConsoleBuilder;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::command::Command;
 use crate::actors::session::CallOptions;
@@ -370,6 +371,20 @@ impl<W: Worker> PoolHandle<W> {
     /// microseconds.
     pub fn snapshot(&self) -> Snapshot {
         self.shared.scheduler.snapshot()
+    }
+
+    /// Returns the options of a console: a Unix socket, such as `unix:/run/app.pools.sock`, at which viewers ask what this
+    /// pool does. Processes of this process's user and of root may look. The console ends with the pool.
+    ///
+    /// ```no_run
+    /// # use forkpool::prelude::*;
+    /// # fn show<V: Worker, W: Worker>(orders: &PoolHandle<V>, images: &PoolHandle<W>) -> Result<(), forkpool::ConsoleError> {
+    /// orders.console("unix:/run/app.pools.sock").add(images).open()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn console(&self, address: impl Into<String>) -> ConsoleBuilder {
+        ConsoleBuilder::new(address.into()).add(self)
     }
 
     /// Returns what the pool's fork server is doing now, and its totals since its start, for all applications that it

@@ -8,7 +8,7 @@ mod actions;
 pub(crate) mod activity;
 pub(crate) mod bulkheads;
 pub(crate) mod command;
-mod ending;
+pub(crate) mod ending;
 pub(crate) mod exit;
 pub(crate) mod expiry;
 pub(crate) mod holding;
@@ -56,6 +56,7 @@ use crate::user_code::wake_each;
 use crate::wire::frame::{self, Limits};
 use bulkheads::Bulkhead;
 use command::{Command, RetiringWorker};
+use ending::EndWatchers;
 use holding::Tenant;
 use lanes::LaneBoard;
 use lease::Lease;
@@ -88,6 +89,7 @@ pub(crate) struct Scheduler {
     server_pid: AtomicU32,
     /// Why nothing carries out commands any more, once that is so without a stop.
     end: OnceLock<String>,
+    end_watchers: EndWatchers,
     /// Where calls run that are made on a thread without an arbiter.
     call_arbiter: CallArbiter,
     /// Tells the application's subscriber what happens to this pool.
@@ -136,6 +138,7 @@ impl Scheduler {
             supervisor: OnceLock::new(),
             server_pid: AtomicU32::new(0),
             end: OnceLock::new(),
+            end_watchers: EndWatchers::default(),
             call_arbiter,
             teller,
             last_checkout: AtomicU64::new(FIRST_CHECKOUT),

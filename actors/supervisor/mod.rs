@@ -118,12 +118,12 @@ pub(crate) struct Supervisor {
 /// Ends the pool if it was not stopped: the arbiter of this actor has stopped, or a bug has ended the actor.
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        if matches!(self.server, ServerState::Stopped) {
-            return;
+        if !matches!(self.server, ServerState::Stopped) {
+            let whose =
+                if self.own_thread.is_some() { "its own thread" } else { "the arbiter it was started in" };
+            self.scheduler.end(format!("its supervisor has ended, with {whose}"));
         }
-        let whose =
-            if self.own_thread.is_some() { "its own thread" } else { "the arbiter it was started in" };
-        self.scheduler.end(format!("its supervisor has ended, with {whose}"));
+        self.scheduler.has_ended();
     }
 }
 

@@ -74,6 +74,7 @@ impl Supervisor {
             let _ = within(TELL_TIMEOUT, told).await;
         };
         let end = end.into_actor(self).map(|(), supervisor, ctx| {
+            supervisor.scheduler.has_ended();
             supervisor.answer_stop();
             ctx.stop();
         });

@@ -11,4 +11,4 @@ pub(crate) mod symbolizer;
 
 pub(crate) use call_arbiter::CallArbiter;
 pub(crate) use frozen::frozen_since;
-pub(crate) use own_arbiter::{OwnArbiter, is_own, supervision};
+pub(crate) use own_arbiter::{OwnArbiter, is_own, supervision, viewers};

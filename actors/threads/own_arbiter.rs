@@ -16,6 +16,10 @@ static SUPERVISION: Mutex<Weak<OwnArbiter>> = Mutex::new(Weak::new());
 /// The arbiter on which calls run that are made on a thread without an arbiter.
 static CALLS: Mutex<Weak<OwnArbiter>> = Mutex::new(Weak::new());
 
+/// The arbiter on which consoles are served. It is not that of supervisors: a snapshot of hundreds of workers takes
+/// milliseconds, in which a worker's end would wait.
+static VIEWERS: Mutex<Weak<OwnArbiter>> = Mutex::new(Weak::new());
+
 thread_local! {
     static IS_OWN: Cell<bool> = const { Cell::new(false) };
 }
@@ -97,6 +101,15 @@ pub(crate) fn supervision() -> io::Result<Arc<OwnArbiter>> {
 /// That of the system if the thread cannot be started.
 pub(crate) fn calls() -> io::Result<Arc<OwnArbiter>> {
     OwnArbiter::shared(&CALLS, "forkpool-calls", |_| ())
+}
+
+/// Returns the arbiter on which consoles are served; the first share starts its thread.
+///
+/// # Errors
+///
+/// That of the system if the thread cannot be started.
+pub(crate) fn viewers() -> io::Result<Arc<OwnArbiter>> {
+    OwnArbiter::shared(&VIEWERS, "forkpool-viewer", |_| ())
 }
 
 #[cfg(test)]

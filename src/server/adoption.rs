@@ -3,16 +3,16 @@
 //! A pidfd alone proves nothing: any process may open one of any other. So a server sends with each pidfd a proof that
 //! only servers of its own path can make, and its successor kills for a client only processes that come with theirs.
 
-use std::cell::Cell;
 use std::hash::Hasher;
 use std::os::fd::BorrowedFd;
-use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::{figures, random};
 
 /// The secret of one path, which its servers keep in the lock file.
 #[derive(Clone, Debug)]
-pub(super) struct AdoptionKey(Rc<Cell<(u64, u64)>>);
+pub(super) struct AdoptionKey(Arc<[AtomicU64; 2]>);
 
 impl AdoptionKey {
     /// Makes a key that other processes cannot guess; `None` if the system has no random numbers.
@@ -21,17 +21,22 @@ impl AdoptionKey {
     }
 
     pub(super) fn from_number(number: u128) -> Self {
-        AdoptionKey(Rc::new(Cell::new(((number >> 64) as u64, number as u64))))
+        AdoptionKey(Arc::new([(number >> 64) as u64, number as u64].map(AtomicU64::new)))
     }
 
     pub(super) fn number(&self) -> u128 {
-        let (high, low) = self.0.get();
+        let (high, low) = self.halves();
         u128::from(high) << 64 | u128::from(low)
+    }
+
+    fn halves(&self) -> (u64, u64) {
+        let [high, low] = &*self.0;
+        (high.load(Ordering::Relaxed), low.load(Ordering::Relaxed))
     }
 
     /// Overwrites the key, in a forked process: its worker may be another user's by and by.
     pub(super) fn forget(&self) {
-        self.0.set((0, 0));
+        self.0.iter().for_each(|half| half.store(0, Ordering::Relaxed));
     }
 
     /// Returns the proof that this process was forked by a server with this key; `None` if the process cannot be
@@ -51,7 +56,7 @@ impl AdoptionKey {
         reason = "its successor promises no algorithm, and servers of other builds have to agree"
     )]
     fn tag(&self, number: u32, started: u64) -> u64 {
-        let (high, low) = self.0.get();
+        let (high, low) = self.halves();
         // SipHash-2-4, a function that is made for this: without the key its values cannot be predicted.
         let mut hasher = std::hash::SipHasher::new_with_keys(high, low);
         hasher.write(&number.to_le_bytes());

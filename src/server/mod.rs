@@ -34,6 +34,8 @@ mod spawn;
 mod standalone;
 mod succession;
 mod systemd;
+#[cfg(feature = "actors")]
+pub(crate) mod viewers;
 mod watchdog;
 
 pub use boot::{Boot, enter};

@@ -363,6 +363,12 @@ pub(crate) fn own_user() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
+/// The effective group of this process.
+#[cfg(feature = "actors")]
+pub(crate) fn own_group() -> u32 {
+    rustix::process::getegid().as_raw()
+}
+
 /// Whether this is a stream socket.
 pub(crate) fn is_stream_socket(fd: BorrowedFd<'_>) -> bool {
     rustix::net::sockopt::socket_type(fd) == Ok(SocketType::STREAM)

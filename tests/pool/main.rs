@@ -3,6 +3,8 @@
 mod actions;
 mod bounded_end;
 mod bulkheads;
+mod console;
+mod console_ends;
 mod ending;
 #[path = "../harness/mod.rs"]
 mod harness;

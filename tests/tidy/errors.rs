@@ -16,6 +16,7 @@ fn every_public_error_type_crosses_threads() {
         crossing::<forkpool::AddressError>(),
         crossing::<forkpool::BaggageError>(),
         crossing::<forkpool::CertificateError>(),
+        crossing::<forkpool::ConsoleError>(),
         crossing::<forkpool::ContextFailure>(),
         crossing::<forkpool::Failure>(),
         crossing::<forkpool::ListenError>(),

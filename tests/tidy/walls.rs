@@ -86,6 +86,7 @@ const FORBIDDEN: &[(&str, &[&str], &str)] = &[
     ("actors/calls", &["Session", "Machine", "Waiter", "actix"], "a call does not know who runs it"),
     ("actors/supervisor", &["CallQueue", "Session", "PendingCall"], "the supervisor knows no calls"),
     ("actors/metrics", &["Instant", "crate::sys", "Session", "WorkerHandle"], "metrics read snapshots"),
+    ("actors/console", &["Session", "WorkerHandle", "Lease"], "a console shows snapshots"),
     ("actors/scheduler", &["actors::supervisor"], "the scheduler commands and the supervisor obeys"),
 ];
 

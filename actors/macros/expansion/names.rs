@@ -17,6 +17,7 @@ pub(crate) const TAKEN: &[&str] = &[
     "class",
     "clone",
     "connected",
+    "console",
     "do_send",
     "downgrade",
     "into",
