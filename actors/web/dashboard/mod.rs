@@ -34,7 +34,7 @@ pub enum Detail {
 /// and times of the last minutes, and the last failures.
 ///
 /// Give it to `App::service`, or to that of a scope. The page is one document without any other request but that for its
-/// data, once a second while it is visible. The viewers of all threads share two snapshots of a pool a second. It works
+/// data, once a second while it is visible. The viewers of all threads share one snapshot of a pool a second. It works
 /// behind a prefix that a proxy removes, and with HTTP/2.
 ///
 /// ```no_run

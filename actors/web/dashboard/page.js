@@ -383,7 +383,11 @@
           [worker.call ?? "–", worker.call === null ? "none" : "call"], seconds(worker.running_for), seconds(Math.floor(worker.age)),
           count(worker.calls), count(worker.checkouts), bytes(worker.private_bytes), cpu(worker)],
         buttons: this.actions ? () => this.workerButtons(worker) : null,
-      })), (row) => this.workers.fill(row.cells[2], ["ended", "badge"]));
+      })), (row) => {
+        this.workers.fill(row.cells[2], ["ended", "badge"]);
+        this.workers.fill(row.cells[3], ["–", "none"]);
+        this.workers.fill(row.cells[4], "–");
+      });
     }
 
     workerButtons({ number, pid }) {

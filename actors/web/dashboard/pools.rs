@@ -19,9 +19,9 @@ use crate::actors::web::Pools;
 use crate::failure::Failure;
 use crate::wire::frame;
 
-/// How old a snapshot may be that a viewer gets (500 ms): half the time between two requests of one viewer, so that its next
-/// one is another.
-const MAX_AGE: Duration = Duration::from_millis(500);
+/// How old a snapshot may be that a viewer gets (900 ms): a little less than the time between two requests of one viewer, so
+/// that its next one is another.
+const MAX_AGE: Duration = Duration::from_millis(900);
 
 /// Longest dossier that is sent, in bytes (64 KiB): a text of a panic may have any length.
 const MAX_DOSSIER: usize = 64 << 10;
