@@ -37,6 +37,7 @@
   const rate = (number) => (number === null ? "–" : number >= 100 ? count(Math.round(number)) : number.toFixed(1));
   const seconds = (time) => {
     if (time === null || time === undefined) return "–";
+    if (time === 0) return "0 s";
     if (time === Infinity) return "> 36 min";
     if (time < 0.001) return `${Math.round(time * 1e6)} µs`;
     if (time < 1) return `${(time * 1e3).toFixed(time < 0.01 ? 1 : 0)} ms`;
