@@ -68,30 +68,8 @@ fn a_busy_pool_is_readable_at_any_width() {
             }
         })
         .await;
-        for (name, width, is_dark) in [("dashboard", 1200, false), ("dashboard-dark", 400, true)] {
-            let scheme = if is_dark { "dark" } else { "light" };
-            let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
-            browser.devtools("Emulation.setEmulatedMedia", json!({ "features": features })).await;
-            let mut height = 800;
-            for _ in 0..2 {
-                let metrics =
-                    json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
-                browser.devtools("Emulation.setDeviceMetricsOverride", metrics).await;
-                height = browser
-                    .run("return document.documentElement.scrollHeight")
-                    .await
-                    .as_u64()
-                    .expect("a height");
-            }
-            let wider = "return [...document.querySelectorAll('body *')].filter((node) => \
-                !node.closest('.unseen, thead, svg') && node.getBoundingClientRect().right > innerWidth + 0.5)\
-                .map((node) => node.outerHTML.slice(0, 80))";
-            assert_eq!(browser.run(wider).await, json!([]), "at {width}");
-            assert_eq!(browser.run("return innerWidth").await, json!(width));
-            // Of the long page of a phone, what is seen of it first.
-            let metrics = json!({ "width": width, "height": height.min(1400), "deviceScaleFactor": 1, "mobile": false });
-            browser.devtools("Emulation.setDeviceMetricsOverride", metrics).await;
-            let picture = bounded("a picture", browser.page.screenshot()).await.expect("a picture");
+        for (name, width, scheme) in [("dashboard", 1200, "light"), ("dashboard-dark", 400, "dark")] {
+            let picture = picture(&browser, width, scheme).await;
             assert!(picture.starts_with(b"\x89PNG"));
             if writes {
                 let path = format!("{}/../../docs/{name}.png", env!("CARGO_MANIFEST_DIR"));
@@ -104,4 +82,29 @@ fn a_busy_pool_is_readable_at_any_width() {
         browser.end().await;
         service.stop().await;
     });
+}
+
+async fn resize(browser: &Browser, width: u64, height: u64) {
+    let metrics = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+    browser.devtools("Emulation.setDeviceMetricsOverride", metrics).await;
+}
+
+/// Checks that nothing is cut at this width, and returns a picture.
+async fn picture(browser: &Browser, width: u64, scheme: &str) -> Vec<u8> {
+    let features = json!([{ "name": "prefers-color-scheme", "value": scheme }]);
+    browser.devtools("Emulation.setEmulatedMedia", json!({ "features": features })).await;
+    let mut height = 800;
+    for _ in 0..2 {
+        resize(browser, width, height).await;
+        let whole = browser.run("return document.documentElement.scrollHeight").await;
+        height = whole.as_u64().expect("a height");
+    }
+    let wider = "return [...document.querySelectorAll('body *')].filter((node) => \
+        !node.closest('.unseen, thead, svg') && node.getBoundingClientRect().right > innerWidth + 0.5)\
+        .map((node) => node.outerHTML.slice(0, 80))";
+    assert_eq!(browser.run(wider).await, json!([]), "at {width}");
+    assert_eq!(browser.run("return innerWidth").await, json!(width));
+    // Of the long page of a phone, what is seen of it first.
+    resize(browser, width, height.min(1400)).await;
+    bounded("a picture", browser.page.screenshot()).await.expect("a picture")
 }

@@ -227,6 +227,9 @@ fn an_administrator_drains_recycles_and_pauses() {
     });
 }
 
+/// A method and headers, and the status and a part of the line that they are answered with.
+type Refused<'a> = (&'a str, &'a [(&'a str, &'a str)], u16, &'a str);
+
 /// M3: what the page itself would not send, and what the guard refuses, changes nothing and is told why.
 #[test]
 fn nothing_of_another_origin_is_obeyed() {
@@ -237,7 +240,7 @@ fn nothing_of_another_origin_is_obeyed() {
         let own = ("origin", "http://test");
         let site = |site| ("sec-fetch-site", site);
         let form = ("content-type", "application/x-www-form-urlencoded");
-        let table: &[(&str, &[(&str, &str)], u16, &str)] = &[
+        let table: &[Refused<'_>] = &[
             ("POST", &[JSON, SCRIPT], 403, "guard"),
             ("POST", &[JSON, SCRIPT, ("authorization", "user")], 403, "guard"),
             ("POST", &[SCRIPT, ADMIN], 415, "application/json"),
