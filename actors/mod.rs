@@ -27,8 +27,8 @@ mod worker_api;
 /// The parts of a [`Snapshot`](crate::Snapshot).
 pub mod snapshot {
     pub use super::api::snapshot::{
-        CallTotals, EndReason, FailureSummary, Histogram, Limits, QueueSnapshot, ServerSnapshot, Snapshot,
-        Stats, Totals, WorkerCounts, WorkerSnapshot, WorkerStatus,
+        CallTotals, EndReason, FailureSummary, Histogram, Limits, PoolStatus, QueueSnapshot, ServerSnapshot,
+        Snapshot, Stats, Totals, WorkerCounts, WorkerSnapshot, WorkerStatus,
     };
 }
 

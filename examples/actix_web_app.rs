@@ -217,7 +217,8 @@ mod service {
                 .app_data(BlobConfig::default().limit(20 << 20))
                 .service(passwords::hash)
                 .service(passwords::verify)
-                .service(sounds::halve);
+                .service(sounds::halve)
+                .service(forkpool::web::dashboard("/_pool", (&self.hashers, &self.mixers)));
         }
     }
 

@@ -20,6 +20,9 @@ mod line;
 pub(crate) mod permits;
 pub(crate) mod quarantine;
 pub(crate) mod queue;
+#[cfg(feature = "actix-web")]
+mod recent;
+mod refusals;
 pub(crate) mod registry;
 mod reports;
 pub(crate) mod rollover;
@@ -41,7 +44,7 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use actix::{Arbiter, ArbiterHandle, Recipient};
 use parking_lot::Mutex;
@@ -100,6 +103,8 @@ pub(crate) struct Scheduler {
     /// The bulkheads of messages, by the message's index in the interface; those beyond the end have none.
     message_bulkheads: Vec<Option<Arc<Bulkhead>>>,
     lanes: LaneBoard,
+    #[cfg(feature = "actix-web")]
+    recent: recent::Recent,
     registry: Mutex<Registry>,
 }
 
@@ -145,6 +150,8 @@ impl Scheduler {
             last_ahead: AtomicU64::new(FIRST_CHECKOUT),
             message_bulkheads,
             lanes: LaneBoard::default(),
+            #[cfg(feature = "actix-web")]
+            recent: recent::Recent::default(),
             registry: Mutex::new(registry),
         })
     }
@@ -326,34 +333,6 @@ impl Scheduler {
 
     pub(crate) fn is_open(&self) -> bool {
         self.registry.lock().state.phase() == PoolPhase::Open
-    }
-
-    pub(crate) fn stopped_failure(&self) -> Failure {
-        let why = self.end.get().map_or("", String::as_str);
-        Failure::of(FailureKind::Stopped, why).in_pool(&self.options.name)
-    }
-
-    /// Returns the failure for a request that found no fork server.
-    pub(crate) fn no_server_failure(&self) -> Failure {
-        let outage = self.registry.lock().outage.clone();
-        let failure = Failure::of(FailureKind::NoServer, "").in_pool(&self.options.name);
-        failure.with_chain(outage.as_slice())
-    }
-
-    /// Returns the failure for a request that the fork server did not answer because the pool or the server has ended.
-    pub(crate) fn stopped_or_no_server(&self) -> Failure {
-        if self.is_open() { self.no_server_failure() } else { self.stopped_failure() }
-    }
-
-    /// `so_far` is how long the workers that are lent now have been held.
-    fn overloaded_failure(&self, waiting: usize, so_far: Duration) -> Failure {
-        let workers = u32::try_from(*self.options.workers.end()).unwrap_or(u32::MAX);
-        let ahead = u32::try_from(waiting).unwrap_or(u32::MAX);
-        let estimate = self.tallies.usual_hold().max(so_far).saturating_mul(ahead) / workers.max(1);
-        let pause = if self.is_paused() { " because the pool is paused" } else { "" };
-        Failure::of(FailureKind::Overloaded, format!("{waiting} checkouts are waiting already{pause}"))
-            .in_pool(&self.options.name)
-            .retry_in(estimate.max(Duration::from_millis(1)))
     }
 
     /// Changes the registry and sends the supervisor what follows from the change, both under the lock; wakes tasks

@@ -4,12 +4,13 @@ use std::time::Instant;
 
 use super::Scheduler;
 use super::registry::Registry;
-use super::state::Counts;
+use super::state::{Counts, PoolPhase};
 use super::tallies::Counted;
 use super::worker_handle::WorkerHandle;
 use super::worker_state::WorkerState;
 use crate::actors::api::snapshot::{
-    Limits, QueueSnapshot, ServerSnapshot, Snapshot, Stats, WorkerCounts, WorkerSnapshot, WorkerStatus,
+    Limits, PoolStatus, QueueSnapshot, ServerSnapshot, Snapshot, Stats, WorkerCounts, WorkerSnapshot,
+    WorkerStatus,
 };
 use crate::actors::transport::blobs::BlobMemory;
 use crate::config::Options;
@@ -53,12 +54,14 @@ impl Scheduler {
         let counts = registry.state.counts().into();
         let queue = self.queue(&registry, now);
         let outage = registry.outage.clone();
+        let status = registry.status();
         drop(registry);
         listed.sort_unstable_by_key(|worker| worker.handle.number);
         let pid = self.own_server_pid();
         let server = ServerSnapshot { pid, outage };
         Snapshot {
             pool: self.options.name.clone(),
+            status,
             uptime: now.saturating_duration_since(self.started),
             workers: listed.iter().map(|worker| self.describe(worker, now)).collect(),
             counts,
@@ -122,6 +125,18 @@ impl Scheduler {
 }
 
 impl Registry {
+    fn status(&self) -> PoolStatus {
+        // A worker that the pool state has forgotten may still have to be reaped.
+        let has_ended = self.workers.is_empty();
+        match self.state.phase() {
+            PoolPhase::Open => PoolStatus::Open,
+            PoolPhase::Closing if has_ended && self.state.is_drained() => PoolStatus::Stopped,
+            PoolPhase::Closing => PoolStatus::Closing,
+            PoolPhase::Stopping if has_ended => PoolStatus::Stopped,
+            PoolPhase::Stopping => PoolStatus::Stopping,
+        }
+    }
+
     /// Returns the workers that are forked.
     fn listed(&self) -> impl Iterator<Item = Listed> {
         self.handles().map(|handle| {

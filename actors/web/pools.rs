@@ -1,6 +1,7 @@
 //! The pools behind a web server.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::web::Data;
@@ -8,9 +9,11 @@ use tokio::task::JoinHandle;
 
 use crate::actors::api::pool_handle::PoolHandle;
 use crate::actors::api::stop_report::StopReport;
+use crate::actors::scheduler::Scheduler;
 use crate::actors::worker_api::worker::Worker;
 
-/// Any number of pools, of the same or of different worker types, for [`web::run`](crate::web::run).
+/// Any number of pools, of the same or of different worker types, for [`web::run`](crate::web::run) and
+/// [`web::dashboard`](crate::web::dashboard()).
 ///
 /// A pool is a [`PoolHandle`], or one in `web::Data`. Pools are a pool, a reference to pools, an array, a slice or a `Vec` of
 /// pools, and a tuple of up to eight: `&pool`, `[&readers, &writers]`, `(&thumbnails, &passwords)`. `()` is no pool.
@@ -22,19 +25,24 @@ pub trait Pools {
 /// A pool of workers of any type.
 #[doc(hidden)]
 pub struct AnyPool {
-    name: String,
+    scheduler: Arc<Scheduler>,
     stop: Box<dyn Fn(Duration) -> JoinHandle<StopReport> + Send + Sync>,
 }
 
 impl fmt::Debug for AnyPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("AnyPool").field(&self.name).finish()
+        f.debug_tuple("AnyPool").field(&self.name()).finish()
     }
 }
 
 impl AnyPool {
     pub(super) fn name(&self) -> &str {
-        &self.name
+        &self.scheduler.options.name
+    }
+
+    /// Returns what shows and changes the pool, and does not keep it running.
+    pub(super) fn into_scheduler(self) -> Arc<Scheduler> {
+        self.scheduler
     }
 
     /// Begins to stop the pool, on this runtime.
@@ -47,7 +55,7 @@ impl<W: Worker> Pools for PoolHandle<W> {
     fn add_to(&self, pools: &mut Vec<AnyPool>) {
         let pool = self.clone();
         let stop = move |drain| tokio::spawn(pool.stop(drain));
-        pools.push(AnyPool { name: self.name().to_owned(), stop: Box::new(stop) });
+        pools.push(AnyPool { scheduler: self.scheduler().clone(), stop: Box::new(stop) });
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::harness::*;
 use crate::lanes::{Yard, warm};
 use forkpool::prelude::*;
-use forkpool::snapshot::{CallTotals, EndReason, WorkerStatus};
+use forkpool::snapshot::{CallTotals, EndReason, PoolStatus, WorkerStatus};
 
 fn ends(pool: &PoolHandle<Probe>) -> BTreeMap<&'static str, u64> {
     pool.snapshot().totals.ends.into_iter().map(|(reason, count)| (reason.as_str(), count)).collect()
@@ -344,16 +344,18 @@ fn a_pool_that_stops_is_shown_on_any_thread() {
         let pool = warm(pool().workers(2..=2), 2).await;
         let call = pool.send(Slow(Duration::from_millis(200), 1));
         until("it runs", || pool.snapshot().workers.iter().any(|worker| worker.call == Some("Slow"))).await;
+        assert_eq!(pool.snapshot().status, PoolStatus::Open);
         let stopping = pool.stop(Duration::from_secs(60));
         let stopping = actix_rt::spawn(stopping);
         until("the idle one ends", || !ends(&pool).is_empty()).await;
         let elsewhere = pool.clone();
         let shown = on_a_thread(move || elsewhere.snapshot()).await;
-        assert_eq!(shown.workers.len(), 1, "{:?}", shown.workers);
+        assert_eq!((shown.status, shown.workers.len()), (PoolStatus::Stopping, 1), "{:?}", shown.workers);
         assert_eq!(answer(call).await, Ok(1));
         bounded("the end", stopping).await.expect("it stops");
         let shown = pool.snapshot();
         assert_eq!(totals_of(&shown, "Slow").succeeded, 1);
+        assert_eq!(shown.status, PoolStatus::Stopped);
         assert_eq!((shown.workers, shown.totals.ends), (vec![], vec![(EndReason::Pool, 2)]));
     });
 }

@@ -4,6 +4,7 @@ mod bodies;
 mod bodies_http2;
 mod bound;
 mod client;
+mod dashboard;
 mod deadline;
 mod error_types;
 mod errors;

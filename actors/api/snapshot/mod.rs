@@ -34,6 +34,8 @@ pub use stats::Stats;
 pub struct Snapshot {
     /// The pool's name.
     pub pool: String,
+    /// Whether the pool serves, or comes to its end.
+    pub status: PoolStatus,
     /// How long ago the pool was started.
     #[serde(serialize_with = "seconds::duration")]
     pub uptime: Duration,
@@ -63,6 +65,22 @@ pub struct Snapshot {
     pub failures: Vec<FailureSummary>,
     /// The pool's fork server, if it is known: a server on another machine is not.
     pub servers: Vec<ServerSnapshot>,
+}
+
+/// Whether a pool serves, or comes to its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum PoolStatus {
+    /// It takes checkouts and calls; it may be [paused](crate::PoolHandle::pause).
+    #[default]
+    Open,
+    /// Its last handle was dropped: it serves the checkouts that it has, and takes no others.
+    Closing,
+    /// It was stopped, or what ran it has ended: no checkout gets a worker any more.
+    Stopping,
+    /// It takes nothing, and its last worker is reaped.
+    Stopped,
 }
 
 /// Where a worker is in its life.

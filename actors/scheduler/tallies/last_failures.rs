@@ -28,13 +28,20 @@ impl LastFailures {
 
     /// Returns the failures in short, the oldest first.
     pub(super) fn summaries(&self, now: Instant) -> Vec<FailureSummary> {
+        self.after(0, now).map(|(summary, _)| summary).collect()
+    }
+
+    /// Returns the failures that have a higher number than this, in short and in full, the oldest first.
+    pub(super) fn after(
+        &self,
+        number: u64,
+        now: Instant,
+    ) -> impl Iterator<Item = (FailureSummary, &Failure)> {
         let first = self.count - self.last.len() as u64 + 1;
-        let numbered = (first..).zip(&self.last);
-        numbered
-            .map(|(number, (failure, at))| {
-                FailureSummary::of(number, failure, now.saturating_duration_since(*at))
-            })
-            .collect()
+        let numbered = (first..).zip(&self.last).skip_while(move |(at, _)| *at <= number);
+        numbered.map(move |(number, (failure, at))| {
+            (FailureSummary::of(number, failure, now.saturating_duration_since(*at)), failure)
+        })
     }
 }
 

@@ -191,6 +191,13 @@ impl Tallies {
         let last = self.last_failures.lock().clone();
         last.summaries(Instant::now())
     }
+
+    /// Returns the last failures that have a higher number than this, in short and in full, the oldest first.
+    #[cfg(feature = "actix-web")]
+    pub(crate) fn failures_after(&self, number: u64) -> Vec<(FailureSummary, Failure)> {
+        let last = self.last_failures.lock().clone();
+        last.after(number, Instant::now()).map(|(summary, failure)| (summary, failure.clone())).collect()
+    }
 }
 
 /// What [`Tallies::read`] returns.

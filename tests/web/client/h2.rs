@@ -52,10 +52,15 @@ impl Client {
 
     /// Sends a request without a body.
     pub async fn get(&mut self, path: &str) -> ResponseFuture {
+        let request = http::Request::get(format!("http://test{path}")).body(()).expect("a request");
+        self.send(request).await
+    }
+
+    /// Sends any request without a body.
+    pub async fn send(&mut self, request: http::Request<()>) -> ResponseFuture {
         let requests = self.requests.clone();
         self.requests =
             bounded("room for a request", requests.ready()).await.expect("the connection is open");
-        let request = http::Request::get(format!("http://test{path}")).body(()).expect("a request");
         self.requests.send_request(request, true).expect("it is sent").0
     }
 

@@ -1,0 +1,214 @@
+//! What a dashboard shows of its pools, as JSON.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::ContentType;
+use actix_web::web::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{Detail, page};
+use crate::actors::api::snapshot::{FailureSummary, Snapshot};
+use crate::actors::scheduler::Scheduler;
+use crate::actors::threads::symbolizer;
+use crate::actors::web::Pools;
+use crate::failure::Failure;
+use crate::wire::frame;
+
+/// How old a snapshot may be that a viewer gets (900 ms): a little less than the time between two requests of one viewer, so
+/// that its next one is another.
+const MAX_AGE: Duration = Duration::from_millis(900);
+
+/// Longest dossier that is sent, in bytes (64 KiB): a text of a panic may have any length.
+const MAX_DOSSIER: usize = 64 << 10;
+
+/// A pool, and its name in paths.
+pub(super) struct ShownPool {
+    pub(super) key: String,
+    pub(super) scheduler: Arc<Scheduler>,
+}
+
+/// The pools of a dashboard.
+pub(super) struct ShownPools(Vec<ShownPool>);
+
+impl ShownPools {
+    pub(super) fn of(pools: &impl Pools) -> Self {
+        let mut all = Vec::new();
+        pools.add_to(&mut all);
+        let mut keys = BTreeSet::new();
+        let shown = all.into_iter().map(|pool| {
+            let key = key_of(pool.name(), &keys);
+            keys.insert(key.clone());
+            ShownPool { key, scheduler: pool.into_scheduler() }
+        });
+        ShownPools(shown.collect())
+    }
+
+    pub(super) fn view(self, has_actions: bool, detail: Detail) -> View {
+        View { pools: self.0, has_actions, detail, last: RefCell::default() }
+    }
+}
+
+/// Returns the name in paths of a pool, which no other pool has.
+fn key_of(name: &str, taken: &BTreeSet<String>) -> String {
+    // Browsers take dots for the folder itself or the one above it.
+    let name = if name.bytes().all(|byte| byte == b'.') { "pool" } else { name };
+    let keys = std::iter::once(name.to_owned()).chain((2_u64..).map(|number| format!("{name}-{number}")));
+    keys.into_iter().find(|key| !taken.contains(key)).unwrap_or_default()
+}
+
+/// What is shown of the pools.
+pub(super) struct View {
+    pools: Vec<ShownPool>,
+    has_actions: bool,
+    detail: Detail,
+    last: RefCell<Option<Sent>>,
+}
+
+/// What was sent last, and the snapshots that it was made of.
+struct Sent {
+    snapshots: Vec<Arc<Snapshot>>,
+    json: Bytes,
+}
+
+#[derive(Serialize)]
+struct Overview<'a> {
+    version: &'static str,
+    actions: bool,
+    dossiers: bool,
+    pools: Vec<Keyed<'a, &'a Snapshot>>,
+}
+
+#[derive(Serialize)]
+struct Keyed<'a, T> {
+    key: &'a str,
+    #[serde(flatten)]
+    value: T,
+}
+
+/// What a request for failures asks for.
+#[derive(Deserialize)]
+pub(super) struct Asked {
+    pool: Option<String>,
+    since: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Failures<'a> {
+    pools: Vec<Keyed<'a, Listed>>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    failures: Vec<Dossier>,
+}
+
+#[derive(Serialize)]
+struct Dossier {
+    #[serde(flatten)]
+    summary: FailureSummary,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dossier: Option<String>,
+}
+
+impl View {
+    pub(super) fn pool(&self, key: &str) -> Option<&ShownPool> {
+        self.pools.iter().find(|pool| pool.key == key)
+    }
+
+    pub(super) fn snapshot(&self) -> HttpResponse {
+        let recent = self.pools.iter().map(|pool| pool.scheduler.recent_snapshot(MAX_AGE));
+        let snapshots: Vec<Arc<Snapshot>> = recent.collect();
+        let mut last = self.last.borrow_mut();
+        let is_same = |sent: &Sent| {
+            sent.snapshots.iter().zip(&snapshots).all(|(sent, snapshot)| Arc::ptr_eq(sent, snapshot))
+        };
+        if let Some(sent) = last.as_ref().filter(|sent| is_same(sent)) {
+            return json(sent.json.clone());
+        }
+        match self.overview(&snapshots) {
+            Ok(bytes) => {
+                let bytes = Bytes::from(bytes);
+                *last = Some(Sent { snapshots, json: bytes.clone() });
+                json(bytes)
+            }
+            Err(_) => unwritable(),
+        }
+    }
+
+    fn overview(&self, snapshots: &[Arc<Snapshot>]) -> serde_json::Result<Vec<u8>> {
+        let mut shown: Vec<Snapshot> = snapshots.iter().map(|snapshot| Snapshot::clone(snapshot)).collect();
+        shown.iter_mut().flat_map(|snapshot| &mut snapshot.failures).for_each(|summary| self.trim(summary));
+        let keys = self.pools.iter().map(|pool| pool.key.as_str());
+        serde_json::to_vec(&Overview {
+            version: env!("CARGO_PKG_VERSION"),
+            actions: self.has_actions,
+            dossiers: self.detail == Detail::Lines,
+            pools: keys.zip(&shown).map(|(key, value)| Keyed { key, value }).collect(),
+        })
+    }
+
+    /// Leaves of a failure what may be shown.
+    fn trim(&self, summary: &mut FailureSummary) {
+        if self.detail == Detail::Kind {
+            summary.text.clear();
+        }
+    }
+
+    pub(super) async fn failures(&self, asked: &Asked) -> HttpResponse {
+        let is_asked = |pool: &&ShownPool| asked.pool.as_ref().is_none_or(|key| *key == pool.key);
+        let mut pools = Vec::new();
+        for pool in self.pools.iter().filter(is_asked) {
+            let mut failures = Vec::new();
+            for (mut summary, failure) in pool.scheduler.tallies.failures_after(asked.since.unwrap_or(0)) {
+                self.trim(&mut summary);
+                failures.push(Dossier { summary, dossier: self.dossier(failure).await });
+            }
+            pools.push(Keyed { key: &pool.key, value: Listed { failures } });
+        }
+        if pools.is_empty() && asked.pool.is_some() {
+            return page::text(StatusCode::NOT_FOUND, "the dashboard shows no pool with this key");
+        }
+        serde_json::to_vec(&Failures { pools })
+            .map_or_else(|_| unwritable(), |bytes| json(Bytes::from(bytes)))
+    }
+
+    async fn dossier(&self, failure: Failure) -> Option<String> {
+        match self.detail {
+            Detail::Kind => None,
+            Detail::Lines => {
+                let failure = symbolizer::resolved(failure).await;
+                Some(frame::cut(format!("{failure:#}"), MAX_DOSSIER))
+            }
+        }
+    }
+}
+
+fn json(bytes: Bytes) -> HttpResponse {
+    HttpResponse::Ok().content_type(ContentType::json()).body(bytes)
+}
+
+fn unwritable() -> HttpResponse {
+    page::text(StatusCode::INTERNAL_SERVER_ERROR, "the snapshot cannot be written as JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pool_has_a_path_of_its_own() {
+        let mut keys = BTreeSet::new();
+        for (name, expected) in
+            [("a", "a"), ("a-2", "a-2"), ("a", "a-3"), ("..", "pool"), ("pool", "pool-2"), (".", "pool-3")]
+        {
+            let key = key_of(name, &keys);
+            assert_eq!(key, expected, "of {name:?}");
+            assert!(keys.insert(key));
+        }
+    }
+}
