@@ -33,6 +33,7 @@ pub(crate) const TAKEN: &[&str] = &[
     "send_batch",
     "send_within",
     "server_stats",
+    "service",
     "snapshot",
     "stats",
     "stop",
