@@ -16,14 +16,19 @@ mod from_sync_arbiter;
 use from_sync_arbiter::{processes, threads};
 
 const MIGRATING: &str = "docs/MIGRATING.md";
-const PAGES: [&str; 5] = ["README.md", "docs/METHODS.md", MIGRATING, "docs/OBSERVABILITY.md", "docs/WEB.md"];
+const PAGES: [&str; 6] =
+    ["README.md", "docs/JOBS.md", "docs/METHODS.md", MIGRATING, "docs/OBSERVABILITY.md", "docs/WEB.md"];
 
 /// Programs of which every marked part has to be on a page.
-const PROGRAMS: [&str; 7] = [
+const PROGRAMS: [&str; 11] = [
     "examples/actix_web_app.rs",
+    "examples/durable_jobs/adapter.rs",
+    "examples/durable_jobs/main.rs",
+    "examples/durable_jobs/redis.rs",
     "examples/from_sync_arbiter.rs",
     "examples/from_web_block.rs",
     "tests/documented_code.rs",
+    "tests/jobs/example.rs",
     "tests/methods/documented.rs",
     "tests/observability/recipes.rs",
     "tests/web/bodies.rs",
