@@ -15,6 +15,7 @@ pub mod consumer;
 pub mod redis;
 
 use std::error::Error;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -100,7 +101,17 @@ pub async fn push(queue: &mut RedisStorage<Thumbnail>, picture: &str) -> Result<
 // end: push
 
 #[actix::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("durable_jobs: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
     let own = if std::env::var_os("REDIS_URL").is_none() { Some(Redis::start()?) } else { None };
     let url = own.as_ref().map_or_else(|| std::env::var("REDIS_URL"), |own| Ok(own.url()))?;
     let redis = redis::connect(&url).await?;

@@ -8,10 +8,15 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use apalis_redis::{Client, ConnectionManager};
+use ::redis::Client;
+use ::redis::aio::{ConnectionManager, ConnectionManagerConfig};
 
 /// Longest wait until a server answers.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Longest wait for the answer to one command: with the 0.5 s of the client, a disk that is busy for a moment would end
+/// consumers. Below the time after which a consumer without heartbeats loses its jobs.
+const RESPONSE: Duration = Duration::from_secs(2);
 
 /// A server on a Unix socket in a folder of its own, which both end when this is dropped.
 pub struct Redis {
@@ -91,9 +96,10 @@ impl Drop for Redis {
 pub async fn connect(url: &str) -> io::Result<ConnectionManager> {
     let connected = async {
         let client = Client::open(url)?;
-        // A connection that restores itself would try for ten seconds.
+        // One that restores itself would try for ten seconds.
         client.get_multiplexed_async_connection().await?;
-        client.get_connection_manager().await
+        let config = ConnectionManagerConfig::new().set_response_timeout(Some(RESPONSE));
+        client.get_connection_manager_with_config(config).await
     };
     connected.await.map_err(|error| {
         io::Error::other(format!(
