@@ -18,16 +18,21 @@ mod from_sync_arbiter;
 use from_sync_arbiter::{both, functions, methods, processes, threads};
 
 const MIGRATING: &str = "docs/MIGRATING.md";
-const PAGES: [&str; 5] = ["README.md", "docs/METHODS.md", MIGRATING, "docs/OBSERVABILITY.md", "docs/WEB.md"];
+const PAGES: [&str; 6] =
+    ["README.md", "docs/JOBS.md", "docs/METHODS.md", MIGRATING, "docs/OBSERVABILITY.md", "docs/WEB.md"];
 
 /// Programs of which every marked part has to be on a page.
-const PROGRAMS: [&str; 10] = [
+const PROGRAMS: [&str; 13] = [
     "examples/actix_web_app.rs",
     "examples/axum_service.rs",
+    "examples/durable_jobs/adapter.rs",
+    "examples/durable_jobs/main.rs",
+    "examples/durable_jobs/redis.rs",
     "examples/from_sync_arbiter.rs",
     "examples/from_web_block.rs",
     "examples/tonic_service.rs",
     "tests/documented_code.rs",
+    "tests/jobs/example.rs",
     "tests/methods/documented.rs",
     "tests/observability/recipes.rs",
     "tests/pool/console_ends.rs",

@@ -53,7 +53,8 @@ const TOO_MUCH: usize = 1 << 30;
 pub const WRECK_LIMIT: u64 = 512 << 20;
 
 impl Way {
-    fn go(self) {
+    /// Ends this process, or does what makes others end it.
+    pub fn go(self) {
         match self {
             Way::Panics => panic!("told to panic"),
             Way::Aborts => std::process::abort(),
