@@ -22,7 +22,7 @@ const PAGES: [&str; 6] =
     ["README.md", "docs/JOBS.md", "docs/METHODS.md", MIGRATING, "docs/OBSERVABILITY.md", "docs/WEB.md"];
 
 /// Programs of which every marked part has to be on a page.
-const PROGRAMS: [&str; 13] = [
+const PROGRAMS: [&str; 14] = [
     "examples/actix_web_app.rs",
     "examples/axum_service.rs",
     "examples/durable_jobs/adapter.rs",
