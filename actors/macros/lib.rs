@@ -12,7 +12,7 @@ use proc_macro::TokenStream;
 /// Makes the methods of a worker callable: for each method of this `impl` block a message, its handler, and a method of
 /// the client's trait; and the worker's `interface!`.
 ///
-#[doc = include_str!("examples/methods.md")]
+#[cfg_attr(not(doctest), doc = include_str!("examples/methods.md"))]
 ///
 /// Each method of the block is a call. It takes `&mut self` or `&self`, and returns a `Result<T, E>` with
 /// `E: From<Failure>`. Functions that are no calls belong to another `impl` block.
@@ -44,7 +44,7 @@ pub fn methods(options: TokenStream, block: TokenStream) -> TokenStream {
 
 /// Makes a function callable: a worker that [`functions!`](macro@functions) makes runs it in its own process.
 ///
-#[doc = include_str!("examples/function.md")]
+#[cfg_attr(not(doctest), doc = include_str!("examples/function.md"))]
 ///
 /// The function stays as it is. Beside it is a module of its name and its visibility, with the message of a call,
 /// `add::Add`, and `add::with`, which takes what the function takes. Arguments and results are those of
@@ -70,7 +70,7 @@ pub fn functions(list: TokenStream) -> TokenStream {
 
 /// Implements `Actor` and `Worker` for a struct whose set-up needs no code.
 ///
-#[doc = include_str!("examples/worker.md")]
+#[cfg_attr(not(doctest), doc = include_str!("examples/worker.md"))]
 ///
 /// Without an option the configuration is `()`, and a worker is the value of a struct without fields, or the struct's
 /// `Default`. With `#[worker(config = T)]` the configuration is a `T`, of which `TryFrom<T>` makes the worker; so

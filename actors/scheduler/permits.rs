@@ -187,6 +187,10 @@ impl Scheduler {
 
     /// Grants permits after a lane has shown that fewer of its calls wait.
     pub(crate) fn grant_permits_if_awaited(&self) {
+        if self.options.max_waiting.is_none() {
+            // No service has permits of such a pool.
+            return;
+        }
         // See `grant_permits`.
         fence(Ordering::SeqCst);
         if self.lanes.permits.waiting.load(Ordering::Relaxed) > 0 {
