@@ -1,8 +1,11 @@
 //! The task of a console: it accepts viewers and answers them, each in a task of its own.
 
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
@@ -39,13 +42,10 @@ pub(super) fn start(
     arbiter.spawn_fn(move || {
         actix_rt::spawn(async move {
             {
-                let mut accepting = std::pin::pin!(accept_viewers(&shared, &listener));
-                std::future::poll_fn(|cx| {
-                    use std::future::Future as _;
-                    match std::pin::Pin::new(&mut end).poll(cx) {
-                        std::task::Poll::Ready(_) => std::task::Poll::Ready(()),
-                        std::task::Poll::Pending => accepting.as_mut().poll(cx),
-                    }
+                let mut accepting = pin!(accept_viewers(&shared, &listener));
+                poll_fn(|cx| match Pin::new(&mut end).poll(cx) {
+                    Poll::Ready(_) => Poll::Ready(()),
+                    Poll::Pending => accepting.as_mut().poll(cx),
                 })
                 .await;
             }
