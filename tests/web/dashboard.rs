@@ -1,6 +1,6 @@
 //! The dashboard: what it shows, who may act, and what others are told.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_web::{App, HttpServer, guard, web};
 use forkpool::prelude::*;
@@ -390,6 +390,36 @@ fn viewers_share_snapshots() {
         let most = passed / 0.9 + 2.0;
         assert!(uptimes.len() as f64 <= most, "{} snapshots in {passed} s", uptimes.len());
         drop(clients);
+        service.stop().await;
+    });
+}
+
+/// M2: the application is woken once for all of its viewers, however they began.
+#[test]
+fn viewers_are_to_ask_again_at_the_same_moment() {
+    run(async {
+        let pool = pool_of_one();
+        settled(&pool, 1).await;
+        let shown = pool.clone();
+        let service = serve(move || dashboard("/_pool", &shown));
+        // The moments that the answers mean are known as well as the times of the answers are.
+        let mut moments = Vec::new();
+        for _ in 0..20 {
+            let asked = Instant::now();
+            let answer = get(&service, "/ops/_pool/snapshot.json").await;
+            let answered = Instant::now();
+            let wait: u64 = answer.headers["x-forkpool-ask-again"].parse().expect("milliseconds");
+            assert!((500..=1500).contains(&wait), "{wait}");
+            let wait = Duration::from_millis(wait);
+            moments.push((asked + wait, answered + wait + Duration::from_millis(1)));
+            actix_rt::time::sleep(Duration::from_millis(29)).await;
+        }
+        // They differ by whole seconds.
+        let (first, slack) = (moments[0].0, moments[0].1 - moments[0].0);
+        for &(earliest, latest) in &moments {
+            let mut seconds = (0..60).map(|seconds| first + Duration::from_secs(seconds));
+            assert!(seconds.any(|at| earliest <= at + slack && at <= latest), "of {moments:?}");
+        }
         service.stop().await;
     });
 }

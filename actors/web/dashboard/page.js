@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  const PERIOD = 1000; // between two questions, in milliseconds
+  const PERIOD = 1000; // between two questions, in milliseconds, unless the answer says when to ask again
   const PATIENCE = 5000; // for an answer, in milliseconds
   const SPAN = 180; // of the charts, in seconds
   const WINDOW = 10; // over which rates and times are computed, in seconds
@@ -546,13 +546,17 @@
     if (asking || document.visibilityState !== "visible") return;
     asking = true;
     let overview = null;
+    let wait = PERIOD;
     try {
-      overview = await (await request("snapshot.json")).json();
+      const response = await request("snapshot.json");
+      // All viewers are given the same moment, so that the application is woken once for all of them.
+      wait = Number(response.headers.get("x-forkpool-ask-again")) || PERIOD;
+      overview = await response.json();
     } catch (error) {
       away(error);
     }
     asking = false;
-    timer = setTimeout(poll, PERIOD);
+    timer = setTimeout(poll, wait);
     if (overview) {
       here();
       show(overview);
