@@ -63,7 +63,9 @@ fn deadline(single: &Single<PendingCall>, wait_timeout: Option<Duration>) -> Opt
 impl Driver {
     /// Ends what has run out of time; returns whether anything was looked at.
     pub(super) fn poll_limits(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        // The time is looked at anyway if the task looks again at once: setting the alarm costs more than that.
         if let Some(slow_at) = self.state.slow_at(now)
+            && !self.looks_again()
             && !self.limits.alarm.wake_at(slow_at, now, cx)
         {
             self.limits.watch(slow_at);
@@ -83,6 +85,12 @@ impl Driver {
         self.expire_queued(now);
         self.watch_calls(now);
         true
+    }
+
+    /// Returns whether the task was woken to look again at once for what workers have sent.
+    fn looks_again(&mut self) -> bool {
+        let mut reading = self.workers.iter_mut().filter(|worker| worker.awaiting_exit.is_none());
+        reading.any(|worker| worker.channel().is_some_and(|channel| channel.looks_again()))
     }
 
     /// Watches the deadlines of all calls that the lane has.
