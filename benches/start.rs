@@ -139,6 +139,12 @@ async fn measure_batch(setting: Setting, report: &mut Report) {
     pool.stop(Duration::ZERO).await;
 }
 
+/// The children of a process that has one thread.
+fn children_of(pid: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("a process");
+    children.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
 /// Memory that application, server and workers have, each page once, with one worker and with more.
 async fn measure_memory(report: &mut Report) {
     const MORE: usize = 9;
@@ -147,10 +153,16 @@ async fn measure_memory(report: &mut Report) {
     for workers in [MORE, 1, MORE] {
         let pool = laden(Load::Ordinary(ORDINARY)).workers(workers..=workers).start().expect("a pool");
         support::until("they are idle", || pool.stats().idle == workers).await;
+        while pool.server_stats().await.expect("a server").parked == 0 {
+            actix_rt::time::sleep(Duration::from_millis(1)).await;
+        }
         let pids = pool.stats().pids;
         let parent = std::fs::read_to_string(format!("/proc/{}/stat", pids[0])).expect("a worker");
         let server = parent.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok());
-        let all: Vec<u32> = pids.into_iter().chain(server).chain([std::process::id()]).collect();
+        // The workers, and the child that is parked for the next one, which shares their memory.
+        let children = server.map_or_else(Vec::new, children_of);
+        assert!(pids.iter().all(|pid| children.contains(pid)), "{pids:?} of {children:?}");
+        let all: Vec<u32> = children.into_iter().chain(server).chain([std::process::id()]).collect();
         totals.push(all.iter().map(|&pid| proportional_kib(pid, "Pss:")).sum::<f64>());
         dirty.push(all.iter().map(|&pid| proportional_kib(pid, "Pss_Dirty:")).sum::<f64>());
         pool.stop(Duration::ZERO).await;
