@@ -20,8 +20,12 @@ use support::{
 /// Workers, and threads of the peers.
 const WORKERS: usize = 2;
 
-/// Calls in flight, rounds, and how many calls one round makes.
-const DEPTHS: [(usize, usize, usize); 3] = [(64, 30, 6_400), (1, 15, 300), (1024, 10, 10_240)];
+/// Calls in flight, rounds, and how many calls one round makes. A round with many in flight is to last for some ticks of the
+/// kernel's scheduler, or it would only measure on which processors the processes were woken.
+const DEPTHS: [(usize, usize, usize); 3] = [(64, 30, 25_600), (1, 15, 300), (1024, 10, 40_960)];
+
+/// The same for bursts of some milliseconds, which begin with sleeping workers.
+const BURST: (usize, usize, usize) = (64, 30, 6_400);
 
 /// Sizes of other messages than the usual ones of 64 bytes, with 64 calls in flight.
 const SIZES: [(usize, &str); 2] = [(200, "200b"), (4096, "4k")];
@@ -51,6 +55,8 @@ async fn measure(setting: Setting) -> Report {
             field.calls(setting, &echo(), (depth, rounds, calls), &format!("{depth} in flight")).await;
         report_calls(&mut report, setting, &format!("_{depth}"), &measured);
     }
+    let bursts = field.calls(setting, &echo(), BURST, "64 in flight, bursts of 6,400").await;
+    report_calls(&mut report, setting, "_burst_64", &bursts);
     for (bytes, name) in SIZES {
         let measured = field
             .calls(setting, &echo_of(bytes), (64, 15, 6_400), &format!("64 of {bytes} bytes in flight"))
