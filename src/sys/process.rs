@@ -168,15 +168,16 @@ pub(crate) fn preemption_count() -> u64 {
     usage.ru_nivcsw.unsigned_abs()
 }
 
-/// Whether fewer threads are runnable than the machine has processors, as far as /proc shows.
+/// Whether a processor is idle, as far as /proc shows: fewer threads are runnable than the machine has processors, or as
+/// many, of which two are known to share one (`is_shared`).
 ///
 /// # References
 ///
 /// - [proc_loadavg(5)](https://man7.org/linux/man-pages/man5/proc_loadavg.5.html), the fourth field
-pub(crate) fn has_idle_processor() -> bool {
+pub(crate) fn has_idle_processor(is_shared: bool) -> bool {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let running = text.split(' ').nth(3).and_then(|threads| threads.split('/').next()?.parse().ok());
-    running.is_some_and(|running: usize| running < online_processors())
+    running.is_some_and(|running: usize| running < online_processors() + usize::from(is_shared))
 }
 
 /// The number of online processors of the machine.

@@ -188,7 +188,6 @@ impl Ring {
     }
 
     /// Whether the peer is seen to sleep until there are bytes. It may have gone to sleep just now, or been woken.
-    #[cfg(any(feature = "actors", test))]
     pub(crate) fn peer_sleeps(&self) -> bool {
         self.side.sees_flag(WakeCondition::Bytes)
     }

@@ -32,7 +32,7 @@ const MAX_UNYIELDING: u32 = 32;
 
 /// Short waits in a row on the host's processor after which a worker moves to another one. Each time no processor was
 /// idle the number doubles, up to the maximum.
-const MIN_MOVE_THRESHOLD: u32 = 32;
+const MIN_MOVE_THRESHOLD: u32 = 8;
 const MAX_MOVE_THRESHOLD: u32 = 8192;
 
 /// The worker looks for an idle processor in the last waits before that, several times because the host may be about to
@@ -149,7 +149,7 @@ impl RingIo {
     /// Returns for how long this worker has spun if it is to look again: only on a processor that no other thread needs.
     fn try_spin(&mut self, now: Instant) -> Option<Duration> {
         let RingIo { ring, spin, preemptions, .. } = self;
-        let was_preempted = |_| {
+        let was_preempted = || {
             let (now, before) = (process::preemption_count(), *preemptions);
             *preemptions = Some(now);
             before.is_some_and(|before| before != now)
@@ -189,7 +189,8 @@ impl RingIo {
 
     /// Moves to another processor if one is idle. If none is, moving would only take it from another thread.
     fn consider_moving(&mut self) {
-        self.idle_processor_seen |= process::has_idle_processor();
+        // A host that does not sleep wants this processor as well.
+        self.idle_processor_seen |= process::has_idle_processor(!self.ring.peer_sleeps());
         if self.short_waits < self.move_threshold {
             return;
         }
@@ -197,6 +198,8 @@ impl RingIo {
         if std::mem::take(&mut self.idle_processor_seen) {
             self.move_threshold = MIN_MOVE_THRESHOLD;
             process::move_to_other_processor();
+            // What the waits have taken on the host's processor says nothing about those that follow.
+            self.spin = AdaptiveSpin::new(MAX_SPIN);
         } else {
             self.move_threshold = (self.move_threshold * 2).min(MAX_MOVE_THRESHOLD);
         }
