@@ -51,6 +51,7 @@ impl Driver {
     /// Delivers a reply; returns `false` if the worker is lost with it.
     pub(super) fn deliver(&mut self, at: usize, reply: Reply, now: Instant) -> bool {
         let Reply { call, meaning, stop, times } = reply;
+        self.answered += 1;
         self.state.held[at].is_closing |= stop;
         if !matches!(meaning, ReplyMeaning::Panicked(..) | ReplyMeaning::Cleared) {
             self.count_wait(at, now);

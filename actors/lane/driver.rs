@@ -61,6 +61,8 @@ pub(super) struct Driver {
     pub(super) is_stopping: bool,
     /// How many checkouts had joined the pool's queue when this lane last queued a call.
     exclusive_seen: u64,
+    /// How many calls were answered when the task was polled last. Their requesters most likely make others now.
+    pub(super) answered: u32,
 }
 
 impl Driver {
@@ -86,6 +88,7 @@ impl Driver {
             is_woken: false,
             is_stopping: false,
             exclusive_seen: 0,
+            answered: 0,
         }
     }
 
@@ -207,8 +210,9 @@ impl Driver {
         if was_free {
             self.show_running(at);
         }
+        let follow = self.answered > 1;
         if let Some(channel) = self.workers[at].channel() {
-            if was_free { channel.write_now() } else { channel.write_soon() }
+            if was_free { channel.write_first(follow) } else { channel.write_soon() }
         }
     }
 
@@ -226,6 +230,7 @@ impl Driver {
     /// Does all work that can be done now; ready once the pool has ended and all calls are answered.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.is_woken = false;
+        self.answered = 0;
         self.set_waker(cx.waker());
         let mut now = Instant::now();
         loop {

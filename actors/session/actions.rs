@@ -26,6 +26,7 @@ impl Session {
         while let Some(action) = self.actions.pop_front() {
             match action {
                 Action::Answer(call, Answer::Value) => {
+                    self.answered += 1;
                     Answering(&self.scheduler).deliver_value(&call, &self.tally);
                 }
                 Action::Answer(call, answer) => {

@@ -362,12 +362,12 @@ impl Host for Arrivals<'_> {
 
 impl Session {
     /// Accepts one call of this thread: writes it, queues it or has it refused at the next poll. The worker gets it at
-    /// once if it has nothing to do, and otherwise with others.
+    /// once if it has nothing to do, unless it sleeps and others will follow, and otherwise with others.
     fn submit_directly(&mut self, call: PendingCall, payload: Payload<'_>, host: &mut dyn Host) {
-        let was_idle = !self.machine.expects_reply();
+        let (was_idle, follow) = (!self.machine.expects_reply(), self.answered > 1);
         self.take_call(call, payload, host);
         if let Some(channel) = self.channel() {
-            if was_idle { channel.write_now() } else { channel.write_soon() }
+            if was_idle { channel.write_first(follow) } else { channel.write_soon() }
         }
     }
 

@@ -95,6 +95,8 @@ pub(crate) struct Session {
     timer: LazyTimer,
     /// Number of calls submitted since the session was last polled.
     calls_since_poll: u32,
+    /// How many calls were answered when the session was polled last. Their requesters most likely make others now.
+    answered: u32,
     /// Whether the last address was gone at the previous poll.
     was_disconnected: bool,
     /// The task that the waiter's notices wake.
@@ -196,7 +198,7 @@ impl Session {
 
     /// Does all work that can be done now; ready once the session is over.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, host: &mut dyn Host) -> Poll<()> {
-        self.calls_since_poll = 0;
+        (self.calls_since_poll, self.answered) = (0, 0);
         let disconnected = self.confirm_disconnected(cx, host);
         if self.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());

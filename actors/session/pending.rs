@@ -93,6 +93,7 @@ impl PendingSession {
             resolving: None,
             timer: LazyTimer::default(),
             calls_since_poll: 0,
+            answered: 0,
             was_disconnected: false,
             waker: None,
         }

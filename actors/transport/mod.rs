@@ -217,7 +217,7 @@ impl HostChannel {
     /// soon; returns whether any have arrived.
     pub(crate) fn look(&mut self) -> bool {
         match &mut self.io {
-            HostIo::Rings(rings) => rings.look(),
+            HostIo::Rings(rings) => self.buffers.unpublished == 0 && rings.look(),
             HostIo::Stream(_) => false,
         }
     }
@@ -277,6 +277,16 @@ impl HostChannel {
         match &mut self.io {
             HostIo::Rings(rings) => rings.read_now(&mut self.buffers),
             HostIo::Stream(stream) => stream.read_now(&mut self.buffers),
+        }
+    }
+
+    /// Publishes the first message to a worker that has nothing to do. If others will `follow` and the worker sleeps, it is
+    /// left for [`poll_exchange`](Self::poll_exchange) or [`write_soon`](Self::write_soon): a worker that is woken for one
+    /// message sleeps again before the next.
+    pub(crate) fn write_first(&mut self, follow: bool) {
+        match &self.io {
+            HostIo::Rings(rings) if follow && rings.worker_sleeps() => self.buffers.unpublished += 1,
+            HostIo::Rings(_) | HostIo::Stream(_) => self.write_now(),
         }
     }
 

@@ -202,6 +202,28 @@ fn the_first_call_of_a_batch_to_the_pool_is_on_its_way_when_it_is_sent() {
     });
 }
 
+/// C1: so is a call on a handle, when no other one has just been answered.
+#[test]
+fn a_call_on_a_handle_is_on_its_way_when_it_is_made() {
+    run(async {
+        let pool = pool_of_one();
+        settled(&pool, 1).await;
+        let journal = Scratch::path();
+        let task = |number| Task(number, journal.get().to_owned(), None, Act::Answer);
+        let handle = pool.checkout().open();
+        assert!(answer(handle.call(task(1))).await.is_ok());
+        for number in 2..=3 {
+            let call = handle.call(task(number));
+            let patience = Instant::now() + PATIENCE;
+            while journal.lines().len() < number as usize && Instant::now() < patience {
+                std::thread::yield_now();
+            }
+            assert_eq!(journal.lines().len(), number as usize);
+            assert!(answer(call).await.is_ok());
+        }
+    });
+}
+
 /// C5
 #[test]
 fn no_answer_of_a_batch_to_the_pool_arrives_while_it_is_sent() {
