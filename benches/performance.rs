@@ -42,6 +42,7 @@ aims! {
     "apart/round_trip@any": "a call to a worker of a standalone server ÷ of a private server", "≤ 1.15";
     "apart/start@any": "a start on a standalone server ÷ on a private server", "≤ 1.5";
     "throughput/pool_64@any": "`pool.send`: calls a second, 64 in flight, 2 workers ÷ `SyncArbiter` with 2 threads", "≥ 1";
+    "throughput/pool_burst_64@any": "the same in bursts of 6,400 calls, with sleeping workers before each", "";
     "throughput/pool_1024@any": "the same with 1024 in flight", "≥ 1";
     "throughput/pool_64@one": "the same with 64 in flight, on one processor", "≥ 2";
     "throughput/pool_64_200b@any": "the same with 64 in flight and messages of 200 bytes", "";
