@@ -342,7 +342,9 @@ fn a_snapshot_waits_for_nothing_that_stands_still() {
 fn a_pool_that_stops_is_shown_on_any_thread() {
     run(async {
         let pool = warm(pool().workers(2..=2), 2).await;
-        let call = pool.send(Slow(Duration::from_millis(200), 1));
+        // One that was made to the pool and has not begun would be answered by the stop.
+        let checkout = pool.checkout().start();
+        let call = checkout.send(Slow(Duration::from_millis(200), 1));
         until("it runs", || pool.snapshot().workers.iter().any(|worker| worker.call == Some("Slow"))).await;
         assert_eq!(pool.snapshot().status, PoolStatus::Open);
         let stopping = pool.stop(Duration::from_secs(60));

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::client::h2;
 use crate::harness::*;
 use crate::service::{Answer, Client, Service, request};
+use crate::yard::Yard;
 
 /// Serves what `make` makes for each of two threads, below `/ops`.
 fn serve(make: impl Fn() -> Dashboard + Clone + Send + 'static) -> Service {
@@ -173,8 +174,10 @@ fn an_administrator_kills_a_worker() {
         let pool = pool_of_one();
         settled(&pool, 1).await;
         let service = serve(with_actions(&pool));
-        let call = pool.send(Spin);
-        until("it runs", || pool.snapshot().workers.iter().any(|worker| worker.call == Some("Spin"))).await;
+        let yard = Yard::new();
+        let call = pool.send(yard.task(0, "spin"));
+        // One that was only written to the worker would run on the next one.
+        yard.begun(1).await;
         let victim = pool.snapshot().workers.remove(0);
         let path = format!("/ops/_pool/{}/workers/{}/kill", pool.name(), victim.number);
         assert_eq!(act(&service, &path).await, (200, "the worker is killed".to_owned()));
