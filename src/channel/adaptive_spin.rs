@@ -108,12 +108,8 @@ impl AdaptiveSpin {
         self.wait = match self.wait {
             Wait::Begun => Wait::Spinning { since: now, last: now },
             Wait::None | Wait::Sleeping => Wait::Sleeping,
-            Wait::Spinning { last, .. }
-                if now.saturating_duration_since(last) > PREEMPTION_GAP && preempted() =>
-            {
-                self.pause = self.next_pause;
-                self.next_pause = (self.next_pause * 2).min(MAX_PAUSE);
-                self.hits_in_a_row = 0;
+            Wait::Spinning { last, .. } if is_long(last, now) && preempted() => {
+                self.pause();
                 Wait::Sleeping
             }
             Wait::Spinning { since, .. } if now.saturating_duration_since(since) > self.limit => {
@@ -125,6 +121,20 @@ impl AdaptiveSpin {
         match self.wait {
             Wait::Spinning { since, .. } => Some(now.saturating_duration_since(since)),
             Wait::None | Wait::Begun | Wait::Sleeping => None,
+        }
+    }
+
+    /// Ends the wait behind a look that was given up for another thread, because what was waited for has arrived meanwhile.
+    ///
+    /// If that thread had the processor for long, this is no successful spin: an end that had slept would have been
+    /// woken, and would have been given the processor sooner than one that had used up its share of it.
+    pub(crate) fn finish_wait_unless(&mut self, now: Instant, preempted: impl FnOnce() -> bool) {
+        match self.wait {
+            Wait::Spinning { last, .. } if is_long(last, now) && preempted() => {
+                self.pause();
+                self.wait = Wait::None;
+            }
+            _ => self.finish_wait(),
         }
     }
 
@@ -146,6 +156,13 @@ impl AdaptiveSpin {
         }
     }
 
+    /// Stops spinning for some waits, because another thread was given the processor.
+    fn pause(&mut self) {
+        self.pause = self.next_pause;
+        self.next_pause = (self.next_pause * 2).min(MAX_PAUSE);
+        self.hits_in_a_row = 0;
+    }
+
     /// Decides whether the wait that begins is spun for, and counts it.
     fn decide_to_spin(&mut self) -> bool {
         if self.pause > 0 {
@@ -161,6 +178,11 @@ impl AdaptiveSpin {
         }
         self.until_probe == PROBE_INTERVAL
     }
+}
+
+/// Returns whether another thread may have had the processor since the last look.
+fn is_long(last: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(last) > PREEMPTION_GAP
 }
 
 #[cfg(test)]
@@ -243,6 +265,20 @@ mod tests {
             now += PREEMPTION_GAP / 2;
             assert!(spin.try_spin_unless(now, || true).is_some(), "too short a gap to be checked");
             spin.finish_wait();
+        }
+    }
+
+    #[test]
+    fn a_preemption_counts_although_what_was_waited_for_has_come_meanwhile() {
+        let (mut spin, mut now) = (AdaptiveSpin::new(LIMIT), Instant::now());
+        waits(&mut spin, &mut now, 200, SHORT);
+        for (gap, was_preempted, spun) in
+            [(PREEMPTION_GAP * 2, true, 9), (PREEMPTION_GAP * 2, false, 10), (PREEMPTION_GAP / 2, true, 10)]
+        {
+            assert!(spin.try_spin(now));
+            now += gap;
+            spin.finish_wait_unless(now, || was_preempted);
+            assert_eq!(waits(&mut spin, &mut now, 10, SHORT), spun, "{gap:?} {was_preempted}");
         }
     }
 

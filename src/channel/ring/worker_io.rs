@@ -127,9 +127,13 @@ impl RingIo {
             }
         }
         if yielded.is_some() {
-            self.judge_yield(yielded, Instant::now());
+            let now = Instant::now();
+            self.judge_yield(yielded, now);
+            let RingIo { spin, preemptions, .. } = self;
+            spin.finish_wait_unless(now, || was_preempted(preemptions));
+        } else {
+            self.spin.finish_wait();
         }
-        self.spin.finish_wait();
         Ok(true)
     }
 
@@ -149,12 +153,8 @@ impl RingIo {
     /// Returns for how long this worker has spun if it is to look again: only on a processor that no other thread needs.
     fn try_spin(&mut self, now: Instant) -> Option<Duration> {
         let RingIo { ring, spin, preemptions, .. } = self;
-        let was_preempted = || {
-            let (now, before) = (process::preemption_count(), *preemptions);
-            *preemptions = Some(now);
-            before.is_some_and(|before| before != now)
-        };
-        ring.peer_is_on_other_processor().then(|| spin.try_spin_unless(now, was_preempted))?
+        let preempted = || was_preempted(preemptions);
+        ring.peer_is_on_other_processor().then(|| spin.try_spin_unless(now, preempted))?
     }
 
     /// Waits until the host has read some bytes; returns `false` if it is gone.
@@ -288,6 +288,13 @@ impl WorkerIo for RingIo {
     fn begin(&self, epoch: u16) -> bool {
         self.status_page.begin(epoch)
     }
+}
+
+/// Returns whether this thread was preempted since `count` was last read, and reads it anew.
+fn was_preempted(count: &mut Option<u64>) -> bool {
+    let (now, before) = (process::preemption_count(), *count);
+    *count = Some(now);
+    before.is_some_and(|before| before != now)
 }
 
 fn invalid(error: CorruptCounters) -> io::Error {
