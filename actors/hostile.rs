@@ -4,13 +4,14 @@ use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::lane::state::{Held, LaneState, Queued, Single};
 use super::telemetry::event_forwarder::{EventForwarder, LogSink};
 use super::transport::blobs::{BlobMemory, BorrowedBlobs};
 use crate::blob::{Blob, ResultArena, ResultMemory, TABLE_LENGTH};
 use crate::channel::{GateWord, HostGate, begin_gated};
+use crate::clock::Instant;
 use crate::request_log::RequestLog;
 use crate::sys::arena::PAGE;
 use crate::sys::memory_file;

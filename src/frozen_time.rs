@@ -2,7 +2,9 @@
 //! time counts against no limit. The clock is an argument.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::Instant;
 
 /// Most spans that are kept. Beyond that the two oldest become one.
 const MAX_SPANS: usize = 64;

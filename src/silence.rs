@@ -1,6 +1,8 @@
 //! How long the peer at the other end of a control connection has been silent. The clock is an argument.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::Instant;
 
 /// Longest time between two looks (1 s); the application sends a ping at each.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);

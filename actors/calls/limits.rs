@@ -1,8 +1,9 @@
 //! How long a call may take, and how often it is tried: what holds in a checkout and in a lane.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::actors::threads;
+use crate::clock::Instant;
 
 /// How long `checkout_done` may take if calls have no time limit (300 s).
 pub(crate) const RELEASE_TIMEOUT: Duration = Duration::from_secs(300);

@@ -10,12 +10,13 @@ pub(crate) mod payload;
 pub(crate) mod reading;
 pub(crate) mod writing;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::actors::context::CallOrigin;
 use crate::actors::reply::{AnswerSlot, CallSlot};
 use crate::actors::telemetry::event_forwarder::LogSink;
 use crate::actors::worker_api::error_text::Describe;
+use crate::clock::Instant;
 use crate::failure::{Failure, Phase};
 use crate::request_log::CallTimer;
 

@@ -1,7 +1,7 @@
 //! Frames from a worker. The host trusts none of them.
 
 use std::borrow::Cow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::PendingCall;
 use crate::actors::reply::AnswerSlot;
@@ -10,6 +10,7 @@ use crate::actors::telemetry::event_forwarder::{EventForwarder, LogSink};
 use crate::actors::transport::HostChannel;
 use crate::blob;
 use crate::blob::{Blob, ResultArena};
+use crate::clock::Instant;
 use crate::failure::{BacktraceStyle, PanicReport};
 use crate::wire::call::{FromWorker, Lending, Outcome};
 use crate::wire::frame::PayloadError;

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use super::{Shared, protocol};
 use crate::actors::threads::OwnArbiter;
 use crate::actors::threads::real_time::{run_for, within};
+use crate::clock::Instant;
 use crate::server::viewers::{ViewerListener, Visit};
 use crate::sys::{Errno, descriptors, reactor};
 

@@ -1,6 +1,6 @@
 //! How a lane answers calls, counts them, and shows what it does.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::driver::Driver;
 use super::worker::Reply;
@@ -9,6 +9,7 @@ use crate::actors::calls::faults::{Fault, payload_failure, with_times};
 use crate::actors::calls::reading::ReplyMeaning;
 use crate::actors::calls::{CallTimes, PendingCall};
 use crate::actors::threads::symbolizer;
+use crate::clock::Instant;
 use crate::failure::Failure;
 
 impl Driver {

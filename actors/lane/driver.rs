@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::limits::Limits;
 use super::state::{LaneState, OthersWaiting, Queued, Single};
@@ -23,6 +23,7 @@ use crate::actors::scheduler::waiting::BulkheadId;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::transport::Arrived;
 use crate::actors::transport::blobs::Encoded;
+use crate::clock::Instant;
 use crate::failure::{Failure, FailureKind};
 
 /// What a call has when the lane takes it.

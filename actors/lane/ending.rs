@@ -1,7 +1,6 @@
 //! How a lane's worker ends, and what becomes of the calls that it has.
 
 use std::task::Context;
-use std::time::Instant;
 
 use super::driver::Driver;
 use super::state::Queued;
@@ -16,6 +15,7 @@ use crate::actors::scheduler::lease::Lease;
 use crate::actors::scheduler::waiter::Notice;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::transport::{Arrived, MAX_LAST_READS};
+use crate::clock::Instant;
 use crate::config::OnCancel;
 use crate::failure::{Failure, FailureKind, Phase};
 

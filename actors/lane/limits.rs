@@ -1,7 +1,7 @@
 //! The time limits of a lane's calls: one timer, set for the earliest deadline or earlier.
 
 use std::task::Context;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::driver::Driver;
 use super::state::Single;
@@ -15,6 +15,7 @@ use crate::actors::scheduler::exit::{EXIT_REPORT_TIMEOUT, ExitReport};
 use crate::actors::threads::alarm::Alarm;
 use crate::actors::threads::real_time::LazyTimer;
 use crate::actors::transport::Arrived;
+use crate::clock::Instant;
 
 /// How soon deadlines that have passed are looked at again that ended nothing (1 ms).
 const RECHECK: Duration = Duration::from_millis(1);

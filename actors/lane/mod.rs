@@ -22,7 +22,6 @@ use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use crate::actors::calls::PendingCall;
 use crate::actors::calls::payload::Payload;
@@ -33,6 +32,7 @@ use crate::actors::scheduler::lanes::{LanePlace, LaneSignals};
 use crate::actors::scheduler::permits::Permit;
 use crate::actors::scheduler::waiter::Waiter;
 use crate::actors::transport::blobs::Encoded;
+use crate::clock::Instant;
 use crate::wire::frame::PayloadError;
 use driver::{Driver, Entry};
 

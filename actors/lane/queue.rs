@@ -121,10 +121,10 @@ impl<C, M> Queue<C, M> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
 
     use super::super::state::Single;
     use super::*;
+    use crate::clock::Instant;
 
     /// P4
     #[test]

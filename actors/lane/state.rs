@@ -4,11 +4,12 @@
 //! code with numbers in their place.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::queue::Queue;
 use crate::actors::calls::limits::{ClockStart, MAX_WRITTEN_BYTES, MAX_WRITTEN_CALLS};
 use crate::actors::scheduler::lanes::LanePlace;
+use crate::clock::Instant;
 
 /// A call goes behind another one only while that one has run for less than this (50 µs): about what it costs to wake
 /// another worker.
@@ -138,7 +139,7 @@ impl<C, P> Held<C, P> {
 
     /// Returns whether the lane need not give it back for the calls of other lanes.
     fn is_in_turn(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) < TURN
+        now < self.since + TURN
     }
 
     /// Returns whether a call may be written to it.
@@ -154,7 +155,7 @@ impl<C, P> Held<C, P> {
     }
 
     fn is_fresh(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.progress_at) < FRESH
+        now < self.progress_at + FRESH
     }
 
     /// Returns the id of the next call.

@@ -1,10 +1,10 @@
 //! Calls that a worker has not begun: taken back because they stand behind a slow one, or were given up.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
 use super::driver::Driver;
 use crate::actors::reply::AnswerSlot;
+use crate::clock::Instant;
 
 impl Driver {
     /// Notes which calls have begun behind the first one, where that makes a difference.

@@ -3,10 +3,11 @@
 //! The same seed gives the same run. After every step the lane's rules are checked.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::state::{Held, LaneState, OthersWaiting, Queued, Single};
 use crate::actors::calls::limits::MAX_WRITTEN_BYTES;
+use crate::clock::Instant;
 use crate::testing::seeded_rng::{SeededRng, seeds};
 
 const DEFAULT_SEEDS: std::ops::Range<u64> = 0..100;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::panic::Location;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::state::{Held, Single, Written};
 use crate::actors::calls::limits::RELEASE_TIMEOUT;
@@ -17,6 +17,7 @@ use crate::actors::scheduler::waiter::Waiter;
 use crate::actors::transport::HostChannel;
 use crate::actors::transport::blobs::Encoded;
 use crate::channel::Outbox;
+use crate::clock::Instant;
 use crate::wire::call::{FromWorker, Lending, Released, ReplyHeader};
 use crate::wire::frame::PayloadError;
 use crate::wire::log_record::Logged;

@@ -1,7 +1,9 @@
 //! What the holder of a worker shows of it to others, without a lock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::Instant;
 
 /// Bits of a part of a second, in units of 1,024 ns.
 const PART_BITS: u32 = 20;

@@ -1,6 +1,6 @@
 //! What the scheduler decides and the supervisor carries out.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::Message;
 use actix::dev::OneshotSender;
@@ -9,6 +9,7 @@ use super::worker_handle::WorkerHandle;
 use super::worker_state::RetireReason;
 use crate::actors::api::stop_report::StopReport;
 use crate::actors::transport::HostChannel;
+use crate::clock::Instant;
 use crate::failure::Failure;
 use crate::wire::control::ServerReport;
 

@@ -1,9 +1,8 @@
 //! When an idle or a returning worker is replaced.
 
-use std::time::Instant;
-
 use super::state::{PoolPhase, PoolState, ReleaseReport, WorkerEntry};
 use super::worker_state::{RetireReason, WorkerState};
+use crate::clock::Instant;
 
 impl PoolState {
     /// Returns why a worker is to be replaced if it comes back now, or `None` if it may stay.
@@ -26,7 +25,10 @@ impl PoolState {
             Some(RetireReason::MaxCheckouts)
         } else if report.private_bytes.is_some_and(|bytes| bytes > self.limits.max_memory) {
             Some(RetireReason::MaxMemory)
-        } else if self.limits.max_lifetime.is_some_and(|limit| now.duration_since(entry.alive_since) >= limit)
+        } else if self
+            .limits
+            .max_lifetime
+            .is_some_and(|limit| now.saturating_duration_since(entry.alive_since) >= limit)
         {
             Some(RetireReason::MaxLifetime)
         } else {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -13,6 +13,7 @@ use super::registry::{Registry, WaitOutcome};
 use super::waiter::Waiter;
 use super::waiting::BulkheadId;
 use crate::actors::api::snapshot::Holder;
+use crate::clock::Instant;
 
 /// Most holders that the text of a failure names.
 const MAX_NAMED: usize = 4;

@@ -1,11 +1,10 @@
 //! What a user does to a running pool: pauses and resumes it, recycles its workers, kills one.
 
-use std::time::Instant;
-
 use super::rollover::Generation;
 use super::state::{PoolPhase, PoolState, WorkerEntry};
 use super::worker_state::{RetireReason, WorkerState};
 use crate::actors::api::recycling::Recycle;
+use crate::clock::Instant;
 
 impl PoolState {
     pub(crate) fn is_paused(&self) -> bool {

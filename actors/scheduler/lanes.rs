@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
@@ -17,6 +17,7 @@ use super::registry::{Registry, WaitOutcome};
 use super::state::{Admission, PoolPhase, PoolState, ReleaseReport};
 use super::waiter::Waiter;
 use super::waiting::{BulkheadId, Request, Waiting, WaitingCalls};
+use crate::clock::Instant;
 use crate::failure::{Failure, Phase};
 
 /// What other threads see of a lane, and by what they wake it.

@@ -44,7 +44,6 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
-use std::time::Instant;
 
 use actix::{Arbiter, ArbiterHandle, Recipient};
 use parking_lot::Mutex;
@@ -53,6 +52,7 @@ use tokio::sync::oneshot;
 use crate::actors::telemetry::teller::Teller;
 use crate::actors::threads::CallArbiter;
 use crate::actors::transport::blobs::{BlobMemory, Encoded};
+use crate::clock::Instant;
 use crate::config::Options;
 use crate::failure::{Failure, FailureKind};
 use crate::user_code::wake_each;

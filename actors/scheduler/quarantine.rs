@@ -1,7 +1,9 @@
 //! Refuses calls for a while that have killed workers repeatedly. The clock is an argument.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::Instant;
 
 /// Calls that are remembered at once. Beyond that, the call whose last kill is longest ago is forgotten.
 const MAX_CALLS: usize = 10_000;
@@ -37,16 +39,17 @@ impl Quarantine {
     pub(crate) fn refused_for(&self, call: u64, now: Instant) -> Option<Duration> {
         let kills = self.kills.get(&call).filter(|kills| kills.len() >= self.max_kills)?;
         let (first, last) = (kills.front()?, kills.back()?);
-        let within_window = last.duration_since(*first) <= self.window;
-        let left = self.window.saturating_sub(now.duration_since(*last));
+        let within_window = last.saturating_duration_since(*first) <= self.window;
+        let left = self.window.saturating_sub(now.saturating_duration_since(*last));
         (within_window && !left.is_zero()).then_some(left)
     }
 
     /// Removes calls whose last kill is outside the window, and if none is, the call with the oldest last kill.
     fn evict(&mut self, now: Instant) {
         let window = self.window;
-        let recent =
-            |kills: &VecDeque<Instant>| kills.back().is_some_and(|last| now.duration_since(*last) < window);
+        let recent = |kills: &VecDeque<Instant>| {
+            kills.back().is_some_and(|last| now.saturating_duration_since(*last) < window)
+        };
         self.kills.retain(|_, kills| recent(kills));
         let oldest = self.kills.iter().filter_map(|(call, kills)| Some((*kills.back()?, *call))).min();
         if let Some((_, oldest)) = oldest.filter(|_| self.kills.len() >= MAX_CALLS) {

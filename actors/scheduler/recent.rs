@@ -1,12 +1,13 @@
 //! One snapshot for all that look at a pool at about the same time.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::Scheduler;
 use crate::actors::api::snapshot::Snapshot;
+use crate::clock::Instant;
 
 /// The last snapshot that was taken for viewers, and when.
 #[derive(Default)]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -15,6 +15,7 @@ use super::waiter::Waiter;
 use super::worker_handle::WorkerHandle;
 use crate::actors::reply;
 use crate::actors::transport::HostChannel;
+use crate::clock::Instant;
 use crate::failure::{self, Failure};
 
 /// The pool state, with the objects that its ids stand for.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Scheduler;
 use super::command::Command;
@@ -13,6 +13,7 @@ use super::state::ReleaseReport;
 use super::worker_handle::WorkerHandle;
 use super::worker_state::RetireReason;
 use crate::actors::transport::HostChannel;
+use crate::clock::Instant;
 use crate::failure::{Failure, FailureKind};
 use crate::sys::figures;
 
@@ -282,7 +283,7 @@ impl Scheduler {
     /// Decides whether a worker is to be replaced instead of being released by its holder, who carries that out, and
     /// returns why.
     pub(crate) fn decide_retirement(&self, worker: u64) -> Option<RetireReason> {
-        let now = std::time::Instant::now();
+        let now = crate::clock::Instant::now();
         self.registry.lock().state.decide_retirement(worker, now)
     }
 }

@@ -1,9 +1,8 @@
 //! Rollover: replacing the workers of a server that forks no more workers, and those that a user has recycled.
 
-use std::time::Instant;
-
 use super::state::{PoolPhase, PoolState, WorkerEntry};
 use super::worker_state::{RetireReason, WorkerState};
+use crate::clock::Instant;
 
 /// Whether a worker may serve for as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,5 @@
 //! What the scheduler shows of a pool.
 
-use std::time::Instant;
-
 use super::Scheduler;
 use super::registry::Registry;
 use super::state::{Counts, PoolPhase};
@@ -13,6 +11,7 @@ use crate::actors::api::snapshot::{
     WorkerStatus,
 };
 use crate::actors::transport::blobs::BlobMemory;
+use crate::clock::Instant;
 use crate::config::Options;
 
 /// Most holders of workers that are shown.

@@ -4,12 +4,13 @@
 //! test controls both.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::queue::LinkedQueue;
 use super::rollover::Generation;
 use super::waiting::{BulkheadId, Request, Waiting, WaitingCalls};
 use super::worker_state::{Event, InvalidTransition, RetireReason, WorkerState};
+use crate::clock::Instant;
 use crate::config::{Backoff, Options};
 
 /// What the scheduler is to do after a change of the pool state.

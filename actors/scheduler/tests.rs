@@ -1,7 +1,7 @@
 //! The pool state against a small model, under random sequences of events.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -9,6 +9,7 @@ use super::state::*;
 use super::waiting::{BulkheadId, Request};
 use super::worker_state::RetireReason;
 use crate::actors::api::recycling::Recycle;
+use crate::clock::Instant;
 use crate::config::{MessageLimit, Options};
 
 /// One event. A number picks one of the workers or checkouts to which it can happen.

@@ -4,10 +4,10 @@
 //! that depends on the number of bulkheads and not on how many are passed over.
 
 use std::collections::HashMap;
-use std::time::Instant;
 
 use super::line::{Line, Rank};
 use super::state::{Action, Admission, PoolPhase, PoolState};
+use crate::clock::Instant;
 
 /// One bulkhead of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -3,12 +3,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::activity::Activity;
 use crate::actors::telemetry::stdio::OutputPipe;
 use crate::actors::transport::blobs::BorrowedBlobs;
 use crate::actors::transport::watching;
+use crate::clock::Instant;
 use crate::failure::WorkerFacts;
 use crate::sys::{Errno, adopted, descriptors, figures, kill, process};
 

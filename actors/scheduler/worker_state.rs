@@ -1,9 +1,10 @@
 //! The states of one worker, the events that change them, and the reasons to end a worker.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::actors::api::snapshot::EndReason;
+use crate::clock::Instant;
 
 /// A worker that exits within this time of becoming ready, without ever having had a call, has exited early (1 s).
 pub(crate) const EARLY_EXIT: Duration = Duration::from_secs(1);

@@ -2,7 +2,6 @@
 
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Instant;
 
 use super::machine::{Action, Answer, Event};
 use super::{Host, LeasedWorker, PendingCall, Session};
@@ -13,6 +12,7 @@ use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::state::ReleaseReport;
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::threads::symbolizer;
+use crate::clock::Instant;
 use crate::failure::{Failure, FailureKind};
 use crate::wire::call::ToWorker;
 use crate::wire::frame;

@@ -18,7 +18,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::actors::calls::PendingCall;
 use crate::actors::calls::faults::{check_quarantine, unencodable};
@@ -35,6 +35,7 @@ use crate::actors::threads::real_time::LazyTimer;
 use crate::actors::transport::HostChannel;
 use crate::actors::transport::blobs::Encoded;
 use crate::channel::Outbox;
+use crate::clock::Instant;
 use crate::failure::{Failure, FailureKind};
 use crate::wire::frame::PayloadError;
 use machine::{Actions, Admission, Answer, Call, Event, Grant, Machine};

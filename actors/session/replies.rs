@@ -1,7 +1,6 @@
 //! The channel of a session: frames become events.
 
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use super::machine::{DueReply, Event, Exit};
 use super::{Host, LeasedWorker, PendingCall, Session};
@@ -10,6 +9,7 @@ use crate::actors::calls::reading::{ReplyMeaning, Violation, next_message};
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::state::ReleaseReport;
 use crate::actors::transport::{Arrived, MAX_LAST_READS};
+use crate::clock::Instant;
 use crate::wire::call::{FromWorker, Lending, Released, ReplyHeader};
 use crate::wire::log_record::Logged;
 

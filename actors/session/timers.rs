@@ -1,7 +1,7 @@
 //! The time limits of a session: one timer, set for the earliest deadline; and calls that their requesters gave up.
 
 use std::task::Context;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::machine::{Due, Event, TimeLimit};
 use super::{Host, LeasedWorker, Session};
@@ -11,6 +11,7 @@ use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::lease::Lease;
 use crate::actors::scheduler::worker_handle::WorkerHandle;
+use crate::clock::Instant;
 use crate::failure::{Failure, FailureKind, Phase};
 
 /// Returns by how much a limit has passed; `None` if it has not.

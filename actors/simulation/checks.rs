@@ -1,12 +1,13 @@
 //! The checks after every event, and the checks at the end of a run.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::server::SimServer;
 use super::worker::{ExpectedState, SimGeneration};
 use super::world::World;
 use crate::actors::scheduler::state::{Counts, PoolPhase, ReleaseReport};
 use crate::actors::scheduler::worker_state::RetireReason;
+use crate::clock::Instant;
 
 /// A model of the backoff after early exits.
 #[derive(Default)]
@@ -37,7 +38,7 @@ impl BackoffModel {
         assert!(
             !early,
             "a fork is requested {:?} too early",
-            self.not_before.map(|at| at.duration_since(now))
+            self.not_before.map(|at| at.saturating_duration_since(now))
         );
         assert!(self.streak == 0 || starting == 0, "after an early exit workers are started one at a time");
     }
@@ -205,8 +206,9 @@ impl World {
         now: Instant,
     ) -> Option<RetireReason> {
         let (worker, options) = (self.workers.get(&number)?, &self.plan.options);
-        let too_old =
-            options.max_lifetime.is_some_and(|limit| now.duration_since(worker.alive_since) >= limit);
+        let too_old = options
+            .max_lifetime
+            .is_some_and(|limit| now.saturating_duration_since(worker.alive_since) >= limit);
         let too_large = report.private_bytes > options.max_memory && options.max_memory.is_some();
         let worn_out = options.max_checkouts.is_some_and(|most| worker.checkouts >= most);
         let reasons = [
@@ -243,7 +245,10 @@ impl World {
                     "the least recently used worker is retired first"
                 );
                 let limit = options.idle_timeout.unwrap_or(Duration::MAX);
-                assert!(now.duration_since(worker.idle_since) >= limit, "it was idle for idle_timeout");
+                assert!(
+                    now.saturating_duration_since(worker.idle_since) >= limit,
+                    "it was idle for idle_timeout"
+                );
                 let useful = self.counts().starting + self.counts().idle + self.counts().leased;
                 let useful = useful - self.count_stale(|_| true);
                 assert!(
@@ -253,7 +258,10 @@ impl World {
             }
             RetireReason::MaxLifetime => {
                 let limit = options.max_lifetime.unwrap_or(Duration::MAX);
-                assert!(now.duration_since(worker.alive_since) >= limit, "it has reached max_lifetime");
+                assert!(
+                    now.saturating_duration_since(worker.alive_since) >= limit,
+                    "it has reached max_lifetime"
+                );
             }
             RetireReason::PoolEnds => assert_ne!(self.state.phase(), PoolPhase::Open),
             RetireReason::Outdated => {

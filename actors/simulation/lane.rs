@@ -3,7 +3,7 @@
 //! What is done here, and in which order, is what the driver of a real lane does.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::channel::{SimFrame, SimOutcome, SimReply};
 use super::leases::{Holder, Notice};
@@ -14,6 +14,7 @@ use crate::actors::scheduler::lanes::LanePlace;
 use crate::actors::scheduler::state::{PoolPhase, ReleaseReport};
 use crate::actors::scheduler::waiting::WaitingCalls;
 use crate::actors::scheduler::worker_state::RetireReason;
+use crate::clock::Instant;
 use crate::failure::FailureKind;
 
 /// What a lane knows of a worker that it holds, beside its state.

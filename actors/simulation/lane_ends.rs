@@ -1,6 +1,6 @@
 //! How the calls and the workers of simulated lanes end: time limits, calls that are given up, workers that are lost.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::lane::SimLane;
 use super::singles::SimSingle;
@@ -9,6 +9,7 @@ use crate::actors::calls::limits::{MAX_FALSE_STARTS, RELEASE_TIMEOUT};
 use crate::actors::lane::state::Single;
 use crate::actors::scheduler::exit::EXIT_REPORT_TIMEOUT;
 use crate::actors::scheduler::worker_state::RetireReason;
+use crate::clock::Instant;
 use crate::config::OnCancel;
 use crate::failure::FailureKind;
 

@@ -1,7 +1,7 @@
 //! What the simulated scheduler does for sessions and lanes: waiters, grants, and the ends of leases. The pool state
 //! decides.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::channel::SimLease;
 use super::session::SimTurn;
@@ -13,6 +13,7 @@ use crate::actors::scheduler::state::{Admission, PoolPhase, PoolState, ReleaseRe
 use crate::actors::scheduler::waiting::{BulkheadId, Request};
 use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::session::machine::{Event, Grant};
+use crate::clock::Instant;
 use crate::failure::{Failure, FailureKind};
 
 /// Who waits.

@@ -2,13 +2,14 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::session::{Letter, SimSession, SimTurn};
 use super::worker::ExpectedState;
 use super::world::World;
 use crate::actors::scheduler::state::PoolPhase;
 use crate::actors::session::machine::{Answer, Call};
+use crate::clock::Instant;
 use crate::failure::FailureKind;
 
 /// A call as the machine sees it.
@@ -170,7 +171,7 @@ impl World {
         assert_eq!(record.answers, 1, "call {number} is answered once");
         assert_eq!(record.session, id);
         let (runs, late) =
-            (record.runs, record.limit.map(|limit| now.duration_since(record.sent_at) >= limit));
+            (record.runs, record.limit.map(|limit| now.saturating_duration_since(record.sent_at) >= limit));
         let phase = self.state.phase();
         let Some(session) = self.sessions.get_mut(&id) else { panic!("session {id} is known") };
         let kind = match answer {

@@ -1,7 +1,7 @@
 //! The simulated sessions: each runs the machine of a real one, with the scheduler's pool state, simulated channels and
 //! the simulated clock.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::channel::{SimFrame, SimReply};
 use super::plan::{LIMITS, millis};
@@ -15,6 +15,7 @@ use crate::actors::session::CallOptions;
 use crate::actors::session::machine::{
     Action, Actions, Admission, Call, Due, DueReply, Event, Exit, Machine,
 };
+use crate::clock::Instant;
 use crate::config::OnCancel;
 use crate::failure::{Failure, FailureKind};
 
@@ -465,7 +466,7 @@ impl World {
                 let failure = no_time_left().at_limit(limit);
                 self.on(id, Event::Reclaimed { failure, ends });
             }
-            due => self.on(id, Event::Expired { due, late: now.duration_since(limit.at) }),
+            due => self.on(id, Event::Expired { due, late: now.saturating_duration_since(limit.at) }),
         }
         true
     }

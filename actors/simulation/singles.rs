@@ -3,13 +3,14 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::lane::SimLane;
 use super::plan::{LIMITS, micros, millis};
 use super::world::{SimEvent, World};
 use crate::actors::scheduler::lanes::LanePlace;
 use crate::actors::scheduler::state::PoolPhase;
+use crate::clock::Instant;
 use crate::config::OnCancel;
 use crate::failure::FailureKind;
 
@@ -218,7 +219,7 @@ impl World {
         record.worker = None;
         assert_eq!(record.answers, 1, "call {number} is answered once");
         assert!(!record.is_dropped, "call {number} is answered after it was dropped");
-        let waited = now.duration_since(record.sent_at);
+        let waited = now.saturating_duration_since(record.sent_at);
         match kind {
             None | Some(FailureKind::Payload | FailureKind::Panic | FailureKind::Cancelled) => {
                 assert!(kind == Some(FailureKind::Cancelled) || record.runs == 1, "call {number} has run");

@@ -1,11 +1,12 @@
 //! The simulated worker processes, and the state of their proxies in the host.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::channel::SimPipe;
 use super::plan::millis;
 use super::world::{SimEvent, World};
 use crate::actors::scheduler::waiting::BulkheadId;
+use crate::clock::Instant;
 
 /// The actual state of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

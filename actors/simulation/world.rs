@@ -1,7 +1,7 @@
 //! The simulated world of one seed: the actual state, the state that the pool state must have, and the pending events.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::channel::{SimLease, SimWork};
 use super::lane::Lanes;
@@ -14,6 +14,7 @@ use super::worker::{ExpectedState, SetupOutcome, SimNotice, SimWorker};
 use crate::actors::api::recycling::Recycle;
 use crate::actors::scheduler::state::{Action, PoolPhase, PoolState, ReleaseReport};
 use crate::actors::scheduler::worker_state::RetireReason;
+use crate::clock::Instant;
 use crate::failure::FailureKind;
 use crate::testing::seeded_rng::SeededRng;
 

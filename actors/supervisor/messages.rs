@@ -48,7 +48,7 @@ impl Handler<Command> for Supervisor {
             Command::Forget(worker) => self.forget(worker),
             Command::Tick { at } => {
                 if let Some(at) = at {
-                    let wait = at.saturating_duration_since(std::time::Instant::now());
+                    let wait = at.saturating_duration_since(crate::clock::Instant::now());
                     run_after(ctx, wait, |supervisor, _| supervisor.scheduler.tick());
                 }
                 self.stop_if_drained(ctx);

@@ -20,7 +20,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, Waker};
-use std::time::Instant;
 
 use actix::dev::OneshotSender;
 use actix::fut::ActorFuture;
@@ -34,6 +33,7 @@ use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::telemetry::stdio::NameOf;
 use crate::actors::threads;
 use crate::actors::threads::OwnArbiter;
+use crate::clock::Instant;
 use crate::failure::{Failure, FailureKind, WorkerFacts};
 use crate::wire::control::{FromServer, ServerReport, WorkerPid};
 pub(crate) use messages::SpawnFailed;

@@ -5,7 +5,7 @@
 //! its workers are in use: closing it would have the server kill them.
 
 use std::task::{Context as TaskContext, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::Context;
 
@@ -15,6 +15,7 @@ use super::worker_process::{WorkerExited, WorkerPrinted};
 use super::{Registration, Supervisor};
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::threads::real_time::LazyTimer;
+use crate::clock::Instant;
 use crate::silence::{Look, Silence};
 use crate::wire::control::FromServer;
 

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::fut::WrapFuture;
 use actix::{ActorFutureExt, AsyncContext, Context};
@@ -16,6 +16,7 @@ use super::{Registration, Supervisor};
 use crate::actors::threads::real_time::{run_after, within};
 use crate::actors::transport::blobs::BlobMemory;
 use crate::actors::transport::watching;
+use crate::clock::Instant;
 use crate::failure::{Failure, FailureKind};
 use crate::sys::server_process::ServerProcess;
 use crate::wire::control::{FromServer, ToServer};

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::fut::{ActorFuture, ActorFutureExt, WrapFuture};
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, Recipient, SpawnHandle};
@@ -361,7 +361,7 @@ impl Handler<WorkerForked> for WorkerProcess {
             exit_unreported: Arc::default(),
             has_exited: Arc::default(),
             is_killed: Arc::default(),
-            forked_at: Instant::now(),
+            forked_at: crate::clock::Instant::now(),
             activity: Arc::new(Activity::new(self.scheduler.started)),
             output: self.output.clone(),
             borrowed: Arc::default(),

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tracing::dispatcher::{self, Dispatch};
@@ -13,6 +13,7 @@ use tracing::subscriber::NoSubscriber;
 use tracing::{Event, Span};
 
 use crate::actors::threads;
+use crate::clock::Instant;
 use crate::request_log::{CallTimer, RequestLog};
 use crate::sys::clock;
 use crate::wire::log_record::{Logged, MAX_RECORDS, Record, Values, level};

@@ -11,13 +11,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::unix::AsyncFd;
 
 use crate::actors::transport::watching;
 use crate::channel::StatusPage;
+use crate::clock::Instant;
 use crate::escape;
 use crate::failure::LastWords;
 use crate::sys::descriptors;

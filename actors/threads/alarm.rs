@@ -2,10 +2,10 @@
 
 use std::os::fd::OwnedFd;
 use std::task::{Context, Poll};
-use std::time::Instant;
 
 use tokio::io::unix::AsyncFd;
 
+use crate::clock::Instant;
 use crate::sys::{alarm, reactor};
 
 /// A timer that is made when it is needed first.

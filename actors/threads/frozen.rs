@@ -1,11 +1,12 @@
 //! The time in which the application was frozen, as the thread of supervision finds out: user code cannot block that
 //! thread, so an application that computes is not taken for a frozen one.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix_rt::time::sleep;
 use parking_lot::Mutex;
 
+use crate::clock::Instant;
 use crate::frozen_time::FrozenTime;
 
 /// Time between two beats (250 ms).

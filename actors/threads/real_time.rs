@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context as TaskContext, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix::fut::wrap_future;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, SpawnHandle};
@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 
 use super::frozen::frozen_since;
 use super::own_arbiter::supervision;
+use crate::clock::Instant;
 
 /// A timer that is set anew only if it would fire too late, so that most calls set none.
 ///
@@ -23,7 +24,7 @@ use super::own_arbiter::supervision;
 /// occasional wake-up that finds nothing due.
 #[derive(Default)]
 pub(crate) struct LazyTimer {
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Timer>,
     elsewhere: ElsewhereTimer,
 }
 
@@ -32,14 +33,14 @@ impl LazyTimer {
     pub(crate) fn poll(&mut self, due: Instant, cx: &mut TaskContext<'_>) -> bool {
         loop {
             let timer = match &mut self.timer {
-                Some(timer) if timer.deadline().into_std() <= due => timer,
+                Some(timer) if timer.due <= due => timer,
                 Some(timer) => {
-                    timer.as_mut().reset(due.into());
+                    timer.reset(due);
                     timer
                 }
-                None => self.timer.insert(Box::pin(sleep_until(due.into()))),
+                None => self.timer.insert(Timer::new(due)),
             };
-            if timer.as_mut().poll(cx) == Poll::Pending {
+            if timer.sleep.as_mut().poll(cx) == Poll::Pending {
                 return false;
             }
             let now = Instant::now();
@@ -47,15 +48,32 @@ impl LazyTimer {
                 *self = LazyTimer::default();
                 return true;
             }
-            if now < timer.deadline().into_std() {
+            if now < timer.due {
                 // The clock of this runtime is ahead of the system's.
                 if self.elsewhere.poll(due, cx).is_pending() {
                     return false;
                 }
                 continue;
             }
-            timer.as_mut().reset(due.into());
+            timer.reset(due);
         }
+    }
+}
+
+/// A timer of the runtime, and what it was set for.
+struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    due: Instant,
+}
+
+impl Timer {
+    fn new(due: Instant) -> Self {
+        Timer { sleep: Box::pin(sleep_until(due.to_std().into())), due }
+    }
+
+    fn reset(&mut self, due: Instant) {
+        self.sleep.as_mut().reset(due.to_std().into());
+        self.due = due;
     }
 }
 

@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 
@@ -17,6 +17,7 @@ use crate::channel::{
     AdaptiveSpin, DoorbellSender, HostDoorbells, Ring, StatusPage, WakeCondition, WorkerEnd, WorkerMemory,
     doorbells,
 };
+use crate::clock::Instant;
 use crate::sys::passing::is_passing;
 use crate::sys::process::Owner;
 use crate::sys::{descriptors, reactor};

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix_rt::time::{Sleep, sleep_until};
 use actix_web::{Error, HttpMessage, HttpRequest};
@@ -17,6 +17,7 @@ use super::{ClientGone, Config};
 use crate::actors::api::checkout_call::CheckoutCall;
 use crate::actors::api::request::PoolRequest;
 use crate::actors::scheduler::Scheduler;
+use crate::clock::Instant;
 use crate::config::OnCancel;
 use crate::failure::{Failure, FailureKind};
 
@@ -86,7 +87,7 @@ impl Terms {
     /// The same for calls whose own time begins only once those before them are answered.
     pub(super) fn bind_queued<C>(&self, about: About, call: Option<C>) -> BoundCall<C> {
         let left = self.limit(None).unwrap_or_default();
-        let end = self.deadline.map(|deadline| (Box::pin(sleep_until(deadline.into())), left));
+        let end = self.deadline.map(|deadline| (Box::pin(sleep_until(deadline.to_std().into())), left));
         BoundCall { end, ..self.bind(about, call) }
     }
 

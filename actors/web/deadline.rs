@@ -1,10 +1,11 @@
 //! When the time of a request is over.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix_web::{Error, HttpMessage, HttpRequest};
 
 use super::Config;
+use crate::clock::Instant;
 
 /// The end of a request's time.
 #[derive(Clone, Copy, Debug)]

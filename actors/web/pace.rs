@@ -1,7 +1,7 @@
 //! How long an upload may take, and how long it may stand still.
 
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix_web::{Error, HttpRequest};
 
@@ -10,6 +10,7 @@ use super::deadline::Deadline;
 use super::upload_error::UploadError;
 use crate::actors::threads::frozen_since;
 use crate::actors::threads::real_time::LazyTimer;
+use crate::clock::Instant;
 
 /// The limits of time of one upload, and where it is.
 pub(super) struct Pace {

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix_http::Request;
 use actix_http::body::MessageBody;
@@ -20,6 +20,7 @@ use super::pools::{AnyPool, Pools};
 use crate::actors::api::stop_report::StopReport;
 use crate::actors::telemetry::teller;
 use crate::actors::threads::real_time::within;
+use crate::clock::Instant;
 
 /// The longest time that is kept of a shutdown for the answers to calls that had to be ended (1 s).
 const MOST_FOR_ANSWERS: Duration = Duration::from_secs(1);

@@ -4,7 +4,9 @@
 //! that want it. So an end spins if its recent waits were mostly shorter than its limit, never longer than that limit,
 //! and not at all for a while after another thread was given its processor.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::Instant;
 
 /// Time between two looks from which on another thread may have been given the processor (100 µs). One that takes it for
 /// less, such as another worker with some calls, may do so without consequence: it will not take less of it from an end

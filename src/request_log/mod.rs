@@ -10,13 +10,13 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-#[cfg(feature = "actors")]
-use std::time::Instant;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+#[cfg(feature = "actors")]
+use crate::clock::Instant;
 use crate::sys::clock;
 use crate::user_code;
 
@@ -374,7 +374,7 @@ impl CallTimer {
 #[cfg(feature = "actors")]
 impl Drop for CallTimer {
     fn drop(&mut self) {
-        let since = |at: Instant| self.log.since_start(clock::monotonic_nanos_at(at));
+        let since = |at: Instant| self.log.since_start(at.nanos());
         let (start, end) = (since(self.began), self.ended.get().unwrap_or_else(Instant::now));
         let timing = FinishedTimer {
             name: Cow::Borrowed(self.call),

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::Pid;
 
 use super::watchdog;
 use super::watchdog::{HangLimit, Killing, WatchdogState, WatchdogVerdict};
 use crate::channel::StatusPage;
+use crate::clock::Instant;
 use crate::frozen_time::FrozenTime;
 use crate::sys::oom::OomCounts;
 use crate::sys::process::Zombie;

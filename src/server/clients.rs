@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::adoption::AdoptionKey;
 use super::children::ClientId;
@@ -12,6 +12,7 @@ use super::control_channel::{ControlChannel, Disconnect};
 use super::listener::{AcceptedPeer, Peer};
 use super::pending;
 use super::pending::Room;
+use crate::clock::Instant;
 use crate::frozen_time::FrozenTime;
 use crate::silence::{Look, Silence};
 use crate::sys::arena::ReadOnlyArena;

@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
 use crate::channel::{Inbox, SendQueue, SocketLayer};
+use crate::clock::Instant;
 use crate::config::MAX_BLOB_MEMORY;
 use crate::sys::arena::ReadOnlyArena;
 use crate::sys::descriptors;

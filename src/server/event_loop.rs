@@ -1,7 +1,7 @@
 //! A fork server at work: connections, forks and exits, for all of its clients.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::children::{Children, ClientId, OutputId};
 use super::clients::{ClientArena, Clients};
@@ -17,6 +17,7 @@ use super::spawn::{ForkedAs, ForkedProcess};
 use super::succession::Succession;
 use super::systemd;
 use super::systemd::Notices;
+use crate::clock::Instant;
 use crate::config::ServerOptions;
 use crate::frozen_time::FrozenTime;
 use crate::sys::descriptors;

@@ -11,7 +11,6 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
 
 use super::children::ClientId;
 use super::clients::HandshakeState;
@@ -21,6 +20,7 @@ use super::event_loop::ForkServer;
 use super::listener::{Listener, Peer};
 use super::predecessor::is_own_or_root;
 use super::succession::{Answer, Lost, OFFER_TIMEOUT};
+use crate::clock::Instant;
 use crate::sys::process;
 use crate::telling::log_event;
 use crate::wire::control::FromServer;

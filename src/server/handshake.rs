@@ -1,7 +1,7 @@
 //! Accepting connections, and the handshake: a peer is pending until its first message says what it wants.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::children::ClientId;
 use super::clients;
@@ -11,6 +11,7 @@ use super::control_channel::{ControlChannel, Disconnect, FirstMessage};
 use super::event_loop::ForkServer;
 use super::listener::{AcceptedPeer, Incoming, Listener, Peer};
 use super::orders::WorkerSpec;
+use crate::clock::Instant;
 use crate::sys::descriptors;
 use crate::sys::passing::is_passing;
 use crate::telling::log_event;

@@ -6,12 +6,13 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::event_loop::ForkServer;
 use super::orders::{Orders, WorkerNames, WorkerSpec, next_end};
 use super::parking::{Demand, Step};
 use crate::channel::{Inbox, WorkerEnd};
+use crate::clock::Instant;
 use crate::config::MAX_BLOB_MEMORY;
 use crate::sys::arena::ReadOnlyArena;
 use crate::sys::descriptors::PassedDescriptors;

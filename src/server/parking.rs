@@ -3,7 +3,9 @@
 //! A parked child is forked in advance and becomes the next worker, so that a start does not wait for a fork. The server
 //! forks it when it has nothing else to do.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::Instant;
 
 /// How long after a start the next child is forked (1 ms): the worker that has just started needs the processors more.
 const DELAY: Duration = Duration::from_millis(1);

@@ -1,9 +1,10 @@
 //! How long a server waits for its last workers, and for clients at ports that are silent.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::control_channel::Disconnect;
 use super::event_loop::ForkServer;
+use crate::clock::Instant;
 use crate::telling::log_event;
 
 impl ForkServer<'_> {

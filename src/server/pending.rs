@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::children::ClientId;
 use super::listener::Peer;
+use crate::clock::Instant;
 
 /// Most pending peers at a time (256). Beyond that, one of those who have most of them makes room.
 const MAX_PENDING_PEERS: usize = 256;

@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::errors::ListenError;
 use super::listener::{Access, Listener, Peer};
 use super::socket_lock::SocketLock;
 use crate::address::Address;
 use crate::channel::{Inbox, SendQueue, SocketLayer};
+use crate::clock::Instant;
 use crate::sys::descriptors;
 use crate::sys::descriptors::PassedDescriptors;
 use crate::sys::sockets;

@@ -1,7 +1,9 @@
 //! Rate-limited log of rejected peers, since peers may try again without a pause.
 
 use crate::telling::log_event;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::Instant;
 
 /// Log lines per second; further rejections are only counted.
 const PER_SECOND: u32 = 10;

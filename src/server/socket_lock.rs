@@ -10,13 +10,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
 use super::adoption::AdoptionKey;
 use super::errors::ListenError;
 use super::lock_file::{LockText, SocketId};
+use crate::clock::Instant;
 use crate::sys::Errno;
 use crate::sys::sockets;
 use crate::sys::sockets::Occupant;

@@ -1,7 +1,7 @@
 //! From a request for workers to running workers.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::children::{ClientId, RemoteOutputs};
 use super::clients::{Client, Clients};
@@ -12,6 +12,7 @@ use super::orders::{Orders, WorkerNames, WorkerSpec, next_end};
 use super::parked::{Assigned, AssignedChild, ParkedEnd, Received};
 use super::private_server::write_title;
 use crate::channel::{SocketLayer, StatusPage, WorkerEnd, WorkerMemory};
+use crate::clock::Instant;
 use crate::sys::process::{ForkSide, Pid, TitleSpace};
 use crate::sys::{CallError, Errno, descriptors, kill, process, signals};
 use crate::telling::log_event;

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::compatibility::ServerVersion;
 use super::control_channel::Disconnect;
@@ -17,6 +17,7 @@ use super::systemd;
 use super::systemd::{Inherited, Notices};
 use crate::address::Address;
 use crate::certificates::Certificates;
+use crate::clock::Instant;
 use crate::config::{OnMisfit, ServerOptions};
 use crate::sys::faults;
 use crate::sys::faults::Role;

@@ -1,9 +1,10 @@
 //! Which server replaces this one: one at a time. The clock is an argument.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::children::ClientId;
+use crate::clock::Instant;
 use crate::frozen_time::FrozenTime;
 
 /// How long a successor that has the sockets may take until it is ready.

@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::errors::ListenError;
 use super::listener::{Access, Listener};
 use crate::address::Address;
+use crate::clock::Instant;
 use crate::sys::passing::is_passing;
 use crate::sys::{descriptors, sockets};
 

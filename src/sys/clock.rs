@@ -1,9 +1,7 @@
 //! Clocks whose readings are comparable between the processes of a machine.
 
 #[cfg(feature = "actors")]
-use std::sync::LazyLock;
-#[cfg(feature = "actors")]
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Nanoseconds of the kernel's monotonic clock, which is the same for all processes of a machine.
 ///
@@ -14,25 +12,6 @@ pub(crate) fn monotonic_nanos() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
-}
-
-/// The reading of that clock at `instant`, accurate to about a microsecond, and always the same for the same instant.
-#[cfg(feature = "actors")]
-pub(crate) fn monotonic_nanos_at(instant: Instant) -> u64 {
-    static ANCHOR: LazyLock<(Instant, u64)> = LazyLock::new(|| {
-        // Takes a few readings and uses the one with the shortest interruption.
-        let reading = |_| {
-            let (before, instant, after) = (monotonic_nanos(), Instant::now(), monotonic_nanos());
-            (after - before, (instant, before))
-        };
-        (0..8).map(reading).min().map_or_else(|| (Instant::now(), monotonic_nanos()), |(_, best)| best)
-    });
-    let (anchor, nanos) = *ANCHOR;
-    let to_nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    match instant.checked_duration_since(anchor) {
-        Some(since) => nanos.saturating_add(to_nanos(since)),
-        None => nanos.saturating_sub(to_nanos(anchor.duration_since(instant))),
-    }
 }
 
 /// Milliseconds of the kernel's coarse monotonic clock, modulo 2³², and never 0.
@@ -71,25 +50,4 @@ pub(crate) fn cpu_time_of(process: u32) -> Option<Duration> {
     let result = unsafe { libc::clock_gettime(clock, &mut time) };
     let (seconds, nanos) = (u64::try_from(time.tv_sec).ok()?, u32::try_from(time.tv_nsec).ok()?);
     (result == 0).then(|| Duration::new(seconds, nanos))
-}
-
-#[cfg(all(test, feature = "actors"))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_instant_is_converted_to_the_clock_of_all_processes() {
-        monotonic_nanos_at(Instant::now());
-        for _ in 0..100 {
-            let (before, instant, after) = (monotonic_nanos(), Instant::now(), monotonic_nanos());
-            let converted = monotonic_nanos_at(instant);
-            // The anchor itself is no more exact than the gap between two readings.
-            assert!(
-                before <= converted + 100_000 && converted <= after + 100_000,
-                "{before} {converted} {after}"
-            );
-        }
-        let earlier = Instant::now() - Duration::from_secs(1);
-        assert!(monotonic_nanos_at(earlier) + 900_000_000 < monotonic_nanos());
-    }
 }

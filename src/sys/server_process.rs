@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::WaitOptions;
 
@@ -13,6 +13,7 @@ use super::faults::Call;
 use super::manager_variables;
 use super::own_program::OwnProgram;
 use super::signals::BlockedStopSignals;
+use crate::clock::Instant;
 
 /// How long a server may take to end its workers and exit before it is killed.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);

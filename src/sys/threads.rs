@@ -1,6 +1,8 @@
 //! The threads of this process.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::Instant;
 
 /// Most threads whose names are listed.
 const MAX_NAMES: usize = 8;

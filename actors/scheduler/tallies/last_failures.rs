@@ -1,9 +1,9 @@
 //! The last failures of a pool.
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use crate::actors::api::snapshot::FailureSummary;
+use crate::clock::Instant;
 use crate::failure::Failure;
 
 /// How many failures are kept (32): enough to see what is wrong, few enough to be read at a glance.

@@ -12,12 +12,13 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::ThreadId;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::actors::api::snapshot::{CallTotals, EndReason, FailureSummary, Histogram, Stats, Totals};
 use crate::actors::calls::MethodInfo;
+use crate::clock::Instant;
 use crate::failure::{Failure, KIND_NAMES};
 use durations::DurationTally;
 use last_failures::LastFailures;

@@ -1,12 +1,13 @@
 //! The time limits of a checkout, and calls that their requesters gave up.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::event::{Action, Actions, Due, TimeLimit};
 use super::{Call, Machine, State};
 use crate::actors::calls::faults::Fault;
 use crate::actors::scheduler::exit::EXIT_REPORT_TIMEOUT;
 use crate::actors::scheduler::worker_state::RetireReason;
+use crate::clock::Instant;
 
 impl<C: Call> Machine<C> {
     /// Returns the time limit that passes next.

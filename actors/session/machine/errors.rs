@@ -5,11 +5,10 @@
 //! marker, the fence, through its own mailbox. A call that arrives ahead of the fence was sent earlier and is
 //! cleared; a call that arrives behind it runs.
 
-use std::time::Instant;
-
 use super::event::{Action, Actions, Answer};
 use super::{Call, Machine, State};
 use crate::actors::calls::answering::cleared;
+use crate::clock::Instant;
 use crate::failure::{Failure, FailureKind};
 
 /// An error that its caller has received and whose fence has not come back through the mailbox.

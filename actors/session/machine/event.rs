@@ -1,7 +1,7 @@
 //! What happens to a checkout, and what it wants done.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Call;
 use crate::actors::calls::CallTimes;
@@ -10,6 +10,7 @@ use crate::actors::calls::reading::{ReplyMeaning, Violation};
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::state::ReleaseReport;
 use crate::actors::scheduler::worker_state::RetireReason;
+use crate::clock::Instant;
 use crate::failure::Failure;
 
 /// What has happened.

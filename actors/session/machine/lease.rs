@@ -1,7 +1,5 @@
 //! The worker of a checkout: how it is taken, released and lost.
 
-use std::time::Instant;
-
 use super::event::{Action, Actions, Answer, Exit, Grant};
 use super::{Call, Machine, State};
 use crate::actors::calls::faults::Fault;
@@ -9,6 +7,7 @@ use crate::actors::calls::limits::{MAX_FALSE_STARTS, RELEASE_TIMEOUT};
 use crate::actors::scheduler::exit::ExitReport;
 use crate::actors::scheduler::state::ReleaseReport;
 use crate::actors::scheduler::worker_state::RetireReason;
+use crate::clock::Instant;
 
 /// What holds while a worker is held, and ends with it.
 pub(super) struct Held {

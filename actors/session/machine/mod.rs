@@ -12,12 +12,13 @@ mod lease;
 mod queue;
 mod replies;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::CallOptions;
 use crate::actors::calls::CallTimes;
 use crate::actors::calls::faults::no_time_left;
 use crate::actors::calls::writing::CallFrame;
+use crate::clock::Instant;
 use crate::failure::Failure;
 use errors::ErrorRecord;
 pub(crate) use event::{Action, Actions, Admission, Answer, Due, Event, Exit, Grant, TimeLimit};

@@ -2,11 +2,12 @@
 //! reply, and the first of them, which is the call whose time limit runs.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Call;
 use crate::actors::calls::CallTimes;
 use crate::actors::calls::limits::{ClockStart, MAX_WRITTEN_BYTES, MAX_WRITTEN_CALLS};
+use crate::clock::Instant;
 
 /// A call that waits to be written.
 struct QueuedCall<C: Call> {

@@ -1,13 +1,12 @@
 //! What a reply means for its call and for the worker. The host trusts no reply: ids, order and outcomes are checked.
 
-use std::time::Instant;
-
 use super::event::{Action, Actions, Answer};
 use super::lease::Held;
 use super::queue::DueReply;
 use super::{Call, Machine, State};
 use crate::actors::calls::faults::Fault;
 use crate::actors::calls::reading::{ReplyMeaning, Violation};
+use crate::clock::Instant;
 
 impl<C: Call> Machine<C> {
     /// Handles the reply to a written call. `keep` and `stop` are what the call's handler asked for.

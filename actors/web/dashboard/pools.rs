@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
@@ -16,6 +16,7 @@ use crate::actors::api::snapshot::{FailureSummary, Snapshot};
 use crate::actors::scheduler::Scheduler;
 use crate::actors::threads::symbolizer;
 use crate::actors::web::Pools;
+use crate::clock::Instant;
 use crate::failure::Failure;
 use crate::wire::frame;
 

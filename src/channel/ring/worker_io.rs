@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::{CorruptCounters, Ring, WakeCondition};
 use crate::blob::{ResultArena, ResultMemory};
@@ -11,6 +11,7 @@ use crate::channel::adaptive_spin::AdaptiveSpin;
 use crate::channel::blocking_channel::WorkerIo;
 use crate::channel::doorbell::WorkerDoorbells;
 use crate::channel::status_page::{Activity, StatusPage};
+use crate::clock::Instant;
 use crate::sys::{descriptors, process};
 
 /// Looks into the ring between two readings of the clock while a worker spins.
