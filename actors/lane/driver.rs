@@ -24,7 +24,7 @@ use crate::actors::scheduler::worker_state::RetireReason;
 use crate::actors::transport::Arrived;
 use crate::actors::transport::blobs::Encoded;
 use crate::clock::Instant;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::Failure;
 
 /// What a call has when the lane takes it.
 #[derive(Clone, Copy)]
@@ -329,15 +329,16 @@ impl Driver {
 
     /// Handles the scheduler's answer to a request for a worker.
     fn handle_answer(&mut self, at: usize, mut notice: Notice, now: Instant) {
-        if let Some(refusal) = notice.refusal.take() {
-            if refusal.kind() == FailureKind::Stopped {
-                self.asked.remove(at);
-                return self.stop_waiting();
-            }
-            // A failed set-up fails one call, and the request stands for those behind it.
-            if let Some(first) = self.state.queued.pop_first() {
-                self.failed.push((first.single.call, refusal));
-            }
+        // The request stands for the calls behind the one that fails.
+        if let Some(failure) = notice.failed_start.take()
+            && let Some(first) = self.state.queued.pop_first()
+        {
+            self.failed.push((first.single.call, failure));
+        }
+        // A lane is refused a worker by a stop alone.
+        if notice.refusal.is_some() {
+            self.asked.remove(at);
+            return self.stop_waiting();
         }
         if let Some(lease) = notice.lease.take() {
             let waiter = self.asked.remove(at);

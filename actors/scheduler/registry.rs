@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Waker;
 use std::time::Duration;
 
@@ -78,6 +79,13 @@ impl Registry {
     /// Returns the checkouts that hold a worker.
     pub(super) fn holders(&self) -> impl Iterator<Item = &Arc<Waiter>> {
         self.workers.values().filter_map(|worker| worker.holder.as_ref())
+    }
+
+    /// Returns the first waiting checkout that may have a worker and has a call for it.
+    pub(super) fn first_with_call(&self) -> Option<Arc<Waiter>> {
+        let mut waiters = self.state.waiting().allowed().filter_map(|id| self.waiters.get(&id));
+        let first = waiters.find(|queued| queued.waiter.has_call.load(Ordering::Relaxed));
+        first.map(|queued| queued.waiter.clone())
     }
 
     /// Returns how long the workers that are lent have been held so far, on average.

@@ -158,29 +158,25 @@ impl Scheduler {
         });
     }
 
-    /// Fails the first waiting checkout that has a call, and those that wait for the fewest workers. Without one, or while
-    /// the pool is paused, the failure becomes the source of the next timeout.
-    pub(crate) fn fail_first_call(self: &Arc<Self>, failure: Failure) {
-        self.registry.lock().resolve_ready(|| Err(failure.clone()));
-        let first = self.update(|registry, now| {
-            let has_call = |id: &u64| {
-                let waiter = registry.waiters.get(id);
-                waiter.is_some_and(|queued| queued.waiter.has_call.load(Ordering::Relaxed))
-            };
-            let is_paused = registry.state.is_paused();
-            let first = registry.state.waiting().allowed().find(has_call).filter(|_| !is_paused);
-            let Some(first) = first else {
-                registry.setup_failure = Some(failure.clone());
-                return None;
-            };
-            if registry.state.waiting().is_lane(first) {
-                // It keeps its place for the calls behind the one that fails.
-                return registry.waiters.get(&first).map(|queued| queued.waiter.clone());
-            }
-            registry.state.cancel(first, now);
-            registry.waiters.remove(&first).map(|queued| queued.waiter)
-        });
-        let wake = first.and_then(|first| first.notify(|notice| notice.refusal = Some(failure)));
+    /// Fails the first call of the first waiting checkout that has one, and those that wait for the fewest workers. Without
+    /// one, or while the pool is paused, the failure becomes the source of the next timeout.
+    ///
+    /// The checkout keeps its place: it has calls behind the one that fails, or makes others. A pool that closes would end
+    /// before them.
+    pub(crate) fn fail_first_call(&self, failure: Failure) {
+        let mut registry = self.registry.lock();
+        registry.resolve_ready(|| Err(failure.clone()));
+        let first = registry.first_with_call().filter(|_| !registry.state.is_paused());
+        let Some(first) = first else {
+            registry.setup_failure = Some(failure);
+            return;
+        };
+        if !first.holding.is_of_lane() {
+            // The next failure is for another one.
+            first.has_call.store(false, Ordering::Relaxed);
+        }
+        drop(registry);
+        let wake = first.notify(|notice| notice.failed_start = Some(failure));
         wake.into_iter().for_each(Waker::wake);
     }
 

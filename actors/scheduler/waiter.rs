@@ -16,8 +16,10 @@ use crate::failure::Failure;
 pub(crate) struct Notice {
     /// The worker that the checkout was granted.
     pub(crate) lease: Option<Lease>,
-    /// Why the checkout gets no worker.
+    /// Why the checkout gets no worker: it does not wait any more.
     pub(crate) refusal: Option<Failure>,
+    /// Why an attempt to start a worker has failed. It fails the checkout's first call, and the checkout waits on.
+    pub(crate) failed_start: Option<Failure>,
     /// The process of the checkout's worker has ended; the exit report follows, if there is one.
     pub(crate) worker_ended: bool,
     /// The checkout's worker was killed by a user's action. Set before its process is killed.
@@ -33,7 +35,16 @@ pub(crate) struct Notice {
 impl Notice {
     /// Returns whether it concerns a holder that makes no call.
     pub(crate) fn concerns_an_idle_holder(&self) -> bool {
-        let Notice { lease: _, refusal: _, worker_ended, killed, exit_report, closing, stopped } = self;
+        let Notice {
+            lease: _,
+            refusal: _,
+            failed_start: _,
+            worker_ended,
+            killed,
+            exit_report,
+            closing,
+            stopped,
+        } = self;
         *worker_ended || *killed || *closing || *stopped || exit_report.is_some()
     }
 }
@@ -41,7 +52,8 @@ impl Notice {
 /// One checkout as the scheduler knows it, from its request for a worker to its release.
 pub(crate) struct Waiter {
     pub(crate) id: u64,
-    /// Whether a call is queued on the checkout: only such a checkout can be failed with a failed set-up.
+    /// Whether a call waits on the checkout that no failed attempt to start a worker has failed: only such a checkout can be
+    /// failed with one.
     pub(crate) has_call: AtomicBool,
     /// What it shows of the worker that it holds.
     pub(crate) holding: Holding,

@@ -299,11 +299,6 @@ impl Waiting {
         bulkhead.map_or(&mut self.unlimited, |bulkhead| &mut bulkhead.line)
     }
 
-    /// Returns whether this waiting checkout is a lane.
-    pub(crate) fn is_lane(&self, id: u64) -> bool {
-        self.places.get(&id).is_some_and(|place| place.is_lane)
-    }
-
     /// Returns the bulkhead of a waiting checkout.
     pub(crate) fn bulkhead_of(&self, id: u64) -> Option<BulkheadId> {
         self.places.get(&id)?.bulkhead

@@ -226,6 +226,9 @@ impl Session {
                 break;
             }
         }
+        if self.machine.is_waiting() {
+            self.waiter.has_call.store(!self.machine.is_idle(), Ordering::Relaxed);
+        }
         if self.machine.is_over(disconnected) { Poll::Ready(()) } else { Poll::Pending }
     }
 
@@ -270,6 +273,10 @@ impl Session {
         }
         if notice.closing || notice.stopped {
             self.handle(Event::Closing, Instant::now(), host);
+        }
+        // Behind a worker that is there by now: its first call is the one that an attempt before it would have failed.
+        if let Some(failure) = notice.failed_start {
+            self.handle(Event::StartFailed(failure), Instant::now(), host);
         }
         if let Some(refusal) = notice.refusal {
             self.handle(Event::Refused(refusal), Instant::now(), host);

@@ -12,7 +12,7 @@ use crate::actors::scheduler::worker_state::RetireReason;
 
 /// What has become of a request for a worker.
 pub(super) enum News {
-    /// It waits, or was refused, which answers the first call.
+    /// It waits, or was refused or fails, which answers the first call.
     Nothing,
     WorkerHeld(IdleWorker),
     /// The worker that was lent has ended.

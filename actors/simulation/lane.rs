@@ -298,15 +298,16 @@ impl World {
     }
 
     fn handle_answer(&mut self, lane: &mut SimLane, at: usize, waiter: u64, notice: Notice) {
+        if notice.failed_start
+            && let Some(first) = lane.state.queued.pop_first()
+        {
+            lane.failed.push((first.single.call, FailureKind::Setup));
+        }
         if let Some(refusal) = notice.refusal {
-            if refusal == FailureKind::Stopped {
-                lane.asked.remove(at);
-                self.waiters.remove(&waiter);
-                return Self::stop_waiting(lane);
-            }
-            if let Some(first) = lane.state.queued.pop_first() {
-                lane.failed.push((first.single.call, refusal));
-            }
+            assert_eq!(refusal, FailureKind::Stopped, "a lane is refused a worker by a stop alone");
+            lane.asked.remove(at);
+            self.waiters.remove(&waiter);
+            return Self::stop_waiting(lane);
         }
         let Some(worker) = notice.lease else { return };
         lane.asked.remove(at);

@@ -39,6 +39,7 @@ pub(super) struct SimWaiter {
 pub(super) struct Notice {
     pub(super) lease: Option<u64>,
     pub(super) refusal: Option<FailureKind>,
+    pub(super) failed_start: bool,
     pub(super) exited: bool,
     pub(super) killed: bool,
     pub(super) closing: bool,
@@ -58,6 +59,9 @@ impl World {
         let waiter = if again { self.next_ahead() } else { self.next_ticket() };
         let order = self.next_order();
         let Some(session) = self.sessions.get_mut(&id) else { return };
+        // P12: the scheduler knows at any moment of a checkout that is to be served.
+        assert_eq!(session.has_place, again, "a checkout with a place asks for no other one");
+        session.has_place = true;
         session.waiter = waiter;
         // A checkout whose worker was lost before it began a call stands where it stood.
         let joined = if again { session.joined } else { order };
@@ -171,6 +175,9 @@ impl World {
     }
 
     pub(super) fn refuse(&mut self, waiter: u64, kind: FailureKind) {
+        if let Holder::Session(id) = self.waiters[&waiter].holder {
+            self.give_up_place(id);
+        }
         self.notify_waiter(waiter, |notice| notice.refusal = Some(kind));
     }
 
@@ -203,6 +210,9 @@ impl World {
                 session.is_closing = true;
             }
             self.on(id, Event::Closing);
+        }
+        if notice.failed_start {
+            self.on(id, Event::StartFailed(Failure::of(FailureKind::Setup, "")));
         }
         if let Some(kind) = notice.refusal {
             self.on(id, Event::Refused(Failure::of(kind, "")));
@@ -245,8 +255,26 @@ impl World {
         }
     }
 
+    /// Notes that a checkout is released or is served no more: what it asks for later is a new place.
+    fn give_up_place(&mut self, id: u64) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.has_place = false;
+        }
+    }
+
+    /// Shows the scheduler whether a waiting checkout has a call.
+    pub(super) fn show_calls(&mut self, id: u64) {
+        let Some(session) = self.sessions.get(&id).filter(|session| session.machine.is_waiting()) else {
+            return;
+        };
+        if let Some(waiter) = self.waiters.get_mut(&session.waiter) {
+            waiter.has_call = !session.machine.is_idle();
+        }
+    }
+
     /// Gives up a session's request for a worker. A worker that was granted meanwhile is given back.
     pub(super) fn leave_queue(&mut self, id: u64) {
+        self.give_up_place(id);
         self.cancel_waiter(self.sessions[&id].waiter);
     }
 
@@ -275,6 +303,7 @@ impl World {
     }
 
     pub(super) fn give_back_lease(&mut self, id: u64, report: ReleaseReport) {
+        self.give_up_place(id);
         if let Some(worker) = self.sessions.get_mut(&id).and_then(|session| session.worker.take()) {
             self.record("worker released", || format!("{worker} by {id}, {report:?}"));
             self.give_back(worker, report);
@@ -318,8 +347,11 @@ impl World {
         matches!(expected_state, Some(ExpectedState::Leased(_)))
     }
 
-    /// Kills the worker of a session, if it has one.
+    /// Kills the worker of a session, if it has one. The session may have asked for another one before.
     pub(super) fn kill_lease(&mut self, id: u64, reason: RetireReason) {
+        if !self.sessions[&id].machine.is_waiting() {
+            self.give_up_place(id);
+        }
         let Some(number) = self.sessions.get_mut(&id).and_then(|session| session.worker.take()) else {
             return;
         };
@@ -348,6 +380,7 @@ impl World {
     }
 
     pub(super) fn retire_lease(&mut self, id: u64, reason: RetireReason) {
+        self.give_up_place(id);
         let Some(number) = self.sessions.get_mut(&id).and_then(|session| session.worker.take()) else {
             return;
         };
@@ -372,21 +405,18 @@ impl World {
         self.record("checkout ends", || id.to_string());
     }
 
-    /// W3: fails the first waiting session that has a call with a failed set-up.
+    /// W3: fails a call of the first waiting session or lane that has one with a failed set-up. It keeps its place.
     pub(super) fn notify_first_waiter(&mut self) {
-        let now = self.now();
         let has_call = |waiter: &u64| self.waiters[waiter].has_call;
         let first = self.state.waiting().allowed().find(has_call).filter(|_| !self.is_paused);
         if let Some(first) = first {
             self.record("checkout failed with a set-up", || first.to_string());
-            if self.is_of_lane(first) {
-                assert!(self.state.waiting().is_lane(first));
-                return self.refuse(first, FailureKind::Setup);
+            // A lane has further calls.
+            let is_of_lane = self.is_of_lane(first);
+            if let Some(waiter) = self.waiters.get_mut(&first) {
+                waiter.has_call = is_of_lane;
             }
-            assert!(self.state.cancel(first, now), "the checkout is in the queue");
-            self.queue.retain(|waiting| *waiting != first);
-            self.refuse(first, FailureKind::Setup);
-            self.settle();
+            self.notify_waiter(first, |notice| notice.failed_start = true);
         }
     }
 

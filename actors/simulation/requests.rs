@@ -193,7 +193,10 @@ impl World {
             }
             // P12
             Some(FailureKind::Stopped) => {
-                assert_ne!(phase, PoolPhase::Open, "only a pool that ends is stopped")
+                assert!(
+                    phase == PoolPhase::Stopping || phase == PoolPhase::Closing && !session.has_place,
+                    "a closing pool serves who waits or holds a worker"
+                );
             }
             // T1, T6
             Some(FailureKind::Timeout) if raises && session.options.wait_timeout.is_none() => {

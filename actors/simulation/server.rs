@@ -184,6 +184,9 @@ impl World {
 
     pub(super) fn stop_if_drained(&mut self) {
         if self.state.is_drained() && self.supervisor.server != SimServer::Stopped {
+            let is_served = self.state.phase() == PoolPhase::Closing;
+            let left = self.sessions.iter().find(|(_, session)| is_served && session.has_place);
+            assert_eq!(left.map(|(id, _)| id), None, "a closing pool serves who waits or holds a worker");
             self.record("pool drained", String::new);
             self.supervisor.server = SimServer::Stopped;
         }

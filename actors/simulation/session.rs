@@ -82,6 +82,8 @@ pub(super) struct SimSession {
     pub(super) was_aborted: bool,
     /// Whether it knows that the pool is stopping.
     pub(super) is_closing: bool,
+    /// Whether it has a place: it waits for a worker or holds one, and was not released.
+    pub(super) has_place: bool,
 }
 
 impl World {
@@ -127,6 +129,7 @@ impl World {
             fatal: None,
             was_aborted: false,
             is_closing: false,
+            has_place: false,
         };
         self.sessions.insert(id, session);
         self.acquire(id, false);
@@ -405,6 +408,7 @@ impl World {
         if session.machine.is_over(!session.is_connected) {
             return self.end_session(id);
         }
+        self.show_calls(id);
         self.schedule_deadline(id);
     }
 

@@ -6,6 +6,7 @@ mod bulkheads;
 mod console;
 mod console_ends;
 mod ending;
+mod failed_set_ups;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod holders;

@@ -20,13 +20,13 @@ impl<C: Call> Machine<C> {
             State::AwaitingExit { since, .. } => {
                 return TimeLimit::new(*since, EXIT_REPORT_TIMEOUT, Due::Exit);
             }
-            // The worker is gone and no time passes any more for the call: its failure is there already.
-            State::Failing { .. } => return None,
+            // No time passes any more for the call: its failure is there already.
+            State::Failing { .. } | State::Waiting { is_failing: true } => return None,
             State::Held(held) if self.calls.is_empty() && self.pending_error.is_none() => {
                 let limit = self.options.idle_checkout_timeout?;
                 return TimeLimit::new(held.idle_since, limit, Due::Holding(limit));
             }
-            State::NoWorker | State::Refused(_) | State::Waiting | State::Held(_) => {}
+            State::NoWorker | State::Refused(_) | State::Waiting { .. } | State::Held(_) => {}
         }
         let (call, since) = self.calls.first()?;
         let wait = self.options.wait_timeout.filter(|_| self.is_waiting());

@@ -33,8 +33,13 @@ impl<C: Call> Machine<C> {
 
     /// Answers the first call with the failure that was described, and clears those behind it.
     pub(super) fn end_failing(&mut self, failure: Failure, actions: &mut Actions<C>) {
-        let State::Failing { ends_checkout } = self.state else { return };
-        self.state = State::NoWorker;
+        let (next, ends_checkout) = match self.state {
+            State::Waiting { is_failing: true } => (State::Waiting { is_failing: false }, false),
+            State::Failing { ends_checkout } => (State::NoWorker, ends_checkout),
+            // The call has a worker by now, or its answer.
+            _ => return,
+        };
+        self.state = next;
         let first = self.calls.take_first().map(|call| (call, Answer::Failure(failure.clone())));
         let fatal = ends_checkout.then(|| failure.clone());
         self.raise_error(first, Some(failure), fatal, actions);
@@ -76,6 +81,15 @@ impl<C: Call> Machine<C> {
         }
     }
 
+    /// Fails the first call, because an attempt to start a worker has failed. The request for a worker stands: the checkout
+    /// keeps its place for the calls that its requester makes next, and a pool that closes waits for it.
+    pub(super) fn handle_failed_start(&mut self, failure: Failure, actions: &mut Actions<C>) {
+        if self.is_waiting() && !self.calls.is_empty() {
+            self.state = State::Waiting { is_failing: true };
+            actions.push_back(Action::Complete(failure));
+        }
+    }
+
     /// Handles the scheduler's refusal to lend this checkout a worker, now or ever.
     pub(super) fn handle_refusal(&mut self, refusal: Failure, actions: &mut Actions<C>) {
         self.state = State::NoWorker;
@@ -85,7 +99,6 @@ impl<C: Call> Machine<C> {
                 self.answer_all(&refusal, actions);
                 self.forget_written(actions);
             }
-            FailureKind::Setup if self.calls.is_empty() => self.acquire(true, actions),
             _ if self.calls.is_empty() => self.state = State::Refused(refusal),
             _ => {
                 self.state = State::Failing { ends_checkout: false };

@@ -28,8 +28,10 @@ pub(crate) enum Event<C: Call> {
     },
     /// The scheduler has lent the worker that was requested.
     Granted(Grant),
-    /// The scheduler lends no worker.
+    /// The scheduler lends no worker, and the checkout does not wait any more.
     Refused(Failure),
+    /// An attempt to start a worker has failed, and the checkout waits on.
+    StartFailed(Failure),
     /// The pool is stopping: queued calls may run, new ones are refused.
     Closing,
     /// The pool has stopped: the worker is taken away.

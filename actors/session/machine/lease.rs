@@ -45,7 +45,7 @@ impl<C: Call> Machine<C> {
     /// is out of descriptors, for example), or the worker sent bytes before it got a call.
     pub(super) fn accept_grant(&mut self, grant: Grant, now: Instant, actions: &mut Actions<C>) {
         let Grant { calls_served, has_early_bytes, is_registered } = grant;
-        if !matches!(self.state, State::Waiting) {
+        if !self.is_waiting() {
             return actions.push_back(Action::GiveBack { report: ReleaseReport::default(), calls_served });
         }
         self.false_starts += u32::from(has_early_bytes);
@@ -72,7 +72,7 @@ impl<C: Call> Machine<C> {
     /// Releases the worker, or leaves the queue. `ends` says why the worker is to be replaced, if it is.
     pub(super) fn finish(&mut self, ends: Option<RetireReason>, now: Instant, actions: &mut Actions<C>) {
         match std::mem::replace(&mut self.state, State::NoWorker) {
-            State::Waiting => actions.push_back(Action::LeaveQueue),
+            State::Waiting { .. } => actions.push_back(Action::LeaveQueue),
             State::Held(held) => {
                 let asked = held.stop_requested.then_some(RetireReason::StopRequested);
                 let ends = asked.or(ends);
@@ -164,7 +164,7 @@ impl<C: Call> Machine<C> {
     /// Kills the worker, or leaves the queue.
     pub(super) fn drop_worker(&mut self, reason: RetireReason, now: Instant, actions: &mut Actions<C>) {
         match std::mem::replace(&mut self.state, State::NoWorker) {
-            State::Waiting => actions.push_back(Action::LeaveQueue),
+            State::Waiting { .. } => actions.push_back(Action::LeaveQueue),
             State::Held(held) | State::Releasing { held, .. } | State::AwaitingExit { held, .. } => {
                 actions.push_back(Action::CountHold(now.saturating_duration_since(held.since)));
                 actions.push_back(Action::Kill { reason, resend: false });

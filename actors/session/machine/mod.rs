@@ -44,8 +44,11 @@ enum State {
     NoWorker,
     /// It was refused a worker when no call was queued; the next call is answered with this failure.
     Refused(Failure),
-    /// It has asked for a worker.
-    Waiting,
+    /// It has asked for a worker. `is_failing`: the first call has failed with an attempt to start one, and the failure is
+    /// being described.
+    Waiting {
+        is_failing: bool,
+    },
     Held(Held),
     /// The worker runs `checkout_done`.
     Releasing {
@@ -71,7 +74,7 @@ impl State {
             State::Held(held) | State::Releasing { held, .. } | State::AwaitingExit { held, .. } => {
                 Some(held)
             }
-            State::NoWorker | State::Refused(_) | State::Waiting | State::Failing { .. } => None,
+            State::NoWorker | State::Refused(_) | State::Waiting { .. } | State::Failing { .. } => None,
         }
     }
 }
@@ -98,7 +101,7 @@ impl<C: Call> Machine<C> {
     pub(crate) fn waiting(options: CallOptions) -> Self {
         Machine {
             options,
-            state: State::Waiting,
+            state: State::Waiting { is_failing: false },
             calls: CallQueue::default(),
             pending_error: None,
             last_fence: 0,
@@ -129,6 +132,7 @@ impl<C: Call> Machine<C> {
             }
             Event::Granted(grant) => self.accept_grant(grant, now, actions),
             Event::Refused(refusal) => self.handle_refusal(refusal, actions),
+            Event::StartFailed(failure) => self.handle_failed_start(failure, actions),
             Event::Closing => self.closing = true,
             Event::Stopped => self.handle_stop(now, actions),
             Event::Released(report) => self.handle_released(report, now, actions),
@@ -215,7 +219,7 @@ impl<C: Call> Machine<C> {
 
     /// Requests a worker.
     fn acquire(&mut self, again: bool, actions: &mut Actions<C>) {
-        self.state = State::Waiting;
+        self.state = State::Waiting { is_failing: false };
         actions.push_back(Action::Acquire { again });
     }
 
@@ -309,7 +313,7 @@ impl<C: Call> Machine<C> {
         (disconnected || self.closing)
             && self.calls.is_empty()
             && self.pending_error.is_none()
-            && matches!(self.state, State::Held(_) | State::Waiting)
+            && matches!(self.state, State::Held(_) | State::Waiting { .. })
     }
 
     /// Returns whether nothing is left to be done.
@@ -327,6 +331,6 @@ impl<C: Call> Machine<C> {
 
     /// Returns whether a worker has been asked for that was not lent yet.
     pub(crate) fn is_waiting(&self) -> bool {
-        matches!(self.state, State::Waiting)
+        matches!(self.state, State::Waiting { .. })
     }
 }
