@@ -172,9 +172,11 @@ async fn client(options: &str, address: &str) {
     let pool = pool.hung_worker_timeout(hung.map(Duration::from_millis)).start().expect("the pool starts");
     let checkout = pool.checkout().timeout(None).start();
     let pid = answer(checkout.send(Pid)).await.expect("a pid");
-    checkout.do_send(Spin);
-    // Once it is written, it will be read.
-    until("it spins", || pool.stats().waited.count() == 2).await;
+    let journal = Scratch::path();
+    checkout.do_send(Task(0, journal.get().to_owned(), None, Act::Spin));
+    // One that was only written to the worker might never begin, since what is killed next is this process.
+    until("it spins", || !journal.lines().is_empty()).await;
+    drop(journal);
     println!("worker {pid}");
     std::future::pending::<()>().await;
 }
