@@ -143,8 +143,7 @@ impl Scheduler {
 
     /// Reports a failed set-up to the first waiting checkout that has a call, and delays the next attempt.
     ///
-    /// `worker` is `None` if the preload failed, before any worker was forked. If no checkout with a call waits, the
-    /// failure is kept and becomes the source of the next timeout.
+    /// `worker` is `None` if the preload failed, before any worker was forked.
     pub(crate) fn report_setup_failure(self: &Arc<Self>, worker: Option<u64>, failure: Failure) {
         self.fail_first_call(failure.clone());
         if let Some(worker) = worker {
@@ -158,19 +157,18 @@ impl Scheduler {
         });
     }
 
-    /// Fails the first call of the first waiting checkout that has one, and those that wait for the fewest workers. Without
-    /// one, or while the pool is paused, the failure becomes the source of the next timeout.
+    /// Fails the first call of the first waiting checkout that has one, unless the pool is paused, and those that wait for the
+    /// fewest workers. Until a worker is ready, the failure is the source of timeouts as well: a checkout in front whose
+    /// requester tries again may get all the failures.
     ///
     /// The checkout keeps its place: it has calls behind the one that fails, or makes others. A pool that closes would end
     /// before them.
     pub(crate) fn fail_first_call(&self, failure: Failure) {
         let mut registry = self.registry.lock();
         registry.resolve_ready(|| Err(failure.clone()));
+        registry.setup_failure = Some(failure.clone());
         let first = registry.first_with_call().filter(|_| !registry.state.is_paused());
-        let Some(first) = first else {
-            registry.setup_failure = Some(failure);
-            return;
-        };
+        let Some(first) = first else { return };
         if !first.holding.is_of_lane() {
             // The next failure is for another one.
             first.has_call.store(false, Ordering::Relaxed);

@@ -148,7 +148,10 @@ fn whoever_waits_for_the_next_attempt_waits_under_its_own_clock() {
         let second = pool.checkout().timeout(Duration::from_millis(100)).start();
         let (first, second) = (first.send(Pid), second.send(Pid));
         assert_eq!(answer(first).await.unwrap_err().kind(), FailureKind::Setup);
-        assert_eq!(answer(second).await.unwrap_err().kind(), FailureKind::Timeout);
+        let timeout = answer(second).await.unwrap_err();
+        assert_eq!(timeout.kind(), FailureKind::Timeout);
+        let source = timeout.source().and_then(|source| source.downcast_ref::<Failure>());
+        assert_eq!(source.map(Failure::kind), Some(FailureKind::Setup), "it waits for the next attempt");
     });
 }
 
