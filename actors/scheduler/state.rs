@@ -332,14 +332,15 @@ impl PoolState {
         *self.counts.of(entry.worker_state) -= 1;
         self.stale -= usize::from(entry.is_stale());
         self.idle.remove(worker);
-        if let Some(bulkhead) = entry.bulkhead {
-            self.waiting.free_place(bulkhead);
-            self.serve_waiting(now);
-        }
+        // Before others are served: what they are lent may need a spare worker, which is forked after the delay.
         let current = if matches!(entry.worker_state, WorkerState::Leased { .. }) { 1 } else { 0 };
         let used = has_call || entry.checkouts > current;
         if entry.worker_state.exited_early(used, now.saturating_duration_since(entry.alive_since)) {
             self.back_off(now, jitter);
+        }
+        if let Some(bulkhead) = entry.bulkhead {
+            self.waiting.free_place(bulkhead);
+            self.serve_waiting(now);
         }
         self.fork_missing(now);
         self.retire_stale(now);

@@ -1,9 +1,10 @@
 //! The pool state in single cases: bulkheads, and pools that close.
 
-use super::state::Admission;
+use super::state::{Action, Admission, PoolState};
 use super::tests::{Model, Step, limit, options};
 use super::waiting::{BulkheadId, Request, WaitingCalls};
 use super::worker_state::RetireReason;
+use crate::clock::Instant;
 
 /// Returns a pool of so many idle workers and no others, with bulkheads of these numbers of workers.
 fn bulkheads(workers: usize, most: &[usize]) -> Model {
@@ -157,6 +158,27 @@ fn a_closing_pool_retires_starting_workers_once_the_last_waiting_checkout_is_ser
     assert_eq!(model.starting.len(), 2, "a checkout waits");
     model.take(Step::Ready(0));
     assert_eq!((model.starting.len(), model.ending.len()), (0, 1), "no checkout waits any more");
+}
+
+/// P2: the worker that takes its place at the bulkhead has a spare one requested.
+#[test]
+fn the_place_of_a_worker_that_exited_early_is_taken_and_no_worker_is_forked_before_the_delay() {
+    let options = options(|options| {
+        options.workers = 0..=3;
+        options.spare_workers = 1;
+        options.message_limits = vec![limit(1)];
+        options.restart.jitter = 0.0;
+    });
+    let (mut state, now, at) = (PoolState::new(&options), Instant::now(), Some(BulkheadId(0)));
+    state.acquire(Request::checkout(7, at), now);
+    state.mark_ready(1, now);
+    state.mark_ready(2, now);
+    assert_eq!(state.acquire(Request::checkout(8, at), now), Admission::Queued);
+    while state.next_action().is_some() {}
+    state.record_exit(1, false, now, 0.5);
+    let actions = Vec::from_iter(std::iter::from_fn(|| state.next_action()));
+    assert_eq!(actions, [Action::Grant { to: 8, worker: 2 }]);
+    assert_eq!(state.next_tick(), now.checked_add(options.restart.first));
 }
 
 /// P2
