@@ -4,6 +4,7 @@ use std::task::Context;
 use std::time::Duration;
 
 use super::driver::Driver;
+use super::slow_alarm::SlowAlarm;
 use super::state::Single;
 use super::worker::release_limit;
 use crate::actors::calls::PendingCall;
@@ -12,7 +13,6 @@ use crate::actors::calls::limits::{MAX_READS_BEFORE_TIMEOUT, passed_by, without_
 use crate::actors::reply::AnswerSlot;
 use crate::actors::scheduler::Scheduler;
 use crate::actors::scheduler::exit::{EXIT_REPORT_TIMEOUT, ExitReport};
-use crate::actors::threads::alarm::Alarm;
 use crate::actors::threads::real_time::LazyTimer;
 use crate::actors::transport::Arrived;
 use crate::clock::Instant;
@@ -24,7 +24,7 @@ const RECHECK: Duration = Duration::from_millis(1);
 #[derive(Default)]
 pub(super) struct Limits {
     timer: LazyTimer,
-    alarm: Alarm,
+    slow_alarm: SlowAlarm,
     /// No deadline is earlier than this; `None` without one.
     earliest: Option<Instant>,
     /// When the timer fires, at the latest; `None` if it does not run.
@@ -64,10 +64,13 @@ fn deadline(single: &Single<PendingCall>, wait_timeout: Option<Duration>) -> Opt
 impl Driver {
     /// Ends what has run out of time; returns whether anything was looked at.
     pub(super) fn poll_limits(&mut self, now: Instant, cx: &mut Context<'_>) -> bool {
+        if self.state.held.iter().any(|held| held.is_slow(now)) {
+            self.limits.slow_alarm.note_slow();
+        }
         // The time is looked at anyway if the task looks again at once: setting the alarm costs more than that.
         if let Some(slow_at) = self.state.slow_at(now)
             && !self.looks_again()
-            && !self.limits.alarm.wake_at(slow_at, now, cx)
+            && !self.limits.slow_alarm.wake_at(slow_at, now, cx)
         {
             self.limits.watch(slow_at);
         }

@@ -10,6 +10,7 @@ mod driver;
 mod ending;
 mod limits;
 mod queue;
+mod slow_alarm;
 pub(crate) mod state;
 mod taking_back;
 #[cfg(test)]
