@@ -22,12 +22,12 @@ const WORKERS: usize = 2;
 
 /// Calls without work: how many are in flight, and how many one round makes.
 const DEPTH: usize = 64;
-const CALLS: usize = 6_400;
+const CALLS: usize = 64_000;
 
 /// Calls with work: the time each takes, how many are in flight, and how many one round makes.
 const WORK: Duration = Duration::from_micros(20);
 const CALLERS: usize = 16;
-const WORKING_CALLS: usize = 1_600;
+const WORKING_CALLS: usize = 6_400;
 
 fn main() {
     support::run("arbiters", &[Placement::Any, Placement::One, Placement::Two], measure);
