@@ -44,9 +44,10 @@ pub fn serve(pool: &PoolHandle<Mill>, config: &Config, bodies: &BlobConfig) -> S
     })
 }
 
-/// A pool that has room for two of the uploads.
+/// A pool that has room for two of the uploads, also if they arrive side by side: one that has grown up to the other is
+/// copied to another place of twice its size.
 pub fn narrow_pool() -> PoolHandle<Mill> {
-    start(mills().blob_memory(2 * ANNOUNCED))
+    start(mills().blob_memory(4 * ANNOUNCED))
 }
 
 fn header() -> String {
