@@ -374,6 +374,7 @@ impl World {
     }
 
     fn carry_out(&mut self) {
+        let mut has_granted = false;
         while let Some(action) = self.state.next_action() {
             match action {
                 Action::Fork(worker) => self.request_worker(worker),
@@ -387,9 +388,10 @@ impl World {
                     self.queue.retain(|waiting| *waiting != to);
                     self.record("worker granted from the queue", || format!("{worker} to {to}"));
                     self.grant(to, worker);
+                    has_granted = true;
                 }
                 Action::Retire(worker, reason) => {
-                    self.check_reason(worker, reason);
+                    self.check_reason(worker, reason, has_granted);
                     self.record("worker retired", || format!("{worker}: {reason}"));
                     self.idle.retain(|idle| *idle != worker);
                     if let Some(worker) = self.workers.get_mut(&worker) {
